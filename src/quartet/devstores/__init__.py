@@ -1,0 +1,64 @@
+"""Local servers for stores that have no URL: for `quartet up` and for the tests.
+
+Real servers wherever one can be had from a package or is on the machine; all on loopback, on free ports, under one
+data folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from quartet.devstores import mongo, postgres, redis
+from quartet.devstores import search as search_engine
+from quartet.devstores.local import (
+    Child,
+    Command,
+    LocalServer,
+    Place,
+    Running,
+    StartError,
+    clear_leftovers,
+    hold,
+    launch,
+)
+
+__all__ = [
+    "Child",
+    "Command",
+    "LocalServer",
+    "Place",
+    "Running",
+    "StartError",
+    "clear_leftovers",
+    "hold",
+    "launch",
+    "throwaway",
+]
+
+
+@asynccontextmanager
+async def throwaway(folder: Path, search: str = "osmem") -> AsyncIterator[dict[str, str]]:
+    """All four stores for a test run, quick because nothing is flushed to disk; their URLs by name.
+
+    `folder` is the caller's to delete. The names are ``postgres``, ``mongodb``, ``redis`` and ``search``.
+    """
+    place = Place(folder, durable=False)
+    starting = [
+        asyncio.ensure_future(start)
+        for start in (
+            postgres.start(place),
+            mongo.start(place),
+            redis.start(place),
+            search_engine.start(place, search),
+        )
+    ]
+    try:
+        running = await asyncio.gather(*starting)
+        yield {each.server.name: each.server.url for each in running}
+    finally:
+        ended = await asyncio.gather(*starting, return_exceptions=True)
+        await asyncio.gather(*(each.stop() for each in ended if isinstance(each, Running)))
+        await asyncio.to_thread(postgres.discard, place)

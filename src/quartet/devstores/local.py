@@ -1,0 +1,372 @@
+"""What the local servers share: a process, its port, log and record, and what an unclean stop left of them.
+
+A data folder holds ``NAME/`` (a server's files), ``logs/NAME.log``, ``run/NAME.json`` (which process serves it, and
+on which port) and ``lock`` (held by the one ``quartet up`` that uses the folder).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+
+HOST = "127.0.0.1"
+LOG_LIMIT = 8 * 1024 * 1024
+
+
+class StartError(RuntimeError):
+    """A local server or process did not start. The text is one line and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where local servers live and how careful they are.
+
+    ``durable=False`` is for tests: nothing is flushed to disk. ``die_with_parent=False`` leaves children running when
+    this process is killed, as they are on systems that cannot tie a child's life to its parent's.
+    """
+
+    data: Path
+    durable: bool = True
+    die_with_parent: bool = True
+
+    def log(self, name: str) -> Path:
+        return self.data / "logs" / f"{name}.log"
+
+    def record(self, name: str) -> Path:
+        return self.data / "run" / f"{name}.json"
+
+    def folder(self, name: str) -> Path:
+        path = self.data / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A system user that a server runs as where we are root and the server will not be."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start one process: ``argv``, what is added to the environment, as whom, and what stops it politely."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """A store that was started here: what it is, where it listens and how long it took to answer."""
+
+    name: str
+    engine: str
+    version: str
+    url: str
+    pid: int
+    took_seconds: float
+    log: Path
+    keeps_data: bool = True
+
+
+class Child:
+    """One process of ours, in a session of its own so that a terminal's Ctrl-C reaches only us."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], command: Command, record: Path, log: Path) -> None:
+        self.name = name
+        self.pid = process.pid
+        self.log = log
+        self._process = process
+        self._stop_signal = command.stop_signal
+        self._record = record
+        self._over = asyncio.Event()
+        threading.Thread(
+            target=self._reap, args=(asyncio.get_running_loop(),), name=f"wait-{name}", daemon=True
+        ).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    async def wait(self) -> int:
+        """Wait for the process to end by itself or otherwise; its exit status (negative: a signal)."""
+        await self._over.wait()
+        return self._process.wait()
+
+    async def stop(self, patience: float = 20.0) -> None:
+        """Ask it to stop, after `patience` seconds kill its whole group, and forget that it ran."""
+        if self.alive:
+            self._process.send_signal(self._stop_signal)
+            try:
+                await asyncio.wait_for(self._over.wait(), patience)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+        await self._over.wait()
+        _forget(self._record)
+
+    def tail(self, lines: int = 1) -> str:
+        """The last lines of its log that say something, for an error message."""
+        return log_tail(self.log, lines)
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._process.wait()
+        with suppress(RuntimeError):  # the loop may be gone by the time the process is
+            loop.call_soon_threadsafe(self._over.set)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A local server and the process behind it."""
+
+    server: LocalServer
+    child: Child
+
+    async def stop(self) -> None:
+        await self.child.stop()
+
+
+def launch(place: Place, name: str, command: Command, *, port: int | None = None) -> Child:
+    """Start a process that writes to its log and is recorded, so that a later start can find it if we are killed."""
+    log = place.log(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    account = command.account
+    with _opened(log) as sink:
+        process = subprocess.Popen(
+            list(command.argv),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            cwd=command.cwd,
+            env={**os.environ, **command.env},
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            # One system call on a function looked up beforehand: takes no lock a thread of ours could hold.
+            preexec_fn=_tie_to_parent(command.stop_signal) if place.die_with_parent else None,  # noqa: PLW1509
+        )
+    record = place.record(name)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    _write(record, {"port": port, "signal": int(command.stop_signal), **_identity(process.pid)})
+    return Child(name, process, command, record, log)
+
+
+async def serve(
+    place: Place,
+    name: str,
+    engine: str,
+    *,
+    command: Callable[[int], Command],
+    probe: Callable[[int], Awaitable[str]],
+    url: Callable[[int], str],
+    patience: float = 60.0,
+    keeps_data: bool = True,
+) -> Running:
+    """Start `command(port)` and wait until `probe(port)` gives a version.
+
+    The port of the last start is taken again where it is free, so that what a person has open keeps working.
+
+    Raises:
+        StartError: it ended early or did not answer in `patience` seconds; the log's last line is quoted.
+    """
+    began = perf_counter()
+    wanted = _recorded_port(place.record(name))
+    for attempt in range(3):
+        port = free_port(wanted if attempt == 0 else None)
+        child = launch(place, name, command(port), port=port)
+        try:
+            version = await _answer(child, port, probe, patience)
+        except BaseException:
+            await child.stop(patience=5.0)
+            raise
+        if version is not None:
+            took = perf_counter() - began
+            return Running(LocalServer(name, engine, version, url(port), child.pid, took, child.log, keeps_data), child)
+        status = await child.wait()
+        if is_free(port):  # not a lost race for the port: the server itself could not run
+            raise StartError(f"{engine} ended at once (status {status}): {child.tail()} — see {child.log}")
+    raise StartError(f"{engine} found no free port on {HOST} in three tries — see {place.log(name)}")
+
+
+async def clear_leftovers(place: Place) -> list[str]:
+    """Stop what an earlier, killed run left running on this data folder; the names of what was stopped."""
+    left: list[tuple[str, psutil.Process, int]] = []
+    for record in sorted((place.data / "run").glob("*.json")):
+        process, stop_signal = _recorded_process(record)
+        if process is not None:
+            left.append((record.stem, process, stop_signal))
+    for _, process, stop_signal in left:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(stop_signal)
+    _, stubborn = await asyncio.to_thread(psutil.wait_procs, [process for _, process, _ in left], timeout=15)
+    for process in stubborn:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    await asyncio.to_thread(psutil.wait_procs, stubborn, timeout=5)
+    for name, _, _ in left:
+        _forget(place.record(name))
+    return [name for name, _, _ in left]
+
+
+@contextmanager
+def hold(data: Path) -> Iterator[None]:
+    """Hold the data folder for this process alone; the system lets go of it however the process ends.
+
+    Raises:
+        StartError: another live process holds it.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise StartError(
+                f"another `quartet up` (process {owner}) uses {data}; stop it, or choose another folder with --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def free_port(wanted: int | None = None) -> int:
+    """A port on loopback nobody listens on: `wanted` where it is free, else one that the system picks."""
+    if wanted is not None and is_free(wanted):
+        return wanted
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int, host: str = HOST) -> bool:
+    """Whether a server could listen there now (connections of a former one still closing do not count)."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def log_tail(log: Path, lines: int = 1) -> str:
+    """The last `lines` lines of a log that are not blank, joined by newlines; a note where there are none."""
+    try:
+        with log.open("rb") as text:
+            text.seek(max(0, log.stat().st_size - 16_384))
+            said = [line.strip() for line in text.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        said = []
+    return "\n".join(said[-lines:]) or "it said nothing"
+
+
+async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]], patience: float) -> str | None:
+    """Ask until the server answers; None when its process ended first."""
+    pause = 0.02
+    try:
+        async with asyncio.timeout(patience):
+            while child.alive:
+                with suppress(Exception):  # each driver has its own words for "not yet"
+                    return await probe(port)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, 0.25)
+    except TimeoutError:
+        raise StartError(
+            f"{child.name} did not answer within {patience:.0f} s: {child.tail()} — see {child.log}"
+        ) from None
+    return None
+
+
+def _tie_to_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    """Where Linux can do it, let the kernel stop a child whose parent was killed before it could."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    set_death_signal = 1  # PR_SET_PDEATHSIG
+    return lambda: prctl(set_death_signal, int(stop_signal), 0, 0, 0) and None
+
+
+@contextmanager
+def _opened(log: Path) -> Iterator[int]:
+    """A log opened for appending, started anew once it has grown past the limit."""
+    if log.exists() and log.stat().st_size > LOG_LIMIT:
+        log.replace(log.with_suffix(".log.1"))
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _identity(pid: int) -> dict[str, object]:
+    """What tells this process from a later one that is given the same number."""
+    try:
+        process = psutil.Process(pid)
+        return {"pid": pid, "exe": process.exe(), "created": process.create_time()}
+    except psutil.Error:
+        return {}
+
+
+def _recorded_process(record: Path) -> tuple[psutil.Process | None, int]:
+    """The live process a record speaks of, if it is still that one, and the signal that stops it."""
+    noted = _read(record)
+    pid = noted.get("pid")
+    stop_signal = noted.get("signal")
+    if not isinstance(pid, int) or not isinstance(stop_signal, int):
+        return None, signal.SIGTERM
+    now = _identity(pid)
+    created, then = now.get("created"), noted.get("created")
+    same = isinstance(created, float) and isinstance(then, float) and abs(created - then) < 5.0
+    if not same or now.get("exe") != noted.get("exe"):
+        return None, stop_signal
+    process = psutil.Process(pid)
+    return (None if process.status() == psutil.STATUS_ZOMBIE else process), stop_signal
+
+
+def _recorded_port(record: Path) -> int | None:
+    port = _read(record).get("port")
+    return port if isinstance(port, int) else None
+
+
+def _forget(record: Path) -> None:
+    """Keep the port, drop the process."""
+    with suppress(OSError):  # a throwaway folder may be gone already
+        _write(record, {"port": _recorded_port(record)})
+
+
+def _read(record: Path) -> dict[str, object]:
+    try:
+        noted = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _write(record: Path, noted: Mapping[str, object]) -> None:
+    fresh = record.with_suffix(".tmp")
+    fresh.write_text(json.dumps(noted))
+    fresh.replace(record)

@@ -1,0 +1,292 @@
+"""A local search engine: a real OpenSearch node where Java and Maven are, else osmem from its wheel.
+
+OpenSearch is not in any package for Python, but its libraries are in Maven's repository: `java/opensearch/pom.xml`
+names them, and a small main class starts a node of them. They are fetched once into a cache that all data folders
+share; Maven decides from where, by the machine's own settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quartet.devstores.local import HOST, Command, Place, Running, StartError, launch, log_tail, serve
+
+Report = Callable[[str], None]
+
+OLDEST_JAVA = 17
+SETTINGS = {
+    "cluster.name": "quartet",
+    "node.name": "quartet",
+    "discovery.type": "single-node",
+    "network.host": HOST,
+    "transport.port": "0",
+    # The disk is shared with everything else on the machine; `up` warns of a full one itself.
+    "cluster.routing.allocation.disk.threshold_enabled": "false",
+}
+JVM = (
+    "-Xms256m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
+    "-Dio.netty.noUnsafe=true",
+    "-Dorg.apache.logging.log4j.level=WARN",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Jvm:
+    """The tools that build and run a node, and the major version of the Java among them."""
+
+    java: Path
+    javac: Path
+    jar: Path
+    maven: Path
+    major: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An engine built from Maven's repository: its name, its main class and its folder under ``java/``."""
+
+    engine: str
+    main: str
+    folder: str
+
+
+OPENSEARCH = Node("OpenSearch", "OpenSearchNode", "opensearch")
+
+
+def find_java() -> Jvm | None:
+    """Java 17 or newer with its compiler, and Maven; None where one of them is missing."""
+    java, javac, jar = (_java_tool(name) for name in ("java", "javac", "jar"))
+    maven = shutil.which("mvn")
+    if not (java and javac and jar and maven):
+        return None
+    major = _java_major(java)
+    return Jvm(java, javac, jar, Path(maven), major) if major >= OLDEST_JAVA else None
+
+
+def find_osmem() -> Path | None:
+    """The engine of the wheel, where the wheel has one for this machine."""
+    wheel = importlib.util.find_spec("osmem_server")
+    if wheel is None or wheel.origin is None:
+        return None
+    binary = Path(wheel.origin).parent / "bin" / "osmem-server"
+    return binary if binary.exists() else None
+
+
+def choose(engine: str) -> str:
+    """What `auto` means on this machine."""
+    if engine != "auto":
+        return engine
+    return "opensearch" if find_java() else "osmem"
+
+
+async def start(place: Place, engine: str = "auto", report: Report = lambda _: None) -> Running:
+    """Start the engine: ``opensearch``, ``osmem`` or ``auto``; `report` is told what takes long."""
+    match choose(engine):
+        case "opensearch":
+            return await _start_node(place, OPENSEARCH, report)
+        case "osmem":
+            return await _start_osmem(place)
+        case other:
+            raise StartError(f"QUARTET_DEV_SEARCH={other} is not known: say auto, opensearch or osmem")
+
+
+async def _start_osmem(place: Place) -> Running:
+    binary = find_osmem()
+    if binary is None:
+        raise StartError(
+            "no search engine to start: install Java 17 (JDK) and Maven, or osmem-server, or set QUARTET_SEARCH_URL"
+        )
+    # It also watches its parent itself, which helps where the kernel does not.
+    words = [str(binary), "-no-stdin-watch", *(["-parent-pid", str(os.getpid())] if place.die_with_parent else [])]
+
+    async def answering(port: int) -> str:
+        await _get(port)
+        return importlib.metadata.version("osmem-server")
+
+    return await serve(
+        place,
+        "search",
+        "osmem (OpenSearch's API, in memory)",
+        command=lambda port: Command([*words, "-addr", f"{HOST}:{port}"]),
+        probe=answering,
+        url=lambda port: f"http://{HOST}:{port}",
+        keeps_data=False,
+    )
+
+
+async def _start_node(place: Place, node: Node, report: Report) -> Running:
+    jvm = find_java()
+    if jvm is None:
+        raise StartError(f"{node.engine} needs a JDK of Java {OLDEST_JAVA} or newer and Maven: install both")
+    built = await _built(jvm, node, report)
+    home = place.folder(f"search-{node.folder}")
+    # Half the time to start goes into optimising compilation, which a test is over too soon to gain from.
+    quick = () if place.durable else ("-XX:TieredStopAtLevel=1",)
+
+    def command(port: int) -> Command:
+        return Command([*_java(jvm, built), *quick, *_arguments(node, home, port)], cwd=home)
+
+    return await _serve_node(place, node, command)
+
+
+async def _serve_node(place: Place, node: Node, command: Callable[[int], Command]) -> Running:
+    async def yellow(port: int) -> str:
+        await _get(port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
+        return str((await _get(port))["version"]["number"])
+
+    return await serve(
+        place,
+        "search",
+        node.engine,
+        command=command,
+        probe=yellow,
+        url=lambda port: f"http://{HOST}:{port}",
+        patience=180.0,
+    )
+
+
+def _java(jvm: Jvm, built: Path) -> list[str]:
+    words = [str(jvm.java), *JVM]
+    archive = built / "classes.jsa"
+    if archive.exists():  # where it does not fit, Java starts without it
+        words.append(f"-XX:SharedArchiveFile={archive}")
+    return [*words, "-cp", f"{built}/jars/*"]
+
+
+def _arguments(node: Node, home: Path, port: int) -> list[str]:
+    paths = {"path.home": home, "path.data": home / "data", "path.logs": home / "logs", "http.port": port}
+    return [node.main, *(f"{key}={value}" for key, value in {**SETTINGS, **paths}.items())]
+
+
+def cache_folder() -> Path:
+    """Where engines are built, once for all data folders: ``QUARTET_CACHE_DIR``, else the user's cache folder."""
+    chosen = os.environ.get("QUARTET_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "quartet"
+
+
+async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
+    """The folder with the engine's jars, fetched and compiled at the first use, by one process at a time."""
+    source = Path(__file__).parent / "java" / node.folder
+    text = b"".join(file.read_bytes() for file in sorted(source.iterdir()) if file.is_file())
+    mark = hashlib.sha256(text + str(jvm.major).encode()).hexdigest()[:12]
+    built = cache_folder() / f"{node.folder}-{mark}"
+    built.mkdir(parents=True, exist_ok=True)
+    ready = built / "ready"
+    with (built / "lock").open("w") as lock:
+        if not ready.exists():
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            await _fetch(jvm, node, source, built, report)
+            await _compile(jvm, node, source, built)
+            report(f"{node.engine}: keeping its loaded classes, so that it starts in half the time")
+            await _archive(jvm, node, built)
+            ready.touch()
+    return built
+
+
+async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report) -> None:
+    jars = built / "jars"
+    shutil.rmtree(jars, ignore_errors=True)
+    words = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
+
+    def fetched(said: str) -> None:
+        count = sum("Downloaded from" in line and ".jar" in line for line in said.splitlines())
+        report(f"{node.engine}: fetching its libraries by Maven, {count} files")
+
+    ended, log = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
+    if ended != 0:
+        errors = [line for line in log.read_text().splitlines() if "ERROR" in line]
+        raise StartError(
+            f"Maven could not fetch {node.engine}'s libraries: {(errors or ['no reason given'])[0]} — see {log}; "
+            "check the network, or set QUARTET_DEV_SEARCH=osmem"
+        )
+
+
+async def _compile(jvm: Jvm, node: Node, source: Path, built: Path) -> None:
+    classes = built / "classes"
+    shutil.rmtree(classes, ignore_errors=True)
+    files = sorted(source.glob("*.java"))  # noqa: ASYNC240 — a folder of the package
+    steps: list[tuple[str, list[str | Path]]] = [
+        ("javac", [jvm.javac, "-nowarn", "-cp", f"{built}/jars/*", "-d", classes, *files]),
+        # A jar, since Java keeps no loaded classes for a class path with a folder in it.
+        ("jar", [jvm.jar, "cf", built / "jars" / "quartet.jar", "-C", classes, "."]),
+    ]
+    for name, words in steps:
+        ended, log = await _run(built, name, words)
+        if ended != 0:
+            raise StartError(f"{node.engine}'s main class did not compile: {log_tail(log, 3)} — see {log}")
+
+
+async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
+    """Run the node once so that Java keeps what it loaded (class data sharing)."""
+    archive = built / "classes.jsa"
+    archive.unlink(missing_ok=True)
+    trial = Place(built / "trial")
+    words = _java(jvm, built)
+    words.insert(1, f"-XX:ArchiveClassesAtExit={archive}")
+    home = trial.folder("home")
+    running = await _serve_node(trial, node, lambda port: Command([*words, *_arguments(node, home, port)], cwd=home))
+    await running.child.stop(patience=120.0)
+    shutil.rmtree(trial.data)
+
+
+async def _run(built: Path, name: str, words: Sequence[str | Path], watch: Report = lambda _: None) -> tuple[int, Path]:
+    """Run a tool to its end, showing `watch` its output now and then; its status and where its output is."""
+    place = Place(built)
+    place.log(name).unlink(missing_ok=True)
+    child = launch(place, name, Command([str(word) for word in words], cwd=built))
+    try:
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(child.wait(), 0.5), child.log
+            watch(child.log.read_text(errors="replace"))
+    finally:
+        await child.stop()
+
+
+async def _get(port: int, path: str = "/") -> dict[str, Any]:
+    """A JSON object over plain HTTP/1.0, for a server that has only to show that it is up."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n\r\n".encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 5.0)).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    if b" 200 " not in head.split(b"\r\n", 1)[0]:
+        raise ConnectionError(f"not ready: {head[:40]!r}")
+    answer = json.loads(body)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _java_tool(name: str) -> Path | None:
+    home = os.environ.get("JAVA_HOME")
+    if home and (Path(home) / "bin" / name).exists():
+        return Path(home) / "bin" / name
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def _java_major(java: Path) -> int:
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', said)
+    return int(found[1]) if found else 0
