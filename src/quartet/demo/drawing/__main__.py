@@ -1,0 +1,17 @@
+"""Draws every picture of the demo catalog into `demo/images/`."""
+
+from __future__ import annotations
+
+from quartet.demo.model import IMAGES, load
+from quartet.demo.drawing import draw
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    for product in load().products:
+        for name, svg in draw(product).items():
+            (IMAGES / name).write_text(svg, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
