@@ -1,0 +1,5 @@
+"""The front of the house: request ids, who is asking, rate limits, limits of size and time, problems, metrics."""
+
+from quartet.gateway.app import ROOMS, create_app
+
+__all__ = ["ROOMS", "create_app"]

@@ -1,0 +1,55 @@
+"""Everything that goes wrong leaves as problem+json naming what to do; nothing of our inside leaves with it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from quartet.kernel.errors import BadRequest, Forbidden, Invalid, MethodNotAllowed, NotFound, Problem, Unauthenticated
+from quartet.web.answers import problem_response
+
+log = structlog.get_logger("quartet.gateway")
+
+_BY_STATUS: dict[int, type[Problem]] = {
+    400: BadRequest, 401: Unauthenticated, 403: Forbidden, 404: NotFound, 405: MethodNotAllowed
+}  # fmt: skip
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Registers the handlers; what none of them knows is caught by the gateway itself."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> Response:
+        return problem_response(problem, request.scope.get("request_id", ""))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(from_validation(error.errors()), request.scope.get("request_id", ""))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        kind = _BY_STATUS.get(error.status_code, BadRequest)
+        response = problem_response(kind(), request.scope.get("request_id", ""))
+        response.headers.update(error.headers or {})
+        return response
+
+
+def from_validation(errors: Sequence[Any]) -> Problem:
+    """pydantic's findings as one problem naming each field; the values themselves are not sent back."""
+    found = [{"field": _field(error["loc"]), "message": _message(error)} for error in errors]
+    if any(error["type"] == "json_invalid" for error in errors):
+        return BadRequest("the body is not JSON")
+    return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in found[:5]), errors=found)
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """`("body", "items", 0, "qty")` reads `items.0.qty`."""
+    parts = [str(part) for part in location[1:]] or [str(part) for part in location[:1]]
+    return ".".join(parts)
+
+
+def _message(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,261 @@
+"""What happens to every request before and after its route. Plain ASGI: it runs for each of them."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+
+from quartet.gateway.auth import Door
+from quartet.gateway.limits import Limiter
+from quartet.kernel.errors import (
+    BadRequest,
+    Problem,
+    TimedOut,
+    TooLarge,
+    TooManyRequests,
+    Unexpected,
+    UnsupportedMediaType,
+    invalid,
+)
+from quartet.web.answers import problem_response
+from quartet.web.dependencies import Shop
+from quartet.web.limits import Taken
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = structlog.get_logger("quartet.gateway")
+
+BODY_BYTES = 64 * 1024
+PRODUCT_BYTES = 1024 * 1024
+BODY_DEPTH = 32
+
+REQUESTS = Counter("quartet_http_requests_total", "Answers by route and status.", ["method", "route", "status"])
+SECONDS = Histogram(
+    "quartet_http_request_seconds",
+    "Time to answer, by route.",
+    ["method", "route"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+UNLIMITED = Counter("quartet_rate_limit_skipped_total", "Requests let through unlimited because Redis was away.")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+# The API's documentation and the pages are HTML with scripts and pictures of their own.
+_PAGES = ("/docs", "/problems")
+
+
+class Gateway:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._shop: Shop | None = None
+        self._door: Door
+        self._limiter: Limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        shop = scope["app"].state.shop
+        if self._shop is not shop:  # the first request
+            self._shop, self._door, self._limiter = shop, Door(shop), Limiter(shop.settings, shop.stores.redis)
+        await _Request(self, scope, send).run(receive)
+
+    async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
+        """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
+        assert self._shop is not None
+        principal = self._door.principal(headers)
+        scope["principal"] = principal
+        address = _address(scope, headers, self._shop.settings.trust_proxy)
+        scope["address"] = address
+        return await self._limiter.check(scope["method"], scope["path"], principal, address)
+
+    @property
+    def seconds(self) -> float:
+        """How long a request may take."""
+        assert self._shop is not None
+        return self._shop.settings.request_timeout
+
+
+class _Request:
+    """One request on its way through."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, send: Send) -> None:
+        self.gateway, self.scope, self._send = gateway, scope, send
+        self.headers = Headers(scope=scope)
+        sent_id = self.headers.get("x-request-id", "")
+        self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid4().hex
+        scope["request_id"] = self.id
+        self.taken: Taken | None = None
+        self.status = 0
+
+    async def run(self, receive: Receive) -> None:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.gateway.seconds):
+                await self._handle(receive)
+        except Problem as problem:
+            await self._refuse(problem)
+        except TimeoutError:
+            await self._refuse(TimedOut())
+        except Exception:
+            log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=self.scope["path"])
+            await self._refuse(Unexpected())
+        finally:
+            self._note(time.perf_counter() - started)
+
+    async def _handle(self, receive: Receive) -> None:
+        _check_address(self.scope)
+        self.taken = await self.gateway.admit(self.scope, self.headers)
+        if self.taken is not None and not self.taken.allowed:
+            raise TooManyRequests(retry_after=self.taken.reset)
+        if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
+            body = await _read_body(receive, self.headers, self.scope["path"])
+            if self.scope["path"].startswith("/webhooks/") is False:
+                _check_json(body, self.headers)
+            receive = _replayed(body, receive)
+        await self.gateway.app(self.scope, receive, self._answer)
+
+    async def _answer(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            if not self.scope["path"].startswith(_PAGES):
+                message["headers"].extend(_SECURITY_HEADERS)
+            if self.taken is not None:
+                headers["RateLimit-Limit"] = str(self.taken.limit)
+                headers["RateLimit-Remaining"] = str(self.taken.remaining)
+                headers["RateLimit-Reset"] = str(self.taken.reset)
+        await self._send(message)
+
+    async def _refuse(self, problem: Problem) -> None:
+        if self.status == 0:
+            await problem_response(problem, self.id)(self.scope, _nothing_more, self._answer)
+
+    def _note(self, seconds: float) -> None:
+        route = self.scope.get("route")
+        path = getattr(route, "path", "(none)")
+        method = self.scope["method"]
+        REQUESTS.labels(method, path, self.status).inc()
+        SECONDS.labels(method, path).observe(seconds)
+        principal = self.scope.get("principal")
+        log.info(
+            "request",
+            request_id=self.id,
+            method=method,
+            path=self.scope["path"],
+            status=self.status,
+            ms=round(seconds * 1000, 1),
+            user=str(principal.user_id) if principal else None,
+        )
+
+
+def _address(scope: Scope, headers: Headers, trust_proxy: bool) -> str:
+    """The last address a trusted proxy saw, else the peer's."""
+    if trust_proxy and (forwarded := headers.get("x-forwarded-for")):
+        return forwarded.rsplit(",", 1)[-1].strip()
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _check_address(scope: Scope) -> None:
+    """NUL fits into no store's text; names the parameter that carries it."""
+    if "\0" in scope["path"] or "\ufffd" in scope["path"]:
+        raise invalid("path", "must not contain NUL or bytes that are not UTF-8")
+    query = scope["query_string"]
+    if b"%00" in query or b"\0" in query:
+        part = next(p for p in query.split(b"&") if b"%00" in p or b"\0" in p)
+        raise invalid(part.split(b"=")[0].decode("latin-1"), "must not contain NUL")
+
+
+async def _read_body(receive: Receive, headers: Headers, path: str) -> bytes:
+    limit = PRODUCT_BYTES if path.startswith("/products") else BODY_BYTES
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length) > limit:
+        raise TooLarge(f"at most {limit} bytes")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the connection was closed before the body had arrived")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise TooLarge(f"at most {limit} bytes")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _check_json(body: bytes, headers: Headers) -> None:
+    if not body:
+        return
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise UnsupportedMediaType(f"got {media or 'none'}")
+    try:
+        value = orjson.loads(
+            body
+        )  # refuses NaN, lone surrogates and what is not UTF-8, as the standard library doesn't
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    if b"\\u0000" in body:
+        _refuse_nul(value, "body")
+    if body.count(b"[") + body.count(b"{") > BODY_DEPTH:
+        _check_depth(value)
+
+
+def _refuse_nul(value: Any, field: str) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise invalid(field, "must not contain NUL")
+    elif isinstance(value, dict | list):
+        for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(name, str) and "\0" in name:
+                raise invalid(field, "must not have a name that contains NUL")
+            _refuse_nul(child, str(name) if field == "body" else f"{field}.{name}")
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > BODY_DEPTH:
+            raise BadRequest(f"the body is nested more than {BODY_DEPTH} deep")
+        nested = [node for node in level if isinstance(node, dict | list)]
+        level = [child for node in nested for child in (node.values() if isinstance(node, dict) else node)]
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,164 @@
+"""What can go wrong, said once: each class is a kind of problem, its docstring the page that explains it.
+
+A problem travels as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class Problem(Exception):
+    """Something in the request or the shop's state stands in the way."""
+
+    slug: ClassVar[str] = "problem"
+    status: ClassVar[int] = 400
+    title: ClassVar[str] = "The request could not be carried out"
+
+    def __init__(self, detail: str = "", **members: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.members = members
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers that belong to the answer."""
+        return {}
+
+    @classmethod
+    def kinds(cls) -> Iterator[type["Problem"]]:
+        """Every kind of problem the running program knows, each slug once."""
+        for kind in cls.__subclasses__():
+            yield kind
+            yield from kind.kinds()
+
+
+class BadRequest(Problem):
+    """The request could not be read: its body is not JSON, is nested too deeply, or a header is malformed.
+    Send UTF-8 JSON and look at `detail`."""
+
+    slug, status, title = "bad-request", 400, "The request could not be read"
+
+
+class Invalid(Problem):
+    """One or more values are not what this call takes. `errors` names each field and says what is wrong with it;
+    correct those and send the request again."""
+
+    slug, status, title = "invalid", 422, "Some values are not valid"
+
+
+class Unauthenticated(Problem):
+    """The call needs a signed-in user. Sign in with POST /sessions and send the access token as
+    `Authorization: Bearer …`; when it has expired, use POST /sessions/refresh."""
+
+    slug, status, title = "unauthenticated", 401, "Sign in first"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="quartet"'}
+
+
+class Forbidden(Problem):
+    """You are signed in, but your role does not allow this call."""
+
+    slug, status, title = "forbidden", 403, "Your role does not allow this"
+
+
+class NotFound(Problem):
+    """There is nothing at this address, or nothing that you may see."""
+
+    slug, status, title = "not-found", 404, "Not found"
+
+
+class MethodNotAllowed(Problem):
+    """The address exists, but not for this method; the `Allow` header lists those it answers."""
+
+    slug, status, title = "method-not-allowed", 405, "Method not allowed"
+
+
+class Conflict(Problem):
+    """The request does not fit the present state. Read the state again and decide anew."""
+
+    slug, status, title = "conflict", 409, "The present state does not allow this"
+
+
+class PreconditionFailed(Problem):
+    """`If-Match` names another version than the present one: somebody changed it meanwhile.
+    Read it again, apply your change and send the new `ETag`."""
+
+    slug, status, title = "precondition-failed", 412, "It was changed meanwhile"
+
+
+class TooLarge(Problem):
+    """The body is larger than this call takes (64 KB; products 1 MB)."""
+
+    slug, status, title = "too-large", 413, "The body is too large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body's `Content-Type` is not one this call takes. Send `application/json`."""
+
+    slug, status, title = "unsupported-media-type", 415, "Send application/json"
+
+
+class TooManyRequests(Problem):
+    """Too many requests in the last minute. Wait for `Retry-After` seconds."""
+
+    slug, status, title = "too-many-requests", 429, "Too many requests"
+
+    def __init__(self, detail: str = "", *, retry_after: int = 1, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class Unexpected(Problem):
+    """A fault of the shop's own. It has been logged under the request id in `instance`; quote that id."""
+
+    slug, status, title = "unexpected", 500, "Something went wrong on our side"
+
+
+class StoreUnavailable(Problem):
+    """A store that this call needs does not answer. Nothing is lost; whether a write took effect may be unknown.
+    Try again after `Retry-After` seconds with the same `Idempotency-Key`."""
+
+    slug, status, title = "store-unavailable", 503, "A store does not answer"
+
+    def __init__(self, store: str, detail: str = "", *, retry_after: int = 2) -> None:
+        super().__init__(detail or f"{store} does not answer right now", store=store)
+        self.store = store
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class TimedOut(Problem):
+    """The call took longer than its limit. Its outcome is unknown: read the state, or repeat it with the same
+    `Idempotency-Key`."""
+
+    slug, status, title = "timed-out", 504, "The call took too long"
+
+
+class IdempotencyKeyReused(Problem):
+    """The same `Idempotency-Key` was used before for another request. Use a new key for a new request."""
+
+    slug, status, title = "idempotency-key-reused", 422, "This Idempotency-Key belongs to another request"
+
+
+class RequestInProgress(Problem):
+    """The first request with this `Idempotency-Key` is still running. Repeat it in a moment with the same key."""
+
+    slug, status, title = "request-in-progress", 409, "The first request with this key is still running"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"}
+
+
+def invalid(field: str, message: str) -> Invalid:
+    """One field that is wrong: `raise invalid("qty", "must be 1 to 999")`."""
+    return Invalid(f"{field}: {message}", errors=[{"field": field, "message": message}])

@@ -1,0 +1,198 @@
+"""MongoDB by pymongo's asyncio client, narrowed to what behaves the same on every engine (docs/engines.md)."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pymongo import AsyncMongoClient, errors
+from pymongo.asynchronous.collection import AsyncCollection
+
+from quartet.kernel.errors import StoreUnavailable
+
+Document = dict[str, Any]
+Filter = Mapping[str, Any]
+Sort = Sequence[tuple[str, int]]
+
+CALL_SECONDS = 5.0
+
+
+class DuplicateKey(Exception):
+    """A unique index refused the document (code 11000; its text differs between engines, so look at nothing else)."""
+
+
+class LostPosition(Exception):
+    """The change stream can't resume from the token given: the history is gone (error 286 and its kin)."""
+
+
+@asynccontextmanager
+async def _named_errors() -> AsyncIterator[None]:
+    try:
+        yield
+    except errors.DuplicateKeyError as error:
+        raise DuplicateKey from error
+    except (
+        errors.ConnectionFailure,
+        errors.ExecutionTimeout,
+        errors.WaitQueueTimeoutError,
+        OSError,
+    ) as error:
+        raise StoreUnavailable("mongodb") from error
+
+
+class Collection:
+    """One collection. Filters and updates are built by rooms from checked values, never from a client's JSON."""
+
+    def __init__(self, collection: AsyncCollection[Document]) -> None:
+        self._collection = collection
+
+    async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
+        """One document or None; `projection` names top-level fields."""
+        async with _named_errors():
+            return await self._collection.find_one(where, projection)
+
+    async def find(
+        self,
+        where: Filter,
+        *,
+        sort: Sort = (),
+        limit: int = 0,
+        skip: int = 0,
+        projection: Sequence[str] | None = None,
+    ) -> list[Document]:
+        """The documents, all in memory: give a limit, or use `scan`."""
+        async with _named_errors():
+            cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
+            return await cursor.to_list()
+
+    async def scan(
+        self, where: Filter, *, projection: Sequence[str] | None = None, batch: int = 500
+    ) -> AsyncIterator[list[Document]]:
+        """Every matching document in order of `_id`, in batches, resumable and flat in memory."""
+        last: Any = None
+        while True:
+            page_filter = dict(where) if last is None else {**where, "_id": {"$gt": last}}
+            found = await self.find(page_filter, sort=[("_id", 1)], limit=batch, projection=projection)
+            if found:
+                last = found[-1]["_id"]
+                yield found
+            if len(found) < batch:
+                return
+
+    async def insert_one(self, document: Document) -> None:
+        """Raises DuplicateKey."""
+        async with _named_errors():
+            await self._collection.insert_one(document)
+
+    async def insert_many(self, documents: Sequence[Document]) -> None:
+        """Ordered; raises DuplicateKey at the first that is taken, those before it are in."""
+        try:
+            async with _named_errors():
+                await self._collection.insert_many(documents)
+        except errors.BulkWriteError as error:
+            if any(e.get("code") == 11000 for e in (error.details or {}).get("writeErrors", [])):
+                raise DuplicateKey from error
+            raise
+
+    async def replace_one(self, where: Filter, document: Document) -> bool:
+        """Whether one matched (put `version` into the filter for an optimistic write). Raises DuplicateKey."""
+        async with _named_errors():
+            return (await self._collection.replace_one(where, document)).matched_count > 0
+
+    async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
+        """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey."""
+        async with _named_errors():
+            return (await self._collection.update_one(where, update)).matched_count > 0
+
+    async def delete_one(self, where: Filter) -> bool:
+        """Whether one was there."""
+        async with _named_errors():
+            return (await self._collection.delete_one(where)).deleted_count > 0
+
+    async def delete_many(self, where: Filter) -> int:
+        """How many went."""
+        async with _named_errors():
+            return (await self._collection.delete_many(where)).deleted_count
+
+    async def count(self, where: Filter) -> int:
+        """How many match; reads them all, so not for lists that shoppers see."""
+        async with _named_errors():
+            return await self._collection.count_documents(where)
+
+    async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
+        """`$match, $group, $sort, $limit` only."""
+        async with _named_errors():
+            cursor = await self._collection.aggregate(list(pipeline))
+            return await cursor.to_list()
+
+    async def create_index(self, keys: Sort, *, unique: bool = False) -> None:
+        """Idempotent. Unique only on scalars that are always there."""
+        async with _named_errors():
+            await self._collection.create_index(list(keys), unique=unique)
+
+    async def watch(
+        self, *, resume_after: Any = None, max_await_ms: int = 200
+    ) -> AsyncIterator[tuple[str | None, Any]]:
+        """The change stream: (document id, resume token) for each insert, update, replace and delete, and
+        (None, token) whenever there was none for `max_await_ms`. Only *which* document changed is told, since that
+        alone is right on every engine. Raises LostPosition, StoreUnavailable."""
+        operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}}
+        try:
+            async with (
+                _named_errors(),
+                await self._collection.watch(
+                    [operations], resume_after=resume_after, max_await_time_ms=max_await_ms
+                ) as stream,
+            ):
+                while stream.alive:
+                    change = await stream.try_next()
+                    yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
+        except errors.OperationFailure as error:
+            # 286 history lost, 280 fatal stream error, 260 invalid token, 222 closed.
+            if error.code in (286, 280, 260, 222) or "resume" in str(error).lower():
+                raise LostPosition(str(error)) from error
+            raise
+
+
+class Mongo:
+    """A client that connects at first use."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+            url,
+            connect=False,
+            tz_aware=True,
+            serverSelectionTimeoutMS=2000,
+            connectTimeoutMS=1500,
+            timeoutMS=int(CALL_SECONDS * 1000),
+            retryWrites=False,
+            appname="quartet",
+        )
+        self._database = self._client[database]
+
+    def collection(self, name: str) -> Collection:
+        """A collection by name."""
+        return Collection(self._database[name])
+
+    async def ensure_collection(self, name: str, validator: Mapping[str, Any] | None = None) -> None:
+        """Makes the collection with its `$jsonSchema` validator, or puts the validator on an existing one."""
+        options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
+        async with _named_errors():
+            try:
+                await self._database.create_collection(name, **options)
+            except (errors.CollectionInvalid, errors.OperationFailure):
+                if validator:
+                    await self._database.command({"collMod": name, **options})
+
+    async def ping(self) -> str:
+        """The server's version."""
+        async with _named_errors():
+            return str((await self._client.server_info())["version"])
+
+    async def drop_database(self) -> None:
+        """Forgets everything in this database."""
+        async with _named_errors():
+            await self._client.drop_database(self._database)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._client.close()

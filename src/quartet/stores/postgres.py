@@ -1,0 +1,193 @@
+"""PostgreSQL by asyncpg: `Read` to look, `Tx` to write, and driver errors stop here."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import orjson
+
+from quartet.kernel.errors import StoreUnavailable
+
+Record = Mapping[str, Any]
+
+CONNECT_SECONDS = 3.0
+CALL_SECONDS = 10.0
+# What a statement raises when the server is gone, going, or not yet there.
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.DiskFullError,
+    OSError,
+    TimeoutError,
+    ssl.SSLError,
+)
+
+
+class Violation(Exception):
+    """A constraint or a RAISE refused the statement; rooms turn it into their own error by what it names.
+
+    `constraint` is the constraint's name or "", `sqlstate` five characters, `detail` the server's DETAIL.
+    """
+
+    def __init__(self, error: asyncpg.PostgresError) -> None:
+        super().__init__(str(error))
+        self.constraint: str = error.constraint_name or ""
+        self.sqlstate: str = error.sqlstate or ""
+        self.detail: str = error.detail or ""
+        self.message: str = error.message or ""
+
+
+class Read:
+    """One connection to look with. Statements are prepared once a connection and reused."""
+
+    def __init__(self, connection: "asyncpg.pool.PoolConnectionProxy[Any]") -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """All rows."""
+        return await self._connection.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        """The first row, or None."""
+        return await self._connection.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """The first column of the first row, or None."""
+        return await self._connection.fetchval(sql, *args)
+
+    async def stream(self, sql: str, *args: Any, size: int = 1000) -> AsyncIterator[Any]:
+        """Rows one by one from a server-side cursor, `size` a round trip; flat in memory."""
+        async with self._connection.transaction(readonly=True):
+            async for row in self._connection.cursor(sql, *args, prefetch=size):
+                yield row
+
+
+class Tx(Read):
+    """A connection to write with."""
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
+        return await self._connection.execute(sql, *args)
+
+    async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """One statement for many rows, pipelined."""
+        await self._connection.executemany(sql, rows)
+
+    async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
+        """COPY in binary; answers the tag."""
+        return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
+
+
+class _Connection(asyncpg.Connection[Any]):
+    """Rooms leave no session state behind, so handing a connection back costs no round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+async def _prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=_to_jsonb,
+        decoder=lambda data: orjson.loads(data[1:]),
+    )
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", format="binary", encoder=orjson.dumps, decoder=orjson.loads
+    )
+
+
+def _to_jsonb(value: Any) -> bytes:
+    return b"\x01" + orjson.dumps(value)  # 1 is jsonb's wire version
+
+
+class Postgres:
+    """A pool that connects at first use and outlives the server's restarts."""
+
+    def __init__(self, url: str, *, size: int = 8) -> None:
+        self._url = url
+        self._size = size
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Read]:
+        """A connection for looking; each statement sees its own snapshot."""
+        async with self._borrowed() as connection:
+            yield Read(connection)
+
+    @asynccontextmanager
+    async def once(self) -> AsyncIterator[Tx]:
+        """A connection for one statement that is its own transaction: one round trip."""
+        async with self._borrowed() as connection:
+            yield Tx(connection)
+
+    @asynccontextmanager
+    async def tx(self) -> AsyncIterator[Tx]:
+        """A transaction: commits at the end of the block, rolls back when it raises."""
+        async with self._borrowed() as connection, connection.transaction():
+            yield Tx(connection)
+
+    async def ping(self) -> str:
+        """The server's version; StoreUnavailable when it does not answer."""
+        async with self.read() as read:
+            version: str = await read.fetchval("SELECT current_setting('server_version')")
+            return version
+
+    async def listen_connection(self) -> "asyncpg.Connection[Any]":
+        """A connection of one's own, outside the pool, for locks that last; the caller closes it."""
+        try:
+            return await asyncpg.connect(self._url, timeout=CONNECT_SECONDS)
+        except (*_GONE, asyncpg.PostgresError) as error:
+            raise StoreUnavailable("postgres") from error
+
+    async def close(self) -> None:
+        """Closes the pool, waiting shortly for those at work."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 3)
+            except TimeoutError:
+                self._pool.terminate()
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Any]:
+        """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a cut after COMMIT was sent
+        is StoreUnavailable too: unknown, not failed."""
+        try:
+            pool = self._pool or await self._open()
+            async with pool.acquire(timeout=CALL_SECONDS) as connection:
+                yield connection
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise Violation(error) from error
+        except asyncpg.RaiseError as error:
+            raise Violation(error) from error
+        except _GONE as error:
+            raise StoreUnavailable("postgres") from error
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith("QT"):  # raised by our own functions
+                raise Violation(error) from error
+            raise
+
+    async def _open(self) -> "asyncpg.Pool[Any]":
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=0,
+                    max_size=self._size,
+                    max_inactive_connection_lifetime=300,
+                    connection_class=_Connection,
+                    init=_prepare_connection,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=CALL_SECONDS,
+                    server_settings={"application_name": "quartet", "timezone": "UTC"},
+                )
+            return self._pool

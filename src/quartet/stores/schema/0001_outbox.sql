@@ -1,0 +1,29 @@
+-- migrate:up
+
+-- What happened, written in the transaction in which it happened; the worker carries it to the derived stores.
+CREATE TABLE outbox (
+    id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id   UUID NOT NULL DEFAULT gen_random_uuid(),
+    topic      TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    payload    JSONB NOT NULL DEFAULT '{}',
+    attempts   INT NOT NULL DEFAULT 0,
+    not_before TIMESTAMPTZ NOT NULL DEFAULT now(),
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+-- The table empties all day long: without this, autovacuum would leave it to bloat until a fifth of it is dead.
+ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
+
+-- What could not be carried out, with the reason, until somebody replays or drops it.
+CREATE TABLE dead_letters (
+    id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline   TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    payload    JSONB NOT NULL DEFAULT '{}',
+    reason     TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+
+-- migrate:down
+DROP TABLE dead_letters;
+DROP TABLE outbox;

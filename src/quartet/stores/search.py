@@ -1,0 +1,224 @@
+"""Elasticsearch or OpenSearch, found by asking the server, behind one narrow interface; driver errors stop here."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import elasticsearch
+import orjson
+from opensearchpy import AsyncOpenSearch
+from opensearchpy import exceptions as opensearch_errors
+
+from quartet.kernel.errors import StoreUnavailable
+
+Json = dict[str, Any]
+
+CALL_SECONDS = 5.0
+BULK_SECONDS = 30.0
+
+
+class SearchRefused(Exception):
+    """The engine answered with an error; `status` is HTTP's, `reason` its own words."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """What became of one item; a version conflict (409) means that a newer one was there already."""
+
+    id: str
+    status: int
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """In, or superseded by a newer version, or a delete of what was not there."""
+        return self.status < 300 or self.status in (404, 409)
+
+
+class _Client(Protocol):
+    async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
+class _OpenSearch:
+    """The official OpenSearch client; also speaks to osmem."""
+
+    def __init__(self, url: str) -> None:
+        self._client = AsyncOpenSearch(hosts=[url], timeout=CALL_SECONDS, max_retries=0, pool_maxsize=16)
+
+    async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
+        try:
+            return await self._client.transport.perform_request(
+                method, path, params={**params, "request_timeout": seconds}, body=body
+            )
+        except opensearch_errors.ConnectionError as error:
+            raise StoreUnavailable("search") from error
+        except opensearch_errors.TransportError as error:
+            status = error.status_code if isinstance(error.status_code, int) else 0
+            if status in (0, 429, 502, 503, 504):
+                raise StoreUnavailable("search") from error
+            raise SearchRefused(status, _reason(error.info)) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class _Elasticsearch:
+    """The official Elasticsearch 8.19 client, which speaks to 8 and 9."""
+
+    def __init__(self, url: str) -> None:
+        self._client = elasticsearch.AsyncElasticsearch(url, max_retries=0, connections_per_node=16)
+
+    async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
+        ndjson = isinstance(body, bytes)
+        headers = {"accept": "application/json"}
+        if body is not None:
+            headers["content-type"] = "application/x-ndjson" if ndjson else "application/json"
+        try:
+            found = await self._client.options(request_timeout=seconds).perform_request(
+                method, path, params=dict(params), headers=headers, body=body
+            )
+        except elasticsearch.TransportError as error:
+            raise StoreUnavailable("search") from error
+        except elasticsearch.ApiError as error:
+            if error.status_code in (429, 502, 503, 504):
+                raise StoreUnavailable("search") from error
+            raise SearchRefused(error.status_code, _reason(error.body)) from error
+        return found.body
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _reason(info: Any) -> str:
+    error = info.get("error", info) if isinstance(info, dict) else info
+    return str(error.get("reason", error)) if isinstance(error, dict) else str(error)
+
+
+class SearchEngine:
+    """The engine behind a URL; which one it is, is asked at the first call and again after it was away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: _Client | None = None
+        self._finding = asyncio.Lock()
+        self.engine = ""
+        self.version = ""
+
+    async def request(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, seconds: float = 0
+    ) -> Any:
+        """One call. Raises SearchRefused, StoreUnavailable."""
+        client = self._client or await self._find()
+        return await client.request(method, path, params or {}, body, seconds or CALL_SECONDS)
+
+    async def search(self, index: str, body: Json) -> Json:
+        """`_search`; the engine's answer as it is."""
+        found: Json = await self.request("POST", f"/{index}/_search", body=body)
+        return found
+
+    async def get(self, index: str, id_: str) -> Json | None:
+        """A document with its `_version`, or None."""
+        try:
+            found: Json = await self.request("GET", f"/{index}/_doc/{id_}")
+        except SearchRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+        return found
+
+    async def bulk(
+        self, index: str, actions: Sequence[tuple[Json, Json | None]], *, refresh: bool = False
+    ) -> list[BulkResult]:
+        """`_bulk` of (action, document or None for a delete); one result an action, in order.
+
+        An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
+        lines = [part for action, document in actions for part in (action, document) if part is not None]
+        body = b"\n".join(orjson.dumps(line) for line in lines) + b"\n"
+        params = {"refresh": "true"} if refresh else {}
+        found = await self.request("POST", f"/{index}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
+        results = [next(iter(item.values())) for item in found["items"]]
+        return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]
+
+    async def create_index(self, name: str, definition: Json) -> None:
+        """Makes an index with settings and mappings."""
+        await self.request("PUT", f"/{name}", body=definition, seconds=BULK_SECONDS)
+
+    async def delete_index(self, name: str) -> None:
+        """Idempotent."""
+        try:
+            await self.request("DELETE", f"/{name}", seconds=BULK_SECONDS)
+        except SearchRefused as refusal:
+            if refusal.status != 404:
+                raise
+
+    async def alias_target(self, alias: str) -> str | None:
+        """The index that the alias names, or None."""
+        try:
+            found: Json = await self.request("GET", f"/_alias/{alias}")
+        except SearchRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+        return next(iter(found), None)
+
+    async def swap_alias(self, alias: str, index: str) -> None:
+        """Points the alias at the index and away from any other in one atomic call."""
+        old = await self.alias_target(alias)
+        actions: list[Json] = [{"add": {"index": index, "alias": alias}}]
+        if old is not None and old != index:
+            actions.insert(0, {"remove": {"index": old, "alias": alias}})
+        await self.request("POST", "/_aliases", body={"actions": actions}, seconds=BULK_SECONDS)
+
+    async def refresh(self, index: str) -> None:
+        """Makes what was written findable now."""
+        await self.request("POST", f"/{index}/_refresh", seconds=BULK_SECONDS)
+
+    async def count(self, index: str) -> int:
+        """How many documents."""
+        found: Json = await self.request("GET", f"/{index}/_count")
+        return int(found["count"])
+
+    async def ping(self) -> str:
+        """The server's version."""
+        if self._client is None:
+            await self._find()
+        else:
+            await self.request("GET", "/_cluster/health", params={"timeout": "1s"})
+        return f"{self.engine} {self.version}"
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _find(self) -> _Client:
+        """Asks `GET /` who is there. The OpenSearch client asks, since Elasticsearch answers it too."""
+        async with self._finding:
+            if self._client is None:
+                asker = _OpenSearch(self._url)
+                try:
+                    found = await asker.request("GET", "/", {}, None, CALL_SECONDS)
+                except SearchRefused as refusal:
+                    if refusal.status != 405:  # an Elasticsearch node without its `rest-root` module
+                        raise
+                    found = {"version": {"number": "8"}}
+                except BaseException:
+                    await asker.close()
+                    raise
+                version = found.get("version", {})
+                self.engine = version.get("distribution", "elasticsearch")
+                self.version = version.get("number", "")
+                if self.engine == "elasticsearch":
+                    await asker.close()
+                    self._client = _Elasticsearch(self._url)
+                else:
+                    self._client = asker
+            return self._client

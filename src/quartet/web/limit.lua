@@ -1,0 +1,37 @@
+-- Sliding window by two counters: the last whole window counts by the share of it still in view. This never lets more
+-- than the limit through where requests come evenly, and keeps two numbers a client instead of one entry a request.
+-- (Cloudflare, "How we built rate limiting capable of scaling to millions of domains", 2017.)
+-- KEYS[1] the client. ARGV: limit, window in ms, cost, now in ms or "" for the server's clock.
+-- Reply: {allowed 0 or 1, remaining, ms until the next request passes (when refused) or until the window ends}.
+local limit, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = tonumber(ARGV[4])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local slot = math.floor(now / window)
+local elapsed = now - slot * window
+local seen = redis.call('HMGET', KEYS[1], 's', 'c', 'p')
+local current, previous = 0, 0
+if seen[1] then
+  local last = tonumber(seen[1])
+  if last >= slot then          -- the server's clock may step back a little: stay in the later window
+    current, previous = tonumber(seen[2]), tonumber(seen[3])
+    if last > slot then slot, elapsed = last, 0 end
+  elseif last == slot - 1 then
+    previous = tonumber(seen[2])
+  end
+end
+local used = previous * (window - elapsed) / window + current
+if used + math.max(cost, 1) > limit then
+  local wait = window - elapsed
+  if previous > 0 and current + math.max(cost, 1) <= limit then
+    wait = math.ceil(window - elapsed - (limit - current - math.max(cost, 1)) * window / previous)
+  end
+  return {0, math.max(0, math.floor(limit - used)), math.max(1, wait)}
+end
+if cost > 0 then
+  redis.call('HSET', KEYS[1], 's', slot, 'c', current + cost, 'p', previous)
+  redis.call('PEXPIRE', KEYS[1], 2 * window)
+end
+return {1, math.floor(limit - used - cost), window - elapsed}

@@ -1,0 +1,67 @@
+"""Shapes on the wire: camelCase outside, snake_case inside; unknown fields of a body are refused."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, StringConstraints
+from pydantic.alias_generators import to_camel
+
+MAX_DEPTH = 12
+MAX_BIGINT = 2**63 - 1
+
+
+class Shape(BaseModel):
+    """An answer, or a part of one."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
+
+
+class Body(BaseModel):
+    """What a client sends."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid")
+
+
+def _shallow(value: Any) -> Any:
+    """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100)."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return value
+
+
+# bool is an int in Python and "2" is a number to a lax parser; neither is a quantity to a shop.
+Int = StrictInt
+Bool = StrictBool
+Str = StrictStr
+Qty = Annotated[StrictInt, Field(ge=1, le=999)]
+Cents = Annotated[StrictInt, Field(ge=0, le=100_000_000_000)]
+Sku = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._\-]*$")
+]
+Currency = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
+
+
+def text(longest: int, shortest: int = 1) -> Any:
+    """A string type of bounded length: `name: Annotated[str, text(200)]`."""
+    return StringConstraints(strict=True, min_length=shortest, max_length=longest)
+
+
+class ProblemShape(BaseModel):
+    """RFC 9457 problem details; some kinds carry further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str

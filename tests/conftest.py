@@ -1,0 +1,165 @@
+"""The shop on real servers: one set of local stores for the whole run, a fresh shop in them for each test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from quartet import devstores
+from quartet.gateway import create_app
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores
+from quartet.stores.migrate import migrate
+from quartet.stores.postgres import Postgres
+from quartet.web.dependencies import Shop
+
+SECRET = "a secret for tests, never used elsewhere"
+
+
+class Outbox:
+    """A mailer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, str]] = []
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        self.sent.append((to, subject, text))
+
+
+@pytest.fixture(scope="session")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
+    """URLs by store: postgres, mongodb, redis, search."""
+    async with devstores.throwaway(tmp_path_factory.mktemp("stores"), search="osmem") as urls:
+        yield urls
+
+
+def _database(url: str, name: str) -> str:
+    return f"{url.rsplit('/', 1)[0]}/{name}"
+
+
+@pytest.fixture(scope="session")
+async def template(servers: dict[str, str]) -> str:
+    """A migrated database that each test's own is cloned from."""
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute("CREATE DATABASE quartet_template")
+    await admin.close()
+    pg = Postgres(_database(servers["postgres"], "quartet_template"), size=1)
+    await migrate(pg)
+    await pg.close()
+    return "quartet_template"
+
+
+@pytest.fixture
+async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a shop of one's own on the shared servers."""
+    name = f"t_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY WAL_LOG")
+    yield Settings(
+        _env_file=None,
+        postgres_url=_database(servers["postgres"], name),
+        mongodb_url=f"{servers['mongodb'].rstrip('/')}/{name}",
+        redis_url=servers["redis"],
+        search_url=servers["search"],
+        search_alias=name,
+        secret=SECRET,
+        data_dir=tmp_path,
+    )
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def shop(settings: Settings) -> AsyncIterator[Shop]:
+    """An empty shop: migrated, its collections and index made, nothing in it."""
+    async with open_stores(settings) as stores:
+        await stores.redis.call("FLUSHDB")
+        shop = Shop(settings, stores, mail=Outbox())
+        await prepare(shop)
+        yield shop
+        await stores.mongo.drop_database()
+
+
+async def prepare(shop: Shop) -> None:
+    """Collections and index, as `quartet migrate` makes them."""
+    from quartet.catalog import prepare as prepare_catalog
+    from quartet.search import prepare as prepare_search
+
+    await prepare_catalog(shop.stores.mongo)
+    await prepare_search(shop.stores.search, shop.settings)
+
+
+@pytest.fixture
+def app(shop: Shop) -> FastAPI:
+    """The whole API over that shop."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Shop]:
+        yield shop
+
+    app = create_app(opened)
+    app.state.shop = shop  # httpx's ASGI transport runs no lifespan
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A guest."""
+    async with _client(app) as guest:
+        yield guest
+
+
+def _client(app: FastAPI, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://shop", headers=headers)
+
+
+SignIn = Callable[..., Awaitable[httpx.AsyncClient]]
+
+
+@pytest.fixture
+async def sign_in(app: FastAPI, shop: Shop) -> AsyncIterator[SignIn]:
+    """`await sign_in()` is a new shopper's client, `await sign_in("staff")` a colleague's; `.headers` hold the token,
+    `client.user_id` says who it is."""
+    from quartet.accounts import create_user, start_session, tokens
+    from quartet.web.dependencies import Principal
+
+    opened: list[httpx.AsyncClient] = []
+
+    async def sign(*roles: str) -> httpx.AsyncClient:
+        async with shop.stores.pg.tx() as tx:
+            user = await create_user(tx, f"{uuid4().hex[:10]}@example.com", None, "Test Shopper", roles=roles)
+            session_id = await start_session(tx, user.id, shop.clock.now(), shop.settings)
+        token = tokens.issue(shop.settings, Principal(user.id, frozenset(roles), session_id), datetime.now(UTC))
+        client = _client(app, {"Authorization": f"Bearer {token}"})
+        client.user_id = user.id  # type: ignore[attr-defined]
+        opened.append(client)
+        return client
+
+    yield sign
+    await asyncio.gather(*(client.aclose() for client in opened))
+
+
+@pytest.fixture
+async def shopper(sign_in: SignIn) -> httpx.AsyncClient:
+    """A signed-in shopper."""
+    return await sign_in()
+
+
+@pytest.fixture
+async def staff(sign_in: SignIn) -> httpx.AsyncClient:
+    """A signed-in colleague."""
+    return await sign_in("staff")
+
+
+@pytest.fixture
+async def admin(sign_in: SignIn) -> httpx.AsyncClient:
+    """A signed-in administrator."""
+    return await sign_in("admin")
