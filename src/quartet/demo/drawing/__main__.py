@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quartet.demo.model import IMAGES, load
 from quartet.demo.drawing import draw
+from quartet.demo.model import IMAGES, load
 
 
 def main() -> None:

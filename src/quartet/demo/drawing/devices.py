@@ -71,14 +71,13 @@ def monitor(product: Product) -> tuple[str, str]:
     frame = "#23262c"
     screen = rect(x - 8, y - 8, w + 16, h + 16, frame, 9) + _scene(product, x, y, w, h)
     if attrs["curved"]:
-        bow = f"M{x - 8:g} {y - 8:g}Q200 {y + 14:g} {x + w + 8:g} {y - 8:g}V{y + h + 8:g}Q200 {y + h - 14:g} {x - 8:g} {y + h + 8:g}Z"
-        screen = f'<clipPath id="c"><path d="{bow}"/></clipPath><g clip-path="url(#c)">{screen}</g>' + line(
-            bow, frame, 7
-        )
+        left, right, top, low = x - 8, x + w + 8, y - 8, y + h + 8
+        bow = f"M{left:g} {top:g}Q200 {y + 14:g} {right:g} {top:g}V{low:g}Q200 {y + h - 14:g} {left:g} {low:g}Z"
+        screen = f'<clipPath id="c"><path d="{bow}"/></clipPath><g clip-path="url(#c)">{screen}</g>'
+        screen += line(bow, frame, 7)
     if "photo" in tags:
-        screen += shape(
-            f"M{x - 8:g} {y - 8:g}L{x - 30:g} {y - 26:g}H{x + w + 30:g}L{x + w + 8:g} {y - 8:g}Z", "#16181c"
-        )
+        roof = f"M{x - 8:g} {y - 8:g}L{x - 30:g} {y - 26:g}H{x + w + 30:g}L{x + w + 8:g} {y - 8:g}Z"
+        screen += shape(roof, "#16181c")
         for side, edge in ((x - 8, x - 30), (x + w + 8, x + w + 30)):
             screen += shape(f"M{side:g} {y - 8:g}L{edge:g} {y - 26:g}V{y + h - 24:g}L{side:g} {y + h:g}Z", "#2d3138")
     return accent(product), shadow(110 if "portable" in tags else 90, 322) + _stand(product, y + h) + screen
@@ -181,7 +180,7 @@ def phone(product: Product) -> tuple[str, str]:
     if "rugged" in tags:
         bumpers = "".join(rect(x, y, 30, 44, "#2a2c31", 12) for x in (-6, 104) for y in (-6, 226))
         back, front = bumpers + back, bumpers + front
-    size = product["attrs"]["screen_inch"] / 6.5
+    size = max(0.8, product["attrs"]["screen_inch"] / 6.5)
     pair = group(back, "translate(88 58) rotate(-7 64 132)") + group(front, "translate(184 72) rotate(5 64 132)")
     return case, shadow(118 * size, 205 + 146 * size) + zoom(pair, size)
 
@@ -201,7 +200,7 @@ def _phone_screen(product: Product) -> str:
     if "e-paper" in product["tags"]:
         rows = "".join(line(f"M24 {y}h{w}", "#6d6a62", 4) for y, w in ((112, 78), (126, 66), (140, 80), (154, 52)))
         return (
-            rect(10, 10, 108, 244, "#e9e6dc", 14) + words(24, 78, "9:41", 36, "#3a3833", 'font-family="serif"') + rows
+            rect(10, 10, 108, 244, "#e9e6dc", 14) + words(24, 78, "10:08", 30, "#3a3833", 'font-family="serif"') + rows
         )
     hue = accent(product, 0.6, 0.55)
     icons = "".join(
@@ -212,7 +211,7 @@ def _phone_screen(product: Product) -> str:
         rect(10, 10, 108, 244, hue, 15)
         + shape("M10 150Q60 96 118 138V239Q118 254 103 254H25Q10 254 10 239Z", darker(hue, 0.35))
         + rect(48, 18, 32, 8, "#12151b", 4)
-        + words(64, 82, "9:41", 34, "#fff", 'text-anchor="middle" font-family="sans-serif"')
+        + words(64, 82, "10:08", 30, "#fff", 'text-anchor="middle" font-family="sans-serif"')
         + icons
     )
 
@@ -239,9 +238,8 @@ def _extras(product: Product, tall: float) -> str:
     tags = product["tags"]
     extra = ""
     if "microphone" in tags:
-        extra += line(f"M96 {232 + tall / 2 - 12:g}Q110 318 178 312", "#3a3d44", 7) + rect(
-            172, 302, 32, 18, "#24262b", 9
-        )
+        extra += line(f"M96 {220 + tall / 2:g}Q110 318 178 312", "#3a3d44", 7)
+        extra += rect(172, 302, 32, 18, "#24262b", 9)
     if "children" in tags:
         star = "M304 212l6 13 14 2-10 10 2 14-12-7-12 7 2-14-10-10 14-2z"
         extra += shape(star, "#ee7c67") + group(shape(star, "#1f8884"), "translate(-208 0)")
@@ -289,11 +287,8 @@ def keyboard(product: Product) -> tuple[str, str]:
     layout = product["attrs"]["layout"]
     if layout == "split":
         half = rect(0, 0, 142, 122, darker(case, 0.1), 14) + _keys(product, 9, 10, 124, 4)
-        mirrored = group(half, "translate(356 140) rotate(9) scale(1 1) translate(-142 0)")
-        both = group(half, "translate(44 140) rotate(-9 0 0)") + mirrored
-        return case, shadow(160, 296) + both + rect(120, 256, 36, 18, lighter(case), 5) + rect(
-            244, 256, 36, 18, lighter(case), 5
-        )
+        right = group(half, "translate(356 140) rotate(9) translate(-142 0)")
+        return case, shadow(160, 286) + group(half, "translate(44 140) rotate(-9)") + right
     width = {"full-size": 348, "tenkeyless": 300, "75-percent": 266, "60-percent": 248}[layout]
     rows = 4 if layout == "60-percent" else 5
     x, height = 200 - width / 2, 34 + rows * 24.5
@@ -348,7 +343,8 @@ def _symmetrical(case: str) -> str:
 def _right_handed(case: str) -> str:
     return (
         shape(
-            "M102 250C84 214 116 196 120 150C124 92 168 66 208 70C262 74 288 130 286 206C284 292 254 336 196 336C150 336 122 290 102 250Z",
+            "M102 250C84 214 116 196 120 150C124 92 168 66 208 70C262 74 288 130 286 206"
+            "C284 292 254 336 196 336C150 336 122 290 102 250Z",
             case,
         )
         + shape("M102 250C84 214 116 196 120 150C136 190 140 240 166 318C138 302 118 280 102 250Z", darker(case, 0.28))
@@ -362,7 +358,8 @@ def _right_handed(case: str) -> str:
 def _upright(case: str) -> str:
     return (
         shape(
-            "M104 326C92 250 132 84 202 66C256 54 290 120 296 206C300 262 304 300 300 326Q298 336 286 336H116Q106 336 104 326Z",
+            "M104 326C92 250 132 84 202 66C256 54 290 120 296 206"
+            "C300 262 304 300 300 326Q298 336 286 336H116Q106 336 104 326Z",
             case,
         )
         + shape("M104 326C92 250 132 84 202 66C176 130 158 240 170 336H116Q106 336 104 326Z", darker(case, 0.3))

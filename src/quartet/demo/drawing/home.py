@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from quartet.demo.drawing.ink import (
-    COLOURS,
     Product,
     accent,
     colour_of,
@@ -39,7 +38,8 @@ def book(product: Product) -> tuple[str, str]:
     cover = accent(product, 0.42, 0.36)
     pale, attrs = lighter(cover, 0.82), product["attrs"]
     rows = _lines(product["name"], 13)
-    title = "".join(words(206, 112 + 30 * i, row, 27, pale, _SERIF) for i, row in enumerate(rows))
+    size = 27 if max(map(len, rows)) < 12 else 23
+    title = "".join(words(206, 112 + 30 * i, row, size, pale, _SERIF) for i, row in enumerate(rows))
     bound = attrs["format"] == "hardback"
     pages = rect(102, 54, 208, 290, "#f1ead9", 3) + line("M304 60V338M308 60V338", "#d8cfba", 1)
     spine = rect(98, 48, 18 if bound else 8, 298, darker(cover, 0.35), 3)
@@ -70,16 +70,16 @@ def _street_lamp(ink: str, cover: str) -> str:
     )
 
 
-def _queue(ink: str, cover: str) -> str:
+def _queue(ink: str, _cover: str) -> str:
     return "".join(dot(146 + 30 * i, 226, 10, ink) + rect(136 + 30 * i, 240, 20, 42, ink, 9) for i in range(5))
 
 
-def _cylinder(ink: str, cover: str) -> str:
+def _cylinder(ink: str, _cover: str) -> str:
     drums = "".join(rect(160, 212 + 26 * i, 66, 20, ink, 9) for i in range(3))
     return drums + shape("M252 218Q266 238 252 250Q238 238 252 218Z", ink) + rect(244, 252, 16, 34, ink, 3)
 
 
-def _letter(ink: str, cover: str) -> str:
+def _letter(ink: str, _cover: str) -> str:
     return words(206, 284, "Aa", 90, ink, _SERIF)
 
 
@@ -89,7 +89,7 @@ def _loaf(ink: str, cover: str) -> str:
     )
 
 
-def _knot(ink: str, cover: str) -> str:
+def _knot(ink: str, _cover: str) -> str:
     return line("M130 270C190 290 240 250 206 222C176 200 162 250 204 264C240 276 262 250 284 244", ink, 11)
 
 
@@ -200,7 +200,7 @@ def _casserole(ink: str) -> str:
     )
 
 
-def _knife(ink: str) -> str:
+def _knife(_ink: str) -> str:
     blade = (
         shape("M36 214Q96 158 252 160V226H150Q84 232 36 214Z", "#d5dce2")
         + shape("M36 214Q84 232 150 226H252V206Q120 218 36 214Z", "#f1f4f6")
@@ -274,7 +274,7 @@ def _scale(ink: str) -> str:
         + shape("M84 176H316L356 278H44Z", ink)
         + shape("M104 184H296L312 226H88Z", lighter(ink, 0.22))
         + rect(132, 240, 136, 30, "#10221f", 6)
-        + words(200, 263, "18.0 g  00:28", 20, "#7fe0c8", 'text-anchor="middle" font-family="monospace"')
+        + words(200, 263, "18.0 g  00:28", 15, "#7fe0c8", 'text-anchor="middle" font-family="monospace"')
         + shape("M152 118H246L236 196H162Z", "#f4f1ea")
         + line("M246 134Q276 136 270 158T242 172", "#f4f1ea", 9)
         + oval(199, 118, 47, 9, "#5d3f2c")

@@ -27,7 +27,7 @@ _LONG_SLEEVES = "M148 74L92 98Q62 190 48 316L92 324L128 190ZM252 74L308 98Q338 1
 def shirt(product: Product) -> tuple[str, str]:
     cloth = colour_of(product, COLOURS["white"])
     attrs = product["attrs"]
-    style, seam = attrs["style"], darker(cloth, 0.2)
+    seam = darker(cloth, 0.2)
     sleeves = _LONG_SLEEVES if attrs["sleeve"] == "long" else _SHORT_SLEEVES
     pattern, over = _pattern(product, cloth)
     body = shape(sleeves, darker(cloth, 0.1)) + shape(_TORSO, cloth)
@@ -36,7 +36,7 @@ def shirt(product: Product) -> tuple[str, str]:
     body += line("M122 176L112 120M278 176L288 120", seam, 2.5) + line("M105 318Q200 330 295 318", seam, 2.5)
     if attrs["sleeve"] == "long":
         body += line("M50 300L95 308M350 300L305 308", seam, 3)
-    body += _neck(style, cloth)
+    body += _neck(product, cloth)
     width = {"slim": 0.92, "regular": 1.0, "relaxed": 1.06}[attrs["fit"]]
     worn = group(body, f"translate({200 - 200 * width:g} 0) scale({width:g} 1)")
     return cloth, pattern + shadow(112, 346) + worn
@@ -60,24 +60,25 @@ def _pattern(product: Product, cloth: str) -> tuple[str, bool]:
     return f'<pattern id="p" width="{side}" height="{side}" patternUnits="userSpaceOnUse">{inside}</pattern>', True
 
 
-def _neck(style: str, cloth: str) -> str:
+def _neck(product: Product, cloth: str) -> str:
+    style = product["attrs"]["style"]
     seam, skin = darker(cloth, 0.2), darker(cloth, 0.5)
     if style == "t-shirt":
         return shape("M152 72Q200 138 248 72Q200 94 152 72Z", skin) + line("M150 74Q200 142 250 74", seam, 8)
-    collar = shape("M150 72L168 58Q200 78 232 58L250 72L222 118L200 90L178 118Z", lighter(cloth, 0.16)) + line(
-        "M150 72L178 118L200 90L222 118L250 72", seam, 3
-    )
+    collar = shape("M150 72L168 58Q200 78 232 58L250 72L222 118L200 90L178 118Z", lighter(cloth, 0.16))
+    collar += line("M150 72L178 118L200 90L222 118L250 72", seam, 3)
     back = shape("M168 58Q200 46 232 58Q200 78 168 58Z", skin)
     end = 170 if style == "polo" else 328
     placket = rect(190, 92, 20, end - 88, lighter(cloth, 0.08), 2) + line(f"M190 96V{end}M210 96V{end}", seam, 2)
     button = "#8a8f97" if is_pale(cloth) else "#f3eee2"
     count = 2 if style == "polo" else 6
     buttons = "".join(dot(200, 122 + 36 * i, 4, button) for i in range(count))
-    return back + placket + buttons + collar + _pockets(style, seam, cloth)
+    return back + placket + buttons + collar + _pockets(product, cloth)
 
 
-def _pockets(style: str, seam: str, cloth: str) -> str:
-    if style in ("t-shirt", "polo"):
+def _pockets(product: Product, cloth: str) -> str:
+    style, seam = product["attrs"]["style"], darker(cloth, 0.2)
+    if style in ("t-shirt", "polo") or product["attrs"]["fit"] == "slim":
         return ""
     places = {"button-down": [(228, 160, 42, 48)], "flannel": [(130, 156, 46, 52), (224, 156, 46, 52)]}.get(
         style, [(130, 150, 46, 52), (224, 150, 46, 52), (124, 248, 54, 58), (222, 248, 54, 58)]
@@ -154,7 +155,7 @@ def _boot(product: Product, upper: str) -> str:
     return shape(leg, upper) + shape("M82 272V86Q94 82 104 82V272Z", darker(upper, 0.16)) + detail + sole
 
 
-def _loafer(product: Product, upper: str) -> str:
+def _loafer(_product: Product, upper: str) -> str:
     return (
         shape("M58 276Q46 216 62 178Q92 196 138 188Q160 184 176 172Q214 176 250 206Q326 216 346 276Z", upper)
         + shape("M66 182Q96 200 138 192Q160 188 174 178Q158 206 118 208Q84 208 66 182Z", darker(upper, 0.5))
@@ -167,7 +168,7 @@ def _loafer(product: Product, upper: str) -> str:
     )
 
 
-def _sandal(product: Product, upper: str) -> str:
+def _sandal(_product: Product, upper: str) -> str:
     return (
         line("M92 256Q70 170 128 150Q166 170 168 252", upper, 28)
         + line("M78 206Q120 226 164 212", darker(upper, 0.2), 22)
@@ -226,7 +227,7 @@ def _backpack(product: Product, cloth: str) -> str:
     )
 
 
-def _tote(product: Product, cloth: str) -> str:
+def _tote(_product: Product, cloth: str) -> str:
     handle = darker(cloth, 0.32)
     return (
         line("M146 176V104Q146 54 200 54T254 104V176", darker(cloth, 0.45), 13)
@@ -239,7 +240,7 @@ def _tote(product: Product, cloth: str) -> str:
     )
 
 
-def _messenger(product: Product, cloth: str) -> str:
+def _messenger(_product: Product, cloth: str) -> str:
     leather = "#8a5a33"
     return (
         line("M84 176C90 40 310 40 316 176", leather, 13)
@@ -251,7 +252,7 @@ def _messenger(product: Product, cloth: str) -> str:
     )
 
 
-def _duffel(product: Product, cloth: str) -> str:
+def _duffel(_product: Product, cloth: str) -> str:
     leather = "#6f4627"
     return (
         line("M130 182Q132 88 200 88T270 182", leather, 13)
@@ -265,7 +266,7 @@ def _duffel(product: Product, cloth: str) -> str:
     )
 
 
-def _sling(product: Product, cloth: str) -> str:
+def _sling(_product: Product, cloth: str) -> str:
     return (
         line("M92 232C20 90 180 20 318 190", darker(cloth, 0.4), 16)
         + rect(226, 96, 40, 26, "#2b2e33", 5, 'transform="rotate(42 246 109)"')
@@ -277,7 +278,7 @@ def _sling(product: Product, cloth: str) -> str:
     )
 
 
-def _suitcase(product: Product, cloth: str) -> str:
+def _suitcase(_product: Product, cloth: str) -> str:
     ribs = "".join(line(f"M{136 + 32 * i} 128V304", darker(cloth, 0.18), 5) for i in range(5))
     wheels = "".join(rect(x, 320, 22, 26, "#2b2e33", 8) for x in (116, 262))
     return (
