@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from quartet import devstores
+from quartet.cli import prepare
 from quartet.gateway import create_app
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
@@ -85,15 +86,6 @@ async def shop(settings: Settings) -> AsyncIterator[Shop]:
         await prepare(shop)
         yield shop
         await stores.mongo.drop_database()
-
-
-async def prepare(shop: Shop) -> None:
-    """Collections and index, as `quartet migrate` makes them."""
-    from quartet.catalog import prepare as prepare_catalog
-    from quartet.search import prepare as prepare_search
-
-    await prepare_catalog(shop.stores.mongo)
-    await prepare_search(shop.stores.search, shop.settings)
 
 
 @pytest.fixture

@@ -1,18 +1,26 @@
 """The `quartet` command."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
+from quartet.web import logs
 from quartet.web.dependencies import Shop
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
 
 
 def main() -> None:
@@ -21,6 +29,13 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except ValidationError as error:
+        for found in error.errors():
+            sys.stderr.write(f"QUARTET_{'_'.join(map(str, found['loc'])).upper()}: {found['msg']}\n")
+        sys.exit(1)
+    except (Problem, ValueError) as error:
+        sys.stderr.write(f"quartet: {error}\n")
+        sys.exit(1)
 
 
 def settings_of(data: Path | None = None, **overrides: object) -> Settings:
@@ -40,6 +55,60 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
     """The shop as every process opens it."""
     async with open_stores(settings) as stores:
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port the API listens on.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address the API listens on.")] = None,
+    rooms: Annotated[str, typer.Option(help="Only these rooms of the API, such as `search,catalog`.")] = "",
+    data: DataFolder = None,
+) -> None:
+    """The API, over stores that are running already."""
+    import uvicorn
+
+    from quartet.gateway import ROOMS, create_app
+
+    settings = settings_of(data, port=port, host=host)
+    if len(settings.secret.get_secret_value()) < 32:
+        raise ValueError("QUARTET_SECRET must have at least 32 characters (`quartet up` draws one)")
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
+    uvicorn.run(
+        create_app(lambda: open_shop(settings), names),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+    )
+
+
+@app.command()
+def migrate(data: DataFolder = None) -> None:
+    """Brings the stores' schemas up to date: tables, collections, indexes."""
+    asyncio.run(_migrate(settings_of(data)))
+
+
+async def _migrate(settings: Settings) -> None:
+    async with open_shop(settings) as shop:
+        for name in await prepare(shop):
+            typer.echo(f"applied {name}")
+        typer.echo("the stores are up to date")
+
+
+async def prepare(shop: Shop) -> list[str]:
+    """Tables, collections and the search index; answers the migrations applied. Idempotent."""
+    from quartet import catalog, search
+    from quartet.stores.migrate import migrate as migrate_postgres
+
+    applied = await migrate_postgres(shop.stores.pg)
+    await catalog.prepare(shop.stores.mongo)
+    await search.prepare(shop.stores.search, shop.settings)
+    return applied
 
 
 if __name__ == "__main__":
