@@ -85,7 +85,7 @@ class Tx(Read):
         return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[type-arg]  # generic in the stubs alone
+class _Connection(asyncpg.Connection):
     """Rooms leave no session state behind, so handing a connection back costs no round trip."""
 
     def get_reset_query(self) -> str:
