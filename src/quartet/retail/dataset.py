@@ -1,0 +1,154 @@
+"""Reads the retailer's file as a stream: a line at a time, whatever its size, compressed or not."""
+
+import csv
+import io
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from quartet.kernel.errors import Problem
+from quartet.retail.model import (
+    UNKNOWN_CUSTOMER,
+    Goods,
+    Invoice,
+    Line,
+    mills_of,
+    refusal,
+)
+
+SHIPPED = Path(__file__).parent / "data" / "online-retail.csv.xz"
+COLUMNS = ["invoice", "sku", "description", "quantity", "at", "unit_price", "customer", "country"]
+
+_TEXT_LIMIT = 200  # characters of a word; the shipped file's longest is 35
+
+
+class NotTheRetailersFile(Problem):
+    """The file does not have the columns of the retailer's: invoice, sku, description, quantity, at, unit_price,
+    customer, country, with this header, as CSV in UTF-8 (plain or .xz)."""
+
+    slug, status, title = "not-the-retailers-file", 422, "This is not the retailer's file"
+
+
+class Unread(NamedTuple):
+    """A row that is no line of the retailer's: kept as it stands, for the report."""
+
+    number: int
+    row: list[str]
+
+    @property
+    def mills(self) -> int:
+        """What it comes to in thousandths of a pound, 0 where not even that can be read."""
+        try:
+            return int(self.row[3]) * mills_of(self.row[5].strip())
+        except (ValueError, IndexError):
+            return 0
+
+
+@dataclass(slots=True)
+class Customer:
+    """A customer as first seen."""
+
+    since: datetime
+    country: str
+
+
+@dataclass
+class Survey:
+    """What one pass over the whole file says, in memory that grows with its codes, customers and invoice numbers
+    but not with its lines. The whole file is always surveyed, so that one month's import finds the same names,
+    prices and matches as the year's."""
+
+    lines: int = 0
+    mills: int = 0
+    months: set[str] = field(default_factory=set)
+    goods: dict[str, Goods] = field(default_factory=dict)
+    customers: dict[str, Customer] = field(default_factory=dict)
+    invoice_lines: Counter[str] = field(default_factory=Counter)
+    cancelled: set[tuple[str, str]] = field(default_factory=set)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
+    """The file as text, and a function that tells how many of its bytes on disk were read so far."""
+    with path.open("rb") as raw, lzma.open(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
+        yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
+
+
+def read(text: IO[str]) -> Iterator[Line | Unread]:
+    """Every line of the file in its order. Raises NotTheRetailersFile when the header is another's."""
+    rows = csv.reader(text)
+    header = next(rows, [])
+    if header != COLUMNS:
+        raise NotTheRetailersFile(f"the first line must be {','.join(COLUMNS)}, not {','.join(header)[:200]!r}")
+    for number, row in enumerate(rows, start=2):
+        try:
+            yield _line(number, row)
+        except ValueError:
+            yield Unread(number, row)
+
+
+_mills = lru_cache(maxsize=4096)(mills_of)
+
+
+@lru_cache(maxsize=64)  # lines of one invoice follow one another
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _line(number: int, row: list[str]) -> Line:
+    invoice, sku, description, quantity, at, price, customer, country = map(str.strip, row)
+    if not invoice or not sku or len(max(row, key=len)) > _TEXT_LIMIT or "\0" in "".join(row):
+        raise ValueError("a word is missing, too long or not text")
+    count = int(quantity)
+    if abs(count) >= 2**31:
+        raise ValueError("no such quantity")
+    return Line(
+        number, invoice, sku.upper(), description, count, _moment(at), _mills(price), customer, country
+    )  # fmt: skip
+
+
+def survey(lines: Iterable[Line | Unread]) -> Survey:
+    """The first pass: counts, names, prices, customers, and what was cancelled."""
+    found = Survey()
+    for line in lines:
+        found.lines += 1
+        found.mills += line.mills
+        if isinstance(line, Unread):
+            continue
+        found.invoice_lines[line.invoice] += 1
+        if found.invoice_lines[line.invoice] == 1:
+            found.months.add(f"{line.at:%Y-%m}")  # of the invoice, as in Invoice.month
+        if refusal(line) is None:
+            _take_in(found, line)
+    return found
+
+
+def _take_in(found: Survey, line: Line) -> None:
+    goods = found.goods.get(line.sku)
+    if goods is None:
+        goods = found.goods[line.sku] = Goods(first_sold=line.at)
+    goods.add(line)
+    if line.customer not in found.customers:
+        found.customers[line.customer] = Customer(line.at, line.country)
+    if line.is_cancellation and line.customer != UNKNOWN_CUSTOMER:
+        found.cancelled.add((line.customer, line.sku))
+
+
+def invoices(lines: Iterable[Line], invoice_lines: Counter[str]) -> Iterator[Invoice]:
+    """The second pass: whole invoices, each as soon as its last line was read (one of the file's is interrupted by
+    another's lines). `invoice_lines` says how many lines each has."""
+    waiting: dict[str, Invoice] = {}
+    for line in lines:
+        invoice = waiting.get(line.invoice)
+        if invoice is None:
+            invoice = waiting[line.invoice] = Invoice(line.invoice, line.at, line.customer, line.country)
+        invoice.lines.append(line)
+        if len(invoice.lines) == invoice_lines[line.invoice]:
+            yield waiting.pop(line.invoice)

@@ -1,0 +1,250 @@
+"""What a line of the retailer's file is to the shop: taken as a sale or a cancellation, or refused with a reason.
+
+Pure rules. Money of the file is counted in thousandths of a pound ("mills"), because four of its prices are £0.001;
+what the shop takes is whole pence.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+CURRENCY = "GBP"
+# Every id of the import is drawn from this one and the file's own words, so that a second run finds the first.
+NAMESPACE = UUID("6c1f5b0e-5b0d-5f6e-9f7a-0c24432c5b33")
+UNKNOWN_CUSTOMER = ""
+
+# Charges that a customer paid: they belong to an invoice's total, though nobody can put them in a cart.
+SERVICES = {
+    "POST": "Postage",
+    "DOT": "Postage, web shop",
+    "C2": "Carriage",
+    "M": "Manual charge",
+    "D": "Discount",
+}
+# The retailer's own books: what marketplaces, banks and charities took, samples, bad debts. No customer bought them.
+BOOKKEEPING = frozenset({"AMAZONFEE", "BANK CHARGES", "B", "CRUK", "S"})
+
+_MAX_QUANTITY = 2**31 - 1
+
+
+class Refusal(StrEnum):
+    """Why a line was not taken. The value is the word in the report, `because` the sentence for people."""
+
+    UNREADABLE = "unreadable"
+    BOOKKEEPING = "bookkeeping"
+    STOCK_ADJUSTMENT = "stock-adjustment"
+    NO_PRICE = "no-price"
+    NEGATIVE_PRICE = "negative-price"
+    BELOW_A_PENNY = "below-a-penny"
+    SIGN = "sign"
+
+    @property
+    def because(self) -> str:
+        return _BECAUSE[self]
+
+
+_BECAUSE = {
+    Refusal.UNREADABLE: "a column is missing, or its number or date cannot be read",
+    Refusal.BOOKKEEPING: "the retailer's own books (fees, bad debts, samples), not a customer's purchase",
+    Refusal.STOCK_ADJUSTMENT: "no price and a negative quantity: goods written off, not sold",
+    Refusal.NO_PRICE: "no price: given away or found, not sold",
+    Refusal.NEGATIVE_PRICE: "a negative price",
+    Refusal.BELOW_A_PENNY: "a price that is not whole pence",
+    Refusal.SIGN: "zero or negative on an invoice, or not negative on a cancellation",
+}
+
+
+class Line(NamedTuple):
+    """One line of the file, in the file's own terms. `price_mills` is in thousandths of a pound."""
+
+    number: int  # of the line in the file; the header is line 1
+    invoice: str
+    sku: str  # upper case: the file writes 85123a and 85123A for the same thing
+    description: str
+    quantity: int
+    at: datetime
+    price_mills: int
+    customer: str  # "" where the retailer did not know
+    country: str
+
+    @property
+    def is_cancellation(self) -> bool:
+        return self.invoice.startswith("C")
+
+    @property
+    def mills(self) -> int:
+        """Quantity × price in thousandths of a pound, exact."""
+        return self.quantity * self.price_mills
+
+    @property
+    def cents(self) -> int:
+        """The same in pence; only of a line that was taken."""
+        return self.quantity * self.price_cents
+
+    @property
+    def price_cents(self) -> int:
+        return self.price_mills // 10
+
+
+_PRICE = re.compile(r"(-?)(\d{1,9})(?:\.(\d{1,3}))?")
+
+
+def mills_of(price: str) -> int:
+    """Thousandths of a pound in a decimal such as `2.55`; ValueError when it is none."""
+    found = _PRICE.fullmatch(price)
+    if not found:
+        raise ValueError(f"{price!r} is no price")
+    sign, pounds, part = found.groups()
+    mills = int(pounds) * 1000 + int((part or "").ljust(3, "0"))
+    return -mills if sign else mills
+
+
+def refusal(line: Line) -> Refusal | None:
+    """Why the shop cannot take the line; None when it can."""
+    if line.sku in BOOKKEEPING:
+        return Refusal.BOOKKEEPING
+    if line.price_mills == 0:
+        return Refusal.STOCK_ADJUSTMENT if line.quantity < 0 else Refusal.NO_PRICE
+    if line.price_mills < 0:
+        return Refusal.NEGATIVE_PRICE
+    if line.price_mills % 10:
+        return Refusal.BELOW_A_PENNY
+    if line.quantity == 0 or line.is_cancellation != (line.quantity < 0):
+        return Refusal.SIGN
+    return None
+
+
+def id_of(kind: str, *words: object) -> UUID:
+    """The id of an imported thing, the same in every run: UUID version 5 of what the file calls it."""
+    return uuid5(NAMESPACE, "/".join((kind, *map(str, words))))
+
+
+def email_of(customer: str) -> str:
+    """Nobody can sign in with it: imported customers have no password, and .example never receives mail."""
+    return f"customer-{customer}@retail.example" if customer else "unknown-customer@retail.example"
+
+
+@dataclass(slots=True)
+class Invoice:
+    """The lines of one invoice number. Its time is its first line's (some invoices run over a minute's end)."""
+
+    number: str
+    at: datetime
+    customer: str
+    country: str
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def is_cancellation(self) -> bool:
+        return self.number.startswith("C")
+
+    @property
+    def month(self) -> str:
+        return f"{self.at:%Y-%m}"
+
+
+@dataclass(slots=True)
+class OpenSale:
+    """What is left of a sold line after the cancellations matched with it so far."""
+
+    order_id: UUID
+    turn: int
+    quantity: int
+    cents: int
+
+
+class Sales:
+    """Finds the sale that a cancellation takes back: the same customer's latest earlier line of that SKU with enough
+    quantity, and enough money, not yet refunded. A customer the retailer did not know is nobody in particular, so
+    their cancellations match nothing.
+
+    `watched` are the (customer, sku) pairs that cancellations name. Only their sales are kept, which bounds memory by
+    the number of cancellations instead of the number of sales.
+
+    Months can be imported in any order. `turn` says in which run a month was imported, and a cancellation sees only
+    sales of its own run or earlier ones: so every later run repeats the earlier runs' decisions instead of changing
+    what is already booked.
+    """
+
+    def __init__(self, watched: Collection[tuple[str, str]]) -> None:
+        self._open: dict[tuple[str, str], list[OpenSale]] = {pair: [] for pair in watched}
+
+    def sold(self, line: Line, order_id: UUID, turn: int) -> None:
+        """Remembers a sale that was taken."""
+        sales = self._open.get((line.customer, line.sku))
+        if sales is not None and line.customer != UNKNOWN_CUSTOMER:
+            sales.append(OpenSale(order_id, turn, line.quantity, line.cents))
+
+    def take_back(self, line: Line, turn: int) -> UUID | None:
+        """The order that a cancelled line refunds, which then has that much less to give back; or None."""
+        quantity, cents = -line.quantity, -line.cents
+        for sale in reversed(self._open.get((line.customer, line.sku), ())):
+            if sale.turn <= turn and sale.quantity >= quantity and sale.cents >= cents:
+                sale.quantity -= quantity
+                sale.cents -= cents
+                return sale.order_id
+        return None
+
+
+@dataclass(slots=True)
+class Goods:
+    """What the whole file says about one SKU, gathered from the lines that were taken."""
+
+    first_sold: datetime
+    units: int = 0
+    names: Counter[str] = field(default_factory=Counter)
+    _price_month: tuple[int, int] = (0, 0)
+    _prices: Counter[int] = field(default_factory=Counter)
+
+    def add(self, line: Line) -> None:
+        """Counts a line in; lines come in order of time."""
+        if line.description:
+            self.names[line.description] += 1
+        self.units += max(line.quantity, 0)
+        month = (line.at.year, line.at.month)
+        if line.quantity > 0 and month != self._price_month:
+            # The latest month with a sale decides the price: forget the months before.
+            self._price_month = month
+            self._prices.clear()
+        if line.quantity > 0 or not self.units:
+            self._prices[line.price_cents] += 1
+
+    @property
+    def name(self) -> str:
+        """The most usual non-blank name; of equally usual ones the longest, then the first by alphabet."""
+        return min(self.names, key=lambda name: (-self.names[name], -len(name), name), default="")
+
+    @property
+    def price_cents(self) -> int:
+        """The most usual price of the latest month that sold it; of equally usual ones the highest."""
+        return max(self._prices, key=lambda cents: (self._prices[cents], cents))
+
+
+# The file covers 53 weeks; six weeks' sales is what a retailer of this kind keeps, and some of everything.
+_WEEKS, _COVER, _LEAST, _MOST = 53, 6, 24, 5_000
+
+
+def opening_stock(units_sold: int) -> int:
+    """A plausible stock to open with: six average weeks of the file's sales, 24 to 5,000 pieces, in dozens."""
+    wanted = -(-units_sold * _COVER // _WEEKS)
+    return min(max(-(-wanted // 12) * 12, _LEAST), _MOST)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many lines, and what they come to in thousandths of a pound."""
+
+    lines: int = 0
+    mills: int = 0
+
+    def add(self, mills: int) -> None:
+        self.lines += 1
+        self.mills += mills
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.lines + other.lines, self.mills + other.mills)
