@@ -1,0 +1,231 @@
+"""The front of the house: what every answer carries, what never gets in, and what happens past a limit."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from quartet.gateway import create_app
+from quartet.gateway.limits import address_group, class_of
+from quartet.kernel.errors import Problem
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores
+from quartet.web.dependencies import Shop
+
+
+async def test_every_answer_carries_a_request_id(client: httpx.AsyncClient) -> None:
+    for path in ("/health/live", "/nowhere", "/cart", "/orders"):
+        answer = await client.get(path, headers={"X-Request-Id": "my-id.1"})
+        assert answer.headers["X-Request-Id"] == "my-id.1"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    drawn = {(await client.get("/health/live")).headers["X-Request-Id"] for _ in range(3)}
+    assert len(drawn) == 3
+    odd = await client.get("/health/live", headers={"X-Request-Id": "a b<script>"})
+    assert odd.headers["X-Request-Id"] != "a b<script>"
+
+
+async def test_a_problem_says_what_it_is_and_where_it_is_explained(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/nowhere")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "/problems/not-found"
+    assert problem["status"] == 404
+    assert problem["instance"] == answer.headers["X-Request-Id"]
+    assert set(problem) == {"type", "title", "status", "detail", "instance"}
+    page = await client.get(problem["type"])
+    assert page.status_code == 200
+    assert problem["title"] in page.text
+
+
+async def test_every_kind_of_problem_has_its_page(client: httpx.AsyncClient) -> None:
+    for kind in Problem.kinds():
+        assert (await client.get(f"/problems/{kind.slug}")).status_code == 200
+    assert (await client.get("/problems/no-such-thing")).status_code == 404
+
+
+async def test_another_method_is_told_which_there_are(client: httpx.AsyncClient) -> None:
+    answer = await client.put("/health/live")
+    assert answer.status_code == 405
+    assert answer.json()["type"] == "/problems/method-not-allowed"
+    assert "GET" in answer.headers["Allow"]
+
+
+BAD_BODIES: list[tuple[bytes, int]] = [
+    (b"{", 400),
+    (b"not json", 400),
+    (b"\xff\xfe", 400),
+    (b'{"email": NaN}', 400),
+    (b'{"email": "\\ud800", "password": "x"}', 400),
+    (b"[" * 1000 + b"]" * 1000, 400),
+    (b'{"a":' * 1000 + b"1" + b"}" * 1000, 400),
+    (b'{"email": "a\\u0000b@example.com", "password": "x"}', 422),
+    (b'{"a\\u0000": 1}', 422),
+    (b"[]", 422),
+    (b"null", 422),
+    (b'"text"', 422),
+    (b'{"email": {"$gt": ""}, "password": {"$gt": ""}}', 422),
+    (b'{"email": ' + b'"' + b"a" * 70_000 + b'"}', 413),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), BAD_BODIES)
+async def test_a_body_that_is_no_good_is_refused(client: httpx.AsyncClient, body: bytes, status: int) -> None:
+    answer = await client.post("/sessions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1024
+
+    answer = await client.post("/sessions", content=endless(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+async def test_a_form_is_not_json(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/sessions", data={"email": "a@example.com"})
+    assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/products/a%00b", "/products?brand=%00", "/search?q=a%00"])
+async def test_nul_gets_in_nowhere(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] in {"path", "brand", "q"}
+
+
+@pytest.mark.parametrize("authorization", ["Bearer", "Bearer x", "Basic YTpi", "Bearer " + "a." * 50, "x"])
+async def test_a_token_that_is_not_good_is_refused_everywhere(client: httpx.AsyncClient, authorization: str) -> None:
+    for path in ("/products", "/users/me", "/health/live"):
+        answer = await client.get(path, headers={"Authorization": authorization})
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_past_the_limit_one_waits(settings: Settings) -> None:
+    async with _shop(settings.model_copy(update={"limit_browse": 5})) as client:
+        answers = [await client.get("/products") for _ in range(6)]
+    assert [a.status_code for a in answers] == [200] * 5 + [429]
+    assert [a.headers["RateLimit-Remaining"] for a in answers[:5]] == ["4", "3", "2", "1", "0"]
+    assert answers[0].headers["RateLimit-Limit"] == "5"
+    assert 1 <= int(answers[5].headers["Retry-After"]) <= 60
+    assert answers[5].json()["type"] == "/problems/too-many-requests"
+
+
+async def test_many_at_once_get_no_more_than_the_limit(settings: Settings) -> None:
+    async with _shop(settings.model_copy(update={"limit_browse": 20})) as client:
+        answers = await asyncio.gather(*(client.get("/products") for _ in range(60)))
+    assert sum(a.status_code == 200 for a in answers) == 20
+
+
+async def test_without_redis_there_is_no_limit_and_the_shop_stays_open(settings: Settings) -> None:
+    away = settings.model_copy(update={"limit_browse": 1, "redis_url": "redis://127.0.0.1:1/0"})
+    async with _shop(away) as client:
+        answers = [await client.get("/products") for _ in range(3)]
+        ready = await client.get("/health/ready")
+    assert [a.status_code for a in answers] == [200] * 3
+    assert ready.status_code == 200
+    assert ready.json()["status"] == "degraded"
+    assert ready.json()["stores"]["redis"]["status"] == "down"
+
+
+async def test_a_store_that_is_away_is_said_so(settings: Settings) -> None:
+    away = settings.model_copy(
+        update={"postgres_url": "postgresql://nobody@127.0.0.1:1/x", "search_url": "http://127.0.0.1:1"}
+    )
+    async with _shop(away) as client:
+        for path, store in (("/search?q=laptop", "search"),):
+            answer = await client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["store"] == store
+            assert int(answer.headers["Retry-After"]) >= 1
+        sign_in = await client.post("/sessions", json={"email": "a@example.com", "password": "some password"})
+        assert sign_in.status_code == 503
+        assert (await client.get("/products")).status_code == 200
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/health/ready")).status_code == 503
+
+
+async def test_health_names_each_store(client: httpx.AsyncClient) -> None:
+    health = (await client.get("/health/ready")).json()
+    assert health["status"] == "ready"
+    assert set(health["stores"]) == {"postgres", "mongodb", "redis", "search"}
+    for state in health["stores"].values():
+        assert state["status"] == "up"
+        assert state["version"]
+        assert state["latencyMs"] > 0
+
+
+async def test_metrics_count_by_route_not_by_address(client: httpx.AsyncClient) -> None:
+    await client.get("/products/no-such-product-anywhere")
+    text = (await client.get("/metrics")).text
+    assert 'quartet_http_requests_total{method="GET",route="/products/{ref}",status="404"}' in text
+    assert "no-such-product-anywhere" not in text
+
+
+async def test_a_room_can_be_served_alone(shop: Shop) -> None:
+    app = create_app(lambda: _opened(shop), ["search"])
+    app.state.shop = shop
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        assert (await client.get("/search")).status_code == 200
+        assert (await client.get("/products")).status_code == 404
+    with pytest.raises(ValueError, match="no such room: attic"):
+        create_app(lambda: _opened(shop), ["attic"])
+
+
+async def test_the_document_says_who_must_sign_in(client: httpx.AsyncClient) -> None:
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+    assert document["paths"]["/orders"]["get"]["security"] == [{"bearer": []}]
+    assert "security" not in document["paths"]["/products"]["get"]
+
+
+def test_addresses_of_one_customer_count_together() -> None:
+    assert address_group("2001:db8:1:2:aaaa::1") == address_group("2001:db8:1:2:bbbb::9")
+    assert address_group("2001:db8:1:2::1") != address_group("2001:db8:1:3::1")
+    assert address_group("::ffff:192.0.2.7") == "192.0.2.7"
+    assert address_group("192.0.2.7") != address_group("192.0.2.8")
+    assert address_group("not an address") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("GET", "/health/ready", None),
+        ("POST", "/webhooks/sandbox", None),
+        ("GET", "/search", "search"),
+        ("GET", "/products", "browse"),
+        ("POST", "/users", "auth"),
+        ("POST", "/sessions", "auth"),
+        ("DELETE", "/sessions/current", "write"),
+        ("POST", "/orders", "pay"),
+        ("POST", "/cart/items", "write"),
+    ],
+)
+def test_routes_have_a_class_of_limit(method: str, path: str, kind: str | None) -> None:
+    assert class_of(method, path) == kind
+
+
+@asynccontextmanager
+async def _opened(shop: Shop) -> AsyncIterator[Shop]:
+    yield shop
+
+
+@asynccontextmanager
+async def _shop(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A guest of a shop with other settings, on the same servers."""
+    async with open_stores(settings) as stores:
+        shop = Shop(settings, stores)
+        if "127.0.0.1:1/" not in (settings.redis_url or ""):
+            await stores.redis.call("FLUSHDB")
+        app: FastAPI = create_app(lambda: _opened(shop))
+        app.state.shop = shop
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            yield client
