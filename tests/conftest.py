@@ -128,8 +128,8 @@ async def sign_in(app: FastAPI, shop: Shop) -> AsyncIterator[SignIn]:
     async def sign(*roles: str) -> httpx.AsyncClient:
         async with shop.stores.pg.tx() as tx:
             user = await create_user(tx, f"{uuid4().hex[:10]}@example.com", None, "Test Shopper", roles=roles)
-            session_id = await start_session(tx, user.id, shop.clock.now(), shop.settings)
-        token = tokens.issue(shop.settings, Principal(user.id, frozenset(roles), session_id), datetime.now(UTC))
+            session = await start_session(tx, user.id, shop.clock.now(), shop.settings)
+        token = tokens.issue(shop.settings, Principal(user.id, frozenset(roles), session.id), datetime.now(UTC))
         client = _client(app, {"Authorization": f"Bearer {token}"})
         client.user_id = user.id  # type: ignore[attr-defined]
         opened.append(client)

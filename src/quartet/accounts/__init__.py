@@ -1,1 +1,25 @@
-"""People: users, sessions, passwords, roles."""
+"""People: users, sessions, passwords, roles. Held in PostgreSQL.
+
+To make an account: `hashed = await hash_password(settings, password)` outside the transaction, then
+`await create_user(tx, email, hashed, display_name, roles=(…))`.
+"""
+
+from quartet.accounts.model import EmailTaken, SignedIn, User, WrongCredentials
+from quartet.accounts.passwords import hash_password
+from quartet.accounts.service import create_user, sign_in, sign_out, sign_up, start_session
+from quartet.accounts.store import names, sweep
+
+__all__ = [
+    "EmailTaken",
+    "SignedIn",
+    "User",
+    "WrongCredentials",
+    "create_user",
+    "hash_password",
+    "names",
+    "sign_in",
+    "sign_out",
+    "sign_up",
+    "start_session",
+    "sweep",
+]
