@@ -147,9 +147,10 @@ class SearchEngine:
         results = [next(iter(item.values())) for item in found["items"]]
         return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]
 
-    async def create_index(self, name: str, definition: Json) -> None:
-        """Makes an index with settings and mappings."""
-        await self.request("PUT", f"/{name}", body=definition, seconds=BULK_SECONDS)
+    async def create_index(self, name: str, definition: Json, *, aliases: Sequence[str] = ()) -> None:
+        """Makes an index with settings and mappings, and its aliases in the same step."""
+        body = {**definition, "aliases": {alias: {} for alias in aliases}}
+        await self.request("PUT", f"/{name}", body=body, seconds=BULK_SECONDS)
 
     async def delete_index(self, name: str) -> None:
         """Idempotent."""
