@@ -60,6 +60,8 @@ class Settings(BaseSettings):
         SecretStr(""), description="Signs the sandbox provider's webhooks; drawn from `secret` when empty."
     )
     sandbox_slow_seconds: float = Field(3.0, ge=0, description="How long the sandbox takes over `card_slow`.")
+    sandbox_async_seconds: float = Field(1.0, ge=0, description="How long `card_async` is pending at the sandbox.")
+    payment_timeout: float = Field(10.0, gt=0, description="Seconds a provider may take; then `pending`, asked later.")
 
     request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
     postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
