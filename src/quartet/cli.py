@@ -2,10 +2,10 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -17,10 +17,14 @@ from quartet.stores.mail import mailer
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
+StoreUrl = Annotated[str | None, typer.Option(help="A store of your own; unset, a local server is started.")]
 
 
 def main() -> None:
@@ -55,6 +59,59 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
     """The shop as every process opens it."""
     async with open_stores(settings) as stores:
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Port the API listens on; 0 picks a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address the API listens on.")] = None,
+    data: DataFolder = None,
+    empty: Annotated[bool, typer.Option("--empty", help="Load no demo data.")] = False,
+    postgres_url: StoreUrl = None,
+    mongodb_url: StoreUrl = None,
+    redis_url: StoreUrl = None,
+    search_url: StoreUrl = None,
+) -> None:
+    """The whole shop on this machine: a local server for every store without a URL, API and sync worker."""
+    from functools import partial
+
+    from rich.console import Console
+
+    from quartet import supervise
+
+    given = {
+        "port": port,
+        "host": host,
+        "data_dir": data,
+        "postgres_url": postgres_url,
+        "mongodb_url": mongodb_url,
+        "redis_url": redis_url,
+        "search_url": search_url,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    sys.exit(asyncio.run(supervise.up(settings, partial(bring_up, empty=empty), Console())))
+
+
+async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
+    """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
+    async with open_shop(settings) as shop:
+        await prepare(shop)
+    return {}
+
+
+@app.command()
+def doctor(
+    data: DataFolder = None,
+    port: Annotated[int | None, typer.Option(help="Port the API would listen on.")] = None,
+) -> None:
+    """What this machine has for `quartet up`, and what to do about what it lacks."""
+    from rich.console import Console
+
+    from quartet.doctor import examine, show
+
+    given = {"port": port, "data_dir": data}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    sys.exit(show(asyncio.run(examine(settings)), Console()))
 
 
 @app.command()

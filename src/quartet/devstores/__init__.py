@@ -21,7 +21,10 @@ from quartet.devstores.local import (
     Running,
     StartError,
     clear_leftovers,
+    free_port,
     hold,
+    is_free,
+    is_held,
     launch,
 )
 
@@ -33,7 +36,10 @@ __all__ = [
     "Running",
     "StartError",
     "clear_leftovers",
+    "free_port",
     "hold",
+    "is_free",
+    "is_held",
     "launch",
     "throwaway",
 ]

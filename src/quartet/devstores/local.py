@@ -241,7 +241,7 @@ def hold(data: Path) -> Iterator[None]:
     with (data / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             raise StartError(
@@ -251,6 +251,18 @@ def hold(data: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def is_held(data: Path) -> bool:
+    """Whether a live process holds the data folder."""
+    try:
+        with (data / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def free_port(wanted: int | None = None) -> int:

@@ -1,0 +1,149 @@
+"""`quartet doctor`: what this machine has for `quartet up`, and what to do about what it lacks."""
+
+import asyncio
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quartet import devstores
+from quartet.devstores import mongo, postgres, redis, search
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores, ping_all
+from quartet.supervise import LEAST_FREE_BYTES, STORES, port_taken, without_password
+
+NOWHERE = "tcp://127.0.0.1:9"
+"""Stands in for a store without a URL where a client of every store has to be made; never asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `wrong` keeps `quartet up` from running; `advice` may be given without it."""
+
+    what: str
+    found: str
+    advice: str = ""
+    wrong: bool = False
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that `quartet up` needs with these settings; nothing is started or changed."""
+    data = settings.data_dir.expanduser().resolve()
+    findings = [_python(), _folder(data), _disk(data), _port(settings, data)]
+    findings += await asyncio.to_thread(_local_engines, settings)
+    return findings + await _given_stores(settings)
+
+
+def show(findings: list[Finding], console: Console) -> int:
+    """Print them as a table; the exit status, 1 where something is wrong."""
+    table = Table()
+    for heading in ("", "what", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        mark = "✗" if finding.wrong else "!" if finding.advice else "✓"
+        table.add_row(mark, finding.what, finding.found, finding.advice)
+    console.print(table)
+    wrong = sum(finding.wrong for finding in findings)
+    console.print(f"{wrong} to be put right" if wrong else "`quartet up` can run here")
+    return 1 if wrong else 0
+
+
+def _python() -> Finding:
+    version = sys.version.split()[0]
+    old = sys.version_info < (3, 11)
+    return Finding("Python", version, "install Python 3.11 or newer" if old else "", old)
+
+
+def _folder(data: Path) -> Finding:
+    there = next(folder for folder in (data, *data.parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("data folder", f"{data} can't be written", "choose another with --data", wrong=True)
+    return Finding("data folder", str(data) + ("" if data.exists() else " (made at the first start)"))
+
+
+def _disk(data: Path) -> Finding:
+    there = next(folder for folder in (data, *data.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    short = free < LEAST_FREE_BYTES
+    least = f"{LEAST_FREE_BYTES // 2**20} MB"
+    return Finding("disk", f"{free / 2**30:.1f} GB free", f"at least {least} are needed: make room" * short, short)
+
+
+def _port(settings: Settings, data: Path) -> Finding:
+    if devstores.is_held(data):
+        return Finding("port", f"{settings.port}: a `quartet up` runs on this data folder")
+    owner = port_taken(settings.port, settings.host)
+    if owner:
+        return Finding("port", f"{settings.port} is in use ({owner})", "stop that, or choose another with --port", True)
+    return Finding("port", f"{settings.port} is free")
+
+
+def _local_engines(settings: Settings) -> list[Finding]:
+    """What would be started for stores without a URL."""
+    found = {"postgres": _postgres(), "mongodb": _mongodb(), "redis": _redis(), "search": _search(settings)}
+    return [finding for name, finding in found.items() if not getattr(settings, f"{name}_url")]
+
+
+def _postgres() -> Finding:
+    found = postgres.find()
+    if found is None:
+        advice = f"install postgresql {postgres.OLDEST} or newer, or set QUARTET_POSTGRES_URL"
+        return Finding("PostgreSQL", "none", advice, wrong=True)
+    return Finding("PostgreSQL", f"{found.major}, {found.folder}")
+
+
+def _mongodb() -> Finding:
+    match mongo.find():
+        case None:
+            return Finding(
+                "MongoDB", "none", "install mongod 7 or 8 or nx-27017, or set QUARTET_MONGODB_URL", wrong=True
+            )
+        case "mongod":
+            return Finding("MongoDB", "mongod")
+        case emulator:
+            return Finding(
+                "MongoDB", f"{emulator}, an emulator", "fine for a demo; mongod 7 or 8 on PATH is used if there"
+            )
+
+
+def _redis() -> Finding:
+    found = redis.find()
+    if found is None:
+        return Finding("Redis", "none", "install redis-server 7 or newer, or set QUARTET_REDIS_URL", wrong=True)
+    return Finding("Redis", str(found))
+
+
+def _search(settings: Settings) -> Finding:
+    java = search.find_java()
+    tools = f"Java {java.major}, Maven" if java else "no JDK of Java 17 or newer with Maven"
+    engine = search.choose(settings.dev_search)
+    if engine != "osmem":
+        advice = "" if java else "install a JDK of Java 17 or newer and Maven, or set QUARTET_DEV_SEARCH=osmem"
+        return Finding("search", f"{engine} ({tools})", advice, wrong=java is None)
+    if search.find_osmem() is None:
+        return Finding("search", "none", "install a JDK of Java 17 or newer and Maven, or osmem-server", wrong=True)
+    advice = "" if java else "fine for a demo; with a JDK of Java 17 or newer and Maven a real OpenSearch is used"
+    return Finding("search", f"osmem ({tools})", advice)
+
+
+async def _given_stores(settings: Settings) -> list[Finding]:
+    given = {name: url for name in STORES if (url := getattr(settings, f"{name}_url"))}
+    if not given:
+        return []
+    schemes = {"postgres": "postgresql", "mongodb": "mongodb", "redis": "redis", "search": "http"}
+    others = {f"{name}_url": NOWHERE.replace("tcp", scheme) for name, scheme in schemes.items() if name not in given}
+    async with open_stores(settings.model_copy(update=others)) as stores:
+        versions = await ping_all(stores)
+    findings = []
+    for name, url in given.items():
+        version, shown = versions[name], without_password(url)
+        if isinstance(version, Exception):
+            advice = f"start it, correct QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
+            findings.append(Finding(name, f"{shown} does not answer: {version}", advice, wrong=True))
+        else:
+            findings.append(Finding(name, f"{version}, {shown}"))
+    return findings

@@ -1,0 +1,426 @@
+"""`quartet up`: local servers for stores without a URL, then the API and the sync worker, until Ctrl-C.
+
+What dies is said and started again on its port; what keeps dying ends the whole. Everything started here is stopped
+here, in order: API, worker, stores.
+"""
+
+import asyncio
+import errno
+import json
+import secrets
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, perf_counter
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from quartet import devstores
+from quartet.devstores import Child, Command, LocalServer, Place, Running, StartError, mongo, postgres, redis, search
+from quartet.kernel.errors import Problem
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores, ping_all
+
+LEAST_FREE_BYTES = 200 * 1024 * 1024
+RESTARTS_A_MINUTE = 3
+READY_SECONDS = 60.0
+STORES = ("postgres", "mongodb", "redis", "search")
+
+Prepare = Callable[[Settings, Console], Awaitable[Mapping[str, str]]]
+"""Brings the stores up to date (migrations, index, first demo data) and gives the demo logins, address to password.
+
+It is called again when a store that keeps nothing had to be started anew, so it does only what is missing.
+"""
+Restart = Callable[[], Awaitable[Child]]
+
+
+@dataclass
+class Service:
+    """A process that is watched: how to start it again, and when that was done lately."""
+
+    child: Child
+    restart: Restart
+    restarts: deque[float] = field(default_factory=deque)
+
+    def restarts_lately(self) -> int:
+        """How often it was started again within the last minute."""
+        while self.restarts and monotonic() - self.restarts[0] > 60.0:
+            self.restarts.popleft()
+        return len(self.restarts)
+
+
+class Supervisor:
+    """What runs under one data folder."""
+
+    def __init__(self, settings: Settings, place: Place, prepare: Prepare, console: Console) -> None:
+        self.settings = settings
+        self.place = place
+        self.servers: dict[str, LocalServer] = {}
+        self._prepare = prepare
+        self._console = console
+        self._services: dict[str, Service] = {}  # in the order in which they were started
+        self._stopping = False
+
+    async def start(self) -> Mapping[str, str]:
+        """Stores, what they need, API and worker; the demo logins. Raises StartError."""
+        await self._start_stores()
+        await self._check_given_stores()
+        logins = await self._prepare(self.settings, self._console)
+        for name in ("worker", "api"):
+            await self._start_service(name, lambda name=name: self._launch(name))  # type: ignore[misc]
+        with self._console.status("starting the API"):
+            await self._wait_until_ready()
+        return logins
+
+    async def watch(self) -> None:
+        """Restart what ends by itself. Returns never; raises StartError when something ends again and again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in self._services:
+                    group.create_task(self._watch(name))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def stop(self) -> None:
+        """Stop API, worker and stores, in this order."""
+        self._stopping = True
+        for name in ("api", "worker"):
+            if name in self._services:
+                await self._services.pop(name).child.stop()
+        await asyncio.gather(*(service.child.stop() for service in self._services.values()))
+        self._services.clear()
+
+    async def _start_stores(self) -> None:
+        missing = [name for name in STORES if not getattr(self.settings, f"{name}_url")]
+        failures: list[StartError | OSError] = []
+        with _progress(self._console) as progress:
+
+            async def start(name: str) -> None:
+                line = progress.add_task(f"starting {name}", total=1)
+                try:
+                    running = await self._start_store(name, lambda text: progress.update(line, description=text))
+                except (StartError, OSError) as failure:  # one says why all are stopped; a group would say more
+                    failures.append(failure)
+                    return
+                self.servers[name] = running.server
+                progress.update(line, completed=1, description=f"{name}: {running.server.engine}")
+
+            async with asyncio.TaskGroup() as group:
+                for name in missing:
+                    group.create_task(start(name))
+        for failure in failures:
+            raise failure
+        urls = {f"{name}_url": server.url for name, server in self.servers.items()}
+        self.settings = self.settings.model_copy(update=urls)
+
+    async def _start_store(self, name: str, report: search.Report) -> Running:
+        async def start() -> Running:
+            match name:
+                case "postgres":
+                    return await postgres.start(self.place)
+                case "mongodb":
+                    return await mongo.start(self.place)
+                case "redis":
+                    return await redis.start(self.place)
+                case _:
+                    return await search.start(self.place, self.settings.dev_search, report)
+
+        async def restart() -> Child:
+            running = await start()
+            await self._welcome_back(running.server)
+            return running.child
+
+        running = await start()
+        self._services[name] = Service(running.child, restart)
+        return running
+
+    async def _welcome_back(self, server: LocalServer) -> None:
+        """After a store was started again: give it back what it does not keep, and follow it if it had to move."""
+        moved = self.servers[server.name].url != server.url
+        self.servers[server.name] = server
+        self.settings = self.settings.model_copy(update={f"{server.name}_url": server.url})
+        if not server.keeps_data:
+            await self._prepare(self.settings, self._console)
+        if moved:
+            self._say(f"{server.name} had to take another port, so API and worker are started anew")
+            note_running(self.settings)
+            for name in ("api", "worker"):
+                if name in self._services:
+                    await self._services[name].child.stop()
+
+    async def _check_given_stores(self) -> None:
+        """Stores that are not ours have to answer before anything is built on them."""
+        given = [name for name in STORES if name not in self.servers]
+        began = perf_counter()
+        async with open_stores(self.settings) as stores:
+            versions = await ping_all(stores)
+        for name in given:
+            url, version = str(getattr(self.settings, f"{name}_url")), versions[name]
+            if isinstance(version, Exception):
+                raise StartError(
+                    f"{name} does not answer at {without_password(url)} ({version}): start it, correct "
+                    f"QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
+                )
+            self.servers[name] = LocalServer(
+                name, "as given", version, url, 0, perf_counter() - began, self.place.log(name)
+            )
+
+    async def _start_service(self, name: str, start: Restart) -> None:
+        self._services[name] = Service(await start(), start)
+
+    async def _launch(self, name: str) -> Child:
+        """The API or the worker, told by its environment what was settled here."""
+        settings = self.settings
+        env = {f"QUARTET_{store.upper()}_URL": str(getattr(settings, f"{store}_url")) for store in STORES}
+        env |= {
+            "QUARTET_SECRET": settings.secret.get_secret_value(),
+            "QUARTET_DATA_DIR": str(self.place.data),
+            "QUARTET_HOST": settings.host,
+            "QUARTET_PORT": str(settings.port),
+            "QUARTET_BASE_URL": settings.base_url,
+        }
+        command = "serve" if name == "api" else name
+        argv = [sys.executable, "-m", "quartet.cli", command]
+        port = settings.port if name == "api" else None
+        return devstores.launch(self.place, name, Command(argv, env), port=port)
+
+    async def _wait_until_ready(self) -> None:
+        api = self._services["api"].child
+        async with httpx.AsyncClient(base_url=local_address(self.settings), timeout=5.0, trust_env=False) as client:
+            deadline, said = monotonic() + READY_SECONDS, "no answer"
+            while monotonic() < deadline:
+                if not api.alive:
+                    raise StartError(f"the API ended at once: {api.tail()} — see {api.log}")
+                with suppress(httpx.HTTPError):
+                    answer = await client.get("/health/ready")
+                    if answer.status_code == 200:
+                        return
+                    said = answer.text[:300]
+                await asyncio.sleep(0.1)
+        raise StartError(f"the API was not ready within {READY_SECONDS:.0f} s ({said}) — see {api.log}")
+
+    async def _watch(self, name: str) -> None:
+        service = self._services[name]
+        while True:
+            child = service.child
+            status = await child.wait()
+            if self._stopping:
+                return
+            lately = service.restarts_lately()
+            if lately == RESTARTS_A_MINUTE:
+                raise StartError(
+                    f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.tail()}), so everything is "
+                    f"stopped — see {child.log}"
+                )
+            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            self._say(f"{name} ended ({how}): {child.tail()} — see {child.log}; starting it again")
+            await child.stop()
+            await asyncio.sleep(4**lately - 1)  # at once, then after 3 and 15 seconds
+            service.restarts.append(monotonic())
+            service.child = await service.restart()
+            self._say(f"{name} runs again")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+async def up(settings: Settings, prepare: Prepare, console: Console) -> int:
+    """Run the whole shop until Ctrl-C or SIGTERM; the exit status.
+
+    Anything that keeps it from running is one line on `console` and exit status 1.
+    """
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
+    interrupted = _cancel_on_signals(console)
+    try:
+        with _one_line_failures(settings.data_dir), devstores.hold(_checked_folder(settings.data_dir)):
+            await _run(settings, prepare, console)
+    except (StartError, Problem) as failure:
+        console.print(str(failure), style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except asyncio.CancelledError:
+        if not interrupted.is_set():
+            raise
+        console.print("stopped; all data is kept")
+    return 0
+
+
+async def _run(settings: Settings, prepare: Prepare, console: Console) -> None:
+    place = Place(settings.data_dir)
+    left = await devstores.clear_leftovers(place)
+    if left:
+        console.print(f"stopped what an earlier run had left running: {', '.join(left)}")
+    supervisor = Supervisor(_settled(settings), place, prepare, console)
+    try:
+        logins = await supervisor.start()
+        note_running(supervisor.settings)
+        _show(supervisor, logins, console)
+        await supervisor.watch()
+    finally:
+        _running_note(settings.data_dir).unlink(missing_ok=True)
+        await supervisor.stop()
+
+
+def running_urls(settings: Settings) -> dict[str, object]:
+    """What a running `quartet up` on the same data folder settled and `settings` leaves open: URLs, port, secret.
+
+    Empty when none runs. Values by setting's name, for `model_copy(update=…)`.
+    """
+    data = settings.data_dir.expanduser().resolve()
+    with suppress(OSError, ValueError):
+        noted: dict[str, object] = json.loads(_running_note(data).read_text())
+        if devstores.is_held(data):
+            secret = SecretStr(str(noted.pop("secret")))
+            return {
+                name: value
+                for name, value in {**noted, "secret": secret}.items()
+                if name not in settings.model_fields_set or not getattr(settings, name)
+            }
+    return {}
+
+
+def note_running(settings: Settings) -> None:
+    """Keep what was settled for other commands of the same user; it holds passwords."""
+    names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
+    noted = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
+    _write_private(_running_note(settings.data_dir), json.dumps(noted))
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown."""
+    parts = urlsplit(url)
+    host = parts.netloc.rsplit("@", 1)[-1]
+    user = f"{parts.username}@" if parts.username else ""
+    return parts._replace(netloc=user + host).geturl()
+
+
+def local_address(settings: Settings) -> str:
+    """Where this machine reaches the API: an address to listen on need not be one to connect to."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{host}:{settings.port}"
+
+
+def port_taken(port: int, host: str) -> str | None:
+    """Who listens there, in words; None when nobody does."""
+    if devstores.is_free(port, host):
+        return None
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()}, process {connection.pid}"
+    return "another program"
+
+
+def _settled(settings: Settings) -> Settings:
+    """Settings with a port that is free and a secret that is drawn once."""
+    port = settings.port or devstores.free_port()
+    owner = port_taken(port, settings.host)
+    if owner:
+        raise StartError(f"port {port} is in use ({owner}): stop that, or choose another with --port")
+    update: dict[str, object] = {"port": port}
+    if "base_url" not in settings.model_fields_set:
+        update["base_url"] = local_address(settings.model_copy(update=update))
+    if not settings.secret.get_secret_value():
+        kept = settings.data_dir / "secret"
+        if not kept.exists():
+            _write_private(kept, secrets.token_urlsafe(48))
+        update["secret"] = SecretStr(kept.read_text().strip())
+    return settings.model_copy(update=update)
+
+
+def _checked_folder(data: Path) -> Path:
+    """The data folder, made if need be, with room to work in."""
+    data.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(data).free
+    if free < LEAST_FREE_BYTES:
+        raise StartError(
+            f"only {free // 2**20} MB are free for {data}, and {LEAST_FREE_BYTES // 2**20} MB are needed: make room, "
+            "or choose another folder with --data"
+        )
+    return data
+
+
+@contextmanager
+def _one_line_failures(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                raise StartError(f"the disk of {data} is full: make room, then start again") from error
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                raise StartError(f"{error.filename or data} can't be written: choose another with --data") from error
+        raise
+
+
+def _cancel_on_signals(console: Console) -> asyncio.Event:
+    """The first Ctrl-C, SIGTERM or hang-up cancels the running task; later ones find it stopping already."""
+    interrupted, task, loop = asyncio.Event(), asyncio.current_task(), asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        if interrupted.is_set():
+            console.print("stopping already, a moment")
+            return
+        interrupted.set()
+        console.print("stopping")
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt)
+    return interrupted
+
+
+def _show(supervisor: Supervisor, logins: Mapping[str, str], console: Console) -> None:
+    table = Table(title="Quartet", title_justify="left")
+    for heading in ("store", "engine", "version", "where", "took"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "took" else "left")
+    for name in STORES:
+        server = supervisor.servers[name]
+        table.add_row(name, server.engine, server.version, without_password(server.url), f"{server.took_seconds:.1f} s")
+    table.add_section()
+    address = local_address(supervisor.settings)
+    table.add_row("API", "", "", address, "")
+    table.add_row("docs", "", "", f"{address}/docs", "")
+    if logins:
+        table.add_section()
+    for email, password in logins.items():
+        table.add_row("login", email, "", password, "")
+    console.print(table)
+    if supervisor.servers["search"].engine.startswith("osmem") and not search.find_java():
+        console.print(
+            "Search runs on osmem, in memory: for a real OpenSearch install a JDK of Java 17 or newer and Maven.",
+            style="yellow",
+        )
+    console.print(f"Logs and data are in {supervisor.place.data}. Ctrl-C stops everything that was started here.")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _running_note(data: Path) -> Path:
+    return data / "up.json"
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
