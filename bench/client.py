@@ -1,0 +1,80 @@
+"""A lean HTTP/1.1 client on one kept-alive connection a caller, so that the load costs little beside the server."""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+
+class Connection:
+    """One connection; one request at a time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (lower case) and body."""
+        if self._writer is None or self._writer.is_closing():
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        assert self._reader is not None
+        data = orjson.dumps(body) if body is not None else b""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if body is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+        self._writer.write("\r\n".join([*lines, "", ""]).encode() + data)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        answered = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        if answered.get("transfer-encoding") == "chunked":
+            content = await self._chunks()
+        else:
+            content = await self._reader.readexactly(int(answered.get("content-length", "0")))
+        return int(head[0].split(" ")[1]), answered, content
+
+    async def _chunks(self) -> bytes:
+        assert self._reader is not None
+        parts = []
+        while size := int((await self._reader.readline()).strip(), 16):
+            parts.append(await self._reader.readexactly(size))
+            await self._reader.readexactly(2)
+        await self._reader.readexactly(2)
+        return b"".join(parts)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Client:
+    """A pool of connections: each call takes one that is free."""
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._where = (host, int(port))
+        self._headers = headers or {}
+        self._free: list[Connection] = []
+
+    async def request(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, want: int = 200
+    ) -> tuple[dict[str, str], bytes]:
+        """Headers and body; RuntimeError when the status is not the one wanted."""
+        connection = self._free.pop() if self._free else Connection(*self._where)
+        status, answered, content = await connection.request(method, path, body, {**self._headers, **(headers or {})})
+        self._free.append(connection)
+        if status != want:
+            raise RuntimeError(f"{method} {path}: {status} {content[:300]!r}")
+        return answered, content
+
+    async def json(self, method: str, path: str, body: Any = None, *, want: int = 200, **headers: str) -> Any:
+        """The answer's JSON."""
+        return orjson.loads((await self.request(method, path, body, headers=headers, want=want))[1] or b"null")
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        for connection in self._free:
+            await connection.close()

@@ -1,0 +1,116 @@
+"""What an operation costs: user and system time of each process from /proc, latencies from a monotonic clock."""
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User + system seconds of a process, its threads, and its children, living and waited for.
+
+    A PostgreSQL backend that ended within the run is counted through its parent.
+    """
+    total = 0.0
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0.0
+    for member in family:
+        try:
+            fields = Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        utime, stime, cutime, cstime = (int(value) for value in fields[11:15])
+        total += utime + stime
+        if member.pid == pid:
+            total += cutime + cstime
+    return total / TICK
+
+
+@dataclass
+class Measured:
+    """One operation, repeated: milliseconds of each call, CPU in microseconds per call by process."""
+
+    name: str
+    seconds: float
+    latencies: list[float] = field(repr=False)
+    cpu: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Calls per second, all callers together."""
+        return len(self.latencies) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds that this share of the calls stayed under."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    @property
+    def total_cpu(self) -> float:
+        """Microseconds per call over all processes."""
+        return sum(self.cpu.values())
+
+
+async def measure(
+    name: str,
+    call: Callable[[int], Awaitable[object]],
+    *,
+    calls: int,
+    callers: int,
+    processes: Mapping[str, int],
+    warm: int = 50,
+) -> Measured:
+    """`calls` calls by `callers` at once, after `warm` that don't count. `call` gets the call's number."""
+    for number in range(warm):
+        await call(-1 - number)
+    numbers = iter(range(calls))
+    latencies: list[float] = []
+
+    async def caller() -> None:
+        for number in numbers:
+            began = time.perf_counter()
+            await call(number)
+            latencies.append((time.perf_counter() - began) * 1000)
+
+    before = {process: cpu_seconds(pid) for process, pid in processes.items()}
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    seconds = time.perf_counter() - began
+    cpu = {process: (cpu_seconds(pid) - before[process]) / calls * 1e6 for process, pid in processes.items()}
+    return Measured(name, seconds, latencies, cpu)
+
+
+def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
+    """As Markdown, ratios to the floor first."""
+    processes = sorted({process for m in measured for process in m.cpu})
+    head = ["operation", *(["× floor"] if floor else []), "CPU µs", *processes, "p50 ms", "p99 ms", "calls/s"]
+    rows = []
+    for m in measured:
+        ratio = [f"{m.total_cpu / floor.total_cpu:.1f}"] if floor else []
+        each = [f"{m.cpu.get(process, 0):.0f}" for process in processes]
+        rows.append(
+            [m.name, *ratio, f"{m.total_cpu:.0f}", *each]
+            + [f"{m.quantile(0.5):.1f}", f"{m.quantile(0.99):.1f}", f"{m.rate:.0f}"]
+        )
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> str:
+    """One line that says where this was measured."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}, {platform.system()}"

@@ -1,0 +1,101 @@
+"""The connections to PostgreSQL: lent, given back, and never poisoned."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.stores.postgres import Postgres, Violation
+
+
+@pytest.fixture
+async def pg(servers: dict[str, str]) -> AsyncIterator[Postgres]:
+    pg = Postgres(servers["postgres"], size=2)
+    yield pg
+    await pg.close()
+
+
+async def _pid(pg: Postgres) -> int:
+    async with pg.read() as read:
+        pid: int = await read.fetchval("SELECT pg_backend_pid()")
+        return pid
+
+
+async def test_more_callers_than_connections_take_turns(pg: Postgres) -> None:
+    async def call() -> int:
+        async with pg.read() as read:
+            await read.fetchval("SELECT pg_sleep(0.01)")
+            pid: int = await read.fetchval("SELECT pg_backend_pid()")
+            return pid
+
+    pids = await asyncio.gather(*(call() for _ in range(40)))
+    assert len(set(pids)) == 2
+
+
+async def test_a_refusal_keeps_the_connection(pg: Postgres) -> None:
+    before = await _pid(pg)
+    with pytest.raises(Conflict):
+        async with pg.tx() as tx:
+            await tx.execute("SELECT 1")
+            raise Conflict()
+    with pytest.raises(Violation) as refused:
+        async with pg.tx() as tx:
+            await tx.execute("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'QT001', DETAIL = 'why'; END $$")
+    assert (refused.value.sqlstate, refused.value.detail) == ("QT001", "why")
+    assert await _pid(pg) == before
+
+
+async def test_a_call_cut_short_costs_its_connection_and_no_other(pg: Postgres) -> None:
+    before = await _pid(pg)
+    for _ in range(5):  # more often than there are connections: none may be lost
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), pg.tx() as tx:
+                await tx.execute("SELECT pg_sleep(5)")
+    assert await asyncio.gather(*(_pid(pg) for _ in range(4)))
+    assert await _pid(pg) != before
+
+
+async def test_whoever_gives_up_waiting_passes_the_turn_on(pg: Postgres) -> None:
+    async def hold() -> None:
+        async with pg.read() as read:
+            await read.fetchval("SELECT pg_sleep(0.3)")
+
+    async def hurried() -> None:
+        async with asyncio.timeout(0.1):
+            await _pid(pg)
+
+    holders = [asyncio.create_task(hold()) for _ in range(2)]
+    await asyncio.sleep(0)
+    gave_up = await asyncio.gather(*(hurried() for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(e, TimeoutError | StoreUnavailable) for e in gave_up)
+    await asyncio.gather(*holders)
+    assert await asyncio.gather(*(_pid(pg) for _ in range(10)))
+
+
+async def test_a_server_that_ended_our_connections_is_met_again(pg: Postgres, servers: dict[str, str]) -> None:
+    before = await _pid(pg)
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute("SELECT pg_terminate_backend($1)", before)
+    await admin.close()
+    for _ in range(3):  # the end may arrive a moment after the answer
+        try:
+            after = await _pid(pg)
+            break
+        except StoreUnavailable:
+            continue
+    assert after != before
+
+
+async def test_a_server_that_is_away_is_said_so() -> None:
+    pg = Postgres("postgresql://nobody@127.0.0.1:1/none", size=1)
+    for _ in range(3):  # a failed connect gives its place back
+        with pytest.raises(StoreUnavailable):
+            await pg.ping()
+
+
+async def test_many_rows_come_in_batches(pg: Postgres) -> None:
+    async with pg.read() as read:
+        rows = [row["n"] async for row in read.stream("SELECT n FROM generate_series(1, 2500) AS n", size=100)]
+    assert rows == list(range(1, 2501))
