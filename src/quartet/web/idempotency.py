@@ -1,20 +1,24 @@
 """`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
 
-One transaction: `slot = await claim(tx, key)`, return `slot.replay` if there is one, work, `await slot.keep(answer)`.
-Two, with an outside call between them: `await slot.start()` in the first, `await finish(tx, key, answer)` in the
-second; meanwhile the same key is answered 409, and whoever mends the crash between them finishes the key too.
+One transaction: `async with transaction(pg, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
+`return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first,
+`await finish(tx, owner, key, answer)` in the second; meanwhile the same key is answered 409, and whoever mends a crash
+between them finishes the key too. A refusal (4xx) is a first answer as well and is kept; a failure of ours is not.
 """
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 import orjson
 from fastapi import Depends, Header, Request, Response
 
-from quartet.kernel.errors import IdempotencyKeyReused, RequestInProgress, invalid
+from quartet.kernel.errors import IdempotencyKeyReused, Problem, RequestInProgress, invalid
 from quartet.stores.files import queries
-from quartet.stores.postgres import Tx
+from quartet.stores.postgres import Postgres, Tx
+from quartet.web.answers import problem_response
 from quartet.web.dependencies import Principal, anyone
 
 q = queries(__file__)
@@ -27,6 +31,7 @@ class RequestKey:
     owner: str
     key: str
     fingerprint: bytes
+    request_id: str = ""
 
 
 async def _request_key(
@@ -36,13 +41,14 @@ async def _request_key(
 ) -> RequestKey | None:
     if idempotency_key is None:
         return None
-    if not 1 <= len(idempotency_key) <= 255:
-        raise invalid("Idempotency-Key", "must have 1 to 255 characters")
+    if not 1 <= len(idempotency_key) <= 255 or "\0" in idempotency_key:
+        raise invalid("Idempotency-Key", "must have 1 to 255 characters, none of them NUL")
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
     asked = f"{request.method} {request.url.path}\n".encode() + canonical
     owner = f"user:{principal.user_id}" if principal else f"guest:{request.headers.get('x-cart-token', '')}"
-    return RequestKey(owner, idempotency_key, hashlib.sha256(asked).digest())
+    request_id = request.scope.get("request_id", "")
+    return RequestKey(owner, idempotency_key, hashlib.sha256(asked).digest(), request_id)
 
 
 IdempotencyKey = Annotated[RequestKey | None, Depends(_request_key)]
@@ -59,13 +65,34 @@ class Slot:
     async def keep(self, response: Response) -> Response:
         """Keeps the answer in the transaction and hands it back."""
         if self.key is not None:
-            await finish(self.tx, self.key, response)
+            await _take(self.tx, self.key, *_parts(response))
         return response
 
     async def start(self) -> None:
         """Marks the key as running, for work that outlives this transaction."""
         if self.key is not None:
-            await _keep(self.tx, self.key, None, None, None)
+            await _take(self.tx, self.key, None, None, None)
+
+
+@asynccontextmanager
+async def transaction(pg: Postgres, key: RequestKey | None) -> AsyncIterator[Slot]:
+    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself."""
+    try:
+        async with pg.tx() as tx:
+            yield await claim(tx, key)
+    except (IdempotencyKeyReused, RequestInProgress):
+        raise
+    except Problem as problem:
+        if key is not None and problem.status < 500:
+            await _keep_refusal(pg, key, problem)
+        raise
+
+
+async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None:
+    # Between the rollback and now the same key may have got another answer; that one stands, and this is only told.
+    with suppress(RequestInProgress):
+        async with pg.once() as tx:
+            await _take(tx, key, *_parts(problem_response(problem, key.request_id)))
 
 
 async def claim(tx: Tx, key: RequestKey | None) -> Slot:
@@ -75,7 +102,7 @@ async def claim(tx: Tx, key: RequestKey | None) -> Slot:
     row = await tx.fetchrow(q.claim, key.owner, key.key)
     if row["known"] and row["fingerprint"] != key.fingerprint:
         raise IdempotencyKeyReused()
-    if not row["free"] or (row["known"] and row["status"] is None):
+    if row["status"] is None and (row["known"] or not row["free"]):
         raise RequestInProgress()
     if not row["known"]:
         return Slot(tx, key)
@@ -83,16 +110,15 @@ async def claim(tx: Tx, key: RequestKey | None) -> Slot:
     return Slot(tx, key, Response(row["body"], row["status"], headers))
 
 
-async def finish(tx: Tx, key: RequestKey, response: Response) -> None:
-    """Keeps the answer under a key that is free or was started by this very request."""
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    await _keep(tx, key, response.status_code, headers, bytes(response.body))
+async def finish(tx: Tx, owner: str, key: str, response: Response) -> None:
+    """Keeps the answer under a started key, for the request that started it or one that did not live to do so; a key
+    that has its answer keeps that one."""
+    await tx.execute(q.finish, owner, key, *_parts(response))
 
 
-async def release(tx: Tx, key: RequestKey | None) -> None:
+async def release(tx: Tx, owner: str, key: str) -> None:
     """Frees a started key whose work did not happen, so that a repetition tries again."""
-    if key is not None:
-        await tx.execute(q.release, key.owner, key.key)
+    await tx.execute(q.release, owner, key)
 
 
 async def sweep(tx: Tx) -> None:
@@ -100,9 +126,14 @@ async def sweep(tx: Tx) -> None:
     await tx.execute(q.sweep)
 
 
-async def _keep(
+def _parts(response: Response) -> tuple[int, dict[str, str], bytes]:
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return response.status_code, headers, bytes(response.body)
+
+
+async def _take(
     tx: Tx, key: RequestKey, status: int | None, headers: dict[str, str] | None, body: bytes | None
 ) -> None:
     # None back: another request with this key committed between our claim and now.
-    if await tx.fetchval(q.keep, key.owner, key.key, key.fingerprint, status, headers, body) is None:
+    if await tx.fetchval(q.take, key.owner, key.key, key.fingerprint, status, headers, body) is None:
         raise RequestInProgress()

@@ -6,16 +6,19 @@ SELECT pg_try_advisory_xact_lock(hashtextextended($1::text || chr(10) || $2::tex
 FROM (VALUES (1)) AS one
 LEFT JOIN idempotency_keys k ON k.owner = $1 AND k.key = $2 AND k.created_at > now() - interval '24 hours';
 
--- name: keep
--- A key older than 24 hours is free again even before it is swept.
+-- name: take
+-- With an answer, or started without one. Never over a key that another request has taken, whose row `claim` may have
+-- missed: its snapshot can be older than its lock. A key older than 24 hours is free again even before it is swept.
 INSERT INTO idempotency_keys (owner, key, fingerprint, status, headers, body)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (owner, key) DO UPDATE
     SET fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
         body = excluded.body, created_at = now()
     WHERE idempotency_keys.created_at <= now() - interval '24 hours'
-       OR (idempotency_keys.status IS NULL AND idempotency_keys.fingerprint = excluded.fingerprint)
 RETURNING owner;
+
+-- name: finish
+UPDATE idempotency_keys SET status = $3, headers = $4, body = $5 WHERE owner = $1 AND key = $2 AND status IS NULL;
 
 -- name: release
 -- A started key whose work turned out not to have happened.
