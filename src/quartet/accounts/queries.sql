@@ -11,6 +11,9 @@ SELECT id, email, password_hash, display_name, plan, roles, created_at FROM user
 -- name: user_by_email
 SELECT id, email, password_hash, display_name, plan, roles, created_at FROM users WHERE email = $1;
 
+-- name: user_exists
+SELECT EXISTS (SELECT FROM users WHERE id = $1);
+
 -- name: names
 SELECT id, display_name FROM users WHERE id = ANY ($1) AND display_name IS NOT NULL;
 

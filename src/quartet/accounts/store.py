@@ -45,6 +45,11 @@ async def user_by_email(read: Read, email: str) -> tuple[User, str | None] | Non
     return (_user(row), row["password_hash"]) if row else None
 
 
+async def exists(read: Read, user_id: UUID) -> bool:
+    """Whether there is such a user."""
+    return bool(await read.fetchval(q.user_exists, user_id))
+
+
 async def names(read: Read, ids: Iterable[UUID]) -> dict[UUID, str]:
     """Display names of those who have one, in one query."""
     return {row["id"]: row["display_name"] for row in await read.fetch(q.names, list(ids))}

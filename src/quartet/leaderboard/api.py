@@ -1,0 +1,86 @@
+"""Routes of the leaderboard."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field, StrictInt
+
+from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, Unauthenticated
+from quartet.leaderboard import service
+from quartet.leaderboard.model import Period
+from quartet.web.answers import answer, problems
+from quartet.web.dependencies import ShopDep, Signed, Staff
+from quartet.web.shapes import Body, Shape, text
+
+router = APIRouter(prefix="/leaderboard", tags=["leaderboard"])
+
+PeriodQuery = Annotated[Period, Query(description="Today (UTC), or this ISO week.")]
+
+
+class PlaceShape(Shape):
+    """Equal points share a rank."""
+
+    rank: int
+    display_name: str
+    xp: int
+
+
+class Board(Shape):
+    """Best first."""
+
+    items: list[PlaceShape]
+
+
+class MyPlace(Shape):
+    """`rank` is null for somebody without points."""
+
+    rank: int | None
+    xp: int
+
+
+class Points(Body):
+    """`eventId` names what the points are for; it counts once."""
+
+    user_id: UUID
+    xp: Annotated[StrictInt, Field(ge=1, le=1_000_000_000)]
+    event_id: Annotated[str, text(200)]
+
+
+class Given(Shape):
+    """`counted` is false when the event had been counted before."""
+
+    user_id: UUID
+    xp: int
+    event_id: str
+    counted: bool
+
+
+@router.get("", response_model=Board, responses=problems(Invalid, StoreUnavailable))
+async def get_board(
+    shop: ShopDep,
+    period: PeriodQuery = "daily",
+    limit: Annotated[int, Query(ge=1, le=100, description="How many places.")] = 20,
+) -> Response:
+    """The best of today or of this week."""
+    rows = await service.top(shop, period, limit)
+    return answer(Board(items=[PlaceShape.model_validate(row) for row in rows]))
+
+
+@router.get("/me", response_model=MyPlace, responses=problems(Unauthenticated, Invalid, StoreUnavailable))
+async def get_mine(shop: ShopDep, principal: Signed, period: PeriodQuery = "daily") -> Response:
+    """Your own place."""
+    place = await service.place_of(shop, period, principal.user_id)
+    return answer(MyPlace(rank=place.rank, xp=place.xp) if place else MyPlace(rank=None, xp=0))
+
+
+@router.post(
+    "/xp",
+    status_code=201,
+    response_model=Given,
+    responses=problems(Unauthenticated, Forbidden, Invalid, StoreUnavailable),
+)
+async def give(shop: ShopDep, _staff: Staff, body: Points) -> Response:
+    """Gives somebody points, on today's and this week's board."""
+    counted = await service.give(shop, body.user_id, body.xp, body.event_id)
+    return answer(Given(user_id=body.user_id, xp=body.xp, event_id=body.event_id, counted=counted), 201)
