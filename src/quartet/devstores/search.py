@@ -124,7 +124,7 @@ async def _start_osmem(place: Place) -> Running:
     return await serve(
         place,
         "search",
-        "osmem (OpenSearch's API, in memory)",
+        "osmem (in memory)",
         command=lambda port: Command([*words, "-addr", f"{HOST}:{port}"]),
         probe=answering,
         url=lambda port: f"http://{HOST}:{port}",
