@@ -1,0 +1,82 @@
+-- migrate:up
+
+-- What is charged and what is left: a row per sellable SKU. SKUs compare byte by byte (COLLATE "C") on every machine,
+-- because rows are locked in SKU order and two servers' languages must not disagree on it.
+CREATE TABLE inventory (
+    sku              TEXT COLLATE "C" PRIMARY KEY,
+    name             TEXT NOT NULL,
+    stock            INT NOT NULL DEFAULT 0 CONSTRAINT inventory_stock CHECK (stock BETWEEN 0 AND 1000000000),
+    reserved         INT NOT NULL DEFAULT 0 CONSTRAINT inventory_reserved CHECK (reserved BETWEEN 0 AND stock),
+    unit_price_cents BIGINT NOT NULL
+                     CONSTRAINT inventory_price CHECK (unit_price_cents BETWEEN 0 AND 100000000000),
+    currency         CHAR(3) NOT NULL DEFAULT 'USD',
+    category         TEXT,  -- a copy of the catalog's, for reports
+    -- Counted up by every change that writes its own ledger entry; a change that does not was written by hand.
+    revision         BIGINT NOT NULL DEFAULT 0,
+    updated_at       TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+
+-- The ledger: every change of stock and reserved, with its cause. Its sums equal the row. It has no foreign keys: it
+-- outlives what it tells of, and an order is placed without two more look-ups a line.
+CREATE TABLE inventory_movements (
+    id             BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    sku            TEXT COLLATE "C" NOT NULL,
+    stock_delta    INT NOT NULL DEFAULT 0,
+    reserved_delta INT NOT NULL DEFAULT 0,
+    reason         TEXT NOT NULL,  -- opening, received, adjusted, reserved, released, sold, returned, or staff's own word
+    order_id       UUID,
+    note           TEXT,
+    actor          TEXT NOT NULL DEFAULT 'system',  -- a user's id, or which part of the shop
+    created_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
+    CONSTRAINT inventory_movements_move CHECK (stock_delta <> 0 OR reserved_delta <> 0)
+);
+CREATE INDEX inventory_movements_sku ON inventory_movements (sku, id DESC);
+CREATE INDEX inventory_movements_at ON inventory_movements USING brin (created_at);
+
+CREATE FUNCTION refuse_ledger_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the ledger of inventory movements is only ever added to' USING ERRCODE = 'QT007';
+END $$;
+CREATE TRIGGER inventory_movements_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON inventory_movements
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_ledger_change();
+
+-- New rows open their ledger, however they came: by the shop, by COPY, by hand.
+CREATE FUNCTION open_ledger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO inventory_movements (sku, stock_delta, reserved_delta, reason)
+    SELECT sku, stock, reserved, 'opening' FROM fresh WHERE stock <> 0 OR reserved <> 0;
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM fresh;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER inventory_opens_ledger AFTER INSERT ON inventory REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION open_ledger();
+
+-- A row changed or deleted by hand: the ledger and the outbox follow all the same.
+CREATE FUNCTION follow_hand() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF OLD.stock <> 0 OR OLD.reserved <> 0 THEN
+            INSERT INTO inventory_movements (sku, stock_delta, reserved_delta, reason, actor)
+            VALUES (OLD.sku, -OLD.stock, -OLD.reserved, 'adjusted', session_user);
+        END IF;
+    ELSIF OLD.sku <> NEW.sku THEN
+        RAISE EXCEPTION 'a SKU keeps its name: add %, and take the stock of % down', NEW.sku, OLD.sku
+            USING ERRCODE = 'QT007';
+    ELSIF OLD.stock <> NEW.stock OR OLD.reserved <> NEW.reserved THEN
+        INSERT INTO inventory_movements (sku, stock_delta, reserved_delta, reason, actor)
+        VALUES (NEW.sku, NEW.stock - OLD.stock, NEW.reserved - OLD.reserved, 'adjusted', session_user);
+    END IF;
+    INSERT INTO outbox (topic, key, payload)
+    VALUES ('stock.changed', OLD.sku, jsonb_build_object('sku', OLD.sku));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER inventory_follows_hand AFTER UPDATE ON inventory
+    FOR EACH ROW WHEN (OLD.revision = NEW.revision) EXECUTE FUNCTION follow_hand();
+CREATE TRIGGER inventory_follows_deletion AFTER DELETE ON inventory
+    FOR EACH ROW EXECUTE FUNCTION follow_hand();
+
+-- migrate:down
+DROP TABLE inventory_movements;
+DROP TABLE inventory;
+DROP FUNCTION follow_hand, open_ledger, refuse_ledger_change;

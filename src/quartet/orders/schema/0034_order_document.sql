@@ -1,0 +1,34 @@
+-- migrate:up
+
+-- An order as its page shows it, by one call; null when there is none. VOLATILE, so that
+-- `SELECT order_document(place_order(…))` sees what place_order has just written: one round trip. Payments are read when
+-- it runs, from the table that their room owns.
+CREATE FUNCTION order_document(p_order_id UUID) RETURNS JSONB LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN (
+        SELECT jsonb_build_object(
+            'id', o.id, 'number', 'Q-' || o.number, 'user_id', o.user_id, 'status', o.status,
+            'items', (
+                SELECT jsonb_agg(jsonb_build_object(
+                    'sku', i.sku, 'name', i.product_name, 'qty', i.quantity, 'unit_price_cents', i.unit_price_cents,
+                    'line_total_cents', i.unit_price_cents * i.quantity) ORDER BY i.sku, i.unit_price_cents, i.id)
+                FROM order_items i WHERE i.order_id = o.id),
+            'total_cents', o.total_cents, 'captured_cents', o.captured_cents, 'refunded_cents', o.refunded_cents,
+            'currency', o.currency, 'metadata', o.metadata,
+            'payments', (
+                SELECT jsonb_agg(jsonb_build_object(
+                    'id', p.id, 'order_id', p.order_id, 'provider', p.provider, 'provider_ref', p.provider_ref,
+                    'amount_cents', p.amount_cents, 'status', p.status, 'processed_at', p.processed_at)
+                    ORDER BY p.created_at, p.id)
+                FROM payments p WHERE p.order_id = o.id),
+            'history', (
+                SELECT jsonb_agg(jsonb_build_object(
+                    'at', h.at, 'from', h.from_status, 'to', h.to_status, 'by', h.by, 'reason', h.reason)
+                    ORDER BY h.id)
+                FROM order_history h WHERE h.order_id = o.id),
+            'created_at', o.created_at, 'updated_at', o.updated_at, 'expires_at', o.expires_at)
+        FROM orders o WHERE o.id = p_order_id);
+END $$;
+
+-- migrate:down
+DROP FUNCTION order_document;
