@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,11 +11,15 @@ import asyncpg
 import orjson
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.files import queries
 
 Record = Mapping[str, Any]
 
 CONNECT_SECONDS = 3.0
 CALL_SECONDS = 10.0
+ALONE_SECONDS = 0.5
+
+q = queries(__file__)
 # What a statement raises when the server is gone, going, or not yet there.
 _GONE = (
     asyncpg.PostgresConnectionError,
@@ -45,6 +49,21 @@ class Violation(Exception):
         self.message: str = error.message or ""
 
 
+class _Refusals:
+    """Raises Violation where the statement stands, so that a room can answer with its own error."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ours = isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("QT")
+        if ours or isinstance(error, asyncpg.IntegrityConstraintViolationError | asyncpg.RaiseError):
+            raise Violation(error) from error  # type: ignore[arg-type]
+
+
+_refusals = _Refusals()
+
+
 class Read:
     """One connection to look with. Statements are prepared once a connection and reused."""
 
@@ -53,15 +72,18 @@ class Read:
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """All rows."""
-        return await self._connection.fetch(sql, *args)
+        with _refusals:
+            return await self._connection.fetch(sql, *args)
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """The first row, or None."""
-        return await self._connection.fetchrow(sql, *args)
+        with _refusals:
+            return await self._connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self._connection.fetchval(sql, *args)
+        with _refusals:
+            return await self._connection.fetchval(sql, *args)
 
     async def stream(self, sql: str, *args: Any, size: int = 1000) -> AsyncIterator[Any]:
         """Rows one by one from a server-side cursor, `size` a round trip; flat in memory."""
@@ -75,15 +97,18 @@ class Tx(Read):
 
     async def execute(self, sql: str, *args: Any) -> str:
         """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
-        return await self._connection.execute(sql, *args)
+        with _refusals:
+            return await self._connection.execute(sql, *args)
 
     async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """One statement for many rows, pipelined."""
-        await self._connection.executemany(sql, rows)
+        with _refusals:
+            await self._connection.executemany(sql, rows)
 
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
         """COPY in binary; answers the tag."""
-        return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
+        with _refusals:
+            return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
 
 
 async def _prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
@@ -209,6 +234,21 @@ class Postgres:
         except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
 
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
+        """Waits until no other process is in the block of this name; yields a function that says whether that still
+        holds. The server lets the next one in when this connection ends, however it ends; so for a moment there may be
+        two, and what is done inside must bear that. Keeps a connection of its own outside the pool."""
+        connection = await self.listen_connection()
+        try:
+            while not await connection.fetchval(q.try_alone, name):
+                await asyncio.sleep(ALONE_SECONDS)
+            yield lambda: not connection.is_closed()
+        except _GONE as error:
+            raise StoreUnavailable("postgres") from error
+        finally:
+            connection.terminate()
+
     async def close(self) -> None:
         """Closes the idle connections."""
         await self._pool.close()
@@ -221,7 +261,8 @@ class Postgres:
             connection = await self._pool.take()
             sound = False
             try:
-                yield connection
+                with _refusals:  # a deferred constraint speaks at COMMIT
+                    yield connection
                 sound = True
             except _GONE:
                 raise
@@ -230,13 +271,5 @@ class Postgres:
                 raise
             finally:
                 self._pool.give_back(connection, sound=sound)
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise Violation(error) from error
-        except asyncpg.RaiseError as error:
-            raise Violation(error) from error
         except _GONE as error:
             raise StoreUnavailable("postgres") from error
-        except asyncpg.PostgresError as error:
-            if (error.sqlstate or "").startswith("QT"):  # raised by our own functions
-                raise Violation(error) from error
-            raise
