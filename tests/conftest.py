@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -42,7 +43,7 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dic
 
 
 def _database(url: str, name: str) -> str:
-    return f"{url.rsplit('/', 1)[0]}/{name}"
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,7 @@ async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> As
     yield Settings(
         _env_file=None,
         postgres_url=_database(servers["postgres"], name),
-        mongodb_url=f"{servers['mongodb'].rstrip('/')}/{name}",
+        mongodb_url=_database(servers["mongodb"], name),
         redis_url=servers["redis"],
         search_url=servers["search"],
         search_alias=name,
