@@ -1,12 +1,17 @@
-"""The outbox: events written where they happen, drained in order by one relay at a time."""
+"""The outbox: events written where they happen, drained in order by one relay at a time.
 
+A relay looks (`due`), carries what it saw with no transaction open, and writes down what became of it (`forget`,
+`postpone`, `fail`). Killed between, it or another carries the same events again: consumers know an event by its id.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from quartet.stores.files import queries
-from quartet.stores.postgres import Tx
+from quartet.stores.postgres import Read, Tx
 
 q = queries(__file__)
 
@@ -27,3 +32,34 @@ class Event:
 async def emit(tx: Tx, topic: str, key: str, payload: dict[str, Any]) -> None:
     """Writes an event into the transaction that makes it true."""
     await tx.execute(q.emit, topic, key, payload)
+
+
+async def due(read: Read, limit: int) -> list[Event]:
+    """The oldest events that may be tried now, each key's in their order."""
+    return [Event(**row) for row in await read.fetch(q.due, limit)]
+
+
+async def forget(tx: Tx, ids: Sequence[int]) -> None:
+    """They have been carried."""
+    await tx.execute(q.forget, ids)
+
+
+async def postpone(tx: Tx, ids: Sequence[int], seconds: float) -> None:
+    """Later again, through no fault of theirs."""
+    await tx.execute(q.postpone, ids, seconds)
+
+
+async def fail(tx: Tx, event: Event, seconds: float) -> None:
+    """Later again, one attempt more."""
+    await tx.execute(q.fail, event.id, seconds)
+
+
+async def put_back(tx: Tx, event_id: UUID, topic: str, key: str, payload: dict[str, Any]) -> None:
+    """Into the outbox again under its own `event_id`."""
+    await tx.execute(q.put_back, event_id, topic, key, payload)
+
+
+async def depth(read: Read) -> tuple[int, datetime | None]:
+    """How many events wait, and since when the oldest does."""
+    row = await read.fetchrow(q.depth)
+    return row["pending"], row["oldest"]

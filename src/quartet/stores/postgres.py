@@ -242,7 +242,7 @@ class Postgres:
         connection = await self.listen_connection()
         try:
             while not await connection.fetchval(q.try_alone, name):
-                await asyncio.sleep(ALONE_SECONDS)
+                await asyncio.sleep(ALONE_SECONDS)  # noqa: ASYNC110 — the lock is the server's, in another process
             yield lambda: not connection.is_closed()
         except _GONE as error:
             raise StoreUnavailable("postgres") from error

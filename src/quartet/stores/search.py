@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 CALL_SECONDS = 5.0
 BULK_SECONDS = 30.0
+BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB it is refused
 
 
 class SearchRefused(Exception):
@@ -38,7 +39,17 @@ class BulkResult:
     @property
     def accepted(self) -> bool:
         """In, or superseded by a newer version, or a delete of what was not there."""
-        return self.status < 300 or self.status in (404, 409)
+        return self.status < 300 or self.status == 409 or (self.status == 404 and not self.reason)
+
+    @property
+    def homeless(self) -> bool:
+        """The alias names no index (any more)."""
+        return self.status == 404 and bool(self.reason)
+
+    @property
+    def passing(self) -> bool:
+        """Refused because the engine was busy or hurt: the same item may go in later."""
+        return self.status == 429 or self.status >= 500
 
 
 class _Client(Protocol):
@@ -120,8 +131,13 @@ class SearchEngine:
         return await client.request(method, path, params or {}, body, seconds or CALL_SECONDS)
 
     async def search(self, index: str, body: Json) -> Json:
-        """`_search`; the engine's answer as it is."""
-        found: Json = await self.request("POST", f"/{index}/_search", body=body)
+        """`_search`; the engine's answer as it is. StoreUnavailable also while there is no index yet."""
+        try:
+            found: Json = await self.request("POST", f"/{index}/_search", body=body)
+        except SearchRefused as refusal:
+            if refusal.status == 404:
+                raise StoreUnavailable("search", "the search index is not there yet") from refusal
+            raise
         return found
 
     async def get(self, index: str, id_: str) -> Json | None:
@@ -135,15 +151,24 @@ class SearchEngine:
         return found
 
     async def bulk(
-        self, index: str, actions: Sequence[tuple[Json, Json | None]], *, refresh: bool = False
+        self, alias: str, actions: Sequence[tuple[Json, Json | None]], *, refresh: bool = False
     ) -> list[BulkResult]:
-        """`_bulk` of (action, document or None for a delete); one result an action, in order.
+        """`_bulk` of (action, document or None for a delete); one result an action, in order. Through an alias only:
+        a write to an index that is not there would make one, with guessed fields; this way each item is refused 404.
 
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
-        lines = [part for action, document in actions for part in (action, document) if part is not None]
-        body = b"\n".join(orjson.dumps(line) for line in lines) + b"\n"
-        params = {"refresh": "true"} if refresh else {}
-        found = await self.request("POST", f"/{index}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
+        results: list[BulkResult] = []
+        body = bytearray()
+        for action, document in actions:
+            body += b"".join(orjson.dumps(part) + b"\n" for part in (action, document) if part is not None)
+            if len(body) > BULK_BYTES:
+                results += await self._bulk(alias, bytes(body), refresh)
+                body.clear()
+        return results + (await self._bulk(alias, bytes(body), refresh) if body else [])
+
+    async def _bulk(self, alias: str, body: bytes, refresh: bool) -> list[BulkResult]:
+        params = {"require_alias": "true"} | ({"refresh": "true"} if refresh else {})
+        found = await self.request("POST", f"/{alias}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
         results = [next(iter(item.values())) for item in found["items"]]
         return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]
 
@@ -162,21 +187,34 @@ class SearchEngine:
 
     async def alias_target(self, alias: str) -> str | None:
         """The index that the alias names, or None."""
+        return next(iter(await self.alias_targets(alias)), None)
+
+    async def alias_targets(self, alias: str) -> list[str]:
+        """Every index that the alias names."""
         try:
             found: Json = await self.request("GET", f"/_alias/{alias}")
         except SearchRefused as refusal:
             if refusal.status == 404:
-                return None
+                return []
             raise
-        return next(iter(found), None)
+        return list(found)
 
-    async def swap_alias(self, alias: str, index: str) -> None:
-        """Points the alias at the index and away from any other in one atomic call."""
-        old = await self.alias_target(alias)
-        actions: list[Json] = [{"add": {"index": index, "alias": alias}}]
-        if old is not None and old != index:
-            actions.insert(0, {"remove": {"index": old, "alias": alias}})
+    async def swap_alias(self, alias: str, index: str, *, leave: str) -> None:
+        """Points the alias at the index, away from all others, and takes the alias `leave` off it: one atomic call."""
+        old = [other for other in await self.alias_targets(alias) if other != index]
+        actions: list[Json] = [{"remove": {"index": other, "alias": alias}} for other in old]
+        actions += [{"remove": {"index": index, "alias": leave}}, {"add": {"index": index, "alias": alias}}]
         await self.request("POST", "/_aliases", body={"actions": actions}, seconds=BULK_SECONDS)
+
+    async def mappings(self, index: str) -> Json:
+        """The mappings of the index (or of the one that an alias names); {} where there is none."""
+        try:
+            found: Json = await self.request("GET", f"/{index}/_mapping")
+        except SearchRefused as refusal:
+            if refusal.status == 404:
+                return {}
+            raise
+        return next((dict(one["mappings"]) for one in found.values()), {})
 
     async def refresh(self, index: str) -> None:
         """Makes what was written findable now."""
