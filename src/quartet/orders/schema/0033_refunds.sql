@@ -2,7 +2,7 @@
 
 -- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
 -- makes the order 'refunded' (a cancelled one stays cancelled). p_restock puts the order's pieces back on the shelf,
--- once. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 no such order.
+-- once. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 no such order.
 CREATE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,
@@ -23,6 +23,10 @@ BEGIN
     ELSIF v_order.captured_cents = 0 THEN
         RAISE EXCEPTION 'nothing was paid for this order, so there is nothing to give back'
             USING ERRCODE = 'QT004', DETAIL = json_build_object('from', v_order.status, 'to', 'refunded')::text;
+    END IF;
+    SELECT id INTO v_refund FROM refunds WHERE source_ref = p_source_ref AND order_id = p_order_id;
+    IF FOUND THEN
+        RETURN v_refund;
     END IF;
     v_left := v_order.captured_cents - v_order.refunded_cents;
     v_amount := coalesce(p_amount, v_left);

@@ -1,0 +1,165 @@
+"""Routes of the inventory, for staff."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import AfterValidator, Field
+
+from quartet.inventory import store
+from quartet.inventory.model import MAX_STOCK, Item, Movement, StockOutOfBounds
+from quartet.kernel.errors import (
+    Forbidden,
+    IdempotencyKeyReused,
+    Invalid,
+    NotFound,
+    RequestInProgress,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from quartet.web import idempotency
+from quartet.web.answers import answer, problems
+from quartet.web.dependencies import ShopDep, Staff
+from quartet.web.idempotency import IdempotencyKey
+from quartet.web.paging import Page, Paging
+from quartet.web.shapes import MAX_BIGINT, Body, Cents, Int, Shape, Sku, text
+
+router = APIRouter(prefix="/inventory", tags=["inventory"])
+
+_STAFF = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+SkuPath = Annotated[Sku, Path(description="A sellable SKU.")]
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must not be 0")
+    return value
+
+
+class ItemShape(Shape):
+    """`available` is what can be bought now: `stock` less `reserved`."""
+
+    sku: str
+    name: str
+    stock: int
+    reserved: int
+    available: int
+    unit_price_cents: int
+    currency: str
+    updated_at: datetime
+
+
+class MovementShape(Shape):
+    """`delta` is the change of stock, `reservedDelta` that of what open orders hold; `by` is a user's id or a part of
+    the shop."""
+
+    id: int
+    sku: str
+    delta: int
+    reserved_delta: int
+    reason: str
+    note: str | None
+    order_id: UUID | None
+    by: str
+    created_at: datetime
+
+
+class PutItem(Body):
+    """Without `stock` the stock stays as it is."""
+
+    name: Annotated[str, text(300)]
+    unit_price_cents: Cents
+    stock: Annotated[Int, Field(ge=0, le=MAX_STOCK)] | None = None
+
+
+class Move(Body):
+    """`reason`: received, adjusted, returned, damaged, … in a word or two."""
+
+    delta: Annotated[Int, Field(ge=-MAX_STOCK, le=MAX_STOCK), AfterValidator(_not_zero)]
+    reason: Annotated[str, text(60)]
+    note: Annotated[str, text(1000)] | None = None
+
+
+def _shape(item: Item) -> ItemShape:
+    return ItemShape.model_validate(item)
+
+
+def _movement(movement: Movement) -> MovementShape:
+    return MovementShape(
+        id=movement.id, sku=movement.sku, delta=movement.stock_delta, reserved_delta=movement.reserved_delta,
+        reason=movement.reason, note=movement.note, order_id=movement.order_id, by=movement.actor,
+        created_at=movement.created_at,
+    )  # fmt: skip
+
+
+@router.get("", response_model=Page[ItemShape], responses=problems(*_STAFF))
+async def list_items(
+    shop: ShopDep,
+    _: Staff,
+    paging: Paging,
+    below_available: Annotated[
+        int | None, Query(alias="belowAvailable", ge=0, le=MAX_STOCK, description="Fewer than so many available.")
+    ] = None,
+    q: Annotated[str | None, Query(max_length=100, description="Part of the SKU or the name.")] = None,
+) -> Response:
+    """Items in SKU order."""
+    after = ""
+    if paging.cursor is not None:
+        (after,) = shop.cursors.decode(paging.cursor, "inventory")
+    async with shop.stores.pg.read() as read:
+        items = await store.page(read, after=after, limit=paging.limit + 1, below=below_available, text=q or None)
+    shown = items[: paging.limit]
+    more = shop.cursors.encode([shown[-1].sku], "inventory") if len(items) > paging.limit else None
+    return answer(Page[ItemShape](items=[_shape(item) for item in shown], next_cursor=more))
+
+
+@router.get("/{sku}", response_model=ItemShape, responses=problems(NotFound, *_STAFF))
+async def get_item(shop: ShopDep, _: Staff, sku: SkuPath) -> Response:
+    """One item."""
+    async with shop.stores.pg.read() as read:
+        return answer(_shape(await store.get(read, sku)))
+
+
+@router.put(
+    "/{sku}",
+    response_model=ItemShape,
+    responses={201: {"model": ItemShape, "description": "It is new."}, **problems(StockOutOfBounds, *_STAFF)},
+)
+async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem) -> Response:
+    """Makes or changes an item, priced in the shop's currency."""
+    async with shop.stores.pg.tx() as tx:
+        item, created = await store.put(
+            tx, sku, body.name, body.unit_price_cents, stock=body.stock,
+            currency=shop.settings.currency, actor=str(principal.user_id),
+        )  # fmt: skip
+    return answer(_shape(item), 201 if created else 200)
+
+
+@router.post(
+    "/{sku}/movements",
+    status_code=201,
+    response_model=MovementShape,
+    responses=problems(NotFound, StockOutOfBounds, IdempotencyKeyReused, RequestInProgress, *_STAFF),
+)
+async def post_movement(shop: ShopDep, principal: Staff, sku: SkuPath, body: Move, key: IdempotencyKey) -> Response:
+    """Moves stock and writes why. Below what open orders hold: 409."""
+    async with idempotency.transaction(shop.stores.pg, key) as slot:
+        if slot.replay is not None:
+            return slot.replay
+        moved = await store.move(slot.tx, sku, body.delta, body.reason, note=body.note, actor=str(principal.user_id))
+        return await slot.keep(answer(_movement(moved), 201))
+
+
+@router.get("/{sku}/movements", response_model=Page[MovementShape], responses=problems(NotFound, *_STAFF))
+async def list_movements(shop: ShopDep, _: Staff, sku: SkuPath, paging: Paging) -> Response:
+    """The ledger, newest first; its sums equal the item."""
+    scope, before = f"movements:{sku}", MAX_BIGINT
+    if paging.cursor is not None:
+        (before,) = shop.cursors.decode(paging.cursor, scope)
+    async with shop.stores.pg.read() as read:
+        await store.get(read, sku)
+        found = await store.movements(read, sku, before=before, limit=paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    return answer(Page[MovementShape](items=[_movement(entry) for entry in shown], next_cursor=more))

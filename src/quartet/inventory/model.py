@@ -1,0 +1,50 @@
+"""A row of inventory and of its ledger, and what can go wrong with them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from quartet.kernel.errors import Conflict
+
+MAX_STOCK = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sellable SKU: pieces on the shelf, pieces promised to open orders, and what one is charged, in minor units."""
+
+    sku: str
+    name: str
+    stock: int
+    reserved: int
+    unit_price_cents: int
+    currency: str
+    category: str | None
+    updated_at: datetime
+
+    @property
+    def available(self) -> int:
+        """Pieces that can be bought now."""
+        return self.stock - self.reserved
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One entry of the ledger; `actor` is a user's id or a part of the shop."""
+
+    id: int
+    sku: str
+    stock_delta: int
+    reserved_delta: int
+    reason: str
+    order_id: UUID | None
+    note: str | None
+    actor: str
+    created_at: datetime
+
+
+class StockOutOfBounds(Conflict):
+    """The stock would fall below what open orders hold, or rise above a thousand million pieces. Nothing was moved;
+    `stock` and `reserved` say how things stand."""
+
+    slug, title = "stock-out-of-bounds", "The stock can not become that"

@@ -1,0 +1,47 @@
+-- name: prices
+-- One look-up of many SKUs by primary key.
+SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
+FROM inventory WHERE sku = ANY ($1::text[]);
+
+-- name: page
+-- In the primary key's order, so that a page costs what it shows.
+SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
+FROM inventory
+WHERE sku > $1
+  AND ($2::bigint IS NULL OR stock - reserved < $2)
+  AND ($3::text IS NULL OR strpos(lower(sku), lower($3)) > 0 OR strpos(lower(name), lower($3)) > 0)
+ORDER BY sku LIMIT $4;
+
+-- name: put
+-- Stock is left alone; a new row's trigger tells the outbox itself. A null category keeps the one there is.
+WITH put AS (
+    INSERT INTO inventory (sku, name, unit_price_cents, currency, category) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (sku) DO UPDATE
+        SET name = excluded.name, unit_price_cents = excluded.unit_price_cents, currency = excluded.currency,
+            category = coalesce(excluded.category, inventory.category),
+            revision = inventory.revision + 1, updated_at = now()
+    RETURNING sku, name, stock, reserved, unit_price_cents, currency, category, updated_at, xmax = 0 AS created
+), told AS (
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM put WHERE NOT created
+)
+SELECT * FROM put;
+
+-- name: move
+-- Row, ledger and outbox in one statement; no row when there is no such SKU or its stock can't become that.
+WITH moved AS (
+    UPDATE inventory SET stock = stock + $2, revision = revision + 1, updated_at = now()
+    WHERE sku = $1 AND stock + $2 BETWEEN reserved AND 1000000000
+    RETURNING sku
+), told AS (
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM moved
+)
+INSERT INTO inventory_movements (sku, stock_delta, reason, note, actor)
+SELECT sku, $2, $3, $4, $5 FROM moved
+RETURNING id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at;
+
+-- name: movements
+-- Newest first, by the index on (sku, id DESC).
+SELECT id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at
+FROM inventory_movements WHERE sku = $1 AND id < $2 ORDER BY id DESC LIMIT $3;

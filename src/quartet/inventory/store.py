@@ -1,0 +1,87 @@
+"""Inventory and its ledger in PostgreSQL.
+
+Whoever changes several SKUs in one transaction takes them in SKU order, as orders do; otherwise two of them may wait
+for each other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from quartet.inventory.model import Item, Movement, StockOutOfBounds
+from quartet.kernel.errors import NotFound
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Record, Tx
+
+q = queries(__file__)
+
+
+def _item(row: Record) -> Item:
+    return Item(
+        row["sku"], row["name"], row["stock"], row["reserved"], row["unit_price_cents"], row["currency"],
+        row["category"], row["updated_at"],
+    )  # fmt: skip
+
+
+async def prices(read: Read, skus: Iterable[str]) -> dict[str, Item]:
+    """Price and stock of those SKUs that there are, by SKU; one query."""
+    return {row["sku"]: _item(row) for row in await read.fetch(q.prices, list(skus))}
+
+
+async def get(read: Read, sku: str) -> Item:
+    """Raises NotFound."""
+    row = await read.fetchrow(q.prices, [sku])
+    if row is None:
+        raise NotFound(f"there is no SKU {sku}")
+    return _item(row)
+
+
+async def page(read: Read, *, after: str, limit: int, below: int | None = None, text: str | None = None) -> list[Item]:
+    """Items in SKU order after a SKU; `below`: less than so many available; `text`: within SKU or name."""
+    return [_item(row) for row in await read.fetch(q.page, after, below, text, limit)]
+
+
+async def put(
+    tx: Tx,
+    sku: str,
+    name: str,
+    unit_price_cents: int,
+    *,
+    currency: str,
+    actor: str,
+    stock: int | None = None,
+    category: str | None = None,
+) -> tuple[Item, bool]:
+    """Makes or changes a row; answers it, and whether it is new. Without `stock` the stock stays (0 when new), without
+    `category` the category. `actor` is a user's id or a part of the shop.
+
+    Raises StockOutOfBounds when `stock` is less than what is reserved.
+    """
+    row = await tx.fetchrow(q.put, sku, name, unit_price_cents, currency, category)
+    item, created = _item(row), bool(row["created"])
+    if stock is None or stock == item.stock:
+        return item, created
+    if not item.reserved <= stock:
+        raise _out_of_bounds(item, stock)
+    await move(tx, sku, stock - item.stock, "received" if created else "adjusted", actor=actor)
+    return replace(item, stock=stock), created
+
+
+async def move(tx: Tx, sku: str, delta: int, reason: str, *, note: str | None = None, actor: str) -> Movement:
+    """Changes the stock by `delta` pieces and writes why. Raises NotFound, StockOutOfBounds."""
+    row = await tx.fetchrow(q.move, sku, delta, reason, note, actor)
+    if row is None:
+        item = await get(tx, sku)
+        raise _out_of_bounds(item, item.stock + delta)
+    return Movement(**row)
+
+
+async def movements(read: Read, sku: str, *, before: int, limit: int) -> list[Movement]:
+    """The ledger of a SKU, newest first, older than the entry `before`."""
+    return [Movement(**row) for row in await read.fetch(q.movements, sku, before, limit)]
+
+
+def _out_of_bounds(item: Item, stock: int) -> StockOutOfBounds:
+    return StockOutOfBounds(
+        f"{item.reserved} pieces of {item.sku} are reserved, so the stock can not become {stock}",
+        stock=item.stock, reserved=item.reserved,
+    )  # fmt: skip

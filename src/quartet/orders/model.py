@@ -1,0 +1,117 @@
+"""An order as its page shows it, and what can go wrong with one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from quartet.kernel.errors import Conflict, Problem
+
+Status = Literal["pending", "confirmed", "shipped", "delivered", "cancelled", "refunded"]
+
+
+@dataclass(frozen=True)
+class OrderItem:
+    """A line: name and price as they were when the order was placed. Cents are minor units of the order's currency."""
+
+    sku: str
+    name: str
+    qty: int
+    unit_price_cents: int
+    line_total_cents: int
+
+
+@dataclass(frozen=True)
+class OrderPayment:
+    """A try at paying, as the payments room keeps it."""
+
+    id: UUID
+    order_id: UUID
+    provider: str
+    provider_ref: str
+    amount_cents: int
+    status: str
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of status; the first has no `from_status`. `by` is a user's id or a part of the shop."""
+
+    at: datetime
+    from_status: Status | None
+    to_status: Status
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Order:
+    """`captured_cents` is what was paid, `refunded_cents` what of it was given back; `expires_at` is until when an
+    unpaid order holds its stock, None once that is decided."""
+
+    id: UUID
+    number: str
+    user_id: UUID
+    status: Status
+    items: tuple[OrderItem, ...]
+    total_cents: int
+    captured_cents: int
+    refunded_cents: int
+    currency: str
+    metadata: dict[str, Any]
+    payments: tuple[OrderPayment, ...]
+    history: tuple[Step, ...]
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+
+    @property
+    def refundable_cents(self) -> int:
+        """What can still be given back."""
+        return self.captured_cents - self.refunded_cents
+
+
+@dataclass(frozen=True)
+class OrderRefund:
+    """Money given back of an order, and whether its pieces went back on the shelf with it."""
+
+    id: UUID
+    order_id: UUID
+    at: datetime
+    amount_cents: int
+    currency: str
+    restocked: bool
+    reason: str | None
+    by: str
+
+
+class InsufficientStock(Conflict):
+    """There are fewer pieces than the order asks for. `shortages` lists every SKU that is short, with what was
+    requested and what is available; nothing was reserved. Order less, or wait."""
+
+    slug, title = "insufficient-stock", "There is not enough in stock"
+
+
+class UnknownSku(Problem):
+    """The order names SKUs that the shop does not sell; `skus` lists them. Take them out and order again."""
+
+    slug, status, title = "unknown-sku", 422, "The shop does not sell that"
+
+
+class MixedCurrencies(Problem):
+    """The order's SKUs are priced in several currencies; `currencies` says which has which. Order them apart."""
+
+    slug, status, title = "mixed-currencies", 422, "An order is paid in one currency"
+
+
+class InvalidTransition(Conflict):
+    """The order's status does not allow this step; `from` is what it is, `to` what it can't become."""
+
+    slug, title = "invalid-transition", "The order's status does not allow this"
+
+
+class OverRefund(Conflict):
+    """More was to be given back than is left of what was paid for the order; `refundableCents` is what is left."""
+
+    slug, title = "over-refund", "That is more than was paid"

@@ -1,0 +1,220 @@
+"""Orders in PostgreSQL, where each step is one function of the database (`schema/`) and one round trip.
+
+Every step locks the order's row first and inventory rows in SKU order after it. One order a transaction: a second one's
+SKUs would be taken out of that order.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from quartet.kernel.errors import Invalid, NotFound, Problem
+from quartet.orders.model import (
+    InsufficientStock,
+    InvalidTransition,
+    MixedCurrencies,
+    Order,
+    OrderItem,
+    OrderPayment,
+    OrderRefund,
+    OverRefund,
+    Status,
+    Step,
+    UnknownSku,
+)
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Tx, Violation
+
+q = queries(__file__)
+
+
+class Before(NamedTuple):
+    """Where a page of orders begins: older than this one."""
+
+    created_at: datetime
+    id: UUID
+
+
+async def place(
+    tx: Tx,
+    user_id: UUID,
+    items: Iterable[tuple[str, int]],
+    metadata: Mapping[str, Any] | None = None,
+    hold: timedelta = timedelta(minutes=15),
+) -> Order:
+    """Reserves stock and writes the order, all or nothing; lines (SKU, pieces) of one SKU are added up.
+
+    Raises InsufficientStock, UnknownSku, MixedCurrencies, Invalid (no lines, pieces not 1 to 999 a SKU).
+    """
+    lines = [{"sku": sku, "qty": qty} for sku, qty in items]
+    with _refusals():
+        return _order(await tx.fetchval(q.place, user_id, lines, dict(metadata or {}), hold))
+
+
+async def get(read: Read, order_id: UUID) -> Order:
+    """Raises NotFound."""
+    return _found(await read.fetchval(q.get, order_id), order_id)
+
+
+async def lock(tx: Tx, order_id: UUID) -> Order:
+    """The order, with its row locked until the transaction ends. Raises NotFound."""
+    return _found(await tx.fetchval(q.lock, order_id), order_id)
+
+
+async def confirm(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
+    """The money is captured: what was reserved is sold. Raises InvalidTransition, NotFound."""
+    return await _step(tx, q.confirm, order_id, by, reason)
+
+
+async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
+    """A pending order's stock is released, a confirmed one's put back on the shelf; its money is the caller's to give
+    back (`refund`). Raises InvalidTransition, NotFound."""
+    return await _step(tx, q.cancel, order_id, by, reason)
+
+
+async def ship(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+    """Raises InvalidTransition, NotFound."""
+    return await _step(tx, q.ship, order_id, by, reason)
+
+
+async def deliver(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+    """Raises InvalidTransition, NotFound."""
+    return await _step(tx, q.deliver, order_id, by, reason)
+
+
+async def refund(
+    tx: Tx,
+    order_id: UUID,
+    amount_cents: int | None = None,
+    *,
+    restock: bool = False,
+    by: str = "system",
+    reason: str | None = None,
+    source_ref: str | None = None,
+) -> OrderRefund:
+    """Notes money given back, all that is left by default; all of it makes the order refunded, unless it is cancelled.
+    `restock` puts the order's pieces back on the shelf, once. A `source_ref` seen before answers that refund again.
+
+    Raises OverRefund, InvalidTransition (nothing was paid), NotFound.
+    """
+    with _refusals():
+        refund_id = await tx.fetchval(q.refund, order_id, amount_cents, restock, by, reason, source_ref)
+    return OrderRefund(**await tx.fetchrow(q.refund_by_id, refund_id))
+
+
+async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None) -> list[UUID]:
+    """Cancels unpaid orders whose time is over, the oldest first; answers their ids. The only thing to do in its
+    transaction, because of the locks."""
+    return [row[0] for row in await tx.fetch(q.expire, limit, now)]
+
+
+async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
+    """Whether the user has paid for any of these SKUs and not given it back."""
+    return bool(await read.fetchval(q.has_bought, user_id, list(skus)))
+
+
+async def page(
+    read: Read, *, limit: int, before: Before | None = None, user_id: UUID | None = None, status: Status | None = None
+) -> list[Order]:
+    """Newest first: a user's or everybody's, of one status or all."""
+    start = (before.created_at, before.id) if before else (None, None)
+    if user_id is not None:
+        rows = await read.fetch(q.of_user, *start, limit, user_id, status)
+    elif status is None:
+        rows = await read.fetch(q.newest, *start, limit)
+    else:
+        query = q.still_open if status in ("pending", "confirmed") else q.done
+        rows = await read.fetch(query, *start, limit, status)
+    return [_order(row[0]) for row in rows]
+
+
+async def _step(tx: Tx, query: str, order_id: UUID, by: str, reason: str | None) -> Order:
+    with _refusals():
+        return _order(await tx.fetchval(query, order_id, by, reason))
+
+
+def _found(document: dict[str, Any] | None, order_id: UUID) -> Order:
+    if document is None:
+        raise NotFound(f"there is no order {order_id}")
+    return _order(document)
+
+
+def _order(document: dict[str, Any]) -> Order:
+    """An order from what `order_document` gives."""
+    placed = Step(_at(document["created_at"]), None, "pending", document["user_id"], None)
+    return Order(
+        id=UUID(document["id"]),
+        number=document["number"],
+        user_id=UUID(document["user_id"]),
+        status=document["status"],
+        items=tuple(OrderItem(**item) for item in document["items"] or ()),
+        total_cents=document["total_cents"],
+        captured_cents=document["captured_cents"],
+        refunded_cents=document["refunded_cents"],
+        currency=document["currency"],
+        metadata=document["metadata"],
+        payments=tuple(_payment(payment) for payment in document["payments"] or ()),
+        history=(placed, *(_history(step) for step in document["history"] or ())),
+        created_at=_at(document["created_at"]),
+        updated_at=_at(document["updated_at"]),
+        expires_at=_at(document["expires_at"]) if document["expires_at"] else None,
+    )
+
+
+def _payment(payment: dict[str, Any]) -> OrderPayment:
+    processed = payment["processed_at"]
+    return OrderPayment(
+        UUID(payment["id"]), UUID(payment["order_id"]), payment["provider"], payment["provider_ref"],
+        payment["amount_cents"], payment["status"], _at(processed) if processed else None,
+    )  # fmt: skip
+
+
+def _history(step: dict[str, Any]) -> Step:
+    return Step(_at(step["at"]), step["from"], step["to"], step["by"], step["reason"])
+
+
+_at = datetime.fromisoformat
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the database's functions refuse, in the words of the shop."""
+    try:
+        yield
+    except Violation as refusal:
+        problem = _problem(refusal)
+        if problem is None:
+            raise
+        raise problem from refusal
+
+
+def _problem(refusal: Violation) -> Problem | None:
+    if not refusal.sqlstate.startswith("QT"):
+        return None
+    detail: Any = orjson.loads(refusal.detail) if refusal.detail else None
+    match refusal.sqlstate:
+        case "QT001":
+            short = ", ".join(f"{s['sku']} ({s['requested']} asked, {s['available']} there)" for s in detail[:5])
+            return InsufficientStock(f"short of {short}", shortages=detail)
+        case "QT002":
+            return UnknownSku(f"the shop does not sell {', '.join(detail[:5])}", skus=detail)
+        case "QT003":
+            errors = [{"field": _field(fault), "message": fault["message"]} for fault in detail]
+            return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
+        case "QT004":
+            return InvalidTransition(refusal.message, **detail)
+        case "QT005":
+            return OverRefund(refusal.message, **detail)
+        case "QT006":
+            return MixedCurrencies(currencies=detail)
+        case "QT008":
+            return NotFound(refusal.message)
+    return None
+
+
+def _field(fault: dict[str, Any]) -> str:
+    return "items" if fault["index"] is None else f"items.{fault['index']}.{fault['field']}"
