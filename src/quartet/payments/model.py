@@ -1,7 +1,7 @@
 """Payments and refunds as values, and what can go wrong with them."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -31,19 +31,28 @@ class Payment:
     processed_at: datetime | None
     created_at: datetime
 
-    @property
-    def captured(self) -> bool:
-        """Whether the provider has taken the money."""
-        return self.status in ("succeeded", "refunded")
+
+@dataclass(frozen=True)
+class Completed:
+    """A payment as it stands, whose it is, and what it bought: pieces by SKU."""
+
+    payment: Payment
+    user_id: UUID
+    bought: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Refund:
-    """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, or the money came too late."""
+    """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, or the money came too late.
+    `charge_ref` is the provider's name for the payment."""
 
     id: UUID
     payment_id: UUID
+    order_id: UUID
+    provider: str
+    charge_ref: str
     amount_cents: int
+    currency: str
     status: Literal["pending", "succeeded", "failed"]
     reason: RefundReason
     restock: bool
@@ -78,9 +87,10 @@ class GiveBack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a charge or refund stands at the provider. `decline_code` goes with `failed` only."""
+    """How a charge or refund stands at the provider. `provider_ref` is None while it has not named it; `decline_code`
+    goes with `failed` only."""
 
-    provider_ref: str
+    provider_ref: str | None
     status: Literal["pending", "succeeded", "failed"]
     decline_code: str | None = None
 
@@ -109,6 +119,13 @@ class PaymentInProgress(Conflict):
     slug, title = "payment-in-progress", "Another payment of this order is under way"
 
 
+class OrderNotPayable(Conflict):
+    """Only a pending order whose time is not over can be paid; `orderStatus` says how it stands. Whatever was charged
+    meanwhile is given back."""
+
+    slug, title = "order-not-payable", "This order can't be paid"
+
+
 class ProviderError(Problem):
     """The payment provider failed. Nothing was charged or given back; try again."""
 
@@ -130,14 +147,3 @@ class RefundTooLarge(Conflict):
     """More was asked back than is left of what was captured; `refundableCents` is what is left."""
 
     slug, title = "refund-too-large", "That is more than is left to refund"
-
-
-# A charge that the provider has never heard of after this long was never sent; no request of ours lives nearly so long.
-ABANDONED = timedelta(minutes=2)
-# The request that started it is given this long to finish by itself.
-FIRST_ASKED_AFTER = timedelta(seconds=20)
-
-
-def ask_again(asked: int) -> timedelta:
-    """How long to wait before the provider is asked once more: 2 s, doubled each time, at most an hour."""
-    return timedelta(seconds=min(3600, 2 << min(asked, 12)))

@@ -1,69 +1,52 @@
 -- name: start
--- The order's row is locked by the caller. No row back: another payment of the order is open.
-INSERT INTO payments (id, order_id, provider, provider_ref, amount_cents, currency, request_owner, request_key, ask_at,
-                      created_at, updated_at)
-VALUES ($1, $2, $3, $1::text, $4, $5, $6, $7, $8, $9, $9)
-ON CONFLICT (order_id) WHERE status IN ('pending', 'succeeded') DO NOTHING
-RETURNING *;
+SELECT * FROM start_payment($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: complete
+-- Who bought what comes along for the cart; it never changes, so that the call's own snapshot does for it.
+SELECT c.*, o.user_id, (SELECT jsonb_object_agg(sku, qty) FROM (
+           SELECT sku, sum(quantity) AS qty FROM order_items i WHERE i.order_id = o.id GROUP BY sku) AS line) AS bought
+FROM complete_payment($1, $2, $3, $4, $5, $6) c JOIN orders o ON o.id = c.order_id;
 
 -- name: by_id
-SELECT * FROM payments WHERE id = $1;
-
--- name: of_order
-SELECT * FROM payments WHERE order_id = $1 ORDER BY created_at, id;
-
--- name: note_pending
--- The provider has it in hand: its name for it, and when we ask again should no webhook come.
-UPDATE payments SET provider_ref = $2, ask_at = $3, updated_at = $4 WHERE id = $1 AND status = 'pending' RETURNING *;
-
--- name: settle
--- Under the order's lock. A failed payment may still turn out to have been charged; a captured one stays so.
-UPDATE payments
-SET status = $2, provider_ref = $3, decline_code = $4, processed_at = $5, updated_at = $5
-WHERE id = $1 AND status IN ('pending', 'failed')
-RETURNING *;
+SELECT p.* FROM payments p JOIN orders o ON o.id = p.order_id
+WHERE p.id = $1 AND ($2::uuid IS NULL OR o.user_id = $2);
 
 -- name: take_to_ask
--- Open payments whose time has come, each given to one worker only: ask_at moves on before the provider is asked.
-UPDATE payments SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
+-- Open payments whose time has come, each given to one worker only: ask_at moves on before the provider is asked, by
+-- 2 s, doubled each time, an hour at most.
+UPDATE payments
+SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
 WHERE id IN (SELECT id FROM payments WHERE status = 'pending' AND ask_at <= $1
              ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- name: start_refund
-INSERT INTO payment_refunds (id, payment_id, amount_cents, reason, restock, by_user, request_owner, request_key, ask_at,
-                             created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
-RETURNING *;
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM start_refund($1, $2, $3, $4, $5, $6, $7, $8, $9) r JOIN payments p ON p.id = r.payment_id;
 
--- name: refund_by_id
-SELECT * FROM payment_refunds WHERE id = $1;
+-- name: complete_refund
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM complete_refund($1, $2, $3, $4) r JOIN payments p ON p.id = r.payment_id;
 
--- name: on_its_way
--- What has been promised back and has not arrived.
-SELECT coalesce(sum(amount_cents), 0)::bigint FROM payment_refunds WHERE payment_id = $1 AND status = 'pending';
-
--- name: settle_refund
--- Under the order's lock. No row back: it was settled before.
-UPDATE payment_refunds SET status = $2, provider_ref = $3, processed_at = $4, updated_at = $4
-WHERE id = $1 AND status = 'pending'
-RETURNING *;
-
--- name: add_refunded
-UPDATE payments
-SET refunded_cents = refunded_cents + $2, updated_at = $3,
-    status = CASE WHEN refunded_cents + $2 = amount_cents THEN 'refunded' ELSE status END
-WHERE id = $1
-RETURNING *;
+-- name: late_refund
+-- What complete_payment put on its way back, for whoever completed the payment to see to at once.
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE r.payment_id = $1 AND r.reason = 'late' AND r.status = 'pending';
 
 -- name: take_refunds_to_ask
-UPDATE payment_refunds SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
-WHERE id IN (SELECT id FROM payment_refunds WHERE status = 'pending' AND ask_at <= $1
-             ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING *;
+WITH due AS (
+    UPDATE payment_refunds
+    SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
+    WHERE id IN (SELECT id FROM payment_refunds WHERE status = 'pending' AND ask_at <= $1
+                 ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    RETURNING *
+)
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM due r JOIN payments p ON p.id = r.payment_id;
 
 -- name: remember_event
--- False when the event has been carried out before. A second delivery waits here for the first one's transaction.
+-- No row back when the event has been carried out before. A second delivery waits here for the first's transaction.
 INSERT INTO webhook_events (provider, event_id, kind, payment_id, received_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING true;

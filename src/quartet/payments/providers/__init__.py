@@ -1,35 +1,19 @@
 """The companies that move the money: one file each, all behind `PaymentProvider`."""
 
-from collections.abc import Collection, Mapping
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Mapping
 
-from quartet.payments.model import Charge, GiveBack, Outcome, WebhookEvent
+from quartet.kernel.settings import Settings
+from quartet.payments.providers.port import PaymentProvider
+from quartet.payments.providers.sandbox import Sandbox
+from quartet.stores.postgres import Postgres
+
+Providers = Mapping[str, PaymentProvider]
 
 
-class PaymentProvider(Protocol):
-    """What the shop asks of a provider, always outside of transactions and with a reference of its own.
-
-    Every call may raise ProviderError (known not to have happened) or ProviderSilent (unknown).
-    """
-
-    @property
-    def methods(self) -> Collection[str] | None:
-        """The payment methods there are, or None when only the provider can tell."""
-        ...
-
-    async def charge(self, charge: Charge) -> Outcome:
-        """Authorises and captures; the same reference again gives the first outcome."""
-        ...
-
-    async def refund(self, refund: GiveBack) -> Outcome:
-        """Gives back; the same reference again gives the first outcome."""
-        ...
-
-    async def look_up(self, reference: str) -> Outcome | None:
-        """How the charge with our reference stands; None when the provider never heard of it."""
-        ...
-
-    def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
-        """Raises BadSignature, BadRequest. Header names are in lower case."""
-        ...
+def open_providers(settings: Settings, pg: Postgres) -> Providers:
+    """The providers that `settings.payment_providers` turns on, by name. ValueError names one that there is not."""
+    known = {"sandbox": Sandbox}
+    unknown = [name for name in settings.payment_providers if name not in known]
+    if unknown:
+        raise ValueError(f"no such payment provider: {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: known[name](settings, pg) for name in settings.payment_providers}

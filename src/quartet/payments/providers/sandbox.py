@@ -10,8 +10,8 @@
 | `card_error` | the provider fails, nothing is charged |
 
 A webhook is a POST to `/webhooks/sandbox` of `{"id", "type", "createdAt", "data": {"reference", "chargeId", "status",
-"declineCode"}}`, type `charge.succeeded` or `charge.failed`, with the header `Sandbox-Signature: t=<unix seconds>,v1=<hex>`,
-HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks.
+"declineCode"}}`, type `charge.succeeded` or `charge.failed`, with the header
+`Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks.
 """
 
 import asyncio

@@ -1,0 +1,46 @@
+"""Routes of payments; paying itself is the checkout's."""
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+
+from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
+from quartet.payments import store
+from quartet.payments.model import Status
+from quartet.web.answers import answer, problems
+from quartet.web.dependencies import ShopDep, Signed
+from quartet.web.shapes import Shape
+
+router = APIRouter(prefix="/payments", tags=["payments"])
+
+
+class PaymentShape(Shape):
+    """`providerRef` is the provider's name for it, the payment's own id until it has one; `refundedCents` is what has
+    been given back. A payment that came too late is `refunded`, its money on its way."""
+
+    id: UUID
+    order_id: UUID
+    provider: str
+    provider_ref: str
+    amount_cents: int
+    currency: str
+    status: Status
+    decline_code: str | None
+    refunded_cents: int
+    processed_at: datetime | None
+    created_at: datetime
+
+
+@router.get(
+    "/{payment_id}",
+    response_model=PaymentShape,
+    responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
+)
+async def get_payment(shop: ShopDep, principal: Signed, payment_id: UUID) -> Response:
+    """A payment of one's own; staff see all."""
+    async with shop.stores.pg.read() as read:
+        payment = await store.by_id(read, payment_id, None if principal.is_staff else principal.user_id)
+    if payment is None:
+        raise NotFound("there is no such payment")
+    return answer(PaymentShape.model_validate(payment))
