@@ -22,7 +22,7 @@ SELECT order_document(ship_order($1, $2, $3));
 SELECT order_document(deliver_order($1, $2, $3));
 
 -- name: expire
-SELECT expire_orders($1, coalesce($2, now()));
+SELECT expire_orders($1, coalesce($2::timestamptz, now()));
 
 -- name: refund
 SELECT refund_order($1, $2, $3, $4, $5, $6);
@@ -41,15 +41,15 @@ SELECT EXISTS (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE user_id = $4 AND ($5::text IS NULL OR status = $5)
-      AND created_at <= coalesce($1, 'infinity')
-      AND (created_at, id) < (coalesce($1, 'infinity'), coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND created_at <= coalesce($1::timestamptz, 'infinity')
+      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: newest
 -- Everybody's, by orders_newest.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
-    WHERE (created_at, id) < (coalesce($1, 'infinity'), coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+    WHERE (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: still_open
@@ -57,8 +57,8 @@ SELECT order_document(id) FROM (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('pending', 'confirmed')
-      AND created_at <= coalesce($1, 'infinity')
-      AND (created_at, id) < (coalesce($1, 'infinity'), coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND created_at <= coalesce($1::timestamptz, 'infinity')
+      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: done
@@ -66,6 +66,6 @@ SELECT order_document(id) FROM (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('shipped', 'delivered', 'cancelled', 'refunded')
-      AND created_at <= coalesce($1, 'infinity')
-      AND (created_at, id) < (coalesce($1, 'infinity'), coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND created_at <= coalesce($1::timestamptz, 'infinity')
+      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;

@@ -21,7 +21,7 @@ BEGIN
                 ('qty', 'must be a whole number from 1 to 999',
                     qty IS NULL OR qty NOT BETWEEN 1 AND 999 OR qty % 1 <> 0),
                 ('qty', 'comes to more than 999 of one SKU',
-                    (SELECT sum(CASE jsonb_typeof(l -> 'qty') WHEN 'number' THEN (l -> 'qty')::numeric END)
+                    qty BETWEEN 1 AND 999 AND (SELECT sum(CASE jsonb_typeof(l -> 'qty') WHEN 'number' THEN (l -> 'qty')::numeric END)
                      FROM jsonb_array_elements(p_items) AS l WHERE l -> 'sku' = line -> 'sku') > 999)
              ) AS fault(field, message, holds)
         WHERE holds;
