@@ -111,25 +111,34 @@ def test_upper_and_lower_case_are_one_sku() -> None:
 def test_an_interrupted_invoice_comes_out_whole() -> None:
     rows = [row(), row(invoice="536366"), row(sku="71053"), row(invoice="536366", sku="71053")]
     lines = [line for line in read(text(*rows)) if isinstance(line, Line)]
-    found = list(invoices(lines, survey(lines).invoice_lines))
+    found = list(invoices(lines, survey(lines).invoices, {"2010-12"}))
     assert [(invoice.number, len(invoice.lines)) for invoice in found] == [("536365", 2), ("536366", 2)]
     assert [line.number for line in found[0].lines] == [2, 4]
+
+
+def test_a_month_is_read_no_further_than_its_last_line() -> None:
+    rows = [row(), row(invoice="2", at="2011-01-01 00:00:00"), row(invoice="3"), row(invoice="4")]
+    lines = [line for line in read(text(*rows, row(invoice="5", at="2011-01-02 00:00:00"))) if isinstance(line, Line)]
+    extents, unread = survey(lines).invoices, iter(lines)
+    assert [invoice.number for invoice in invoices(unread, extents, {"2010-12"})] == ["536365", "3", "4"]
+    assert [line.invoice for line in unread] == ["5"]
+    assert list(invoices(lines, extents, {"1999-01"})) == []
 
 
 def test_the_survey_takes_the_usual_name_and_the_latest_usual_price() -> None:
     rows = [
         row(unit_price="9.99", at="2010-12-01 08:00:00"),
         row(unit_price="9.99", at="2010-12-02 08:00:00"),
-        row(unit_price="2.95", at="2011-01-05 08:00:00"),
-        row(unit_price="2.55", at="2011-01-06 08:00:00", description="WHITE HEART"),
-        row(unit_price="2.55", at="2011-01-07 08:00:00", description=""),
-        row(unit_price="0.0", at="2011-01-08 08:00:00", description="damaged"),
+        row(unit_price="2.95", at="2011-01-05 08:00:00", invoice="9"),
+        row(unit_price="2.55", at="2011-01-06 08:00:00", invoice="9", description="WHITE HEART"),
+        row(unit_price="2.55", at="2011-01-07 08:00:00", invoice="9", description=""),
+        row(unit_price="0.0", at="2011-01-08 08:00:00", invoice="9", description="damaged"),
         row(invoice="C1", quantity="-4", unit_price="1.00", at="2011-02-08 08:00:00"),
     ]
     found = survey(read(text(*rows)))
     heart = found.goods["85123A"]
     assert (heart.name, heart.price_cents, heart.units) == ("WHITE HANGING HEART", 255, 30)
-    assert (found.lines, found.months) == (7, {"2010-12", "2011-02"}), "an invoice's month is its first line's"
+    assert (found.lines, found.months) == (7, ["2010-12", "2011-01", "2011-02"])
     assert found.cancelled == {("17850", "85123A")}
     assert found.mills == 2 * 6 * 9990 + 6 * 2950 + 2 * 6 * 2550 - 4 * 1000
 

@@ -3,8 +3,7 @@
 import csv
 import io
 import lzma
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,10 +51,19 @@ class Unread(NamedTuple):
 
 @dataclass(slots=True)
 class Customer:
-    """A customer as first seen."""
+    """A customer as first seen, and the months of their invoices."""
 
     since: datetime
     country: str
+    months: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Extent:
+    """How many lines an invoice has, and its month: its first line's."""
+
+    month: str
+    lines: int = 0
 
 
 @dataclass
@@ -66,11 +74,15 @@ class Survey:
 
     lines: int = 0
     mills: int = 0
-    months: set[str] = field(default_factory=set)
     goods: dict[str, Goods] = field(default_factory=dict)
     customers: dict[str, Customer] = field(default_factory=dict)
-    invoice_lines: Counter[str] = field(default_factory=Counter)
+    invoices: dict[str, Extent] = field(default_factory=dict)
     cancelled: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def months(self) -> list[str]:
+        """The months (`2010-12`) in which there are invoices, in order."""
+        return sorted({invoice.month for invoice in self.invoices.values()})
 
 
 @contextmanager
@@ -122,33 +134,44 @@ def survey(lines: Iterable[Line | Unread]) -> Survey:
         found.mills += line.mills
         if isinstance(line, Unread):
             continue
-        found.invoice_lines[line.invoice] += 1
-        if found.invoice_lines[line.invoice] == 1:
-            found.months.add(f"{line.at:%Y-%m}")  # of the invoice, as in Invoice.month
+        invoice = found.invoices.get(line.invoice)
+        if invoice is None:
+            invoice = found.invoices[line.invoice] = Extent(f"{line.at:%Y-%m}")
+        invoice.lines += 1
         if refusal(line) is None:
-            _take_in(found, line)
+            _take_in(found, line, invoice.month)
     return found
 
 
-def _take_in(found: Survey, line: Line) -> None:
+def _take_in(found: Survey, line: Line, month: str) -> None:
     goods = found.goods.get(line.sku)
     if goods is None:
         goods = found.goods[line.sku] = Goods(first_sold=line.at)
-    goods.add(line)
-    if line.customer not in found.customers:
-        found.customers[line.customer] = Customer(line.at, line.country)
+    goods.add(line, month)
+    customer = found.customers.get(line.customer)
+    if customer is None:
+        customer = found.customers[line.customer] = Customer(line.at, line.country)
+    customer.months.add(month)
     if line.is_cancellation and line.customer != UNKNOWN_CUSTOMER:
         found.cancelled.add((line.customer, line.sku))
 
 
-def invoices(lines: Iterable[Line], invoice_lines: Counter[str]) -> Iterator[Invoice]:
-    """The second pass: whole invoices, each as soon as its last line was read (one of the file's is interrupted by
-    another's lines). `invoice_lines` says how many lines each has."""
+def invoices(lines: Iterable[Line], extents: Mapping[str, Extent], months: Collection[str]) -> Iterator[Invoice]:
+    """The second pass: whole invoices of these months, each as soon as its last line was read (one of the file's is
+    interrupted by another's lines). Reads no further than the last of them."""
+    missing = sum(extent.lines for extent in extents.values() if extent.month in months)
     waiting: dict[str, Invoice] = {}
-    for line in lines:
+    for line in lines if missing else ():
+        extent = extents[line.invoice]
+        if extent.month not in months:
+            continue
         invoice = waiting.get(line.invoice)
         if invoice is None:
-            invoice = waiting[line.invoice] = Invoice(line.invoice, line.at, line.customer, line.country)
+            invoice = Invoice(line.invoice, extent.month, line.at, line.customer, line.country)
+            waiting[line.invoice] = invoice
         invoice.lines.append(line)
-        if len(invoice.lines) == invoice_lines[line.invoice]:
+        missing -= 1
+        if len(invoice.lines) == extent.lines:
             yield waiting.pop(line.invoice)
+        if not missing:
+            return

@@ -134,18 +134,11 @@ class Invoice:
     """The lines of one invoice number. Its time is its first line's (some invoices run over a minute's end)."""
 
     number: str
+    month: str
     at: datetime
     customer: str
     country: str
     lines: list[Line] = field(default_factory=list)
-
-    @property
-    def is_cancellation(self) -> bool:
-        return self.number.startswith("C")
-
-    @property
-    def month(self) -> str:
-        return f"{self.at:%Y-%m}"
 
 
 @dataclass(slots=True)
@@ -197,21 +190,24 @@ class Goods:
 
     first_sold: datetime
     units: int = 0
+    months: set[str] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
-    _price_month: tuple[int, int] = (0, 0)
+    _price_month: str = ""
     _prices: Counter[int] = field(default_factory=Counter)
 
-    def add(self, line: Line) -> None:
-        """Counts a line in; lines come in order of time."""
+    def add(self, line: Line, month: str) -> None:
+        """Counts a line of that month in; lines come in order of time."""
+        self.months.add(month)
         if line.description:
             self.names[line.description] += 1
-        self.units += max(line.quantity, 0)
-        month = (line.at.year, line.at.month)
-        if line.quantity > 0 and month != self._price_month:
-            # The latest month with a sale decides the price: forget the months before.
-            self._price_month = month
-            self._prices.clear()
-        if line.quantity > 0 or not self.units:
+        if line.quantity > 0:
+            self.units += line.quantity
+            if month != self._price_month:
+                # The latest month with a sale decides the price: forget the months before.
+                self._price_month = month
+                self._prices.clear()
+        # What was only ever cancelled has no other price than the cancelled one.
+        if line.quantity > 0 or not self._price_month:
             self._prices[line.price_cents] += 1
 
     @property
