@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,13 @@ from quartet import devstores
 from quartet.devstores import Child, Command, LocalServer, Place, Running, StartError, mongo, postgres, redis, search
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
-from quartet.stores import open_stores, ping_all
 
 LEAST_FREE_BYTES = 200 * 1024 * 1024
 RESTARTS_A_MINUTE = 3
 READY_SECONDS = 60.0
 STORES = ("postgres", "mongodb", "redis", "search")
+QUARTET = (sys.executable, "-m", "quartet.cli")
+PROGRAMS = {"worker": (*QUARTET, "worker"), "api": (*QUARTET, "serve")}
 
 Prepare = Callable[[Settings, Console], Awaitable[Mapping[str, str]]]
 """Brings the stores up to date (migrations, index, first demo data) and gives the demo logins, address to password.
@@ -63,12 +64,20 @@ class Service:
 class Supervisor:
     """What runs under one data folder."""
 
-    def __init__(self, settings: Settings, place: Place, prepare: Prepare, console: Console) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place,
+        prepare: Prepare,
+        console: Console,
+        programs: Mapping[str, Sequence[str]] = PROGRAMS,
+    ) -> None:
         self.settings = settings
         self.place = place
         self.servers: dict[str, LocalServer] = {}
         self._prepare = prepare
         self._console = console
+        self._programs = programs
         self._services: dict[str, Service] = {}  # in the order in which they were started
         self._stopping = False
 
@@ -77,7 +86,7 @@ class Supervisor:
         await self._start_stores()
         await self._check_given_stores()
         logins = await self._prepare(self.settings, self._console)
-        for name in ("worker", "api"):
+        for name in self._programs:
             await self._start_service(name, lambda name=name: self._launch(name))  # type: ignore[misc]
         with self._console.status("starting the API"):
             await self._wait_until_ready()
@@ -162,6 +171,10 @@ class Supervisor:
     async def _check_given_stores(self) -> None:
         """Stores that are not ours have to answer before anything is built on them."""
         given = [name for name in STORES if name not in self.servers]
+        if not given:
+            return
+        from quartet.stores import open_stores, ping_all  # all clients: two seconds that only given stores need
+
         began = perf_counter()
         async with open_stores(self.settings) as stores:
             versions = await ping_all(stores)
@@ -190,10 +203,8 @@ class Supervisor:
             "QUARTET_PORT": str(settings.port),
             "QUARTET_BASE_URL": settings.base_url,
         }
-        command = "serve" if name == "api" else name
-        argv = [sys.executable, "-m", "quartet.cli", command]
         port = settings.port if name == "api" else None
-        return devstores.launch(self.place, name, Command(argv, env), port=port)
+        return devstores.launch(self.place, name, Command(self._programs[name], env), port=port)
 
     async def _wait_until_ready(self) -> None:
         api = self._services["api"].child
@@ -236,8 +247,10 @@ class Supervisor:
         self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-async def up(settings: Settings, prepare: Prepare, console: Console) -> int:
-    """Run the whole shop until Ctrl-C or SIGTERM; the exit status.
+async def up(
+    settings: Settings, prepare: Prepare, console: Console, programs: Mapping[str, Sequence[str]] = PROGRAMS
+) -> int:
+    """Run the whole shop until Ctrl-C or SIGTERM; the exit status. `programs` are the API's and the worker's.
 
     Anything that keeps it from running is one line on `console` and exit status 1.
     """
@@ -245,7 +258,7 @@ async def up(settings: Settings, prepare: Prepare, console: Console) -> int:
     interrupted = _cancel_on_signals(console)
     try:
         with _one_line_failures(settings.data_dir), devstores.hold(_checked_folder(settings.data_dir)):
-            await _run(settings, prepare, console)
+            await _run(settings, prepare, console, programs)
     except (StartError, Problem) as failure:
         console.print(str(failure), style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1
@@ -256,12 +269,12 @@ async def up(settings: Settings, prepare: Prepare, console: Console) -> int:
     return 0
 
 
-async def _run(settings: Settings, prepare: Prepare, console: Console) -> None:
+async def _run(settings: Settings, prepare: Prepare, console: Console, programs: Mapping[str, Sequence[str]]) -> None:
     place = Place(settings.data_dir)
     left = await devstores.clear_leftovers(place)
     if left:
         console.print(f"stopped what an earlier run had left running: {', '.join(left)}")
-    supervisor = Supervisor(_settled(settings), place, prepare, console)
+    supervisor = Supervisor(_settled(settings), place, prepare, console, programs)
     try:
         logins = await supervisor.start()
         note_running(supervisor.settings)
@@ -364,7 +377,7 @@ def _one_line_failures(data: Path) -> Iterator[None]:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 raise StartError(f"the disk of {data} is full: make room, then start again") from error
-            case errno.EACCES | errno.EPERM | errno.EROFS:
+            case errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST:
                 raise StartError(f"{error.filename or data} can't be written: choose another with --data") from error
         raise
 

@@ -221,7 +221,7 @@ def _folder(place: Place, account: Account | None) -> Path:
 def _reaches(account: Account, folder: Path) -> bool:
     """Ask the system rather than the mode bits: links, lists and mounts have their say too."""
     tried = subprocess.run(
-        ["/bin/sh", "-c", 'cd "$1" && ls >/dev/null', "sh", str(folder.resolve())],
+        ["/bin/sh", "-c", 'cd "$1" && test -r .', "sh", str(folder.resolve())],
         cwd="/",
         user=account.uid,
         group=account.gid,
