@@ -182,7 +182,7 @@ async def test_too_many_wrong_passwords_close_the_address_for_a_while(
     refused = await client.post("/sessions", json=ADA)
     assert refused.status_code == 429
     assert refused.json()["type"] == "/problems/too-many-attempts"
-    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert 1 <= int(refused.headers["Retry-After"]) <= 120
     bob = {"email": "bob@example.com", "password": "another address"}
     assert (await client.post("/users", json=bob)).status_code == 201
     assert (await client.post("/sessions", json=bob)).status_code == 201

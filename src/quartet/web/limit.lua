@@ -1,5 +1,6 @@
--- Sliding window by two counters: the last whole window counts by the share of it still in view. This never lets more
--- than the limit through where requests come evenly, and keeps two numbers a client instead of one entry a request.
+-- Sliding window by two counters: the last whole window counts by the share of it still in view. Exact where requests
+-- come evenly; a burst at a window's end followed by one in the next can reach twice the limit at the worst. It keeps
+-- two numbers a client instead of one entry a request.
 -- (Cloudflare, "How we built rate limiting capable of scaling to millions of domains", 2017.)
 -- KEYS[1] the client. ARGV: limit, window in ms, cost, now in ms or "" for the server's clock.
 -- Reply: {allowed 0 or 1, remaining, ms until the next request passes (when refused) or until the window ends}.
@@ -23,12 +24,15 @@ if seen[1] then
   end
 end
 local used = previous * (window - elapsed) / window + current
-if used + math.max(cost, 1) > limit then
+local need = math.max(cost, 1)
+if used + need > limit then
   local wait = window - elapsed
-  if previous > 0 and current + math.max(cost, 1) <= limit then
-    wait = math.ceil(window - elapsed - (limit - current - math.max(cost, 1)) * window / previous)
+  if current + need <= limit then
+    wait = wait - (limit - current - need) * window / previous
+  elseif need <= limit then  -- in the next window, where this one's count fades
+    wait = wait + window - (limit - need) * window / current
   end
-  return {0, math.max(0, math.floor(limit - used)), math.max(1, wait)}
+  return {0, math.max(0, math.floor(limit - used)), math.ceil(wait)}
 end
 if cost > 0 then
   redis.call('HSET', KEYS[1], 's', slot, 'c', current + cost, 'p', previous)
