@@ -202,6 +202,7 @@ class Supervisor:
             "QUARTET_HOST": settings.host,
             "QUARTET_PORT": str(settings.port),
             "QUARTET_BASE_URL": settings.base_url,
+            "QUARTET_SERVER_TIMING": "true",  # a shop on one's own machine may show its inside
         }
         port = settings.port if name == "api" else None
         return devstores.launch(self.place, name, Command(self._programs[name], env), port=port)

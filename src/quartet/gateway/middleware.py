@@ -24,6 +24,7 @@ from quartet.kernel.errors import (
     UnsupportedMediaType,
     invalid,
 )
+from quartet.stores import timing
 from quartet.web.answers import problem_response
 from quartet.web.dependencies import Shop
 from quartet.web.limits import Taken
@@ -88,6 +89,12 @@ class Gateway:
         return await self._limiter.check(scope["method"], scope["path"], principal, address)
 
     @property
+    def tells_timing(self) -> bool:
+        """Whether answers say which stores were asked."""
+        assert self._shop is not None
+        return self._shop.settings.server_timing
+
+    @property
     def seconds(self) -> float:
         """How long a request may take."""
         assert self._shop is not None
@@ -105,6 +112,7 @@ class _Request:
         scope["request_id"] = self.id
         self.taken: Taken | None = None
         self.status = 0
+        self.asked = timing.begin() if gateway.tells_timing else None
 
     async def run(self, receive: Receive) -> None:
         started = time.perf_counter()
@@ -140,6 +148,8 @@ class _Request:
             headers["X-Request-Id"] = self.id
             if not self.scope["path"].startswith(_PAGES):
                 message["headers"].extend(_SECURITY_HEADERS)
+            if self.asked:
+                headers["Server-Timing"] = timing.header(self.asked)
             if self.taken is not None:
                 headers["RateLimit-Limit"] = str(self.taken.limit)
                 headers["RateLimit-Remaining"] = str(self.taken.remaining)

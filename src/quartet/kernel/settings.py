@@ -65,5 +65,8 @@ class Settings(BaseSettings):
 
     request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
     postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
+    server_timing: bool = Field(
+        False, description="Answers tell in `Server-Timing` which stores were asked, and how long each took."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_json: bool = Field(True, description="Logs as JSON lines; false for people.")

@@ -8,6 +8,7 @@ from pymongo import AsyncMongoClient, errors
 from pymongo.asynchronous.collection import AsyncCollection
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.timing import Timed
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -27,7 +28,8 @@ class LostPosition(Exception):
 @asynccontextmanager
 async def _named_errors() -> AsyncIterator[None]:
     try:
-        yield
+        with Timed("mongodb"):
+            yield
     except errors.DuplicateKeyError as error:
         raise DuplicateKey from error
     except (

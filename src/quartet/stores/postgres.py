@@ -12,6 +12,7 @@ import orjson
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import queries
+from quartet.stores.timing import Timed
 
 Record = Mapping[str, Any]
 
@@ -49,19 +50,19 @@ class Violation(Exception):
         self.message: str = error.message or ""
 
 
-class _Refusals:
+class _Statement(Timed):
     """Raises Violation where the statement stands, so that a room can answer with its own error."""
 
-    def __enter__(self) -> None:
-        pass
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("postgres")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        super().__exit__(kind, error, trace)
         ours = isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("QT")
         if ours or isinstance(error, asyncpg.IntegrityConstraintViolationError | asyncpg.RaiseError):
             raise Violation(error) from error  # type: ignore[arg-type]
-
-
-_refusals = _Refusals()
 
 
 class Read:
@@ -72,17 +73,17 @@ class Read:
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """All rows."""
-        with _refusals:
+        with _Statement():
             return await self._connection.fetch(sql, *args)
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """The first row, or None."""
-        with _refusals:
+        with _Statement():
             return await self._connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
-        with _refusals:
+        with _Statement():
             return await self._connection.fetchval(sql, *args)
 
     async def stream(self, sql: str, *args: Any, size: int = 1000) -> AsyncIterator[Any]:
@@ -97,17 +98,17 @@ class Tx(Read):
 
     async def execute(self, sql: str, *args: Any) -> str:
         """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
-        with _refusals:
+        with _Statement():
             return await self._connection.execute(sql, *args)
 
     async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """One statement for many rows, pipelined."""
-        with _refusals:
+        with _Statement():
             await self._connection.executemany(sql, rows)
 
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
         """COPY in binary; answers the tag."""
-        with _refusals:
+        with _Statement():
             return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
 
 
@@ -241,8 +242,8 @@ class Postgres:
         two, and what is done inside must bear that. Keeps a connection of its own outside the pool."""
         connection = await self.listen_connection()
         try:
-            while not await connection.fetchval(q.try_alone, name):
-                await asyncio.sleep(ALONE_SECONDS)  # noqa: ASYNC110 — the lock is the server's, in another process
+            while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
+                await asyncio.sleep(ALONE_SECONDS)
             yield lambda: not connection.is_closed()
         except _GONE as error:
             raise StoreUnavailable("postgres") from error
@@ -261,7 +262,7 @@ class Postgres:
             connection = await self._pool.take()
             sound = False
             try:
-                with _refusals:  # a deferred constraint speaks at COMMIT
+                with _Statement():  # a deferred constraint speaks at COMMIT
                     yield connection
                 sound = True
             except _GONE:

@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import Script
+from quartet.stores.timing import Timed
 
 Arg = str | bytes | int | float
 Command = Sequence[Arg]
@@ -43,14 +44,16 @@ class RedisStore:
     async def call(self, *command: Arg) -> Any:
         """One command: `await redis.call("HGETALL", key)`; a map reply is a dict."""
         try:
-            return await self._client.execute_command(*command)
+            with Timed("redis"):
+                return await self._client.execute_command(*command)
         except Exception as error:
             raise _named(error) from error
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """A Lua script, atomic. Known by its hash; sent whole when the server has forgotten it (a restart)."""
         try:
-            return await self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+            with Timed("redis"):
+                return await self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
         except exceptions.NoScriptError:
             return await self.call("EVAL", script.text, len(keys), *keys, *args)
         except Exception as error:
@@ -62,7 +65,8 @@ class RedisStore:
             async with self._client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                found: list[Any] = await pipe.execute()
+                with Timed("redis"):
+                    found: list[Any] = await pipe.execute()
                 return found
         except Exception as error:
             raise _named(error) from error

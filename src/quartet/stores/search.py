@@ -11,6 +11,7 @@ from opensearchpy import AsyncOpenSearch
 from opensearchpy import exceptions as opensearch_errors
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.timing import Timed
 
 Json = dict[str, Any]
 
@@ -128,7 +129,8 @@ class SearchEngine:
     ) -> Any:
         """One call. Raises SearchRefused, StoreUnavailable."""
         client = self._client or await self._find()
-        return await client.request(method, path, params or {}, body, seconds or CALL_SECONDS)
+        with Timed("search"):
+            return await client.request(method, path, params or {}, body, seconds or CALL_SECONDS)
 
     async def search(self, index: str, body: Json) -> Json:
         """`_search`; the engine's answer as it is. StoreUnavailable also while there is no index yet."""
