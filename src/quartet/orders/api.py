@@ -39,7 +39,7 @@ async def list_orders(
             return answer(Page[OrderShape](items=[]))
         user_id = principal.user_id
     scope = f"orders:{user_id}:{status}"
-    before = None
+    before = store.NEWEST
     if paging.cursor is not None:
         created_at, order_id = shop.cursors.decode(paging.cursor, scope)
         before = store.Before(datetime.fromisoformat(created_at), UUID(order_id))

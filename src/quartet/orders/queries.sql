@@ -41,15 +41,14 @@ SELECT EXISTS (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE user_id = $4 AND ($5::text IS NULL OR status = $5)
-      AND created_at <= coalesce($1::timestamptz, 'infinity')
-      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: newest
 -- Everybody's, by orders_newest.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
-    WHERE (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+    WHERE (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: still_open
@@ -57,8 +56,7 @@ SELECT order_document(id) FROM (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('pending', 'confirmed')
-      AND created_at <= coalesce($1::timestamptz, 'infinity')
-      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: done
@@ -66,6 +64,5 @@ SELECT order_document(id) FROM (
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('shipped', 'delivered', 'cancelled', 'refunded')
-      AND created_at <= coalesce($1::timestamptz, 'infinity')
-      AND (created_at, id) < (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;

@@ -6,7 +6,7 @@ SKUs would be taken out of that order.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -37,6 +37,9 @@ class Before(NamedTuple):
 
     created_at: datetime
     id: UUID
+
+
+NEWEST = Before(datetime(9999, 12, 31, tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 async def place(
@@ -118,17 +121,16 @@ async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
 
 
 async def page(
-    read: Read, *, limit: int, before: Before | None = None, user_id: UUID | None = None, status: Status | None = None
+    read: Read, *, limit: int, before: Before = NEWEST, user_id: UUID | None = None, status: Status | None = None
 ) -> list[Order]:
     """Newest first: a user's or everybody's, of one status or all."""
-    start = (before.created_at, before.id) if before else (None, None)
     if user_id is not None:
-        rows = await read.fetch(q.of_user, *start, limit, user_id, status)
+        rows = await read.fetch(q.of_user, *before, limit, user_id, status)
     elif status is None:
-        rows = await read.fetch(q.newest, *start, limit)
+        rows = await read.fetch(q.newest, *before, limit)
     else:
         query = q.still_open if status in ("pending", "confirmed") else q.done
-        rows = await read.fetch(query, *start, limit, status)
+        rows = await read.fetch(query, *before, limit, status)
     return [_order(row[0]) for row in rows]
 
 

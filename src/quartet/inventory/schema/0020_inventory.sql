@@ -23,7 +23,7 @@ CREATE TABLE inventory_movements (
     sku            TEXT COLLATE "C" NOT NULL,
     stock_delta    INT NOT NULL DEFAULT 0,
     reserved_delta INT NOT NULL DEFAULT 0,
-    reason         TEXT NOT NULL,  -- opening, received, adjusted, reserved, released, sold, returned, or staff's own word
+    reason         TEXT NOT NULL,  -- opening, received, adjusted, reserved, released, sold, returned, or staff's word
     order_id       UUID,
     note           TEXT,
     actor          TEXT NOT NULL DEFAULT 'system',  -- a user's id, or which part of the shop

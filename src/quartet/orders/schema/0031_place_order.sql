@@ -10,20 +10,22 @@ BEGIN
     ELSIF jsonb_array_length(p_items) > 1000 THEN
         v_faults := '[{"index": null, "field": "items", "message": "an order has at most 1000 lines"}]';
     ELSE
-        SELECT jsonb_agg(jsonb_build_object('index', n - 1, 'field', field, 'message', message) ORDER BY n, field)
+        WITH lines AS (
+            SELECT n - 1 AS index, line ->> 'sku' AS sku, jsonb_typeof(line -> 'sku') = 'string' AS named,
+                   CASE jsonb_typeof(line -> 'qty') WHEN 'number' THEN (line -> 'qty')::numeric END AS qty
+            FROM jsonb_array_elements(p_items) WITH ORDINALITY AS given(line, n)
+        ), counted AS (
+            SELECT *, qty IS NOT NULL AND qty BETWEEN 1 AND 999 AND qty % 1 = 0 AS good,
+                   sum(qty) OVER (PARTITION BY sku) AS together
+            FROM lines
+        )
+        SELECT jsonb_agg(jsonb_build_object('index', index, 'field', field, 'message', message) ORDER BY index, field)
         INTO v_faults
-        FROM (SELECT line, n,
-                     jsonb_typeof(line -> 'sku') IS NOT DISTINCT FROM 'string' AS named,
-                     CASE jsonb_typeof(line -> 'qty') WHEN 'number' THEN (line -> 'qty')::numeric END AS qty
-              FROM jsonb_array_elements(p_items) WITH ORDINALITY AS lines(line, n)) AS lines,
-             LATERAL (VALUES
-                ('sku', 'must be a text', NOT named),
-                ('qty', 'must be a whole number from 1 to 999',
-                    qty IS NULL OR qty NOT BETWEEN 1 AND 999 OR qty % 1 <> 0),
-                ('qty', 'comes to more than 999 of one SKU',
-                    qty BETWEEN 1 AND 999 AND (SELECT sum(CASE jsonb_typeof(l -> 'qty') WHEN 'number' THEN (l -> 'qty')::numeric END)
-                     FROM jsonb_array_elements(p_items) AS l WHERE l -> 'sku' = line -> 'sku') > 999)
-             ) AS fault(field, message, holds)
+        FROM counted, LATERAL (VALUES
+            ('sku', 'must be a text', named IS NOT TRUE),
+            ('qty', 'must be a whole number from 1 to 999', NOT good),
+            ('qty', 'comes to more than 999 of one SKU', good AND together > 999)
+        ) AS fault(field, message, holds)
         WHERE holds;
     END IF;
     RAISE EXCEPTION 'these are no order lines: %', coalesce(v_faults ->> 0, 'null')

@@ -2,7 +2,8 @@
 
 -- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
 -- makes the order 'refunded' (a cancelled one stays cancelled). p_restock puts the order's pieces back on the shelf,
--- once. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 no such order.
+-- once. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when
+-- more is asked than is left, QT008 when there is no such order.
 CREATE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,
