@@ -15,7 +15,6 @@ from quartet.payments.model import (
     ProviderSilent,
     Refund,
     RefundReason,
-    RefundTooLarge,
     WebhookEvent,
 )
 from quartet.payments.providers import Providers, open_providers
@@ -49,7 +48,6 @@ __all__ = [
     "Providers",
     "Refund",
     "RefundReason",
-    "RefundTooLarge",
     "WebhookEvent",
     "by_id",
     "complete",

@@ -141,9 +141,3 @@ class BadSignature(Problem):
     shop and the provider share, over the exact bytes of the body."""
 
     slug, status, title = "bad-signature", 400, "The signature is not good"
-
-
-class RefundTooLarge(Conflict):
-    """More was asked back than is left of what was captured; `refundableCents` is what is left."""
-
-    slug, title = "refund-too-large", "That is more than is left to refund"

@@ -9,6 +9,7 @@ import orjson
 
 from quartet.kernel.errors import NotFound
 from quartet.kernel.ids import new_id
+from quartet.orders import OverRefund
 from quartet.payments.model import (
     Completed,
     OrderNotPayable,
@@ -17,7 +18,6 @@ from quartet.payments.model import (
     PaymentInProgress,
     Refund,
     RefundReason,
-    RefundTooLarge,
     WebhookEvent,
 )
 from quartet.stores.files import queries
@@ -77,7 +77,7 @@ async def start_refund(
     restock: bool = False,
     key: RequestKey | None = None,
 ) -> Refund | None:
-    """Money promised back, all that is left when `cents` is None; None when nothing is left. Raises RefundTooLarge."""
+    """Money promised back, all that is left when `cents` is None; None when nothing is left. Raises OverRefund."""
     owner, name = _parts(key)
     try:
         row = await tx.fetchrow(q.start_refund, order_id, cents, reason, restock, by, owner, name, now, ask)
@@ -119,7 +119,7 @@ def _refusal(refused: Violation) -> Exception:
     match refused.sqlstate:
         case "QT005":
             left = orjson.loads(refused.detail)["refundable_cents"]
-            return RefundTooLarge(f"at most {left} can be given back", refundable_cents=left)
+            return OverRefund(f"at most {left} can be given back", refundable_cents=left)
         case "QT008":
             return NotFound("there is no such order")
         case "QT020":

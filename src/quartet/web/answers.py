@@ -13,6 +13,9 @@ from quartet.web.shapes import ProblemShape
 
 JSON = "application/json"
 
+# What a route gives back, for those who make one without knowing the framework.
+Answer = Response
+
 
 def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The shape as JSON."""

@@ -3,7 +3,8 @@
 One transaction: `async with transaction(pg, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first,
 `await finish(tx, owner, key, answer)` in the second; meanwhile the same key is answered 409, and whoever mends a crash
-between them finishes the key too. A refusal (4xx) is a first answer as well and is kept; a failure of ours is not.
+between them finishes the key too. A refusal (4xx) is a first answer as well and is kept; what was
+not valid, or failed on our side, is none.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import Annotated
 import orjson
 from fastapi import Depends, Header, Request, Response
 
-from quartet.kernel.errors import IdempotencyKeyReused, Problem, RequestInProgress, invalid
+from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, RequestInProgress, invalid
 from quartet.stores.files import queries
 from quartet.stores.postgres import Postgres, Tx
 from quartet.web.answers import problem_response
@@ -75,12 +76,13 @@ class Slot:
 
 
 @asynccontextmanager
-async def transaction(pg: Postgres, key: RequestKey | None) -> AsyncIterator[Slot]:
-    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself."""
+async def transaction(pg: Postgres, key: RequestKey | None, *, statements: int = 2) -> AsyncIterator[Slot]:
+    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Work of
+    one statement says so, and without a key needs no BEGIN and COMMIT."""
     try:
-        async with pg.tx() as tx:
+        async with pg.once() if key is None and statements == 1 else pg.tx() as tx:
             yield await claim(tx, key)
-    except (IdempotencyKeyReused, RequestInProgress):
+    except (IdempotencyKeyReused, RequestInProgress, Invalid):
         raise
     except Problem as problem:
         if key is not None and problem.status < 500:
