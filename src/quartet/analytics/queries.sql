@@ -1,0 +1,77 @@
+-- name: revenue
+-- Gross counts on the day of the order, what was given back on the day it was given: closed months stay as they were.
+-- Cancelled orders count nowhere, and so neither do their refunds. The row without a key is the total; it counts an
+-- order once however many groups it falls into. $1 currency, $2 and $3 from and before, $4 the group.
+WITH sales AS (
+    SELECT o.id AS order_id, o.user_id, o.created_at AS at, i.sku,
+           i.quantity AS units, i.quantity * i.unit_price_cents AS gross, 0::bigint AS refunded
+    FROM orders o JOIN order_items i ON i.order_id = o.id
+    WHERE o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
+      AND o.currency = $1 AND o.created_at >= $2 AND o.created_at < $3
+), given_back AS (
+    SELECT o.user_id, r.at, part.sku, part.amount_cents
+    FROM refunds r JOIN refund_items part ON part.refund_id = r.id JOIN orders o ON o.id = r.order_id
+    WHERE o.status <> 'cancelled' AND r.currency = $1 AND r.at >= $2 AND r.at < $3
+    UNION ALL
+    SELECT user_id, at, sku, amount_cents FROM credits WHERE currency = $1 AND at >= $2 AND at < $3
+), facts AS (
+    SELECT * FROM sales
+    UNION ALL
+    SELECT NULL, user_id, at, sku, 0, 0, amount_cents FROM given_back
+), keyed AS (
+    SELECT CASE $4
+               WHEN 'day' THEN to_char(facts.at, 'YYYY-MM-DD')
+               WHEN 'week' THEN to_char(facts.at, 'IYYY-"W"IW')
+               WHEN 'month' THEN to_char(facts.at, 'YYYY-MM')
+               WHEN 'product' THEN facts.sku
+               WHEN 'category' THEN coalesce((SELECT category FROM inventory WHERE inventory.sku = facts.sku), '')
+               WHEN 'customer' THEN facts.user_id::text
+           END AS key, order_id, units, gross, refunded
+    FROM facts
+), grouped AS (
+    SELECT key, count(DISTINCT order_id) AS orders, sum(units)::bigint AS units,
+           sum(gross) AS gross, sum(refunded) AS refunded, grouping(key) AS is_total
+    FROM keyed GROUP BY GROUPING SETS ((key), ())
+), shown AS (
+    SELECT * FROM grouped WHERE is_total = 0
+    ORDER BY CASE WHEN $4 IN ('day', 'week', 'month') THEN key END DESC NULLS LAST, gross - refunded DESC, key
+    LIMIT $5
+)
+SELECT picked.*,
+       CASE $4
+           WHEN 'week' THEN 'week of ' || to_char(to_date(key, 'IYYY-"W"IW'), 'YYYY-MM-DD')
+           WHEN 'month' THEN to_char(to_date(key, 'YYYY-MM'), 'FMMonth YYYY')
+           WHEN 'product' THEN (SELECT name FROM inventory WHERE sku = key)
+           WHEN 'category' THEN CASE key WHEN '' THEN 'no category' ELSE key END
+           WHEN 'customer' THEN (SELECT coalesce(display_name, email) FROM users WHERE id = key::uuid)
+           ELSE key
+       END AS label
+FROM (SELECT * FROM shown UNION ALL SELECT * FROM grouped WHERE is_total = 1) AS picked;
+
+-- name: stock_totals
+-- Products of piece and price are numeric: a thousand million pieces at the highest price overflow BIGINT.
+SELECT count(*) AS skus, coalesce(sum(stock), 0) AS stock, coalesce(sum(reserved), 0) AS reserved,
+       coalesce(sum(stock::numeric * unit_price_cents), 0) AS value_cents,
+       coalesce(sum(reserved::numeric * unit_price_cents), 0) AS reserved_value_cents,
+       count(*) FILTER (WHERE stock - reserved < $2) AS low_stock_skus
+FROM inventory WHERE currency = $1;
+
+-- name: low_stock
+-- The emptiest first, with what each sold lately.
+SELECT v.sku, v.name, v.stock, v.reserved, v.stock - v.reserved AS available, v.unit_price_cents,
+       coalesce((SELECT sum(i.quantity) FROM orders o JOIN order_items i ON i.order_id = o.id
+                 WHERE i.sku = v.sku AND o.created_at >= $3
+                   AND o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')), 0)::bigint AS sold
+FROM (SELECT * FROM inventory WHERE currency = $1 AND stock - reserved < $2
+      ORDER BY stock - reserved, sku LIMIT $4) AS v
+ORDER BY available, sku;
+
+-- name: best_sellers
+SELECT v.sku, v.name, v.stock, v.reserved, v.stock - v.reserved AS available, v.unit_price_cents,
+       sold.sold, sold.all_sold
+FROM (SELECT i.sku, sum(i.quantity)::bigint AS sold, (sum(sum(i.quantity)) OVER ())::bigint AS all_sold
+      FROM orders o JOIN order_items i ON i.order_id = o.id
+      WHERE o.currency = $1 AND o.created_at >= $2 AND o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
+      GROUP BY i.sku) AS sold
+JOIN inventory v ON v.sku = sold.sku
+ORDER BY sold.sold DESC, v.sku LIMIT $3;
