@@ -1,0 +1,83 @@
+"""What the shop shows: products, categories, reviews. Held in MongoDB, the product page cached in Redis.
+
+Documents are MongoDB's own (see `products.json`); `wire(document, currency)` is a product as clients see it.
+"""
+
+from quartet.catalog.model import (
+    AlreadyReviewed,
+    Card,
+    Category,
+    CategoryInUse,
+    Draft,
+    Image,
+    Level,
+    NotBought,
+    Ratings,
+    SkuTaken,
+    SlugTaken,
+    Variant,
+    is_published,
+    slugify,
+    wire,
+)
+from quartet.catalog.pages import cards, drop_cached
+from quartet.catalog.service import (
+    change_product,
+    create_product,
+    delete_product,
+    load_products,
+    put_category,
+    refresh_copies,
+    sellable_skus,
+    with_levels,
+)
+from quartet.catalog.store import (
+    PRODUCTS,
+    by_ids,
+    categories,
+    category,
+    find,
+    ids_after,
+    prepare,
+    product_ids_of_skus,
+    slice_after,
+    watch,
+)
+
+__all__ = [
+    "PRODUCTS",
+    "AlreadyReviewed",
+    "Card",
+    "Category",
+    "CategoryInUse",
+    "Draft",
+    "Image",
+    "Level",
+    "NotBought",
+    "Ratings",
+    "SkuTaken",
+    "SlugTaken",
+    "Variant",
+    "by_ids",
+    "cards",
+    "categories",
+    "category",
+    "change_product",
+    "create_product",
+    "delete_product",
+    "drop_cached",
+    "find",
+    "ids_after",
+    "is_published",
+    "load_products",
+    "prepare",
+    "product_ids_of_skus",
+    "put_category",
+    "refresh_copies",
+    "sellable_skus",
+    "slice_after",
+    "slugify",
+    "watch",
+    "wire",
+    "with_levels",
+]

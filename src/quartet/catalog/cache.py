@@ -1,0 +1,77 @@
+"""Products in Redis: `product:<sku or slug>` holds the ready answer for fifteen minutes at most.
+
+An entry is `<id> <version> <JSON>`. What is not there yet is put by the reader that holds the *lease*, a marker under
+the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and lease alike, so
+whatever a reader fetched before the change can no longer be put: this needs no tombstones, and stays right when Redis
+restarts or evicts, since without the marker nothing is put at all.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from uuid import uuid4
+
+from quartet.stores.files import Script, lua
+from quartet.stores.redis import Arg, RedisStore, ScriptForgotten
+
+FILL = lua(__file__, "fill.lua")
+DROP = lua(__file__, "drop.lua")
+
+# Longer than a read of MongoDB takes, short enough that a reader's death costs little.
+LEASE_SECONDS = 10
+_LEASE = "lease "
+
+
+def key(reference: str) -> str:
+    """One key a reference; every script touches one, so Redis Cluster serves them unchanged."""
+    return f"product:{reference}"
+
+
+def entry(product_id: str, version: int, body: bytes) -> bytes:
+    """What is stored."""
+    return b"%b %d %b" % (product_id.encode(), version, body)
+
+
+def read(found: str | None) -> tuple[str, int, str] | None:
+    """Id, version and JSON of an entry; None for nothing and for a lease."""
+    if found is None or found.startswith(_LEASE):
+        return None
+    product_id, version, body = found.split(" ", 2)
+    return product_id, int(version), body
+
+
+async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int, str]]:
+    """Those that are there, in one round trip. Raises StoreUnavailable."""
+    replies = await redis.pipeline([("GET", key(reference)) for reference in references])
+    return {ref: hit for ref, reply in zip(references, replies, strict=True) if (hit := read(reply))}
+
+
+async def lease(redis: RedisStore, references: Sequence[str]) -> dict[str, str]:
+    """The leases that are ours, for the references that nobody else is fetching. Take them *before* reading MongoDB."""
+    marker = _LEASE + uuid4().hex
+    taken = await redis.pipeline([("SET", key(r), marker, "NX", "EX", LEASE_SECONDS) for r in references])
+    return {reference: marker for reference, reply in zip(references, taken, strict=True) if reply}
+
+
+async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[str, bytes], seconds: int) -> bool:
+    """Puts entries under the leases held, and gives the other leases back; whether there were any and all were held.
+    Raises StoreUnavailable."""
+    calls = {ref: (marker, entries.get(ref, b""), seconds) for ref, marker in leases.items()}
+    replies = await _run_each(redis, FILL, calls)
+    return bool(replies) and all(replies)
+
+
+async def drop(redis: RedisStore, references: Collection[str], product_id: str, version: int | None) -> None:
+    """Takes a changed product (None: a deleted one) out of the cache, at once. Raises StoreUnavailable."""
+    arguments = (product_id, "" if version is None else version)
+    await _run_each(redis, DROP, dict.fromkeys(references, arguments))
+
+
+async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:
+    """The script on each reference's key, in one round trip."""
+    if not calls:
+        return []
+    try:
+        return await redis.pipeline(
+            [("EVALSHA", script.sha, 1, key(reference), *arguments) for reference, arguments in calls.items()]
+        )
+    except ScriptForgotten:  # the server restarted: each once more, whole
+        return [await redis.run(script, [key(reference)], arguments) for reference, arguments in calls.items()]

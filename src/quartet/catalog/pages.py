@@ -1,0 +1,158 @@
+"""The product page: from Redis in one round trip, else from MongoDB, once for all who ask at the same moment."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from quartet.catalog import cache, store
+from quartet.catalog.model import Card, Document, card, is_published, wire
+from quartet.kernel.errors import StoreUnavailable
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.catalog")
+
+
+@dataclass(frozen=True)
+class ProductPage:
+    """A product as JSON, ready to send. `hit`: it came from Redis."""
+
+    product_id: str
+    version: int
+    body: bytes
+    hit: bool
+    published: bool = True
+
+    @property
+    def etag(self) -> str:
+        """As `model.etag` of the document."""
+        return f'"{self.product_id[-12:]}-{self.version}"'
+
+
+@dataclass
+class _Flight:
+    """One read of MongoDB that several requests may share. `reading`: it has begun, so a change made since may be
+    missing in it. The result's second half: nothing had changed when it was done."""
+
+    task: asyncio.Task[tuple[ProductPage | None, bool]]
+    reading: bool = False
+
+
+_flights: dict[tuple[Any, str], _Flight] = {}
+
+
+async def product_page(shop: Shop, reference: str) -> ProductPage | None:
+    """What this SKU or slug names, published or not; None when nothing."""
+    try:
+        found = cache.read(await shop.stores.redis.call("GET", cache.key(reference)))
+    except StoreUnavailable:
+        return (await _fetch(shop, reference, {}))[0]
+    if found is not None:
+        product_id, version, body = found
+        return ProductPage(product_id, version, body.encode(), hit=True)
+    return await _shared(shop, reference)
+
+
+async def _shared(shop: Shop, reference: str) -> ProductPage | None:
+    """Joins the read that is under way, where its answer is sure to be as new as one's own would be."""
+    at = (shop.stores.mongo, reference)
+    while True:
+        flight = _flights.get(at)
+        if flight is None:
+            flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference)))
+            flight.task.add_done_callback(lambda _: _flights.pop(at, None))
+        early = not flight.reading
+        page, unchanged = await asyncio.shield(flight.task)  # whoever gives up waiting leaves it to the others
+        if early or unchanged:
+            return page
+
+
+async def _fly(shop: Shop, reference: str) -> tuple[ProductPage | None, bool]:
+    try:
+        leases = await cache.lease(shop.stores.redis, [reference])
+    except StoreUnavailable:
+        leases = {}
+    _flights[shop.stores.mongo, reference].reading = True
+    return await _fetch(shop, reference, leases)
+
+
+async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
+    product = await store.find(shop.stores.mongo, reference)
+    page = None
+    if product is not None:
+        published = is_published(product, shop.clock.now())
+        page = ProductPage(product["_id"], product["version"], body_of(shop, product), hit=False, published=published)
+    return page, await _keep(shop, leases, {} if product is None else {reference: product})
+
+
+async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document]) -> bool:
+    """Puts what is published into the cache; whether every lease was still held."""
+    now = shop.clock.now()
+    entries = {
+        reference: cache.entry(product["_id"], product["version"], body_of(shop, product))
+        for reference, product in products.items()
+        if is_published(product, now)
+    }
+    try:
+        return await cache.fill(shop.stores.redis, leases, entries, shop.settings.product_cache_seconds)
+    except StoreUnavailable:
+        return False
+
+
+def body_of(shop: Shop, product: Document) -> bytes:
+    """The product as JSON."""
+    return orjson.dumps(wire(product, shop.settings.currency), option=orjson.OPT_UTC_Z)
+
+
+async def cards(shop: Shop, skus: Iterable[str]) -> dict[str, Card]:
+    """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
+    nothing that is published are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away."""
+    wanted = list(dict.fromkeys(skus))
+    if not wanted:
+        return {}
+    leases: dict[str, str] = {}
+    found: dict[str, Card] = {}
+    try:
+        for sku, (_, _, body) in (await cache.get(shop.stores.redis, wanted)).items():
+            found[sku] = card(orjson.loads(body), sku)
+        missing = [sku for sku in wanted if sku not in found]
+        if missing:
+            leases = await cache.lease(shop.stores.redis, missing)
+    except StoreUnavailable:
+        missing = [sku for sku in wanted if sku not in found]
+    if missing:
+        products = await store.find_many(shop.stores.mongo, missing)
+        await _keep(shop, leases, products)
+        now = shop.clock.now()
+        found |= {sku: card(product, sku) for sku, product in products.items() if is_published(product, now)}
+    return found
+
+
+async def forget(shop: Shop, references: Iterable[str], product_id: str, version: int | None) -> bool:
+    """Takes a changed product out of the cache. False when Redis is away: then the worker does it, told by the change
+    stream, and does not go on before it has."""
+    try:
+        await cache.drop(shop.stores.redis, list(references), product_id, version)
+    except StoreUnavailable:
+        log.warning("product cache not told", product=product_id)
+        return False
+    return True
+
+
+async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Document]) -> None:
+    """Takes changed products out of the cache, under every SKU and slug they have or had lately; those of `ids` that
+    are not among the `present` documents are gone. Entries that show the present version stay. For whoever follows the
+    change stream. Raises StoreUnavailable."""
+    wanted = set(ids)
+    if not wanted:
+        return
+    claims = await store.references_of(shop.stores.mongo, wanted)
+    unheld = [claim for claim in claims if claim["_id"] not in present.get(claim["productId"], {}).get("keys", ())]
+    for product_id in wanted & present.keys():
+        product = present[product_id]
+        await cache.drop(shop.stores.redis, product["keys"], product_id, product["version"])
+    await cache.drop(shop.stores.redis, [claim["_id"] for claim in unheld], "", None)
+    await store.sweep(shop.stores.mongo, unheld, shop.clock.now())

@@ -1,0 +1,365 @@
+"""Writing the catalog: products, categories, and the copies of price and stock."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid5
+from weakref import WeakValueDictionary
+
+from quartet import inventory
+from quartet.catalog import attributes, pages, store
+from quartet.catalog.attributes import Fault
+from quartet.catalog.model import (
+    Category,
+    CategoryInUse,
+    Document,
+    Draft,
+    Level,
+    SkuTaken,
+    SlugTaken,
+    copies,
+    document,
+    etag,
+    millis,
+    present_levels,
+    rated,
+    references,
+    sellable,
+    slugify,
+)
+from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, invalid
+from quartet.kernel.ids import new_id
+from quartet.stores.mongo import DuplicateKey
+from quartet.web.dependencies import Shop
+
+# Ids of loaded products come from their SKU, so that loading the same catalog again finds them.
+NAMESPACE = UUID("5f7a3a3e-6a0c-5d0f-8a44-1f0f7f5d6c21")
+# How often a write starts over because another was quicker, before it says so.
+_ATTEMPTS = 60
+
+Edit = Callable[[Document], Draft]
+
+# Writers of one product in this process take turns; between processes the version decides. Without this, fifty writers
+# at once would each read and lose up to fifty times.
+_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+
+@asynccontextmanager
+async def _turn(sku: str) -> AsyncIterator[None]:
+    lock = _turns.setdefault(sku, asyncio.Lock())
+    async with lock:
+        yield
+
+
+async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
+    """Puts a new product on sale; answers its document. Its prices go to inventory, whose rows it makes (stock 0).
+
+    Raises Invalid naming fields, SlugTaken, SkuTaken, StoreUnavailable.
+    """
+    mongo = shop.stores.mongo
+    category = await _check(shop, draft)
+    await _let_vary(shop, category, draft)
+    now = millis(shop.clock.now())
+    product_id = str(new_id())
+    slug, claims = await _claim(shop, product_id, draft)
+    try:
+        levels = await _levels(shop, draft, None, actor)
+        ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
+        product = {
+            "_id": product_id,
+            **document(draft, slug, levels),
+            "ratings": ratings,
+            "ratingsBefore": ratings,
+            "updatedAt": now,
+            "version": 1,
+        }
+        await store.insert(mongo, product)
+    except DuplicateKey:
+        await store.abandon(mongo, claims)
+        raise SkuTaken(f"{draft.sku} or {slug} is taken", skus=[draft.sku]) from None
+    except BaseException:
+        await store.abandon(mongo, claims)
+        raise
+    await pages.forget(shop, product["keys"], product_id, None)
+    return product
+
+
+async def change_product(shop: Shop, sku: str, edit: Edit, *, if_match: str | None, actor: str) -> Document:
+    """Replaces the product by what `edit` makes of its present document; answers the document, the same one when
+    nothing changes. Concurrent changes are applied one after the other; with `if_match` the second is refused.
+
+    Raises NotFound, PreconditionFailed, Invalid, SlugTaken, SkuTaken, Conflict, StoreUnavailable.
+    """
+    async with _turn(sku):
+        for attempt in range(_ATTEMPTS):
+            found = await _present(shop, sku, if_match)
+            changed = await _change_once(shop, found, edit(found), actor)
+            if changed is not None:
+                return changed
+            if if_match is not None:
+                raise PreconditionFailed()
+            await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
+    raise Conflict(f"{sku} is being changed too often right now")
+
+
+async def _present(shop: Shop, sku: str, if_match: str | None) -> Document:
+    found = await store.by_sku(shop.stores.mongo, sku)
+    if found is None:
+        raise NotFound(f"there is no product {sku}")
+    if if_match is not None and if_match.strip() != "*" and etag(found) not in map(str.strip, if_match.split(",")):
+        raise PreconditionFailed(f"the present version is {etag(found)}")
+    return found
+
+
+async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) -> Document | None:
+    """None when another write came between."""
+    mongo = shop.stores.mongo
+    category = await _check(shop, draft)
+    await _let_vary(shop, category, draft)
+    slug = draft.slug or found["slug"]
+    fresh = [key for key in references(draft, slug) if key not in found["keys"]]
+    claims = await store.claim(mongo, found["_id"], fresh, shop.clock.now())
+    _refuse_taken(slug, claims.taken)
+    try:
+        levels = await _levels(shop, draft, found, actor)
+        product = {**found, **document(draft, slug, levels)}
+        if product == found:
+            return found
+        product |= {"version": found["version"] + 1, "updatedAt": millis(shop.clock.now())}
+        gone = await store.marks(mongo, found["_id"], set(found["keys"]) - set(product["keys"]))
+        if not await store.replace(mongo, product, found["version"]):
+            return None
+    except BaseException:
+        await store.abandon(mongo, claims)
+        raise
+    if await pages.forget(shop, {*found["keys"], *product["keys"]}, product["_id"], product["version"]):
+        await store.release(mongo, gone)  # else they stay, so that the worker can tell what to take from the cache
+    return product
+
+
+async def delete_product(shop: Shop, sku: str, *, if_match: str | None) -> None:
+    """Takes a product out of the catalog, with its reviews; inventory keeps its rows, which orders refer to.
+
+    Raises NotFound, PreconditionFailed, Conflict, StoreUnavailable.
+    """
+    mongo = shop.stores.mongo
+    async with _turn(sku):
+        for _ in range(_ATTEMPTS):
+            found = await _present(shop, sku, if_match)
+            gone = await store.marks(mongo, found["_id"], found["keys"])
+            if await store.delete(mongo, found):
+                if await pages.forget(shop, found["keys"], found["_id"], None):
+                    await store.release(mongo, gone)
+                return
+    raise Conflict(f"{sku} is being changed too often right now")
+
+
+async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str, Level]) -> int:
+    """Puts many products in at once, for loaders; answers how many were new. Those already there, and those whose SKU
+    or slug is taken, are left alone, so a load that was cut short can be run again. Where a draft has no slug, it gets
+    one of its name and SKU. Inventory is the caller's:
+    `levels` gives each sellable SKU's price and stock there. Attributes are checked; Invalid names product and field.
+    """
+    mongo = shop.stores.mongo
+    categories = {category.slug: category for category in await store.categories(mongo)}
+    varying: dict[str, set[str]] = {}
+    products: list[Document] = []
+    now = millis(shop.clock.now())
+    for draft in drafts:
+        attributes.refuse([Fault(f"{draft.sku}: {f.field}", f.message) for f in _faults(draft, categories)])
+        varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
+        ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
+        product = document(draft, draft.slug or _slug_with_sku(draft), levels)
+        product |= {"_id": str(uuid5(NAMESPACE, draft.sku)), "version": 1, "updatedAt": now}
+        products.append(product | {"ratings": ratings, "ratingsBefore": ratings})
+    for slug, names in varying.items():
+        await store.let_vary(mongo, slug, names)
+    return len(await store.insert_new(mongo, products, now))
+
+
+def sellable_skus(product: Document) -> list[str]:
+    """Of a document: what inventory keeps a row of."""
+    return list(present_levels(product))
+
+
+def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
+    """The document with price and pieces of now. A SKU that inventory does not know can't be bought; its last price is
+    better than none."""
+    last = present_levels(product)
+    return product | copies(
+        product, {sku: levels.get(sku) or Level(level.price_cents, 0) for sku, level in last.items()}
+    )
+
+
+async def refresh_copies(shop: Shop, product: Document, fresh: Document) -> Document:
+    """Writes the copies of price and stock that `fresh` has into the document; answers the present document.
+
+    `product` is the document that was read *before* inventory was. It is written only where its version still stands,
+    and else both are read again, so a slow refresh can't put older numbers over newer ones. Raises StoreUnavailable.
+    """
+    while True:
+        fields = {name: fresh[name] for name in ("variants", "priceCents", "available")}
+        written = await _set(shop, product, fields)
+        if written is not None:
+            return written
+        found = await store.by_ids(shop.stores.mongo, [product["_id"]])
+        if not found:
+            return fresh  # deleted meanwhile; the change stream tells that too
+        product = found[0]
+        async with shop.stores.pg.read() as read:
+            items = await inventory.prices(read, sellable_skus(product))
+        levels = {sku: Level(item.unit_price_cents, item.available) for sku, item in items.items()}
+        fresh = with_levels(product, levels)
+
+
+async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> Document | None:
+    """Sets fields of the version read, and tells the cache; None when another write came between."""
+    fresh = {**product, **fields}
+    if fresh == product:
+        return product
+    now = millis(shop.clock.now())
+    if not await store.set_fields(shop.stores.mongo, product, fields, now):
+        return None
+    await pages.forget(shop, product["keys"], product["_id"], product["version"] + 1)
+    return fresh | {"version": product["version"] + 1, "updatedAt": now}
+
+
+async def follow_reviews(shop: Shop, product_id: str) -> None:
+    """Makes `ratings` what the reviews and the votes from before say. Whoever comes last has seen every review."""
+    while True:
+        found = await store.by_ids(shop.stores.mongo, [product_id])
+        if not found:
+            return
+        ratings = rated(found[0]["ratingsBefore"], *await store.stars(shop.stores.mongo, product_id))
+        if await _set(shop, found[0], {"ratings": {"avg": ratings.avg, "count": ratings.count}}) is not None:
+            return
+        await asyncio.sleep(random.uniform(0, 0.01))
+
+
+# Categories
+
+
+async def put_category(shop: Shop, category: Category) -> bool:
+    """Makes or replaces a category; True when it is new. Its products are held to a changed schema at their next
+    change, not before. Raises Invalid naming `attrs…` or `parent`."""
+    attributes.check_schema(category.attrs)
+    mongo = shop.stores.mongo
+    if category.parent is not None:
+        parents = await store.parents(mongo)
+        above: str | None = category.parent
+        if above != category.slug and above not in parents:
+            raise invalid("parent", f"there is no category {above}")
+        while above is not None:
+            if above == category.slug:
+                raise invalid("parent", "a category can't stand below itself")
+            above = parents.get(above)
+    return await store.put_category(mongo, category)
+
+
+async def delete_category(shop: Shop, slug: str) -> None:
+    """Raises NotFound, CategoryInUse."""
+    if await store.category_in_use(shop.stores.mongo, slug):
+        raise CategoryInUse()
+    if not await store.delete_category(shop.stores.mongo, slug):
+        raise NotFound(f"there is no category {slug}")
+
+
+# Rules that need a store
+
+
+async def _check(shop: Shop, draft: Draft) -> Category:
+    found = await store.category(shop.stores.mongo, draft.category)
+    attributes.refuse(_faults(draft, {found.slug: found} if found else {}))
+    assert found is not None
+    return found
+
+
+def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
+    """Everything that is wrong with the draft."""
+    category = categories.get(draft.category)
+    if category is None:
+        return [Fault("category", f"there is no category {draft.category}")]
+    skus = [variant.sku for variant in draft.variants]
+    faults = [Fault(f"variants.{i}.sku", "is given twice") for i, sku in enumerate(skus) if sku in skus[:i]]
+    faults += attributes.plain_faults(draft.attrs, "attrs", lists=True)
+    for i, variant in enumerate(draft.variants):
+        faults += attributes.plain_faults(variant.attrs, f"variants.{i}.attrs", lists=False)
+    if faults:
+        return faults
+    if not draft.variants:
+        return attributes.attribute_faults(category, draft.attrs, "attrs", own=())
+    for i, variant in enumerate(draft.variants):
+        merged = {**draft.attrs, **variant.attrs}
+        faults += attributes.attribute_faults(category, merged, f"variants.{i}.attrs", own=variant.attrs)
+    return list(dict.fromkeys(faults))
+
+
+async def _let_vary(shop: Shop, category: Category, draft: Draft) -> None:
+    names = {name for variant in draft.variants for name in variant.attrs}
+    if not names <= category.varying:
+        await store.let_vary(shop.stores.mongo, category.slug, names)
+
+
+async def _claim(shop: Shop, product_id: str, draft: Draft) -> tuple[str, store.Claims]:
+    """Claims the draft's references; a slug made from the name gives way to one that carries the SKU."""
+    slugs = [draft.slug] if draft.slug else [slugify(draft.name), _slug_with_sku(draft)]
+    for slug in slugs:
+        claims = await store.claim(shop.stores.mongo, product_id, references(draft, slug), shop.clock.now())
+        if set(claims.taken) != {slug} or slug is slugs[-1]:
+            break
+    _refuse_taken(slug, claims.taken)
+    return slug, claims
+
+
+def _slug_with_sku(draft: Draft) -> str:
+    """Nobody else's, since the SKU is nobody else's."""
+    return slugify(f"{draft.name[: LONGEST_SLUG - 1 - len(draft.sku)]}-{draft.sku}")
+
+
+def _refuse_taken(slug: str, taken: Collection[str]) -> None:
+    skus = [sku for sku in taken if sku != slug]
+    if skus:
+        raise SkuTaken(f"{', '.join(skus)} is taken", skus=skus)
+    if taken:
+        raise SlugTaken(f"{slug} is taken")
+
+
+async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) -> dict[str, Level]:
+    """Tells inventory what is new about names and prices, and answers price and stock of every sellable SKU.
+
+    A price that only repeats the document's copy is no command: inventory may know a newer one.
+    """
+    wanted = sellable(draft)
+    before = present_levels(found) if found else {}
+    repeated = {sku for sku, (_, price) in wanted.items() if sku in before and price in (None, before[sku].price_cents)}
+    named = found is not None and (found["name"], found["category"]) == (draft.name, draft.category)
+    if named and repeated == wanted.keys() and found is not None and _option_names(found) == _draft_names(draft):
+        return {sku: before[sku] for sku in wanted}
+    async with shop.stores.pg.tx() as tx:
+        items = await inventory.prices(tx, wanted)
+        for sku in sorted(wanted):  # in the order in which orders lock them
+            name, price = wanted[sku]
+            known = items.get(sku)
+            if sku in repeated or price is None:
+                price = known.unit_price_cents if known else (before[sku].price_cents if sku in before else None)
+            if price is None:
+                field = _price_field(draft, sku)
+                raise invalid(field, f"is required, since inventory has no price of {sku}")
+            items[sku], _ = await inventory.put(
+                tx, sku, name, price, currency=shop.settings.currency, actor=actor, category=draft.category
+            )
+    return {sku: Level(items[sku].unit_price_cents, items[sku].available) for sku in wanted}
+
+
+def _price_field(draft: Draft, sku: str) -> str:
+    place = next((i for i, variant in enumerate(draft.variants) if variant.sku == sku), None)
+    return "priceCents" if place is None else f"variants.{place}.priceCents"
+
+
+def _option_names(found: Document) -> dict[str, object]:
+    return {variant["sku"]: variant["attrs"] for variant in found["variants"]}
+
+
+def _draft_names(draft: Draft) -> dict[str, object]:
+    return {variant.sku: dict(variant.attrs) for variant in draft.variants}

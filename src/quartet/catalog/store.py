@@ -1,0 +1,422 @@
+"""The catalog in MongoDB, within the lines that hold on every engine (docs/engines.md).
+
+`products`, `categories`, `reviews`, and `references`: one document for each SKU and slug that names a product. It is
+what keeps them unique over products *and* variants, and what finds a product by any of them with two key look-ups.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+
+from quartet.catalog.attributes import Condition
+from quartet.catalog.model import Category, Document, epoch_ms
+from quartet.kernel.ids import new_id
+from quartet.stores.files import json_file
+from quartet.stores.mongo import DuplicateKey, Mongo
+
+PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "references"
+
+# The brief's, then one a sort order: each ends in the SKU, which makes the order total and so pages exact.
+_PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
+    ([("category", 1), ("attrs.ram_gb", 1), ("ratings.avg", -1)], False),
+    ([("slug", 1)], True),
+    ([("tags", 1)], False),
+    ([("sku", 1)], True),
+    ([("brand", 1), ("ratings.avg", 1), ("sku", 1)], False),
+    *(
+        ([*prefix, (field, 1), ("sku", 1)], False)
+        for prefix in ([], [("category", 1)])
+        for field in ("ratings.avg", "priceCents", "publishedMs", "name")
+    ),
+]
+# A claim whose product does not hold the reference is the trace of a crash once no request can still be running.
+CLAIM_MS = 60_000
+
+
+async def prepare(mongo: Mongo) -> None:
+    """Collections with their validators, and indexes. Idempotent."""
+    validators = {name: json_file(__file__, f"{name}.json") for name in (PRODUCTS, CATEGORIES, REVIEWS)}
+    for name in (PRODUCTS, CATEGORIES, REVIEWS, REFERENCES):
+        await mongo.ensure_collection(name, validators.get(name))
+    for keys, unique in _PRODUCT_INDEXES:
+        await mongo.collection(PRODUCTS).create_index(keys, unique=unique)
+    await mongo.collection(REVIEWS).create_index([("productId", 1), ("createdAt", -1), ("userId", -1)])
+    await mongo.collection(REFERENCES).create_index([("productId", 1)])
+
+
+# Products
+
+
+async def find(mongo: Mongo, reference: str) -> Document | None:
+    """The product that a SKU, a variant's SKU or a slug names now."""
+    claim = await mongo.collection(REFERENCES).find_one({"_id": reference}, ["productId"])
+    if claim is None:
+        return None
+    found = await mongo.collection(PRODUCTS).find_one({"_id": claim["productId"]})
+    # A claim may outlive its product for a moment, or stand before it.
+    return found if found is not None and reference in found["keys"] else None
+
+
+async def find_many(mongo: Mongo, references: Iterable[str]) -> dict[str, Document]:
+    """By reference; what names nothing is left out."""
+    ids = await product_ids_of_skus(mongo, references)
+    found = {doc["_id"]: doc for doc in await by_ids(mongo, set(ids.values()))}
+    return {ref: found[id_] for ref, id_ in ids.items() if id_ in found and ref in found[id_]["keys"]}
+
+
+async def by_sku(mongo: Mongo, sku: str) -> Document | None:
+    """The product of its own SKU, not of a variant's."""
+    return await mongo.collection(PRODUCTS).find_one({"sku": sku})
+
+
+async def by_ids(mongo: Mongo, ids: Collection[str]) -> list[Document]:
+    """Raw documents in no order; what is gone is left out."""
+    if not ids:
+        return []
+    return await mongo.collection(PRODUCTS).find({"_id": {"$in": list(ids)}})
+
+
+async def slice_after(mongo: Mongo, after: str, size: int) -> list[Document]:
+    """The next documents in order of id."""
+    return await mongo.collection(PRODUCTS).find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=size)
+
+
+async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
+    """The next ids in order."""
+    where = {"_id": {"$gt": after}}
+    found = await mongo.collection(PRODUCTS).find(where, sort=[("_id", 1)], limit=size, projection=["_id"])
+    return [product["_id"] for product in found]
+
+
+def watch(mongo: Mongo, position: Any = None) -> AsyncIterator[tuple[str | None, Any]]:
+    """Which product changed, and the position after it (`Collection.watch`)."""
+    return mongo.collection(PRODUCTS).watch(resume_after=position)
+
+
+async def product_ids_of_skus(mongo: Mongo, skus: Iterable[str]) -> dict[str, str]:
+    """The product id of each SKU (a product's or a variant's), for those that the catalog knows."""
+    wanted = list(set(skus))
+    if not wanted:
+        return {}
+    claims = await mongo.collection(REFERENCES).find({"_id": {"$in": wanted}})
+    return {claim["_id"]: claim["productId"] for claim in claims}
+
+
+async def references_of(mongo: Mongo, product_ids: Collection[str]) -> list[Document]:
+    """Every reference that names, named or is about to name these products."""
+    return await mongo.collection(REFERENCES).find({"productId": {"$in": list(product_ids)}})
+
+
+async def page(
+    mongo: Mongo,
+    where: Mapping[str, Any],
+    *,
+    sort: tuple[str, int],
+    after: tuple[Any, str] | None,
+    limit: int,
+) -> list[Document]:
+    """The next `limit` products in the order of a field and the SKU, after the (value, SKU) shown last.
+
+    Two plain range queries (the rest of those with the same value, then those beyond) instead of one with `$or`: each
+    walks an index on every engine.
+    """
+    products = mongo.collection(PRODUCTS)
+    field, direction = sort
+    order = [(field, direction), ("sku", direction)]
+    if after is None:
+        return await products.find(where, sort=order, limit=limit)
+    beyond = "$gt" if direction > 0 else "$lt"
+    value, sku = after
+    found = await products.find({"$and": [where, {field: value, "sku": {beyond: sku}}]}, sort=order[1:], limit=limit)
+    if len(found) < limit:
+        rest = {"$and": [where, {field: {beyond: value}}]}
+        found += await products.find(rest, sort=order, limit=limit - len(found))
+    return found
+
+
+def filter_of(
+    *,
+    published_by: datetime | None,
+    categories: Collection[str] | None = None,
+    brand: str | None = None,
+    tag: str | None = None,
+    attributes: Sequence[Condition] = (),
+    varying: Collection[str] = (),
+) -> dict[str, Any]:
+    """The filter of a list. An attribute that variants of the category carry (`varying`) is looked for in `options`,
+    so that black in L is one shirt that is both; any other in `attrs`, where the brief's index serves it."""
+    where: dict[str, Any] = {}
+    if published_by is not None:
+        where["publishedMs"] = {"$lte": epoch_ms(published_by)}
+    if categories is not None:
+        # One category as an equality: an index then gives the sort order too.
+        where["category"] = next(iter(categories)) if len(categories) == 1 else {"$in": sorted(categories)}
+    if brand is not None:
+        where["brand"] = brand
+    if tag is not None:
+        where["tags"] = {"$in": [tag]}  # an equality on an indexed array finds nothing on nx-27017
+    option: dict[str, dict[str, Any]] = {}
+    for condition in attributes:
+        if condition.listed:
+            where[f"attrs.{condition.name}"] = {"$in": [condition.value]}
+        elif condition.name in varying:
+            option.setdefault(condition.name, {})[f"${condition.op}"] = condition.value
+        else:
+            where.setdefault(f"attrs.{condition.name}", {})[f"${condition.op}"] = condition.value
+    if option:
+        where["options"] = {"$elemMatch": option}
+    return where
+
+
+async def insert(mongo: Mongo, product: Document) -> None:
+    """A new document."""
+    await mongo.collection(PRODUCTS).insert_one(product)
+
+
+async def replace(mongo: Mongo, product: Document, version: int) -> bool:
+    """Puts the document where `version` still stands; False when somebody was quicker."""
+    return await mongo.collection(PRODUCTS).replace_one({"_id": product["_id"], "version": version}, product)
+
+
+async def set_fields(mongo: Mongo, product: Document, fields: Mapping[str, Any], now: datetime) -> bool:
+    """Sets some fields of the version read and bumps it; False when somebody was quicker."""
+    return await mongo.collection(PRODUCTS).update_one(
+        {"_id": product["_id"], "version": product["version"]},
+        {"$set": {**fields, "updatedAt": now}, "$inc": {"version": 1}},
+    )
+
+
+async def delete(mongo: Mongo, product: Document) -> bool:
+    """Deletes the version read, and the reviews of it; False when somebody was quicker."""
+    if not await mongo.collection(PRODUCTS).delete_one({"_id": product["_id"], "version": product["version"]}):
+        return False
+    await mongo.collection(REVIEWS).delete_many({"productId": product["_id"]})
+    return True
+
+
+# References
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What one write has claimed; `taken` belongs to other products, and then nothing was claimed."""
+
+    mark: str
+    fresh: tuple[str, ...]
+    taken: tuple[str, ...]
+
+
+async def claim(mongo: Mongo, product_id: str, references: Collection[str], now: datetime) -> Claims:
+    """Makes these references the product's own, all or none."""
+    mark = new_id().hex
+    outcomes = {
+        reference: await _claim_one(mongo, {"_id": reference, "productId": product_id, "mark": mark}, epoch_ms(now))
+        for reference in sorted(references)
+    }
+    fresh, taken = (tuple(r for r, outcome in outcomes.items() if outcome == each) for each in ("fresh", "taken"))
+    claims = Claims(mark, fresh, taken)
+    if claims.taken:
+        await abandon(mongo, claims)
+    return claims
+
+
+async def _claim_one(mongo: Mongo, claim: Document, now_ms: int) -> Literal["fresh", "ours", "taken"]:
+    collection = mongo.collection(REFERENCES)
+    claim["claimedMs"] = now_ms
+    while True:
+        try:
+            await collection.insert_one(dict(claim))
+            return "fresh"
+        except DuplicateKey:
+            held = await collection.find_one({"_id": claim["_id"]})
+        if held is None:
+            continue  # given up just now
+        ours = held["productId"] == claim["productId"]
+        if not ours and not await _is_stale(mongo, held, now_ms):
+            return "taken"
+        # Our own claim is marked anew, so that another write of the same product that gives it up leaves it alone.
+        if await collection.replace_one(held, claim):
+            return "ours" if ours else "fresh"
+
+
+async def _is_stale(mongo: Mongo, held: Document, now_ms: int) -> bool:
+    if now_ms - held["claimedMs"] < CLAIM_MS:
+        return False
+    holder = await mongo.collection(PRODUCTS).find_one({"_id": held["productId"]}, ["keys"])
+    return holder is None or held["_id"] not in holder["keys"]
+
+
+async def abandon(mongo: Mongo, claims: Claims) -> None:
+    """Gives up what a write that failed has claimed."""
+    if claims.fresh:
+        await mongo.collection(REFERENCES).delete_many({"_id": {"$in": list(claims.fresh)}, "mark": claims.mark})
+
+
+async def marks(mongo: Mongo, product_id: str, references: Collection[str]) -> dict[str, str]:
+    """The marks of the product's claims on these references, as they stand."""
+    if not references:
+        return {}
+    found = await mongo.collection(REFERENCES).find({"_id": {"$in": list(references)}})
+    return {claim["_id"]: claim["mark"] for claim in found if claim["productId"] == product_id}
+
+
+async def release(mongo: Mongo, marked: Mapping[str, str]) -> None:
+    """Gives up claims that still carry these marks; one marked anew is wanted again."""
+    if marked:
+        where = {"_id": {"$in": list(marked)}, "mark": {"$in": list(set(marked.values()))}}
+        await mongo.collection(REFERENCES).delete_many(where)
+
+
+async def sweep(mongo: Mongo, claims: Sequence[Document], now: datetime) -> None:
+    """Gives up claims that no product holds, but for those that a request may be about to use."""
+    oldest = epoch_ms(now) - CLAIM_MS
+    await release(mongo, {claim["_id"]: claim["mark"] for claim in claims if claim["claimedMs"] < oldest})
+
+
+# Many at once
+
+
+async def insert_new(mongo: Mongo, products: Sequence[Document], now: datetime) -> list[Document]:
+    """Those of the documents that are new, put in as they are; answers them. One whose SKU or slug is taken is left.
+
+    For one loader at a time: references are looked at together and then claimed together.
+    """
+    wanted = [key for product in products for key in product["keys"]]
+    held = await product_ids_of_skus(mongo, wanted)
+    present = {doc["_id"] for doc in await by_ids(mongo, [p["_id"] for p in products])}
+    fresh = [
+        product
+        for product in products
+        if product["_id"] not in present
+        and all(held.get(key, product["_id"]) == product["_id"] for key in product["keys"])
+    ]
+    claims = [
+        {"_id": key, "productId": product["_id"], "mark": product["_id"], "claimedMs": epoch_ms(now)}
+        for product in fresh
+        for key in product["keys"]
+        if key not in held
+    ]
+    if claims:
+        await mongo.collection(REFERENCES).insert_many(claims)
+    if fresh:
+        await mongo.collection(PRODUCTS).insert_many(fresh)
+    return fresh
+
+
+# Categories
+
+
+async def category(mongo: Mongo, slug: str) -> Category | None:
+    """One category."""
+    found = await mongo.collection(CATEGORIES).find_one({"_id": slug})
+    return _category(found) if found else None
+
+
+async def categories(mongo: Mongo, slugs: Collection[str] | None = None) -> list[Category]:
+    """These, or all of them, by slug."""
+    where = {} if slugs is None else {"_id": {"$in": list(slugs)}}
+    return [_category(found) for found in await mongo.collection(CATEGORIES).find(where, sort=[("_id", 1)])]
+
+
+async def parents(mongo: Mongo) -> dict[str, str | None]:
+    """Each category's parent."""
+    return {c["_id"]: c["parent"] for c in await mongo.collection(CATEGORIES).find({}, projection=["parent"])}
+
+
+def _category(found: Document) -> Category:
+    return Category(
+        found["_id"],
+        found["name"],
+        found["parent"],
+        orjson.loads(found["attrs"]),
+        frozenset(found["varying"]),
+        found["version"],
+    )
+
+
+async def put_category(mongo: Mongo, value: Category) -> bool:
+    """Puts the category; True when it is new. The schema is kept as JSON text: its `$schema` and `$defs` are no names
+    for a field, and its order is worth keeping."""
+    fields = {"name": value.name, "parent": value.parent, "attrs": orjson.dumps(value.attrs).decode()}
+    collection = mongo.collection(CATEGORIES)
+    while not await collection.update_one({"_id": value.slug}, {"$set": fields, "$inc": {"version": 1}}):
+        try:
+            await collection.insert_one({"_id": value.slug, **fields, "varying": sorted(value.varying), "version": 1})
+            return True
+        except DuplicateKey:
+            continue  # made by another just now: update it
+    return False
+
+
+async def let_vary(mongo: Mongo, slug: str, names: Collection[str]) -> None:
+    """Notes that variants of the category carry these attributes, before the first document that does is written."""
+    collection = mongo.collection(CATEGORIES)
+    while True:
+        found = await collection.find_one({"_id": slug})
+        if found is None or set(names) <= set(found["varying"]):
+            return
+        varying = sorted({*found["varying"], *names})
+        where = {"_id": slug, "version": found["version"]}
+        if await collection.update_one(where, {"$set": {"varying": varying}, "$inc": {"version": 1}}):
+            return
+
+
+async def category_in_use(mongo: Mongo, slug: str) -> bool:
+    """Whether it holds a product or another category."""
+    product, child = await asyncio.gather(
+        mongo.collection(PRODUCTS).find_one({"category": slug}, ["_id"]),
+        mongo.collection(CATEGORIES).find_one({"parent": slug}, ["_id"]),
+    )
+    return product is not None or child is not None
+
+
+async def delete_category(mongo: Mongo, slug: str) -> bool:
+    """Whether it was there."""
+    return await mongo.collection(CATEGORIES).delete_one({"_id": slug})
+
+
+# Reviews
+
+
+async def insert_review(mongo: Mongo, review: Document) -> bool:
+    """False when this customer has reviewed the product."""
+    try:
+        await mongo.collection(REVIEWS).insert_one(review)
+    except DuplicateKey:
+        return False
+    return True
+
+
+async def reviews(mongo: Mongo, product_id: str, after: tuple[datetime, str] | None, limit: int) -> list[Document]:
+    """The newest first, after the (time, user) shown last."""
+    collection = mongo.collection(REVIEWS)
+    order = [("createdAt", -1), ("userId", -1)]
+    where: dict[str, Any] = {"productId": product_id}
+    if after is None:
+        return await collection.find(where, sort=order, limit=limit)
+    at, user = after
+    found = await collection.find({**where, "createdAt": at, "userId": {"$lt": user}}, sort=order[1:], limit=limit)
+    if len(found) < limit:
+        found += await collection.find({**where, "createdAt": {"$lt": at}}, sort=order, limit=limit - len(found))
+    return found
+
+
+async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
+    """Sum and number of a product's reviews."""
+    found = await mongo.collection(REVIEWS).aggregate(
+        [
+            {"$match": {"productId": product_id}},
+            {"$group": {"_id": "$productId", "stars": {"$sum": "$rating"}, "count": {"$sum": 1}}},
+        ]
+    )
+    return (int(found[0]["stars"]), int(found[0]["count"])) if found else (0, 0)
+
+
+def review_id(product_id: str, user_id: UUID) -> str:
+    """One review a product and customer: their ids together are its key."""
+    return f"{product_id}:{user_id}"
