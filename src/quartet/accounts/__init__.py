@@ -18,6 +18,7 @@ __all__ = [
     "exists",
     "give_password",
     "hash_password",
+    "known_emails",
     "names",
     "sign_in",
     "sign_out",

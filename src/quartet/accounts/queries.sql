@@ -14,6 +14,9 @@ SELECT id, email, password_hash, display_name, plan, roles, created_at FROM user
 -- name: user_exists
 SELECT EXISTS (SELECT FROM users WHERE id = $1);
 
+-- name: known_emails
+SELECT email FROM users WHERE email = ANY ($1);
+
 -- name: names
 SELECT id, display_name FROM users WHERE id = ANY ($1) AND display_name IS NOT NULL;
 

@@ -50,6 +50,11 @@ async def exists(read: Read, user_id: UUID) -> bool:
     return bool(await read.fetchval(q.user_exists, user_id))
 
 
+async def known_emails(read: Read, emails: Iterable[str]) -> set[str]:
+    """Those of the addresses (in lower case) that have an account."""
+    return {row["email"] for row in await read.fetch(q.known_emails, list(emails))}
+
+
 async def names(read: Read, ids: Iterable[UUID]) -> dict[UUID, str]:
     """Display names of those who have one, in one query."""
     return {row["id"]: row["display_name"] for row in await read.fetch(q.names, list(ids))}
