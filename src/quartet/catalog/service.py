@@ -11,6 +11,7 @@ from quartet import inventory
 from quartet.catalog import attributes, pages, store
 from quartet.catalog.attributes import Fault
 from quartet.catalog.model import (
+    LONGEST_SLUG,
     Category,
     CategoryInUse,
     Document,
