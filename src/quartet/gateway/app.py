@@ -10,7 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
-from quartet import __version__
+from quartet import __version__, cart
 from quartet.gateway import system
 from quartet.gateway.errors import add_error_handlers
 from quartet.gateway.middleware import Gateway
@@ -52,6 +52,7 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.merge_cart = cart.merge  # signing in lies below carts, so the house itself introduces them
     app.add_middleware(Gateway)
     add_error_handlers(app)
     app.include_router(system.router)

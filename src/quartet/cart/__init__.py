@@ -1,0 +1,27 @@
+"""Carts of users and guests, in Redis.
+
+An owner is a user's id, or the token that a guest was given. Checkout reads `lines` and calls `take_bought` once the
+order is paid; whoever signs somebody in calls `merge`.
+"""
+
+from quartet.cart.model import MOST_LINES, MOST_PIECES, Cart, CartFull, Line, Owner, good_token, new_token
+from quartet.cart.service import add, clear, merge, put, show
+from quartet.cart.store import lines, take_bought
+
+__all__ = [
+    "MOST_LINES",
+    "MOST_PIECES",
+    "Cart",
+    "CartFull",
+    "Line",
+    "Owner",
+    "add",
+    "clear",
+    "good_token",
+    "lines",
+    "merge",
+    "new_token",
+    "put",
+    "show",
+    "take_bought",
+]

@@ -1,0 +1,21 @@
+-- Adds pieces to a line, or sets it. Reading and writing here is one step: two taps at once make two pieces.
+-- KEYS[1] the cart. ARGV: sku, qty, 'add' or 'set', most pieces a line, most lines, seconds to live.
+-- Reply: {'ok', sku, qty, sku, qty, …} with the whole cart, or {'qty', present} or {'lines', present} with nothing changed.
+local sku, qty = ARGV[1], tonumber(ARGV[2])
+local present = tonumber(redis.call('HGET', KEYS[1], sku) or '0')
+local wanted = qty
+if ARGV[3] == 'add' then wanted = present + qty end
+if wanted > tonumber(ARGV[4]) then return {'qty', tostring(present)} end
+if wanted > 0 and present == 0 then
+  local lines = redis.call('HLEN', KEYS[1])
+  if lines >= tonumber(ARGV[5]) then return {'lines', tostring(lines)} end
+end
+if wanted > 0 then
+  redis.call('HSET', KEYS[1], sku, wanted)
+else
+  redis.call('HDEL', KEYS[1], sku)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[6])
+local reply = {'ok'}
+for _, part in ipairs(redis.call('HGETALL', KEYS[1])) do reply[#reply + 1] = part end
+return reply

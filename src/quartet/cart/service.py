@@ -1,0 +1,95 @@
+"""A cart as it is shown: its lines from Redis, prices of now from inventory, names and pictures from the catalog."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+import structlog
+
+from quartet import catalog, inventory
+from quartet.cart.model import Cart, Line, Owner, good_token
+from quartet.cart.store import Carts
+from quartet.kernel.errors import NotFound, StoreUnavailable
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.cart")
+
+
+async def show(shop: Shop, owner: Owner) -> Cart:
+    """The cart at the prices of now. Without the catalog it is shown with inventory's names and no pictures."""
+    return await _priced(shop, await _carts(shop).lines(owner))
+
+
+async def add(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
+    """Raises NotFound for what is not sold, CartFull (nothing is changed)."""
+    await _demand_sold(shop, sku)
+    return await _priced(shop, await _carts(shop).add(owner, sku, qty))
+
+
+async def put(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
+    """Sets the quantity, 0 removes. Raises NotFound for what is not sold, CartFull (nothing is changed)."""
+    if qty > 0:
+        await _demand_sold(shop, sku)
+    return await _priced(shop, await _carts(shop).put(owner, sku, qty))
+
+
+async def clear(shop: Shop, owner: Owner) -> None:
+    """Empties the cart."""
+    await _carts(shop).clear(owner)
+
+
+async def merge(shop: Shop, token: str | None, user_id: UUID) -> None:
+    """A guest's cart becomes part of the user's; a token that is none of ours names no cart."""
+    if good := good_token(token):
+        await _carts(shop).merge(good, user_id)
+
+
+def _carts(shop: Shop) -> Carts:
+    return Carts(shop.stores.redis, shop.settings.cart_days)
+
+
+async def _demand_sold(shop: Shop, sku: str) -> None:
+    items, cards = await asyncio.gather(_items(shop, [sku]), catalog.cards(shop, [sku]))
+    if sku not in items or sku not in cards:
+        raise NotFound(
+            f"the shop sells nothing as {sku}", errors=[{"field": "sku", "message": "is not sold in this shop"}]
+        )
+
+
+async def _priced(shop: Shop, lines: Mapping[str, int]) -> Cart:
+    if not lines:
+        return Cart([], shop.settings.currency)
+    items, cards = await asyncio.gather(_items(shop, lines), _cards(shop, lines))
+    currencies = {item.currency for item in items.values()}
+    currency = shop.settings.currency if shop.settings.currency in currencies or not currencies else min(currencies)
+    return Cart([_line(sku, qty, items.get(sku), cards, currency) for sku, qty in lines.items()], currency)
+
+
+def _line(
+    sku: str,
+    qty: int,
+    item: inventory.Item | None,
+    cards: Mapping[str, catalog.Card] | None,
+    currency: str,
+) -> Line:
+    """What is no longer sold, or is sold in another currency than the rest, can't be bought with it: 0 available."""
+    card = cards.get(sku) if cards is not None else None
+    name = card.name if card else item.name if item else sku
+    slug, image = (card.slug, card.image) if card else (None, None)
+    if item is None or item.currency != currency:
+        return Line(sku, qty, name, slug, image, 0, 0)
+    return Line(sku, qty, name, slug, image, item.unit_price_cents, item.available if card or cards is None else 0)
+
+
+async def _items(shop: Shop, skus: Iterable[str]) -> dict[str, inventory.Item]:
+    async with shop.stores.pg.read() as read:
+        return await inventory.prices(read, skus)
+
+
+async def _cards(shop: Shop, skus: Iterable[str]) -> dict[str, catalog.Card] | None:
+    """None while the catalog is away: a cart without pictures is better than none."""
+    try:
+        return await catalog.cards(shop, skus)
+    except StoreUnavailable:
+        log.warning("cart_without_catalog")
+        return None

@@ -1,0 +1,111 @@
+"""Carts in Redis: a hash each, SKU to quantity. Every change is one script, so none is lost between two clicks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, Owner
+from quartet.stores.files import lua
+from quartet.stores.redis import RedisStore
+
+ADD = lua(__file__, "add.lua")
+TAKE = lua(__file__, "take.lua")
+PREPARE = lua(__file__, "prepare.lua")
+RECEIVE = lua(__file__, "receive.lua")
+
+_DAY = 86_400
+# How long it is remembered that an event took its pieces out: longer than the outbox ever retries.
+BOUGHT_SECONDS = 30 * _DAY
+
+
+@dataclass(frozen=True)
+class Carts:
+    """All carts of a shop; `days` an untouched one is kept."""
+
+    redis: RedisStore
+    days: int
+
+    async def lines(self, owner: Owner) -> dict[str, int]:
+        """What is in it; looking keeps it alive."""
+        found, _ = await self.redis.pipeline([("HGETALL", key(owner)), ("EXPIRE", key(owner), self._ttl)])
+        return {sku: int(qty) for sku, qty in found.items()}
+
+    async def add(self, owner: Owner, sku: str, qty: int) -> dict[str, int]:
+        """Adds; answers the whole cart. Raises CartFull and changes nothing."""
+        return await self._change(owner, sku, qty, "add")
+
+    async def put(self, owner: Owner, sku: str, qty: int) -> dict[str, int]:
+        """Sets, 0 removes; answers the whole cart. Raises CartFull and changes nothing."""
+        return await self._change(owner, sku, qty, "set")
+
+    async def clear(self, owner: Owner) -> None:
+        """Empties it."""
+        await self.redis.call("DEL", key(owner))
+
+    async def merge(self, token: str, user_id: UUID) -> None:
+        """A guest's cart becomes part of a user's. Two slots, so three steps; stopped after any of them, the next call
+        for this token finishes it, and no piece is lost or counted twice."""
+        while note := await self._prepare(token, user_id):
+            merge_id, to, items = note
+            flat = _flat(items)
+            mark = f"{key(to)}:merged:{merge_id}"
+            # The mark outlives the guest's note, else a merge found late could be counted again.
+            await self.redis.run(RECEIVE, [key(to), mark], [2 * self._ttl, MOST_PIECES, self._ttl, *flat])
+            await self.redis.run(TAKE, [key(token), _note(token)], ["settle", merge_id, *flat])
+            if to == user_id:
+                return
+
+    async def _prepare(self, token: str, user_id: UUID) -> tuple[str, UUID, dict[str, int]] | None:
+        reply = await self.redis.run(PREPARE, [key(token), _note(token)], [uuid4().hex, str(user_id), self._ttl])
+        note = _pairs(reply)
+        if not note:
+            return None
+        merge_id, to = note.pop(":id"), UUID(note.pop(":user"))
+        return merge_id, to, {sku: int(qty) for sku, qty in note.items()}
+
+    async def _change(self, owner: Owner, sku: str, qty: int, how: str) -> dict[str, int]:
+        said, *rest = await self.redis.run(ADD, [key(owner)], [sku, qty, how, MOST_PIECES, MOST_LINES, self._ttl])
+        if said == "qty":
+            raise _full("qty", f"at most {MOST_PIECES} of one thing fit into a cart, and there are {rest[0]} in it")
+        if said == "lines":
+            raise _full("sku", f"at most {MOST_LINES} different things fit into a cart")
+        return {sku: int(qty) for sku, qty in _pairs(rest).items()}
+
+    @property
+    def _ttl(self) -> int:
+        return self.days * _DAY
+
+
+async def lines(redis: RedisStore, owner: Owner) -> dict[str, int]:
+    """What is in a cart: SKU to quantity."""
+    return {sku: int(qty) for sku, qty in (await redis.call("HGETALL", key(owner))).items()}
+
+
+async def take_bought(redis: RedisStore, user_id: UUID, items: Mapping[str, int], event_id: UUID | str) -> bool:
+    """Takes what was bought out of the cart, once for each event (the order's id will do); what was put in meanwhile
+    stays. False: done before."""
+    mark = f"{key(user_id)}:bought:{event_id}"
+    return bool(await redis.run(TAKE, [key(user_id), mark], ["once", BOUGHT_SECONDS, *_flat(items)]))
+
+
+def key(owner: Owner) -> str:
+    """`cart:{<user id>}` or `cart:{guest:<token>}`: no token can name a user's cart."""
+    return f"cart:{{{owner}}}" if isinstance(owner, UUID) else f"cart:{{guest:{owner}}}"
+
+
+def _note(token: str) -> str:
+    return f"{key(token)}:merge"
+
+
+def _flat(items: Mapping[str, int]) -> list[str | int]:
+    return [part for line in items.items() for part in line]
+
+
+def _pairs(reply: Iterable[Any]) -> dict[str, str]:
+    parts = iter(reply)
+    return dict(zip(parts, parts, strict=True))
+
+
+def _full(field: str, message: str) -> CartFull:
+    return CartFull(f"{field}: {message}", errors=[{"field": field, "message": message}])
