@@ -242,13 +242,17 @@ class Postgres:
         two, and what is done inside must bear that. Keeps a connection of its own outside the pool."""
         connection = await self.listen_connection()
         try:
-            while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
-                await asyncio.sleep(ALONE_SECONDS)
+            await self._wait_alone(connection, name)
             yield lambda: not connection.is_closed()
-        except _GONE as error:
-            raise StoreUnavailable("postgres") from error
         finally:
             connection.terminate()
+
+    async def _wait_alone(self, connection: "asyncpg.Connection[Any]", name: str) -> None:
+        try:
+            while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
+                await asyncio.sleep(ALONE_SECONDS)
+        except _GONE as error:
+            raise StoreUnavailable("postgres") from error
 
     async def close(self) -> None:
         """Closes the idle connections."""

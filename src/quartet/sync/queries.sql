@@ -54,6 +54,9 @@ INSERT INTO sync_rebuilds (reason) VALUES ($1) ON CONFLICT DO NOTHING;
 SELECT id, state, reason, total, done, error, asked_at, started_at, ended_at FROM sync_rebuilds
 WHERE state IN ('asked', 'building');
 
+-- name: get_rebuild
+SELECT id, state, reason, total, done, error, asked_at, started_at, ended_at FROM sync_rebuilds WHERE id = $1;
+
 -- name: last_rebuild
 SELECT id, state, reason, total, done, error, asked_at, started_at, ended_at FROM sync_rebuilds
 ORDER BY id DESC LIMIT 1;

@@ -124,6 +124,11 @@ async def ask_rebuild(tx: Tx, reason: str) -> Rebuild:
     return Rebuild(**await tx.fetchrow(q.last_rebuild))
 
 
+async def get_rebuild(read: Read, id_: int) -> Rebuild:
+    """One that there is."""
+    return Rebuild(**await read.fetchrow(q.get_rebuild, id_))
+
+
 async def open_rebuild(read: Read) -> Rebuild | None:
     """What is asked for or under way."""
     row = await read.fetchrow(q.open_rebuild)

@@ -1,0 +1,21 @@
+"""What changed in the systems of record reaches search, catalog copies, caches, carts and the leaderboard.
+
+`run_worker` does it all the time; `catch_up` once, here and now; `reindex` builds the search index anew.
+"""
+
+from quartet.sync.reindex import reindex
+from quartet.sync.service import Pipeline, State, catch_up, replay_dead_letters, state
+from quartet.sync.store import Letter, Rebuild
+from quartet.sync.worker import run_worker
+
+__all__ = [
+    "Letter",
+    "Pipeline",
+    "Rebuild",
+    "State",
+    "catch_up",
+    "reindex",
+    "replay_dead_letters",
+    "run_worker",
+    "state",
+]

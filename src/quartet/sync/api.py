@@ -1,0 +1,110 @@
+"""GET /sync, POST /sync/reindex and POST /sync/dead-letters/replay."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+
+from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
+from quartet.sync import service
+from quartet.sync.reindex import ask
+from quartet.web.answers import answer, problems
+from quartet.web.dependencies import Admin, ShopDep, Staff
+from quartet.web.shapes import Shape
+
+router = APIRouter(tags=["sync"])
+
+_REFUSALS = problems(Unauthenticated, Forbidden, StoreUnavailable)
+
+
+class PipelineShape(Shape):
+    """`changes` follows the catalog's change stream, `outbox` what PostgreSQL says has happened. `lastToken` is where
+    it would go on after a crash."""
+
+    name: str
+    lag_seconds: float | None
+    pending: int | None
+    last_token: Any
+    batches: int
+    items: int
+    retries: int
+    dead_letters: int
+
+
+class LetterShape(Shape):
+    """What could not be carried, and why."""
+
+    id: int
+    pipeline: str
+    key: str
+    payload: dict[str, Any]
+    reason: str
+    created_at: datetime
+
+
+class RebuildShape(Shape):
+    """A rebuild of the search index; `done` and `total` count products."""
+
+    id: int
+    state: Literal["asked", "building", "done", "failed"]
+    reason: str
+    total: int
+    done: int
+    error: str | None
+    asked_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class StateShape(Shape):
+    """`letters` holds the newest twenty."""
+
+    pipelines: list[PipelineShape]
+    reindex: RebuildShape | None
+    dead_letters: int
+    letters: list[LetterShape]
+
+
+class ReplayedShape(Shape):
+    """How many were taken up again."""
+
+    replayed: int
+
+
+@router.get("/sync", response_model=StateShape, responses=_REFUSALS)
+async def show(shop: ShopDep, _staff: Staff) -> Response:
+    """How far behind search and caches are, and what could not be carried."""
+    state = await service.state(shop)
+    pipelines = [
+        PipelineShape(
+            name=p.name,
+            lag_seconds=p.lag_seconds,
+            pending=p.pending,
+            last_token=p.token,
+            batches=p.batches,
+            items=p.items,
+            retries=p.retries,
+            dead_letters=p.dead_letters,
+        )
+        for p in state.pipelines
+    ]
+    shape = StateShape(
+        pipelines=pipelines,
+        reindex=RebuildShape.model_validate(state.rebuild) if state.rebuild else None,
+        dead_letters=state.dead_letters,
+        letters=[LetterShape.model_validate(letter) for letter in state.letters],
+    )
+    return answer(shape)
+
+
+@router.post("/sync/reindex", status_code=202, response_model=RebuildShape, responses=_REFUSALS)
+async def rebuild(shop: ShopDep, admin: Admin) -> Response:
+    """Asks the worker for a new search index beside the live one; while one is being built, that one is answered."""
+    asked = await ask(shop, f"asked for by {admin.user_id}")
+    return answer(RebuildShape.model_validate(asked), 202)
+
+
+@router.post("/sync/dead-letters/replay", response_model=ReplayedShape, responses=_REFUSALS)
+async def replay(shop: ShopDep, _admin: Admin) -> Response:
+    """Tries what could not be carried once more."""
+    return answer(ReplayedShape(replayed=await service.replay_dead_letters(shop)))
