@@ -7,7 +7,7 @@ To make an account: `hashed = await hash_password(settings, password)` outside t
 from quartet.accounts.model import EmailTaken, SignedIn, User, WrongCredentials
 from quartet.accounts.passwords import hash_password
 from quartet.accounts.service import create_user, give_password, sign_in, sign_out, sign_up, start_session
-from quartet.accounts.store import exists, names, sweep
+from quartet.accounts.store import exists, known_emails, names, sweep
 
 __all__ = [
     "EmailTaken",
