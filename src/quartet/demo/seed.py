@@ -1,0 +1,145 @@
+"""Fills an empty shop with the demo: prices and stock, categories, products, and three people to sign in as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any, Protocol
+
+from quartet import accounts, catalog, inventory
+from quartet.demo.logins import LOGINS, keep, kept, new_password
+from quartet.demo.model import load, sellables
+from quartet.web.dependencies import Shop
+
+ACTOR = "demo"
+
+
+class Watch(Protocol):
+    """Told how far a stage has come."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+
+def _unwatched(_stage: str, _done: int, _total: int, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """How much of each was new, and the demo logins: passwords by address."""
+
+    skus: int
+    categories: int
+    products: int
+    people: int
+    logins: Mapping[str, str]
+
+
+async def seed(shop: Shop, watch: Watch = _unwatched) -> SeedReport:
+    """Loads what is missing; run again it changes nothing. Raises StoreUnavailable.
+
+    People come last, so that their being there says that an earlier run got to its end: from then on the goods are
+    the shop's own, and what staff deleted stays deleted. Only a catalog that is empty again is filled again.
+    """
+    skus = categories = products = 0
+    if not await _was_finished(shop):
+        skus = await _stock(shop, watch)
+        categories = await _categories(shop)
+        products = await _products(shop, watch)
+    people, logins = await _people(shop)
+    return SeedReport(skus, categories, products, people, logins)
+
+
+async def _was_finished(shop: Shop) -> bool:
+    emails = {login.email for login in LOGINS}
+    async with shop.stores.pg.read() as read:
+        if await accounts.known_emails(read, emails) != emails:
+            return False
+    ours = {category["slug"] for category in load().categories}
+    return any(category.slug in ours for category in await catalog.categories(shop.stores.mongo))
+
+
+async def _stock(shop: Shop, watch: Watch) -> int:
+    """A row of inventory for every SKU that has none; those there may have been sold from, so they are left alone."""
+    wanted = sorted((row, product["category"]) for product in load().products for row in sellables(product))
+    async with shop.stores.pg.tx() as tx:
+        known = await inventory.prices(tx, [row.sku for row, _ in wanted])
+        missing = [(row, category) for row, category in wanted if row.sku not in known]
+        for done, (row, category) in enumerate(missing, 1):
+            await inventory.put(
+                tx, row.sku, row.name, row.price_cents, stock=row.stock, category=category,
+                currency=shop.settings.currency, actor=ACTOR,
+            )  # fmt: skip
+            watch("Stocking the shelves", done, len(missing))
+    return len(missing)
+
+
+async def _categories(shop: Shop) -> int:
+    known = {category.slug for category in await catalog.categories(shop.stores.mongo)}
+    missing = [category for category in load().categories if category["slug"] not in known]
+    for category in missing:
+        await catalog.put_category(shop, catalog.Category(**category))
+    return len(missing)
+
+
+async def _products(shop: Shop, watch: Watch) -> int:
+    """A category at a time, with the prices and the stock that inventory has by now."""
+    products, done, new = load().products, 0, 0
+    for _, shelf in groupby(products, key=lambda product: str(product["category"])):
+        drafts = [_draft(product) for product in shelf]
+        async with shop.stores.pg.read() as read:
+            items = await inventory.prices(read, [sku for draft in drafts for sku in _skus(draft)])
+        levels = {sku: catalog.Level(item.unit_price_cents, item.available) for sku, item in items.items()}
+        new += await catalog.load_products(shop, drafts, levels)
+        done += len(drafts)
+        watch("Filling the catalog", done, len(products))
+    return new
+
+
+def _skus(draft: catalog.Draft) -> list[str]:
+    return [variant.sku for variant in draft.variants] or [draft.sku]
+
+
+def _draft(product: Mapping[str, Any]) -> catalog.Draft:
+    published = product["publishedAt"]
+    return catalog.Draft(
+        sku=product["sku"],
+        name=product["name"],
+        category=product["category"],
+        slug=product["slug"],
+        brand=product["brand"],
+        description=product["description"],
+        images=[catalog.Image(image["url"], image["alt"], image["isPrimary"]) for image in product["images"]],
+        attrs=product["attrs"],
+        variants=[catalog.Variant(v["sku"], v["attrs"], v["priceCents"]) for v in product["variants"]],
+        price_cents=product["priceCents"],
+        tags=product["tags"],
+        published_at=datetime.fromisoformat(published) if published else None,
+        ratings=catalog.Ratings(product["ratings"]["avg"], product["ratings"]["count"]),
+    )
+
+
+async def _people(shop: Shop) -> tuple[int, dict[str, str]]:
+    """How many are new, and everybody's password: the one kept, else a new one.
+
+    The file is written after the accounts: a start cut short in between finds accounts without a kept password, and
+    gives them new ones. The other way round it would keep passwords that open nothing.
+    """
+    before = kept(shop.settings.data_dir)
+    async with shop.stores.pg.read() as read:
+        known = await accounts.known_emails(read, [login.email for login in LOGINS])
+    passwords = dict(before)
+    for login in LOGINS:
+        password = passwords.setdefault(login.email, new_password())
+        if login.email not in known:
+            hashed = await accounts.hash_password(shop.settings, password)
+            async with shop.stores.pg.tx() as tx:
+                await accounts.create_user(
+                    tx, login.email, hashed, login.name, roles=login.roles, created_at=shop.clock.now()
+                )
+        elif login.email not in before:
+            await accounts.give_password(shop, login.email, password)
+    if passwords != before:
+        keep(shop.settings.data_dir, passwords)
+    return len(LOGINS) - len(known), passwords
