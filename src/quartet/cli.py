@@ -1,6 +1,7 @@
 """The `quartet` command."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -142,6 +143,55 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
     )
+
+
+@app.command()
+def worker(
+    data: DataFolder = None,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics on loopback; 0 for none.")] = 0,
+) -> None:
+    """The sync worker, over stores that are running already; any number of them, one works at a time."""
+    from prometheus_client import start_http_server
+
+    settings = settings_of(data)
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    if metrics_port:
+        start_http_server(metrics_port, "127.0.0.1")
+    asyncio.run(_worker(settings))
+
+
+async def _worker(settings: Settings) -> None:
+    from quartet import sync
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_shop(settings) as shop:
+        await sync.run_worker(shop, stop)
+
+
+@app.command()
+def reindex(data: DataFolder = None) -> None:
+    """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile."""
+    asyncio.run(_reindex(settings_of(data)))
+
+
+async def _reindex(settings: Settings) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from quartet import sync
+
+    columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console()) as progress:
+        line = progress.add_task("", total=None)
+        async with open_shop(settings) as shop:
+            rebuild = await sync.reindex(
+                shop, lambda done, total: progress.update(line, completed=done, total=total), reason="quartet reindex"
+            )
+    if rebuild.error:
+        raise ValueError(f"the index was not rebuilt: {rebuild.error}")
+    typer.echo(f"{rebuild.done} products are in the new search index")
 
 
 @app.command()
