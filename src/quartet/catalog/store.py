@@ -19,7 +19,7 @@ from quartet.kernel.ids import new_id
 from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
 
-PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "references"
+PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "product_references"
 
 # The brief's, then one a sort order: each ends in the SKU, which makes the order total and so pages exact.
 _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
