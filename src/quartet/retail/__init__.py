@@ -1,0 +1,31 @@
+"""A real retailer's year: imported as the shop's history, and bought again through its front door.
+
+`import_retail` books it, `verify` holds the books to the file, `replay` buys its baskets over HTTP.
+"""
+
+from quartet.retail.console import replay_tables, report_table, verified_table, watching, went_well
+from quartet.retail.dataset import SHIPPED, NotTheRetailersFile
+from quartet.retail.replay import Basket, Outcome, Replayed, baskets, replay
+from quartet.retail.report import Report, pounds
+from quartet.retail.service import import_retail
+from quartet.retail.verify import Verified, verify
+
+__all__ = [
+    "SHIPPED",
+    "Basket",
+    "NotTheRetailersFile",
+    "Outcome",
+    "Replayed",
+    "Report",
+    "Verified",
+    "baskets",
+    "import_retail",
+    "pounds",
+    "replay",
+    "replay_tables",
+    "report_table",
+    "verified_table",
+    "verify",
+    "watching",
+    "went_well",
+]

@@ -1,6 +1,7 @@
 """Reads the retailer's file as a stream: a line at a time, whatever its size, compressed or not."""
 
 import csv
+import hashlib
 import io
 import lzma
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -90,6 +91,12 @@ def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
     """The file as text, and a function that tells how many of its bytes on disk were read so far."""
     with path.open("rb") as raw, lzma.open(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
         yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
+
+
+def digest(path: Path) -> str:
+    """The file's SHA-256: which file it is, wherever it lies."""
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 def read(text: IO[str]) -> Iterator[Line | Unread]:

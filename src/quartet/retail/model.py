@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
+from quartet.retail import naming
+
 CURRENCY = "GBP"
 # Every id of the import is drawn from this one and the file's own words, so that a second run finds the first.
 NAMESPACE = UUID("6c1f5b0e-5b0d-5f6e-9f7a-0c24432c5b33")
@@ -122,6 +124,11 @@ def refusal(line: Line) -> Refusal | None:
 def id_of(kind: str, *words: object) -> UUID:
     """The id of an imported thing, the same in every run: UUID version 5 of what the file calls it."""
     return uuid5(NAMESPACE, "/".join((kind, *map(str, words))))
+
+
+def product_name(sku: str, name: str) -> str:
+    """What the shop calls the SKU: the charge's name, the goods' name without shouting, or the code itself."""
+    return SERVICES.get(sku) or naming.title(name) or sku
 
 
 def email_of(customer: str) -> str:

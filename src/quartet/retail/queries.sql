@@ -8,6 +8,12 @@ SELECT month, turn FROM retail_months WHERE source = $1;
 -- name: keep_months
 INSERT INTO retail_months (source, month, turn) SELECT $1, month, $3 FROM unnest($2::text[]) AS month;
 
+-- name: unshelved
+SELECT month FROM retail_months WHERE source = $1 AND shelved_at IS NULL;
+
+-- name: shelve
+UPDATE retail_months SET shelved_at = now() WHERE source = $1 AND month = ANY ($2::text[]);
+
 -- name: add_customers
 INSERT INTO users (id, email, display_name, created_at)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
@@ -50,3 +56,18 @@ SELECT id, updated_at, 'delivered', 'refunded', 'import', 'everything was taken 
 -- name: look_again
 -- Reports may be asked for at once, before autovacuum has noticed that the tables are a thousand times larger.
 ANALYZE users, inventory, orders, order_items, order_history, payments, refunds, refund_items, credits;
+
+-- name: booked
+-- What the import has written of a span of time, straight from the tables.
+SELECT
+    (SELECT count(*) FROM order_items JOIN payments USING (order_id) JOIN orders ON orders.id = order_id
+     WHERE provider = 'import' AND orders.created_at >= $1 AND orders.created_at < $2) AS lines_sold,
+    (SELECT coalesce(sum(quantity * unit_price_cents), 0)::bigint
+     FROM order_items JOIN payments USING (order_id) JOIN orders ON orders.id = order_id
+     WHERE provider = 'import' AND orders.created_at >= $1 AND orders.created_at < $2) AS sold_cents,
+    back.lines + given.lines AS lines_given_back,
+    (back.cents + given.cents)::bigint AS given_back_cents
+FROM (SELECT count(*) AS lines, coalesce(sum(amount_cents), 0) AS cents FROM refunds
+      WHERE by = 'import' AND at >= $1 AND at < $2) AS back,
+     (SELECT count(*) AS lines, coalesce(sum(amount_cents), 0) AS cents FROM credits
+      WHERE at >= $1 AND at < $2) AS given;

@@ -18,8 +18,8 @@ class Report:
     before, and were read again only for this account."""
 
     months: Sequence[str]
-    written: Sequence[str]
     refused_file: Path
+    written: Sequence[str] = ()
     orders: int = 0
     products: int = 0
     customers: int = 0
@@ -38,6 +38,16 @@ class Report:
     def everything(self) -> Tally:
         """Taken and refused: the file's own lines and sum."""
         return sum(self.refused.values(), start=self.taken)
+
+
+class Watch(Protocol):
+    """Told how far a stage has come; `total` is in the stage's own unit."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+
+def unwatched(_stage: str, _done: int, _total: int, /) -> None:
+    """For who does not look."""
 
 
 def pounds(mills: int) -> Decimal:

@@ -4,31 +4,26 @@ Memory grows with codes, customers, invoice numbers and cancellations, never wit
 transaction, so that an import is there whole or not at all.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
+from quartet import sync
 from quartet.kernel.errors import Conflict, invalid
-from quartet.retail.dataset import SHIPPED, Survey, Unread, invoices, opened, read, survey
+from quartet.retail import shelves, store
+from quartet.retail.dataset import SHIPPED, Survey, Unread, digest, invoices, opened, read, survey
 from quartet.retail.model import Invoice, Line, Refusal, Sales, id_of, refusal
-from quartet.retail.report import Refuser, Report, refusing
+from quartet.retail.report import Refuser, Report, Watch, refusing, unwatched
 from quartet.retail.store import Books
+from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop
 
-
-class Watch(Protocol):
-    """Told how far a stage has come; `total` is in the stage's own unit."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
-
-
-def _unwatched(_stage: str, _done: int, _total: int, /) -> None: ...
+# An invoice's ids come from its number, whatever file it is in.
+_TAKEN = frozenset({"orders_pkey", "refunds_pkey", "credits_pkey"})
 
 
 async def import_retail(
-    shop: Shop, file: Path = SHIPPED, month: str | None = None, *, watch: Watch = _unwatched
+    shop: Shop, file: Path = SHIPPED, month: str | None = None, *, watch: Watch = unwatched
 ) -> Report:
     """Books the file, or one month of it (`2010-12`). What is booked already stays as it is: running it twice changes
     nothing, and months can come in any order.
@@ -39,20 +34,43 @@ async def import_retail(
     found = _surveyed(file, watch)
     if month is not None and month not in found.months:
         raise invalid("month", f"the file has {', '.join(found.months) or 'no invoices'}, not {month}")
-    months = [month] if month else found.months
+    report = Report([month] if month else found.months, shop.settings.data_dir / f"import-refused-{month or 'all'}.csv")
+    try:
+        await _book(shop, file, found, report, watch)
+    except Violation as error:
+        if error.constraint in _TAKEN:
+            raise Conflict("invoices of this file were imported from another file before") from error
+        raise
+    report.products = await _shelve(shop, found, digest(file), watch)
+    report.customers = sum(1 for customer in found.customers.values() if customer.months & set(report.months))
+    report.seconds = time.monotonic() - began
+    return report
+
+
+async def _book(shop: Shop, file: Path, found: Survey, report: Report, watch: Watch) -> None:
     async with shop.stores.pg.tx() as tx:
-        books = await Books.open(tx, _digest(file), months)
+        books = await Books.open(tx, digest(file), report.months)
         if books is None:
             raise Conflict("another import is running; wait for it to end")
-        report = Report(months, books.fresh, shop.settings.data_dir / f"import-refused-{month or 'all'}.csv")
+        report.written = books.fresh
         await books.add_customers(found.customers)
         await books.add_goods(found.goods)
         with refusing(report) as refuse:
             await _write_invoices(file, found, books, report, refuse=refuse, watch=watch)
         await books.close()
-    report.customers = sum(1 for customer in found.customers.values() if customer.months & set(months))
-    report.seconds = time.monotonic() - began
-    return report
+
+
+async def _shelve(shop: Shop, found: Survey, source: str, watch: Watch) -> int:
+    """Fills the catalog with what booked months sold, then search; also what an earlier run booked and died before."""
+    async with shop.stores.pg.read() as read_books:
+        months = await store.unshelved(read_books, source)
+    if not months:
+        return 0
+    new = await shelves.fill(shop, {sku: goods for sku, goods in found.goods.items() if goods.months & months}, watch)
+    await sync.catch_up(shop)
+    async with shop.stores.pg.tx() as tx:
+        await store.shelve(tx, source, months)
+    return new
 
 
 def _surveyed(file: Path, watch: Watch) -> Survey:
@@ -68,11 +86,6 @@ def _surveyed(file: Path, watch: Watch) -> Survey:
             watch("Reading the file", size, size)
 
         return survey(lines())
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as raw:
-        return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 async def _write_invoices(
@@ -124,7 +137,7 @@ class _Entry:
                 if asked:
                     self._refuse(line, reason)
             elif line.is_cancellation:
-                self._take_back(line, turn, asked=asked, fresh=fresh)
+                self._take_back(invoice, line, turn)
             else:
                 self._sales.sold(line, order_id, turn)
                 sold.append(line)
@@ -135,11 +148,12 @@ class _Entry:
         if sold and fresh:
             await self._books.sell(order_id, invoice, sold)
 
-    def _take_back(self, line: Line, turn: int, *, asked: bool, fresh: bool) -> None:
+    def _take_back(self, invoice: Invoice, line: Line, turn: int) -> None:
         order_id = self._sales.take_back(line, turn)
-        if asked:
+        if invoice.month in self._report.months:
             (self._report.credits if order_id is None else self._report.refunds).add(line.mills)
-        if fresh and order_id is not None:
-            self._books.refund(order_id, line)
-        elif fresh:
-            self._books.credit(line)
+        if invoice.month in self._books.fresh:
+            if order_id is None:
+                self._books.credit(invoice.at, line)
+            else:
+                self._books.refund(order_id, invoice.at, line)

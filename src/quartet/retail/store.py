@@ -4,7 +4,8 @@ The one place that writes other rooms' tables past their front doors: half a mil
 minutes. What their triggers and constraints hold, holds here too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Self
@@ -21,9 +22,10 @@ from quartet.retail.model import (
     email_of,
     id_of,
     opening_stock,
+    product_name,
 )
 from quartet.stores.files import queries
-from quartet.stores.postgres import Tx
+from quartet.stores.postgres import Read, Record, Tx
 
 q = queries(__file__)
 
@@ -53,11 +55,6 @@ _COLUMNS = {
 """In the order in which rows may be sent: what is referred to comes first."""
 
 
-def product_name(sku: str, name: str) -> str:
-    """What the shop calls the SKU: the charge's name, the goods' name without shouting, or the code itself."""
-    return SERVICES.get(sku) or naming.title(name) or sku
-
-
 _as_called = lru_cache(maxsize=16_384)(product_name)
 
 
@@ -80,8 +77,8 @@ class Books:
         """None while another import has them open. `source` names the file by its contents."""
         if not await tx.fetchval(q.begin):
             return None
-        turns = {row["month"]: row["turn"] for row in await tx.fetch(q.turns, source)}
-        return cls(tx, source, turns, [month for month in months if month not in turns])
+        booked = await turns(tx, source)
+        return cls(tx, source, booked, [month for month in months if month not in booked])
 
     def turn_of(self, month: str) -> int:
         """The run that a month came with; this one's for a fresh month."""
@@ -132,24 +129,24 @@ class Books:
         if len(rows["order_items"]) >= _LINES_A_COPY:
             await self._send()
 
-    def refund(self, order_id: UUID, line: Line) -> None:
-        """A cancelled line that takes back money of that order."""
+    def refund(self, order_id: UUID, at: datetime, line: Line) -> None:
+        """A cancelled line that takes back money of that order, on the cancellation's day."""
         ref = _ref(line)
         refund_id, cents = id_of("refund", ref), -line.cents
         reason = f"invoice {line.invoice}"
         self._refund_ids.append(refund_id)
-        self._rows["refunds"].append((refund_id, order_id, line.at, cents, CURRENCY, reason, _BY, ref))
+        self._rows["refunds"].append((refund_id, order_id, at, cents, CURRENCY, reason, _BY, ref))
         self._rows["refund_items"].append((refund_id, line.sku, cents))
         self._rows["payment_refunds"].append(
-            (refund_id, _payment_id(order_id), cents, "succeeded", "asked", ref, line.at, line.at, line.at)
+            (refund_id, _payment_id(order_id), cents, "succeeded", "asked", ref, at, at, at)
         )
 
-    def credit(self, line: Line) -> None:
+    def credit(self, at: datetime, line: Line) -> None:
         """A cancelled line that no known sale matches."""
         ref = _ref(line)
         user_id, reason = id_of("customer", line.customer), f"invoice {line.invoice}"
         self._rows["credits"].append(
-            (id_of("credit", ref), user_id, line.at, -line.cents, CURRENCY, line.sku, -line.quantity, reason, ref)
+            (id_of("credit", ref), user_id, at, -line.cents, CURRENCY, line.sku, -line.quantity, reason, ref)
         )
 
     async def close(self) -> None:
@@ -175,3 +172,25 @@ def _payment_id(order_id: UUID) -> UUID:
 def _ref(line: Line) -> str:
     """The import's own name for a cancelled line."""
     return f"{line.invoice}:{line.number}"
+
+
+async def turns(read: Read, source: str) -> dict[str, int]:
+    """The months of a file that are booked, each with the run it came with."""
+    return {row["month"]: row["turn"] for row in await read.fetch(q.turns, source)}
+
+
+async def unshelved(read: Read, source: str) -> set[str]:
+    """Booked months whose goods are not yet known to be in the catalog."""
+    return {row["month"] for row in await read.fetch(q.unshelved, source)}
+
+
+async def shelve(tx: Tx, source: str, months: Collection[str]) -> None:
+    """Notes that the catalog has the goods of these months: from now on it is the shop's own, and what staff delete
+    stays deleted."""
+    await tx.execute(q.shelve, source, list(months))
+
+
+async def booked(read: Read, begin: datetime, end: datetime) -> Record:
+    """Lines and pence that the import wrote of a span of time: sold, and given back."""
+    row: Record = await read.fetchrow(q.booked, begin, end)
+    return row

@@ -7,6 +7,7 @@ CREATE TABLE retail_months (
     month       TEXT NOT NULL CHECK (month ~ '^\d{4}-\d{2}$'),
     turn        INT NOT NULL,
     imported_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    shelved_at  TIMESTAMPTZ,  -- since when its goods are in the catalog, which no transaction of ours reaches
     PRIMARY KEY (source, month)
 );
 

@@ -1,0 +1,106 @@
+"""What the commands show: progress bars and tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from quartet.kernel.money import format_money
+from quartet.retail.replay import Outcome, Replayed, percentile
+from quartet.retail.report import Report, Watch, pounds
+from quartet.retail.verify import Verified
+
+
+class _Rate(ProgressColumn):
+    """How many of its unit a stage does a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+
+
+@contextmanager
+def watching(console: Console, units: dict[str, str]) -> Iterator[Watch]:
+    """A bar a stage, with rate and time left; `units` says what each stage counts."""
+    columns = (
+        TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        stages = {
+            stage: progress.add_task(stage, total=None, visible=False, unit=unit) for stage, unit in units.items()
+        }
+
+        def watch(stage: str, done: int, total: int, /) -> None:
+            progress.update(stages[stage], completed=done, total=total, visible=True)
+
+        yield watch
+
+
+def report_table(report: Report) -> Table:
+    """Lines and sums by what became of them; the last row is the file's own."""
+    table = Table(title=f"{report.months[0]} to {report.months[-1]}" if report.months else "nothing")
+    for heading in ("what", "lines", "sum, GBP", "why"):
+        table.add_column(heading, justify="right" if heading in ("lines", "sum, GBP") else "left")
+    rows = [
+        ("sold", report.sales, f"{report.orders:,} orders"),
+        ("taken back", report.refunds, "refunds of the same customer's earlier sale"),
+        ("credited", report.credits, "cancellations that no earlier sale matches"),
+        *((f"refused: {reason}", tally, reason.because) for reason, tally in sorted(report.refused.items())),
+    ]
+    for what, tally, why in rows:
+        table.add_row(what, f"{tally.lines:,}", f"{pounds(tally.mills):,}", why)
+    table.add_section()
+    table.add_row(
+        "the file", f"{report.everything.lines:,}", f"{pounds(report.everything.mills):,}", "taken and refused"
+    )
+    return table
+
+
+def verified_table(verified: Verified) -> Table:
+    """The file's sums beside the database's."""
+    table = Table(title="The file against the books")
+    for heading in ("what", "file", "books", ""):
+        table.add_column(heading, justify="right" if heading in ("file", "books") else "left")
+    for what, file, books in verified.rows():
+        table.add_row(what, f"{file:,}", f"{books:,}", "equal" if file == books else "DIFFERENT")
+    return table
+
+
+def replay_tables(result: Replayed, currency: str) -> list[Table]:
+    """Outcomes with their rate, then latencies by step in milliseconds."""
+    outcomes = Table(title=f"{result.orders_a_second:,.1f} orders/s for {result.seconds:,.1f} s")
+    outcomes.add_column("outcome")
+    outcomes.add_column("baskets", justify="right")
+    for outcome, count in result.outcomes.most_common():
+        outcomes.add_row(outcome, f"{count:,}")
+    for failure, count in result.failures.most_common():
+        outcomes.add_row(f"  {failure}", f"{count:,}")
+    outcomes.add_section()
+    outcomes.add_row("pieces bought", f"{result.units:,}")
+    outcomes.add_row("paid", format_money(result.cents, currency))
+    outcomes.add_row("told to come back later", f"{result.waits:,}")
+    steps = Table(title="Latency, ms")
+    for heading in ("step", "calls", "p50", "p99", "longest"):
+        steps.add_column(heading, justify="left" if heading == "step" else "right")
+    for step, seconds in result.latencies.items():
+        figures = (percentile(seconds, 0.5), percentile(seconds, 0.99), max(seconds))
+        steps.add_row(step, f"{len(seconds):,}", *(f"{figure * 1000:,.1f}" for figure in figures))
+    return [outcomes, steps]
+
+
+def went_well(result: Replayed) -> bool:
+    """Whether every basket ended as shops' baskets do: bought, or refused for a reason that shoppers meet."""
+    return not result.outcomes[Outcome.FAILED]
