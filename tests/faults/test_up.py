@@ -284,6 +284,6 @@ Seen = TypeVar("Seen")
 async def _eventually(look: Callable[[], Seen]) -> Seen:
     """What `look` finds once it finds something; another process has no event to wait for."""
     async with asyncio.timeout(SECONDS):
-        while not (seen := look()):
+        while not (seen := look()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return seen

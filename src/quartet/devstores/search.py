@@ -1,8 +1,8 @@
 """A local search engine: a real OpenSearch node where Java and Maven are, else osmem from its wheel.
 
-OpenSearch is not in any package for Python, but its libraries are in Maven's repository: `java/opensearch/pom.xml`
-names them, and a small main class starts a node of them. They are fetched once into a cache that all data folders
-share; Maven decides from where, by the machine's own settings.
+OpenSearch and Elasticsearch are in no package for Python, but their libraries are in Maven's repository: the pom.xml
+of each names them, and a small main class starts a node of them. They are fetched once into a cache that all data
+folders share; Maven decides from where, by the machine's own settings.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,32 @@ class Jvm:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An engine built from Maven's repository: its name, its main class and its folder under ``java/``."""
+    """An engine built from Maven's repository: its name, its main class and its folder under ``java/``.
+
+    `modules` are plugins that it loads only from folders of their own: a version, and by name the class and the jars.
+    """
 
     engine: str
     main: str
     folder: str
+    version: str = ""
+    modules: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
 
 
 OPENSEARCH = Node("OpenSearch", "OpenSearchNode", "opensearch")
+ELASTICSEARCH = Node(
+    "Elasticsearch",
+    "ElasticsearchNode",
+    "elasticsearch",
+    "8.19.21",
+    {
+        "transport-netty4": (
+            "org.elasticsearch.transport.netty4.Netty4Plugin",
+            ("netty-*.jar", "transport-netty4-*.jar"),
+        ),
+        "quartet": ("QuartetModule", ("QuartetModule.jar",)),
+    },
+)
 
 
 def find_java() -> Jvm | None:
@@ -98,14 +116,16 @@ def choose(engine: str) -> str:
 
 
 async def start(place: Place, engine: str = "auto", report: Report = lambda _: None) -> Running:
-    """Start the engine: ``opensearch``, ``osmem`` or ``auto``; `report` is told what takes long."""
+    """Start the engine: ``opensearch``, ``elasticsearch``, ``osmem`` or ``auto``; `report` is told what takes long."""
     match choose(engine):
         case "opensearch":
             return await _start_node(place, OPENSEARCH, report)
+        case "elasticsearch":
+            return await _start_node(place, ELASTICSEARCH, report)
         case "osmem":
             return await _start_osmem(place)
         case other:
-            raise StartError(f"QUARTET_DEV_SEARCH={other} is not known: say auto, opensearch or osmem")
+            raise StartError(f"QUARTET_DEV_SEARCH={other} is not known: say auto, opensearch, elasticsearch or osmem")
 
 
 async def _start_osmem(place: Place) -> Running:
@@ -142,7 +162,7 @@ async def _start_node(place: Place, node: Node, report: Report) -> Running:
     quick = () if place.durable else ("-XX:TieredStopAtLevel=1",)
 
     def command(port: int) -> Command:
-        return Command([*_java(jvm, built), *quick, *_arguments(node, home, port)], cwd=home)
+        return Command([*_java(jvm, built), *quick, *_arguments(node, built, home, port)], cwd=home)
 
     return await _serve_node(place, node, command)
 
@@ -171,26 +191,26 @@ def _java(jvm: Jvm, built: Path) -> list[str]:
     return [*words, "-cp", f"{built}/jars/*"]
 
 
-def _arguments(node: Node, home: Path, port: int) -> list[str]:
-    paths = {"path.home": home, "path.data": home / "data", "path.logs": home / "logs", "http.port": port}
+def _arguments(node: Node, built: Path, home: Path, port: int) -> list[str]:
+    paths = {"path.home": built, "path.data": home / "data", "path.logs": home / "logs", "http.port": port}
     return [node.main, *(f"{key}={value}" for key, value in {**SETTINGS, **paths}.items())]
 
 
 def cache_folder() -> Path:
-    """Where engines are built, once for all data folders: ``QUARTET_CACHE_DIR``, else the user's cache folder."""
-    chosen = os.environ.get("QUARTET_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "quartet"
+    """Where engines are built, once for all data folders."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "quartet"
 
 
 async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
     """The folder with the engine's jars, fetched and compiled at the first use, by one process at a time."""
     source = Path(__file__).parent / "java" / node.folder
-    text = b"".join(file.read_bytes() for file in sorted(source.iterdir()) if file.is_file())
-    mark = hashlib.sha256(text + str(jvm.major).encode()).hexdigest()[:12]
+    text = b"".join(file.read_bytes() for file in sorted(source.iterdir()))
+    mark = hashlib.sha256(text + f"{jvm.major} {node}".encode()).hexdigest()[:12]
     built = cache_folder() / f"{node.folder}-{mark}"
-    built.mkdir(parents=True, exist_ok=True)
+    try:
+        built.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"{built} can't be made ({error.strerror}): set XDG_CACHE_HOME to another folder") from error
     ready = built / "ready"
     with (built / "lock").open("w") as lock:
         if not ready.exists():
@@ -198,6 +218,7 @@ async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
         if not ready.exists():
             await _fetch(jvm, node, source, built, report)
             await _compile(jvm, node, source, built)
+            _move_modules(node, built)
             report(f"{node.engine}: keeping its loaded classes, so that it starts in half the time")
             await _archive(jvm, node, built)
             ready.touch()
@@ -223,18 +244,42 @@ async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report
 
 
 async def _compile(jvm: Jvm, node: Node, source: Path, built: Path) -> None:
-    classes = built / "classes"
+    """A jar for each source file; jars, since Java keeps no loaded classes for a class path with a folder in it."""
+    classes, jars = built / "classes", built / "jars"
     shutil.rmtree(classes, ignore_errors=True)
     files = sorted(source.glob("*.java"))  # noqa: ASYNC240 — a folder of the package
-    steps: list[tuple[str, list[str | Path]]] = [
-        ("javac", [jvm.javac, "-nowarn", "-cp", f"{built}/jars/*", "-d", classes, *files]),
-        # A jar, since Java keeps no loaded classes for a class path with a folder in it.
-        ("jar", [jvm.jar, "cf", built / "jars" / "quartet.jar", "-C", classes, "."]),
-    ]
-    for name, words in steps:
-        ended, log = await _run(built, name, words)
-        if ended != 0:
-            raise StartError(f"{node.engine}'s main class did not compile: {log_tail(log, 3)} — see {log}")
+    await _tool(node, built, "javac", [jvm.javac, "-nowarn", "-cp", f"{jars}/*", "-d", classes, *files])
+    for file in files:
+        made = [made.name for made in classes.glob(f"{file.stem}*.class")]
+        words = [word for name in made for word in ("-C", classes, name)]
+        await _tool(node, built, "jar", [jvm.jar, "cf", jars / f"{file.stem}.jar", *words])
+
+
+async def _tool(node: Node, built: Path, name: str, words: Sequence[str | Path]) -> None:
+    ended, log = await _run(built, name, words)
+    if ended != 0:
+        raise StartError(f"{node.engine} could not be built: {log_tail(log)} — see {log}")
+
+
+def _move_modules(node: Node, built: Path) -> None:
+    """Take the modules' jars off the class path, each into a folder that says what it is."""
+    shutil.rmtree(built / "modules", ignore_errors=True)
+    for name, (main, patterns) in node.modules.items():
+        folder = built / "modules" / name
+        folder.mkdir(parents=True)
+        for pattern in patterns:
+            for jar in (built / "jars").glob(pattern):
+                jar.rename(folder / jar.name)
+        said = {
+            "name": name,
+            "description": name,
+            "version": node.version,
+            "elasticsearch.version": node.version,
+            "java.version": str(OLDEST_JAVA),
+            "classname": main,
+        }
+        text = "".join(f"{key}={value}\n" for key, value in said.items())
+        (folder / "plugin-descriptor.properties").write_text(text)
 
 
 async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
@@ -245,7 +290,9 @@ async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
     words = _java(jvm, built)
     words.insert(1, f"-XX:ArchiveClassesAtExit={archive}")
     home = trial.folder("home")
-    running = await _serve_node(trial, node, lambda port: Command([*words, *_arguments(node, home, port)], cwd=home))
+    running = await _serve_node(
+        trial, node, lambda port: Command([*words, *_arguments(node, built, home, port)], cwd=home)
+    )
     await running.child.stop(patience=120.0)
     shutil.rmtree(trial.data)
 
