@@ -146,6 +146,40 @@ def serve(
 
 
 @app.command()
+def tour(
+    data: DataFolder = None,
+    url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
+) -> None:
+    """Walks checkout, search and administration through the running shop; fails when a step is not as promised."""
+    from rich.console import Console
+
+    from quartet.demo import kept_logins, walk_tour
+
+    settings = settings_of(data)
+    logins = kept_logins(settings.data_dir)
+    if not asyncio.run(walk_tour(url or settings.base_url, logins, Console())):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(data: DataFolder = None) -> None:
+    """Compares the stores with one another and with their rules; names every violation, and fails if there is one."""
+    asyncio.run(_check(settings_of(data)))
+
+
+async def _check(settings: Settings) -> None:
+    from rich.console import Console
+
+    from quartet import audit
+
+    async with open_shop(settings) as shop:
+        report = await audit.check(shop)
+    audit.show(report, Console())
+    if report.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
 def worker(
     data: DataFolder = None,
     metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics on loopback; 0 for none.")] = 0,

@@ -20,7 +20,7 @@ from quartet.catalog.model import (
     slugify,
     wire,
 )
-from quartet.catalog.pages import cards, drop_cached
+from quartet.catalog.pages import cached_products, cards, drop_cached
 from quartet.catalog.service import (
     change_product,
     create_product,
@@ -59,6 +59,7 @@ __all__ = [
     "SlugTaken",
     "Variant",
     "by_ids",
+    "cached_products",
     "cards",
     "categories",
     "category",

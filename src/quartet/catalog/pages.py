@@ -1,7 +1,7 @@
 """The product page: from Redis in one round trip, else from MongoDB, once for all who ask at the same moment."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import structlog
 from quartet.catalog import cache, store
 from quartet.catalog.model import Card, Document, card, is_published, wire
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.catalog")
@@ -156,3 +157,13 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
         await cache.drop(shop.stores.redis, product["keys"], product_id, product["version"])
     await cache.drop(shop.stores.redis, [claim["_id"] for claim in unheld], "", None)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
+
+
+async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[str, int]]]:
+    """What the cache holds, a portion at a time: (product id, version) by reference. What comes or goes meanwhile may
+    be missing. Raises StoreUnavailable."""
+    cursor: int | None = None
+    while cursor != 0:
+        cursor, keys = await redis.call("SCAN", cursor or 0, "MATCH", cache.key("*"), "COUNT", 500)
+        references = [name.removeprefix(cache.key("")) for name in keys]
+        yield {ref: (hit[0], hit[1]) for ref, hit in (await cache.get(redis, references)).items()}

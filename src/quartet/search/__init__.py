@@ -4,7 +4,19 @@
 """
 
 from quartet.search.model import Found, Wanted, document
-from quartet.search.store import build_next, find, go_live, is_current, next_alias, prepare, put, stored, suggest, sweep
+from quartet.search.store import (
+    build_next,
+    find,
+    found_by_ids,
+    go_live,
+    is_current,
+    next_alias,
+    prepare,
+    put,
+    stored,
+    suggest,
+    sweep,
+)
 
 __all__ = [
     "Found",
@@ -12,6 +24,7 @@ __all__ = [
     "build_next",
     "document",
     "find",
+    "found_by_ids",
     "go_live",
     "is_current",
     "next_alias",

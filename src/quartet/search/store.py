@@ -99,6 +99,12 @@ async def stored(search: SearchEngine, alias: str, after: str, upto: str | None,
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 
+async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> dict[str, Json]:
+    """What searches find of these, by id."""
+    found = await search.search(alias, {"size": len(ids), "query": {"terms": {"id": list(ids)}}})
+    return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
+
+
 def query(wanted: Wanted, now: datetime) -> Json:
     """The whole search as the engine takes it; what costs (highlight, suggestions) only where there is text."""
     text = " ".join(wanted.q.split()[:MOST_WORDS])

@@ -3,6 +3,7 @@
 `run_worker` does it all the time; `catch_up` once, here and now; `reindex` builds the search index anew.
 """
 
+from quartet.sync.products import present
 from quartet.sync.reindex import reindex
 from quartet.sync.service import Pipeline, State, catch_up, replay_dead_letters, state
 from quartet.sync.store import Letter, Rebuild
@@ -14,6 +15,7 @@ __all__ = [
     "Rebuild",
     "State",
     "catch_up",
+    "present",
     "reindex",
     "replay_dead_letters",
     "run_worker",

@@ -1,0 +1,111 @@
+"""Holds every rule against the running shop. What only is on its way is given a few seconds to arrive."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
+
+from quartet import catalog, search, sync
+from quartet.audit.model import POSTGRES_RULES, Finding, Report, differences
+from quartet.stores.files import queries
+from quartet.web.dependencies import Shop
+
+q = queries(__file__)
+
+Json = dict[str, Any]
+
+SLICE = 500
+# A product that changes just now differs for as long as the worker takes; what still differs after this is wrong.
+PATIENCE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.5
+
+
+async def check(shop: Shop, *, patience: float = PATIENCE_SECONDS) -> Report:
+    """All rules. Reads only, in slices; memory holds one slice and what is suspicious."""
+    checked: dict[str, int] = {}
+    violations = await _postgres(shop, checked)
+    suspicious: set[str] = set()
+    products = 0
+    async for ids, known in _slices(shop):
+        products += known
+        suspicious |= {finding.subject for finding in await _products(shop, ids)}
+    entries = 0
+    async for cached in catalog.cached_products(shop.stores.redis):
+        entries += len(cached)
+        suspicious |= {finding.subject for finding in await _cache(shop, cached)}
+    checked |= {"copies_equal_inventory": products, "search_equals_catalog": products, "cache_is_not_older": entries}
+    violations += await _second_look(shop, suspicious, patience)
+    return Report(checked, tuple(sorted(violations)))
+
+
+async def _postgres(shop: Shop, checked: dict[str, int]) -> list[Finding]:
+    """The rules that are queries."""
+    found = []
+    async with shop.stores.pg.read() as read:
+        checked |= dict(await read.fetchrow(q.counts))
+        for rule in POSTGRES_RULES:
+            found += [Finding(rule, row["subject"], row["finding"]) for row in await read.fetch(q.texts[rule])]
+    return found
+
+
+async def _slices(shop: Shop) -> AsyncIterator[tuple[set[str], int]]:
+    """Ids of products, those of the catalog and those that search holds, in order; and how many the catalog has."""
+    after = ""
+    while True:
+        ids = await catalog.ids_after(shop.stores.mongo, after, SLICE)
+        upto = ids[-1] if len(ids) == SLICE else None
+        held = await search.stored(shop.stores.search, shop.settings.search_alias, after, upto, 2 * SLICE)
+        yield {*ids, *held}, len(ids)
+        if upto is None:
+            return
+        after = upto
+
+
+async def _products(shop: Shop, ids: Collection[str]) -> list[Finding]:
+    """Copies and search of these products. The subject is the product's id."""
+    products = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, sorted(ids))}
+    true = await sync.present(shop, products.values())
+    held = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, sorted(ids))
+    found = []
+    for id_ in ids:
+        document = search.document(true[id_]) if id_ in true else None
+        if id_ in products and products[id_] != true[id_]:
+            wrong = differences(products[id_], true[id_])
+            found.append(Finding("copies_equal_inventory", id_, f"{products[id_]['sku']}: {wrong}"))
+        if document is None and id_ in held:
+            what = "a draft" if id_ in products else "deleted"
+            found.append(Finding("search_equals_catalog", id_, f"{held[id_].get('sku')} is {what}, yet in search"))
+        elif document is not None and id_ not in held:
+            found.append(Finding("search_equals_catalog", id_, f"{document['sku']} is not in search"))
+        elif document is not None and document != held[id_]:
+            wrong = differences(held[id_], document)
+            found.append(Finding("search_equals_catalog", id_, f"{document['sku']}: {wrong}"))
+    return found
+
+
+async def _cache(shop: Shop, cached: Mapping[str, tuple[str, int]]) -> list[Finding]:
+    """Entries older than their product, or of one that is gone. The subject is the product's id."""
+    ids = {product_id for product_id, _ in cached.values()}
+    versions = {p["_id"]: p["version"] for p in await catalog.by_ids(shop.stores.mongo, sorted(ids))}
+    found = []
+    for reference, (product_id, version) in cached.items():
+        newest = versions.get(product_id)
+        if newest is None or version < newest:
+            state = "deleted" if newest is None else f"at version {newest}"
+            text = f"product:{reference} holds version {version}, the product is {state}"
+            found.append(Finding("cache_is_not_older", product_id, text))
+    return found
+
+
+async def _second_look(shop: Shop, ids: Collection[str], patience: float) -> list[Finding]:
+    """What of these products still is wrong after waiting for it to come right."""
+    deadline = asyncio.get_running_loop().time() + patience
+    left = set(ids)
+    while left:
+        found = await _products(shop, left)
+        async for cached in catalog.cached_products(shop.stores.redis):
+            found += await _cache(shop, {ref: entry for ref, entry in cached.items() if entry[0] in left})
+        left = {finding.subject for finding in found}
+        if asyncio.get_running_loop().time() >= deadline:
+            return found
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return []
