@@ -3,7 +3,7 @@
 `import_retail` books it, `verify` holds the books to the file, `replay` buys its baskets over HTTP.
 """
 
-from quartet.retail.console import replay_tables, report_table, verified_table, watching, went_well
+from quartet.retail.console import run_import, run_replay, watching
 from quartet.retail.dataset import SHIPPED, NotTheRetailersFile
 from quartet.retail.replay import Basket, Outcome, Replayed, baskets, replay
 from quartet.retail.report import Report, pounds
@@ -22,10 +22,8 @@ __all__ = [
     "import_retail",
     "pounds",
     "replay",
-    "replay_tables",
-    "report_table",
-    "verified_table",
+    "run_import",
+    "run_replay",
     "verify",
     "watching",
-    "went_well",
 ]

@@ -1,14 +1,18 @@
-"""What the commands show: progress bars and tables."""
+"""The two commands as they are seen: progress bars, tables, and whether it went well."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -18,9 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from quartet.kernel.money import format_money
-from quartet.retail.replay import Outcome, Replayed, percentile
-from quartet.retail.report import Report, Watch, pounds
-from quartet.retail.verify import Verified
+from quartet.retail.replay import Basket, Outcome, Replayed, percentile, replay
+from quartet.retail.report import Report, Stage, Watch, pounds
+from quartet.retail.service import import_retail
+from quartet.retail.verify import Verified, verify
+from quartet.web.dependencies import Shop
+
+_UNITS = {Stage.READING: "bytes", Stage.BOOKING: "lines", Stage.SHELVES: "products", Stage.BASKETS: "baskets"}
 
 
 class _Rate(ProgressColumn):
@@ -32,19 +40,19 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def watching(console: Console, units: dict[str, str]) -> Iterator[Watch]:
-    """A bar a stage, with rate and time left; `units` says what each stage counts."""
+def watching(console: Console) -> Iterator[Watch]:
+    """A bar a stage, with rate and time left."""
     columns = (
         TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        stages = {
-            stage: progress.add_task(stage, total=None, visible=False, unit=unit) for stage, unit in units.items()
-        }
+        bars: dict[str, TaskID] = {}
 
         def watch(stage: str, done: int, total: int, /) -> None:
-            progress.update(stages[stage], completed=done, total=total, visible=True)
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total, unit=_UNITS[Stage(stage)])
+            progress.update(bars[stage], completed=done, total=total)
 
         yield watch
 
@@ -101,6 +109,39 @@ def replay_tables(result: Replayed, currency: str) -> list[Table]:
     return [outcomes, steps]
 
 
-def went_well(result: Replayed) -> bool:
-    """Whether every basket ended as shops' baskets do: bought, or refused for a reason that shoppers meet."""
+async def run_import(shop: Shop, console: Console, file: Path, month: str | None, *, verified: bool) -> bool:
+    """`quartet import`; False when the books are not equal to the file."""
+    with watching(console) as watch:
+        report = await import_retail(shop, file, month, watch=watch)
+    console.print(report_table(report))
+    written = f"booked {', '.join(report.written)}" if report.written else "all of it was booked before"
+    console.print(
+        f"{written}; {report.orders:,} orders of {report.customers:,} customers, {report.products:,} new products,"
+        f" {report.seconds:,.1f} s", highlight=False,
+    )  # fmt: skip
+    console.print(f"every refused line and why: {report.refused_file}", highlight=False, soft_wrap=True)
+    if not verified:
+        return True
+    found = await verify(shop, file)
+    console.print(verified_table(found))
+    return found.holds
+
+
+async def run_replay(console: Console, url: str, wanted: Sequence[Basket], buyers: int, currency: str) -> bool:
+    """`quartet replay` without its check; False when a basket ended otherwise than shops' baskets do. ValueError when
+    there is no shop at the address."""
+    limits = httpx.Limits(max_connections=buyers, max_keepalive_connections=buyers)
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+            with watching(console) as watch:
+                done = itertools.count(1)
+                result = await replay(
+                    http, wanted, buyers, bought=lambda _: watch(Stage.BASKETS, next(done), len(wanted))
+                )
+    except* httpx.TransportError as errors:
+        raise ValueError(
+            f"no shop answers at {url} ({errors.exceptions[0]!r}); start one with `quartet up`, or name it with --url"
+        ) from None
+    for table in replay_tables(result, currency):
+        console.print(table)
     return not result.outcomes[Outcome.FAILED]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,15 @@ class Report:
     def everything(self) -> Tally:
         """Taken and refused: the file's own lines and sum."""
         return sum(self.refused.values(), start=self.taken)
+
+
+class Stage(StrEnum):
+    """What takes long enough to be watched."""
+
+    READING = "reading the file"
+    BOOKING = "booking invoices"
+    SHELVES = "filling the shelves"
+    BASKETS = "buying baskets"
 
 
 class Watch(Protocol):

@@ -13,7 +13,7 @@ from quartet.kernel.errors import Conflict, invalid
 from quartet.retail import shelves, store
 from quartet.retail.dataset import SHIPPED, Survey, Unread, digest, invoices, opened, read, survey
 from quartet.retail.model import Invoice, Line, Refusal, Sales, id_of, refusal
-from quartet.retail.report import Refuser, Report, Watch, refusing, unwatched
+from quartet.retail.report import Refuser, Report, Stage, Watch, refusing, unwatched
 from quartet.retail.store import Books
 from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop
@@ -81,9 +81,9 @@ def _surveyed(file: Path, watch: Watch) -> Survey:
         def lines() -> Iterator[Line | Unread]:
             for number, line in enumerate(read(text)):
                 if number % 5_000 == 0:
-                    watch("Reading the file", position(), size)
+                    watch(Stage.READING, position(), size)
                 yield line
-            watch("Reading the file", size, size)
+            watch(Stage.READING, size, size)
 
         return survey(lines())
 
@@ -101,7 +101,7 @@ async def _write_invoices(
         for invoice in invoices(lines, found.invoices, months):
             await entry.book(invoice)
             done += len(invoice.lines)
-            watch("Booking invoices", done, total)
+            watch(Stage.BOOKING, done, total)
         if report.months == found.months:
             for _rest in lines:  # nothing but unreadable rows can follow the last invoice: refuse them too
                 pass

@@ -6,7 +6,7 @@ from typing import Any
 from quartet import catalog, inventory
 from quartet.retail import naming
 from quartet.retail.model import SERVICES, Goods, product_name
-from quartet.retail.report import Watch
+from quartet.retail.report import Stage, Watch
 from quartet.stores.files import json_file
 from quartet.web.dependencies import Shop
 
@@ -25,7 +25,7 @@ async def fill(shop: Shop, goods: Mapping[str, Goods], watch: Watch) -> int:
             items = await inventory.prices(read, [each.sku for each in batch])
         levels = {sku: catalog.Level(item.unit_price_cents, item.available) for sku, item in items.items()}
         new += await catalog.load_products(shop, batch, levels)
-        watch("Filling the shelves", start + len(batch), len(drafts))
+        watch(Stage.SHELVES, start + len(batch), len(drafts))
     return new
 
 
