@@ -1,0 +1,125 @@
+"""The engine as the worker needs it: versions, aliases, refusals."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from shelf import THINKPAD, product
+
+from quartet import search
+from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.settings import Settings
+from quartet.stores.search import SearchEngine, SearchRefused
+
+
+def kept(name: str) -> dict[str, Any]:
+    document = search.document(product("A", name))
+    assert document is not None
+    return document
+
+
+async def held(engine: SearchEngine, index: Settings) -> dict[str, str]:
+    """Names by id."""
+    await engine.refresh(index.search_alias)
+    stored = await search.stored(engine, index.search_alias, "", None, 1000)
+    return {id_: document["name"] for id_, document in stored.items()}
+
+
+async def test_a_newer_or_equal_version_is_taken_and_an_older_one_is_not(engine: SearchEngine, index: Settings) -> None:
+    alias = index.search_alias
+    for version, name, status in ((5, "five", 201), (4, "four", 409), (5, "five again", 200), (9, "nine", 200)):
+        [result] = await search.put(engine, alias, version, {"a": kept(name)})
+        assert result.status == status
+        assert result.accepted
+    assert await held(engine, index) == {"a": "nine"}
+
+
+async def test_what_was_deleted_is_not_brought_back_by_an_older_write(engine: SearchEngine, index: Settings) -> None:
+    alias = index.search_alias
+    await search.put(engine, alias, 3, {"a": kept("three")})
+    [gone] = await search.put(engine, alias, 8, {"a": None})
+    [late] = await search.put(engine, alias, 7, {"a": kept("seven")})
+    assert (gone.accepted, late.status) == (True, 409)
+    assert await held(engine, index) == {}
+    await search.put(engine, alias, 9, {"a": kept("nine")})
+    assert await held(engine, index) == {"a": "nine"}
+
+
+async def test_deleting_what_never_was_keeps_older_writes_out_too(engine: SearchEngine, index: Settings) -> None:
+    [gone] = await search.put(engine, index.search_alias, 8, {"a": None})
+    [late] = await search.put(engine, index.search_alias, 7, {"a": kept("seven")})
+    assert (gone.accepted, late.status) == (True, 409)
+
+
+async def test_one_bad_item_is_refused_alone_and_with_a_reason(engine: SearchEngine, index: Settings) -> None:
+    documents = {
+        "bad": kept("bad") | {"surprise": 1},
+        "good": kept("good"),
+        "worse": kept("x") | {"priceCents": "dear"},
+    }
+    bad, good, worse = await search.put(engine, index.search_alias, 1, documents)
+    assert good.accepted
+    assert [(r.status, r.accepted, r.passing, r.homeless) for r in (bad, worse)] == [(400, False, False, False)] * 2
+    assert "surprise" in bad.reason
+    assert await held(engine, index) == {"good": "good"}
+
+
+async def test_a_write_to_an_index_that_is_not_there_makes_none(engine: SearchEngine, index: Settings) -> None:
+    [result] = await search.put(engine, f"{index.search_alias}-nowhere", 1, {"a": kept("a")})
+    assert result.homeless
+    assert not result.accepted
+    assert await engine.mappings(f"{index.search_alias}-nowhere") == {}
+
+
+async def test_a_search_without_an_index_is_an_engine_away(engine: SearchEngine, index: Settings) -> None:
+    with pytest.raises(StoreUnavailable):
+        await engine.search(f"{index.search_alias}-nowhere", {"query": {"match_all": {}}})
+
+
+async def test_a_bulk_of_many_megabytes_goes_in_parts(engine: SearchEngine, index: Settings) -> None:
+    documents = {f"p{i}": kept(f"p{i}") | {"description": "word " * 100_000} for i in range(15)}
+    results = await search.put(engine, index.search_alias, 1, documents)
+    assert [result.id for result in results] == list(documents)
+    assert all(result.accepted for result in results)
+
+
+async def test_preparing_at_once_makes_one_index(engine: SearchEngine, index: Settings) -> None:
+    for name in await engine.alias_targets(index.search_alias):
+        await engine.delete_index(name)
+    assert not await search.is_current(engine, index)
+    await asyncio.gather(*(search.prepare(engine, index) for _ in range(5)))
+    assert len(await engine.alias_targets(index.search_alias)) == 1
+    assert await search.is_current(engine, index)
+
+
+async def test_the_next_index_takes_the_alias_in_one_step_and_the_old_ones_go(
+    engine: SearchEngine, index: Settings
+) -> None:
+    await search.put(engine, index.search_alias, 1, {"a": kept("old")})
+    await search.build_next(engine, index)  # a build that was given up
+    name = await search.build_next(engine, index)
+    await search.put(engine, search.next_alias(index), 1, {"a": kept("new")})
+    assert await held(engine, index) == {"a": "old"}
+    await search.go_live(engine, index, name)
+    assert await held(engine, index) == {"a": "new"}
+    assert await engine.alias_targets(f"{index.search_alias}-all") == [name]
+    assert await engine.alias_targets(search.next_alias(index)) == []
+
+
+async def test_an_engine_error_names_its_status(engine: SearchEngine, index: Settings) -> None:
+    with pytest.raises(SearchRefused) as refusal:
+        await engine.search(index.search_alias, {"query": {"nonsense": {}}})
+    assert refusal.value.status == 400
+
+
+async def test_a_document_comes_back_with_its_version(engine: SearchEngine, index: Settings) -> None:
+    await search.put(engine, index.search_alias, 41, {"a": search.document(THINKPAD)})
+    found = await engine.get(index.search_alias, "a")
+    assert found is not None
+    assert (found["_version"], found["_source"]["name"]) == (41, THINKPAD["name"])
+    assert await engine.get(index.search_alias, "b") is None
+
+
+async def test_it_says_what_it_is(engine: SearchEngine) -> None:
+    assert (await engine.ping()).startswith("opensearch ")
+    assert engine.version
