@@ -59,15 +59,19 @@ def _python() -> Finding:
 
 
 def _folder(data: Path) -> Finding:
-    there = next(folder for folder in (data, *data.parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
+    there = _existing(data)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return Finding("data folder", f"{data} can't be written", "choose another with --data", wrong=True)
     return Finding("data folder", str(data) + ("" if data.exists() else " (made at the first start)"))
 
 
+def _existing(data: Path) -> Path:
+    """The data folder, or what it would be made in."""
+    return next(folder for folder in (data, *data.parents) if folder.exists())
+
+
 def _disk(data: Path) -> Finding:
-    there = next(folder for folder in (data, *data.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(_existing(data)).free
     short = free < LEAST_FREE_BYTES
     least = f"{LEAST_FREE_BYTES // 2**20} MB"
     return Finding("disk", f"{free / 2**30:.1f} GB free", f"at least {least} are needed: make room" * short, short)
@@ -93,7 +97,7 @@ def _postgres() -> Finding:
     if found is None:
         advice = f"install postgresql {postgres.OLDEST} or newer, or set QUARTET_POSTGRES_URL"
         return Finding("PostgreSQL", "none", advice, wrong=True)
-    return Finding("PostgreSQL", f"{found.major}, {found.folder}")
+    return Finding("PostgreSQL", f"{found.major}, {_whence(found.folder)}")
 
 
 def _mongodb() -> Finding:
@@ -114,7 +118,11 @@ def _redis() -> Finding:
     found = redis.find()
     if found is None:
         return Finding("Redis", "none", "install redis-server 7 or newer, or set QUARTET_REDIS_URL", wrong=True)
-    return Finding("Redis", str(found))
+    return Finding("Redis", f"{found.name}, {_whence(found)}")
+
+
+def _whence(path: Path) -> str:
+    return "from its wheel" if path.is_relative_to(sys.prefix) else str(path)
 
 
 def _search(settings: Settings) -> Finding:

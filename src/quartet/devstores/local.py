@@ -260,10 +260,10 @@ def is_held(data: Path) -> bool:
     try:
         with (data / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return False
 
 

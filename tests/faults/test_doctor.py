@@ -1,0 +1,76 @@
+"""`quartet doctor` names what would keep `quartet up` from running, and what to do."""
+
+import io
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from quartet.doctor import Finding, examine, show
+from quartet.kernel.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that whoever runs the tests may have set."""
+    for name in ("POSTGRES", "MONGODB", "REDIS", "SEARCH"):
+        monkeypatch.delenv(f"QUARTET_{name}_URL", raising=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _shown(findings: list[Finding]) -> tuple[int, str]:
+    text = io.StringIO()
+    return show(findings, Console(file=text, width=300)), text.getvalue()
+
+
+async def test_a_machine_with_the_packages_has_all_it_needs(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    status, text = _shown(await examine(Settings(_env_file=None, data_dir=data, port=_free_port())))
+    assert status == 0, text
+    for what in ("Python", "data folder", "disk", "port", "PostgreSQL", "MongoDB", "Redis", "search"):
+        assert what in text
+    assert "`quartet up` can run here" in text
+    assert not data.exists(), "nothing is changed"
+
+
+async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port, nobody = taken.getsockname()[1], _free_port()
+        settings = Settings(
+            _env_file=None,
+            data_dir=tmp_path / "file" / "data",
+            port=port,
+            redis_url=f"redis://app:hidden@127.0.0.1:{nobody}/0",
+        )
+        status, text = _shown(await examine(settings))
+    assert status == 1
+    assert "can't be written" in text
+    assert f"{port} is in use" in text
+    assert f"redis://app@127.0.0.1:{nobody}/0 does not answer" in text
+    assert "correct QUARTET_REDIS_URL, or leave it unset to have a local one" in text
+    assert "hidden" not in text
+    assert "3 to be put right" in text
+
+
+async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str, str]) -> None:
+    settings = Settings(
+        _env_file=None,
+        data_dir=tmp_path,
+        port=_free_port(),
+        postgres_url=servers["postgres"],
+        mongodb_url=servers["mongodb"],
+        redis_url=servers["redis"],
+        search_url=servers["search"],
+    )
+    status, text = _shown(await examine(settings))
+    assert status == 0, text
+    for name in servers:
+        assert name in text
+    assert "MongoDB" not in text, "no local server is looked for where a store is given"
