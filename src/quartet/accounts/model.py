@@ -15,7 +15,7 @@ SHORTEST_PASSWORD = 8
 LONGEST_PASSWORD = 128
 LONGEST_NAME = 100
 
-COMMON_PASSWORDS = frozenset(Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").split("\n"))
+COMMON_PASSWORDS = frozenset(Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").split())
 
 
 @dataclass(frozen=True)
