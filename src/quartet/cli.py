@@ -179,6 +179,61 @@ async def _check(settings: Settings) -> None:
         raise typer.Exit(1)
 
 
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="The file, CSV or .xz; else the one shipped.")
+    ] = None,
+    month: Annotated[str | None, typer.Option(help="One month of it, such as 2010-12.")] = None,
+    all_months: Annotated[bool, typer.Option("--all", help="The whole file, as without --month.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Then hold the books to the file, to the penny.")] = False,
+    data: DataFolder = None,
+) -> None:
+    """A real retailer's year as the shop's history: products, stock, customers, orders, refunds, credits."""
+    if month and all_months:
+        raise ValueError("--month and --all exclude one another")
+    asyncio.run(_import(settings_of(data), file, month, verify))
+
+
+async def _import(settings: Settings, file: Path | None, month: str | None, verify: bool) -> None:
+    from rich.console import Console
+
+    from quartet import retail
+
+    async with open_shop(settings) as shop:
+        await prepare(shop)
+        if not await retail.run_import(shop, Console(), file or retail.SHIPPED, month, verified=verify):
+            raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    baskets: Annotated[int, typer.Option(min=1, help="How many baskets to buy.")] = 100,
+    buyers: Annotated[int, typer.Option(min=1, max=1000, help="How many shoppers buy at once.")] = 8,
+    url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
+    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = "2010-12",
+    seed: Annotated[int, typer.Option(help="Draws the baskets; the same seed, the same baskets.")] = 1,
+    data: DataFolder = None,
+) -> None:
+    """Buys real baskets of the retailer's through HTTP at today's prices, then runs the check."""
+    from rich.console import Console
+
+    from quartet import retail
+
+    settings = settings_of(data)
+    wanted = retail.baskets(retail.SHIPPED, month, baskets, seed)
+    if not wanted:
+        raise ValueError(f"the file has no baskets in {month}; its months are 2010-12 to 2011-12")
+    typer.echo(f"{baskets} baskets of {month}, {buyers} buyers, seed {seed}")
+    went_well = asyncio.run(retail.run_replay(Console(), url or settings.base_url, wanted, buyers, settings.currency))
+    if settings.postgres_url:
+        asyncio.run(_check(settings))
+    else:
+        typer.echo("not checked: no stores' URLs are set and no `quartet up` runs on this data folder")
+    if not went_well:
+        raise typer.Exit(1)
+
+
 @app.command()
 def worker(
     data: DataFolder = None,
