@@ -128,7 +128,9 @@ def _whence(path: Path) -> str:
 def _search(settings: Settings) -> Finding:
     java = search.find_java()
     tools = f"Java {java.major}, Maven" if java else "no JDK of Java 17 or newer with Maven"
-    engine = search.choose(settings.dev_search)
+    engine = settings.dev_search
+    if engine == "auto":
+        engine = "opensearch" if java else "osmem"
     if engine != "osmem":
         advice = "" if java else "install a JDK of Java 17 or newer and Maven, or set QUARTET_DEV_SEARCH=osmem"
         return Finding("search", f"{engine} ({tools})", advice, wrong=java is None)

@@ -412,11 +412,9 @@ def _show(supervisor: Supervisor, logins: Mapping[str, str], console: Console) -
     for what, value in {"API": address, "docs": f"{address}/docs", **logins}.items():
         lines.add_row(what, value)
     console.print(stores, lines, sep="\n")
-    if supervisor.servers["search"].engine.startswith("osmem") and not search.find_java():
-        console.print(
-            "Search runs on osmem, in memory: for a real OpenSearch install a JDK of Java 17 or newer and Maven.",
-            style="yellow",
-        )
+    for server in supervisor.servers.values():
+        if server.note:
+            console.print(server.note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Logs and data are in {supervisor.place.data}. Ctrl-C stops everything that was started here.",
         soft_wrap=True,

@@ -191,6 +191,33 @@ async def test_a_real_node_keeps_its_index_over_a_kill(place: Place, engine: str
     assert again.server.url == first.server.url
 
 
+async def test_where_opensearch_cannot_be_had_osmem_runs_and_says_why(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Java at all, and a Maven that reaches nothing."""
+    stale = place.folder("search-opensearch")
+    tools = place.folder("tools")
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("JAVA_HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder("cache")))
+    without = await search.start(place)
+    await without.stop()
+    assert without.server.note.endswith("for a real OpenSearch install a JDK of Java 17 or newer and Maven.")
+    assert not stale.exists(), "an index that missed changes is not kept"
+
+    for name, says in {"java": "echo 'version \"21.0.1\"' >&2", "mvn": "echo '[ERROR] offline'; exit 1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{says}\n")
+    for name in ("javac", "jar"):
+        (tools / name).write_text("#!/bin/sh\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    cut_off = await search.start(place)
+    await cut_off.stop()
+    assert "Maven could not fetch OpenSearch's libraries: [ERROR] offline" in cut_off.server.note
+    with pytest.raises(StartError, match="check the network, or set QUARTET_DEV_SEARCH=osmem"):
+        await search.start(place, "opensearch")
+
+
 Starter = Callable[[Place], Awaitable[Running]]
 
 

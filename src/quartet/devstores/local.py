@@ -80,7 +80,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class LocalServer:
-    """A store that was started here: what it is, where it listens and how long it took to answer."""
+    """A store that was started here: what it is, where it listens and how long it took to answer.
+
+    `note` is a sentence for whoever started it, where there is something better to be had.
+    """
 
     name: str
     engine: str
@@ -90,6 +93,7 @@ class LocalServer:
     took_seconds: float
     log: Path
     keeps_data: bool = True
+    note: str = ""
 
 
 class Child:

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ ELASTICSEARCH = Node(
         "quartet": ("QuartetModule", ("QuartetModule.jar",)),
     },
 )
+NODES = {node.folder: node for node in (OPENSEARCH, ELASTICSEARCH)}
 
 
 def find_java() -> Jvm | None:
@@ -108,24 +109,33 @@ def find_osmem() -> Path | None:
     return binary if binary.exists() else None
 
 
-def choose(engine: str) -> str:
-    """What `auto` means on this machine."""
-    if engine != "auto":
-        return engine
-    return "opensearch" if find_java() else "osmem"
-
-
 async def start(place: Place, engine: str = "auto", report: Report = lambda _: None) -> Running:
-    """Start the engine: ``opensearch``, ``elasticsearch``, ``osmem`` or ``auto``; `report` is told what takes long."""
-    match choose(engine):
-        case "opensearch":
-            return await _start_node(place, OPENSEARCH, report)
-        case "elasticsearch":
-            return await _start_node(place, ELASTICSEARCH, report)
-        case "osmem":
-            return await _start_osmem(place)
-        case other:
-            raise StartError(f"QUARTET_DEV_SEARCH={other} is not known: say auto, opensearch, elasticsearch or osmem")
+    """Start the engine: ``opensearch``, ``elasticsearch``, ``osmem`` or ``auto``; `report` is told what takes long.
+
+    ``auto`` is OpenSearch, and osmem with a note where OpenSearch can't be had.
+    """
+    if engine == "auto":
+        return await _start_best(place, report)
+    if engine not in ("osmem", *NODES):
+        raise StartError(f"QUARTET_DEV_SEARCH={engine} is not known: say auto, osmem or {' or '.join(NODES)}")
+    for other in place.data.glob("search-*"):
+        if other.name != f"search-{engine}":
+            # Another engine's index missed every change since, and would be taken for fresh when it is back.
+            await asyncio.to_thread(shutil.rmtree, other)
+    return await (_start_osmem(place) if engine == "osmem" else _start_node(place, NODES[engine], report))
+
+
+async def _start_best(place: Place, report: Report) -> Running:
+    if find_java() is None:
+        why = "for a real OpenSearch install a JDK of Java 17 or newer and Maven"
+    else:
+        try:
+            return await start(place, "opensearch", report)
+        except StartError as failure:
+            why = f"OpenSearch could not be started: {failure}"
+    running = await start(place, "osmem", report)
+    server = replace(running.server, note=f"Search runs on osmem, in memory; {why}.")
+    return Running(server, running.child)
 
 
 async def _start_osmem(place: Place) -> Running:
@@ -234,7 +244,9 @@ async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report
         count = sum("Downloaded from" in line and ".jar" in line for line in said.splitlines())
         report(f"{node.engine}: fetching its libraries by Maven, {count} files")
 
-    ended, log = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
+    ended, log = await _run(
+        built, "maven", [jvm.maven, "-B", "-Dstyle.color=never", "-f", source / "pom.xml", *words], fetched
+    )
     if ended != 0:
         errors = [line for line in log.read_text().splitlines() if "ERROR" in line]
         raise StartError(
