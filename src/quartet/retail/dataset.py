@@ -3,14 +3,13 @@
 import csv
 import hashlib
 import io
-import lzma
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
 from quartet.kernel.errors import Problem
 from quartet.retail.model import (
@@ -21,6 +20,9 @@ from quartet.retail.model import (
     mills_of,
     refusal,
 )
+
+if TYPE_CHECKING:
+    from lzma import LZMAFile
 
 SHIPPED = Path(__file__).parent / "data" / "online-retail.csv.xz"
 COLUMNS = ["invoice", "sku", "description", "quantity", "at", "unit_price", "customer", "country"]
@@ -86,10 +88,18 @@ class Survey:
         return sorted({invoice.month for invoice in self.invoices.values()})
 
 
+def _unpacked(raw: BinaryIO) -> "LZMAFile":
+    try:
+        import lzma
+    except ImportError:  # a Python compiled where liblzma's headers were missing
+        raise ValueError("this Python can't read .xz files; unpack the file (`xz -dk`) and name the CSV") from None
+    return lzma.open(raw)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
     """The file as text, and a function that tells how many of its bytes on disk were read so far."""
-    with path.open("rb") as raw, lzma.open(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
+    with path.open("rb") as raw, _unpacked(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
         yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
 
 
