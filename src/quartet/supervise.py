@@ -117,8 +117,17 @@ class Supervisor:
 
             async def start(name: str) -> None:
                 line = progress.add_task(f"starting {name}", total=1)
+                told: set[str] = set()
+
+                def report(text: str) -> None:
+                    progress.update(line, description=text)
+                    step = text.partition(",")[0]  # without the count
+                    if not self._console.is_terminal and step not in told:
+                        told.add(step)
+                        self._say(step)
+
                 try:
-                    running = await self._start_store(name, lambda text: progress.update(line, description=text))
+                    running = await self._start_store(name, report)
                 except (StartError, OSError) as failure:  # one says why all are stopped; a group would say more
                     failures.append(failure)
                     return

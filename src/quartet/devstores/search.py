@@ -244,11 +244,10 @@ async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report
         count = sum("Downloaded from" in line and ".jar" in line for line in said.splitlines())
         report(f"{node.engine}: fetching its libraries by Maven, {count} files")
 
-    ended, log = await _run(
-        built, "maven", [jvm.maven, "-B", "-Dstyle.color=never", "-f", source / "pom.xml", *words], fetched
-    )
+    ended, log = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
     if ended != 0:
-        errors = [line for line in log.read_text().splitlines() if "ERROR" in line]
+        said = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+        errors = [line for line in said.splitlines() if "ERROR" in line]
         raise StartError(
             f"Maven could not fetch {node.engine}'s libraries: {(errors or ['no reason given'])[0]} — see {log}; "
             "check the network, or set QUARTET_DEV_SEARCH=osmem"
