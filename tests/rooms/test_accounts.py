@@ -98,6 +98,7 @@ async def test_a_bad_value_is_named(client: httpx.AsyncClient) -> None:
         ("password", True),
         ("displayName", ["Ada"]),
         ("displayName", ""),
+        ("displayName", "  "),
         ("displayName", "x" * 101),
         ("displayName", "A\0da"),
         ("roles", ["admin"]),

@@ -6,12 +6,14 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Path, Request, Response
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from starlette.background import BackgroundTask
 
 from quartet.accounts import service
 from quartet.accounts.model import (
     LONGEST_NAME,
+    LONGEST_PASSWORD,
+    SHORTEST_PASSWORD,
     EmailTaken,
     RefreshRefused,
     ResetGone,
@@ -30,15 +32,18 @@ router = APIRouter(tags=["accounts"])
 log = structlog.get_logger("quartet.accounts")
 
 # Wide enough for any address or password; what is good is decided by the rules in model.py, in words.
-Email = Annotated[str, text(320), Field(examples=["ada@example.com"])]
+Email = Annotated[str, text(320), Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})]
 Password = Annotated[str, text(1024), Field(examples=["correct horse battery"])]
-DisplayName = Annotated[str, text(LONGEST_NAME)]
+FreshPassword = Annotated[str, text(LONGEST_PASSWORD, SHORTEST_PASSWORD), Field(examples=["correct horse battery"])]
+DisplayName = Annotated[
+    str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
+]
 Token = Annotated[Str, Field(max_length=256)]
 
 
 class NewUser(Body):
     email: Email
-    password: Password
+    password: FreshPassword
     display_name: DisplayName | None = None
 
 
@@ -59,7 +64,7 @@ class RefreshBody(Body):
 
 class PasswordChange(Body):
     current_password: Password
-    new_password: Password
+    new_password: FreshPassword
 
 
 class ResetRequest(Body):
@@ -67,7 +72,7 @@ class ResetRequest(Body):
 
 
 class NewPassword(Body):
-    password: Password
+    password: FreshPassword
 
 
 class UserShape(Shape):
