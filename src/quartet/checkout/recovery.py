@@ -38,17 +38,17 @@ class Report:
 
 
 async def recover(shop: Shop, providers: Providers | None = None) -> Report:
-    """One sweep: expires unpaid orders, asks the providers about open payments, finishes refunds, forgets old keys.
+    """One sweep: asks the providers about open payments, expires unpaid orders, finishes refunds, forgets old keys.
 
     Raises StoreUnavailable when PostgreSQL is away.
     """
     if providers is None:
         providers = payments.open_providers(shop.settings, shop.stores.pg)
     report = Report()
-    await _expire(shop, report)
     async with shop.stores.pg.once() as tx:
         open_payments = await payments.take_to_ask(tx, shop.clock.now(), _BATCH)
     await _all((_settle(shop, providers, payment, report) for payment in open_payments), report)
+    await _expire(shop, report)  # only now: what was paid in time and not noticed is confirmed, not given back
     async with shop.stores.pg.once() as tx:
         open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH)
     await _all((_give_back(shop, providers, refund, report) for refund in open_refunds), report)

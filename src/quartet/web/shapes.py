@@ -21,13 +21,16 @@ class Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid")
 
 
-def _shallow(value: Any) -> Any:
-    """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100)."""
+def _storable(value: Any) -> Any:
+    """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100), and numbers that no store
+    takes."""
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+        if any(isinstance(n, int | float) and not -MAX_BIGINT <= n <= MAX_BIGINT for n in level):
+            raise ValueError("has a number beyond 64 bits")
         level = [
             child
             for node in level
@@ -47,7 +50,7 @@ Sku = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._\-]*$")
 ]
 Currency = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
 def text(longest: int, shortest: int = 1) -> Any:

@@ -49,12 +49,13 @@ CREATE TABLE payment_refunds (
 CREATE INDEX payment_refunds_payment ON payment_refunds(payment_id);
 CREATE INDEX payment_refunds_to_ask ON payment_refunds(ask_at) WHERE status = 'pending';
 
--- Stored in the transaction of its effect: an event seen here has been carried out.
+-- Stored in the transaction of its effect: an event seen here has been carried out. It is stored first, so it must not
+-- touch the payment's row, as a foreign key would: orders are locked before payments.
 CREATE TABLE webhook_events (
     provider    TEXT NOT NULL,
     event_id    TEXT NOT NULL,
     kind        TEXT NOT NULL,
-    payment_id  UUID REFERENCES payments(id),
+    payment_id  UUID,
     received_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (provider, event_id)
 );

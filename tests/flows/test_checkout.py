@@ -1,0 +1,441 @@
+"""Buying: an order is placed, paid, cancelled and refunded, alone and by many hands at once."""
+
+import asyncio
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from till import Till, look, order, pay
+
+from quartet import cart
+from quartet.kernel.settings import Settings
+from quartet.web.dependencies import Shop
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A provider that does not take its time."""
+    quick = {"sandbox_slow_seconds": 0.2, "sandbox_async_seconds": 0.2, "payment_timeout": 2.0}
+    return settings.model_copy(update=quick)
+
+
+async def test_an_order_is_placed_paid_and_gone_from_the_shelf(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 10, 500)
+    await till.stock("TEA", 5, 325)
+
+    placed = await shopper.post(
+        "/orders", json={"items": [{"sku": "MUG", "qty": 2}, {"sku": "TEA", "qty": 1}], "metadata": {"gift": True}}
+    )
+    assert placed.status_code == 201
+    made = placed.json()
+    assert placed.headers["location"] == f"/orders/{made['id']}"
+    assert (made["status"], made["totalCents"], made["currency"]) == ("pending", 1325, "GBP")
+    assert await till.shelf("MUG") == (10, 2)
+
+    paid = await pay(shopper, made["id"])
+    assert paid.status_code == 201, paid.text
+    payment = paid.json()
+    assert payment["status"] == "succeeded"
+    assert (payment["orderId"], payment["provider"], payment["amountCents"]) == (made["id"], "sandbox", 1325)
+    assert payment["providerRef"].startswith("sb_")
+    assert payment["processedAt"]
+    assert (await shopper.get(f"/payments/{payment['id']}")).json() == payment
+
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert await till.shelf("MUG") == (8, 0)
+    assert await till.shelf("TEA") == (4, 0)
+    assert await till.topics(made["id"]) == ["order.placed", "order.confirmed"]
+    assert await till.charged(made["id"]) == 1325
+
+
+async def test_the_cart_is_ordered_and_keeps_what_was_put_in_meanwhile(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 10)
+    await till.stock("TEA", 10)
+    await shop.stores.redis.call("HSET", f"cart:{{{shopper.user_id}}}", "MUG", 2)  # type: ignore[attr-defined]
+
+    made = (await shopper.post("/orders", json={})).json()
+    assert [(line["sku"], line["qty"]) for line in made["items"]] == [("MUG", 2)]
+
+    await shop.stores.redis.call("HINCRBY", f"cart:{{{shopper.user_id}}}", "MUG", 1)  # type: ignore[attr-defined]
+    await shop.stores.redis.call("HSET", f"cart:{{{shopper.user_id}}}", "TEA", 4)  # type: ignore[attr-defined]
+    assert (await pay(shopper, made["id"])).status_code == 201
+    assert await cart.lines(shop.stores.redis, shopper.user_id) == {"MUG": 1, "TEA": 4}  # type: ignore[attr-defined]
+
+
+async def test_an_empty_cart_is_no_order(shopper: httpx.AsyncClient) -> None:
+    answer = await shopper.post("/orders", json={})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "items"
+
+
+async def test_every_shortage_is_told_and_nothing_reserved(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 1)
+    await till.stock("TEA", 2)
+    await till.stock("PEN", 9)
+    lines = [{"sku": "TEA", "qty": 2}, {"sku": "PEN", "qty": 1}, {"sku": "MUG", "qty": 3}, {"sku": "TEA", "qty": 1}]
+
+    answer = await shopper.post("/orders", json={"items": lines})
+
+    assert answer.status_code == 409
+    assert answer.json()["type"] == "/problems/insufficient-stock"
+    assert answer.json()["shortages"] == [
+        {"sku": "MUG", "requested": 3, "available": 1},
+        {"sku": "TEA", "requested": 3, "available": 2},
+    ]
+    assert [await till.shelf(sku) for sku in ("MUG", "TEA", "PEN")] == [(1, 0), (2, 0), (9, 0)]
+
+
+async def test_unknown_skus_are_named(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 1)
+    lines = [{"sku": sku, "qty": 1} for sku in ("MUG", "NO-1", "NO-2")]
+    answer = await shopper.post("/orders", json={"items": lines})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-sku")
+    assert answer.json()["skus"] == ["NO-1", "NO-2"]
+
+
+async def test_a_quantity_that_is_none_is_refused_by_name(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    for qty in (0, -1, 10**9, 1.5, "2", True, None, {"$gt": ""}, [1], 10**30):
+        answer = await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": qty}]})
+        assert answer.status_code == 422, qty
+        assert answer.json()["errors"][0]["field"] == "items.0.qty"
+    assert await till.shelf("MUG") == (5, 0)
+
+
+async def test_an_order_that_is_none_is_refused_by_name(shopper: httpx.AsyncClient) -> None:
+    bodies: list[tuple[dict[str, object], str]] = [
+        ({"items": [{"sku": {"$gt": ""}, "qty": 1}]}, "items.0.sku"),
+        ({"items": [{"sku": "A\u0000B", "qty": 1}]}, "items"),
+        ({"items": [{"sku": "", "qty": 1}]}, "items.0.sku"),
+        ({"items": []}, "items"),
+        ({"items": "MUG"}, "items"),
+        ({"items": [{"sku": "MUG", "qty": 1, "price": 1}]}, "items.0.price"),
+        ({"items": [{"sku": "MUG", "qty": 1}], "metadata": []}, "metadata"),
+        ({"items": [{"sku": "MUG", "qty": 1}], "metadata": {"n": 10**30}}, "metadata"),
+        ({"items": [{"sku": "MUG", "qty": 1}], "metadata": {str(n): n for n in range(99)}}, "metadata"),
+        ({"total": 1}, "total"),
+    ]
+    for body, field in bodies:
+        answer = await shopper.post("/orders", json=body)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"].startswith(field)
+
+
+async def test_a_payment_that_is_none_is_refused_by_name(shopper: httpx.AsyncClient) -> None:
+    changes: list[tuple[dict[str, object], str]] = [
+        ({"orderId": "1"}, "orderId"),
+        ({"orderId": {"$gt": ""}}, "orderId"),
+        ({"orderId": None}, "orderId"),
+        ({"provider": "stripey"}, "provider"),
+        ({"provider": {"$gt": ""}}, "provider"),
+        ({"provider": "sand\u0000box"}, "provider"),
+        ({"paymentMethod": "card_magic"}, "paymentMethod"),
+        ({"paymentMethod": True}, "paymentMethod"),
+        ({"amountCents": 1}, "amountCents"),
+    ]
+    for change, field in changes:
+        body = {"orderId": str(uuid4()), "provider": "sandbox", "paymentMethod": "card_ok"} | change
+        answer = await shopper.post("/payments", json=body)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"] == field
+
+
+async def test_guests_and_others_see_nothing_of_an_order(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, sign_in: object, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    stranger = await sign_in()  # type: ignore[operator]
+
+    assert (await client.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]})).status_code == 401
+    assert (await pay(client, made["id"])).status_code == 401
+    assert (await pay(stranger, made["id"])).status_code == 404
+    assert (await stranger.post(f"/orders/{made['id']}/cancel")).status_code == 404
+    assert (await shopper.post(f"/orders/{uuid4()}/cancel")).status_code == 404
+    paid = (await pay(shopper, made["id"])).json()
+    assert (await stranger.get(f"/payments/{paid['id']}")).status_code == 404
+    assert (await client.get(f"/payments/{paid['id']}")).status_code == 401
+    assert (await shopper.post(f"/orders/{made['id']}/refunds", json={})).status_code == 403
+
+
+async def test_after_declined_cards_another_one_pays(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    for card, code in (("card_declined", "card_declined"), ("card_insufficient_funds", "insufficient_funds")):
+        declined = await pay(shopper, made["id"], card)
+        assert declined.status_code == 402
+        assert declined.json()["type"] == "/problems/payment-declined"
+        assert declined.json()["declineCode"] == code
+        failed = (await shopper.get(f"/payments/{declined.json()['paymentId']}")).json()
+        assert (failed["status"], failed["declineCode"]) == ("failed", code)
+        assert (await look(shopper, made["id"]))["status"] == "pending"
+        assert await till.shelf("MUG") == (5, 1)
+
+    assert (await pay(shopper, made["id"])).status_code == 201
+    assert [p["status"] for p in (await look(shopper, made["id"]))["payments"]] == ["failed", "failed", "succeeded"]
+
+
+async def test_a_failing_provider_charges_nothing_and_the_order_stays_payable(
+    shopper: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    for _ in range(2):  # nothing happened, so the same key may try again
+        failed = await pay(shopper, made["id"], "card_error", key="one")
+        assert (failed.status_code, failed.json()["type"]) == (502, "/problems/provider-error")
+        assert "idempotent-replayed" not in failed.headers
+    assert (await pay(shopper, made["id"])).status_code == 201
+    assert await till.charged(made["id"]) == 500
+
+
+async def test_a_slow_card_pays(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"], "card_slow")).json()["status"] == "succeeded"
+
+
+async def test_an_order_is_paid_once(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"])).status_code == 201
+    again = await pay(shopper, made["id"])
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/order-not-payable")
+    assert again.json()["orderStatus"] == "confirmed"
+
+
+async def test_a_pending_order_is_cancelled_and_its_stock_free(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    cancelled = await shopper.post(f"/orders/{made['id']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert await till.shelf("MUG") == (5, 0)
+    again = await shopper.post(f"/orders/{made['id']}/cancel")
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/invalid-transition")
+    assert (await pay(shopper, made["id"])).status_code == 409
+
+
+async def test_a_paid_order_is_cancelled_and_its_money_given_back(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made["id"])).json()
+    assert await till.shelf("MUG") == (3, 0)
+
+    cancelled = await shopper.post(f"/orders/{made['id']}/cancel")
+    assert cancelled.status_code == 200, cancelled.text
+    assert (cancelled.json()["status"], cancelled.json()["refundedCents"]) == ("cancelled", 1000)
+    assert await till.shelf("MUG") == (5, 0)
+    assert await till.charged(made["id"]) == 0
+    assert (await staff.get(f"/payments/{paid['id']}")).json()["status"] == "refunded"
+    again = await staff.post(f"/orders/{made['id']}/refunds", json={})
+    assert (again.status_code, again.json()["refundableCents"]) == (409, 0)
+
+
+async def test_refunds_in_parts_and_never_more_than_was_paid(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    refunds = f"/orders/{made['id']}/refunds"
+    assert (await staff.post(refunds, json={})).status_code == 409  # nothing was paid yet
+    await pay(shopper, made["id"])
+
+    part = await staff.post(refunds, json={"amountCents": 300})
+    assert part.status_code == 201, part.text
+    assert (part.json()["amountCents"], part.json()["status"], part.json()["currency"]) == (300, "succeeded", "GBP")
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], seen["refundedCents"]) == ("confirmed", 300)
+
+    too_much = await staff.post(refunds, json={"amountCents": 701})
+    assert (too_much.status_code, too_much.json()["refundableCents"]) == (409, 700)
+    for bad in (0, -1, 1.5, "7", True, 10**30):
+        refused = await staff.post(refunds, json={"amountCents": bad})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "amountCents")
+
+    rest = await staff.post(refunds, json={"restock": True})
+    assert (rest.status_code, rest.json()["amountCents"]) == (201, 700)
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], seen["refundedCents"]) == ("refunded", 1000)
+    assert await till.shelf("MUG") == (5, 0)
+    assert await till.charged(made["id"]) == 0
+
+
+async def test_two_refunds_at_once_never_give_back_more_than_was_paid(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    await pay(shopper, made["id"])
+    answers = await asyncio.gather(
+        *(staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 400}) for _ in range(6))
+    )
+    assert sorted(a.status_code for a in answers) == [201, 201, 409, 409, 409, 409]
+    assert await till.charged(made["id"]) == 200
+    assert (await look(shopper, made["id"]))["refundedCents"] == 800
+
+
+# Idempotency
+
+
+async def test_the_same_key_gives_the_first_answer_byte_for_byte(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    body = {"items": [{"sku": "MUG", "qty": 1}]}
+    key = {"Idempotency-Key": "a key"}
+    first = await shopper.post("/orders", json=body, headers=key)
+    second = await shopper.post("/orders", json=body, headers=key)
+    assert first.status_code == second.status_code == 201
+    assert (first.content, first.headers["location"]) == (second.content, second.headers["location"])
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    assert await till.shelf("MUG") == (5, 1)
+
+    other = await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 2}]}, headers=key)
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    elsewhere = await shopper.post(f"/orders/{first.json()['id']}/cancel", headers=key)
+    assert elsewhere.status_code == 422
+
+    paid = await pay(shopper, first.json()["id"], key="pay")
+    again = await pay(shopper, first.json()["id"], key="pay")
+    assert (paid.status_code, paid.content) == (again.status_code, again.content)
+    assert again.headers["idempotent-replayed"] == "true"
+
+    cancelled = await shopper.post(f"/orders/{first.json()['id']}/cancel", headers={"Idempotency-Key": "cancel"})
+    again = await shopper.post(f"/orders/{first.json()['id']}/cancel", headers={"Idempotency-Key": "cancel"})
+    assert (cancelled.status_code, cancelled.content) == (200, again.content)
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_a_key_belongs_to_one_user(shopper: httpx.AsyncClient, sign_in: object, till: Till) -> None:
+    await till.stock("MUG", 5)
+    other = await sign_in()  # type: ignore[operator]
+    body, key = {"items": [{"sku": "MUG", "qty": 1}]}, {"Idempotency-Key": "1"}
+    made = [await who.post("/orders", json=body, headers=key) for who in (shopper, other)]
+    assert [m.status_code for m in made] == [201, 201]
+    assert made[0].json()["id"] != made[1].json()["id"]
+
+
+async def test_a_key_that_is_none_is_refused(shopper: httpx.AsyncClient) -> None:
+    for key in ("", "k" * 256):
+        answer = await shopper.post("/orders", json={}, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+
+
+async def test_a_refusal_is_a_first_answer_too(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 1)
+    body, key = {"items": [{"sku": "MUG", "qty": 2}]}, {"Idempotency-Key": "1"}
+    first = await shopper.post("/orders", json=body, headers=key)
+    await till.stock("MUG", 9)
+    second = await shopper.post("/orders", json=body, headers=key)
+    assert first.status_code == second.status_code == 409
+    assert first.content == second.content
+    assert second.headers["idempotent-replayed"] == "true"
+    assert second.headers["content-type"] == "application/problem+json"
+
+    made = await order(shopper, ("MUG", 1))
+    declined = [await pay(shopper, made["id"], "card_declined", key="2") for _ in range(2)]
+    assert [d.status_code for d in declined] == [402, 402]
+    assert declined[0].content == declined[1].content
+    assert len((await look(shopper, made["id"]))["payments"]) == 1
+
+
+async def test_a_key_works_again_after_a_day(shopper: httpx.AsyncClient, shop: Shop, till: Till) -> None:
+    await till.stock("MUG", 5)
+    key = {"Idempotency-Key": "1"}
+    assert (await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]}, headers=key)).status_code == 201
+    await till.rows("UPDATE idempotency_keys SET created_at = created_at - interval '24 hours' RETURNING key")
+    assert (await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 2}]}, headers=key)).status_code == 201
+    assert await till.shelf("MUG") == (5, 3)
+
+
+async def test_a_double_click_with_one_key_orders_and_charges_once(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 50)
+    body, key = {"items": [{"sku": "MUG", "qty": 1}]}, {"Idempotency-Key": "click"}
+    clicks = await asyncio.gather(*(shopper.post("/orders", json=body, headers=key) for _ in range(8)))
+    made = {c.json()["id"] for c in clicks if c.status_code == 201}
+    assert len(made) == 1
+    assert {c.json()["type"] for c in clicks if c.status_code != 201} <= {"/problems/request-in-progress"}
+    assert await till.shelf("MUG") == (50, 1)
+
+    (order_id,) = made
+    clicks = await asyncio.gather(*(pay(shopper, order_id, "card_slow", key="pay") for _ in range(8)))
+    assert sorted(c.status_code for c in clicks) == [201, *[409] * 7]
+    assert {c.json()["type"] for c in clicks if c.status_code == 409} == {"/problems/request-in-progress"}
+    assert await till.charged(order_id) == 500
+    assert await till.shelf("MUG") == (49, 0)
+
+
+# Many hands at once
+
+
+async def test_two_payments_of_one_order_at_once_charge_it_once(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 50)
+    for cards in (["card_ok"] * 6, ["card_slow"] * 6, ["card_ok", "card_slow", "card_async"] * 2):
+        made = await order(shopper, ("MUG", 1))
+        tries = await asyncio.gather(*(pay(shopper, made["id"], card) for card in cards))
+        assert sorted(t.status_code for t in tries) == [201, 409, 409, 409, 409, 409]
+        assert {t.json()["type"] for t in tries if t.status_code == 409} <= {
+            "/problems/payment-in-progress", "/problems/order-not-payable",
+        }  # fmt: skip
+        charges = await till.rows(
+            "SELECT FROM sandbox.charges c JOIN payments p ON p.id::text = c.reference WHERE p.order_id = $1",
+            made["id"],
+        )
+        assert len(charges) == 1
+
+
+async def test_paying_beside_cancelling_leaves_nothing_charged(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 100)
+    for card in ["card_ok"] * 6 + ["card_slow"] * 3:
+        before, _ = await till.shelf("MUG")
+        made = await order(shopper, ("MUG", 2))
+        paid, cancelled = await asyncio.gather(
+            pay(shopper, made["id"], card), shopper.post(f"/orders/{made['id']}/cancel")
+        )
+        assert cancelled.status_code == 200
+        assert paid.status_code in (201, 409), paid.text
+        assert (await look(shopper, made["id"]))["status"] == "cancelled"
+        assert await till.shelf("MUG") == (before, 0)
+        assert await till.charged(made["id"]) == 0
+
+
+async def test_sixty_four_buyers_on_ten_pieces(sign_in: object, till: Till) -> None:
+    await till.stock("MUG", 10)
+    buyers = [await sign_in() for _ in range(8)]  # type: ignore[operator]
+    body = {"items": [{"sku": "MUG", "qty": 1}]}
+    answers = await asyncio.gather(*(buyers[n % 8].post("/orders", json=body) for n in range(64)))
+    assert sum(a.status_code == 201 for a in answers) == 10
+    assert sum(a.status_code == 409 for a in answers) == 54
+    made = [(buyers[n % 8], a.json()["id"]) for n, a in enumerate(answers) if a.status_code == 201]
+    paid = await asyncio.gather(*(pay(buyer, order_id) for buyer, order_id in made))
+    assert [p.status_code for p in paid] == [201] * 10
+    assert await till.shelf("MUG") == (0, 0)
+
+
+# Without Redis
+
+
+async def test_without_redis_items_are_ordered_and_paid_all_the_same(
+    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    await shop.stores.redis.close()
+    app.state.shop = away = _without_redis(shop)
+
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"])).status_code == 201
+    assert await till.shelf("MUG") == (4, 0)
+    no_cart = await shopper.post("/orders", json={})
+    assert (no_cart.status_code, no_cart.json()["store"]) == (503, "redis")
+    await away.stores.redis.close()
+
+
+def _without_redis(shop: Shop) -> Shop:
+    from dataclasses import replace
+
+    from quartet.stores.redis import RedisStore
+
+    return replace(shop, stores=replace(shop.stores, redis=RedisStore("redis://127.0.0.1:1/0")))

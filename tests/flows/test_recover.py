@@ -1,0 +1,556 @@
+"""What a crash, a lost webhook, a silent provider or an unpaid order leaves open is brought to its end, once."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from pydantic import SecretStr
+from till import Json, Till, look, order, pay
+
+from quartet.checkout import recover
+from quartet.kernel.clock import FixedClock
+from quartet.kernel.settings import Settings
+from quartet.payments import Charge, GiveBack, Outcome, Providers, ProviderSilent, WebhookEvent
+from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
+from quartet.web.dependencies import Shop
+
+
+@dataclass
+class Held:
+    """A provider behind two gates: requests reach it, and its answers leave it, only while they stand open."""
+
+    inner: Sandbox
+    way_in: asyncio.Event = field(default_factory=asyncio.Event)
+    way_out: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting_in: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting_out: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def methods(self) -> Collection[str]:
+        return self.inner.methods
+
+    async def charge(self, charge: Charge) -> Outcome:
+        await self._enter()
+        outcome = await self.inner.charge(charge)
+        await self._leave()
+        return outcome
+
+    async def refund(self, refund: GiveBack) -> Outcome:
+        await self._enter()
+        outcome = await self.inner.refund(refund)
+        await self._leave()
+        return outcome
+
+    async def look_up(self, reference: str) -> Outcome | None:
+        return await self.inner.look_up(reference)
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
+        return self.inner.parse_webhook(headers, body, now)
+
+    async def _enter(self) -> None:
+        self.waiting_in.set()
+        await self.way_in.wait()
+
+    async def _leave(self) -> None:
+        self.waiting_out.set()
+        await self.way_out.wait()
+
+
+class Silent(Held):
+    """A provider that does what it is asked and says nothing."""
+
+    async def look_up(self, reference: str) -> Outcome | None:
+        raise ProviderSilent("the line is dead")
+
+    async def _leave(self) -> None:
+        raise ProviderSilent("the line is dead")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A provider that does not take its time, and nobody at the shop's address."""
+    quick = {"sandbox_slow_seconds": 0.5, "sandbox_async_seconds": 0.1, "base_url": "http://127.0.0.1:1"}
+    return settings.model_copy(update=quick)
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    """The shop's clock, moved by hand."""
+    return FixedClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def shop(shop: Shop, clock: FixedClock) -> Shop:
+    return replace(shop, clock=clock)
+
+
+@pytest.fixture
+def sandbox(shop: Shop) -> Sandbox:
+    """The provider itself."""
+    return Sandbox(shop.settings, shop.stores.pg)
+
+
+@pytest.fixture
+def held(app: FastAPI, sandbox: Sandbox) -> Held:
+    """The shop's provider, behind gates."""
+    held = Held(sandbox)
+    app.state.providers = {"sandbox": held}
+    return held
+
+
+def _providers(sandbox: Sandbox) -> Providers:
+    return {"sandbox": sandbox}
+
+
+async def _crash(task: "asyncio.Task[httpx.Response]") -> None:
+    """The process dies here."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _paid_once(till: Till, shopper: httpx.AsyncClient, made: Json, before: int) -> None:
+    """Confirmed, sold, told and charged, each once."""
+    seen = await look(shopper, made["id"])
+    assert seen["status"] == "confirmed"
+    pieces = sum(line["qty"] for line in made["items"])
+    assert await till.shelf("MUG") == (before - pieces, 0)
+    assert (await till.topics(made["id"])).count("order.confirmed") == 1
+    sold = await till.rows("SELECT FROM inventory_movements WHERE order_id = $1 AND reason = 'sold'", made["id"])
+    assert len(sold) == 1
+    assert await till.charged(made["id"]) == made["totalCents"]
+    assert [p["status"] for p in seen["payments"]].count("succeeded") == 1
+
+
+async def test_a_crash_after_the_charge_is_mended_and_the_key_answers(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    held.way_in.set()
+    click = asyncio.create_task(pay(shopper, made["id"], key="click"))
+    await held.waiting_out.wait()
+    await _crash(click)
+
+    held.way_out.set()
+    again = await pay(shopper, made["id"], key="click")
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/request-in-progress")
+    assert not await recover(shop, _providers(sandbox))  # the request might still be alive
+    clock.advance(30)
+    report = await recover(shop, _providers(sandbox))
+    assert (report.asked, report.settled) == (1, 1)
+
+    await _paid_once(till, shopper, made, 5)
+    again = await pay(shopper, made["id"], key="click")
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded")
+    assert again.headers["idempotent-replayed"] == "true"
+    assert not await recover(shop, _providers(sandbox))
+
+
+async def test_a_crash_before_the_charge_makes_the_order_payable_again(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    click = asyncio.create_task(pay(shopper, made["id"], key="click"))
+    await held.waiting_in.wait()
+    await _crash(click)
+    held.way_in.set()
+    held.way_out.set()
+
+    clock.advance(30)
+    assert (await recover(shop, _providers(sandbox))).settled == 0  # it may yet arrive
+    other = await pay(shopper, made["id"])
+    assert (other.status_code, other.json()["type"]) == (409, "/problems/payment-in-progress")
+    clock.advance(120)
+    assert (await recover(shop, _providers(sandbox))).settled == 1
+
+    paid = await pay(shopper, made["id"], key="click")  # nothing had happened: the key is free
+    assert paid.status_code == 201
+    assert "idempotent-replayed" not in paid.headers
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_a_provider_that_falls_silent_leaves_the_payment_pending(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    silent = Silent(sandbox)
+    silent.way_in.set()
+    app.state.providers = {"sandbox": silent}
+    made = await order(shopper, ("MUG", 1))
+    told = await pay(shopper, made["id"], key="click")
+    assert (told.status_code, told.json()["status"]) == (201, "pending")
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+
+    clock.advance(5)
+    assert (await recover(shop, _providers(sandbox))).settled == 1
+    await _paid_once(till, shopper, made, 5)
+    again = await pay(shopper, made["id"], key="click")
+    assert again.content == told.content  # the first answer, whatever has happened since
+
+
+async def test_a_provider_slower_than_our_patience_is_asked_later(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 1.0}))
+    held.way_in.set()
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"])).json()["status"] == "pending"
+    clock.advance(5)
+    assert (await recover(shop, _providers(sandbox))).settled == 1
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_redirect_webhooks_and_sweeps_at_once_complete_a_payment_once(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    held.way_in.set()
+    before = 50
+    await till.stock("MUG", before)
+    for _ in range(5):
+        held.way_out.clear()
+        held.waiting_out.clear()
+        made = await order(shopper, ("MUG", 2))
+        redirect = asyncio.create_task(pay(shopper, made["id"], key=made["id"]))
+        await held.waiting_out.wait()
+        (payment,) = await till.rows("SELECT id FROM payments WHERE order_id = $1", made["id"])
+        outcome = await sandbox.look_up(str(payment["id"]))
+        assert outcome is not None
+        body = sandbox.event(str(payment["id"]), outcome)
+        clock.advance(30)
+        held.way_out.set()
+        done = await asyncio.gather(
+            redirect,
+            *(_webhook(shopper, sandbox, body, clock) for _ in range(4)),
+            *(recover(shop, _providers(sandbox)) for _ in range(3)),
+        )
+        assert done[0].status_code == 201  # type: ignore[union-attr]
+        assert {answer.status_code for answer in done[1:5]} == {200}  # type: ignore[union-attr]
+        await _paid_once(till, shopper, made, before)
+        before -= 2
+        replayed = await pay(shopper, made["id"], key=made["id"])
+        assert replayed.content == done[0].content  # type: ignore[union-attr]
+
+
+async def test_webhooks_ten_times_in_any_order_are_carried_out_once(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    before = 50
+    await till.stock("MUG", before)
+    orders = [await order(shopper, ("MUG", 1)) for _ in range(4)]
+    bodies = []
+    for made in orders:
+        told = (await pay(shopper, made["id"], "card_async")).json()
+        assert told["status"] == "pending"
+        bodies.append(sandbox.event(told["id"], Outcome(told["providerRef"], "succeeded")))
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    sent = bodies * 10
+    random.Random(seed).shuffle(sent)
+    answers = await asyncio.gather(*(_webhook(shopper, sandbox, body, clock) for body in sent))
+    assert {answer.status_code for answer in answers} == {200}
+    assert await till.shelf("MUG") == (46, 0)
+    for made in orders:
+        assert (await till.topics(made["id"])).count("order.confirmed") == 1
+    assert len(await till.rows("SELECT FROM webhook_events")) == 4
+
+
+async def test_a_webhook_that_fails_after_one_that_succeeded_changes_nothing(
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made["id"])).json()
+    late = sandbox.event(paid["id"], Outcome(paid["providerRef"], "failed", "card_declined"))
+    assert (await _webhook(shopper, sandbox, late, clock)).status_code == 200
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_a_failed_charge_that_was_taken_after_all_pays_or_goes_back(
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    for paid_otherwise in (False, True):
+        made = await order(shopper, ("MUG", 1))
+        failed = (await pay(shopper, made["id"], "card_declined")).json()["paymentId"]
+        if paid_otherwise:
+            await pay(shopper, made["id"])
+        await till.rows(
+            "UPDATE sandbox.charges SET decline_code = NULL WHERE reference = $1 RETURNING reference", failed
+        )
+        outcome = await sandbox.look_up(failed)
+        assert outcome is not None
+        assert (await _webhook(shopper, sandbox, sandbox.event(failed, outcome), clock)).status_code == 200
+        assert (await look(shopper, made["id"]))["status"] == "confirmed"
+        assert await till.charged(made["id"]) == made["totalCents"]
+        status = (await shopper.get(f"/payments/{failed}")).json()["status"]
+        assert status == ("refunded" if paid_otherwise else "succeeded")
+    assert await till.shelf("MUG") == (3, 0)
+
+
+async def test_webhooks_that_are_not_the_providers_are_refused_and_strange_ones_ignored(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    told = (await pay(shopper, made["id"], "card_async")).json()
+    body = sandbox.event(told["id"], Outcome(told["providerRef"], "succeeded"))
+    now = clock.now()
+    good = sandbox.sign(body, now)
+
+    other = Sandbox(sandbox._settings.model_copy(update={"secret": SecretStr("x" * 40)}), sandbox._pg)
+    for signature in (
+        None, "", "t=,v1=", good.replace("v1=", "v0="), good[:-1] + ("0" if good[-1] != "0" else "1"), good.upper(),
+        other.sign(body, now), sandbox.sign(body + b" ", now), "t=99999999999999999999,v1=ab", "t=1,v1=\u00e9",
+        sandbox.sign(body, now - timedelta(seconds=301)), sandbox.sign(body, now + timedelta(seconds=301)),
+    ):  # fmt: skip
+        headers = {} if signature is None else {SIGNATURE: signature.encode("latin-1")}
+        answer = await client.post("/webhooks/sandbox", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-signature"), signature
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+
+    event = json.loads(body)
+    for strange in (
+        event | {"type": "charge.disputed"},
+        event | {"id": "e1", "data": event["data"] | {"reference": "none of ours"}},
+        event | {"id": "e2", "data": event["data"] | {"reference": "01a00000-0000-7000-8000-000000000000"}},
+    ):
+        assert (await _webhook(client, sandbox, json.dumps(strange).encode(), clock)).status_code == 200
+    for broken in (b"", b"{", b"[]", b"1", b"{}", b'{"id": 1, "type": "charge.succeeded"}'):
+        assert (await _webhook(client, sandbox, broken, clock)).status_code == 400
+    unknown = await client.post("/webhooks/nobody", content=body, headers={SIGNATURE: good})
+    assert unknown.status_code == 404
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+    assert (await _webhook(client, sandbox, body, clock)).status_code == 200
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_a_lost_webhook_is_asked_for(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"], "card_async")).json()["status"] == "pending"
+    while not (await recover(shop, _providers(sandbox))).settled:
+        clock.advance(3)
+        await asyncio.sleep(0.05)
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_the_sandbox_delivers_its_webhook_to_the_shops_address(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till
+) -> None:
+    async with _served(app) as url:
+        app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"base_url": url}))
+        await till.stock("MUG", 5)
+        made = await order(shopper, ("MUG", 1))
+        assert (await pay(shopper, made["id"], "card_async")).json()["status"] == "pending"
+        async with asyncio.timeout(10):
+            while (await look(shopper, made["id"]))["status"] != "confirmed":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await _paid_once(till, shopper, made, 5)
+
+
+async def test_what_was_paid_in_time_and_not_noticed_is_confirmed_and_does_not_expire(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    held.way_in.set()
+    click = asyncio.create_task(pay(shopper, made["id"]))
+    await held.waiting_out.wait()
+    await _crash(click)
+    clock.advance(shop.settings.order_hold_seconds + 5)
+    report = await recover(shop, _providers(sandbox))
+    assert (report.settled, report.expired) == (1, 0)
+    shopper.headers.update(_token(shop, shopper))
+    await _paid_once(till, shopper, made, 5)
+
+
+async def test_unpaid_orders_expire_and_what_is_paid_too_late_goes_back(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    click = asyncio.create_task(pay(shopper, made["id"], key="late"))
+    await held.waiting_in.wait()
+    clock.advance(shop.settings.order_hold_seconds + 5)
+    assert (await recover(shop, {"sandbox": Silent(sandbox)})).expired == 1
+    assert await till.shelf("MUG") == (5, 0)
+    held.way_in.set()
+    held.way_out.set()
+    told = await click
+    assert (told.status_code, told.json()["type"]) == (409, "/problems/order-not-payable")
+
+    shopper.headers.update(_token(shop, shopper))
+    assert await till.charged(made["id"]) == 0
+    assert (await look(shopper, made["id"]))["status"] == "cancelled"
+    payment = (await shopper.get(f"/payments/{told.json()['paymentId']}")).json()
+    assert (payment["status"], payment["refundedCents"]) == ("refunded", 1000)
+    again = await pay(shopper, made["id"], key="late")
+    assert (again.status_code, again.content) == (409, told.content)
+
+
+async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    clock.advance(shop.settings.order_hold_seconds + 5)
+    shopper.headers.update(_token(shop, shopper))
+    told = await pay(shopper, made["id"])
+    assert (told.status_code, told.json()["orderStatus"]) == (409, "expired")
+
+
+async def test_paying_beside_expiring_ends_in_one_of_both(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 50)
+    ends = []
+    for _ in range(8):
+        stock, _ = await till.shelf("MUG")
+        made = await order(shopper, ("MUG", 1))
+        late = replace(shop, clock=FixedClock(clock.now() + timedelta(seconds=901)))
+        paid, *_ = await asyncio.gather(
+            pay(shopper, made["id"]), *(recover(late, _providers(sandbox)) for _ in range(2))
+        )
+        await recover(late, _providers(sandbox))
+        seen = await look(shopper, made["id"])
+        ends.append(seen["status"])
+        if seen["status"] == "confirmed":
+            assert paid.status_code == 201
+            assert await till.shelf("MUG") == (stock - 1, 0)
+            assert await till.charged(made["id"]) == made["totalCents"]
+        else:
+            assert (seen["status"], paid.status_code) == ("cancelled", 409)
+            assert await till.shelf("MUG") == (stock, 0)
+            assert await till.charged(made["id"]) == 0
+    print(ends)
+
+
+async def test_sweeps_at_once_share_the_work(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 100)
+    for _ in range(45):
+        await order(shopper, ("MUG", 1))
+    clock.advance(shop.settings.order_hold_seconds + 5)
+    reports = await asyncio.gather(*(recover(shop, _providers(sandbox)) for _ in range(4)))
+    assert sum(report.expired for report in reports) == 45
+    assert await till.shelf("MUG") == (100, 0)
+    released = await till.rows("SELECT FROM inventory_movements WHERE reason = 'released'")
+    assert len(released) == 45
+
+
+@pytest.mark.parametrize("gate", ["before", "after"])
+async def test_a_crash_around_a_refund_is_mended_and_the_money_goes_back_once(
+    shop: Shop,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    clock: FixedClock,
+    held: Held,
+    sandbox: Sandbox,
+    gate: str,
+) -> None:
+    await till.stock("MUG", 5)
+    held.way_in.set()
+    held.way_out.set()
+    cancelled, refunded = [await order(shopper, ("MUG", 1)) for _ in range(2)]
+    for made in (cancelled, refunded):
+        assert (await pay(shopper, made["id"])).status_code == 201
+
+    for request, key in (
+        (lambda key: shopper.post(f"/orders/{cancelled['id']}/cancel", headers=key), {"Idempotency-Key": "c"}),
+        (lambda key: staff.post(f"/orders/{refunded['id']}/refunds", json={}, headers=key), {"Idempotency-Key": "r"}),
+    ):
+        held.way_out.clear()
+        held.waiting_in.clear()
+        held.waiting_out.clear()
+        if gate == "before":
+            held.way_in.clear()
+        click = asyncio.create_task(request(key))
+        await (held.waiting_in if gate == "before" else held.waiting_out).wait()
+        await _crash(click)
+        assert (await request(key)).status_code == 409
+        clock.advance(30)
+        reports = await asyncio.gather(*(recover(shop, _providers(sandbox)) for _ in range(2)))
+        assert sum(report.refunds for report in reports) == 1
+        again = await request(key)
+        assert again.status_code in (200, 201)
+        assert again.headers["idempotent-replayed"] == "true"
+
+    for made, status in ((cancelled, "cancelled"), (refunded, "refunded")):
+        seen = await look(shopper, made["id"])
+        assert (seen["status"], seen["refundedCents"]) == (status, made["totalCents"])
+        assert await till.charged(made["id"]) == 0
+    assert await till.shelf("MUG") == (4, 0)
+
+
+async def test_a_refund_that_the_provider_will_not_make(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made["id"])).json()
+    await till.rows("UPDATE sandbox.charges SET amount_cents = 1 WHERE reference = $1 RETURNING id", paid["id"])
+
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={})
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+
+    cancelled = await shopper.post(f"/orders/{made['id']}/cancel")  # this one has to happen, so it is tried again
+    assert (cancelled.status_code, cancelled.json()["refundedCents"]) == (200, 0)
+    await till.rows("UPDATE sandbox.charges SET amount_cents = 500 WHERE reference = $1 RETURNING id", paid["id"])
+    clock.advance(30)
+    assert (await recover(shop)).refunds == 1
+    assert (await look(shopper, made["id"]))["refundedCents"] == 500
+
+
+async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    for key in ("old", "new"):
+        body = {"items": [{"sku": "MUG", "qty": 1}]}
+        await shopper.post("/orders", json=body, headers={"Idempotency-Key": key})
+    await till.rows(
+        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours' WHERE key = 'old' RETURNING key"
+    )
+    await recover(shop)
+    assert [row["key"] for row in await till.rows("SELECT key FROM idempotency_keys")] == ["new"]
+
+
+async def _webhook(client: httpx.AsyncClient, sandbox: Sandbox, body: bytes, clock: FixedClock) -> httpx.Response:
+    headers = {SIGNATURE: sandbox.sign(body, clock.now()), "Content-Type": "application/json"}
+    return await client.post("/webhooks/sandbox", content=body, headers=headers)
+
+
+@asynccontextmanager
+async def _served(app: FastAPI) -> AsyncIterator[str]:
+    """The application on a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+def _token(shop: Shop, shopper: httpx.AsyncClient) -> dict[str, str]:
+    from uuid import uuid4
+
+    from quartet.accounts import tokens
+    from quartet.web.dependencies import Principal
+
+    principal = Principal(shopper.user_id, frozenset(), uuid4())  # type: ignore[attr-defined]
+    return {"Authorization": f"Bearer {tokens.issue(shop.settings, principal, shop.clock.now())}"}

@@ -1,0 +1,74 @@
+"""What the purchase's tests share: goods to sell, orders to pay, and the books to look into."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from quartet import inventory
+from quartet.web.dependencies import Shop
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Till:
+    """The shop as its owner sees it."""
+
+    shop: Shop
+
+    async def stock(self, sku: str, pieces: int, cents: int = 500) -> None:
+        """Something to sell."""
+        async with self.shop.stores.pg.tx() as tx:
+            await inventory.put(tx, sku, f"A {sku}", cents, currency="GBP", actor="test", stock=pieces)
+
+    async def shelf(self, sku: str) -> tuple[int, int]:
+        """Stock and reserved."""
+        async with self.shop.stores.pg.read() as read:
+            item = await inventory.get(read, sku)
+        return item.stock, item.reserved
+
+    async def rows(self, sql: str, *args: Any) -> list[Json]:
+        """What a query finds."""
+        async with self.shop.stores.pg.read() as read:
+            return [dict(row) for row in await read.fetch(sql, *args)]
+
+    async def charged(self, order_id: str) -> int:
+        """What the provider's own books say was taken for an order and not given back."""
+        (row,) = await self.rows(
+            """SELECT coalesce(sum(c.amount_cents), 0)::bigint - coalesce(sum((
+                   SELECT sum(r.amount_cents) FROM sandbox.refunds r WHERE r.charge = c.reference)), 0)::bigint AS cents
+               FROM sandbox.charges c JOIN payments p ON p.id::text = c.reference
+               WHERE p.order_id = $1 AND c.decline_code IS NULL""",
+            order_id,
+        )
+        cents: int = row["cents"]
+        return cents
+
+    async def topics(self, order_id: str) -> list[str]:
+        """What the outbox tells of an order, in order."""
+        found = await self.rows("SELECT topic FROM outbox WHERE key = $1 ORDER BY id", order_id)
+        return [row["topic"] for row in found]
+
+
+async def order(client: httpx.AsyncClient, *items: tuple[str, int]) -> Json:
+    """A new order."""
+    answer = await client.post("/orders", json={"items": [{"sku": sku, "qty": qty} for sku, qty in items]})
+    assert answer.status_code == 201, answer.text
+    placed: Json = answer.json()
+    return placed
+
+
+async def pay(
+    client: httpx.AsyncClient, order_id: str, method: str = "card_ok", key: str | None = None
+) -> httpx.Response:
+    """A try at paying it."""
+    headers = {"Idempotency-Key": key} if key else {}
+    body = {"orderId": order_id, "provider": "sandbox", "paymentMethod": method}
+    return await client.post("/payments", json=body, headers=headers)
+
+
+async def look(client: httpx.AsyncClient, order_id: str) -> Json:
+    """The order as it stands."""
+    found: Json = (await client.get(f"/orders/{order_id}")).json()
+    return found
