@@ -1,5 +1,7 @@
 """MongoDB by pymongo's asyncio client, narrowed to what behaves the same on every engine (docs/engines.md)."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +17,11 @@ Filter = Mapping[str, Any]
 Sort = Sequence[tuple[str, int]]
 
 CALL_SECONDS = 5.0
+# Between two looks at a change stream whose engine does not wait for news.
+_PAUSE_SECONDS = 0.02
+# History lost, fatal stream error, invalid resume token, stream closed, token not found.
+_LOST = (286, 280, 260, 222, 50811)
+_NAMESPACE_EXISTS = 48
 
 
 class DuplicateKey(Exception):
@@ -135,9 +142,12 @@ class Collection:
         self, *, resume_after: Any = None, max_await_ms: int = 200
     ) -> AsyncIterator[tuple[str | None, Any]]:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and
-        (None, token) whenever there was none for `max_await_ms`. Only *which* document changed is told, since that
-        alone is right on every engine. Raises LostPosition, StoreUnavailable."""
+        (None, token) whenever there is none just then; that comes after `max_await_ms` from MongoDB, much sooner from
+        nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is
+        gone raises LostPosition on MongoDB; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
         operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}}
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
             async with (
                 _named_errors(),
@@ -146,11 +156,16 @@ class Collection:
                 ) as stream,
             ):
                 while stream.alive:
+                    asked = time.monotonic()
                     change = await stream.try_next()
+                    # The driver loses a cancellation that arrives together with an answer.
+                    if task and task.cancelling() > cancelled:
+                        raise asyncio.CancelledError
                     yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
+                    if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
+                        await asyncio.sleep(_PAUSE_SECONDS)
         except errors.OperationFailure as error:
-            # 286 history lost, 280 fatal stream error, 260 invalid token, 222 closed.
-            if error.code in (286, 280, 260, 222) or "resume" in str(error).lower():
+            if error.code in _LOST or "resume" in str(error).lower():
                 raise LostPosition(str(error)) from error
             raise
 
@@ -163,9 +178,11 @@ class Mongo:
             url,
             connect=False,
             tz_aware=True,
-            serverSelectionTimeoutMS=2000,
-            connectTimeoutMS=1500,
-            timeoutMS=int(CALL_SECONDS * 1000),
+            # No `timeoutMS`: it would wait that long for a server that is plainly gone.
+            serverSelectionTimeoutMS=1500,
+            connectTimeoutMS=1000,
+            socketTimeoutMS=int(CALL_SECONDS * 1000),
+            waitQueueTimeoutMS=2000,
             retryWrites=False,
             appname="quartet",
         )
@@ -180,8 +197,10 @@ class Mongo:
         options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
         async with _named_errors():
             try:
-                await self._database.create_collection(name, **options)
-            except (errors.CollectionInvalid, errors.OperationFailure):
+                await self._database.create_collection(name, check_exists=False, **options)
+            except errors.OperationFailure as error:
+                if error.code != _NAMESPACE_EXISTS and "exists" not in str(error):
+                    raise
                 if validator:
                     await self._database.command({"collMod": name, **options})
 
