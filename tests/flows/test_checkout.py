@@ -14,6 +14,11 @@ from quartet.web.dependencies import Shop
 
 
 @pytest.fixture
+def till(shop: Shop) -> Till:
+    return Till(shop)
+
+
+@pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A provider that does not take its time."""
     quick = {"sandbox_slow_seconds": 0.2, "sandbox_async_seconds": 0.2, "payment_timeout": 2.0}

@@ -75,6 +75,11 @@ class Silent(Held):
 
 
 @pytest.fixture
+def till(shop: Shop) -> Till:
+    return Till(shop)
+
+
+@pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A provider that does not take its time, and nobody at the shop's address."""
     quick = {"sandbox_slow_seconds": 0.5, "sandbox_async_seconds": 0.1, "base_url": "http://127.0.0.1:1"}

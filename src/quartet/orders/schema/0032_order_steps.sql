@@ -83,13 +83,14 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- What was reserved is free again; what was sold and not yet sent goes back on the shelf.
+-- What was reserved is free again; what was sold and not yet sent goes back on the shelf, unless a refund in part has
+-- put it there already.
 CREATE FUNCTION cancel_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
     IF step_order(p_order_id, 'cancelled', p_by, p_reason) = 'pending' THEN
         PERFORM move_order_stock(p_order_id, 0, -1, 'released', p_by);
-    ELSE
+    ELSIF NOT EXISTS (SELECT FROM refunds WHERE order_id = p_order_id AND restocked) THEN
         PERFORM move_order_stock(p_order_id, 1, 0, 'returned', p_by);
     END IF;
     PERFORM tell_order('order.cancelled', p_order_id);
