@@ -1,0 +1,473 @@
+"""Routes of the catalog."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import orjson
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
+
+from quartet.catalog import listing, pages, reviews, service, store
+from quartet.catalog.model import (
+    LONGEST_SLUG,
+    READ_ONLY,
+    AlreadyReviewed,
+    Category,
+    CategoryInUse,
+    Document,
+    Draft,
+    Image,
+    NotBought,
+    SkuTaken,
+    SlugTaken,
+    Variant,
+    etag,
+    merge_patch,
+    wire,
+)
+from quartet.kernel.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+    Unauthenticated,
+    invalid,
+)
+from quartet.web.answers import JSON, answer, nothing, problems
+from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
+from quartet.web.paging import Page, Paging
+from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, Shape, Sku, Str, text
+
+router = APIRouter(tags=["catalog"])
+
+# A page may be this old at a shopper's; longer, and a price could change between looking and paying unseen.
+_PUBLIC = "public, max-age=5, must-revalidate"
+_PRIVATE = "private, no-store"
+_LONGEST_REFERENCE = 200
+
+
+# Shapes
+
+
+def _address(value: str) -> str:
+    if not value.startswith(("https://", "http://", "/")) or value.startswith("//"):
+        raise ValueError("must be http(s)://… or a path of this shop")
+    return value
+
+
+def _text_only(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a text such as 2026-01-31T12:00:00Z")
+    return value
+
+
+def _within_reason(value: datetime) -> datetime:
+    if not 1970 <= value.year <= 9000:
+        raise ValueError("must be between 1970 and 9000")
+    return value
+
+
+Slug = Annotated[
+    Str, Field(min_length=1, max_length=LONGEST_SLUG, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", examples=["field-14"])
+]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_within_reason)]
+Reference = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="A SKU, a variant's SKU, or a slug.")]
+SkuPath = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="The product's own SKU.")]
+IfMatch = Annotated[str | None, Header(max_length=1000, description="The `ETag` that you have seen; 412 if it is old.")]
+
+
+class ImageShape(Body):
+    """A picture: http(s) or a path of this shop."""
+
+    url: Annotated[str, text(2000), AfterValidator(_address)]
+    alt: Annotated[str, text(300, 0)] = ""
+    is_primary: Bool = False
+
+
+class RatingsShape(Shape):
+    """Average of 0 to 5, of `count` votes."""
+
+    avg: float
+    count: int
+
+
+class VariantShape(Shape):
+    """One thing to choose; `available` pieces can be bought now."""
+
+    sku: str
+    attrs: dict[str, Any]
+    price_cents: int
+    available: int
+
+
+class ProductShape(Shape):
+    """A product. With variants, `priceCents` is the lowest of theirs and `available` the sum."""
+
+    id: str
+    sku: str
+    name: str
+    slug: str
+    category: str
+    brand: str | None
+    description: str
+    images: list[ImageShape]
+    attrs: dict[str, Any]
+    variants: list[VariantShape]
+    price_cents: int
+    currency: str
+    tags: list[str]
+    ratings: RatingsShape
+    available: int
+    published_at: datetime | None
+    updated_at: datetime
+
+
+class VariantBody(Body):
+    """Without `priceCents` it costs what the product does, else what inventory says."""
+
+    sku: Sku
+    attrs: JsonObject = Field(default_factory=dict)
+    price_cents: Cents | None = None
+    available: Annotated[Int | None, Field(description="Read-only: inventory's.")] = None
+
+
+class RatingsBody(Body):
+    avg: Annotated[float, Field(strict=True, ge=0, le=5)]
+    count: Annotated[Int, Field(ge=0)]
+
+
+class ProductBody(Body):
+    """What makes a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as they
+    came and change nothing; `currency` is the shop's."""
+
+    name: Annotated[str, text(200)]
+    category: Slug
+    slug: Annotated[Slug | None, Field(description="Left out: made from the name, and later kept.")] = None
+    brand: Annotated[str, text(100)] | None = None
+    description: Annotated[str, text(20_000, 0)] = ""
+    images: Annotated[list[ImageShape], Field(max_length=50)] = Field(default_factory=list)
+    attrs: JsonObject = Field(default_factory=dict)
+    variants: Annotated[list[VariantBody], Field(max_length=200)] = Field(default_factory=list)
+    price_cents: Annotated[Cents | None, Field(description="Goes to inventory. Left out: what inventory says.")] = None
+    tags: Annotated[list[Annotated[str, text(50)]], Field(max_length=50)] = Field(default_factory=list)
+    published_at: Annotated[
+        Moment | None,
+        Field(description="Null: a draft. In the future: not shown until then. Left out: now, or as it is."),
+    ] = None
+    currency: Currency | None = None
+    id: Str | None = None
+    ratings: RatingsBody | None = None
+    available: Int | None = None
+    updated_at: Moment | None = None
+
+
+class NewProduct(ProductBody):
+    sku: Sku
+
+
+class ChangedProduct(ProductBody):
+    sku: Annotated[Sku | None, Field(description="As in the path; a SKU can't be changed.")] = None
+
+
+class CategoryBody(Body):
+    """`attrs`: JSON Schema (2020-12) of an object whose properties are texts, numbers, booleans or lists of these."""
+
+    name: Annotated[str, text(100)]
+    parent: Slug | None = None
+    attrs: JsonObject = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    slug: Annotated[Slug | None, Field(description="As in the path.")] = None
+
+
+class CategoryShape(Shape):
+    slug: str
+    name: str
+    parent: str | None
+    attrs: dict[str, Any]
+
+
+class CategoriesShape(Shape):
+    """All of them: there is no second page."""
+
+    items: list[CategoryShape]
+    next_cursor: None = None
+
+
+class ReviewBody(Body):
+    rating: Annotated[Int, Field(ge=1, le=5)]
+    title: Annotated[str, text(120)]
+    body: Annotated[str, text(5000)]
+
+
+class ReviewShape(Shape):
+    """`author` is the display name at the time, if there was one."""
+
+    id: str
+    rating: int
+    title: str
+    body: str
+    author: str | None
+    created_at: datetime
+
+
+# Products
+
+_WRITES = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+
+
+@router.get(
+    "/products/{ref}",
+    response_model=ProductShape,
+    responses=problems(NotFound, StoreUnavailable) | {304: {"description": "You have the present version."}},
+)
+async def get_product(ref: Reference, request: Request, shop: ShopDep, principal: Anyone) -> Response:
+    """By SKU, a variant's SKU or slug. `X-Cache` says whether Redis had it. Staff also see what is not published."""
+    page = await pages.product_page(shop, ref)
+    if page is None or not (page.published or (principal is not None and principal.is_staff)):
+        raise NotFound(f"there is no product {ref}")
+    headers = {
+        "ETag": page.etag,
+        "Cache-Control": _PUBLIC if page.published else _PRIVATE,
+        "X-Cache": "hit" if page.hit else "miss",
+    }
+    if _has(request.headers.get("if-none-match"), page.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(page.body, headers=headers, media_type=JSON)
+
+
+def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
+
+
+@router.get(
+    "/products",
+    response_model=Page[ProductShape],
+    responses=problems(Invalid, StoreUnavailable),
+    # Read as they stand, since the attributes' names are the categories'.
+    openapi_extra={
+        "parameters": [
+            _parameter("category", "A category's slug; those below it are included.", minLength=1, maxLength=200),
+            _parameter("brand", "The brand's name.", minLength=1, maxLength=200),
+            _parameter("tag", "One tag.", minLength=1, maxLength=200),
+            _parameter("sort", "A dash turns the order round.", enum=list(listing.SORTS), default=listing.DEFAULT_SORT),
+        ]
+    },
+)
+async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Response:
+    """What is published. Any attribute of the category filters too: `attrs.color=black`, `attrs.ram_gb.gte=32` (also
+    `lte`, `gt`, `lt`); several together hold of one and the same variant. An attribute that the category does not have
+    is refused."""
+    found, following = await listing.list_products(
+        shop, request.query_params.multi_items(), limit=paging.limit, cursor=paging.cursor
+    )
+    items = [wire(product, shop.settings.currency) for product in found]
+    return _json({"items": items, "nextCursor": following})
+
+
+@router.post(
+    "/products",
+    status_code=201,
+    response_model=ProductShape,
+    responses=problems(*_WRITES, SlugTaken, SkuTaken),
+)
+async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> Response:
+    """A new product. Its price goes to inventory, where its stock starts at 0. Without `publishedAt` it is published
+    at once."""
+    _check_currency(shop, body)
+    published = body.published_at if "published_at" in body.model_fields_set else shop.clock.now()
+    draft = _draft(body, body.sku, body.slug, published)
+    product = await service.create_product(shop, draft, actor=str(principal.user_id))
+    return _product(shop, product, 201, {"Location": f"/products/{quote(product['sku'])}"})
+
+
+@router.put(
+    "/products/{sku}",
+    response_model=ProductShape,
+    responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
+)
+async def replace_product(
+    sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch = None
+) -> Response:
+    """Replaces what staff may write. `slug` and `publishedAt` stay as they are when left out; so do prices. A price
+    that differs from the present one goes to inventory."""
+
+    def edit(found: Document) -> Draft:
+        return _edited(shop, body, found, published=found["publishedAt"])
+
+    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=str(principal.user_id))
+    return _product(shop, product)
+
+
+@router.patch(
+    "/products/{sku}",
+    response_model=ProductShape,
+    responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
+)
+async def patch_product(
+    sku: SkuPath, patch: JsonObject, shop: ShopDep, principal: Staff, if_match: IfMatch = None
+) -> Response:
+    """JSON Merge Patch (RFC 7396) on the product as GET shows it: what is given replaces, null takes away, lists are
+    replaced whole. Concurrent patches all take effect, one after the other."""
+
+    def edit(found: Document) -> Draft:
+        present = orjson.loads(orjson.dumps(wire(found, shop.settings.currency), option=orjson.OPT_UTC_Z))
+        merged = merge_patch(present, patch)
+        _refuse_read_only(present, merged, patch)
+        try:
+            body = ChangedProduct.model_validate(merged)
+        except ValidationError as error:
+            raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from None
+        return _edited(shop, body, found, published=body.published_at)
+
+    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=str(principal.user_id))
+    return _product(shop, product)
+
+
+@router.delete("/products/{sku}", status_code=204, responses=problems(*_WRITES, NotFound, PreconditionFailed, Conflict))
+async def delete_product(sku: SkuPath, shop: ShopDep, _: Staff, if_match: IfMatch = None) -> Response:
+    """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
+    await service.delete_product(shop, sku, if_match=if_match)
+    return nothing()
+
+
+def _edited(shop: Shop, body: ChangedProduct, found: Document, *, published: datetime | None) -> Draft:
+    _check_currency(shop, body)
+    if body.sku not in (None, found["sku"]):
+        raise invalid("sku", f"can't be changed: inventory and orders know the product as {found['sku']}")
+    if body.id not in (None, found["_id"]):
+        raise invalid("id", "is another product's")
+    if "published_at" in body.model_fields_set:
+        published = body.published_at
+    return _draft(body, found["sku"], body.slug or found["slug"], published)
+
+
+def _draft(body: ProductBody, sku: str, slug: str | None, published: datetime | None) -> Draft:
+    return Draft(
+        sku=sku,
+        name=body.name,
+        category=body.category,
+        slug=slug,
+        brand=body.brand,
+        description=body.description,
+        images=[Image(i.url, i.alt, i.is_primary) for i in body.images],
+        attrs=body.attrs,
+        variants=[Variant(v.sku, v.attrs, v.price_cents) for v in body.variants],
+        price_cents=body.price_cents,
+        tags=body.tags,
+        published_at=published,
+    )
+
+
+def _check_currency(shop: Shop, body: ProductBody) -> None:
+    if body.currency not in (None, shop.settings.currency):
+        raise invalid("currency", f"prices of this shop are in {shop.settings.currency}")
+
+
+def _refuse_read_only(present: Document, merged: Any, patch: Document) -> None:
+    """A patch names what it wants to change, so a read-only member that would change is a mistake worth telling."""
+    for name in READ_ONLY:
+        if name in patch and merged.get(name) != present[name]:
+            raise invalid(name, "is read-only")
+
+
+def _product(shop: Shop, product: Document, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(pages.body_of(shop, product), status, {"ETag": etag(product), **(headers or {})}, JSON)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), status, media_type=JSON)
+
+
+def _has(header: str | None, tag: str) -> bool:
+    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly)."""
+    if header is None:
+        return False
+    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
+
+
+# Categories
+
+CategoryPath = Annotated[Slug, Path(description="A category's slug.")]
+
+
+@router.get("/categories", response_model=CategoriesShape, responses=problems(StoreUnavailable))
+async def list_categories(shop: ShopDep) -> Response:
+    """All categories, by slug, each with the JSON Schema of its products' attributes."""
+    return _json({"items": _categories(await store.categories(shop.stores.mongo)), "nextCursor": None})
+
+
+@router.get("/categories/{slug}", response_model=CategoryShape, responses=problems(NotFound, StoreUnavailable))
+async def get_category(slug: Reference, shop: ShopDep) -> Response:
+    """One category."""
+    found = await store.category(shop.stores.mongo, slug)
+    if found is None:
+        raise NotFound(f"there is no category {slug}")
+    return _json(_categories([found])[0])
+
+
+@router.put(
+    "/categories/{slug}",
+    response_model=CategoryShape,
+    responses=problems(*_WRITES) | {201: {"model": CategoryShape, "description": "The category is new."}},
+)
+async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, _: Staff) -> Response:
+    """Makes or replaces a category. Its products are held to a changed schema at their next change."""
+    if body.slug not in (None, slug):
+        raise invalid("slug", "is not the one in the path")
+    category = Category(slug, body.name, body.parent, body.attrs)
+    created = await service.put_category(shop, category)
+    return _json(_categories([category])[0], 201 if created else 200)
+
+
+@router.delete("/categories/{slug}", status_code=204, responses=problems(*_WRITES, NotFound, CategoryInUse))
+async def delete_category(slug: CategoryPath, shop: ShopDep, _: Staff) -> Response:
+    """Only an empty one."""
+    await service.delete_category(shop, slug)
+    return nothing()
+
+
+def _categories(found: Iterable[Category]) -> list[Document]:
+    return [{"slug": c.slug, "name": c.name, "parent": c.parent, "attrs": c.attrs} for c in found]
+
+
+# Reviews
+
+
+@router.get(
+    "/products/{ref}/reviews",
+    response_model=Page[ReviewShape],
+    responses=problems(NotFound, Invalid, StoreUnavailable),
+)
+async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Response:
+    """What buyers say, the newest first."""
+    found, following = await reviews.list_reviews(shop, ref, limit=paging.limit, cursor=paging.cursor)
+    return answer(Page[ReviewShape](items=[_review(review) for review in found], next_cursor=following))
+
+
+@router.post(
+    "/products/{ref}/reviews",
+    status_code=201,
+    response_model=ReviewShape,
+    responses=problems(NotFound, Invalid, Unauthenticated, NotBought, AlreadyReviewed, StoreUnavailable),
+)
+async def add_review(ref: Reference, body: ReviewBody, shop: ShopDep, principal: Signed) -> Response:
+    """One review a customer and product, of something bought. The product's `ratings` follow."""
+    review = await reviews.add_review(
+        shop, principal.user_id, ref, rating=body.rating, title=body.title, body=body.body
+    )
+    return answer(_review(review), 201)
+
+
+def _review(review: Document) -> ReviewShape:
+    return ReviewShape(
+        id=review["publicId"],
+        rating=review["rating"],
+        title=review["title"],
+        body=review["body"],
+        author=review["author"],
+        created_at=review["createdAt"],
+    )
