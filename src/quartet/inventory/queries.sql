@@ -30,18 +30,18 @@ SELECT * FROM put;
 -- name: move
 -- Row, ledger and outbox in one statement; no row when there is no such SKU or its stock can't become that.
 WITH moved AS (
-    UPDATE inventory SET stock = stock + $2, revision = revision + 1, updated_at = now()
-    WHERE sku = $1 AND stock + $2 BETWEEN reserved AND 1000000000
+    UPDATE inventory SET stock = stock + $2::int, revision = revision + 1, updated_at = now()
+    WHERE sku = $1 AND stock::bigint + $2 BETWEEN reserved AND 1000000000
     RETURNING sku
 ), told AS (
     INSERT INTO outbox (topic, key, payload)
     SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM moved
 )
 INSERT INTO inventory_movements (sku, stock_delta, reason, note, actor)
-SELECT sku, $2, $3, $4, $5 FROM moved
+SELECT sku, $2::int, $3, $4, $5 FROM moved
 RETURNING id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at;
 
 -- name: movements
--- Newest first, by the index on (sku, id DESC).
+-- Newest first, by the primary key (sku, id).
 SELECT id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at
 FROM inventory_movements WHERE sku = $1 AND id < $2 ORDER BY id DESC LIMIT $3;

@@ -8,16 +8,16 @@ CREATE TABLE orders (
     user_id        UUID NOT NULL REFERENCES users(id),
     status         TEXT NOT NULL DEFAULT 'pending'
                    CHECK (status IN ('pending', 'confirmed', 'shipped', 'delivered', 'cancelled', 'refunded')),
-    total_cents    BIGINT NOT NULL CONSTRAINT orders_total CHECK (total_cents >= 0),
-    captured_cents BIGINT NOT NULL DEFAULT 0
-                   CONSTRAINT orders_captured CHECK (captured_cents BETWEEN 0 AND total_cents),
-    refunded_cents BIGINT NOT NULL DEFAULT 0
-                   CONSTRAINT orders_refunded CHECK (refunded_cents BETWEEN 0 AND captured_cents),
+    total_cents    BIGINT NOT NULL,
+    captured_cents BIGINT NOT NULL DEFAULT 0,
+    refunded_cents BIGINT NOT NULL DEFAULT 0,
     currency       CHAR(3) NOT NULL DEFAULT 'USD',
     metadata       JSONB NOT NULL DEFAULT '{}',
     created_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
-    expires_at     TIMESTAMPTZ  -- until when an unpaid order holds its stock; null once that is decided
+    expires_at     TIMESTAMPTZ,  -- until when an unpaid order holds its stock; null once that is decided
+    CONSTRAINT orders_money CHECK (
+        refunded_cents >= 0 AND refunded_cents <= captured_cents AND captured_cents <= total_cents)
 );
 ALTER SEQUENCE order_numbers OWNED BY orders.number;
 
@@ -26,8 +26,8 @@ CREATE TABLE order_items (
     order_id         UUID NOT NULL REFERENCES orders(id) ON DELETE CASCADE,
     sku              TEXT COLLATE "C" NOT NULL REFERENCES inventory(sku),
     quantity         INT NOT NULL CHECK (quantity > 0),
-    unit_price_cents BIGINT NOT NULL CHECK (unit_price_cents >= 0),  -- as charged
-    product_name     TEXT NOT NULL                                   -- as it was called then
+    unit_price_cents BIGINT NOT NULL,  -- as charged
+    product_name     TEXT NOT NULL     -- as it was called then
 );
 
 -- Every step after the order was placed; the placing itself is the order's own row.

@@ -66,9 +66,10 @@ END $$;
 -- Tells the worker; p_topic is order.confirmed, order.cancelled or order.refunded.
 CREATE FUNCTION tell_order(p_topic TEXT, p_order_id UUID) RETURNS void LANGUAGE sql AS $$
     INSERT INTO outbox (topic, key, payload)
-    SELECT p_topic, id::text, order_event(id, user_id, currency, total_cents,
-        array(SELECT i.sku FROM order_items i WHERE i.order_id = orders.id ORDER BY i.sku, i.id),
-        array(SELECT i.quantity FROM order_items i WHERE i.order_id = orders.id ORDER BY i.sku, i.id))
+    SELECT p_topic, id::text, jsonb_build_object(
+        'order_id', id, 'user_id', user_id, 'currency', currency, 'total_cents', total_cents,
+        'items', (SELECT jsonb_agg(jsonb_build_object('sku', sku, 'qty', quantity) ORDER BY sku, order_items.id)
+                  FROM order_items WHERE order_id = orders.id))
     FROM orders WHERE id = p_order_id
 $$;
 
