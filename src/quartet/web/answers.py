@@ -12,6 +12,7 @@ from quartet.kernel.errors import Problem
 from quartet.web.shapes import ProblemShape
 
 JSON = "application/json"
+PROBLEM = "application/problem+json"
 
 # What a route gives back, for those who make one without knowing the framework.
 Answer = Response
@@ -38,7 +39,7 @@ def problem_response(problem: Problem, instance: str = "") -> Response:
         "instance": instance,
     }
     body |= {to_camel(name): value for name, value in problem.members.items()}
-    return Response(orjson.dumps(body, default=str), problem.status, problem.headers, "application/problem+json")
+    return Response(orjson.dumps(body, default=str), problem.status, problem.headers, PROBLEM)
 
 
 def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -47,7 +48,7 @@ def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
     for status, group in _by_status(kinds).items():
         found[status] = {
             "model": ProblemShape,
-            "content": {"application/problem+json": {}},
+            "content": {PROBLEM: {}},
             "description": "; ".join(f"`{kind.slug}`: {kind.title}" for kind in group),
         }
     return found

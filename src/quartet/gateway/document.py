@@ -1,0 +1,74 @@
+"""The OpenAPI document: FastAPI's, and what every route may answer because of the gateway before it."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
+
+from quartet.gateway.limits import class_of
+from quartet.kernel.errors import (
+    BadRequest,
+    Invalid,
+    Problem,
+    TimedOut,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from quartet.web.answers import PROBLEM, problems
+from quartet.web.dependencies import signed
+from quartet.web.shapes import ProblemShape
+
+Json = dict[str, Any]
+
+_PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{ProblemShape.__name__}"}
+# A token that is not good is refused everywhere, and so are NUL and broken UTF-8 in an address.
+_ALWAYS: tuple[type[Problem], ...] = (Unauthenticated, Invalid, TimedOut)
+_WITH_BODY: tuple[type[Problem], ...] = (BadRequest, TooLarge, UnsupportedMediaType)
+
+
+def openapi(app: FastAPI) -> Json:
+    """The document of this application's routes, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        components.setdefault("schemas", {})[ProblemShape.__name__] = ProblemShape.model_json_schema()
+        for route in iter_route_contexts(app.routes):
+            path = route.path_format or ""
+            operations = document["paths"].get(path, {})
+            dependant = getattr(route, "dependant", None)
+            for method in route.methods or ():
+                if operation := operations.get(method.lower()):
+                    _add_refusals(operation, method, path)
+                    if dependant is not None and _asks_for_user(dependant):
+                        operation["security"] = [{"bearer": []}]
+        for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
+            components["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _add_refusals(operation: Json, method: str, path: str) -> None:
+    kinds = _ALWAYS
+    if class_of(method, path) is not None:
+        kinds += (TooManyRequests,)
+    if method in ("POST", "PUT", "PATCH"):
+        kinds += _WITH_BODY
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+    for status, response in problems(*kinds).items():
+        responses.setdefault(str(status), response)
+    operation["responses"] = dict(sorted(responses.items()))
+    for response in responses.values():
+        response.pop("model", None)
+        if PROBLEM in response.get("content", {}):
+            response["content"] = {PROBLEM: {"schema": _PROBLEM_SCHEMA}}
+
+
+def _asks_for_user(dependant: Dependant) -> bool:
+    return dependant.call is signed or any(_asks_for_user(child) for child in dependant.dependencies)
