@@ -222,7 +222,7 @@ class Supervisor:
             deadline, said = monotonic() + READY_SECONDS, "no answer"
             while monotonic() < deadline:
                 if not api.alive:
-                    raise StartError(f"the API ended at once: {api.tail()} — see {api.log}")
+                    raise StartError(f"the API ended at once: {api.last_words()} — see {api.log}")
                 with suppress(httpx.HTTPError):
                     answer = await client.get("/health/ready")
                     if answer.status_code == 200:
@@ -241,11 +241,11 @@ class Supervisor:
             lately = service.restarts_lately()
             if lately == RESTARTS_A_MINUTE:
                 raise StartError(
-                    f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.tail()}), so everything is "
-                    f"stopped — see {child.log}"
+                    f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.last_words()}), "
+                    f"so everything is stopped — see {child.log}"
                 )
             _check_disk(self.place.data)
-            how = signal.Signals(-status).name if status < 0 else f"status {status}: {child.tail()}"
+            how = signal.Signals(-status).name if status < 0 else f"status {status}: {child.last_words()}"
             self._say(f"{name} ended ({how}), starting it again — see {child.log}")
             await child.stop()
             await asyncio.sleep(2**lately - 1)  # at once, then after 1 and 3 seconds

@@ -92,6 +92,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield start
     for up in started:
         if up.process.returncode is None:
+            up.process.send_signal(signal.SIGCONT)
             up.process.terminate()
             await up.end()
     postgres.discard(Place(data))
@@ -257,9 +258,10 @@ async def test_a_store_that_must_move_takes_api_and_worker_along(start: Start) -
     with socket.socket() as taker:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         up.process.send_signal(signal.SIGSTOP)  # so that the port is taken before it can be taken again
+        await _eventually(lambda: psutil.Process(up.process.pid).status() == psutil.STATUS_STOPPED)
         server = psutil.Process(up.pid("redis"))
         server.kill()
-        await _eventually(lambda: server.status() == psutil.STATUS_ZOMBIE)
+        await _eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
         taker.bind(("127.0.0.1", port))
         taker.listen()
         up.process.send_signal(signal.SIGCONT)

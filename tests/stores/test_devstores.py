@@ -73,6 +73,18 @@ async def test_postgres_starts_after_a_kill_and_has_what_was_committed(place: Pl
     await again.stop()
 
 
+async def test_postgres_waits_for_what_a_killed_one_left_to_let_go(place: Place) -> None:
+    first = await postgres.start(place)
+    slow = psutil.Process(first.server.pid).children()[0]
+    slow.suspend()
+    kill(first)
+    await first.child.wait()
+    asyncio.get_running_loop().call_later(0.7, slow.resume)
+    again = await postgres.start(place)
+    await again.stop()
+    assert "is still in use" in place.log("postgres").read_text()
+
+
 async def test_postgres_starts_where_its_old_number_belongs_to_another_process(place: Place) -> None:
     first = await postgres.start(place)
     await first.stop()

@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,8 @@ import psutil
 
 HOST = "127.0.0.1"
 LOG_LIMIT = 8 * 1024 * 1024
+COMPLAINT = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class StartError(RuntimeError):
@@ -54,7 +57,7 @@ class Place:
 
     def folder(self, name: str) -> Path:
         path = self.data / name
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
 
@@ -99,13 +102,16 @@ class LocalServer:
 class Child:
     """One process of ours, in a session of its own so that a terminal's Ctrl-C reaches only us."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], command: Command, record: Path, log: Path) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], command: Command, *, record: Path, log: Path, log_start: int
+    ) -> None:
         self.name = name
         self.pid = process.pid
         self.log = log
         self._process = process
         self._stop_signal = command.stop_signal
         self._record = record
+        self._log_start = log_start
         self._over = asyncio.Event()
         threading.Thread(
             target=self._reap, args=(asyncio.get_running_loop(),), name=f"wait-{name}", daemon=True
@@ -132,9 +138,20 @@ class Child:
         await self._over.wait()
         _forget(self._record)
 
-    def tail(self, lines: int = 1) -> str:
-        """The last lines of its log that say something, for an error message."""
-        return log_tail(self.log, lines)
+    def said(self) -> str:
+        """What it wrote to its log since it was started, the last few thousand characters of it."""
+        try:
+            with self.log.open("rb") as text:
+                text.seek(max(self._log_start, self.log.stat().st_size - 16_384))
+                return COLOURS.sub("", text.read().decode(errors="replace"))
+        except OSError:
+            return ""
+
+    def last_words(self) -> str:
+        """The line that most likely says why it ended: its last complaint, else its last line."""
+        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
+        complaints = [line for line in lines[-20:] if COMPLAINT.search(line)]
+        return (complaints or lines or ["it said nothing"])[-1]
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         self._process.wait()
@@ -159,6 +176,7 @@ def launch(place: Place, name: str, command: Command, *, port: int | None = None
     log.parent.mkdir(parents=True, exist_ok=True)
     account = command.account
     with _opened(log) as sink:
+        log_start = os.fstat(sink).st_size
         process = subprocess.Popen(
             list(command.argv),
             stdin=subprocess.DEVNULL,
@@ -176,7 +194,7 @@ def launch(place: Place, name: str, command: Command, *, port: int | None = None
     record = place.record(name)
     record.parent.mkdir(parents=True, exist_ok=True)
     _write(record, {"port": port, "signal": int(command.stop_signal), **_identity(process.pid)})
-    return Child(name, process, command, record, log)
+    return Child(name, process, command, record=record, log=log, log_start=log_start)
 
 
 async def serve(
@@ -212,7 +230,7 @@ async def serve(
             return Running(LocalServer(name, engine, version, url(port), child.pid, took, child.log, keeps_data), child)
         status = await child.wait()
         if is_free(port):  # not a lost race for the port: the server itself could not run
-            raise StartError(f"{engine} ended at once (status {status}): {child.tail()} — see {child.log}")
+            raise StartError(f"{engine} ended at once (status {status}): {child.last_words()} — see {child.log}")
     raise StartError(f"{engine} found no free port on {HOST} in three tries — see {place.log(name)}")
 
 
@@ -291,17 +309,6 @@ def is_free(port: int, host: str = HOST) -> bool:
     return True
 
 
-def log_tail(log: Path, lines: int = 1) -> str:
-    """The last `lines` lines of a log that are not blank, joined by newlines; a note where there are none."""
-    try:
-        with log.open("rb") as text:
-            text.seek(max(0, log.stat().st_size - 16_384))
-            said = [line.strip() for line in text.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        said = []
-    return "\n".join(said[-lines:]) or "it said nothing"
-
-
 async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]], patience: float) -> str | None:
     """Ask until the server answers; None when its process ended first."""
     pause = 0.02
@@ -314,7 +321,7 @@ async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]
                 pause = min(pause * 1.5, 0.25)
     except TimeoutError:
         raise StartError(
-            f"{child.name} did not answer within {patience:.0f} s: {child.tail()} — see {child.log}"
+            f"{child.name} did not answer within {patience:.0f} s: {child.last_words()} — see {child.log}"
         ) from None
     return None
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quartet.devstores.local import HOST, Command, Place, Running, StartError, launch, log_tail, serve
+from quartet.devstores.local import HOST, Child, Command, Place, Running, StartError, launch, serve
 
 Report = Callable[[str], None]
 
@@ -240,16 +240,17 @@ async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report
     shutil.rmtree(jars, ignore_errors=True)
     words = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
 
-    def fetched(said: str) -> None:
-        count = sum("Downloaded from" in line and ".jar" in line for line in said.splitlines())
+    def fetched(maven: Child) -> None:
+        lines = maven.log.read_text(errors="replace").splitlines()
+        count = sum("Downloaded from" in line and ".jar" in line for line in lines)
         report(f"{node.engine}: fetching its libraries by Maven, {count} files")
 
-    ended, log = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
+    ended, maven = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
     if ended != 0:
-        said = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
-        errors = [line for line in said.splitlines() if "ERROR" in line]
+        # Its last lines only say where help is.
+        why = next((line for line in maven.said().splitlines() if "ERROR" in line), maven.last_words())
         raise StartError(
-            f"Maven could not fetch {node.engine}'s libraries: {(errors or ['no reason given'])[0]} — see {log}; "
+            f"Maven could not fetch {node.engine}'s libraries: {why} — see {maven.log}; "
             "check the network, or set QUARTET_DEV_SEARCH=osmem"
         )
 
@@ -267,9 +268,9 @@ async def _compile(jvm: Jvm, node: Node, source: Path, built: Path) -> None:
 
 
 async def _tool(node: Node, built: Path, name: str, words: Sequence[str | Path]) -> None:
-    ended, log = await _run(built, name, words)
+    ended, tool = await _run(built, name, words)
     if ended != 0:
-        raise StartError(f"{node.engine} could not be built: {log_tail(log)} — see {log}")
+        raise StartError(f"{node.engine} could not be built: {tool.last_words()} — see {tool.log}")
 
 
 def _move_modules(node: Node, built: Path) -> None:
@@ -308,16 +309,18 @@ async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
     shutil.rmtree(trial.data)
 
 
-async def _run(built: Path, name: str, words: Sequence[str | Path], watch: Report = lambda _: None) -> tuple[int, Path]:
-    """Run a tool to its end, showing `watch` its output now and then; its status and where its output is."""
+async def _run(
+    built: Path, name: str, words: Sequence[str | Path], watch: Callable[[Child], None] = lambda _: None
+) -> tuple[int, Child]:
+    """Run a tool to its end, showing it to `watch` now and then; its status and what it was."""
     place = Place(built)
     place.log(name).unlink(missing_ok=True)
     child = launch(place, name, Command([str(word) for word in words], cwd=built))
     try:
         while True:
             with suppress(TimeoutError):
-                return await asyncio.wait_for(child.wait(), 0.5), child.log
-            watch(child.log.read_text(errors="replace"))
+                return await asyncio.wait_for(child.wait(), 0.5), child
+            watch(child)
     finally:
         await child.stop()
 
