@@ -124,7 +124,7 @@ async def refresh(shop: Shop, refresh_token: str) -> SignedIn:
     user_id, roles, good = found
     if not good:
         log.warning("refresh_token_reused", user=str(user_id), session=str(session_id))
-        await _refuse_tokens_of(shop, [session_id])
+        await _refuse_tokens_of(shop, user_id, [session_id])
         raise RefreshRefused()
     return _signed_in(shop.settings, user_id, roles, session, now)
 
@@ -133,7 +133,7 @@ async def sign_out(shop: Shop, principal: Principal) -> None:
     """Ends the session: its refresh token at once for good, its access tokens at once while Redis is up."""
     async with shop.stores.pg.once() as tx:
         await store.end_session(tx, principal.session_id, shop.clock.now())
-    await _refuse_tokens_of(shop, [principal.session_id])
+    await _refuse_tokens_of(shop, principal.user_id, [principal.session_id])
 
 
 async def me(shop: Shop, principal: Principal) -> User:
@@ -165,7 +165,7 @@ async def change_password(shop: Shop, principal: Principal, current: str, new: s
             raise invalid("currentPassword", "was changed a moment ago")
         await store.drop_resets(tx, user.id)
         ended = await store.end_sessions(tx, user.id, shop.clock.now(), but=principal.session_id)
-    await _refuse_tokens_of(shop, ended)
+    await _refuse_tokens_of(shop, user.id, ended)
 
 
 async def request_reset(shop: Shop, email: str) -> UUID | None:
@@ -221,7 +221,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
             raise ResetGone()
         await store.drop_resets(tx, user_id)
         ended = await store.end_sessions(tx, user_id, now)
-    await _refuse_tokens_of(shop, ended)
+    await _refuse_tokens_of(shop, user_id, ended)
 
 
 async def give_password(shop: Shop, email: str, password: str) -> bool:
@@ -238,7 +238,7 @@ async def give_password(shop: Shop, email: str, password: str) -> bool:
         await store.set_password(tx, user_id, hashed)
         await store.drop_resets(tx, user_id)
         ended = await store.end_sessions(tx, user_id, shop.clock.now())
-    await _refuse_tokens_of(shop, ended)
+    await _refuse_tokens_of(shop, user_id, ended)
     return True
 
 
@@ -287,13 +287,15 @@ async def _take(redis: RedisStore, name: str, limit: int, *, window: int = 60, c
         return None
 
 
-async def _refuse_tokens_of(shop: Shop, sessions: list[UUID]) -> None:
+async def _refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
     """Tells the gateway, which refuses their access tokens at once. Without Redis they live out their minutes."""
     if not sessions:
         return
     ttl = shop.settings.access_ttl
     try:
-        await shop.stores.redis.pipeline([("SET", f"session:{{{sid}}}", "ended", "EX", ttl) for sid in sessions])
+        await shop.stores.redis.pipeline(
+            [("SET", limits.session_key(user_id, session), "ended", "EX", ttl) for session in sessions]
+        )
     except StoreUnavailable:
         log.warning("session_end_not_announced", sessions=len(sessions))
 

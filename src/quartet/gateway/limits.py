@@ -5,7 +5,7 @@ import time
 
 from quartet.kernel.errors import StoreUnavailable, Unauthenticated
 from quartet.kernel.settings import Settings
-from quartet.stores.redis import RedisStore, ScriptForgotten
+from quartet.stores.redis import RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Principal
 from quartet.web.limits import Taken
@@ -66,15 +66,10 @@ class Limiter:
         try:
             if principal is None:
                 return await limits.take(self._redis, f"{kind}:{address_group(address)}", limit)
-            name = f"{kind}:{principal.user_id}"
-            reply, ended = await self._redis.pipeline(
-                [limits.command(name, limit), ("EXISTS", f"session:{{{principal.session_id}}}")]
-            )
+            taken = await limits.take_signed(self._redis, kind, principal.user_id, principal.session_id, limit)
         except StoreUnavailable:
             self._rests_until = time.monotonic() + _REST_SECONDS
             return None
-        except ScriptForgotten:
-            return await limits.take(self._redis, name, limit)
-        if ended:
+        if taken is None:
             raise Unauthenticated("this session has ended")
-        return limits.read_reply(reply, limit)
+        return taken

@@ -1,9 +1,10 @@
 """The sliding-window limiter: one atomic script, the server's clock, constant memory a client."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from quartet.stores.files import lua
-from quartet.stores.redis import Command, RedisStore
+from quartet.stores.redis import RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
@@ -25,7 +26,7 @@ async def take(
 
     `cost=0` only looks. `now_ms` is for tests; the server's clock otherwise, since clients' clocks differ.
     """
-    return read_reply(await redis.run(SCRIPT, [key(name)], [limit, window * 1000, cost, now_ms or ""]), limit)
+    return _taken(await redis.run(SCRIPT, [key(name)], [limit, window * 1000, cost, now_ms or ""]), limit)
 
 
 def key(name: str) -> str:
@@ -33,12 +34,20 @@ def key(name: str) -> str:
     return f"limit:{{{name}}}"
 
 
-def command(name: str, limit: int, *, window: int = 60) -> Command:
-    """The same as a command for a pipeline; its reply goes through `read_reply`."""
-    return ("EVALSHA", SCRIPT.sha, 1, key(name), limit, window * 1000, 1, "")
+def session_key(user_id: UUID, session_id: UUID) -> str:
+    """The mark that a session has ended; in one slot with its user's counts."""
+    return f"session:{{{user_id}}}:{session_id}"
 
 
-def read_reply(reply: list[int], limit: int) -> Taken:
-    """The script's reply as a value."""
+async def take_signed(
+    redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, window: int = 60
+) -> Taken | None:
+    """The same for a signed-in user's requests of one kind; None when the session has ended."""
+    keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id)]
+    reply = await redis.run(SCRIPT, keys, [limit, window * 1000, 1, ""])
+    return None if reply[0] < 0 else _taken(reply, limit)
+
+
+def _taken(reply: list[int], limit: int) -> Taken:
     allowed, remaining, reset_ms = reply
     return Taken(bool(allowed), limit, remaining, -(-reset_ms // 1000))
