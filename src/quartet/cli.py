@@ -93,11 +93,25 @@ def up(
     sys.exit(asyncio.run(supervise.up(settings, partial(bring_up, empty=empty), Console())))
 
 
+DEMO_MONTH = "2010-12"
+
+
 async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
     """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
+    from quartet import demo, retail, sync
+
     async with open_shop(settings) as shop:
         await prepare(shop)
-    return {}
+        if empty:
+            return {}
+        with retail.watching(console) as watch:
+            seeded = await demo.seed(shop, watch)
+            async with shop.stores.pg.read() as read:
+                imported = await retail.has_month(read, DEMO_MONTH)
+            if not imported:
+                await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
+        await sync.catch_up(shop)
+    return seeded.logins
 
 
 @app.command()

@@ -8,6 +8,7 @@ from quartet.retail.dataset import SHIPPED, NotTheRetailersFile
 from quartet.retail.replay import Basket, Outcome, Replayed, baskets, replay
 from quartet.retail.report import Report, pounds
 from quartet.retail.service import import_retail
+from quartet.retail.store import has_month
 from quartet.retail.verify import Verified, verify
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Report",
     "Verified",
     "baskets",
+    "has_month",
     "import_retail",
     "pounds",
     "replay",

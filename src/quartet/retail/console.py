@@ -28,7 +28,12 @@ from quartet.retail.service import import_retail
 from quartet.retail.verify import Verified, verify
 from quartet.web.dependencies import Shop
 
-_UNITS = {Stage.READING: "bytes", Stage.BOOKING: "lines", Stage.SHELVES: "products", Stage.BASKETS: "baskets"}
+_UNITS: dict[str, str] = {
+    Stage.READING: "bytes",
+    Stage.BOOKING: "lines",
+    Stage.SHELVES: "products",
+    Stage.BASKETS: "baskets",
+}
 
 
 class _Rate(ProgressColumn):
@@ -51,7 +56,7 @@ def watching(console: Console) -> Iterator[Watch]:
 
         def watch(stage: str, done: int, total: int, /) -> None:
             if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total, unit=_UNITS[Stage(stage)])
+                bars[stage] = progress.add_task(stage, total=total, unit=_UNITS.get(stage, "items"))
             progress.update(bars[stage], completed=done, total=total)
 
         yield watch

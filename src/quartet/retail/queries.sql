@@ -11,6 +11,9 @@ INSERT INTO retail_months (source, month, turn) SELECT $1, month, $3 FROM unnest
 -- name: unshelved
 SELECT month FROM retail_months WHERE source = $1 AND shelved_at IS NULL;
 
+-- name: has_month
+SELECT EXISTS (SELECT FROM retail_months WHERE month = $1 AND shelved_at IS NOT NULL);
+
 -- name: shelve
 UPDATE retail_months SET shelved_at = now() WHERE source = $1 AND month = ANY ($2::text[]);
 

@@ -184,6 +184,12 @@ async def unshelved(read: Read, source: str) -> set[str]:
     return {row["month"] for row in await read.fetch(q.unshelved, source)}
 
 
+async def has_month(read: Read, month: str) -> bool:
+    """Whether this month (`2010-12`) of some file was imported whole."""
+    found: bool = await read.fetchval(q.has_month, month)
+    return found
+
+
 async def shelve(tx: Tx, source: str, months: Collection[str]) -> None:
     """Notes that the catalog has the goods of these months: from now on it is the shop's own, and what staff delete
     stays deleted."""
