@@ -5,7 +5,7 @@ what keeps them unique over products *and* variants, and what finds a product by
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -93,7 +93,7 @@ async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
     return [product["_id"] for product in found]
 
 
-def watch(mongo: Mongo, position: Any = None) -> AsyncIterator[tuple[str | None, Any]]:
+def watch(mongo: Mongo, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
     """Which product changed, and the position after it (`Collection.watch`)."""
     return mongo.collection(PRODUCTS).watch(resume_after=position)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -140,7 +140,7 @@ class Collection:
 
     async def watch(
         self, *, resume_after: Any = None, max_await_ms: int = 200
-    ) -> AsyncIterator[tuple[str | None, Any]]:
+    ) -> AsyncGenerator[tuple[str | None, Any], None]:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and
         (None, token) whenever there is none just then; that comes after `max_await_ms` from MongoDB, much sooner from
         nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is

@@ -1,6 +1,7 @@
 """The catalog's change stream: which products changed, gathered for a moment, carried together."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from quartet.stores.mongo import LostPosition
 from quartet.sync import store
 from quartet.sync.products import Step, carry, unwatched
 from quartet.sync.reindex import reindex
+from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -68,25 +70,22 @@ async def follow(shop: Shop, *, step: Step = unwatched) -> None:
         position = await store.position(read, PIPELINE)
     gathered = Gathered(shop.clock)
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_read(shop, gathered, position))
-            group.create_task(_carry(shop, gathered, anew=position is None, step=step))
-    except* LostPosition:
+        await together(_read(shop, gathered, position), _carry(shop, gathered, anew=position is None, step=step))
+    except LostPosition:
         log.warning("the change stream's position is lost; the index will be rebuilt")
         async with shop.stores.pg.once() as tx:
             await store.lose(tx, PIPELINE)
-    except* Exception as group:
-        raise group.exceptions[0] from None
 
 
 async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
-    async for id_, token in catalog.watch(shop.stores.mongo, position):
-        gathered.add(id_, token)
-        if id_ is None:
-            await asyncio.sleep(IDLE_SECONDS)
-        elif len(gathered.ids) > MOST_WAITING:
-            gathered.taken.clear()
-            await gathered.taken.wait()
+    async with aclosing(catalog.watch(shop.stores.mongo, position)) as stream:
+        async for id_, token in stream:
+            gathered.add(id_, token)
+            if id_ is None:
+                await asyncio.sleep(IDLE_SECONDS)
+            elif len(gathered.ids) > MOST_WAITING:
+                gathered.taken.clear()
+                await gathered.taken.wait()
     raise StoreUnavailable("mongodb", "the change stream has ended")
 
 

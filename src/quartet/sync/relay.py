@@ -102,8 +102,12 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome]) -> None:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1.5))
             await store.count_retry(tx, PIPELINE)
         for event, error in failed:
-            log.error("event not carried", topic=event.topic, key=event.key, attempt=event.attempts + 1, exc_info=error)
+            log.warning(
+                "event not carried", topic=event.topic, key=event.key, attempt=event.attempts + 1, error=repr(error)
+            )
             await outbox.fail(tx, event, min(2.0**event.attempts, LONGEST_SECONDS))
+        for event, error in buried:
+            log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
         await store.bury(tx, PIPELINE, [_letter(event, error) for event, error in buried])
         await store.save(tx, PIPELINE, None, shop.clock.now(), len(carried))
 

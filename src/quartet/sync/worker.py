@@ -14,6 +14,7 @@ from quartet.sync import changes, store
 from quartet.sync.products import Step, carry, compare, unwatched
 from quartet.sync.reindex import reindex
 from quartet.sync.relay import relay
+from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.worker")
@@ -41,38 +42,40 @@ Loop = Callable[[Shop, Step], Awaitable[None]]
 async def run_worker(shop: Shop, stop: asyncio.Event, *, step: Step = unwatched) -> None:
     """Works until `stop` is set. Stores may come and go meanwhile; of several workers one works at a time, and another
     goes on at once when that one ends."""
-    ended = asyncio.create_task(stop.wait())
-    working = asyncio.create_task(_keep("worker", shop, _lead, step))
-    await asyncio.wait((ended, working), return_when=asyncio.FIRST_COMPLETED)
-    for task in (ended, working):
-        task.cancel()
-    await asyncio.gather(ended, working, return_exceptions=True)
+    await together(_until(stop), _keep("worker", shop, _lead, step))
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def _lead(shop: Shop, step: Step) -> None:
-    async with shop.stores.pg.alone(ALONE) as still, asyncio.TaskGroup() as group:
+    loops: dict[str, Loop] = {
+        "changes": _changes,
+        "outbox": _outbox,
+        "rebuilds": _rebuilds,
+        "comparison": _comparison,
+        "recovery": _recovery,
+        "measures": _measures,
+    }
+    async with shop.stores.pg.alone(ALONE) as still:
         log.info("worker works")
-        loops: dict[str, Loop] = {
-            "changes": _changes,
-            "outbox": _outbox,
-            "rebuilds": _rebuilds,
-            "comparison": _comparison,
-            "recovery": _recovery,
-            "measures": _measures,
-        }
-        tasks = [group.create_task(_keep(name, shop, loop, step)) for name, loop in loops.items()]
-        while still():  # noqa: ASYNC110 — what changes is a connection's state
-            await asyncio.sleep(WATCH_SECONDS)
-        for task in tasks:
-            task.cancel()
+        await together(_while(still), *(_keep(name, shop, loop, step) for name, loop in loops.items()))
+
+
+async def _while(still: Callable[[], bool]) -> None:
+    while still():  # noqa: ASYNC110 — what changes is a connection's state
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 async def _keep(name: str, shop: Shop, loop: Loop, step: Step) -> None:
     """Runs a loop for ever: when it fails, it begins anew after a pause that grows and starts small again once it has
     run for a while."""
     clock = asyncio.get_running_loop()
+    task = asyncio.current_task()
     pause = 0.1
-    while True:
+    # A store that fails while the loop is being cancelled hides the cancellation.
+    while task is None or not task.cancelling():
         began = clock.time()
         try:
             await loop(shop, step)

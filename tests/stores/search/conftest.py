@@ -14,7 +14,7 @@ from quartet.kernel.settings import Settings
 from quartet.stores.search import SearchEngine
 
 # Where CI promises Java and Maven, their absence is a failure and not one engine fewer.
-ENGINES = ["osmem", "opensearch"] if local_search.find_java() or os.environ.get("CI") else ["osmem"]
+ENGINES = ["osmem", "opensearch", "elasticsearch"] if local_search.find_java() or os.environ.get("CI") else ["osmem"]
 
 
 @pytest.fixture(scope="session", params=ENGINES)

@@ -1,0 +1,458 @@
+"""What changes in the catalog and in inventory reaches search, catalog copies, cache, cart and leaderboard."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from quartet import cart, catalog, inventory, leaderboard, search, sync
+from quartet.catalog import Category, Draft, Variant
+from quartet.stores import outbox
+from quartet.stores.search import BulkResult
+from quartet.sync import changes, products, relay, store
+from quartet.sync.tasks import together
+from quartet.web.dependencies import Shop
+
+LAST_YEAR = datetime(2025, 1, 1, tzinfo=UTC)
+Json = dict[str, Any]
+
+
+def kettle(sku: str = "KETTLE", **more: Any) -> Draft:
+    """Something to sell."""
+    return Draft(**{"sku": sku, "name": f"Kettle {sku}", "category": "kitchen", "price_cents": 2500,
+                    "published_at": LAST_YEAR, **more})  # fmt: skip
+
+
+@pytest.fixture
+async def kitchen(shop: Shop) -> Shop:
+    """A shop with one category."""
+    await catalog.put_category(shop, Category("kitchen", "Kitchen", None, {"type": "object"}))
+    return shop
+
+
+async def add(shop: Shop, *drafts: Draft) -> list[str]:
+    """Puts them into the catalog; their ids."""
+    return [(await catalog.create_product(shop, draft, actor="test"))["_id"] for draft in drafts]
+
+
+async def stored(shop: Shop) -> dict[str, Json]:
+    """What search holds, by SKU."""
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    found = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
+    return {document["sku"]: document for document in found.values()}
+
+
+async def equal(shop: Shop) -> bool:
+    """Whether search holds what the catalog and inventory say, no more and no less."""
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    return not (await products.compare(shop, "")).differing
+
+
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Waits until it is."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110 — it comes true in another process, or in a store
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Those run meanwhile, and none may end by itself."""
+    task = asyncio.create_task(together(*works))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def worker(kitchen: Shop) -> AsyncIterator[None]:
+    """A worker works meanwhile."""
+    stop = asyncio.Event()
+    async with running(sync.run_worker(kitchen, stop)):
+        await soon(lambda: _ready(kitchen))
+        yield
+
+
+async def _ready(shop: Shop) -> bool:
+    async with shop.stores.pg.read() as read:
+        return await store.position(read, changes.PIPELINE) is not None
+
+
+# The catalog's changes
+
+
+async def test_what_is_put_in_changed_and_taken_out_is_found_so(kitchen: Shop, worker: None) -> None:
+    await add(kitchen, kettle("A"), kettle("B"))
+    await soon(lambda: equal(kitchen))
+    assert set(await stored(kitchen)) == {"A", "B"}
+    await catalog.change_product(
+        kitchen, "A", lambda _: kettle("A", name="Teapot", tags=("new",)), if_match=None, actor="test"
+    )
+    await soon(lambda: equal(kitchen))
+    assert (await stored(kitchen))["A"]["name"] == "Teapot"
+    await catalog.delete_product(kitchen, "B", if_match=None)
+    await soon(lambda: equal(kitchen))
+    assert set(await stored(kitchen)) == {"A"}
+    await catalog.change_product(kitchen, "A", lambda _: kettle("A", published_at=None), if_match=None, actor="test")
+    await soon(lambda: equal(kitchen))
+    assert await stored(kitchen) == {}
+
+
+async def test_what_the_worker_missed_while_it_was_away_is_carried_when_it_is_back(kitchen: Shop) -> None:
+    async with running(changes.follow(kitchen)):
+        await add(kitchen, kettle("A"))
+        await soon(lambda: equal(kitchen))
+    await add(kitchen, kettle("B"))
+    await catalog.delete_product(kitchen, "A", if_match=None)
+    assert set(await stored(kitchen)) == {"A"}
+    async with running(changes.follow(kitchen)):
+        await soon(lambda: equal(kitchen))
+    assert set(await stored(kitchen)) == {"B"}
+
+
+async def test_a_write_past_every_room_is_followed_too(kitchen: Shop, worker: None) -> None:
+    [id_] = await add(kitchen, kettle("A"))
+    await soon(lambda: equal(kitchen))
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    await collection.update_one({"_id": id_}, {"$set": {"ratings.avg": 4.5}})
+    await soon(lambda: equal(kitchen))
+    assert (await stored(kitchen))["A"]["rating"] == 4.5
+    await collection.delete_one({"_id": id_})
+    await soon(lambda: equal(kitchen))
+    assert await stored(kitchen) == {}
+
+
+async def test_events_repeated_and_in_any_order_end_the_same(kitchen: Shop) -> None:
+    ids = await add(kitchen, kettle("A"), kettle("B"), kettle("C"))
+    await catalog.delete_product(kitchen, "C", if_match=None)
+    for order in (ids, ids[::-1], ids + ids[:1], ids[2:] + ids[1:], []):
+        await products.carry(kitchen, order)
+    assert await equal(kitchen)
+    assert set(await stored(kitchen)) == {"A", "B"}
+
+
+async def test_a_slow_batch_does_not_undo_a_newer_one(kitchen: Shop) -> None:
+    """The slow one read the product before it was deleted and writes after the deletion was carried."""
+    [id_] = await add(kitchen, kettle("A"))
+    read, go_on = asyncio.Event(), asyncio.Event()
+    slow = asyncio.create_task(_carry_slowly(kitchen, id_, read, go_on))
+    await read.wait()
+    await catalog.delete_product(kitchen, "A", if_match=None)
+    await products.carry(kitchen, [id_])
+    go_on.set()
+    await slow
+    assert await stored(kitchen) == {}
+
+
+async def _carry_slowly(shop: Shop, id_: str, read: asyncio.Event, go_on: asyncio.Event) -> None:
+    """`carry`, written out so that it can be held up between reading and writing."""
+    async with shop.stores.pg.once() as tx:
+        draw = await store.draw(tx)
+    now = await products.present(shop, await catalog.by_ids(shop.stores.mongo, [id_]))
+    read.set()
+    await go_on.wait()
+    [result] = await search.put(
+        shop.stores.search, shop.settings.search_alias, draw.version, {id_: search.document(now[id_])}
+    )
+    assert result.status == 409
+
+
+async def test_two_workers_at_once_do_no_harm(kitchen: Shop) -> None:
+    """Both follow everything, as two do for the moment in which one takes the other for dead."""
+    async with running(
+        changes.follow(kitchen), changes.follow(kitchen), _relay_for_ever(kitchen), _relay_for_ever(kitchen)
+    ):
+        skus = [f"K{i}" for i in range(12)]
+        await add(kitchen, *(kettle(sku) for sku in skus))
+        for round_ in range(3):
+            for sku in skus[round_::3]:
+                async with kitchen.stores.pg.tx() as tx:
+                    await inventory.move(tx, sku, 5 + round_, "received", actor="test")
+            await catalog.delete_product(kitchen, skus[round_], if_match=None)
+        await soon(lambda: equal(kitchen))
+    assert {sku: d["available"] for sku, d in (await stored(kitchen)).items()} == {
+        sku: 5 + i % 3 for i, sku in enumerate(skus) if i > 2
+    }
+
+
+async def _relay_for_ever(shop: Shop) -> None:
+    while True:
+        await relay.relay(shop)
+        await asyncio.sleep(0.02)
+
+
+async def test_of_two_workers_one_works_and_the_other_takes_over(kitchen: Shop) -> None:
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await soon(lambda: _ready(kitchen))
+        async with running(sync.run_worker(kitchen, asyncio.Event())):
+            await add(kitchen, kettle("A"))
+            await soon(lambda: equal(kitchen))
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await add(kitchen, kettle("B"))
+        await soon(lambda: equal(kitchen))
+    assert set(await stored(kitchen)) == {"A", "B"}
+
+
+# Price and stock
+
+
+async def test_price_and_stock_reach_the_catalogs_copies_its_page_and_search(
+    kitchen: Shop, worker: None, client: httpx.AsyncClient
+) -> None:
+    tee = kettle("TEE", price_cents=None, variants=(Variant("TEE-S", {"size": "S"}, 900), Variant("TEE-L", {}, 1100)))
+    await add(kitchen, tee)
+    await soon(lambda: equal(kitchen))
+    assert (await client.get("/products/TEE-L")).json()["available"] == 0
+    async with kitchen.stores.pg.tx() as tx:
+        await inventory.put(tx, "TEE-L", "Tee, L", 700, currency="GBP", actor="test", stock=4)
+        await inventory.put(tx, "TEE-S", "Tee, S", 950, currency="GBP", actor="test", stock=1)
+
+    async def shown() -> bool:
+        page = (await client.get("/products/TEE-L")).json()
+        return (page["priceCents"], page["available"]) == (700, 5)
+
+    await soon(shown)
+    await soon(lambda: equal(kitchen))
+    document = (await stored(kitchen))["TEE"]
+    assert (document["priceCents"], document["available"], document["inStock"]) == (700, 5, True)
+    found = (await client.get("/search", params={"inStock": "true", "maxPrice": 700})).json()
+    assert [item["sku"] for item in found["items"]] == ["TEE"]
+
+
+async def test_differences_that_no_event_told_of_are_found_by_comparing(kitchen: Shop) -> None:
+    ids = await add(kitchen, kettle("A"), kettle("B"), kettle("C"))
+    await products.carry(kitchen, ids)
+    alias = kitchen.settings.search_alias
+    ghost = {**(await stored(kitchen))["A"], "id": "ghost", "sku": "GHOST"}
+    await search.put(kitchen.stores.search, alias, 10**6, {"ghost": ghost, ids[1]: None})
+    async with kitchen.stores.pg.tx() as tx:
+        await inventory.move(tx, "C", 9, "received", actor="test")
+        await tx.execute("DELETE FROM outbox")
+        await tx.execute("SELECT setval('sync_version', 2000000)")
+    await kitchen.stores.search.refresh(alias)
+    assert (await products.compare(kitchen, "")).differing == {"ghost", ids[1], ids[2]}
+    await sync.catch_up(kitchen)
+    assert await equal(kitchen)
+    assert (await stored(kitchen))["C"]["available"] == 9
+
+
+# The outbox
+
+
+async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
+    kitchen: Shop, shopper: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    await add(kitchen, kettle("A"))
+    redis = kitchen.stores.redis
+    assert (await shopper.post("/cart/items", json={"sku": "A", "qty": 5})).status_code == 200
+    confirmed = {"order_id": str(uuid4()), "user_id": str(user_id), "currency": "GBP", "total_cents": 4999,
+                 "items": [{"sku": "A", "qty": 2}, {"sku": "A", "qty": 1}]}  # fmt: skip
+    async with kitchen.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.placed", confirmed["order_id"], confirmed)
+        await outbox.emit(tx, "order.confirmed", confirmed["order_id"], confirmed)
+    async with kitchen.stores.pg.read() as read:
+        event = next(e for e in await outbox.due(read, 50) if e.topic == "order.confirmed")
+    await sync.catch_up(kitchen)
+    async with kitchen.stores.pg.tx() as tx:  # and the same event once more
+        await outbox.put_back(tx, event.event_id, event.topic, event.key, event.payload)
+    await sync.catch_up(kitchen)
+    assert await cart.lines(redis, user_id) == {"A": 2}
+    place = await leaderboard.place_of(kitchen, "daily", user_id)
+    assert place is not None
+    assert place.xp == 49
+    async with kitchen.stores.pg.read() as read:
+        assert (await outbox.depth(read))[0] == 0
+
+
+async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_dead(
+    kitchen: Shop, admin: httpx.AsyncClient
+) -> None:
+    async with kitchen.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.confirmed", "o1", {"order_id": "o1", "user_id": "nobody"})
+        await outbox.emit(tx, "order.confirmed", "o1", {"order_id": "o1", "user_id": "nobody", "second": True})
+        await outbox.emit(tx, "order.placed", "o2", {})
+    waits = []
+    for _ in range(relay.ATTEMPTS):
+        await relay.relay(kitchen)
+        async with kitchen.stores.pg.tx() as tx:
+            rows = await tx.fetch(
+                "SELECT key, attempts, extract(epoch FROM not_before - now()) AS wait FROM outbox ORDER BY id"
+            )
+            await tx.execute("UPDATE outbox SET not_before = now() WHERE attempts > 0")
+        waits.append(rows[0]["wait"] if rows[0]["attempts"] else None)
+        # The second of the same key has not overtaken the first; another key's was not held up.
+        assert [row["key"] for row in rows] == ["o1"] * len(rows)
+        assert rows[-1]["attempts"] == 0
+    assert waits[-1] is None
+    assert all(later > earlier for earlier, later in itertools.pairwise(waits[:-1]))
+    state = (await admin.get("/sync")).json()
+    assert state["deadLetters"] == 1
+    assert "nobody" in state["letters"][0]["payload"]["payload"]["user_id"]
+    assert "ValueError" in state["letters"][0]["reason"]
+    replayed = await admin.post("/sync/dead-letters/replay")
+    assert (replayed.status_code, replayed.json()) == (200, {"replayed": 1})
+    async with kitchen.stores.pg.read() as read:
+        assert (await outbox.depth(read))[0] == 2
+
+
+async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop) -> None:
+    async with kitchen.stores.pg.tx() as tx:
+        await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})
+    await add(kitchen, kettle("A"))
+    gone = kitchen.settings.model_copy(update={"search_alias": "nowhere"})
+    for _ in range(relay.ATTEMPTS + 2):
+        await relay.relay(replace(kitchen, settings=gone))
+        async with kitchen.stores.pg.tx() as tx:
+            await tx.execute("UPDATE outbox SET not_before = now()")
+    async with kitchen.stores.pg.read() as read:
+        events = await outbox.due(read, 10)
+    assert {event.attempts for event in events} == {1}
+    await sync.catch_up(kitchen)
+    assert await equal(kitchen)
+    async with kitchen.stores.pg.read() as read:
+        assert await store.letter_counts(read) == {}
+
+
+# What the engine refuses
+
+
+async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
+    kitchen: Shop, admin: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    bad, good, broken = await add(kitchen, kettle("BAD"), kettle("GOOD"), kettle("BROKEN"))
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    await collection.update_one({"_id": bad}, {"$set": {"ratings.avg": "very good"}})
+    await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
+    assert await products.carry(kitchen, [bad, good, broken]) == {bad, broken}
+    assert set(await stored(kitchen)) == {"GOOD"}
+    await products.carry(kitchen, [bad])  # again: still one letter
+    state = (await staff.get("/sync")).json()
+    assert {letter["key"]: letter["reason"].split(":")[0] for letter in state["letters"]} == {
+        bad: "400", broken: "KeyError"
+    }  # fmt: skip
+    await collection.update_one({"_id": bad}, {"$set": {"ratings.avg": 4.5}})
+    assert (await admin.post("/sync/dead-letters/replay")).json() == {"replayed": 2}
+    assert set(await stored(kitchen)) == {"GOOD", "BAD"}
+    assert [letter["key"] for letter in (await staff.get("/sync")).json()["letters"]] == [broken]
+    assert (await staff.post("/sync/dead-letters/replay")).status_code == 403
+
+
+async def test_a_busy_engine_is_asked_again(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine under load answers 429 for some items; they go in at the next try, the others are not sent twice."""
+    ids = await add(kitchen, kettle("A"), kettle("B"))
+    put, sent = search.put, []
+
+    async def busy(engine: Any, alias: str, version: int, documents: Json) -> list[BulkResult]:
+        sent.append(set(documents))
+        if len(sent) > 2:
+            return await put(engine, alias, version, documents)
+        taken = await put(engine, alias, version, {ids[0]: documents[ids[0]]}) if ids[0] in documents else []
+        return [*taken, BulkResult(ids[1], 429, "queue is full")]
+
+    monkeypatch.setattr(search, "put", busy)
+    assert await products.carry(kitchen, ids) == set()
+    assert sent == [set(ids), {ids[1]}, {ids[1]}]
+    assert await equal(kitchen)
+
+
+# The rebuild
+
+
+async def test_a_rebuild_leaves_nothing_out_that_changes_meanwhile(kitchen: Shop) -> None:
+    await add(kitchen, *(kettle(f"K{i}") for i in range(30)))
+    await sync.catch_up(kitchen)
+    old = await kitchen.stores.search.alias_target(kitchen.settings.search_alias)
+    seen: list[tuple[int, int]] = []
+    loop = asyncio.get_running_loop()
+    meanwhile: list[asyncio.Task[None]] = []
+
+    async def change() -> None:
+        for i in range(0, 30, 3):
+            await catalog.delete_product(kitchen, f"K{i}", if_match=None)
+            await add(kitchen, kettle(f"N{i}"))
+
+    def step(name: str) -> None:
+        if name == "made":
+            meanwhile.append(loop.create_task(change()))
+
+    async with running(changes.follow(kitchen)):
+        await soon(lambda: _ready(kitchen))
+        rebuild = await sync.reindex(kitchen, lambda done, total: seen.append((done, total)), step=step)
+        await asyncio.gather(*meanwhile)
+        await soon(lambda: equal(kitchen))
+    assert rebuild.state == "done"
+    assert seen
+    assert seen[-1][0] == seen[-1][1] == rebuild.total
+    new = await kitchen.stores.search.alias_targets(f"{kitchen.settings.search_alias}-all")
+    assert len(new) == 1
+    assert old not in new
+    assert len(await stored(kitchen)) == 30
+
+
+async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> None:
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await add(kitchen, kettle("A"))
+        await soon(lambda: equal(kitchen))
+    alias = kitchen.settings.search_alias
+    for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
+        await kitchen.stores.search.delete_index(name)
+    async with kitchen.stores.pg.tx() as tx:
+        await store.lose(tx, changes.PIPELINE)
+
+    async def whole() -> bool:
+        with suppress(Exception):
+            return await equal(kitchen)
+        return False
+
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await soon(whole)
+        for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
+            await kitchen.stores.search.delete_index(name)  # and once more, under a worker that runs
+        await soon(whole)
+
+
+async def test_a_rebuild_that_is_asked_for_is_done_once(
+    kitchen: Shop, worker: None, staff: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await add(kitchen, kettle("A"))
+    assert (await staff.post("/sync/reindex")).status_code == 403
+    first, second = await asyncio.gather(admin.post("/sync/reindex"), admin.post("/sync/reindex"))
+    assert (first.status_code, second.status_code) == (202, 202)
+
+    async def done() -> bool:
+        reindex = (await staff.get("/sync")).json()["reindex"]
+        return bool(reindex["id"] == second.json()["id"] and reindex["state"] == "done")
+
+    await soon(done)
+    await soon(lambda: equal(kitchen))
+
+
+async def test_staff_see_how_far_each_pipeline_is(
+    kitchen: Shop, worker: None, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, client: httpx.AsyncClient
+) -> None:
+    await add(kitchen, kettle("A"))
+    await soon(lambda: equal(kitchen))
+
+    async def drained() -> bool:
+        return bool((await staff.get("/sync")).json()["pipelines"][1]["pending"] == 0)
+
+    await soon(drained)
+    changes_, outbox_ = (await staff.get("/sync")).json()["pipelines"]
+    assert (changes_["name"], outbox_["name"]) == ("changes", "outbox")
+    assert changes_["lagSeconds"] < 10
+    assert changes_["lastToken"]
+    assert changes_["items"] >= 1
+    assert (outbox_["lagSeconds"], outbox_["pending"], outbox_["deadLetters"]) == (0, 0, 0)
+    assert (await shopper.get("/sync")).status_code == 403
+    assert (await client.get("/sync")).status_code == 401

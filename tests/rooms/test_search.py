@@ -1,0 +1,154 @@
+"""GET /search and GET /search/suggest."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from quartet import catalog, search
+from quartet.catalog import Category, Draft, Ratings, Variant
+from quartet.sync import catch_up
+from quartet.web.dependencies import Shop
+
+LAST_YEAR = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def shelf(shop: Shop) -> Shop:
+    """Four products and a draft, in catalog and search."""
+    await catalog.put_category(shop, Category("laptops", "Laptops", None, {"type": "object"}))
+    await catalog.put_category(shop, Category("shirts", "Shirts", None, {"type": "object"}))
+    for draft in (
+        Draft(
+            "LAPTOP-001",
+            "ThinkPad X1 Carbon Gen 12",
+            "laptops",
+            brand="Lenovo",
+            description="Ultra-light business laptop with <b>12th</b> Gen Intel Core i7.",
+            attrs={"ram_gb": 32, "color": "black"},
+            price_cents=149_900,
+            published_at=LAST_YEAR,
+            ratings=Ratings(4.7, 284),
+        ),
+        Draft("LAPTOP-002", "Field 16", "laptops", brand="Fieldfare", attrs={"ram_gb": 64}, price_cents=99_900,
+              published_at=LAST_YEAR, ratings=Ratings(4.0, 3)),
+        Draft("TEE", "Everyday Tee", "shirts", brand="Juniper", variants=[Variant("TEE-S", {"color": "black"}, 0)],
+              published_at=LAST_YEAR, ratings=Ratings(3.0, 1)),
+        Draft("SOON", "Laptop of tomorrow", "laptops", price_cents=1, published_at=datetime.now(UTC) + timedelta(1)),
+        Draft("DRAFT", "Laptop never shown", "laptops", price_cents=1),
+    ):  # fmt: skip
+        await catalog.create_product(shop, draft, actor="test")
+    await catch_up(shop)
+    return shop
+
+
+async def found(client: httpx.AsyncClient, **params: Any) -> dict[str, Any]:
+    answer = await client.get("/search", params=params)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_a_search_answers_as_promised(shelf: Shop, client: httpx.AsyncClient) -> None:
+    body = await found(client, q="thinkpda busines")
+    assert set(body) == {"total", "page", "size", "items", "facets", "didYouMean", "tookMs"}
+    item = body["items"][0]
+    assert item["score"] > 0
+    assert item["highlight"]["name"] == "<em>ThinkPad</em> X1 Carbon Gen 12"
+    assert "&lt;b&gt;12th&lt;/b&gt;" in item["highlight"]["description"]
+    assert "<em>business</em>" in item["highlight"]["description"]
+    del item["score"], item["highlight"]
+    product = (await catalog.find(shelf.stores.mongo, "LAPTOP-001")) or {}
+    assert item == {
+        "id": product["_id"], "sku": "LAPTOP-001", "slug": "thinkpad-x1-carbon-gen-12", "image": None,
+        "name": "ThinkPad X1 Carbon Gen 12", "brand": "Lenovo", "category": "laptops", "priceCents": 149_900,
+        "rating": 4.7, "inStock": False,
+    }  # fmt: skip
+    assert "thinkpad" in body["didYouMean"][0]
+    assert body["facets"]["category"] == [{"key": "laptops", "count": 1}]
+    assert body["facets"]["attrs"]["ram_gb"] == [{"key": 32, "count": 1}]
+    assert body["facets"]["price"][3] == {"key": "Over $500", "fromCents": 50_000, "toCents": None, "count": 1}
+
+
+async def test_without_words_everything_by_rating(shelf: Shop, client: httpx.AsyncClient) -> None:
+    body = await found(client)
+    assert [(item["sku"], item["score"]) for item in body["items"]] == [
+        ("LAPTOP-001", None), ("LAPTOP-002", None), ("TEE", None)
+    ]  # fmt: skip
+    assert (body["total"], body["page"], body["size"]) == (3, 1, 20)
+    assert (await found(client, q="  "))["items"] == body["items"]
+
+
+async def test_filters_and_pages(shelf: Shop, client: httpx.AsyncClient) -> None:
+    async def skus(**params: Any) -> list[str]:
+        return [item["sku"] for item in (await found(client, **params))["items"]]
+
+    assert await skus(minPrice=0, maxPrice=0) == ["TEE"]
+    assert await skus(**{"attrs.ram_gb.gte": 32}) == ["LAPTOP-001", "LAPTOP-002"]
+    assert await skus(**{"attrs.color": "black"}) == ["LAPTOP-001", "TEE"]
+    assert await skus(**{"attrs.color": "black"}, category="shirts") == ["TEE"]
+    assert await skus(category=["shirts", "laptops"], sort="price") == ["TEE", "LAPTOP-002", "LAPTOP-001"]
+    assert await skus(inStock="true") == []
+    assert await skus(page=2, size=2) == ["TEE"]
+    assert await skus(page=100, size=100) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": 101}, "size"),
+        ({"size": "ten"}, "size"),
+        ({"page": 0}, "page"),
+        ({"page": 101, "size": 100}, "page"),
+        ({"page": 10**30}, "page"),
+        ({"sort": "name"}, "sort"),
+        ({"sort": "-relevance"}, "sort"),
+        ({"minPrice": -1}, "minPrice"),
+        ({"minPrice": "1.5"}, "minPrice"),
+        ({"maxPrice": 10**30}, "maxPrice"),
+        ({"minPrice": 5, "maxPrice": 4}, "minPrice"),
+        ({"inStock": "perhaps"}, "inStock"),
+        ({"q": "x" * 201}, "q"),
+        ({"colour": "black"}, "colour"),
+        ({"min_price": 5}, "min_price"),
+        ({"attrs.ram_gb.gte": "lots"}, "attrs.ram_gb.gte"),
+        ({"attrs.ram_gb.about": 3}, "attrs.ram_gb.about"),
+    ],
+)
+async def test_bad_values_are_named(client: httpx.AsyncClient, params: dict[str, Any], field: str) -> None:
+    answer = await client.get("/search", params=params)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize("text", ['"(', "name:x AND *", "\ud800".encode("utf-8", "surrogatepass"), "🦊" * 100])
+async def test_text_is_text(shelf: Shop, client: httpx.AsyncClient, text: str | bytes) -> None:
+    for path in ("/search", "/search/suggest"):
+        answer = await client.get(httpx.URL(path, params={"q": text}))  # type: ignore[dict-item]
+        assert answer.status_code == 200, answer.text
+
+
+async def test_suggestions(shelf: Shop, client: httpx.AsyncClient) -> None:
+    answer = await client.get("/search/suggest", params={"q": "lenovo thi", "size": 5})
+    assert answer.json() == {"items": [{"text": "ThinkPad X1 Carbon Gen 12", "slug": "thinkpad-x1-carbon-gen-12"}]}
+    assert (await client.get("/search/suggest", params={"q": "laptop"})).json() == {"items": []}  # drafts' names
+    assert (await client.get("/search/suggest")).json() == {"items": []}
+    assert (await client.get("/search/suggest", params={"q": "a", "size": 101})).status_code == 422
+    assert (await client.get("/search/suggest", params={"q": "a", "page": 1})).status_code == 422
+
+
+async def test_without_an_index_search_is_away_and_says_when_to_come_back(
+    shelf: Shop, client: httpx.AsyncClient
+) -> None:
+    engine, alias = shelf.stores.search, shelf.settings.search_alias
+    for name in await engine.alias_targets(alias):
+        await engine.delete_index(name)
+    for path in ("/search?q=x", "/search/suggest?q=x"):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["store"]) == (503, "search")
+        assert int(answer.headers["retry-after"]) > 0
+    await asyncio.gather(*(search.prepare(engine, shelf.settings) for _ in range(3)))
+    assert (await found(client))["total"] == 0

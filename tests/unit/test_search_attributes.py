@@ -1,0 +1,59 @@
+"""Attributes as tokens: numbers sort as numbers, and what goes in comes out."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quartet.kernel.errors import Invalid
+from quartet.search.model import attr_filter, marked, read_token, sortable, token, tokens
+
+numbers = st.floats(allow_nan=False) | st.integers(-(10**15), 10**15)
+names = st.text(min_size=1, max_size=64).filter(lambda name: "=" not in name)
+
+
+@given(numbers, numbers)
+def test_tokens_sort_as_their_numbers_do(a: float, b: float) -> None:
+    assert (sortable(a) < sortable(b)) == (float(a) < float(b))
+
+
+@given(names, numbers | st.booleans() | st.text(max_size=256))
+def test_a_token_reads_back_as_it_was(name: str, value: float | bool | str) -> None:
+    assert read_token(token(name, value)) == (name, value)
+
+
+def test_minus_zero_is_zero() -> None:
+    assert sortable(-0.0) == sortable(0.0)
+    assert sortable(-math.inf) < sortable(-1.0) < sortable(0.0) < sortable(5e-324) < sortable(math.inf)
+
+
+def test_lists_give_a_token_an_entry_and_objects_none() -> None:
+    held = {"genre": ["crime", "love"], "size": {"w": 1}, "none": None, "a=b": "x", "pages": 312}
+    assert list(tokens(held)) == ["genre=s:crime", "genre=s:love", token("pages", 312)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attrs.", "x"),
+        ("attrs.ram.gte", "many"),
+        ("attrs.ram.gte", "nan"),
+        ("attrs.ram.gte", "1e400"),
+        ("attrs.ram.gte", ""),
+        ("attrs.ram.near", "3"),
+        ("attrs.ram.gte.lte", "3"),
+        ("attrs.a=b", "3"),
+        ("attrs.color", ""),
+        ("attrs.color", "x" * 257),
+        ("attrs." + "x" * 65, "3"),
+    ],
+)
+def test_bad_conditions_name_their_parameter(name: str, value: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        attr_filter(name, value)
+    assert refusal.value.members["errors"][0]["field"] == name
+
+
+def test_what_is_marked_is_safe_html() -> None:
+    assert marked("\ue000Cans\ue001 & <script>") == "<em>Cans</em> &amp; &lt;script&gt;"
