@@ -219,11 +219,11 @@ async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> D
     fresh = {**product, **fields}
     if fresh == product:
         return product
-    now = millis(shop.clock.now())
-    if not await store.set_fields(shop.stores.mongo, product, fields, now):
+    fresh |= {"version": product["version"] + 1, "updatedAt": millis(shop.clock.now())}
+    if not await store.replace(shop.stores.mongo, fresh, product["version"]):
         return None
-    await pages.forget(shop, product["keys"], product["_id"], product["version"] + 1)
-    return fresh | {"version": product["version"] + 1, "updatedAt": now}
+    await pages.forget(shop, fresh["keys"], fresh["_id"], fresh["version"])
+    return fresh
 
 
 async def follow_reviews(shop: Shop, product_id: str) -> None:

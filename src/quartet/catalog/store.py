@@ -183,14 +183,6 @@ async def replace(mongo: Mongo, product: Document, version: int) -> bool:
     return await mongo.collection(PRODUCTS).replace_one({"_id": product["_id"], "version": version}, product)
 
 
-async def set_fields(mongo: Mongo, product: Document, fields: Mapping[str, Any], now: datetime) -> bool:
-    """Sets some fields of the version read and bumps it; False when somebody was quicker."""
-    return await mongo.collection(PRODUCTS).update_one(
-        {"_id": product["_id"], "version": product["version"]},
-        {"$set": {**fields, "updatedAt": now}, "$inc": {"version": 1}},
-    )
-
-
 async def delete(mongo: Mongo, product: Document) -> bool:
     """Deletes the version read, and the reviews of it; False when somebody was quicker."""
     if not await mongo.collection(PRODUCTS).delete_one({"_id": product["_id"], "version": product["version"]}):

@@ -108,7 +108,9 @@ class Collection:
             return (await self._collection.replace_one(where, document)).matched_count > 0
 
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
-        """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey."""
+        """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
+
+        No moments: nx-27017 keeps a datetime that is `$set` as text. Replace the document instead."""
         async with _named_errors():
             return (await self._collection.update_one(where, update)).matched_count > 0
 
