@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import elasticsearch
 import orjson
 from opensearchpy import AsyncOpenSearch
 from opensearchpy import exceptions as opensearch_errors
@@ -86,6 +85,9 @@ class _Elasticsearch:
     """The official Elasticsearch 8.19 client, which speaks to 8 and 9."""
 
     def __init__(self, url: str) -> None:
+        import elasticsearch  # a second of CPU that only those who have one should pay at every start
+
+        self._errors = elasticsearch
         self._client = elasticsearch.AsyncElasticsearch(url, max_retries=0, connections_per_node=16)
 
     async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
@@ -97,9 +99,9 @@ class _Elasticsearch:
             found = await self._client.options(request_timeout=seconds).perform_request(
                 method, path, params=dict(params), headers=headers, body=body
             )
-        except elasticsearch.TransportError as error:
+        except self._errors.TransportError as error:
             raise StoreUnavailable("search") from error
-        except elasticsearch.ApiError as error:
+        except self._errors.ApiError as error:
             if error.status_code in (429, 502, 503, 504):
                 raise StoreUnavailable("search") from error
             raise SearchRefused(error.status_code, _reason(error.body)) from error
