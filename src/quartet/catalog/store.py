@@ -179,7 +179,8 @@ async def insert(mongo: Mongo, product: Document) -> None:
 
 
 async def replace(mongo: Mongo, product: Document, version: int) -> bool:
-    """Puts the document where `version` still stands; False when somebody was quicker."""
+    """Puts the document where `version` still stands; False when somebody was quicker. Every change of a product goes
+    this way: nx-27017 turns a date that is `$set` into text."""
     return await mongo.collection(PRODUCTS).replace_one({"_id": product["_id"], "version": version}, product)
 
 
