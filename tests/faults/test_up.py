@@ -16,9 +16,12 @@ import psutil
 import pytest
 
 from quartet.devstores import Place, postgres
+from quartet.kernel.settings import Settings
+from quartet.supervise import running_urls
 
 READY = "Ctrl-C stops everything"
 LITTLE = (sys.executable, str(Path(__file__).with_name("little_up.py")))
+WHOLE = (sys.executable, "-m", "quartet.cli", "up", "--empty")
 SECONDS = 90.0
 
 
@@ -71,14 +74,17 @@ Start = Callable[..., Awaitable[Up]]
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """`await start(*what goes wrong, program=…, env=…)`: an `up` on this test's data folder, in-memory search."""
+    """`await start(*what goes wrong)`: an `up` on this test's data folder, of the little programs or the whole shop."""
     started: list[Up] = []
     data = tmp_path / "data"
 
-    async def start(*words: str, port: int = 0, data: Path = data, env: dict[str, str] | None = None) -> Up:
+    async def start(
+        *words: str, port: int = 0, data: Path = data, env: dict[str, str] | None = None, whole: bool = False
+    ) -> Up:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("QUARTET_")}
+        program = (*WHOLE, "--data", str(data), "--port", str(port)) if whole else (*LITTLE, str(data), str(port))
         process = await asyncio.create_subprocess_exec(
-            *(*LITTLE, str(data), str(port), *words),
+            *(*program, *words),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -117,6 +123,26 @@ async def test_it_shows_what_it_started_refuses_a_second_and_ctrl_c_stops_everyt
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert "stopped; all data is kept" in up.said
     assert not (up.data / "up.json").exists()
+
+
+@pytest.mark.timeout(300)
+async def test_the_whole_shop_answers_and_other_commands_find_it(start: Start) -> None:
+    up = await start(whole=True)
+    await up.until(READY)
+    address = up.noted()["base_url"]
+    async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=30) as client:
+        health = (await client.get("/health/ready")).json()
+        assert health["status"] == "ready", health
+        assert (await client.get("/docs")).status_code == 200
+        assert (await client.get("/products")).json()["items"] == [], "--empty loads no demo data"
+    found = running_urls(Settings(_env_file=None, data_dir=up.data))
+    assert found["base_url"] == address
+    assert found["postgres_url"] == up.noted()["postgres_url"]
+    assert "redis_url" not in running_urls(Settings(_env_file=None, data_dir=up.data, redis_url="redis://elsewhere"))
+    family = up.family()
+    assert await up.ctrl_c() == 0
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert running_urls(Settings(_env_file=None, data_dir=up.data)) == {}
 
 
 async def test_ctrl_c_while_it_starts_leaves_nothing_behind(start: Start) -> None:
