@@ -1,0 +1,107 @@
+"""README's commands, run as they are written, against a shop that really serves."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import typer
+import uvicorn
+from fastapi import FastAPI
+
+from quartet import cli, sync
+from quartet.demo import seed
+from quartet.web.dependencies import Shop
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUARTET = Path(sys.executable).with_name("quartet")
+
+
+@pytest.fixture
+async def address(app: FastAPI, shop: Shop) -> AsyncIterator[str]:
+    """Where the demo shop answers, its worker at work."""
+    await seed(shop)
+    await sync.catch_up(shop)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    stop = asyncio.Event()
+    working = asyncio.create_task(sync.run_worker(shop, stop))
+    while not server.started:  # noqa: ASYNC110 — uvicorn tells it by a flag
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    stop.set()
+    await asyncio.gather(serving, working)
+
+
+async def _run(*command: str | Path, shop: Shop) -> tuple[int, str]:
+    settings = shop.settings
+    env = {
+        **os.environ,
+        "QUARTET_POSTGRES_URL": str(settings.postgres_url),
+        "QUARTET_MONGODB_URL": str(settings.mongodb_url),
+        "QUARTET_REDIS_URL": str(settings.redis_url),
+        "QUARTET_SEARCH_URL": str(settings.search_url),
+        "QUARTET_SEARCH_ALIAS": settings.search_alias,
+        "QUARTET_SECRET": settings.secret.get_secret_value(),
+        "QUARTET_DATA_DIR": str(settings.data_dir),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=env, cwd=settings.data_dir
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 100)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_the_walk_and_the_commands_after_it(address: str, shop: Shop) -> None:
+    walk = re.search(r"<!-- walk -->\n```sh\n(.*?)```", README, re.S)
+    assert walk is not None
+    script = walk.group(1).replace("http://127.0.0.1:8000", address)
+    status, said = await _run("bash", "-euo", "pipefail", "-c", script, shop=shop)
+    assert status == 0, said
+    assert "ThinkPad" in said
+    assert re.search(r"x-cache: (hit|miss)", said, re.I)
+    payments = re.findall(r'"id":"([0-9a-f-]{36})","orderId"', said)
+    assert len(payments) == 2, said
+    assert payments[0] == payments[1]
+    assert "\nconfirmed\n" in said
+    assert '"sku": "LAPTOP-001",' in said
+    assert "shortages" in said
+
+    for command in ("tour", "replay --baskets 3 --buyers 2 --url", "check"):
+        words = [*command.split(), address] if command.endswith("--url") else command.split()
+        if command == "tour":
+            words += ["--url", address]
+        status, said = await _run(QUARTET, *words, shop=shop)
+        assert status == 0, f"{command}: {said}"
+
+
+def test_every_command_that_the_readme_names_is_there() -> None:
+    commands = typer.main.get_group(cli.app).commands
+    named = set(re.findall(r"^(?:\.venv/bin/)?quartet (\w+)", README, re.M)) | set(
+        re.findall(r"`quartet (\w+)", README)
+    )
+    assert {"tour", "check", "replay", "import", "migrate", "serve", "worker", "doctor"} <= named
+    for name in sorted(named):
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        for line in re.findall(rf"quartet {name} ([^\n#`]*)", README):
+            assert set(re.findall(r"--[a-z]+", line)) <= options, line
+    targets = re.findall(r"^make (\w+)", README, re.M) + re.findall(r"`make (\w+)`", README)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"run", "test", "bench", "help"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
