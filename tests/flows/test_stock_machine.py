@@ -127,14 +127,15 @@ def machine(pg: Postgres, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         @rule(number=picks, to=st.sampled_from(["confirmed", "shipped", "delivered", "cancelled"]))
         def step(self, number: int, to: str) -> None:
             order_id, order = self.picked(number)
-            deed = {
+            deeds: dict[str, Any] = {
                 "confirmed": orders.confirm, "shipped": orders.ship, "delivered": orders.deliver,
                 "cancelled": orders.cancel,
-            }[to]  # fmt: skip
+            }  # fmt: skip
 
             async def stepped() -> orders.Order:
                 async with pg.tx() as tx:
-                    return await deed(tx, order_id, by="test")
+                    found: orders.Order = await deeds[to](tx, order_id, by="test")
+                    return found
 
             allowed = (order.status, to) in STEPS
             try:
