@@ -4,6 +4,7 @@
 """
 
 from quartet.sync.products import present
+from quartet.sync.reindex import ask as ask_reindex
 from quartet.sync.reindex import reindex
 from quartet.sync.service import Pipeline, State, catch_up, replay_dead_letters, state
 from quartet.sync.store import Letter, Rebuild
@@ -14,6 +15,7 @@ __all__ = [
     "Pipeline",
     "Rebuild",
     "State",
+    "ask_reindex",
     "catch_up",
     "present",
     "reindex",

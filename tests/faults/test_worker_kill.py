@@ -1,0 +1,136 @@
+"""The worker is killed at every step; whoever goes on makes everything equal, and counts nothing twice."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from quartet import cart, catalog, inventory, leaderboard, search, sync
+from quartet.catalog import Category, Draft
+from quartet.stores import outbox
+from quartet.sync import changes, products, store
+from quartet.sync.tasks import together
+from quartet.web.dependencies import Shop
+
+# As they come in a batch of changes, of events, and in a rebuild.
+STEPS = ("gathered", "drawn", "read", "copied", "written", "dropped", "carried", "saved")
+EVENT_STEPS = ("claimed", "delivered", "forgotten")
+REBUILD_STEPS = ("made", "batch", "filled", "live")
+MORTAL = Path(__file__).with_name("mortal_worker.py")
+POINTS = 7
+
+
+class Traffic:
+    """What goes on in the shop, a round at a time."""
+
+    def __init__(self, shop: Shop, user_id: UUID) -> None:
+        self.shop, self.user_id, self.rounds = shop, user_id, 0
+
+    async def prepare(self) -> None:
+        await catalog.put_category(self.shop, Category("kitchen", "Kitchen", None, {"type": "object"}))
+        for i in range(40):
+            await self._add(f"OLD{i}")
+
+    async def round(self) -> None:
+        """One product comes, one changes, one goes, one is stocked up, and one order is paid."""
+        n = self.rounds
+        self.rounds += 1
+        await self._add(f"NEW{n}")
+        await catalog.change_product(
+            self.shop, f"OLD{n + 20}", lambda _: self._draft(f"OLD{n + 20}", "Teapot"), if_match=None, actor="test"
+        )
+        await catalog.delete_product(self.shop, f"OLD{n}", if_match=None)
+        order = {"order_id": str(uuid4()), "user_id": str(self.user_id), "currency": "GBP",
+                 "total_cents": POINTS * 100, "items": [{"sku": "OLD39", "qty": 1}]}  # fmt: skip
+        async with self.shop.stores.pg.tx() as tx:
+            await inventory.move(tx, f"OLD{n + 20}", 1 + n, "received", actor="test")
+            await outbox.emit(tx, "order.confirmed", order["order_id"], order)
+
+    async def _add(self, sku: str) -> None:
+        await catalog.create_product(self.shop, self._draft(sku, f"Kettle {sku}"), actor="test")
+
+    @staticmethod
+    def _draft(sku: str, name: str) -> Draft:
+        return Draft(sku, name, "kitchen", price_cents=2500, published_at=datetime(2025, 1, 1, tzinfo=UTC))
+
+    async def carried(self) -> bool:
+        """Whether everything that went on has arrived."""
+        await self.shop.stores.search.refresh(self.shop.settings.search_alias)
+        async with self.shop.stores.pg.read() as read:
+            waiting, _ = await outbox.depth(read)
+            rebuild = await store.open_rebuild(read)
+        return not waiting and rebuild is None and not (await products.compare(self.shop, "")).differing
+
+
+@pytest.fixture
+async def traffic(shop: Shop, shopper: httpx.AsyncClient) -> Traffic:
+    """A shop in which something goes on."""
+    traffic = Traffic(shop, shopper.user_id)  # type: ignore[attr-defined]
+    await traffic.prepare()
+    assert (await shopper.put("/cart/items/OLD39", json={"qty": 30})).status_code == 200
+    return traffic
+
+
+class Mortals:
+    """Starts worker processes that kill themselves."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def killed_at(self, step: str) -> None:
+        """Runs one until it has killed itself at the step."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{step}\n".encode())
+        said = (await self._process.stdout.readline()).decode().strip()
+        assert said == str(int(signal.SIGKILL)), f"{step}: ended by signal {said or 'none'}"
+
+
+@pytest.fixture
+async def mortals(shop: Shop) -> AsyncIterator[Mortals]:
+    settings = shop.settings.model_dump_json().replace('"**********"', '"' + "x" * 40 + '"')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    yield Mortals(process)
+    assert process.stdin
+    process.stdin.close()
+    async with asyncio.timeout(60):
+        await process.wait()
+
+
+async def _until_carried(traffic: Traffic, step: str) -> None:
+    try:
+        async with asyncio.timeout(30):
+            while not await traffic.carried():  # noqa: ASYNC110 — it comes true in the stores
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"killed at {step!r}, it was not made good within 30 s")
+
+
+async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
+    shop: Shop, traffic: Traffic, mortals: Mortals
+) -> None:
+    await mortals.killed_at("saved")  # the first start: no position, so a rebuild, then the changes
+    for step in (*STEPS, *EVENT_STEPS, *REBUILD_STEPS):
+        await traffic.round()
+        if step in REBUILD_STEPS:
+            await sync.ask_reindex(shop, "test")
+        await mortals.killed_at(step)
+        await together(sync.run_worker(shop, asyncio.Event()), _until_carried(traffic, step))
+    async with shop.stores.pg.read() as read:
+        assert await store.position(read, changes.PIPELINE) is not None
+        assert await store.letter_counts(read) == {}
+    place = await leaderboard.place_of(shop, "daily", traffic.user_id)
+    assert place is not None
+    assert place.xp == POINTS * traffic.rounds
+    assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
+    assert await shop.stores.search.alias_targets(search.next_alias(shop.settings)) == []
+    assert len(await shop.stores.search.alias_targets(f"{shop.settings.search_alias}-all")) == 1
