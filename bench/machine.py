@@ -98,10 +98,8 @@ def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
     for m in measured:
         ratio = [f"{m.total_cpu / floor.total_cpu:.1f}"] if floor else []
         each = [f"{m.cpu.get(process, 0):.0f}" for process in processes]
-        rows.append(
-            [m.name, *ratio, f"{m.total_cpu:.0f}", *each]
-            + [f"{m.quantile(0.5):.1f}", f"{m.quantile(0.99):.1f}", f"{m.rate:.0f}"]
-        )
+        quick = [f"{m.quantile(0.5):.1f}", f"{m.quantile(0.99):.1f}", f"{m.rate:.0f}"]
+        rows.append([m.name, *ratio, f"{m.total_cpu:.0f}", *each, *quick])
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -109,8 +107,14 @@ def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
 def machine() -> str:
     """One line that says where this was measured."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}, {platform.system()}"
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}, {platform.system()}"
+    )

@@ -31,9 +31,7 @@ class RunningShop:
     async def sign_in(self, address: str) -> Client:
         """A client with that login's token."""
         guest = Client(self.url)
-        session = await guest.json(
-            "POST", "/sessions", {"email": address, "password": self.logins[address]}, want=201
-        )
+        session = await guest.json("POST", "/sessions", {"email": address, "password": self.logins[address]}, want=201)
         await guest.close()
         return Client(self.url, {"Authorization": f"Bearer {session['accessToken']}"})
 
