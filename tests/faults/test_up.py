@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,7 +101,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         if up.process.returncode is None:
             up.process.send_signal(signal.SIGCONT)
             up.process.terminate()
-            await up.end()
+            try:
+                await up.end()
+            finally:
+                with suppress(ProcessLookupError):
+                    up.process.kill()
     postgres.discard(Place(data))
 
 
