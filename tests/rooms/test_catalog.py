@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
-from shelf import LAPTOPS, at, fields, hours, laptop, load, make_categories, put, skus, tee, thinkpad
+from showcase import LAPTOPS, at, fields, hours, laptop, load, make_categories, put, skus, tee, thinkpad
 
 from quartet import catalog, inventory
 from quartet.catalog import store

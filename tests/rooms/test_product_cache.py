@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shelf import at, hours, laptop, load, make_categories, put, tee, thinkpad
+from showcase import at, hours, laptop, load, make_categories, put, tee, thinkpad
 
 from quartet import catalog
 from quartet.catalog import cache, pages
