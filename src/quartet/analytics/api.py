@@ -1,5 +1,6 @@
 """Routes of the reports, for staff."""
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from quartet.web.shapes import Currency, Shape
 router = APIRouter(prefix="/analytics", tags=["analytics"])
 
 _STAFF = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+_SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python reads many more ways to write a day
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 Moment = Annotated[str | None, Query(max_length=40, examples=["2011-01-31", "2011-01-31T12:00:00Z"])]
@@ -122,6 +124,8 @@ def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timede
     if text is None:
         return otherwise
     try:
+        if not _SHAPED.match(text):
+            raise ValueError(text)
         if len(text) == len("2011-01-31"):
             return _within(datetime.combine(date.fromisoformat(text), time(), UTC)) + whole_day
         moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + arrives as a space
