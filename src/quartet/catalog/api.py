@@ -1,6 +1,6 @@
 """Routes of the catalog."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -8,6 +8,7 @@ from urllib.parse import quote
 import orjson
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
 
 from quartet.catalog import listing, pages, reviews, service, store
@@ -219,16 +220,24 @@ class ReviewShape(Shape):
 _WRITES = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 
 
-@router.get(
-    "/products/{ref}",
-    response_model=ProductShape,
-    responses=problems(NotFound, StoreUnavailable) | {304: {"description": "You have the present version."}},
-)
+class _BareRoute(APIRoute):
+    """The product page is asked for more than all else together, and most of what FastAPI does for a request is working
+    out its arguments: here they are passed by hand. The signature still makes the OpenAPI document."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            return await get_product(
+                request.path_params["ref"], request, request.app.state.shop, request.scope.get("principal")
+            )
+
+        return handle
+
+
 async def get_product(ref: Reference, request: Request, shop: ShopDep, principal: Anyone) -> Response:
     """By SKU, a variant's SKU or slug. `X-Cache` says whether Redis had it. Staff also see what is not published."""
-    page = await pages.product_page(shop, ref)
+    page = await pages.product_page(shop, ref) if len(ref) <= _LONGEST_REFERENCE else None
     if page is None or not (page.published or (principal is not None and principal.is_staff)):
-        raise NotFound(f"there is no product {ref}")
+        raise NotFound(f"there is no product {ref[:_LONGEST_REFERENCE]}")
     headers = {
         "ETag": page.etag,
         "Cache-Control": _PUBLIC if page.published else _PRIVATE,
@@ -237,6 +246,16 @@ async def get_product(ref: Reference, request: Request, shop: ShopDep, principal
     if _has(request.headers.get("if-none-match"), page.etag):
         return Response(status_code=304, headers=headers)
     return Response(page.body, headers=headers, media_type=JSON)
+
+
+router.add_api_route(
+    "/products/{ref}",
+    get_product,
+    methods=["GET"],
+    response_model=ProductShape,
+    responses=problems(NotFound, StoreUnavailable) | {304: {"description": "You have the present version."}},
+    route_class_override=_BareRoute,
+)
 
 
 def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -308,7 +327,7 @@ async def replace_product(
     responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
 )
 async def patch_product(
-    sku: SkuPath, patch: JsonObject, shop: ShopDep, principal: Staff, if_match: IfMatch = None
+    sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch = None
 ) -> Response:
     """JSON Merge Patch (RFC 7396) on the product as GET shows it: what is given replaces, null takes away, lists are
     replaced whole. Concurrent patches all take effect, one after the other."""
