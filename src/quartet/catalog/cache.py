@@ -61,8 +61,13 @@ async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[st
 
 async def drop(redis: RedisStore, references: Collection[str], product_id: str, version: int | None) -> None:
     """Takes a changed product (None: a deleted one) out of the cache, at once. Raises StoreUnavailable."""
-    arguments = (product_id, "" if version is None else version)
-    await _run_each(redis, DROP, dict.fromkeys(references, arguments))
+    await drop_many(redis, dict.fromkeys(references, (product_id, version)))
+
+
+async def drop_many(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
+    """The same for several products, in one round trip: by reference, the product's id and version."""
+    calls = {ref: (product_id, "" if version is None else version) for ref, (product_id, version) in changed.items()}
+    await _run_each(redis, DROP, calls)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:

@@ -152,10 +152,11 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
         return
     claims = await store.references_of(shop.stores.mongo, wanted)
     unheld = [claim for claim in claims if claim["_id"] not in present.get(claim["productId"], {}).get("keys", ())]
+    changed: dict[str, tuple[str, int | None]] = {claim["_id"]: ("", None) for claim in unheld}
     for product_id in wanted & present.keys():
         product = present[product_id]
-        await cache.drop(shop.stores.redis, product["keys"], product_id, product["version"])
-    await cache.drop(shop.stores.redis, [claim["_id"] for claim in unheld], "", None)
+        changed |= dict.fromkeys(product["keys"], (product_id, product["version"]))
+    await cache.drop_many(shop.stores.redis, changed)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
 
