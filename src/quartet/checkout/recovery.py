@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from quartet import orders, payments
+from quartet import accounts, orders, payments
 from quartet.checkout import service
 from quartet.kernel.errors import StoreUnavailable
 from quartet.payments import Outcome, Payment, ProviderError, Providers, ProviderSilent, Refund
@@ -38,7 +38,8 @@ class Report:
 
 
 async def recover(shop: Shop, providers: Providers | None = None) -> Report:
-    """One sweep: asks the providers about open payments, expires unpaid orders, finishes refunds, forgets old keys.
+    """One sweep: asks the providers about open payments, expires unpaid orders, finishes refunds, forgets old keys
+    and dead sessions.
 
     Raises StoreUnavailable when PostgreSQL is away.
     """
@@ -54,6 +55,8 @@ async def recover(shop: Shop, providers: Providers | None = None) -> Report:
     await _all((_give_back(shop, providers, refund, report) for refund in open_refunds), report)
     async with shop.stores.pg.once() as tx:
         await idempotency.sweep(tx)
+    async with shop.stores.pg.tx() as tx:
+        await accounts.sweep(tx, shop.clock.now())
     return report
 
 
