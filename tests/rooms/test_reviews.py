@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -150,7 +151,7 @@ async def test_reviews_go_with_their_product(shop: Shop, shopper: Client, staff:
 
 async def test_a_bad_review_is_refused_naming_the_field(shop: Shop, shopper: Client) -> None:
     await buy(shop, shopper, "NEW")
-    bad = {
+    bad: dict[str, list[Any]] = {
         "rating": [0, 6, 4.5, "5", True, None, {"$gt": 0}],
         "title": ["", "x" * 121, 5, None, "a\0b"],
         "body": ["", "x" * 5001, None, {"$ne": ""}],

@@ -1,6 +1,6 @@
 """Routes of the catalog."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -224,7 +224,7 @@ class _BareRoute(APIRoute):
     """The product page is asked for more than all else together, and most of what FastAPI does for a request is working
     out its arguments: here they are passed by hand. The signature still makes the OpenAPI document."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             return await get_product(
                 request.path_params["ref"], request, request.app.state.shop, request.scope.get("principal")
