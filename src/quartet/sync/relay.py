@@ -26,6 +26,7 @@ ATTEMPTS = 8
 AT_ONCE = 16
 AWAY_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
+_OF_STOCK = ("stock.changed", "order.placed")
 
 
 async def relay(shop: Shop, *, step: Step = unwatched) -> int:
@@ -37,8 +38,8 @@ async def relay(shop: Shop, *, step: Step = unwatched) -> int:
     if not events:
         return 0
     step("claimed")
-    stock = [event for event in events if event.topic == "stock.changed"]
-    others = sorted((e for e in events if e.topic != "stock.changed"), key=lambda e: (e.key, e.id))
+    stock = [event for event in events if event.topic in _OF_STOCK]
+    others = sorted((e for e in events if e.topic not in _OF_STOCK), key=lambda e: (e.key, e.id))
     gate = asyncio.Semaphore(AT_ONCE)
     jobs = [_carry_stock(shop, stock, step)] if stock else []
     jobs += [_carry_key(shop, list(same), gate) for _, same in groupby(others, key=lambda e: e.key)]
@@ -56,11 +57,16 @@ async def _carry_stock(shop: Shop, events: Sequence[Event], step: Step) -> list[
     """Price and stock of SKUs: one product each, however many events."""
     failure: Exception | None = None
     try:
-        ids = await catalog.product_ids_of_skus(shop.stores.mongo, {event.key for event in events})
+        ids = await catalog.product_ids_of_skus(shop.stores.mongo, {sku for event in events for sku in _skus(event)})
         await carry(shop, set(ids.values()), step=step)
     except Exception as error:
         failure = error
     return [(event, failure) for event in events]
+
+
+def _skus(event: Event) -> list[str]:
+    """Placing an order is one event for all its lines; everything else that moves stock is one a SKU."""
+    return [event.key] if event.topic == "stock.changed" else [line["sku"] for line in event.payload.get("items", ())]
 
 
 async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
