@@ -33,10 +33,11 @@ class LostPosition(Exception):
 
 
 @asynccontextmanager
-async def _named_errors() -> AsyncIterator[None]:
+async def _named_errors(seconds: float | None = None) -> AsyncIterator[None]:
     try:
-        with Timed("mongodb"):
-            yield
+        async with asyncio.timeout(seconds):
+            with Timed("mongodb"):
+                yield
     except errors.DuplicateKeyError as error:
         raise DuplicateKey from error
     except (
@@ -56,7 +57,7 @@ class Collection:
 
     async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
         """One document or None; `projection` names top-level fields."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             return await self._collection.find_one(where, projection)
 
     async def find(
@@ -69,7 +70,7 @@ class Collection:
         projection: Sequence[str] | None = None,
     ) -> list[Document]:
         """The documents, all in memory: give a limit, or use `scan`."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
             return await cursor.to_list()
 
@@ -89,7 +90,7 @@ class Collection:
 
     async def insert_one(self, document: Document) -> None:
         """Raises DuplicateKey."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             await self._collection.insert_one(document)
 
     async def insert_many(self, documents: Sequence[Document]) -> None:
@@ -104,19 +105,19 @@ class Collection:
 
     async def replace_one(self, where: Filter, document: Document) -> bool:
         """Whether one matched (put `version` into the filter for an optimistic write). Raises DuplicateKey."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             return (await self._collection.replace_one(where, document)).matched_count > 0
 
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
         """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
 
         No moments: nx-27017 keeps a datetime that is `$set` as text. Replace the document instead."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             return (await self._collection.update_one(where, update)).matched_count > 0
 
     async def delete_one(self, where: Filter) -> bool:
         """Whether one was there."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             return (await self._collection.delete_one(where)).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
@@ -126,12 +127,12 @@ class Collection:
 
     async def count(self, where: Filter) -> int:
         """How many match; reads them all, so not for lists that shoppers see."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             return await self._collection.count_documents(where)
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """`$match, $group, $sort, $limit` only."""
-        async with _named_errors():
+        async with _named_errors(CALL_SECONDS):
             cursor = await self._collection.aggregate(list(pipeline))
             return await cursor.to_list()
 
@@ -180,7 +181,9 @@ class Mongo:
             url,
             connect=False,
             tz_aware=True,
-            # No `timeoutMS`: it would wait that long for a server that is plainly gone.
+            # No `timeoutMS`: it would wait that long for a server that is plainly gone. One that hangs is noticed by
+            # the heartbeat, so that not every call waits for it.
+            heartbeatFrequencyMS=2000,
             serverSelectionTimeoutMS=1500,
             connectTimeoutMS=1000,
             socketTimeoutMS=int(CALL_SECONDS * 1000),

@@ -1,0 +1,99 @@
+"""Four stores of one's own, to be killed and frozen by process id."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+from quartet.devstores import Place, Running, mongo, postgres, redis
+from quartet.devstores import search as search_engine
+from quartet.kernel.settings import Settings
+
+STORES = ("postgres", "mongodb", "redis", "search")
+
+
+class OwnStores:
+    """Running servers by name. They come back on the port that they had."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._starts: dict[str, Callable[[], Awaitable[Running]]] = {
+            "postgres": lambda: postgres.start(place),
+            "mongodb": lambda: mongo.start(place),
+            "redis": lambda: redis.start(place),
+            "search": lambda: search_engine.start(place, "osmem"),
+        }
+        self._running: dict[str, Running] = {}
+        self._frozen: set[str] = set()
+        self.urls: dict[str, str] = {}
+
+    async def start(self, name: str) -> None:
+        """Starts it, anew if it was killed."""
+        running = await self._starts[name]()
+        assert self.urls.setdefault(name, running.server.url) == running.server.url, f"{name} came back elsewhere"
+        self._running[name] = running
+
+    async def kill(self, name: str) -> None:
+        """As a power cut does: the server and whatever it started."""
+        running = self._running.pop(name)
+        for process in self._family(running.server.pid):
+            process.kill()
+        await running.child.wait()
+
+    def freeze(self, name: str) -> None:
+        """It keeps its connections and says nothing any more."""
+        for process in self._family(self._running[name].server.pid):
+            process.suspend()
+        self._frozen.add(name)
+
+    def thaw(self, name: str) -> None:
+        """It goes on."""
+        for process in self._family(self._running[name].server.pid):
+            process.resume()
+        self._frozen.discard(name)
+
+    async def mend(self) -> None:
+        """Whatever is down or frozen works again."""
+        for name in list(self._frozen):
+            self.thaw(name)
+        await asyncio.gather(*(self.start(name) for name in STORES if name not in self._running))
+
+    async def stop(self) -> None:
+        """The end."""
+        for name in list(self._frozen):
+            self.thaw(name)
+        await asyncio.gather(*(running.stop() for running in self._running.values()))
+        await asyncio.to_thread(postgres.discard, self._place)
+
+    @staticmethod
+    def _family(pid: int) -> list[psutil.Process]:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+
+
+@asynccontextmanager
+async def own_stores(folder: Path) -> AsyncIterator[OwnStores]:
+    """All four, started; what is left of them is stopped at the end."""
+    stores = OwnStores(Place(folder, durable=False))
+    try:
+        await stores.mend()
+        yield stores
+    finally:
+        await stores.stop()
+
+
+def settings_over(urls: dict[str, str], folder: Path, secret: str) -> Settings:
+    """A shop's settings on these stores, nobody limited."""
+    unlimited = {f"limit_{kind}": 10**9 for kind in ("browse", "search", "write", "auth", "pay")}
+    return Settings(
+        _env_file=None,
+        postgres_url=urls["postgres"],
+        mongodb_url=urls["mongodb"],
+        redis_url=urls["redis"],
+        search_url=urls["search"],
+        secret=secret,
+        data_dir=folder,
+        **unlimited,  # type: ignore[arg-type]
+    )
