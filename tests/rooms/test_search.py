@@ -95,40 +95,40 @@ async def test_filters_and_pages(shelf: Shop, client: httpx.AsyncClient) -> None
     assert await skus(page=100, size=100) == []
 
 
-@pytest.mark.parametrize(
-    ("params", "field"),
-    [
-        ({"size": 0}, "size"),
-        ({"size": 101}, "size"),
-        ({"size": "ten"}, "size"),
-        ({"page": 0}, "page"),
-        ({"page": 101, "size": 100}, "page"),
-        ({"page": 10**30}, "page"),
-        ({"sort": "name"}, "sort"),
-        ({"sort": "-relevance"}, "sort"),
-        ({"minPrice": -1}, "minPrice"),
-        ({"minPrice": "1.5"}, "minPrice"),
-        ({"maxPrice": 10**30}, "maxPrice"),
-        ({"minPrice": 5, "maxPrice": 4}, "minPrice"),
-        ({"inStock": "perhaps"}, "inStock"),
-        ({"q": "x" * 201}, "q"),
-        ({"colour": "black"}, "colour"),
-        ({"min_price": 5}, "min_price"),
-        ({"attrs.ram_gb.gte": "lots"}, "attrs.ram_gb.gte"),
-        ({"attrs.ram_gb.about": 3}, "attrs.ram_gb.about"),
-    ],
-)
-async def test_bad_values_are_named(client: httpx.AsyncClient, params: dict[str, Any], field: str) -> None:
-    answer = await client.get("/search", params=params)
-    assert answer.status_code == 422, answer.text
-    assert answer.json()["errors"][0]["field"] == field
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"size": 0}, "size"),
+    ({"size": 101}, "size"),
+    ({"size": "ten"}, "size"),
+    ({"page": 0}, "page"),
+    ({"page": 101, "size": 100}, "page"),
+    ({"page": 10**30}, "page"),
+    ({"sort": "name"}, "sort"),
+    ({"sort": "-relevance"}, "sort"),
+    ({"minPrice": -1}, "minPrice"),
+    ({"minPrice": "1.5"}, "minPrice"),
+    ({"maxPrice": 10**30}, "maxPrice"),
+    ({"minPrice": 5, "maxPrice": 4}, "minPrice"),
+    ({"inStock": "perhaps"}, "inStock"),
+    ({"q": "x" * 201}, "q"),
+    ({"colour": "black"}, "colour"),
+    ({"min_price": 5}, "min_price"),
+    ({"attrs.ram_gb.gte": "lots"}, "attrs.ram_gb.gte"),
+    ({"attrs.ram_gb.about": 3}, "attrs.ram_gb.about"),
+]
 
 
-@pytest.mark.parametrize("text", ['"(', "name:x AND *", "\ud800".encode("utf-8", "surrogatepass"), "🦊" * 100])
-async def test_text_is_text(shelf: Shop, client: httpx.AsyncClient, text: str | bytes) -> None:
-    for path in ("/search", "/search/suggest"):
-        answer = await client.get(httpx.URL(path, params={"q": text}))  # type: ignore[dict-item]
-        assert answer.status_code == 200, answer.text
+async def test_bad_values_are_named(client: httpx.AsyncClient) -> None:
+    for params, field in BAD:
+        answer = await client.get("/search", params=params)
+        assert answer.status_code == 422, params
+        assert answer.json()["errors"][0]["field"] == field
+
+
+async def test_text_is_text(shelf: Shop, client: httpx.AsyncClient) -> None:
+    for text in ('"(', "name:x AND *", "%ED%A0%80", "🦊" * 100):
+        for path in ("/search", "/search/suggest"):
+            answer = await client.get(f"{path}?q={text}")
+            assert answer.status_code == 200, answer.text
 
 
 async def test_suggestions(shelf: Shop, client: httpx.AsyncClient) -> None:

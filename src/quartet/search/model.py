@@ -18,6 +18,7 @@ AttrValue = str | float | bool
 DEEPEST = 10_000
 # A query's cost grows with its words, each of which may be misspelt in four fields; people type three.
 MOST_WORDS = 16
+_WORD = re.compile(r"\w+")
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,12})?")
@@ -78,6 +79,17 @@ class Found:
     attrs: dict[str, list[Bucket]] = field(default_factory=dict)
     did_you_mean: list[str] = field(default_factory=list)
     took_ms: int = 0
+
+
+def first_words(text: str) -> str:
+    """As much of the text as a search heeds."""
+    ends = [word.end() for word in _WORD.finditer(text)]
+    return " ".join(text[: ends[MOST_WORDS - 1]].split()) if len(ends) >= MOST_WORDS else " ".join(text.split())
+
+
+def count_words(text: str) -> int:
+    """Words as an engine's analyzer parts them: a hyphen parts two."""
+    return len(_WORD.findall(text))
 
 
 # --- Attributes -----------------------------------------------------------------------------------------------------

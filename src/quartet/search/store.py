@@ -10,7 +10,7 @@ import orjson
 
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.search.model import MOST_WORDS, Band, Bucket, Found, Wanted, attr_facets
+from quartet.search.model import Band, Bucket, Found, Wanted, attr_facets, count_words, first_words
 from quartet.stores.files import json_file
 from quartet.stores.search import BulkResult, SearchEngine, SearchRefused
 
@@ -18,6 +18,8 @@ Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
 QUERY: Json = json_file(__file__, "query.json")
+MOST_SPELLINGS = 50
+MOST_CLAUSES = 800
 DEFINITION = hashlib.sha256(orjson.dumps(INDEX)).hexdigest()[:16]
 
 
@@ -112,7 +114,7 @@ async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> 
 
 def query(wanted: Wanted, now: datetime) -> Json:
     """The whole search as the engine takes it; what costs (highlight, suggestions) only where there is text."""
-    text = " ".join(wanted.q.split()[:MOST_WORDS])
+    text = first_words(wanted.q)
     body: Json = {
         "from": (wanted.page - 1) * wanted.size,
         "size": wanted.size,
@@ -132,8 +134,11 @@ def query(wanted: Wanted, now: datetime) -> Json:
 def _matching(text: str) -> list[Json]:
     if not text:
         return []
+    # Each word may match this many spellings in each field, and an engine refuses more than 1,024 clauses in all.
+    spellings = min(MOST_SPELLINGS, MOST_CLAUSES // (len(QUERY["fields"]) * count_words(text) or 1))
+    words = {"query": text, "fields": QUERY["fields"], "fuzziness": "AUTO", "max_expansions": spellings}
     either = [
-        {"multi_match": {"query": text, "fields": QUERY["fields"], "fuzziness": "AUTO"}},
+        {"multi_match": words},
         {"term": {"skus": {"value": text.lower(), "boost": 100}}},
     ]
     return [{"bool": {"should": either, "minimum_should_match": 1}}]
@@ -197,7 +202,7 @@ async def suggest(search: SearchEngine, alias: str, q: str, size: int, now: date
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
-    text = " ".join(q.split()[:MOST_WORDS])
+    text = first_words(q)
     begun = {"match_bool_prefix": {"suggest": {"query": text, "operator": "and", "fuzziness": "AUTO"}}}
     body = {
         "size": size,

@@ -77,7 +77,7 @@ async def test_a_search_without_an_index_is_an_engine_away(engine: SearchEngine,
 
 
 async def test_a_bulk_of_many_megabytes_goes_in_parts(engine: SearchEngine, index: Settings) -> None:
-    documents = {f"p{i}": kept(f"p{i}") | {"description": "word " * 100_000} for i in range(15)}
+    documents = {f"p{i}": kept(f"p{i}") | {"image": "x" * 900_000} for i in range(13)}
     results = await search.put(engine, index.search_alias, 1, documents)
     assert [result.id for result in results] == list(documents)
     assert all(result.accepted for result in results)
