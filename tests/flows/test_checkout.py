@@ -1,6 +1,9 @@
 """Buying: an order is placed, paid, cancelled and refunded, alone and by many hands at once."""
 
 import asyncio
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import httpx
@@ -8,7 +11,10 @@ import pytest
 from fastapi import FastAPI
 from till import Till, look, order, pay
 
-from quartet import cart
+from conftest import SignIn
+from quartet import audit, cart
+from quartet.checkout import recover
+from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Shop
 
@@ -61,7 +67,7 @@ async def test_the_cart_is_ordered_and_keeps_what_was_put_in_meanwhile(
     await till.stock("TEA", 10)
     await shop.stores.redis.call("HSET", f"cart:{{{shopper.user_id}}}", "MUG", 2)  # type: ignore[attr-defined]
 
-    made = (await shopper.post("/orders", json={})).json()
+    made = (await shopper.post("/orders")).json()
     assert [(line["sku"], line["qty"]) for line in made["items"]] == [("MUG", 2)]
 
     await shop.stores.redis.call("HINCRBY", f"cart:{{{shopper.user_id}}}", "MUG", 1)  # type: ignore[attr-defined]
@@ -149,11 +155,11 @@ async def test_a_payment_that_is_none_is_refused_by_name(shopper: httpx.AsyncCli
 
 
 async def test_guests_and_others_see_nothing_of_an_order(
-    client: httpx.AsyncClient, shopper: httpx.AsyncClient, sign_in: object, till: Till
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, sign_in: SignIn, till: Till
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
-    stranger = await sign_in()  # type: ignore[operator]
+    stranger = await sign_in()
 
     assert (await client.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]})).status_code == 401
     assert (await pay(client, made["id"])).status_code == 401
@@ -261,6 +267,20 @@ async def test_refunds_in_parts_and_never_more_than_was_paid(
         refused = await staff.post(refunds, json={"amountCents": bad})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "amountCents")
 
+    assert (await staff.post(refunds)).status_code == 201
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], seen["refundedCents"]) == ("refunded", 1000)
+    assert await till.shelf("MUG") == (3, 0)
+
+
+async def test_a_refund_can_put_the_pieces_back(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    refunds = f"/orders/{made['id']}/refunds"
+    await pay(shopper, made["id"])
+    assert (await staff.post(refunds, json={"amountCents": 300})).status_code == 201
     rest = await staff.post(refunds, json={"restock": True})
     assert (rest.status_code, rest.json()["amountCents"]) == (201, 700)
     seen = await look(shopper, made["id"])
@@ -314,9 +334,9 @@ async def test_the_same_key_gives_the_first_answer_byte_for_byte(shopper: httpx.
     assert again.headers["idempotent-replayed"] == "true"
 
 
-async def test_a_key_belongs_to_one_user(shopper: httpx.AsyncClient, sign_in: object, till: Till) -> None:
+async def test_a_key_belongs_to_one_user(shopper: httpx.AsyncClient, sign_in: SignIn, till: Till) -> None:
     await till.stock("MUG", 5)
-    other = await sign_in()  # type: ignore[operator]
+    other = await sign_in()
     body, key = {"items": [{"sku": "MUG", "qty": 1}]}, {"Idempotency-Key": "1"}
     made = [await who.post("/orders", json=body, headers=key) for who in (shopper, other)]
     assert [m.status_code for m in made] == [201, 201]
@@ -407,9 +427,9 @@ async def test_paying_beside_cancelling_leaves_nothing_charged(shopper: httpx.As
         assert await till.charged(made["id"]) == 0
 
 
-async def test_sixty_four_buyers_on_ten_pieces(sign_in: object, till: Till) -> None:
+async def test_sixty_four_buyers_on_ten_pieces(sign_in: SignIn, till: Till) -> None:
     await till.stock("MUG", 10)
-    buyers = [await sign_in() for _ in range(8)]  # type: ignore[operator]
+    buyers = [await sign_in() for _ in range(8)]
     body = {"items": [{"sku": "MUG", "qty": 1}]}
     answers = await asyncio.gather(*(buyers[n % 8].post("/orders", json=body) for n in range(64)))
     assert sum(a.status_code == 201 for a in answers) == 10
@@ -418,6 +438,50 @@ async def test_sixty_four_buyers_on_ten_pieces(sign_in: object, till: Till) -> N
     paid = await asyncio.gather(*(pay(buyer, order_id) for buyer, order_id in made))
     assert [p.status_code for p in paid] == [201] * 10
     assert await till.shelf("MUG") == (0, 0)
+
+
+async def test_everything_at_once_ends_without_a_deadlock_and_with_true_books(
+    shop: Shop, sign_in: SignIn, staff: httpx.AsyncClient, till: Till
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    skus = ["MUG", "PEN", "TEA"]
+    for sku in skus:
+        await till.stock(sku, 1000)
+    buyers = [await sign_in() for _ in range(4)]
+
+    async def buy(buyer: httpx.AsyncClient) -> list[int]:
+        lines = [(sku, dice.randint(1, 3)) for sku in dice.sample(skus, 3)]
+        made = await order(buyer, *lines)
+        refund = f"/orders/{made['id']}/refunds"
+        deeds = [
+            pay(buyer, made["id"], dice.choice(["card_ok", "card_slow", "card_async"]), key=made["id"]),
+            pay(buyer, made["id"], key=made["id"] + "2"),
+            buyer.post(f"/orders/{made['id']}/cancel"),
+            staff.post(refund, json={"amountCents": 100}),
+            staff.post(refund, json={"restock": True}),
+            staff.post(f"/orders/{made['id']}/ship"),
+        ]
+        dice.shuffle(deeds)
+        return [answer.status_code for answer in await asyncio.gather(*deeds)]
+
+    async def sweep() -> None:
+        for _ in range(5):
+            await recover(replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(seconds=60))))
+
+    statuses, _ = await asyncio.gather(
+        asyncio.gather(*(buy(buyers[n % 4]) for n in range(40))), asyncio.gather(*(sweep() for _ in range(2)))
+    )
+    assert {status for some in statuses for status in some} <= {200, 201, 409}
+    clock = FixedClock(datetime.now(UTC))
+    left = "SELECT FROM {} WHERE status = 'pending'"
+    while any([await till.rows(left.format(table)) for table in ("orders", "payments", "payment_refunds")]):
+        clock.advance(3600)
+        await recover(replace(shop, clock=clock))
+    assert (await audit.check(shop, patience=0)).violations == ()
+    for made in await till.rows("SELECT id, captured_cents - refunded_cents AS left FROM orders"):
+        assert await till.charged(made["id"]) == made["left"]
 
 
 # Without Redis
@@ -439,8 +503,6 @@ async def test_without_redis_items_are_ordered_and_paid_all_the_same(
 
 
 def _without_redis(shop: Shop) -> Shop:
-    from dataclasses import replace
-
     from quartet.stores.redis import RedisStore
 
     return replace(shop, stores=replace(shop.stores, redis=RedisStore("redis://127.0.0.1:1/0")))

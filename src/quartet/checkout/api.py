@@ -93,8 +93,9 @@ ProvidersDep = Annotated[Providers, Depends(_providers)]
     response_model=OrderShape,
     responses=problems(InsufficientStock, UnknownSku, MixedCurrencies, *_ALWAYS),
 )
-async def post_order(shop: ShopDep, principal: Signed, body: NewOrder, key: IdempotencyKey) -> Response:
+async def post_order(shop: ShopDep, principal: Signed, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
     """Orders the items, else what is in the cart. The stock is reserved until `expiresAt`."""
+    body = body or NewOrder()
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
     return await service.place(shop, principal, lines, body.metadata or {}, key)
 
@@ -118,9 +119,15 @@ async def cancel_order(
     responses=problems(NotFound, OverRefund, ProviderError, Forbidden, *_ALWAYS),
 )
 async def post_refund(  # noqa: PLR0917
-    shop: ShopDep, providers: ProvidersDep, principal: Staff, order_id: UUID, body: NewRefund, key: IdempotencyKey
+    shop: ShopDep,
+    providers: ProvidersDep,
+    principal: Staff,
+    order_id: UUID,
+    key: IdempotencyKey,
+    body: NewRefund | None = None,
 ) -> Response:
     """Gives money back. All of it back makes the order refunded."""
+    body = body or NewRefund()
     return await service.refund(
         shop, providers, principal, order_id, cents=body.amount_cents, restock=body.restock, key=key
     )
@@ -144,7 +151,7 @@ async def post_payment(  # noqa: PLR0917
 
 @router.post(
     "/webhooks/{provider}",
-    responses=problems(NotFound, BadSignature, BadRequest, StoreUnavailable),
+    responses=problems(NotFound, BadSignature, BadRequest, Invalid, StoreUnavailable),
     response_class=Response,
 )
 async def post_webhook(

@@ -35,6 +35,7 @@ FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE r.payment_id = $1 AND r.reason = 'late' AND r.status = 'pending';
 
 -- name: take_refunds_to_ask
+-- As take_to_ask.
 WITH due AS (
     UPDATE payment_refunds
     SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
