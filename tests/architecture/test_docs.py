@@ -1,0 +1,86 @@
+"""The documents say what is: settings, files, commands, routes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from quartet.cli import app as commands
+from quartet.gateway import create_app
+from quartet.kernel.errors import Problem
+from quartet.kernel.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_example_lists_every_setting_with_its_sentence_and_its_default() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = re.findall(r"^# (.+)\n# QUARTET_(\w+)=(.*)$", text, re.MULTILINE)
+    listed = {name.lower(): (sentence, default) for sentence, name, default in named}
+    assert len(listed) == len(named)
+    assert listed.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        assert listed[name][0] == field.description, name
+        example = {f"QUARTET_{name.upper()}": listed[name][1]} if listed[name][1] else {}
+        given = Settings.model_validate(
+            Settings(_env_file=None, **_read(example)).model_dump()  # type: ignore[arg-type]
+        )
+        assert getattr(given, name) == field.get_default(), name
+
+
+def _read(environment: dict[str, str]) -> dict[str, object]:
+    from pydantic_settings import EnvSettingsSource
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        return EnvSettingsSource(Settings)()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    gone = [t for t in targets if not re.match(r"[a-z]+:", t) and not (page.parent / t).exists()]
+    assert not gone
+
+
+def test_the_readme_names_files_commands_and_targets_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(commands)
+    known: dict[str, typer.core.TyperCommand] = group.commands  # type: ignore[attr-defined]
+    for line in re.findall(r"^(?:\.venv/bin/)?quartet (.+?)(?:  #.*)?$", text, re.MULTILINE):
+        name, *words = line.split()
+        assert name in known, line
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    assert {
+        name for name in re.findall(r"`make (\w+)`|^make (\w+)", text, re.MULTILINE) for name in name if name
+    } <= targets
+    for path in re.findall(r"`((?:src|docs|deploy|tests|bench|proofs)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_contract_names_every_route() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").replace("{sku or slug}", "{ref}")
+    named = {_shape(path) for path in re.findall(r"/[a-z][\w/{}.-]*[\w}]", text)}
+    named |= {_shape(before + last) for before, last in re.findall(r"(/[\w/{}]+)/\w+ · (/\w+)", text)}
+    document = create_app(lambda: None).openapi()  # type: ignore[arg-type, return-value]
+    assert {_shape(path) for path in document["paths"]} - named == set()
+
+
+def _shape(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def test_every_problem_explains_itself() -> None:
+    create_app(lambda: None)  # type: ignore[arg-type, return-value]
+    for kind in Problem.kinds():
+        assert kind.__doc__ is not None
+        assert len(kind.__doc__.split()) >= 8, kind
+        assert kind.__doc__ != Problem.__doc__, kind
+        assert kind.title
+        assert kind.slug != Problem.slug
