@@ -13,7 +13,7 @@ from showcase import LAPTOPS, at, fields, hours, laptop, load, make_categories, 
 
 from quartet import catalog, inventory
 from quartet.catalog import store
-from quartet.catalog.listing import SORTS, list_products
+from quartet.catalog.pages import SORTS, list_products
 from quartet.kernel.errors import Invalid
 from quartet.web.dependencies import Shop
 

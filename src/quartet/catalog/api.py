@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
 
-from quartet.catalog import listing, pages, reviews, service, store
+from quartet.catalog import pages, service, store
 from quartet.catalog.model import (
     LONGEST_SLUG,
     READ_ONLY,
@@ -272,7 +272,7 @@ def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
             _parameter("category", "A category's slug; those below it are included.", minLength=1, maxLength=200),
             _parameter("brand", "The brand's name.", minLength=1, maxLength=200),
             _parameter("tag", "One tag.", minLength=1, maxLength=200),
-            _parameter("sort", "A dash turns the order round.", enum=list(listing.SORTS), default=listing.DEFAULT_SORT),
+            _parameter("sort", "A dash turns the order round.", enum=list(pages.SORTS), default=pages.DEFAULT_SORT),
         ]
     },
 )
@@ -280,7 +280,7 @@ async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Resp
     """What is published. Any attribute of the category filters too: `attrs.color=black`, `attrs.ram_gb.gte=32` (also
     `lte`, `gt`, `lt`); several together hold of one and the same variant. An attribute that the category does not have
     is refused."""
-    found, following = await listing.list_products(
+    found, following = await pages.list_products(
         shop, request.query_params.multi_items(), limit=paging.limit, cursor=paging.cursor
     )
     items = [wire(product, shop.settings.currency) for product in found]
@@ -463,7 +463,7 @@ def _categories(found: Iterable[Category]) -> list[Document]:
 )
 async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Response:
     """What buyers say, the newest first."""
-    found, following = await reviews.list_reviews(shop, ref, limit=paging.limit, cursor=paging.cursor)
+    found, following = await service.list_reviews(shop, ref, limit=paging.limit, cursor=paging.cursor)
     return answer(Page[ReviewShape](items=[_review(review) for review in found], next_cursor=following))
 
 
@@ -475,7 +475,7 @@ async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Respons
 )
 async def add_review(ref: Reference, body: ReviewBody, shop: ShopDep, principal: Signed) -> Response:
     """One review a customer and product, of something bought. The product's `ratings` follow."""
-    review = await reviews.add_review(
+    review = await service.add_review(
         shop, principal.user_id, ref, rating=body.rating, title=body.title, body=body.body
     )
     return answer(_review(review), 201)

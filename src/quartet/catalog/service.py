@@ -1,27 +1,31 @@
-"""Writing the catalog: products, categories, and the copies of price and stock."""
+"""Writing the catalog: products with the copies of their price and stock, reviews, categories."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from uuid import UUID, uuid5
 from weakref import WeakValueDictionary
 
-from quartet import inventory
+from quartet import accounts, inventory, orders
 from quartet.catalog import attributes, pages, store
 from quartet.catalog.attributes import Fault
 from quartet.catalog.model import (
     LONGEST_SLUG,
+    AlreadyReviewed,
     Category,
     CategoryInUse,
     Document,
     Draft,
     Level,
+    NotBought,
     SkuTaken,
     SlugTaken,
     copies,
     document,
     etag,
+    is_published,
     millis,
     present_levels,
     rated,
@@ -226,6 +230,58 @@ async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> D
     return fresh
 
 
+# Reviews
+
+
+async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, title: str, body: str) -> Document:
+    """Raises NotFound, NotBought, AlreadyReviewed, StoreUnavailable."""
+    product = await _published(shop, reference)
+    async with shop.stores.pg.read() as read:
+        if not await orders.has_bought(read, user_id, product["keys"]):
+            raise NotBought()
+        author = (await accounts.names(read, [user_id])).get(user_id)
+    review = {
+        "_id": store.review_id(product["_id"], user_id),
+        "publicId": str(new_id()),  # the key names the customer, who stays unnamed to others
+        "productId": product["_id"],
+        "userId": str(user_id),
+        "author": author,
+        "rating": rating,
+        "title": title,
+        "body": body,
+        "createdAt": millis(shop.clock.now()),
+    }
+    fresh = await store.insert_review(shop.stores.mongo, review)
+    await follow_reviews(shop, product["_id"])  # also mends what a crash between the two left undone
+    if not fresh:
+        raise AlreadyReviewed()
+    return review
+
+
+async def list_reviews(
+    shop: Shop, reference: str, *, limit: int, cursor: str | None
+) -> tuple[list[Document], str | None]:
+    """The newest first, and the cursor of the next page. Raises NotFound, Invalid, StoreUnavailable."""
+    product = await _published(shop, reference)
+    scope = f"reviews:{product['_id']}"
+    after = None
+    if cursor is not None:
+        at, user = shop.cursors.decode(cursor, scope)
+        after = (datetime.fromisoformat(at), user)
+    found = await store.reviews(shop.stores.mongo, product["_id"], after, limit + 1)
+    if len(found) <= limit:
+        return found, None
+    last = found[limit - 1]
+    return found[:limit], shop.cursors.encode([last["createdAt"].isoformat(), last["userId"]], scope)
+
+
+async def _published(shop: Shop, reference: str) -> Document:
+    product = await store.find(shop.stores.mongo, reference)
+    if product is None or not is_published(product, shop.clock.now()):
+        raise NotFound(f"there is no product {reference}")
+    return product
+
+
 async def follow_reviews(shop: Shop, product_id: str) -> None:
     """Makes `ratings` what the reviews and the votes from before say. Whoever comes last has seen every review."""
     while True:
@@ -333,34 +389,34 @@ async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) 
     """
     wanted = sellable(draft)
     before = present_levels(found) if found else {}
-    repeated = {sku for sku, (_, price) in wanted.items() if sku in before and price in (None, before[sku].price_cents)}
-    named = found is not None and (found["name"], found["category"]) == (draft.name, draft.category)
-    if named and repeated == wanted.keys() and found is not None and _option_names(found) == _draft_names(draft):
-        return {sku: before[sku] for sku in wanted}
+    if found is not None and _is_same_to_inventory(draft, found):
+        return before
+    items: dict[str, inventory.Item] = {}
     async with shop.stores.pg.tx() as tx:
-        items = await inventory.prices(tx, wanted)
-        for sku in sorted(wanted):  # in the order in which orders lock them
+        known = await inventory.prices(tx, wanted)
+        for place, sku in sorted(enumerate(wanted), key=lambda each: each[1]):  # in the order in which orders lock them
             name, price = wanted[sku]
-            known = items.get(sku)
-            if sku in repeated or price is None:
-                price = known.unit_price_cents if known else (before[sku].price_cents if sku in before else None)
+            last = before.get(sku)
+            if sku in known and (price is None or (last is not None and price == last.price_cents)):
+                renamed = await inventory.rename(tx, sku, name, category=draft.category)
+                items[sku] = renamed or known[sku]
+                continue
+            if price is None and last is not None:
+                price = last.price_cents
             if price is None:
-                field = _price_field(draft, sku)
+                field = f"variants.{place}.priceCents" if draft.variants else "priceCents"
                 raise invalid(field, f"is required, since inventory has no price of {sku}")
             items[sku], _ = await inventory.put(
                 tx, sku, name, price, currency=shop.settings.currency, actor=actor, category=draft.category
             )
-    return {sku: Level(items[sku].unit_price_cents, items[sku].available) for sku in wanted}
+    return {sku: Level(item.unit_price_cents, item.available) for sku, item in items.items()}
 
 
-def _price_field(draft: Draft, sku: str) -> str:
-    place = next((i for i, variant in enumerate(draft.variants) if variant.sku == sku), None)
-    return "priceCents" if place is None else f"variants.{place}.priceCents"
-
-
-def _option_names(found: Document) -> dict[str, object]:
-    return {variant["sku"]: variant["attrs"] for variant in found["variants"]}
-
-
-def _draft_names(draft: Draft) -> dict[str, object]:
-    return {variant.sku: dict(variant.attrs) for variant in draft.variants}
+def _is_same_to_inventory(draft: Draft, found: Document) -> bool:
+    """Names, category and prices are as they stand: then inventory is not asked, and may be away."""
+    wanted, before = sellable(draft), present_levels(found)
+    return (
+        (found["name"], found["category"]) == (draft.name, draft.category)
+        and {v["sku"]: v["attrs"] for v in found["variants"]} == {v.sku: dict(v.attrs) for v in draft.variants}
+        and all(price in (None, before[sku].price_cents) for sku, (_, price) in wanted.items())
+    )

@@ -27,6 +27,18 @@ WITH put AS (
 )
 SELECT * FROM put;
 
+-- name: rename
+-- The price is not touched: whoever renames a product has perhaps not seen the newest.
+WITH renamed AS (
+    UPDATE inventory SET name = $2, category = coalesce($3, category), revision = revision + 1, updated_at = now()
+    WHERE sku = $1
+    RETURNING sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
+), told AS (
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM renamed
+)
+SELECT * FROM renamed;
+
 -- name: move
 -- Row, ledger and outbox in one statement; no row when there is no such SKU or its stock can't become that.
 WITH moved AS (

@@ -66,6 +66,12 @@ async def put(
     return replace(item, stock=stock), created
 
 
+async def rename(tx: Tx, sku: str, name: str, *, category: str | None = None) -> Item | None:
+    """Changes the name, and the category where one is given; None when there is no such row."""
+    row = await tx.fetchrow(q.rename, sku, name, category)
+    return _item(row) if row else None
+
+
 async def move(tx: Tx, sku: str, delta: int, reason: str, *, note: str | None = None, actor: str) -> Movement:
     """Changes the stock by `delta` pieces and writes why. Raises NotFound, StockOutOfBounds."""
     row = await tx.fetchrow(q.move, sku, delta, reason, note, actor)
