@@ -175,7 +175,7 @@ async def test_a_crash_before_the_charge_makes_the_order_payable_again(
     assert (await recover(shop, _providers(sandbox))).settled == 0  # it may yet arrive
     other = await pay(shopper, made["id"])
     assert (other.status_code, other.json()["type"]) == (409, "/problems/payment-in-progress")
-    clock.advance(120)
+    clock.advance(150)
     assert (await recover(shop, _providers(sandbox))).settled == 1
 
     paid = await pay(shopper, made["id"], key="click")  # nothing had happened: the key is free

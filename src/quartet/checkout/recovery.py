@@ -93,7 +93,7 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
         return
     failure = None
     if outcome is None:
-        if shop.clock.now() - payment.created_at < _NEVER_SENT:
+        if shop.clock.now() - payment.created_at < timedelta(seconds=shop.settings.request_timeout) + _NEVER_SENT:
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
     _, completed = await service.complete(shop, payment, outcome, failure=failure)

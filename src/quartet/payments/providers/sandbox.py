@@ -133,7 +133,7 @@ class Sandbox:
         headers = {SIGNATURE: self.sign(body, datetime.now(UTC)), "Content-Type": "application/json"}
         url = f"{self._settings.base_url.rstrip('/')}/webhooks/sandbox"
         try:
-            async with httpx.AsyncClient(timeout=5) as http:
+            async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
                 (await http.post(url, content=body, headers=headers)).raise_for_status()
         except httpx.HTTPError as error:
             # A real provider would try again; here the recovery sweep asks, which needs its exercise too.
