@@ -382,13 +382,22 @@ async def test_a_rebuild_leaves_nothing_out_that_changes_meanwhile(kitchen: Shop
             await catalog.delete_product(kitchen, f"K{i}", if_match=None)
             await add(kitchen, kettle(f"N{i}"))
 
+    async def sell() -> None:
+        while not built.is_set():
+            async with kitchen.stores.pg.tx() as tx:
+                await inventory.move(tx, "K1", 1, "received", actor="test")
+            await relay.relay(kitchen)
+
+    built = asyncio.Event()
+
     def step(name: str) -> None:
         if name == "made":
-            meanwhile.append(loop.create_task(change()))
+            meanwhile.extend((loop.create_task(change()), loop.create_task(sell())))
 
     async with running(changes.follow(kitchen)):
         await soon(lambda: _ready(kitchen))
         rebuild = await sync.reindex(kitchen, lambda done, total: seen.append((done, total)), step=step)
+        built.set()
         await asyncio.gather(*meanwhile)
         await soon(lambda: equal(kitchen))
     assert rebuild.state == "done"

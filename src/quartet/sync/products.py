@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
 
 from quartet import catalog, inventory, search
 from quartet.kernel.errors import StoreUnavailable
@@ -29,6 +30,10 @@ PIPELINE = "search"
 # As many as one bulk takes without keeping anybody waiting.
 BATCH = 500
 TRIES = 5
+
+BATCHES = Counter("quartet_sync_batches", "Batches of products carried to search.")
+PRODUCTS = Counter("quartet_sync_products", "Products carried to search.")
+REFUSED = Counter("quartet_sync_refused", "Products that search refused.")
 
 
 def unwatched(step: str) -> None:
@@ -91,16 +96,19 @@ async def _carry(shop: Shop, ids: list[str], *, only_next: bool, step: Step) -> 
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
-    if draw.rebuilding:
-        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
     if not only_next:
         refused |= await _put(shop, shop.settings.search_alias, draw.version, documents)
         step("written")
         await catalog.drop_cached(shop, ids, now)
         step("dropped")
+    if draw.rebuilding:
+        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
     async with shop.stores.pg.tx() as tx:
         await store.exhume(tx, PIPELINE, [id_ for id_ in ids if id_ not in refused])
         await store.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+    BATCHES.inc()
+    PRODUCTS.inc(len(ids))
+    REFUSED.inc(len(refused))
     return set(refused)
 
 
@@ -124,10 +132,9 @@ async def _put(shop: Shop, alias: str, version: int, documents: Mapping[str, Jso
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the catalog compared with an index: how many products of it belong into search, the ids that differ,
-    and where the next slice begins (None: this was the last)."""
+    """A part of the catalog compared with an index: the ids that differ, and where the next slice begins (None: this
+    was the last)."""
 
-    expected: int
     differing: frozenset[str]
     upto: str | None
 
@@ -139,9 +146,21 @@ async def compare(shop: Shop, after: str, *, alias: str = "") -> Slice:
     products = await catalog.slice_after(shop.stores.mongo, after, BATCH)
     upto = products[-1]["_id"] if len(products) == BATCH else None
     stored = await search.stored(shop.stores.search, alias or shop.settings.search_alias, after, upto, 2 * BATCH)
+    return Slice(frozenset(await _differing(shop, products, stored)), upto)
+
+
+async def compare_these(shop: Shop, ids: Collection[str], *, alias: str) -> set[str]:
+    """Those of the products that differ from what search holds of them."""
+    differing: set[str] = set()
+    for batch in _batches(sorted(ids)):
+        products = await catalog.by_ids(shop.stores.mongo, batch)
+        differing |= await _differing(shop, products, await search.found_by_ids(shop.stores.search, alias, batch))
+    return differing
+
+
+async def _differing(shop: Shop, products: list[Json], stored: Mapping[str, Json]) -> set[str]:
     wanted, differing = await _wanted(shop, products)
-    differing |= {id_ for id_ in wanted.keys() | stored.keys() if wanted.get(id_) != stored.get(id_)}
-    return Slice(len(wanted), frozenset(differing), upto)
+    return differing | {id_ for id_ in wanted.keys() | stored.keys() if wanted.get(id_) != stored.get(id_)}
 
 
 async def _wanted(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from quartet import catalog, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync import store
-from quartet.sync.products import BATCH, Step, carry, compare, unwatched
+from quartet.sync.products import BATCH, Step, carry, compare, compare_these, unwatched
 from quartet.sync.store import Rebuild
 from quartet.web.dependencies import Shop
 
@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 # One at a time over all processes.
 ALONE = "quartet reindex"
-PASSES = 5
+TRIES = 30
 
 
 def silent(done: int, total: int) -> None:
@@ -89,21 +89,24 @@ async def _fill(shop: Shop, rebuild: Rebuild, total: int, progress: Progress, st
 
 
 async def _settle(shop: Shop, refused: set[str]) -> None:
-    """Compares the whole of it, and carries what differs, until nothing does; what is refused can't be the same."""
+    """Compares the whole of the new index with the catalog, and carries what differs until it does not; what is refused
+    can't be the same. What changes after that comparison is the worker's, who writes to both."""
     alias = search.next_alias(shop.settings)
-    for _ in range(PASSES):
-        await shop.stores.search.refresh(alias)
-        differing: set[str] = set()
-        expected, after = 0, ""
-        while True:
-            part = await compare(shop, after, alias=alias)
-            differing |= part.differing - refused
-            expected += part.expected
-            if part.upto is None:
-                break
-            after = part.upto
-        held = await shop.stores.search.count(alias)
-        if not differing and expected - held <= len(refused):
+    differing: set[str] = set()
+    after: str | None = ""
+    await shop.stores.search.refresh(alias)
+    while after is not None:
+        part = await compare(shop, after, alias=alias)
+        differing |= part.differing
+        after = part.upto
+    for _ in range(TRIES):
+        differing -= refused
+        if not differing:
             return
         refused |= await carry(shop, differing, only_next=True)
-    raise RuntimeError(f"the new index still differs from the catalog after {PASSES} passes: {len(differing)} products")
+        await shop.stores.search.refresh(alias)
+        # Looked at at once, so that even a product that is always changing is seen unchanged one time.
+        differing = await compare_these(shop, differing, alias=alias)
+    raise RuntimeError(
+        f"{len(differing)} products differ from the new index, whatever is tried: {sorted(differing)[:5]}"
+    )

@@ -10,10 +10,9 @@ from prometheus_client import Counter, Gauge
 from quartet import checkout, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
-from quartet.sync import changes, store
-from quartet.sync.products import Step, carry, compare, unwatched
+from quartet.sync import changes, relay, store
+from quartet.sync.products import PIPELINE, Step, carry, compare, unwatched
 from quartet.sync.reindex import reindex
-from quartet.sync.relay import relay
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -99,7 +98,7 @@ async def _changes(shop: Shop, step: Step) -> None:
 
 async def _outbox(shop: Shop, step: Step) -> None:
     while True:
-        taken = await relay(shop, step=step)
+        taken = await relay.relay(shop, step=step)
         CARRIED.inc(taken)
         if not taken:
             # Asked rather than notified: NOTIFY takes a lock over the whole database at each commit that sends one.
@@ -152,6 +151,6 @@ async def _measures(shop: Shop, _step: Step) -> None:
             if position.caught_up_at is not None:
                 LAG.labels(position.pipeline).set((now - position.caught_up_at).total_seconds())
         LAG.labels("outbox").set((now - oldest).total_seconds() if oldest else 0)
-        for pipeline, count in letters.items():
-            DEAD.labels(pipeline).set(count)
+        for pipeline in (PIPELINE, relay.PIPELINE):
+            DEAD.labels(pipeline).set(letters.get(pipeline, 0))
         await asyncio.sleep(5)
