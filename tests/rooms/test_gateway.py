@@ -52,7 +52,22 @@ async def test_another_method_is_told_which_there_are(client: httpx.AsyncClient)
     answer = await client.put("/health/live")
     assert answer.status_code == 405
     assert answer.json()["type"] == "/problems/method-not-allowed"
-    assert "GET" in answer.headers["Allow"]
+    assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+    answer = await client.delete("/products")
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    answer = await client.options("/products/P-1")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"
+    assert (await client.options("/nowhere")).status_code == 404
+
+
+async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:
+    for path in ("/health/live", "/metrics", "/products", "/openapi.json", "/nowhere"):
+        whole, head = await client.get(path), await client.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+    assert head.headers["Content-Length"] == str(len(whole.content))
 
 
 BAD_BODIES: list[tuple[bytes, int]] = [

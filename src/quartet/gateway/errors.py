@@ -6,7 +6,9 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from quartet.kernel.errors import BadRequest, Forbidden, Invalid, MethodNotAllowed, NotFound, Problem, Unauthenticated
 from quartet.web.answers import problem_response
@@ -32,9 +34,23 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, BadRequest)
+        headers = dict(error.headers or {})
+        if kind is MethodNotAllowed:
+            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         response = problem_response(kind(), request.scope.get("request_id", ""))
-        response.headers.update(error.headers or {})
+        response.headers.update(headers)
         return response
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """Every method of this address: the framework names only those of the first route that it meets there."""
+    methods = {"OPTIONS"}
+    for route in iter_route_contexts(app.routes):
+        if route.methods and route.path_format and compile_path(route.path_format)[0].match(path):
+            methods |= set(route.methods)
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def from_validation(errors: Sequence[Any]) -> Problem:

@@ -106,10 +106,13 @@ class _Request:
 
     def __init__(self, gateway: Gateway, scope: Scope, send: Send) -> None:
         self.gateway, self.scope, self._send = gateway, scope, send
-        self.headers = Headers(scope=scope)
+        self.only_head = scope["method"] == "HEAD"
+        if self.only_head:  # answered by the route of GET; the server's own scope keeps the method that was sent
+            self.scope = {**scope, "method": "GET"}
+        self.headers = Headers(scope=self.scope)
         sent_id = self.headers.get("x-request-id", "")
         self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid4().hex
-        scope["request_id"] = self.id
+        self.scope["request_id"] = self.id
         self.taken: Taken | None = None
         self.status = 0
         self.asked = timing.begin() if gateway.tells_timing else None
@@ -154,6 +157,8 @@ class _Request:
                 headers["RateLimit-Limit"] = str(self.taken.limit)
                 headers["RateLimit-Remaining"] = str(self.taken.remaining)
                 headers["RateLimit-Reset"] = str(self.taken.reset)
+        elif self.only_head:
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def _refuse(self, problem: Problem) -> None:
