@@ -15,10 +15,10 @@ async def revenue(
     """Revenue of one currency in `[start, before)`. Days, weeks (ISO 8601) and months are UTC's and come in order, the
     latest where `limit` cuts; other groups come by net revenue, the greatest first."""
     rows = await read.fetch(q.revenue, currency, start, before, group, limit)
-    lines = [_line(row) for row in rows if not row["is_total"]]
+    lines = [_line(row) for row in rows if row["key"] is not None]
     if group in ("day", "week", "month"):
         lines.sort(key=lambda line: line.key or "")
-    return Revenue(tuple(lines), next(_line(row) for row in rows if row["is_total"]))
+    return Revenue(tuple(lines), next(_line(row) for row in rows if row["key"] is None))
 
 
 async def stock_report(read: Read, *, currency: str, low: int, since: datetime, limit: int) -> StockReport:
