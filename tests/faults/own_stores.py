@@ -75,8 +75,9 @@ class OwnStores:
 
 @asynccontextmanager
 async def own_stores(folder: Path) -> AsyncIterator[OwnStores]:
-    """All four, started; what is left of them is stopped at the end."""
-    stores = OwnStores(Place(folder, durable=False))
+    """All four, started; what is left of them is stopped at the end. As careful as in production: what is killed keeps
+    what it said it had."""
+    stores = OwnStores(Place(folder))
     try:
         await stores.mend()
         yield stores
