@@ -74,6 +74,7 @@ FROM (SELECT * FROM inventory WHERE currency = $1 AND stock - reserved < $2
 ORDER BY available, sku;
 
 -- name: best_sellers
+-- What sold most since a day, beside its stock of now and the units sold of everything.
 SELECT v.sku, v.name, v.stock, v.reserved, v.stock - v.reserved AS available, v.unit_price_cents,
        sold.sold, sold.all_sold
 FROM (SELECT i.sku, sum(i.quantity)::bigint AS sold, (sum(sum(i.quantity)) OVER ())::bigint AS all_sold

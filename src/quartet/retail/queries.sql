@@ -38,6 +38,7 @@ FROM (SELECT order_id, sum(amount_cents) AS cents, max(at) AS at FROM refunds WH
 WHERE orders.id = back.order_id;
 
 -- name: pay_back
+-- The imported payments of orders that were taken back say so: in part, or all of it.
 UPDATE payments
 SET refunded_cents = payments.refunded_cents + back.cents,
     status = CASE WHEN payments.refunded_cents + back.cents = amount_cents THEN 'refunded' ELSE payments.status END,
