@@ -289,6 +289,22 @@ async def test_a_refund_can_put_the_pieces_back(
     assert await till.charged(made["id"]) == 0
 
 
+async def test_what_another_shop_was_paid_is_not_refunded_here(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made["id"])).json()
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("UPDATE payments SET provider = 'import' WHERE id = $1", paid["id"])
+    for key in ("a", "a", "b"):
+        refused = await staff.post(f"/orders/{made['id']}/refunds", json={}, headers={"Idempotency-Key": key})
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/provider-off")
+        assert refused.json()["provider"] == "import"
+    assert await till.rows("SELECT * FROM payment_refunds") == []
+    assert (await look(shopper, made["id"]))["refundedCents"] == 0
+
+
 async def test_two_refunds_at_once_never_give_back_more_than_was_paid(
     shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
 ) -> None:

@@ -55,7 +55,22 @@ def test_one_byte_one_secret_or_one_second_makes_another_signature() -> None:
             sandbox.parse_webhook({SIGNATURE: signature}, sent, NOW)
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'{"id": "e", "type": "charge.succeeded", "data": []}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"id": "e", "type": "charge.succeeded", "data": []}',
+        b'{"id": 5, "type": "charge.succeeded", "data": {"reference": "r", "chargeId": "c"}}',
+        b'{"id": "e", "type": "charge.succeeded", "data": {"reference": 5, "chargeId": "c"}}',
+        b'{"id": "e", "type": "charge.succeeded", "data": {"reference": "r", "chargeId": ["c"]}}',
+        b'{"id": "e", "type": "charge.failed", "data": {"reference": "r", "chargeId": "c", "declineCode": {}, "x": 1}}',
+        b'{"id": "e", "type": "charge.failed", "data": {"reference": "r", "chargeId": "c", "declineCode": 5}}',
+        b'{"id": "\\u0000", "type": "charge.succeeded", "data": {"reference": "r", "chargeId": "c"}}',
+        b'{"id": "e", "type": ["charge.succeeded"]}',
+    ],
+)
 def test_a_signed_body_that_is_no_event_is_a_bad_request(body: bytes) -> None:
     sandbox = _sandbox()
     with pytest.raises(BadRequest):

@@ -27,6 +27,7 @@ from quartet.payments import (
     PaymentInProgress,
     PaymentShape,
     ProviderError,
+    ProviderOff,
     Providers,
     open_providers,
 )
@@ -116,7 +117,7 @@ async def cancel_order(
     "/orders/{order_id}/refunds",
     status_code=201,
     response_model=RefundShape,
-    responses=problems(NotFound, OverRefund, ProviderError, Forbidden, *_ALWAYS),
+    responses=problems(NotFound, OverRefund, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
 )
 async def post_refund(  # noqa: PLR0917
     shop: ShopDep,

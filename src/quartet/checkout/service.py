@@ -20,6 +20,7 @@ from quartet.payments import (
     Payment,
     PaymentProvider,
     ProviderError,
+    ProviderOff,
     Providers,
     ProviderSilent,
     Refund,
@@ -229,7 +230,7 @@ async def refund(
     restock: bool,
     key: RequestKey | None,
 ) -> Answer:
-    """Gives money back, all that is left by default. Raises NotFound, OverRefund, ProviderError."""
+    """Gives money back, all that is left by default. Raises NotFound, OverRefund, ProviderOff, ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop.stores.pg, key) as slot:
         if slot.replay is not None:
@@ -241,6 +242,10 @@ async def refund(
         )  # fmt: skip
         if promised is None:
             raise orders.OverRefund("nothing is left to give back", refundable_cents=0)
+        if promised.provider not in providers:  # nobody would ever see to it
+            raise ProviderOff(
+                f"it was paid through {promised.provider}: give the money back there", provider=promised.provider
+            )
         await slot.start()
     return await give_back(shop, providers, promised)
 

@@ -132,6 +132,13 @@ class ProviderError(Problem):
     slug, status, title = "provider-error", 502, "The payment provider failed"
 
 
+class ProviderOff(Conflict):
+    """The payment was taken through a `provider` that this shop is not connected to, such as orders brought along from
+    another shop. Give the money back there, or turn the provider on."""
+
+    slug, title = "provider-off", "The payment's provider is not connected"
+
+
 class ProviderSilent(Exception):
     """The provider gave no answer: whether it did what it was asked is unknown."""
 

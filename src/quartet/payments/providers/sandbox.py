@@ -37,6 +37,7 @@ log = structlog.get_logger("quartet.payments.sandbox")
 
 SIGNATURE = "sandbox-signature"
 TOLERANCE_SECONDS = 300
+_LONGEST = 255
 _DECLINES = {"card_declined": "card_declined", "card_insufficient_funds": "insufficient_funds"}
 _METHODS = frozenset({"card_ok", "card_async", "card_slow", "card_error", *_DECLINES})
 
@@ -87,8 +88,14 @@ class Sandbox:
             outcome = None
             if event["type"] in ("charge.succeeded", "charge.failed"):
                 data = event["data"]
-                outcome = Outcome(data["chargeId"], event["type"].removeprefix("charge."), data.get("declineCode"))
-            return WebhookEvent(event["id"], event["type"], event.get("data", {}).get("reference", ""), outcome)
+                decline = data.get("declineCode")
+                outcome = Outcome(
+                    _text(data["chargeId"]),
+                    event["type"].removeprefix("charge."),
+                    None if decline is None else _text(decline),
+                )
+            reference = (event.get("data") or {}).get("reference", "")
+            return WebhookEvent(_text(event["id"]), _text(event["type"]), _text(reference), outcome)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that the sandbox writes") from None
 
@@ -145,6 +152,13 @@ class Sandbox:
                 return await connection.fetchrow(sql, *args)
         except StoreUnavailable as error:
             raise ProviderSilent("the sandbox does not answer") from error
+
+
+def _text(value: Any) -> str:
+    """What fits into a column of text, or TypeError."""
+    if not isinstance(value, str) or "\0" in value or len(value) > _LONGEST:
+        raise TypeError
+    return value
 
 
 def _outcome(row: Any) -> Outcome:
