@@ -65,7 +65,7 @@ def test_the_readme_names_files_commands_and_targets_that_exist() -> None:
 
 
 def test_the_contract_names_every_route() -> None:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").replace("{sku or slug}", "{ref}")
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").replace("{sku or slug}", "{sku}")
     named = {_shape(path) for path in re.findall(r"/[a-z][\w/{}.-]*[\w}]", text)}
     named |= {_shape(before + last) for before, last in re.findall(r"(/[\w/{}]+)/\w+ · (/\w+)", text)}
     document = create_app(lambda: None).openapi()  # type: ignore[arg-type, return-value]

@@ -181,7 +181,7 @@ async def test_health_names_each_store(client: httpx.AsyncClient) -> None:
 async def test_metrics_count_by_route_not_by_address(client: httpx.AsyncClient) -> None:
     await client.get("/products/no-such-product-anywhere")
     text = (await client.get("/metrics")).text
-    assert 'quartet_http_requests_total{method="GET",route="/products/{ref}",status="404"}' in text
+    assert 'quartet_http_requests_total{method="GET",route="/products/{sku}",status="404"}' in text
     assert "no-such-product-anywhere" not in text
 
 
@@ -244,3 +244,12 @@ async def _shop(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             yield client
+
+
+async def test_names_in_addresses_are_in_camel_case(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    names = {name for path in document["paths"] for name in path.split("/") if "_" in name}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            names |= {parameter["name"] for parameter in operation.get("parameters", []) if "_" in parameter["name"]}
+    assert names == set()

@@ -9,6 +9,7 @@ from quartet.catalog.model import merge_patch, slugify
 
 def test_a_slug_is_plain_letters_digits_and_dashes() -> None:
     assert slugify("  Café crème, 1 kg! ") == "cafe-creme-1-kg"
+    assert slugify("Straße") == "strasse"
     assert slugify("日本") == "product"
 
 

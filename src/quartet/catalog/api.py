@@ -77,7 +77,10 @@ Slug = Annotated[
     Str, Field(min_length=1, max_length=LONGEST_SLUG, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", examples=["field-14"])
 ]
 Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_within_reason)]
-Reference = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="A SKU, a variant's SKU, or a slug.")]
+Reference = Annotated[
+    str, Path(alias="sku", max_length=_LONGEST_REFERENCE, description="A SKU, a variant's SKU, or a slug.")
+]
+AnySlug = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="A category's slug.")]
 SkuPath = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="The product's own SKU.")]
 IfMatch = Annotated[str | None, Header(max_length=1000, description="The `ETag` that you have seen; 412 if it is old.")]
 
@@ -227,7 +230,7 @@ class _BareRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             return await get_product(
-                request.path_params["ref"], request, request.app.state.shop, request.scope.get("principal")
+                request.path_params["sku"], request, request.app.state.shop, request.scope.get("principal")
             )
 
         return handle
@@ -249,7 +252,7 @@ async def get_product(ref: Reference, request: Request, shop: ShopDep, principal
 
 
 router.add_api_route(
-    "/products/{ref}",
+    "/products/{sku}",
     get_product,
     methods=["GET"],
     response_model=ProductShape,
@@ -420,7 +423,7 @@ async def list_categories(shop: ShopDep) -> Response:
 
 
 @router.get("/categories/{slug}", response_model=CategoryShape, responses=problems(NotFound, StoreUnavailable))
-async def get_category(slug: Reference, shop: ShopDep) -> Response:
+async def get_category(slug: AnySlug, shop: ShopDep) -> Response:
     """One category."""
     found = await store.category(shop.stores.mongo, slug)
     if found is None:
@@ -457,7 +460,7 @@ def _categories(found: Iterable[Category]) -> list[Document]:
 
 
 @router.get(
-    "/products/{ref}/reviews",
+    "/products/{sku}/reviews",
     response_model=Page[ReviewShape],
     responses=problems(NotFound, Invalid, StoreUnavailable),
 )
@@ -468,7 +471,7 @@ async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Respons
 
 
 @router.post(
-    "/products/{ref}/reviews",
+    "/products/{sku}/reviews",
     status_code=201,
     response_model=ReviewShape,
     responses=problems(NotFound, Invalid, Unauthenticated, NotBought, AlreadyReviewed, StoreUnavailable),

@@ -127,7 +127,7 @@ class Card:
 def slugify(name: str) -> str:
     """`Café crème, 1 kg` becomes `cafe-creme-1-kg`; letters that have no ASCII form are dropped, nothing left is
     `product`."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain)[:LONGEST_SLUG].strip("-") or "product"
 
 

@@ -32,7 +32,7 @@ from quartet.payments import (
     open_providers,
 )
 from quartet.web.answers import problems
-from quartet.web.dependencies import ShopDep, Signed, Staff
+from quartet.web.dependencies import PathId, ShopDep, Signed, Staff
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text
 
@@ -102,19 +102,19 @@ async def post_order(shop: ShopDep, principal: Signed, key: IdempotencyKey, body
 
 
 @router.post(
-    "/orders/{order_id}/cancel",
+    "/orders/{id}/cancel",
     response_model=OrderShape,
     responses=problems(NotFound, InvalidTransition, *_ALWAYS),
 )
 async def cancel_order(
-    shop: ShopDep, providers: ProvidersDep, principal: Signed, order_id: UUID, key: IdempotencyKey
+    shop: ShopDep, providers: ProvidersDep, principal: Signed, order_id: PathId, key: IdempotencyKey
 ) -> Response:
     """Cancels what has not been sent. The stock is free again, and what was paid goes back."""
     return await service.cancel(shop, providers, principal, order_id, key)
 
 
 @router.post(
-    "/orders/{order_id}/refunds",
+    "/orders/{id}/refunds",
     status_code=201,
     response_model=RefundShape,
     responses=problems(NotFound, OverRefund, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
@@ -123,7 +123,7 @@ async def post_refund(  # noqa: PLR0917
     shop: ShopDep,
     providers: ProvidersDep,
     principal: Staff,
-    order_id: UUID,
+    order_id: PathId,
     key: IdempotencyKey,
     body: NewRefund | None = None,
 ) -> Response:

@@ -17,7 +17,7 @@ from quartet.orders import store
 from quartet.orders.model import InvalidTransition, Order, Status
 from quartet.orders.shapes import OrderShape
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import ShopDep, Signed, Staff
+from quartet.web.dependencies import PathId, ShopDep, Signed, Staff
 from quartet.web.paging import Page, Paging
 
 router = APIRouter(prefix="/orders", tags=["orders"])
@@ -52,8 +52,8 @@ async def list_orders(
     return answer(Page[OrderShape](items=[OrderShape.model_validate(order) for order in shown], next_cursor=more))
 
 
-@router.get("/{order_id}", response_model=OrderShape, responses=problems(NotFound, *_ALWAYS))
-async def get_order(shop: ShopDep, principal: Signed, order_id: UUID) -> Response:
+@router.get("/{id}", response_model=OrderShape, responses=problems(NotFound, *_ALWAYS))
+async def get_order(shop: ShopDep, principal: Signed, order_id: PathId) -> Response:
     """One's own order, any for staff."""
     async with shop.stores.pg.read() as read:
         order = await store.get(read, order_id)
@@ -63,20 +63,20 @@ async def get_order(shop: ShopDep, principal: Signed, order_id: UUID) -> Respons
 
 
 @router.post(
-    "/{order_id}/ship", response_model=OrderShape, responses=problems(NotFound, InvalidTransition, Forbidden, *_ALWAYS)
+    "/{id}/ship", response_model=OrderShape, responses=problems(NotFound, InvalidTransition, Forbidden, *_ALWAYS)
 )
-async def ship_order(shop: ShopDep, principal: Staff, order_id: UUID) -> Response:
+async def ship_order(shop: ShopDep, principal: Staff, order_id: PathId) -> Response:
     """A confirmed order is on its way."""
     async with shop.stores.pg.tx() as tx:
         return _answer(await store.ship(tx, order_id, by=str(principal.user_id)))
 
 
 @router.post(
-    "/{order_id}/deliver",
+    "/{id}/deliver",
     response_model=OrderShape,
     responses=problems(NotFound, InvalidTransition, Forbidden, *_ALWAYS),
 )
-async def deliver_order(shop: ShopDep, principal: Staff, order_id: UUID) -> Response:
+async def deliver_order(shop: ShopDep, principal: Staff, order_id: PathId) -> Response:
     """A shipped order has arrived."""
     async with shop.stores.pg.tx() as tx:
         return _answer(await store.deliver(tx, order_id, by=str(principal.user_id)))

@@ -9,7 +9,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.payments import store
 from quartet.payments.model import Status
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import ShopDep, Signed
+from quartet.web.dependencies import PathId, ShopDep, Signed
 from quartet.web.shapes import Shape
 
 router = APIRouter(prefix="/payments", tags=["payments"])
@@ -33,11 +33,11 @@ class PaymentShape(Shape):
 
 
 @router.get(
-    "/{payment_id}",
+    "/{id}",
     response_model=PaymentShape,
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
-async def get_payment(shop: ShopDep, principal: Signed, payment_id: UUID) -> Response:
+async def get_payment(shop: ShopDep, principal: Signed, payment_id: PathId) -> Response:
     """A payment of one's own; staff see all."""
     async with shop.stores.pg.read() as read:
         payment = await store.by_id(read, payment_id, None if principal.is_staff else principal.user_id)

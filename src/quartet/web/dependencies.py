@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from quartet.kernel.clock import Clock, SystemClock
 from quartet.kernel.errors import Forbidden, Unauthenticated
@@ -82,6 +82,9 @@ async def admin(principal: Annotated[Principal, Depends(signed)]) -> Principal:
         raise Forbidden()
     return principal
 
+
+# `{id}` in a path.
+PathId = Annotated[UUID, Path(alias="id")]
 
 ShopDep = Annotated[Shop, Depends(get_shop)]
 Anyone = Annotated[Principal | None, Depends(anyone)]
