@@ -664,8 +664,15 @@ async def test_categories_form_a_tree(staff: Client) -> None:
     assert (await staff.delete("/categories/b")).status_code == 409
 
 
+async def test_a_schema_is_of_an_object_said_or_not(staff: Client) -> None:
+    for schema in ({}, {"properties": {"size": {"type": "string"}}}):
+        answer = await staff.put("/categories/plain", json={"name": "Plain", "attrs": schema})
+        assert answer.is_success, answer.text
+        assert answer.json()["attrs"] == {"type": "object"} | schema
+        assert (await staff.get("/categories/plain")).json() == answer.json()
+
+
 SCHEMAS: list[tuple[Any, str]] = [
-    ({}, "attrs.type"),
     ({"type": "array"}, "attrs.type"),
     ({"type": "object", "properties": []}, "attrs.properties"),
     ({"type": "object", "properties": {"a": 5}}, "attrs.properties.a"),

@@ -179,7 +179,8 @@ class ChangedProduct(ProductBody):
 
 
 class CategoryBody(Body):
-    """`attrs`: JSON Schema (2020-12) of an object whose properties are texts, numbers, booleans or lists of these."""
+    """`attrs`: JSON Schema (2020-12) of an object, which `type` need not say, whose properties are texts, numbers,
+    booleans or lists of these."""
 
     name: Annotated[str, text(100)]
     parent: Slug | None = None
@@ -440,7 +441,7 @@ async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, _:
     """Makes or replaces a category. Its products are held to a changed schema at their next change."""
     if body.slug not in (None, slug):
         raise invalid("slug", "is not the one in the path")
-    category = Category(slug, body.name, body.parent, body.attrs)
+    category = Category(slug, body.name, body.parent, {"type": "object", **body.attrs})
     created = await service.put_category(shop, category)
     return _json(_categories([category])[0], 201 if created else 200)
 
