@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from uuid import UUID, uuid5
 from weakref import WeakValueDictionary
 
@@ -266,13 +265,11 @@ async def list_reviews(
     scope = f"reviews:{product['_id']}"
     after = None
     if cursor is not None:
-        at, user = shop.cursors.decode(cursor, scope)
-        after = (datetime.fromisoformat(at), user)
+        (after,) = shop.cursors.decode(cursor, scope)
     found = await store.reviews(shop.stores.mongo, product["_id"], after, limit + 1)
     if len(found) <= limit:
         return found, None
-    last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([last["createdAt"].isoformat(), last["userId"]], scope)
+    return found[:limit], shop.cursors.encode([found[limit - 1]["publicId"]], scope)
 
 
 async def _published(shop: Shop, reference: str) -> Document:

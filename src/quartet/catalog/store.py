@@ -45,7 +45,7 @@ async def prepare(mongo: Mongo) -> None:
         await mongo.ensure_collection(name, validators.get(name))
     for keys, unique in _PRODUCT_INDEXES:
         await mongo.collection(PRODUCTS).create_index(keys, unique=unique)
-    await mongo.collection(REVIEWS).create_index([("productId", 1), ("createdAt", -1), ("userId", -1)])
+    await mongo.collection(REVIEWS).create_index([("productId", 1), ("publicId", -1)])
     await mongo.collection(REFERENCES).create_index([("productId", 1)])
 
 
@@ -385,18 +385,13 @@ async def insert_review(mongo: Mongo, review: Document) -> bool:
     return True
 
 
-async def reviews(mongo: Mongo, product_id: str, after: tuple[datetime, str] | None, limit: int) -> list[Document]:
-    """The newest first, after the (time, user) shown last."""
-    collection = mongo.collection(REVIEWS)
-    order = [("createdAt", -1), ("userId", -1)]
+async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) -> list[Document]:
+    """The newest first, after the public id shown last. These ids are in the order of time; the times themselves are
+    not compared, since nx-27017 compares them by whole seconds."""
     where: dict[str, Any] = {"productId": product_id}
-    if after is None:
-        return await collection.find(where, sort=order, limit=limit)
-    at, user = after
-    found = await collection.find({**where, "createdAt": at, "userId": {"$lt": user}}, sort=order[1:], limit=limit)
-    if len(found) < limit:
-        found += await collection.find({**where, "createdAt": {"$lt": at}}, sort=order, limit=limit - len(found))
-    return found
+    if after is not None:
+        where["publicId"] = {"$lt": after}
+    return await mongo.collection(REVIEWS).find(where, sort=[("publicId", -1)], limit=limit)
 
 
 async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
