@@ -26,14 +26,14 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-check: dev ## ruff, mypy --strict, import-linter, bandit
-	@$(BIN)/ruff check src tests bench
-	@$(BIN)/ruff format --check src tests bench
+check: dev ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check src tests proofs bench
+	@$(BIN)/ruff format --check src tests proofs bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 test: dev ## Every test, on local servers (15 minutes at most)
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 proof: dev ## The long proofs: crashes, convergence, every engine (45 minutes at most)
 	@$(BIN)/python -m pytest proofs

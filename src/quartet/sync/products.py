@@ -96,13 +96,14 @@ async def _carry(shop: Shop, ids: list[str], *, only_next: bool, step: Step) -> 
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
+    if draw.rebuilding:
+        # First: should the build go live before we are done, what goes to the live alias now goes to it as well.
+        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
     if not only_next:
         refused |= await _put(shop, shop.settings.search_alias, draw.version, documents)
         step("written")
         await catalog.drop_cached(shop, ids, now)
         step("dropped")
-    if draw.rebuilding:
-        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
     async with shop.stores.pg.tx() as tx:
         await store.exhume(tx, PIPELINE, [id_ for id_ in ids if id_ not in refused])
         await store.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
@@ -150,11 +151,16 @@ async def compare(shop: Shop, after: str, *, alias: str = "") -> Slice:
 
 
 async def compare_these(shop: Shop, ids: Collection[str], *, alias: str) -> set[str]:
-    """Those of the products that differ from what search holds of them."""
+    """Those of the products that differ from what search holds of them, and stood still while they were looked at: of
+    one that sells without a pause no engine has the last state, and what was carried of it last is as good."""
     differing: set[str] = set()
     for batch in _batches(sorted(ids)):
         products = await catalog.by_ids(shop.stores.mongo, batch)
-        differing |= await _differing(shop, products, await search.found_by_ids(shop.stores.search, alias, batch))
+        held = await search.found_by_ids(shop.stores.search, alias, batch)
+        different = await _differing(shop, products, held)
+        before, _ = await _wanted(shop, products)
+        after, _ = await _wanted(shop, await catalog.by_ids(shop.stores.mongo, sorted(different)))
+        differing |= {id_ for id_ in different if before.get(id_) == after.get(id_)}
     return differing
 
 
