@@ -72,6 +72,17 @@ def test_the_contract_names_every_route() -> None:
     assert {_shape(path) for path in document["paths"]} - named == set()
 
 
+def test_the_contract_names_every_problem_with_its_status() -> None:
+    create_app(lambda: None)  # type: ignore[arg-type, return-value]
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## Problems\n")[2]
+    named = {
+        (int(status), slug)
+        for status, slugs in re.findall(r"(\d{3}) ((?:`[a-z-]+`,?\s*)+)", text)
+        for slug in re.findall(r"`([a-z-]+)`", slugs)
+    }
+    assert named == {(kind.status, kind.slug) for kind in Problem.kinds()}
+
+
 def _shape(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "{}", path)
 
