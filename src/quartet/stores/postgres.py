@@ -18,6 +18,7 @@ Record = Mapping[str, Any]
 
 CONNECT_SECONDS = 3.0
 CALL_SECONDS = 10.0
+WAIT_SECONDS = 3.0
 ALONE_SECONDS = 0.5
 
 q = queries(__file__)
@@ -28,6 +29,7 @@ _GONE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.DiskFullError,
     OSError,
@@ -152,7 +154,7 @@ class _Pool:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
-                async with asyncio.timeout(CALL_SECONDS):
+                async with asyncio.timeout(WAIT_SECONDS):
                     await turn
             except BaseException:
                 if turn.done() and not turn.cancelled():
@@ -219,8 +221,19 @@ class Postgres:
     @asynccontextmanager
     async def tx(self) -> AsyncIterator[Tx]:
         """A transaction: commits at the end of the block, rolls back when it raises."""
-        async with self._borrowed() as connection, connection.transaction():
-            yield Tx(connection)
+        async with self._borrowed() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield Tx(connection)
+            except (asyncio.CancelledError, GeneratorExit, *_GONE):
+                # The connection is given up, which rolls back: a ROLLBACK behind a call that was cut short would wait
+                # for a server that does not answer.
+                raise
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
 
     async def ping(self) -> str:
         """The server's version; StoreUnavailable when it does not answer."""
