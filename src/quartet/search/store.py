@@ -67,9 +67,20 @@ def _family(settings: Settings) -> str:
 async def build_next(search: SearchEngine, settings: Settings) -> str:
     """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name."""
     await sweep(search, settings)
+    await _clear_the_way(search, next_alias(settings))
     name = f"{settings.search_alias}-{new_id().hex}"
     await search.create_index(name, definition(search, settings), aliases=[next_alias(settings), _family(settings)])
     return name
+
+
+async def _clear_the_way(search: SearchEngine, alias: str) -> None:
+    """Deletes an empty index that has the alias' name: osmem makes one for a delete when the alias went just before."""
+    try:
+        if not await search.alias_targets(alias) and await search.count(alias) == 0:
+            await search.delete_index(alias)
+    except SearchRefused as refusal:
+        if refusal.status != 404:
+            raise
 
 
 async def go_live(search: SearchEngine, settings: Settings, index: str) -> None:

@@ -162,6 +162,9 @@ class SearchEngine:
 
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
         results: list[BulkResult] = []
+        if any(document is None for _, document in actions) and not await self.alias_targets(alias):
+            # osmem makes an index for a delete all the same, which would be in the way of the alias for ever.
+            return [BulkResult(next(iter(a.values()))["_id"], 404, f"no index is behind {alias}") for a, _ in actions]
         body = bytearray()
         for action, document in actions:
             body += b"".join(orjson.dumps(part) + b"\n" for part in (action, document) if part is not None)

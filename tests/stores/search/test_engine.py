@@ -71,6 +71,23 @@ async def test_a_write_to_an_index_that_is_not_there_makes_none(engine: SearchEn
     assert await engine.mappings(f"{index.search_alias}-nowhere") == {}
 
 
+async def test_a_delete_in_an_index_that_is_not_there_makes_none(engine: SearchEngine, index: Settings) -> None:
+    """Engines make one for a delete with a version of ours, whatever `require_alias` says; it would be in the way of
+    the alias for ever."""
+    nowhere = f"{index.search_alias}-nowhere"
+    gone, kept_ = await search.put(engine, nowhere, 1, {"a": None, "b": kept("b")})
+    assert gone.homeless
+    assert kept_.homeless
+    assert await engine.mappings(nowhere) == {}
+
+
+async def test_an_empty_index_in_the_way_of_the_next_one_is_cleared_away(engine: SearchEngine, index: Settings) -> None:
+    """As a delete leaves it whose alias went between looking and writing."""
+    await engine.request("PUT", f"/{search.next_alias(index)}")
+    name = await search.build_next(engine, index)
+    assert await engine.alias_targets(search.next_alias(index)) == [name]
+
+
 async def test_a_search_without_an_index_is_an_engine_away(engine: SearchEngine, index: Settings) -> None:
     with pytest.raises(StoreUnavailable):
         await engine.search(f"{index.search_alias}-nowhere", {"query": {"match_all": {}}})

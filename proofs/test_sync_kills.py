@@ -1,0 +1,70 @@
+"""Worker after worker is killed, at steps in any order and several in a row, while events come twice and in disorder;
+whoever is left makes everything equal."""
+
+import asyncio
+import os
+import random
+
+import pytest
+import test_worker_kill
+from test_worker_kill import EVENT_STEPS, POINTS, REBUILD_STEPS, STEPS, Mortals, Traffic, _until_carried
+
+from quartet import audit, cart, leaderboard, sync
+from quartet.stores import outbox
+from quartet.sync import products, store
+from quartet.sync.tasks import together
+from quartet.web.dependencies import Shop
+
+mortals, traffic = test_worker_kill.mortals, test_worker_kill.traffic  # fixtures
+
+SEEDS = range(int(os.environ.get("QUARTET_PROOF_SYNC_SEEDS", "3")))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_however_workers_die_and_events_repeat_all_ends_equal(
+    shop: Shop,
+    traffic: Traffic,
+    mortals: Mortals,
+    seed: int,
+) -> None:
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    await mortals.killed_at("saved")
+    steps = [*STEPS, *EVENT_STEPS, *REBUILD_STEPS]
+    dice.shuffle(steps)
+    while steps:
+        await traffic.round()
+        for _ in range(dice.randint(1, 3)):  # one dies after the other with nobody between
+            if not steps:
+                break
+            step = steps.pop()
+            if step in REBUILD_STEPS:
+                await sync.ask_reindex(shop, "test")
+            if step in EVENT_STEPS:
+                await _say_again(shop, traffic, dice)
+            await mortals.killed_at(step)
+            if dice.random() < 0.5 and traffic.rounds < 15:
+                await traffic.round()
+        await together(sync.run_worker(shop, asyncio.Event()), _until_carried(traffic, f"seed {seed}, {step}"))
+    report = await audit.check(shop)
+    assert report.violations == ()
+    assert report.checked["search_equals_catalog"] == 40
+    async with shop.stores.pg.read() as read:
+        assert await store.letter_counts(read) == {}
+    place = await leaderboard.place_of(shop, "daily", traffic.user_id)
+    assert place is not None
+    assert place.xp == POINTS * traffic.rounds
+    assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
+
+
+async def _say_again(shop: Shop, traffic: Traffic, dice: random.Random) -> None:
+    """Stock events for products in disorder, some of them gone; and batches carried beside each other."""
+    skus = [f"OLD{dice.randrange(40)}" for _ in range(20)] + [f"NEW{dice.randrange(20)}" for _ in range(10)]
+    dice.shuffle(skus)
+    async with shop.stores.pg.tx() as tx:
+        for sku in skus:
+            await outbox.emit(tx, "stock.changed", sku, {"sku": sku})
+    part = await products.compare(shop, "")
+    some = sorted(part.differing)
+    await asyncio.gather(*(products.carry(shop, dice.sample(some, len(some))) for _ in range(3)))
