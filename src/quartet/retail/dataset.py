@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
-from quartet.kernel.errors import Problem
 from quartet.retail.model import (
     UNKNOWN_CUSTOMER,
     Goods,
@@ -30,11 +29,9 @@ COLUMNS = ["invoice", "sku", "description", "quantity", "at", "unit_price", "cus
 _TEXT_LIMIT = 200  # characters of a word; the shipped file's longest is 35
 
 
-class NotTheRetailersFile(Problem):
+class NotTheRetailersFile(ValueError):
     """The file does not have the columns of the retailer's: invoice, sku, description, quantity, at, unit_price,
     customer, country, with this header, as CSV in UTF-8 (plain or .xz)."""
-
-    slug, status, title = "not-the-retailers-file", 422, "This is not the retailer's file"
 
 
 class Unread(NamedTuple):
