@@ -75,7 +75,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
     (b"not json", 400),
     (b"\xff\xfe", 400),
     (b'{"email": NaN}', 400),
-    (b'{"email": "\\ud800", "password": "x"}', 400),
+    (b'{"email": "\\ud800", "password": "x"}', 422),
     (b"[" * 1000 + b"]" * 1000, 400),
     (b'{"a":' * 1000 + b"1" + b"}" * 1000, 400),
     (b'{"email": "a\\u0000b@example.com", "password": "x"}', 422),

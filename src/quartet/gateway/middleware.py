@@ -1,6 +1,7 @@
 """What happens to every request before and after its route. Plain ASGI: it runs for each of them."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -50,6 +51,8 @@ SECONDS = Histogram(
 )
 UNLIMITED = Counter("quartet_rate_limit_skipped_total", "Requests let through unlimited because Redis was away.")
 
+_NUL = re.compile("\0")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -204,7 +207,7 @@ def _check_address(scope: Scope) -> None:
 async def _read_body(receive: Receive, headers: Headers, path: str) -> bytes:
     limit = PRODUCT_BYTES if path.startswith("/products") else BODY_BYTES
     length = headers.get("content-length", "0")
-    if length.isdigit() and int(length) > limit:
+    if length.isascii() and length.isdigit() and int(length[:20]) > limit:
         raise TooLarge(f"at most {limit} bytes")
     parts: list[bytes] = []
     size = 0
@@ -227,26 +230,38 @@ def _check_json(body: bytes, headers: Headers) -> None:
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise UnsupportedMediaType(f"got {media or 'none'}")
     try:
-        value = orjson.loads(
-            body
-        )  # refuses NaN, lone surrogates and what is not UTF-8, as the standard library doesn't
+        # Refuses NaN, lone surrogates and what is not UTF-8, as the standard library doesn't.
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        _name_surrogate(body)
         raise BadRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from None
-    if b"\\u0000" in body:
-        _refuse_nul(value, "body")
     if body.count(b"[") + body.count(b"{") > BODY_DEPTH:
         _check_depth(value)
+    if b"\\u0000" in body:
+        _refuse(value, "body", _NUL, "NUL")
 
 
-def _refuse_nul(value: Any, field: str) -> None:
+def _name_surrogate(body: bytes) -> None:
+    """Names the field where a lone surrogate is all that keeps the body from being JSON."""
+    if b"\\ud" in body.lower():
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return
+        _check_depth(value)
+        _refuse(value, "body", _SURROGATE, "a lone surrogate")
+
+
+def _refuse(value: Any, field: str, bad: re.Pattern[str], what: str) -> None:
+    """Called with what is not deep."""
     if isinstance(value, str):
-        if "\0" in value:
-            raise invalid(field, "must not contain NUL")
+        if bad.search(value):
+            raise invalid(field, f"must not contain {what}")
     elif isinstance(value, dict | list):
         for name, child in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(name, str) and "\0" in name:
-                raise invalid(field, "must not have a name that contains NUL")
-            _refuse_nul(child, str(name) if field == "body" else f"{field}.{name}")
+            if isinstance(name, str) and bad.search(name):
+                raise invalid(field, f"must not have a name that contains {what}")
+            _refuse(child, str(name) if field == "body" else f"{field}.{name}", bad, what)
 
 
 def _check_depth(value: Any) -> None:
