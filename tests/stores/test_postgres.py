@@ -99,3 +99,37 @@ async def test_many_rows_come_in_batches(pg: Postgres) -> None:
     async with pg.read() as read:
         rows = [row["n"] async for row in read.stream("SELECT n FROM generate_series(1, 2500) AS n", size=100)]
     assert rows == list(range(1, 2501))
+
+
+async def test_a_migration_under_a_prepared_statement_costs_one_try_and_no_fault(pg: Postgres) -> None:
+    async with pg.tx() as tx:
+        await tx.execute("CREATE TABLE grown (sku text)")
+        await tx.execute("INSERT INTO grown VALUES ('MUG')")
+    for _ in range(8):
+        async with pg.tx() as tx:
+            await tx.fetch("SELECT * FROM grown")
+    async with pg.once() as tx:
+        await tx.execute("ALTER TABLE grown ADD COLUMN qty int")
+    with pytest.raises(StoreUnavailable):
+        async with pg.tx() as tx:
+            await tx.fetch("SELECT * FROM grown")
+    async with pg.tx() as tx:
+        assert [dict(row) for row in await tx.fetch("SELECT * FROM grown")] == [{"sku": "MUG", "qty": None}]
+
+
+async def test_of_two_who_wait_for_each_other_one_is_asked_to_come_again(pg: Postgres) -> None:
+    async with pg.tx() as tx:
+        await tx.execute("CREATE TABLE fought_over (sku text PRIMARY KEY, qty int)")
+        await tx.execute("INSERT INTO fought_over VALUES ('A', 0), ('B', 0)")
+    both = asyncio.Barrier(2)
+
+    async def take(first: str, second: str) -> None:
+        async with pg.tx() as tx:
+            await tx.execute("UPDATE fought_over SET qty = qty + 1 WHERE sku = $1", first)
+            await both.wait()
+            await tx.execute("UPDATE fought_over SET qty = qty + 1 WHERE sku = $1", second)
+
+    ends = await asyncio.gather(take("A", "B"), take("B", "A"), return_exceptions=True)
+    assert sorted(type(end) for end in ends if end is not None) == [StoreUnavailable]
+    async with pg.read() as read:
+        assert await read.fetchval("SELECT sum(qty) FROM fought_over") == 2

@@ -22,7 +22,8 @@ WAIT_SECONDS = 3.0
 ALONE_SECONDS = 0.5
 
 q = queries(__file__)
-# What a statement raises when the server is gone, going, or not yet there.
+# What a statement raises when the server is gone, going, not yet there, or has just become a standby; and when nothing
+# is wrong with it but the moment: a deadlock, or a migration that changed a table under a prepared statement.
 _GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -32,6 +33,9 @@ _GONE = (
     asyncpg.InternalClientError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InvalidCachedStatementError,
     OSError,
     TimeoutError,
     ssl.SSLError,
