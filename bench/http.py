@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,10 @@ from bench.machine import Measured, measure, table
 from bench.running import RunningShop, running_shop
 from quartet.cart.store import Carts
 from quartet.kernel.settings import Settings
+from quartet.search import Wanted
+from quartet.search.store import query
 from quartet.stores.redis import RedisStore
+from quartet.stores.search import SearchEngine
 
 SEED = 20101201
 CALLERS = 8
@@ -22,7 +26,14 @@ CALLERS = 8
 async def http(calls: int) -> str:
     """The tables, as Markdown."""
     async with running_shop("auto") as shop:
-        return "\n\n".join([await _requests(shop, calls), await _redis_part(shop, calls), await _freshness(shop)])
+        return "\n\n".join(
+            [
+                await _requests(shop, calls),
+                await _redis_part(shop, calls),
+                await _search_part(shop, calls // 5),
+                await _freshness(shop),
+            ]
+        )
 
 
 async def _requests(shop: RunningShop, calls: int) -> str:
@@ -109,6 +120,24 @@ async def _redis_part(shop: RunningShop, calls: int) -> str:
     read = await measure("cart: read 20 lines", lambda _: carts.lines(user), calls=calls, callers=1, processes=pids)
     await redis.close()
     return f"### The cart's Redis part, at the client, one caller\n\n{table([floor, add, read], floor)}"
+
+
+async def _search_part(shop: RunningShop, calls: int) -> str:
+    """The engine driven directly: the whole query, without facets, and without facets, highlight and suggestions."""
+    engine = SearchEngine(_url(shop, "search"))
+    pids = {"search": shop.pids["search"]}
+    words = ["laptop", "thinkpda", "cotton shirt", "heart", "christmas", "lunch bag", "headphones"]
+    kinds = {"whole query": set[str](), "without facets": {"aggs"}, "plain": {"aggs", "highlight", "suggest"}}
+    measured = []
+    for name, left_out in kinds.items():
+
+        def ask(number: int, left_out: set[str] = left_out) -> Awaitable[object]:
+            body = query(Wanted(q=words[number % len(words)]), datetime.now(UTC))
+            return engine.search("products", {part: body[part] for part in body if part not in left_out})
+
+        measured.append(await measure(name, ask, calls=calls, callers=2, processes=pids))
+    await engine.close()
+    return f"### The search engine, driven directly, two callers\n\n{table(measured, measured[-1])}"
 
 
 async def _freshness(shop: RunningShop, writes: int = 100) -> str:
