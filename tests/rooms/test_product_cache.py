@@ -230,6 +230,21 @@ async def test_who_asks_after_a_change_does_not_share_a_read_from_before_it(
     assert b'"brand":"New"' in page.body
 
 
+async def test_who_comes_just_as_a_read_ends_begins_another(tees: None, shop: Shop) -> None:
+    """The read is over, and not yet taken out; somebody changed the product meanwhile, or Redis went away. To wait for
+    what is over gives the loop no turn: this once kept a whole process busy for ever."""
+
+    async def over() -> tuple[None, bool]:
+        return None, False
+
+    task = asyncio.create_task(over())
+    await task
+    pages._flights[shop.stores.mongo, "TEE"] = pages._Flight(task, reading=True)
+    page = await product_page(shop, "TEE")
+    assert page is not None
+    assert (shop.stores.mongo, "TEE") not in pages._flights
+
+
 # Redis away, and the worker's part
 
 

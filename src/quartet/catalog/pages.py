@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -82,13 +83,19 @@ async def _shared(shop: Shop, reference: str) -> ProductPage | None:
     at = (shop.stores.mongo, reference)
     while True:
         flight = _flights.get(at)
-        if flight is None:
+        # One that is over may still stand here; waiting for it gives nobody else a turn, so it would stand here for ever.
+        if flight is None or flight.task.done():
             flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference)))
-            flight.task.add_done_callback(lambda _: _flights.pop(at, None))
+            flight.task.add_done_callback(partial(_land, at, flight))
         early = not flight.reading
         page, unchanged = await asyncio.shield(flight.task)  # whoever gives up waiting leaves it to the others
         if early or unchanged:
             return page
+
+
+def _land(at: tuple[Any, str], flight: _Flight, _: object) -> None:
+    if _flights.get(at) is flight:
+        del _flights[at]
 
 
 async def _fly(shop: Shop, reference: str) -> tuple[ProductPage | None, bool]:
