@@ -83,7 +83,7 @@ async def _shared(shop: Shop, reference: str) -> ProductPage | None:
     at = (shop.stores.mongo, reference)
     while True:
         flight = _flights.get(at)
-        # One that is over may still stand here; waiting for it gives nobody else a turn, so it would stand here for ever.
+        # One that is over may still stand here. Waiting for it gives nobody else a turn, so it would for ever.
         if flight is None or flight.task.done():
             flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference)))
             flight.task.add_done_callback(partial(_land, at, flight))
