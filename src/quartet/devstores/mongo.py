@@ -1,4 +1,7 @@
-"""A local MongoDB: ``mongod`` where the machine has it, else the emulator of the wheel ``nx-27017`` on SQLite."""
+"""A local MongoDB: ``mongod`` where the machine has it, else the emulator of the wheel ``nx-27017`` on SQLite.
+
+Beside them a second witness for proofs, mongo-java-server: another emulator, whose faults are others.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
+from quartet.devstores.jvm import build, need_java
 from quartet.devstores.local import HOST, Command, Place, Running, StartError, serve
 
 Document = dict[str, Any]
@@ -97,6 +101,27 @@ async def _start_emulator(place: Place) -> Running:
         command=lambda port: Command([*words, "--port", str(port)], cwd=folder),
         probe=answering,
         url=lambda port: f"mongodb://{HOST}:{port}/{DATABASE}",
+    )
+
+
+async def start_witness(place: Place) -> Running:
+    """Start mongo-java-server, in memory; needs a JDK and Maven."""
+    jvm = need_java("mongo-java-server")
+    built = await build(jvm, "mongo-java-server", "mongo", lambda _: None)
+    words = [str(jvm.java), "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{built}/jars/*"]
+
+    async def answering(port: int) -> str:
+        async with _client(port) as client:
+            return str((await client.admin.command("buildInfo"))["version"])
+
+    return await serve(
+        place,
+        "mongodb",
+        "mongo-java-server (in memory)",
+        command=lambda port: Command([*words, "MongoWitness", HOST, str(port)]),
+        probe=answering,
+        url=lambda port: f"mongodb://{HOST}:{port}/{DATABASE}?directConnection=true",
+        keeps_data=False,
     )
 
 

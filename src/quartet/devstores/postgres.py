@@ -17,10 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
@@ -42,12 +43,13 @@ SETTINGS = {
     "unix_socket_directories": "",  # no socket, so no lock of one to go stale
     "shared_buffers": "128MB",
     "max_connections": "200",
-    "wal_level": "minimal",  # bulk loads write less; there is no replica
+    "wal_level": "minimal",  # bulk loads write less where there is no replica
     "max_wal_senders": "0",
     "max_wal_size": "1GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+FOLLOWED = {"wal_level": "replica", "max_wal_senders": "4"}
 CARELESS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -68,24 +70,54 @@ def find(major: int | None = None) -> Binaries | None:
     return None
 
 
+def tool(name: str, major: int) -> Path:
+    """A client's tool, such as `pg_dump`: of the server's major version where there is one, since a newer one writes
+    what an older one can't read. Raises ValueError."""
+    for found in (find(major), find()):
+        if found is not None and found.major >= major and (found.folder / name).exists():
+            return found.folder / name
+    on_path = shutil.which(name)
+    if on_path is None:
+        raise ValueError(f"there is no {name} of PostgreSQL {major} here: install postgresql-client")
+    return Path(on_path)
+
+
 def majors() -> list[int]:
     """The major versions that can be started here, newest first."""
     return sorted({found for folder in _folders() if (found := _major(folder)) >= OLDEST}, reverse=True)
 
 
-async def start(place: Place, major: int | None = None) -> Running:
+async def start(place: Place, major: int | None = None, *, followed: bool = False) -> Running:
     """Start it on the folder ``postgres``, made at the first start with a password of its own.
 
-    Data made by one major version is served by that version only; `major` names one for new data.
+    Data made by one major version is served by that version only; `major` names one for new data. `followed`: a replica
+    may follow it, or somebody copy it while it runs.
     """
     account = _account(place.data / "postgres")
     cluster = await asyncio.to_thread(_folder, place, account) / "cluster"
     binaries = await asyncio.to_thread(_binaries, place, cluster, major, account)
     if not cluster.exists():
         await asyncio.to_thread(_initialise, place, binaries, cluster, account)
+    return await _serve(place, binaries, cluster, account, FOLLOWED if followed else {})
+
+
+async def follow(place: Place, primary: str) -> Running:
+    """Start a streaming replica, of a server that was started `followed` and has this URL, in a place of its own."""
+    account = _account(place.data / "postgres")
+    cluster = await asyncio.to_thread(_folder, place, account) / "cluster"
+    major = await _major_of(primary)
+    binaries = await asyncio.to_thread(_binaries, place, cluster, major, account)
+    if not cluster.exists():
+        await asyncio.to_thread(_copy, place, binaries, cluster, account, primary)
+    return await _serve(place, binaries, cluster, account, FOLLOWED | {"hot_standby_feedback": "on"})
+
+
+async def _serve(
+    place: Place, binaries: Binaries, cluster: Path, account: Account | None, more: Mapping[str, str]
+) -> Running:
     await asyncio.to_thread(_clear_stale_lock, cluster)
     password = _password(place)
-    settings = SETTINGS if place.durable else SETTINGS | CARELESS
+    settings = {**SETTINGS, **more, **({} if place.durable else CARELESS)}
     words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
 
     def command(port: int) -> Command:
@@ -247,13 +279,9 @@ def _reaches(account: Account, folder: Path) -> bool:
 
 def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Account | None) -> None:
     """Make an empty cluster whose only way in is a password drawn now."""
-    half_made = cluster.with_name("making")
-    shutil.rmtree(half_made, ignore_errors=True)  # of a first start that was killed
+    half_made = _half_made(cluster)
     password = secrets.token_urlsafe(18)
-    kept = _password_file(place)
-    kept.unlink(missing_ok=True)
-    kept.touch(mode=0o600)
-    kept.write_text(password)
+    _keep_password(place, password)
     if binaries.major >= 17:
         locale = ["--locale-provider=builtin", "--locale=C.UTF-8", "--lc-collate=C", "--lc-ctype=C"]
     else:
@@ -264,19 +292,55 @@ def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Accoun
         if account is not None:
             os.chown(readable.name, account.uid, account.gid)
         words = [f"--username={USER}", f"--pwfile={readable.name}", "--auth=scram-sha-256", "--encoding=UTF8"]
-        made = subprocess.run(
-            [binaries.folder / "initdb", "-D", half_made, *words, *locale, *([] if place.durable else ["--no-sync"])],
-            cwd="/",
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if made.returncode != 0:
-        raise StartError(f"initdb could not make {cluster}: {_last_line(made.stderr)}")
+        _make(place, [str(binaries.folder / "initdb"), "-D", str(half_made), *words, *locale], account)
     half_made.rename(cluster)
+
+
+def _copy(place: Place, binaries: Binaries, cluster: Path, account: Account | None, primary: str) -> None:
+    """Copy a running server, and note in the copy whom to follow."""
+    half_made = _half_made(cluster)
+    _keep_password(place, urlsplit(primary).password or "")
+    words = ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", f"--dbname={primary}"]
+    _make(place, [str(binaries.folder / "pg_basebackup"), "-D", str(half_made), *words], account)
+    half_made.rename(cluster)
+
+
+def _half_made(cluster: Path) -> Path:
+    """Where it is made, empty."""
+    half_made = cluster.with_name("making")
+    shutil.rmtree(half_made, ignore_errors=True)  # of a first start that was killed
+    return half_made
+
+
+def _make(place: Place, words: list[str], account: Account | None) -> None:
+    made = subprocess.run(
+        [*words, *([] if place.durable else ["--no-sync"])],
+        cwd="/",
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise StartError(f"{Path(words[0]).name} could not make {words[2]}: {_last_line(made.stderr)}")
+
+
+async def _major_of(url: str) -> int:
+    connection = await asyncpg.connect(url, timeout=5)
+    try:
+        return connection.get_server_version().major
+    finally:
+        await connection.close()
+
+
+def _keep_password(place: Place, password: str) -> None:
+    kept = _password_file(place)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.unlink(missing_ok=True)
+    kept.touch(mode=0o600)
+    kept.write_text(password)
 
 
 def _password(place: Place) -> str:

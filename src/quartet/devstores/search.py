@@ -1,33 +1,24 @@
 """A local search engine: a real OpenSearch node where Java and Maven are, else osmem from its wheel.
 
-OpenSearch and Elasticsearch are in no package for Python, but their libraries are in Maven's repository: the pom.xml
-of each names them, and a small main class starts a node of them. They are fetched once into a cache that all data
-folders share; Maven decides from where, by the machine's own settings.
+A node of OpenSearch or Elasticsearch is built here from their published libraries (`jvm.build`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quartet.devstores.local import HOST, Child, Command, Place, Running, StartError, launch, serve
+from quartet.devstores.jvm import OLDEST_JAVA, Jvm, Report, build, find_java, need_java
+from quartet.devstores.local import HOST, Command, Place, Running, StartError, free_port, serve
 
-Report = Callable[[str], None]
-
-OLDEST_JAVA = 17
 SETTINGS = {
     "cluster.name": "quartet",
     "node.name": "quartet",
@@ -46,17 +37,6 @@ JVM = (
     "-Dio.netty.noUnsafe=true",
     "-Dorg.apache.logging.log4j.level=WARN",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Jvm:
-    """The tools that build and run a node, and the major version of the Java among them."""
-
-    java: Path
-    javac: Path
-    jar: Path
-    maven: Path
-    major: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +68,6 @@ ELASTICSEARCH = Node(
     },
 )
 NODES = {node.folder: node for node in (OPENSEARCH, ELASTICSEARCH)}
-
-
-def find_java() -> Jvm | None:
-    """Java 17 or newer with its compiler, and Maven; None where one of them is missing."""
-    java, javac, jar = (_java_tool(name) for name in ("java", "javac", "jar"))
-    maven = shutil.which("mvn")
-    if not (java and javac and jar and maven):
-        return None
-    major = _java_major(java)
-    return Jvm(java, javac, jar, Path(maven), major) if major >= OLDEST_JAVA else None
 
 
 def find_osmem() -> Path | None:
@@ -163,9 +133,7 @@ async def _start_osmem(place: Place) -> Running:
 
 
 async def _start_node(place: Place, node: Node, report: Report) -> Running:
-    jvm = find_java()
-    if jvm is None:
-        raise StartError(f"{node.engine} needs a JDK of Java {OLDEST_JAVA} or newer and Maven: install both")
+    jvm = need_java(node.engine)
     built = await _built(jvm, node, report)
     home = place.folder(f"search-{node.folder}")
     # Half the time to start goes into optimising compilation, which a test is over too soon to gain from.
@@ -177,14 +145,37 @@ async def _start_node(place: Place, node: Node, report: Report) -> Running:
     return await _serve_node(place, node, command)
 
 
-async def _serve_node(place: Place, node: Node, command: Callable[[int], Command]) -> Running:
+async def start_cluster(place: Place, nodes: int = 3, report: Report = lambda _: None) -> list[Running]:
+    """Start a cluster of OpenSearch, 640 MB each; any of them may be asked anything."""
+    jvm = need_java(OPENSEARCH.engine)
+    built = await _built(jvm, OPENSEARCH, report)
+    names, ports = [f"quartet-{n}" for n in range(nodes)], [free_port() for _ in range(nodes)]
+    together = {
+        "discovery.type": "zen",
+        "discovery.seed_hosts": ",".join(f"{HOST}:{port}" for port in ports),
+        "cluster.initial_cluster_manager_nodes": ",".join(names),
+    }
+
+    async def start_one(name: str, transport: int) -> Running:
+        home = place.folder(name)
+        own = {**together, "node.name": name, "transport.port": str(transport)}
+
+        def command(port: int) -> Command:
+            return Command([*_java(jvm, built), *_arguments(OPENSEARCH, built, home, port, own)], cwd=home)
+
+        return await _serve_node(place, OPENSEARCH, command, name)
+
+    return list(await asyncio.gather(*map(start_one, names, ports)))
+
+
+async def _serve_node(place: Place, node: Node, command: Callable[[int], Command], name: str = "search") -> Running:
     async def yellow(port: int) -> str:
         await _get(port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
         return str((await _get(port))["version"]["number"])
 
     return await serve(
         place,
-        "search",
+        name,
         node.engine,
         command=command,
         probe=yellow,
@@ -201,76 +192,21 @@ def _java(jvm: Jvm, built: Path) -> list[str]:
     return [*words, "-cp", f"{built}/jars/*"]
 
 
-def _arguments(node: Node, built: Path, home: Path, port: int) -> list[str]:
+def _arguments(node: Node, built: Path, home: Path, port: int, own: Mapping[str, str] | None = None) -> list[str]:
     paths = {"path.home": built, "path.data": home / "data", "path.logs": home / "logs", "http.port": port}
-    return [node.main, *(f"{key}={value}" for key, value in {**SETTINGS, **paths}.items())]
-
-
-def cache_folder() -> Path:
-    """Where engines are built, once for all data folders."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "quartet"
+    return [node.main, *(f"{key}={value}" for key, value in {**SETTINGS, **(own or {}), **paths}.items())]
 
 
 async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
-    """The folder with the engine's jars, fetched and compiled at the first use, by one process at a time."""
-    source = Path(__file__).parent / "java" / node.folder
-    text = b"".join(file.read_bytes() for file in sorted(source.iterdir()))
-    mark = hashlib.sha256(text + f"{jvm.major} {node}".encode()).hexdigest()[:12]
-    built = cache_folder() / f"{node.folder}-{mark}"
-    try:
-        built.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(f"{built} can't be made ({error.strerror}): set XDG_CACHE_HOME to another folder") from error
-    ready = built / "ready"
-    with (built / "lock").open("w") as lock:
-        if not ready.exists():
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        if not ready.exists():
-            await _fetch(jvm, node, source, built, report)
-            await _compile(jvm, node, source, built)
-            _move_modules(node, built)
-            report(f"{node.engine}: keeping its loaded classes, so that it starts in half the time")
-            await _archive(jvm, node, built)
-            ready.touch()
-    return built
+    """The folder with the node's jars, modules and kept classes."""
 
+    async def finish(built: Path) -> None:
+        _move_modules(node, built)
+        report(f"{node.engine}: keeping its loaded classes, so that it starts in half the time")
+        await _archive(jvm, node, built)
 
-async def _fetch(jvm: Jvm, node: Node, source: Path, built: Path, report: Report) -> None:
-    jars = built / "jars"
-    shutil.rmtree(jars, ignore_errors=True)
-    words = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
-
-    def fetched(maven: Child) -> None:
-        lines = maven.log.read_text(errors="replace").splitlines()
-        count = sum("Downloaded from" in line and ".jar" in line for line in lines)
-        report(f"{node.engine}: fetching its libraries by Maven, {count} files")
-
-    ended, maven = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
-    if ended != 0:
-        # Its last lines only say where help is.
-        why = next((line for line in maven.said().splitlines() if "ERROR" in line), maven.last_words())
-        raise StartError(
-            f"Maven could not fetch {node.engine}'s libraries: {why} — see {maven.log}; "
-            "check the network, or set QUARTET_DEV_SEARCH=osmem"
-        )
-
-
-async def _compile(jvm: Jvm, node: Node, source: Path, built: Path) -> None:
-    """A jar for each source file; jars, since Java keeps no loaded classes for a class path with a folder in it."""
-    classes, jars = built / "classes", built / "jars"
-    shutil.rmtree(classes, ignore_errors=True)
-    files = sorted(source.glob("*.java"))  # noqa: ASYNC240 — a folder of the package
-    await _tool(node, built, "javac", [jvm.javac, "-nowarn", "-cp", f"{jars}/*", "-d", classes, *files])
-    for file in files:
-        made = [made.name for made in classes.glob(f"{file.stem}*.class")]
-        words = [word for name in made for word in ("-C", classes, name)]
-        await _tool(node, built, "jar", [jvm.jar, "cf", jars / f"{file.stem}.jar", *words])
-
-
-async def _tool(node: Node, built: Path, name: str, words: Sequence[str | Path]) -> None:
-    ended, tool = await _run(built, name, words)
-    if ended != 0:
-        raise StartError(f"{node.engine} could not be built: {tool.last_words()} — see {tool.log}")
+    advice = "check the network, or set QUARTET_DEV_SEARCH=osmem"
+    return await build(jvm, node.engine, node.folder, report, mark=str(node), finish=finish, advice=advice)
 
 
 def _move_modules(node: Node, built: Path) -> None:
@@ -309,22 +245,6 @@ async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
     shutil.rmtree(trial.data)
 
 
-async def _run(
-    built: Path, name: str, words: Sequence[str | Path], watch: Callable[[Child], None] = lambda _: None
-) -> tuple[int, Child]:
-    """Run a tool to its end, showing it to `watch` now and then; its status and what it was."""
-    place = Place(built)
-    place.log(name).unlink(missing_ok=True)
-    child = launch(place, name, Command([str(word) for word in words], cwd=built))
-    try:
-        while True:
-            with suppress(TimeoutError):
-                return await asyncio.wait_for(child.wait(), 0.5), child
-            watch(child)
-    finally:
-        await child.stop()
-
-
 async def _get(port: int, path: str = "/") -> dict[str, Any]:
     """A JSON object over plain HTTP/1.0, for a server that has only to show that it is up."""
     reader, writer = await asyncio.open_connection(HOST, port)
@@ -337,17 +257,3 @@ async def _get(port: int, path: str = "/") -> dict[str, Any]:
         raise ConnectionError(f"not ready: {head[:40]!r}")
     answer = json.loads(body)
     return answer if isinstance(answer, dict) else {}
-
-
-def _java_tool(name: str) -> Path | None:
-    home = os.environ.get("JAVA_HOME")
-    if home and (Path(home) / "bin" / name).exists():
-        return Path(home) / "bin" / name
-    found = shutil.which(name)
-    return Path(found) if found else None
-
-
-def _java_major(java: Path) -> int:
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(\d+)', said)
-    return int(found[1]) if found else 0

@@ -58,7 +58,7 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    """You are signed in, but your role does not allow this call."""
+    """You are signed in, but your role does not allow this call; or your API key lacks the scope that `scope` names."""
 
     slug, status, title = "forbidden", 403, "Your role does not allow this"
 

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
+Language = Literal["english", "german"]
+
 
 class Settings(BaseSettings):
     """The shop's settings; `.env.example` lists them all."""
@@ -15,9 +17,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QUARTET_", env_file=".env", extra="ignore", frozen=True)
 
     postgres_url: str | None = Field(None, description="PostgreSQL 15 to 18, postgresql://user:password@host/db.")
+    postgres_replica_url: str | None = Field(
+        None, description="A streaming replica of it, where reports are read; it may lag."
+    )
     mongodb_url: str | None = Field(None, description="MongoDB 7 or 8 (replica set), mongodb://host/db.")
-    redis_url: str | None = Field(None, description="Redis 7+ or Valkey 8+, redis://host:6379/0.")
-    search_url: str | None = Field(None, description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200.")
+    redis_url: str | None = Field(
+        None,
+        description="Redis 7+ or Valkey 8+, redis://host:6379/0; of a cluster redis+cluster://host:6379,host:6379.",
+    )
+    search_url: str | None = Field(
+        None,
+        description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; of a cluster http://host:9200,host:9200.",
+    )
 
     data_dir: Path = Field(Path(".quartet"), description="Where `quartet up` keeps local servers' data and logs.")
     dev_search: Literal["auto", "opensearch", "osmem", "elasticsearch"] = Field(
@@ -36,6 +47,10 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="At least 32 characters; signs access tokens and cursors. `quartet up` draws one.",
     )
+    secrets_retired: tuple[SecretStr, ...] = Field(
+        (),
+        description="Earlier secrets (JSON list), still good; docs/access.md says how long to keep each.",
+    )
     access_ttl: int = Field(900, ge=1, description="Seconds an access token lives.")
     refresh_ttl: int = Field(2_592_000, ge=60, description="Seconds a refresh token lives (30 days).")
     password_hashers: int = Field(1, ge=1, description="Threads that hash passwords (argon2id, 37 ms CPU each).")
@@ -44,29 +59,115 @@ class Settings(BaseSettings):
     product_cache_seconds: int = Field(900, ge=1, description="Bound of a cached product's age.")
     cart_days: int = Field(30, ge=1, description="Days an untouched cart is kept.")
     search_alias: str = Field("products", pattern=r"^[a-z][a-z0-9_-]*$", description="Alias of the search index.")
+    comparison_share: float = Field(
+        0.05, gt=0, le=1, description="Share of its time in which the worker compares the stores, all the time."
+    )
     search_replicas: int = Field(0, ge=0, description="Replicas of the search index (1 on a cluster).")
+    suggest_least_searches: int = Field(
+        5, ge=2, description="Searches that have found something until others are offered the query."
+    )
+    search_log_days: int = Field(90, ge=1, description="Days that the log of searches goes back.")
+    sync_batch: int = Field(500, ge=1, description="Products or events that the worker carries in one batch at most.")
+    sync_gather_seconds: float = Field(
+        0.02, ge=0, description="How long the worker gathers catalog changes into one batch."
+    )
+    sync_waiting: int = Field(
+        20_000, ge=1, description="Changes that may wait in a worker; past that it reads on once they are carried."
+    )
+    canary_seconds: float = Field(
+        1.0, ge=0, description="How often freshness is measured by a product that nobody is shown; 0 is never."
+    )
+    worker_lease_seconds: float = Field(
+        3.0, gt=0, description="How long a silent worker's work is left to it; then another takes it over."
+    )
+
+    search_language: Language = Field("english", description="What products are written in: english or german.")
+    search_languages: dict[Literal["name", "more", "description"], Language] = Field(
+        {}, description="Fields of a product that are written in another language (JSON object)."
+    )
+    search_weights: dict[Literal["name", "exact", "brand", "more", "description"], Annotated[float, Field(ge=0)]] = (
+        Field(
+            {"name": 3.0, "exact": 1.0, "brand": 2.0, "more": 1.0, "description": 0.5},
+            description="What a word weighs by where it stands; `exact` is a name's word as typed (JSON object).",
+        )
+    )
+    search_cache_seconds: float = Field(1.0, ge=0, le=1, description="Seconds an answer to a search is kept; 0: not.")
+    search_cache_bytes: int = Field(
+        33_554_432, ge=0, description="Bytes of answers to searches that each process keeps."
+    )
+    search_share: int = Field(4, ge=1, description="Searches of one client that a process asks of the engine at once.")
+    search_seconds: float = Field(1.0, gt=0, description="Seconds the engine may take; then it answers with a part.")
 
     limit_browse: int = Field(6000, ge=1, description="Reads a minute for a user, else for an address.")
     limit_search: int = Field(3000, ge=1, description="Searches a minute for a user, else for an address.")
     limit_write: int = Field(3000, ge=1, description="Writes a minute for a user, else for an address.")
     limit_auth: int = Field(1200, ge=1, description="Sign-ups and sign-ins a minute for an address.")
     limit_pay: int = Field(1200, ge=1, description="Orders and payments a minute for a user.")
-    limit_sign_in_failures: int = Field(10, ge=1, description="Wrong passwords a minute for one e-mail address.")
+    limit_sign_in_failures: int = Field(10, ge=1, description="Wrong passwords for an account until it has to wait.")
+    limit_address_failures: int = Field(
+        100, ge=1, description="Wrong passwords from a client's address until it has to wait."
+    )
 
     mail_url: str = Field("console:", description="`console:` prints e-mails; smtp://user:password@host:587 sends.")
     mail_from: str = Field("shop@localhost", description="Sender of the shop's e-mails.")
+    webhook_loopback: bool = Field(
+        False, description="Webhooks may go to this machine, and by http (for development and tests)."
+    )
     payment_providers: tuple[str, ...] = Field(("sandbox",), description="Payment providers that are on (JSON list).")
     sandbox_webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signs the sandbox provider's webhooks; drawn from `secret` when empty."
     )
     sandbox_slow_seconds: float = Field(3.0, ge=0, description="How long the sandbox takes over `card_slow`.")
     sandbox_async_seconds: float = Field(1.0, ge=0, description="How long `card_async` is pending at the sandbox.")
+    sandbox_hold_seconds: float = Field(
+        604_800.0, gt=0, description="How long the sandbox holds money that is not captured (7 days)."
+    )
+    sandbox_latency_seconds: float = Field(0.0, ge=0, description="How long each call to the sandbox takes.")
+    sandbox_error_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the sandbox's calls that fail before anything happens."
+    )
+    sandbox_silent_before_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the sandbox's calls that do nothing and give no answer."
+    )
+    sandbox_silent_after_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the sandbox's calls that do their work and give no answer."
+    )
+    sandbox_webhook_copies: int = Field(1, ge=0, le=100, description="How often the sandbox sends each webhook.")
+    sandbox_webhook_late_seconds: float = Field(
+        0.0, ge=0, description="Up to how much too late each copy of a sandbox's webhook is."
+    )
+    sandbox_seed: int = Field(1, description="Draws the sandbox's faults; the same seed, the same faults.")
+    stripe_secret_key: SecretStr = Field(
+        SecretStr(""), description="Stripe's secret or restricted key, `sk_…` or `rk_…`."
+    )
+    stripe_webhook_secrets: tuple[SecretStr, ...] = Field(
+        (), description="Secrets of Stripe's webhooks, `whsec_…`; two while one is being replaced (JSON list)."
+    )
+    stripe_api_url: str = Field("", description="Where Stripe's API is, for tests; Stripe's own when empty.")
+    paypal_client_id: str = Field("", description="PayPal's client id of your app.")
+    paypal_client_secret: SecretStr = Field(SecretStr(""), description="PayPal's secret of your app.")
+    paypal_webhook_id: str = Field("", description="PayPal's id of the webhook that leads to /webhooks/paypal.")
+    paypal_live: bool = Field(False, description="PayPal's live side; else its sandbox, where no money moves.")
+    paypal_api_url: str = Field("", description="Where PayPal's API is, for tests; PayPal's own when empty.")
+    payment_capture: Literal["automatic", "manual"] = Field(
+        "automatic", description="Payments are captured at once, or held until POST /payments/{id}/capture."
+    )
+    payment_return_url: str = Field(
+        "", description="Where a buyer sent to a provider's page comes back; `base_url` when empty."
+    )
     payment_timeout: float = Field(10.0, gt=0, description="Seconds a provider may take; then `pending`, asked later.")
 
     request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
     postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
+    redis_doubt: float = Field(
+        0.04, gt=0, description="Seconds without any answer of Redis until limits and product pages do without it."
+    )
     server_timing: bool = Field(
         False, description="Answers tell in `Server-Timing` which stores were asked, and how long each took."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_json: bool = Field(True, description="Logs as JSON lines; false for people.")
+
+    def all_secrets(self) -> list[str]:
+        """The one that signs, then those that only verify."""
+        return [held.get_secret_value() for held in (self.secret, *self.secrets_retired)]

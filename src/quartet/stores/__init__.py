@@ -1,16 +1,22 @@
 """The four stores, opened together. Drivers live in this layer only."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from quartet.kernel.settings import Settings
+from quartet.stores.guard import Guard
 from quartet.stores.mongo import Mongo
-from quartet.stores.postgres import Postgres
+from quartet.stores.postgres import Postgres, Read
 from quartet.stores.redis import RedisStore
+from quartet.stores.reports import report
 from quartet.stores.search import SearchEngine
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,17 @@ class Stores:
     mongo: Mongo
     redis: RedisStore
     search: SearchEngine
+    replica: Postgres | None = None
+
+    async def report(self, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
+        """What `read` finds in PostgreSQL, at its replica where there is one, and of when that is."""
+        return await report(self.pg, self.replica, read)
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The breaker before each."""
+        replica = () if self.replica is None else (self.replica.guard,)
+        return self.pg.guard, *replica, self.mongo.guard, self.redis.guard, self.search.guard
 
 
 @asynccontextmanager
@@ -44,11 +61,15 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         stack.push_async_callback(pg.close)
         mongo = Mongo(mongodb_url, urlsplit(mongodb_url).path.strip("/") or "quartet")
         stack.push_async_callback(mongo.close)
-        redis = RedisStore(redis_url)
+        redis = RedisStore(redis_url, doubt=settings.redis_doubt)
         stack.push_async_callback(redis.close)
         search = SearchEngine(search_url)
         stack.push_async_callback(search.close)
-        yield Stores(pg, mongo, redis, search)
+        replica = None
+        if settings.postgres_replica_url:
+            replica = Postgres(settings.postgres_replica_url, size=settings.postgres_pool, name="postgres-replica")
+            stack.push_async_callback(replica.close)
+        yield Stores(pg, mongo, redis, search, replica)
 
 
 async def ping_all(stores: Stores) -> dict[str, str | Exception]:

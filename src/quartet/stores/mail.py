@@ -2,24 +2,32 @@
 
 import sys
 from email.message import EmailMessage
+from email.utils import formatdate
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+SECONDS = 20
+
+
+class MailRefused(OSError):
+    """The mail server will not take this e-mail now or ever (5xx to the recipient or the message)."""
+
 
 class Mailer(Protocol):
-    """Sends one plain-text e-mail."""
+    """Sends one e-mail, as text and perhaps as HTML too."""
 
-    async def send(self, to: str, subject: str, text: str) -> None:
-        """Returns when the next hop has taken it; raises OSError when none did."""
+    async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
+        """Returns when the next hop has taken it. Raises MailRefused, or OSError when it is not known to be taken: then
+        it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`)."""
         ...
 
 
 class ConsoleMailer:
     """Prints e-mails, for a shop on one's own machine."""
 
-    async def send(self, to: str, subject: str, text: str) -> None:
+    async def send(self, to: str, subject: str, text: str, **_for_mailboxes: str) -> None:
         sys.stderr.write(f"--- e-mail to {to}: {subject}\n{text}\n---\n")
 
 
@@ -30,10 +38,16 @@ class SmtpMailer:
         self._url = urlsplit(url)
         self._sender = sender
 
-    async def send(self, to: str, subject: str, text: str) -> None:
+    async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
+        message["Date"] = formatdate()
+        message["Auto-Submitted"] = "auto-generated"  # so that no absence note comes back (RFC 3834)
+        if message_id:
+            message["Message-ID"] = message_id
         message.set_content(text)
+        if html:
+            message.add_alternative(html, subtype="html")
         try:
             await aiosmtplib.send(
                 message,
@@ -42,10 +56,19 @@ class SmtpMailer:
                 username=unquote(self._url.username) if self._url.username else None,
                 password=unquote(self._url.password) if self._url.password else None,
                 use_tls=self._url.scheme == "smtps",
-                timeout=10,
+                timeout=SECONDS,
             )
-        except aiosmtplib.SMTPException as error:
-            raise OSError(f"the mail server did not take it: {error}") from error
+        except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError) as error:
+            kind = MailRefused if all(code >= 500 for code in _codes(error)) else OSError
+            raise kind(f"the mail server refused it: {error}") from error
+        except (aiosmtplib.SMTPException, TimeoutError) as error:
+            raise OSError(f"the mail server did not take it: {error!r}") from error
+
+
+def _codes(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPDataError) -> list[int]:
+    if isinstance(error, aiosmtplib.SMTPDataError):
+        return [error.code]
+    return [refused.code for refused in error.recipients]
 
 
 def mailer(url: str, sender: str) -> Mailer:

@@ -1,5 +1,8 @@
-"""Numbered migrations in dbmate's file format, each room's in its own `schema/`, applied in order under a lock."""
+"""The database's schema, each room's in its own `schema/`, brought up to date under a lock: numbered migrations in
+dbmate's file format, each applied once and in order; then functions, in files without a number, each applied again
+whenever its text has changed, so that a function has one place to be read and changed in."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ _ROOMS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Migration:
-    """`version` is the number in the file's name."""
+    """`version` is what is remembered of it: the number in the file's name, or a function file's name and digest."""
 
     version: str
     name: str
@@ -23,7 +26,8 @@ class Migration:
 
 
 def find(root: Path = _ROOMS) -> list[Migration]:
-    """Every migration of every room, in order. ValueError when two share a number or one has no `migrate:up`."""
+    """Every migration of every room, then every file of functions, in order. ValueError when two share a number or a
+    name, or one has no `migrate:up`."""
     found: dict[str, Migration] = {}
     for path in sorted(root.glob("*/schema/[0-9]*_*.sql"), key=lambda p: p.name):
         version, _, name = path.stem.partition("_")
@@ -33,6 +37,17 @@ def find(root: Path = _ROOMS) -> list[Migration]:
         if version in found:
             raise ValueError(f"two migrations are numbered {version}: {found[version].name}, {name}")
         found[version] = Migration(version, name, up.group(1).strip())
+    return [*found.values(), *_functions(root)]
+
+
+def _functions(root: Path) -> list[Migration]:
+    found: dict[str, Migration] = {}
+    for path in sorted(root.glob("*/schema/[a-z]*.sql"), key=lambda p: (p.parent.parent.name, p.name)):
+        if path.stem in found:
+            raise ValueError(f"two files of functions are called {path.name}")
+        text = path.read_text(encoding="utf-8")
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found[path.stem] = Migration(f"{path.stem}@{digest}", path.stem, text)
     return list(found.values())
 
 
@@ -44,8 +59,9 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
         fresh = [m for m in (find() if migrations is None else migrations) if m.version not in done]
         for migration in fresh:
             await tx.execute(migration.up)
+            await tx.execute("DELETE FROM schema_migrations WHERE starts_with(version, $1)", f"{migration.name}@")
             await tx.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
-        return [f"{m.version}_{m.name}" for m in fresh]
+        return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
 
 
 async def _applied(tx: Tx) -> set[str]:

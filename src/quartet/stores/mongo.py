@@ -4,12 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
+from functools import cached_property
 from typing import Any
 
-from pymongo import AsyncMongoClient, errors
+from pymongo import AsyncMongoClient, ReplaceOne, errors, monitoring
 from pymongo.asynchronous.collection import AsyncCollection
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
 Document = dict[str, Any]
@@ -17,11 +20,15 @@ Filter = Mapping[str, Any]
 Sort = Sequence[tuple[str, int]]
 
 CALL_SECONDS = 5.0
+DOUBT_SECONDS = 0.25
+PROBE_SECONDS = 2.0
+MOST_CALLS = 500
 # Between two looks at a change stream whose engine does not wait for news.
 _PAUSE_SECONDS = 0.02
-# History lost, fatal stream error, invalid resume token, stream closed, token not found.
-_LOST = (286, 280, 260, 222, 50811)
+# History lost, fatal stream error, invalid resume token, stream closed, token not found, the oplog has rolled past us.
+_LOST = (286, 280, 260, 222, 50811, 136)
 _NAMESPACE_EXISTS = 48
+_AWAY = (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WaitQueueTimeoutError, OSError)
 
 
 class DuplicateKey(Exception):
@@ -32,32 +39,40 @@ class LostPosition(Exception):
     """The change stream can't resume from the token given: the history is gone (error 286 and its kin)."""
 
 
+class _NamedErrors:
+    """The driver's errors as ours."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, errors.DuplicateKeyError):
+            raise DuplicateKey from error
+        if isinstance(error, _AWAY):
+            raise StoreUnavailable("mongodb") from error
+
+
 @asynccontextmanager
-async def _named_errors(seconds: float | None = None) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            with Timed("mongodb"):
+async def _called(guard: Guard, seconds: float | None = CALL_SECONDS, *, brief: bool = False) -> AsyncIterator[None]:
+    with _NamedErrors():
+        async with asyncio.timeout(seconds) as limit:
+            with guard.call(limit, brief=brief), Timed("mongodb"):
                 yield
-    except errors.DuplicateKeyError as error:
-        raise DuplicateKey from error
-    except (
-        errors.ConnectionFailure,
-        errors.ExecutionTimeout,
-        errors.WaitQueueTimeoutError,
-        OSError,
-    ) as error:
-        raise StoreUnavailable("mongodb") from error
 
 
 class Collection:
     """One collection. Filters and updates are built by rooms from checked values, never from a client's JSON."""
 
-    def __init__(self, collection: AsyncCollection[Document]) -> None:
+    def __init__(self, collection: AsyncCollection[Document], guard: Guard, *, brief: bool = False) -> None:
         self._collection = collection
+        self._guard = guard
+        self._is_brief = brief
 
     async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
         """One document or None; `projection` names top-level fields."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             return await self._collection.find_one(where, projection)
 
     async def find(
@@ -70,7 +85,7 @@ class Collection:
         projection: Sequence[str] | None = None,
     ) -> list[Document]:
         """The documents, all in memory: give a limit, or use `scan`."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard, brief=self._is_brief):
             cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
             return await cursor.to_list()
 
@@ -90,13 +105,13 @@ class Collection:
 
     async def insert_one(self, document: Document) -> None:
         """Raises DuplicateKey."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             await self._collection.insert_one(document)
 
     async def insert_many(self, documents: Sequence[Document]) -> None:
         """Ordered; raises DuplicateKey at the first that is taken, those before it are in."""
         try:
-            async with _named_errors():
+            async with _called(self._guard, None):
                 await self._collection.insert_many(documents)
         except errors.BulkWriteError as error:
             if any(e.get("code") == 11000 for e in (error.details or {}).get("writeErrors", [])):
@@ -105,40 +120,46 @@ class Collection:
 
     async def replace_one(self, where: Filter, document: Document) -> bool:
         """Whether one matched (put `version` into the filter for an optimistic write). Raises DuplicateKey."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             return (await self._collection.replace_one(where, document)).matched_count > 0
+
+    async def replace_many(self, pairs: Sequence[tuple[Filter, Document]]) -> int:
+        """As `replace_one` for each pair, in one call; how many matched."""
+        async with _called(self._guard):
+            requests = [ReplaceOne(where, document) for where, document in pairs]
+            return (await self._collection.bulk_write(requests, ordered=False)).matched_count
 
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
         """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
 
         No moments: nx-27017 keeps a datetime that is `$set` as text. Replace the document instead."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             return (await self._collection.update_one(where, update)).matched_count > 0
 
     async def delete_one(self, where: Filter) -> bool:
         """Whether one was there."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             return (await self._collection.delete_one(where)).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
         """How many went."""
-        async with _named_errors():
+        async with _called(self._guard, None):
             return (await self._collection.delete_many(where)).deleted_count
 
     async def count(self, where: Filter) -> int:
         """How many match; reads them all, so not for lists that shoppers see."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             return await self._collection.count_documents(where)
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """`$match, $group, $sort, $limit` only."""
-        async with _named_errors(CALL_SECONDS):
+        async with _called(self._guard):
             cursor = await self._collection.aggregate(list(pipeline))
             return await cursor.to_list()
 
     async def create_index(self, keys: Sort, *, unique: bool = False) -> None:
         """Idempotent. Unique only on scalars that are always there."""
-        async with _named_errors():
+        async with _called(self._guard, None):
             await self._collection.create_index(list(keys), unique=unique)
 
     async def watch(
@@ -152,25 +173,40 @@ class Collection:
         task = asyncio.current_task()
         cancelled = task.cancelling() if task else 0
         try:
-            async with (
-                _named_errors(),
-                await self._collection.watch(
+            with _NamedErrors():
+                async with await self._collection.watch(
                     [operations], resume_after=resume_after, max_await_time_ms=max_await_ms
-                ) as stream,
-            ):
-                while stream.alive:
-                    asked = time.monotonic()
-                    change = await stream.try_next()
-                    # The driver loses a cancellation that arrives together with an answer.
-                    if task and task.cancelling() > cancelled:
-                        raise asyncio.CancelledError
-                    yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
-                    if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
-                        await asyncio.sleep(_PAUSE_SECONDS)
+                ) as stream:
+                    while stream.alive:
+                        asked = time.monotonic()
+                        change = await stream.try_next()
+                        # The driver loses a cancellation that arrives together with an answer.
+                        if task and task.cancelling() > cancelled:
+                            raise asyncio.CancelledError
+                        yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
+                        if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
+                            await asyncio.sleep(_PAUSE_SECONDS)
         except errors.OperationFailure as error:
             if error.code in _LOST or "resume" in str(error).lower():
                 raise LostPosition(str(error)) from error
             raise
+
+
+class _Heartbeats(monitoring.ServerHeartbeatListener):
+    """The driver's own look at the server, so that one that nobody asks is known to be away too: cached pages then tell
+    their age."""
+
+    def __init__(self, mongo: "Mongo") -> None:
+        self._mongo = mongo
+
+    def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:  # noqa: ARG002
+        self._mongo.guard.doubt()
 
 
 class Mongo:
@@ -184,23 +220,35 @@ class Mongo:
             # No `timeoutMS`: it would wait that long for a server that is plainly gone. One that hangs is noticed by
             # the heartbeat, so that not every call waits for it.
             heartbeatFrequencyMS=2000,
-            serverSelectionTimeoutMS=1500,
+            serverSelectionTimeoutMS=int(PROBE_SECONDS * 1000),
             connectTimeoutMS=1000,
             socketTimeoutMS=int(CALL_SECONDS * 1000),
             waitQueueTimeoutMS=2000,
             retryWrites=False,
             appname="quartet",
+            event_listeners=[_Heartbeats(self)],
         )
         self._database = self._client[database]
+        self._is_brief = False
+        self.guard = Guard(
+            "mongodb", self._probe, _AWAY, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS
+        )
 
     def collection(self, name: str) -> Collection:
         """A collection by name."""
-        return Collection(self._database[name])
+        return Collection(self._database[name], self.guard, brief=self._is_brief)
+
+    @cached_property
+    def brief(self) -> "Mongo":
+        """The same for those who can do without: `find` ends as soon as there is doubt that the server is there."""
+        brief = copy(self)
+        brief._is_brief = True
+        return brief
 
     async def ensure_collection(self, name: str, validator: Mapping[str, Any] | None = None) -> None:
         """Makes the collection with its `$jsonSchema` validator, or puts the validator on an existing one."""
         options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
-        async with _named_errors():
+        async with _called(self.guard, None):
             try:
                 await self._database.create_collection(name, check_exists=False, **options)
             except errors.OperationFailure as error:
@@ -211,15 +259,19 @@ class Mongo:
 
     async def ping(self) -> str:
         """The server's version."""
-        async with _named_errors():
-            # Not `server_info()`: it says "buildinfo", a spelling that the emulator does not know.
-            return str((await self._client.admin.command("buildInfo"))["version"])
+        async with _called(self.guard):
+            return await self._probe()
 
     async def drop_database(self) -> None:
         """Forgets everything in this database."""
-        async with _named_errors():
+        async with _called(self.guard, None):
             await self._client.drop_database(self._database)
 
     async def close(self) -> None:
         """Closes every connection."""
+        self.guard.close()
         await self._client.close()
+
+    async def _probe(self) -> str:
+        # Not `server_info()`: it says "buildinfo", a spelling that the emulator does not know.
+        return str((await self._client.admin.command("buildInfo"))["version"])

@@ -1,10 +1,11 @@
-"""The outbox: events written where they happen, drained in order by one relay at a time.
+"""The outbox: events written where they happen, each key's drained in order by one relay at a time. Keys are shared out
+among `PARTS`, so that several relays can work beside each other.
 
 A relay looks (`due`), carries what it saw with no transaction open, and writes down what became of it (`forget`,
 `postpone`, `fail`). Killed between, it or another carries the same events again: consumers know an event by its id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,8 @@ from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx
 
 q = queries(__file__)
+
+PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ async def emit(tx: Tx, topic: str, key: str, payload: dict[str, Any]) -> None:
     await tx.execute(q.emit, topic, key, payload)
 
 
-async def due(read: Read, limit: int) -> list[Event]:
-    """The oldest events that may be tried now, each key's in their order."""
-    return [Event(**row) for row in await read.fetch(q.due, limit)]
+async def due(read: Read, limit: int, parts: Collection[int] = range(PARTS)) -> list[Event]:
+    """The oldest events of these parts that may be tried now, each key's in their order."""
+    return [Event(**row) for row in await read.fetch(q.due, limit, list(parts), PARTS)]
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:
@@ -54,12 +57,24 @@ async def fail(tx: Tx, event: Event, seconds: float) -> None:
     await tx.execute(q.fail, event.id, seconds)
 
 
-async def put_back(tx: Tx, event_id: UUID, topic: str, key: str, payload: dict[str, Any]) -> None:
-    """Into the outbox again under its own `event_id`."""
-    await tx.execute(q.put_back, event_id, topic, key, payload)
+async def put_back(
+    tx: Tx, event_id: UUID, topic: str, key: str, payload: dict[str, Any], *, created_at: datetime | None = None
+) -> None:
+    """Into the outbox again under its own `event_id`, as of when it happened."""
+    await tx.execute(q.put_back, event_id, topic, key, payload, created_at)
 
 
 async def depth(read: Read) -> tuple[int, datetime | None]:
     """How many events wait, and since when the oldest does."""
     row = await read.fetchrow(q.depth)
     return row["pending"], row["oldest"]
+
+
+async def depth_by_topic(read: Read) -> dict[str, tuple[int, datetime]]:
+    """The same of each topic of which any waits."""
+    return {row["topic"]: (row["pending"], row["oldest"]) for row in await read.fetch(q.depth_by_topic)}
+
+
+async def forget_email(tx: Tx, email: str) -> None:
+    """No event that waits names the address any more."""
+    await tx.execute(q.forget_email, email)

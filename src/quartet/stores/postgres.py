@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -12,6 +12,7 @@ import orjson
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import queries
+from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
 Record = Mapping[str, Any]
@@ -19,6 +20,9 @@ Record = Mapping[str, Any]
 CONNECT_SECONDS = 3.0
 CALL_SECONDS = 10.0
 WAIT_SECONDS = 3.0
+DOUBT_SECONDS = 0.5
+PROBE_SECONDS = 2.0
+MOST_CALLS = 1000
 ALONE_SECONDS = 0.5
 
 q = queries(__file__)
@@ -145,8 +149,8 @@ class _Pool:
         self._idle: list[asyncpg.Connection[Any]] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self) -> "asyncpg.Connection[Any]":
-        """A live connection; TimeoutError when all are busy for too long."""
+    async def take(self, held: set[asyncio.Timeout]) -> "asyncpg.Connection[Any]":
+        """A live connection; TimeoutError when all are busy for too long, or when what is put into `held` ends."""
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -158,12 +162,15 @@ class _Pool:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
-                async with asyncio.timeout(WAIT_SECONDS):
+                async with asyncio.timeout(WAIT_SECONDS) as limit:
+                    held.add(limit)
                     await turn
             except BaseException:
                 if turn.done() and not turn.cancelled():
                     self._next()  # the turn came too late for us: pass it on
                 raise
+            finally:
+                held.discard(limit)
 
     def give_back(self, connection: "asyncpg.Connection[Any]", *, sound: bool) -> None:
         """Keeps it for the next, unless a call was cut short in it."""
@@ -206,9 +213,10 @@ class _Pool:
 class Postgres:
     """A pool that connects at first use and outlives the server's restarts."""
 
-    def __init__(self, url: str, *, size: int = 8) -> None:
+    def __init__(self, url: str, *, size: int = 8, name: str = "postgres") -> None:
         self._url = url
         self._pool = _Pool(url, size)
+        self.guard = Guard(name, self._probe, _GONE, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Read]:
@@ -273,25 +281,31 @@ class Postgres:
 
     async def close(self) -> None:
         """Closes the idle connections."""
+        self.guard.close()
         await self._pool.close()
+
+    async def _probe(self) -> None:
+        with suppress(asyncpg.TooManyConnectionsError):  # an answer
+            (await asyncpg.connect(self._url, timeout=PROBE_SECONDS)).terminate()
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Any]:
         """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a cut after COMMIT was sent
         is StoreUnavailable too: unknown, not failed."""
         try:
-            connection = await self._pool.take()
-            sound = False
-            try:
-                with _Statement():  # a deferred constraint speaks at COMMIT
-                    yield connection
-                sound = True
-            except _GONE:
-                raise
-            except Exception:
-                sound = True  # a refusal, of the server's or a room's: the connection itself is well
-                raise
-            finally:
-                self._pool.give_back(connection, sound=sound)
+            with self.guard.call():
+                connection = await self._pool.take(self.guard.held)
+                sound = False
+                try:
+                    with _Statement():  # a deferred constraint speaks at COMMIT
+                        yield connection
+                    sound = True
+                except _GONE:
+                    raise
+                except Exception:
+                    sound = True  # a refusal, of the server's or a room's: the connection itself is well
+                    raise
+                finally:
+                    self._pool.give_back(connection, sound=sound)
         except _GONE as error:
             raise StoreUnavailable("postgres") from error

@@ -5,8 +5,9 @@ INSERT INTO outbox (topic, key, payload) VALUES ($1, $2, $3);
 -- name: due
 -- The oldest that may be tried now. An event waits while an earlier one of its key does, so that each key's events are
 -- carried in their order. Only events that were tried once can be waiting: they alone are in the index outbox_waiting.
+-- $2: of the $3 parts, which keys are shared out among, only these.
 SELECT id, event_id, topic, key, payload, attempts, created_at FROM outbox AS event
-WHERE not_before <= now() AND NOT EXISTS (
+WHERE not_before <= now() AND abs(hashtext(key) % $3::int) = ANY ($2::int[]) AND NOT EXISTS (
     SELECT FROM outbox AS earlier
     WHERE earlier.key = event.key AND earlier.attempts > 0 AND earlier.id < event.id AND earlier.not_before > now())
 ORDER BY id LIMIT $1;
@@ -25,13 +26,62 @@ WHERE id = ANY ($1);
 UPDATE outbox SET attempts = attempts + 1, not_before = now() + $2::float8 * interval '1 second' WHERE id = $1;
 
 -- name: put_back
--- An event as it was, its own id with it: consumers that have counted it already still know it.
-INSERT INTO outbox (event_id, topic, key, payload) VALUES ($1, $2, $3, $4);
+-- An event as it was, its own id and hour with it: consumers that have counted it already still know it.
+INSERT INTO outbox (event_id, topic, key, payload, created_at) VALUES ($1, $2, $3, $4, coalesce($5, now()));
 
 -- name: depth
 -- How many wait and since when.
 SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox;
 
+-- name: depth_by_topic
+SELECT topic, count(*) AS pending, min(created_at) AS oldest FROM outbox GROUP BY topic;
+
 -- name: try_alone
 -- A session's lock: it ends with the connection, however that ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0));
+
+-- name: bury
+-- The same thing again is the same letter, with the latest reason.
+INSERT INTO dead_letters (pipeline, key, payload, reason)
+SELECT $1, * FROM unnest($2::text[], $3::jsonb[], $4::text[])
+ON CONFLICT (pipeline, key) DO UPDATE SET payload = excluded.payload, reason = excluded.reason, created_at = now();
+
+-- name: exhume
+-- What has gone in since is no dead letter any more.
+DELETE FROM dead_letters WHERE pipeline = $1 AND key = ANY ($2);
+
+-- name: dead_letters
+SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters ORDER BY id DESC LIMIT $1;
+
+-- name: dead_letter_counts
+SELECT pipeline, count(*) AS letters FROM dead_letters GROUP BY pipeline;
+
+-- name: take_letters
+-- To be replayed: the oldest of this pipeline.
+SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY id LIMIT $2;
+
+-- name: drop_letter
+DELETE FROM dead_letters WHERE id = $1 RETURNING id, pipeline, key, payload, reason, created_at;
+
+-- name: count
+INSERT INTO tallies AS t (name, n) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET n = t.n + excluded.n;
+
+-- name: counted
+SELECT name, n FROM tallies;
+
+-- name: forget_email
+-- What waits to be carried goes on without it.
+UPDATE outbox SET payload = payload - 'email' WHERE payload ->> 'email' = $1;
+
+-- name: forget_letters
+DELETE FROM dead_letters
+WHERE strpos(payload::text, $1) > 0 OR strpos(payload::text, $2) > 0 OR strpos(reason, $2) > 0;
+
+-- name: as_of
+-- Until when all that was committed is seen here. A replica knows of nothing after the last commit it was sent, so of a
+-- shop where nothing happens it says less than it could; before the first it is as old as the copy it was made from.
+SELECT CASE
+    WHEN pg_is_in_recovery()
+        THEN coalesce(pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint()))
+    ELSE now()
+END;

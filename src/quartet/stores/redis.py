@@ -1,23 +1,32 @@
-"""Redis or Valkey by redis-py: commands, pipelines and Lua scripts, each atomic; driver errors stop here."""
+"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; the server's errors stop here."""
 
-from collections.abc import Sequence
+import asyncio
+import re
+from collections.abc import Coroutine, Sequence
+from copy import copy
+from functools import cached_property
 from typing import Any
 
-from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import parse_url
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import resp
+from quartet.stores.cluster import Cluster, is_cluster
 from quartet.stores.files import Script
+from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
 Arg = str | bytes | int | float
 Command = Sequence[Arg]
 
-_GONE = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+PROBE_SECONDS = 1.0
+MOST_CALLS = 2000
+
 # Replies of a server that runs but can't serve: loading, out of memory, disk full, a replica without its master.
-_REFUSING = ("LOADING", "OOM", "MISCONF", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY ")
+_REFUSING = (
+    "LOADING", "OOM", "MISCONF", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY ", "NOAUTH", "WRONGPASS", "TRYAGAIN"
+)  # fmt: skip
+_VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
 
 
 class ScriptForgotten(Exception):
@@ -25,65 +34,105 @@ class ScriptForgotten(Exception):
 
 
 class RedisStore:
-    """A pool of connections; replies are text."""
+    """One connection (or one to each server of a cluster), opened at first use and again when it is gone; replies are
+    text, a map reply is a dict.
 
-    def __init__(self, url: str, *, size: int = 32) -> None:
-        # No retry of a call whose outcome is unknown: callers whose calls are idempotent repeat them themselves.
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=size,
-            timeout=1,
-            decode_responses=True,
-            socket_connect_timeout=1,
-            socket_timeout=1,
-            health_check_interval=0,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._client: Any = Redis(connection_pool=pool)
+    No call is repeated whose outcome is unknown: callers whose calls are idempotent repeat them themselves."""
+
+    def __init__(self, url: str, *, doubt: float = 0.04) -> None:
+        """`doubt`: seconds without any answer until who can do without does so."""
+        self._line = _Line(url, doubt)
+        self._is_brief = False
+
+    @property
+    def guard(self) -> Guard:
+        """What it tells of the server's state."""
+        return self._line.guard
+
+    @cached_property
+    def brief(self) -> "RedisStore":
+        """The same for those who can do without: calls end as soon as there is doubt that the server is there."""
+        brief = copy(self)
+        brief._is_brief = True
+        return brief
 
     async def call(self, *command: Arg) -> Any:
-        """One command: `await redis.call("HGETALL", key)`; a map reply is a dict."""
-        try:
-            with Timed("redis"):
-                return await self._client.execute_command(*command)
-        except Exception as error:
-            raise _named(error) from error
+        """One command: `await redis.call("HGETALL", key)`."""
+        [reply] = await self._line.ask([command], self._is_brief)
+        return _sound(reply)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """A Lua script, atomic. Known by its hash; sent whole when the server has forgotten it (a restart)."""
         try:
-            with Timed("redis"):
-                return await self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-        except exceptions.NoScriptError:
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        except ScriptForgotten:
             return await self.call("EVAL", script.text, len(keys), *keys, *args)
-        except Exception as error:
-            raise _named(error) from error
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands in one round trip, not atomic together."""
-        try:
-            async with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                with Timed("redis"):
-                    found: list[Any] = await pipe.execute()
-                return found
-        except Exception as error:
-            raise _named(error) from error
+        return [_sound(reply) for reply in await self._line.ask(commands, self._is_brief)]
 
     async def ping(self) -> str:
         """The server's version."""
-        found = await self.call("INFO", "server")
-        return str(found.get("valkey_version") or found.get("redis_version"))
+        versions = _VERSION.findall(await self.call("INFO", "server"))
+        return str(versions[-1])
 
     async def close(self) -> None:
-        """Closes every connection."""
-        await self._client.aclose(close_connection_pool=True)
+        """Closes the connection."""
+        self._line.close()
 
 
-def _named(error: Exception) -> Exception:
-    if isinstance(error, exceptions.NoScriptError):
+class _Line:
+    """The server, or the cluster of them, and its guard."""
+
+    def __init__(self, url: str, doubt: float) -> None:
+        self._server = Cluster(url) if is_cluster(url) else resp.Server(parse_url(url))
+        self.guard = Guard(
+            "redis",
+            self._server.probe,
+            (resp.Gone, StoreUnavailable),
+            doubt=doubt,
+            patience=PROBE_SECONDS,
+            places=MOST_CALLS,
+        )
+
+    async def ask(self, commands: Sequence[Command], brief: bool) -> list[Any]:
+        """The replies, refusals among them. Raises StoreUnavailable."""
+        try:
+            with self.guard.call(brief=brief), Timed("redis"):
+                try:
+                    replies = await self._server.send(commands)
+                    receiving = self._server.receive(commands, replies)
+                    return await (self._briefly(replies, receiving) if brief else receiving)
+                except resp.Refused as refusal:  # to let us in
+                    raise _named(refusal) from refusal
+        except resp.Gone as error:
+            raise StoreUnavailable("redis") from error
+
+    async def _briefly(
+        self, replies: "list[asyncio.Future[Any]]", receiving: Coroutine[Any, Any, list[Any]]
+    ) -> list[Any]:
+        self.guard.brief.update(replies)
+        try:
+            return await receiving
+        finally:
+            self.guard.brief.difference_update(replies)
+
+    def close(self) -> None:
+        """Ends it."""
+        self.guard.close()
+        self._server.close()
+
+
+def _sound(reply: Any) -> Any:
+    """The reply, or what it refuses raised."""
+    if isinstance(reply, resp.Refused):
+        raise _named(reply) from reply
+    return reply
+
+
+def _named(refusal: resp.Refused) -> Exception:
+    text = str(refusal)
+    if text.startswith("NOSCRIPT"):
         return ScriptForgotten()
-    if isinstance(error, _GONE) or (isinstance(error, exceptions.RedisError) and str(error).startswith(_REFUSING)):
-        return StoreUnavailable("redis")
-    return error
+    return StoreUnavailable("redis") if text.startswith(_REFUSING) else refusal

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,13 +11,21 @@ from opensearchpy import AsyncOpenSearch
 from opensearchpy import exceptions as opensearch_errors
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
 Json = dict[str, Any]
 
 CALL_SECONDS = 5.0
 BULK_SECONDS = 30.0
+DOUBT_SECONDS = 0.5
+PROBE_SECONDS = 2.0
+MOST_CALLS = 200
 BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB it is refused
+
+
+# What may be asked twice: it changes nothing, or, as our bulks do, names the version that it writes.
+_TWICE = ("/_search", "/_count", "/_refresh", "/_bulk")
 
 
 class SearchRefused(Exception):
@@ -61,8 +70,16 @@ class _Client(Protocol):
 class _OpenSearch:
     """The official OpenSearch client; also speaks to osmem."""
 
-    def __init__(self, url: str) -> None:
-        self._client = AsyncOpenSearch(hosts=[url], timeout=CALL_SECONDS, max_retries=0, pool_maxsize=16)
+    def __init__(self, urls: Sequence[str]) -> None:
+        # A node that did not answer is left alone for some seconds, where there are others.
+        self._client = AsyncOpenSearch(
+            hosts=list(urls),
+            timeout=CALL_SECONDS,
+            max_retries=0,
+            pool_maxsize=16,
+            retry_on_timeout=True,
+            dead_timeout=5,
+        )
 
     async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
         try:
@@ -84,11 +101,11 @@ class _OpenSearch:
 class _Elasticsearch:
     """The official Elasticsearch 8.19 client, which speaks to 8 and 9."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, urls: Sequence[str]) -> None:
         import elasticsearch  # a second of CPU that only those who have one should pay at every start
 
         self._errors = elasticsearch
-        self._client = elasticsearch.AsyncElasticsearch(url, max_retries=0, connections_per_node=16)
+        self._client = elasticsearch.AsyncElasticsearch(list(urls), max_retries=0, connections_per_node=16)
 
     async def request(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
         ndjson = isinstance(body, bytes)
@@ -111,28 +128,60 @@ class _Elasticsearch:
         await self._client.close()
 
 
+def nodes_of(url: str) -> list[str]:
+    """A URL for each node of `http://user:password@host:9200,host:9200`."""
+    scheme, _, rest = url.partition("://")
+    login, at, hosts = rest.rstrip("/").rpartition("@")
+    return [f"{scheme}://{login}{at}{host}" for host in hosts.split(",")]
+
+
 def _reason(info: Any) -> str:
     error = info.get("error", info) if isinstance(info, dict) else info
     return str(error.get("reason", error)) if isinstance(error, dict) else str(error)
 
 
 class SearchEngine:
-    """The engine behind a URL; which one it is, is asked at the first call and again after it was away."""
+    """The engine behind a URL, one node or several; which one it is, is asked at the first call and again after it was
+    away."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._urls = nodes_of(url)
         self._client: _Client | None = None
         self._finding = asyncio.Lock()
+        self._prober: _OpenSearch | None = None
+        self.guard = Guard(
+            "search",
+            self._probe,
+            (StoreUnavailable,),
+            doubt=DOUBT_SECONDS,
+            patience=PROBE_SECONDS,
+            places=MOST_CALLS,
+        )
         self.engine = ""
         self.version = ""
 
     async def request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, seconds: float = 0
     ) -> Any:
-        """One call. Raises SearchRefused, StoreUnavailable."""
-        client = self._client or await self._find()
-        with Timed("search"):
-            return await client.request(method, path, params or {}, body, seconds or CALL_SECONDS)
+        """One call; asked of another node where one does not answer, if it may be asked twice. Raises SearchRefused,
+        StoreUnavailable."""
+        try:
+            async with asyncio.timeout(seconds or CALL_SECONDS) as limit:
+                with self.guard.call(None if seconds else limit), Timed("search"):
+                    return await self._try(method, path, params or {}, body, seconds or CALL_SECONDS)
+        except TimeoutError as error:
+            raise StoreUnavailable("search") from error
+
+    async def _try(self, method: str, path: str, params: Mapping[str, Any], body: Any, seconds: float) -> Any:
+        tries = len(self._urls) if method == "GET" or path.endswith(_TWICE) else 1
+        for left in reversed(range(tries)):
+            client = self._client or await self._find()
+            try:
+                return await client.request(method, path, params, body, seconds / tries)
+            except StoreUnavailable:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def search(self, index: str, body: Json) -> Json:
         """`_search`; the engine's answer as it is. StoreUnavailable also while there is no index yet."""
@@ -206,10 +255,14 @@ class SearchEngine:
             raise
         return list(found)
 
-    async def swap_alias(self, alias: str, index: str, *, leave: str) -> None:
-        """Points the alias at the index, away from all others, and takes the alias `leave` off it: one atomic call."""
+    async def swap_alias(self, alias: str, index: str, *, leave: str, keep: str) -> None:
+        """Points the alias at the index, away from all others, and takes the alias `leave` off it; what the alias named
+        so far is what the alias `keep` names from now on. One atomic call."""
         old = [other for other in await self.alias_targets(alias) if other != index]
+        kept = [] if not old else await self.alias_targets(keep)
         actions: list[Json] = [{"remove": {"index": other, "alias": alias}} for other in old]
+        actions += [{"remove": {"index": other, "alias": keep}} for other in kept if other not in old]
+        actions += [{"add": {"index": other, "alias": keep}} for other in old]
         actions += [{"remove": {"index": index, "alias": leave}}, {"add": {"index": index, "alias": alias}}]
         await self.request("POST", "/_aliases", body={"actions": actions}, seconds=BULK_SECONDS)
 
@@ -223,6 +276,10 @@ class SearchEngine:
             raise
         return next((dict(one["mappings"]) for one in found.values()), {})
 
+    async def change_settings(self, index: str, settings: Json) -> None:
+        """Those of an index that can be changed while it is in use."""
+        await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)
+
     async def refresh(self, index: str) -> None:
         """Makes what was written findable now."""
         await self.request("POST", f"/{index}/_refresh", seconds=BULK_SECONDS)
@@ -234,24 +291,30 @@ class SearchEngine:
 
     async def ping(self) -> str:
         """The server's version."""
-        if self._client is None:
-            await self._find()
-        else:
-            await self.request("GET", "/_cluster/health", params={"timeout": "1s"})
+        await self.request("GET", "/_cluster/health", params={"timeout": "1s"})
         return f"{self.engine} {self.version}"
 
     async def close(self) -> None:
         """Closes every connection."""
-        if self._client is not None:
-            await self._client.close()
+        self.guard.close()
+        for client in (self._client, self._prober):
+            if client is not None:
+                await client.close()
+
+    async def _probe(self) -> None:
+        """By a client of its own: those of the other have each a connection that may be waiting."""
+        if self._prober is None:
+            self._prober = _OpenSearch(self._urls)
+        with suppress(SearchRefused):  # an answer
+            await _of_any(self._prober, self._urls, PROBE_SECONDS)
 
     async def _find(self) -> _Client:
         """Asks `GET /` who is there. The OpenSearch client asks, since Elasticsearch answers it too."""
         async with self._finding:
             if self._client is None:
-                asker = _OpenSearch(self._url)
+                asker = _OpenSearch(self._urls)
                 try:
-                    found = await asker.request("GET", "/", {}, None, CALL_SECONDS)
+                    found = await _of_any(asker, self._urls, CALL_SECONDS)
                 except SearchRefused as refusal:
                     if refusal.status != 405:  # an Elasticsearch node without its `rest-root` module
                         raise
@@ -264,7 +327,20 @@ class SearchEngine:
                 self.version = version.get("number", "")
                 if self.engine == "elasticsearch":
                     await asker.close()
-                    self._client = _Elasticsearch(self._url)
+                    self._client = _Elasticsearch(self._urls)
                 else:
                     self._client = asker
             return self._client
+
+
+async def _of_any(asker: _Client, urls: Sequence[str], seconds: float) -> Json:
+    """What the first node that answers says it is."""
+    for left in reversed(range(len(urls))):
+        try:
+            found: Json = await asker.request("GET", "/", {}, None, seconds / len(urls))
+        except StoreUnavailable:
+            if not left:
+                raise
+        else:
+            return found
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,52 @@
+"""Looks at what may have changed, for what a process knows and serves from its memory.
+
+Whoever asks while it is time for a look waits for it a moment, so that with a store that is well everybody is told what
+is true now; a look that takes longer keeps nobody, since what was known a second ago is better than to wait.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import structlog
+
+log = structlog.get_logger("quartet.kernel")
+
+# From when a look began. Some ten times of what one takes at a store that is well.
+PATIENCE_SECONDS = 0.05
+# While nothing is known yet.
+FIRST_PATIENCE_SECONDS = 0.5
+
+
+class Looks:
+    """At one thing (`what`, for the log): every so many `seconds`, after one that failed not for `rest` more."""
+
+    def __init__(self, what: str, seconds: float, rest: float) -> None:
+        self._what, self._seconds, self._rest = what, seconds, rest
+        self._looked_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+        self._waited_for_until = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look again."""
+        return monotonic() - self._looked_at >= self._seconds
+
+    async def look(self, renew: Callable[[], Awaitable[None]]) -> None:
+        """Has it renewed where it is time to, once for all who ask meanwhile, and waits for that a moment."""
+        if not self.is_due:
+            return
+        if self._task is None or self._task.done():
+            patience = FIRST_PATIENCE_SECONDS if self._looked_at == float("-inf") else PATIENCE_SECONDS
+            self._task, self._waited_for_until = asyncio.create_task(self._look(renew)), monotonic() + patience
+        if (left := self._waited_for_until - monotonic()) > 0:
+            await asyncio.wait([self._task], timeout=left)
+
+    async def _look(self, renew: Callable[[], Awaitable[None]]) -> None:
+        began = monotonic()
+        try:
+            await renew()
+            self._looked_at = began
+        except Exception as error:
+            log.warning("not looked up", what=self._what, error=repr(error))
+            self._looked_at = monotonic() + self._rest

@@ -1,0 +1,245 @@
+"""Redis Cluster: which of several servers keeps a key, found by asking any of them, and followed when it moves.
+
+A pipeline goes to every server that has a part of it at once. What a server did not do because the key is elsewhere is
+asked of the other; what was sent to a server that is then gone is unknown and never sent again. Keys that one script or
+command reads together share a `{…}` in their names, which makes them lie together."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio.connection import parse_url
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from quartet.stores import resp
+
+Command = Sequence[Any]
+Address = tuple[str, int]
+
+SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+# A key that moves has moved before it is asked for a third time; so many only where slots are being dealt out anew.
+MOST_MOVES = 5
+
+_OF_ANY = frozenset({"PING", "INFO", "TIME", "CLUSTER"})
+_OF_ALL = frozenset({"KEYS", "FLUSHDB"})
+
+
+def is_cluster(url: str) -> bool:
+    """Whether a URL names one."""
+    return urlsplit(url).scheme in SCHEMES
+
+
+class Cluster:
+    """One connection to each server; `redis+cluster://user:password@host:port,host:port` names some of them."""
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        login, at, hosts = rest.partition("/")[0].rpartition("@")
+        self._where = parse_url(f"{SCHEMES[scheme]}://{login}{at}all")
+        self._seeds = [(each.hostname or "", each.port or 6379) for each in map(_host, hosts.split(","))]
+        self._servers: dict[Address, resp.Server] = {}
+        self._owners: list[Address | None] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    async def send(self, commands: Sequence[Command]) -> "list[asyncio.Future[Any]]":
+        """The replies to come, in order. Raises Gone, and Refused where no server lets us in."""
+        if not self._owners:
+            await self._look()
+        return [self._ask_at_once(command) or _reply_of(self._ask(command)) for command in commands]
+
+    async def receive(self, commands: Sequence[Command], replies: "Sequence[asyncio.Future[Any]]") -> list[Any]:
+        """The replies, wherever they have to be fetched; refusals among them. Raises Gone, Refused."""
+        return [await self._followed(command, reply) for command, reply in zip(commands, replies, strict=True)]
+
+    async def probe(self) -> None:
+        """Returns when any of them answers; raises Gone, Refused."""
+        error: Exception = resp.Gone()
+        asked = [asyncio.create_task(resp.Server(self._at(address)).probe()) for address in self._known()]
+        try:
+            for answer in asyncio.as_completed(asked):  # at once, since one that hangs says nothing of the others
+                try:
+                    return await answer
+                except (resp.Gone, resp.Refused) as its:
+                    error = its
+        finally:
+            for each in asked:
+                each.add_done_callback(resp.seen)
+                each.cancel()
+        raise error
+
+    def close(self) -> None:
+        """Ends every connection."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for server in self._servers.values():
+            server.close()
+
+    def _ask_at_once(self, command: Command) -> "asyncio.Future[Any] | None":
+        """Sent already, where the command is of one server, and that is open."""
+        if _name(command) in _OF_ALL or _name(command) == "SCAN":
+            return None
+        address = self._owners[_slot(command)]
+        server = self._servers.get(address) if address else None
+        return server.opened.ask(command) if server and server.opened else None
+
+    async def _followed(self, command: Command, reply: "asyncio.Future[Any]") -> Any:
+        """The reply, or that of the server which it points to."""
+        try:
+            said = await reply
+        except resp.Gone:
+            self._look_soon()
+            raise
+        moved = _moved(said)
+        return said if moved is None else await self._follow(command, *moved)
+
+    async def _ask(self, command: Command) -> Any:
+        if _name(command) in _OF_ALL:
+            return await self._ask_all(command)
+        if _name(command) == "SCAN":
+            return await self._scan(command)
+        owner = self._owner(command)
+        try:
+            opened = await self._server(owner).open()
+        except resp.Gone:  # nothing was sent yet: whoever has the key by now may be asked
+            await self._look()
+            if self._owner(command) == owner:
+                raise
+            opened = await self._server(self._owner(command)).open()
+        return await self._followed(command, opened.ask(command))
+
+    async def _follow(self, command: Command, address: Address, for_good: bool) -> Any:
+        for _ in range(MOST_MOVES):
+            if for_good:
+                self._owners[_slot(command)] = address
+                self._look_soon()
+            opened = await self._server(address).open()
+            if not for_good:
+                opened.ask(("ASKING",))
+            said = await opened.ask(command)
+            moved = _moved(said)
+            if moved is None:
+                return said
+            address, for_good = moved
+        return said
+
+    async def _ask_all(self, command: Command) -> Any:
+        """Of every master; lists are joined."""
+        replies = [await (await self._server(each).open()).ask(command) for each in self._masters()]
+        if all(isinstance(reply, list) for reply in replies):
+            return [one for reply in replies for one in reply]
+        return next((reply for reply in replies if isinstance(reply, resp.Refused)), replies[0])
+
+    async def _scan(self, command: Command) -> Any:
+        """One master after the other; the cursor says at which, too."""
+        at, _, cursor = str(command[1]).rpartition("/")
+        masters, here = self._masters(), int(at or 0)
+        if here >= len(masters):  # there are fewer than when it began
+            return ["0", []]
+        said = await (await self._server(masters[here]).open()).ask(("SCAN", cursor, *command[2:]))
+        if isinstance(said, resp.Refused):
+            return said
+        here += said[0] == "0"
+        return ["0" if here == len(masters) else f"{here}/{said[0]}", said[1]]
+
+    def _owner(self, command: Command) -> Address:
+        owner = self._owners[_slot(command)]
+        if owner is None:  # nobody has this slot
+            raise resp.Gone
+        return owner
+
+    def _masters(self) -> list[Address]:
+        return sorted({owner for owner in self._owners if owner is not None})
+
+    def _known(self) -> list[Address]:
+        return list(dict.fromkeys([*self._servers, *self._seeds]))
+
+    def _server(self, address: Address) -> resp.Server:
+        if address not in self._servers:
+            self._servers[address] = resp.Server(self._at(address))
+        return self._servers[address]
+
+    def _at(self, address: Address) -> dict[str, Any]:
+        return {**self._where, "host": address[0], "port": address[1]}
+
+    async def _look(self) -> None:
+        """One look for all who wait for it. Raises Gone, Refused."""
+        await asyncio.shield(self._look_soon())
+
+    def _look_soon(self) -> "asyncio.Task[None]":
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._ask_who_has_what())
+            self._looking.add_done_callback(resp.seen)
+        return self._looking
+
+    async def _ask_who_has_what(self) -> None:
+        """Of the first that answers and is itself not cut off from the others."""
+        error: Exception = resp.Gone()
+        for address in self._known():
+            try:
+                opened = await self._server(address).open()
+                state = await opened.ask(("CLUSTER", "INFO"))
+                told = await opened.ask(("CLUSTER", "SLOTS"))
+            except (resp.Gone, resp.Refused) as its:
+                error = its
+                continue
+            if isinstance(told, resp.Refused):
+                error = told
+            elif told and ("cluster_state:ok" in state or not self._owners):
+                self._owners = _owners(told, address)
+                return
+        raise error
+
+
+def _reply_of(asking: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
+    """What it comes to, as a reply that somebody may end before."""
+    loop = asyncio.get_running_loop()
+    task, reply = loop.create_task(asking), loop.create_future()
+
+    def done(task: "asyncio.Task[Any]") -> None:
+        if task.cancelled() or reply.done():
+            resp.seen(task)
+        elif error := task.exception():
+            reply.set_exception(error)
+            reply.exception()
+        else:
+            reply.set_result(task.result())
+
+    task.add_done_callback(done)
+    return reply
+
+
+def _owners(told: Sequence[Any], by: Address) -> list[Address | None]:
+    """The owner of each slot, from `CLUSTER SLOTS`; a server without a name is the one that tells."""
+    owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    for first, last, (host, port, *_), *_ in told:
+        owners[first : last + 1] = [(host or by[0], int(port))] * (last - first + 1)
+    return owners
+
+
+def _name(command: Command) -> str:
+    return str(command[0]).upper()
+
+
+def _slot(command: Command) -> int:
+    """Of the command's first key; any where it has none."""
+    name = _name(command)
+    if name in _OF_ANY:
+        return 0
+    key = command[3] if name in ("EVAL", "EVALSHA") else command[1]
+    return key_slot(key if isinstance(key, bytes) else str(key).encode())
+
+
+def _moved(said: Any) -> tuple[Address, bool] | None:
+    """Where the key is, and whether for good: `MOVED 3999 127.0.0.1:6381`, `ASK …`. None for any other reply."""
+    if not isinstance(said, resp.Refused):
+        return None
+    kind, *rest = str(said).split()
+    if kind not in ("MOVED", "ASK"):
+        return None
+    host, _, port = rest[1].rpartition(":")
+    return (host, int(port)), kind == "MOVED"
+
+
+def _host(text: str) -> Any:
+    return urlsplit(f"//{text}")

@@ -1,0 +1,191 @@
+"""Between the shop and each of its stores: a bound to how many calls may wait for it, and a breaker.
+
+The store is *doubtful* when a call has failed, or when none of those under way was answered for a moment. Then it is
+asked whether it lives, on a connection of its own: the *probe*. Only a probe that fails opens the breaker, so that
+neither one lost connection nor one slow query does; while it is open every call is refused at once, and the probe goes
+on until it is answered, so that no request has to find out by waiting. A call that was sent is never said to be
+refused: it ends by its own limit or with `StoreUnavailable`, its outcome unknown.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Literal
+
+import structlog
+
+from quartet.kernel.errors import StoreUnavailable
+
+log = structlog.get_logger("quartet.stores")
+
+State = Literal["closed", "doubtful", "open", "half-open"]
+STATES: tuple[State, ...] = ("closed", "doubtful", "open", "half-open")
+
+# Between two probes of a store that is away.
+REST_SECONDS = 0.1
+
+
+class Guard:
+    """Of one store: `with guard.call(): …` around each call to it.
+
+    `probe` returns when the store lives and raises when it does not, or takes `patience` seconds. `doubt`: seconds
+    without any answer until it is doubtful. `places`: how many calls may be under way. `away`: what a call raises when
+    the store is to blame; anything else that it raises is the store's answer.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        probe: Callable[[], Awaitable[object]],
+        away: tuple[type[BaseException], ...],
+        *,
+        doubt: float,
+        patience: float,
+        places: int,
+    ) -> None:
+        self.store = store
+        self.calls = 0
+        self.openings = 0
+        self.refused = {"open": 0, "full": 0, "doubtful": 0}
+        self._probe, self._away = probe, away
+        self._glance, self._patience, self._places = doubt / 2, patience, places
+        self._is_doubtful = self._is_open = self._is_asking = self._is_closed = False
+        self._opened = self._heard = self._answered = self._glanced = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self.held: set[asyncio.Timeout] = set()
+        """Limits of calls, and of who waits to call, that end when the breaker opens."""
+        self.briefly_held: set[asyncio.Timeout] = set()
+        self.brief: set[asyncio.Future[Any]] = set()
+        """What brief calls wait for: it ends as soon as there is doubt."""
+
+    @property
+    def state(self) -> State:
+        """`half-open`: open, and just being asked whether it is back."""
+        if self._is_open:
+            return "half-open" if self._is_asking else "open"
+        return "doubtful" if self._is_doubtful else "closed"
+
+    @property
+    def is_doubtful(self) -> bool:
+        """It may be away, or is."""
+        return self._is_doubtful
+
+    def call(self, limit: asyncio.Timeout | None = None, *, brief: bool = False) -> "_Call":
+        """Around one call. One with a `limit` is given up when the breaker opens; a `brief` one, for those who can do
+        without, is given up and refused as soon as there is doubt. Raises StoreUnavailable."""
+        return _Call(self, limit, brief)
+
+    def close(self) -> None:
+        """Asks no more."""
+        self._is_closed = True
+        for running in (self._timer, self._probing):
+            if running is not None:
+                running.cancel()
+
+    def enter(self, brief: bool) -> None:
+        if self._is_open or (brief and self._is_doubtful) or self.calls >= self._places:
+            self.refused["open" if self._is_open else "full" if self.calls >= self._places else "doubtful"] += 1
+            raise StoreUnavailable(self.store)
+        self.calls += 1
+        if self.calls == 1:
+            self._heard = monotonic()
+        if self._timer is None:
+            self._look_again(self._glance)
+
+    def leave(self, error: BaseException | None) -> None:
+        self.calls -= 1
+        if error is None:
+            self._heard = self._answered = monotonic()
+        elif isinstance(error, self._away):
+            self.doubt()
+        elif isinstance(error, Exception):  # and not that somebody gave up waiting
+            self._heard = self._answered = monotonic()
+
+    def _look_again(self, seconds: float) -> None:
+        self._glanced = monotonic()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Twice as often as it takes to doubt. When this look itself comes late, the process had no time to hear."""
+        self._timer = None
+        if self.calls == 0:
+            return
+        if self._heard < self._glanced and monotonic() - self._glanced < 2 * self._glance:
+            self.doubt()
+        self._look_again(self._glance)
+
+    def doubt(self) -> None:
+        """Something speaks against it: it is asked whether it lives."""
+        self._is_doubtful = True
+        for reply in self.brief:
+            if not reply.done():
+                reply.set_exception(StoreUnavailable(self.store))
+                reply.exception()  # nobody need look: of several, one is enough
+        _end(self.briefly_held)
+        if not self._is_closed and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
+
+    async def _ask_until_it_lives(self) -> None:
+        while (error := await self._ask()) is not None:
+            self._open(error)
+            await asyncio.sleep(REST_SECONDS)
+        if self._is_open:
+            log.warning("store is back", store=self.store, seconds=round(monotonic() - self._opened, 1))
+        self._is_open = self._is_doubtful = False
+        self._heard = monotonic()
+
+    async def _ask(self) -> Exception | None:
+        """None when it lives, else what is wrong. That it took too long says nothing against a store that has answered
+        others meanwhile, nor when it was our own process that was slow."""
+        while True:
+            began = monotonic()
+            self._is_asking = True
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._probe()
+            except Exception as error:
+                seconds = monotonic() - began
+                too_long = seconds > self._patience * 0.9
+                if not too_long or (self._answered < began and seconds < self._patience * 1.5):
+                    return error
+            else:
+                return None
+            finally:
+                self._is_asking = False
+
+    def _open(self, error: Exception) -> None:
+        if self._is_open:
+            return
+        self._is_open, self._opened = True, monotonic()
+        self.openings += 1
+        log.warning("store is away", store=self.store, error=repr(error))
+        _end(self.held)
+
+
+def _end(limits: set[asyncio.Timeout]) -> None:
+    for limit in limits:
+        if not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time())
+
+
+class _Call:
+    """A plain class: a generator's context manager would cost more than all that it does."""
+
+    __slots__ = ("_brief", "_guard", "_limit")
+
+    def __init__(self, guard: Guard, limit: asyncio.Timeout | None, brief: bool) -> None:
+        self._guard, self._limit, self._brief = guard, limit, brief
+
+    def __enter__(self) -> None:
+        self._guard.enter(self._brief)
+        if self._limit is not None:
+            self._holds().add(self._limit)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._limit is not None:
+            self._holds().discard(self._limit)
+        self._guard.leave(error)
+
+    def _holds(self) -> set[asyncio.Timeout]:
+        return self._guard.briefly_held if self._brief else self._guard.held

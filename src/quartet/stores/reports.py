@@ -1,0 +1,47 @@
+"""Where reports are read: at a streaming replica where the shop has one, so that the longest of them takes nothing from
+those who buy; and at the primary while that is away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+import asyncpg
+import structlog
+
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.files import queries
+from quartet.stores.postgres import CALL_SECONDS, Postgres, Read
+
+log = structlog.get_logger("quartet.stores")
+q = queries(__file__)
+Found = TypeVar("Found")
+
+
+async def report(
+    primary: Postgres, replica: Postgres | None, read: Callable[[Read], Awaitable[Found]]
+) -> tuple[Found, datetime]:
+    """What `read` finds, and until when all that was committed is in it. Raises StoreUnavailable if nobody answers."""
+    if replica is not None:
+        try:
+            return await _while_it_lives(replica, read)
+        # A replica that lags may not even know the table yet. What is wrong with the question, the primary says too.
+        except (StoreUnavailable, TimeoutError, asyncpg.PostgresError) as error:
+            log.info("the replica can't tell, the primary is asked", error=repr(error))
+    return await _report(primary, read)
+
+
+async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
+    """Given up as soon as the replica is known to be away, since there is somebody else to ask."""
+    async with asyncio.timeout(CALL_SECONDS) as limit:
+        replica.guard.held.add(limit)
+        try:
+            return await _report(replica, read)
+        finally:
+            replica.guard.held.discard(limit)
+
+
+async def _report(server: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
+    async with server.read() as connection:
+        as_of: datetime = await connection.fetchval(q.as_of)  # before the report, which may then see even more
+        return await read(connection), as_of

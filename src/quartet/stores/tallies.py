@@ -1,0 +1,16 @@
+"""Counters that outlive processes: what the worker did is told by the API's /metrics as well."""
+
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Tx
+
+q = queries(__file__)
+
+
+async def count(tx: Tx, name: str, n: int = 1) -> None:
+    """So many more, true when the transaction is: `await count(tx, "mails.sent")`."""
+    await tx.execute(q.count, name, n)
+
+
+async def counted(read: Read) -> dict[str, int]:
+    """All there are, by name."""
+    return {row["name"]: row["n"] for row in await read.fetch(q.counted)}
