@@ -5,28 +5,32 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from pydantic import Field, StringConstraints
-from starlette.background import BackgroundTask
 
-from quartet.accounts import service
+from quartet.accounts import cookies, service, tokens
 from quartet.accounts.model import (
     LONGEST_NAME,
     LONGEST_PASSWORD,
+    LONGEST_USER_AGENT,
     SHORTEST_PASSWORD,
+    Device,
     EmailTaken,
+    OpenSession,
     RefreshRefused,
     ResetGone,
     SignedIn,
     TooManyAttempts,
     User,
+    VerificationGone,
     WrongCredentials,
 )
 from quartet.accounts.passwords import Busy
-from quartet.kernel.errors import Invalid, StoreUnavailable, TooManyRequests, Unauthenticated
+from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, TooManyRequests, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
-from quartet.web.dependencies import ShopDep, Signed
-from quartet.web.shapes import Body, Shape, Str, text
+from quartet.web.dependencies import PathId, Shop, ShopDep, Signed
+from quartet.web.paging import Page, Paging
+from quartet.web.shapes import Body, Bool, Shape, Str, text
 
 router = APIRouter(tags=["accounts"])
 log = structlog.get_logger("quartet.accounts")
@@ -54,8 +58,11 @@ class UserPatch(Body):
 
 
 class Credentials(Body):
+    """`cookie`: for a page, which gets its session in a cookie that scripts cannot read, and no tokens."""
+
     email: Email
     password: Password
+    cookie: Bool = False
 
 
 class RefreshBody(Body):
@@ -65,6 +72,11 @@ class RefreshBody(Body):
 class PasswordChange(Body):
     current_password: Password
     new_password: FreshPassword
+
+
+class EmailChange(Body):
+    email: Email
+    password: Password
 
 
 class ResetRequest(Body):
@@ -80,10 +92,32 @@ class UserShape(Shape):
 
     id: UUID
     email: str
+    email_verified: bool
+    pending_email: str | None
     display_name: str | None
     plan: str
     roles: list[str]
     created_at: datetime
+
+
+class PageSessionShape(Shape):
+    """For pages: the session is in a cookie. `csrfToken`, also in the cookie `quartet_csrf`, goes along as
+    `X-CSRF-Token` with every request that changes something."""
+
+    csrf_token: str
+    expires_in: int
+
+
+class SessionShape(Shape):
+    """A sign-in. `lastUsedAt`: when its tokens were last renewed; `network` an IPv4 /24 or IPv6 /48."""
+
+    id: UUID
+    current: bool
+    user_agent: str | None
+    network: str | None
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
 
 
 class TokenShape(Shape):
@@ -97,6 +131,31 @@ class TokenShape(Shape):
 
 def _user(user: User, status: int = 200) -> Response:
     return answer(UserShape.model_validate({**vars(user), "roles": sorted(user.roles)}), status)
+
+
+def _page_session(shop: Shop, signed: SignedIn) -> Response:
+    """The refresh token is told to nobody: the cookie takes its place."""
+    settings, now = shop.settings, shop.clock.now()
+    principal, _ = tokens.read(settings, signed.access_token, now)
+    csrf = cookies.csrf_token(settings, principal.session_id)
+    shape = PageSessionShape(csrf_token=csrf, expires_in=settings.refresh_ttl)
+    response = answer(shape, 201, {"Cache-Control": "no-store"})
+    for cookie in cookies.opened(settings, principal, now, csrf):
+        response.headers.append("Set-Cookie", cookie)
+    return response
+
+
+def _session(session: OpenSession, current: UUID) -> SessionShape:
+    return SessionShape.model_validate({**vars(session), "current": session.id == current})
+
+
+async def _device(request: Request) -> Device:
+    agent = request.headers.get("user-agent", "")[:LONGEST_USER_AGENT]
+    return Device("".join(c for c in agent if c.isprintable()) or None, request.scope["address"])
+
+
+DeviceDep = Annotated[Device, Depends(_device)]
+MailedToken = Annotated[str, Path(max_length=128)]
 
 
 def _tokens(signed: SignedIn) -> Response:
@@ -120,23 +179,24 @@ async def sign_up(shop: ShopDep, body: NewUser) -> Response:
 @router.post(
     "/sessions",
     status_code=201,
-    response_model=TokenShape,
+    response_model=TokenShape | PageSessionShape,
     responses=problems(WrongCredentials, Invalid, TooManyAttempts, Busy, StoreUnavailable),
 )
 async def sign_in(
     request: Request,
     shop: ShopDep,
+    device: DeviceDep,
     body: Credentials,
     x_cart_token: Annotated[str | None, Header(description="A guest's cart, to become part of the user's.")] = None,
 ) -> Response:
     """Signs in."""
-    signed = await service.sign_in(shop, body.email, body.password)
+    signed = await service.sign_in(shop, body.email, body.password, device)
     if x_cart_token:
         try:
             await request.app.state.merge_cart(shop, x_cart_token, signed.user_id)
         except Exception:  # whatever it is, it must not keep somebody out; the cart merges when it is next looked at
             log.exception("cart_not_merged", user=str(signed.user_id))
-    return _tokens(signed)
+    return _page_session(shop, signed) if body.cookie else _tokens(signed)
 
 
 @router.post(
@@ -145,15 +205,51 @@ async def sign_in(
     response_model=TokenShape,
     responses=problems(RefreshRefused, Invalid, StoreUnavailable),
 )
-async def refresh(shop: ShopDep, body: RefreshBody) -> Response:
+async def refresh(shop: ShopDep, device: DeviceDep, body: RefreshBody) -> Response:
     """Exchanges the refresh token for new tokens; the old one is spent, and using it again ends the session."""
-    return _tokens(await service.refresh(shop, body.refresh_token))
+    return _tokens(await service.refresh(shop, body.refresh_token, device))
 
 
 @router.delete("/sessions/current", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
 async def sign_out(shop: ShopDep, principal: Signed) -> Response:
     """Signs out: the session's tokens are good no longer."""
     await service.sign_out(shop, principal)
+    response = nothing()
+    for cookie in cookies.closed(shop.settings):
+        response.headers.append("Set-Cookie", cookie)
+    return response
+
+
+@router.get(
+    "/users/me/sessions",
+    response_model=Page[SessionShape],
+    responses=problems(Unauthenticated, Invalid, StoreUnavailable),
+)
+async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Response:
+    """Where you are signed in, the newest sign-in first."""
+    scope, before = f"sessions:{principal.user_id}", None
+    if paging.cursor is not None:
+        before = UUID(shop.cursors.decode(paging.cursor, scope)[0])
+    found = await service.sessions(shop, principal, before, paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    items = [_session(session, principal.session_id) for session in shown]
+    return answer(Page[SessionShape](items=items, next_cursor=more))
+
+
+@router.delete("/users/me/sessions", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
+async def end_other_sessions(shop: ShopDep, principal: Signed) -> Response:
+    """Signs out everywhere but here."""
+    await service.end_other_sessions(shop, principal)
+    return nothing()
+
+
+@router.delete(
+    "/users/me/sessions/{id}", status_code=204, responses=problems(NotFound, Unauthenticated, StoreUnavailable)
+)
+async def end_own_session(shop: ShopDep, principal: Signed, session_id: PathId) -> Response:
+    """Signs out there: that session's tokens are good no longer."""
+    await service.end_own_session(shop, principal, session_id)
     return nothing()
 
 
@@ -176,10 +272,22 @@ async def patch_me(shop: ShopDep, principal: Signed, body: UserPatch) -> Respons
     status_code=204,
     responses=problems(Unauthenticated, Invalid, TooManyAttempts, Busy, StoreUnavailable),
 )
-async def change_password(shop: ShopDep, principal: Signed, body: PasswordChange) -> Response:
+async def change_password(shop: ShopDep, principal: Signed, device: DeviceDep, body: PasswordChange) -> Response:
     """Changes your password; every other session ends."""
-    await service.change_password(shop, principal, body.current_password, body.new_password)
+    await service.change_password(shop, principal, body.current_password, body.new_password, device)
     return nothing()
+
+
+@router.post(
+    "/users/me/email",
+    status_code=202,
+    response_model=UserShape,
+    responses=problems(EmailTaken, Unauthenticated, Invalid, TooManyAttempts, TooManyRequests, Busy, StoreUnavailable),
+)
+async def change_email(shop: ShopDep, principal: Signed, device: DeviceDep, body: EmailChange) -> Response:
+    """Sends a link to the new address; it is the account's once the link is used. Your present address, given again,
+    takes a change back that is under way."""
+    return _user(await service.change_email(shop, principal, body.email, body.password, device), 202)
 
 
 @router.post(
@@ -188,17 +296,37 @@ async def change_password(shop: ShopDep, principal: Signed, body: PasswordChange
     response_class=Response,
     responses=problems(Invalid, TooManyRequests, StoreUnavailable),
 )
-async def request_reset(shop: ShopDep, body: ResetRequest) -> Response:
+async def ask_reset(shop: ShopDep, body: ResetRequest) -> Response:
     """Sends a link for a new password, if the address has an account; the answer does not say whether."""
-    user_id = await service.request_reset(shop, body.email)
-    sending = BackgroundTask(service.send_reset, shop, user_id) if user_id else None
-    return Response(status_code=202, background=sending)
+    await service.ask_reset(shop, body.email)
+    return Response(status_code=202)
 
 
 @router.post(
     "/password-resets/{token}", status_code=204, responses=problems(ResetGone, Invalid, Busy, StoreUnavailable)
 )
-async def reset_password(shop: ShopDep, token: Annotated[str, Path(max_length=128)], body: NewPassword) -> Response:
+async def reset_password(shop: ShopDep, token: MailedToken, body: NewPassword) -> Response:
     """Sets a new password by the token of the link; every session ends."""
     await service.reset_password(shop, token, body.password)
+    return nothing()
+
+
+@router.post(
+    "/email-verifications",
+    status_code=202,
+    response_class=Response,
+    responses=problems(Unauthenticated, TooManyRequests, StoreUnavailable),
+)
+async def ask_verification(shop: ShopDep, principal: Signed) -> Response:
+    """Sends the link that proves your address again, if it is not proved yet; ten times an hour at most."""
+    await service.ask_verification(shop, principal)
+    return Response(status_code=202)
+
+
+@router.post(
+    "/email-verifications/{token}", status_code=204, responses=problems(VerificationGone, EmailTaken, StoreUnavailable)
+)
+async def verify_email(shop: ShopDep, token: MailedToken) -> Response:
+    """Proves an address by the token of the link. Where the address is a new one, it is the account's from now on."""
+    await service.verify_email(shop, token)
     return nothing()

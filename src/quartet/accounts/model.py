@@ -10,17 +10,20 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 
 from quartet.kernel.errors import Conflict, Problem, TooManyRequests, Unauthenticated, invalid
+from quartet.web.limits import network_of
 
 SHORTEST_PASSWORD = 8
 LONGEST_PASSWORD = 128
 LONGEST_NAME = 100
+LONGEST_USER_AGENT = 200
 
 COMMON_PASSWORDS = frozenset(Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").split())
 
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with an account; `roles` may hold `staff` and `admin`."""
+    """Somebody with an account; `roles` may hold `staff` and `admin`. `pending_email` is to be their address once it is
+    proved."""
 
     id: UUID
     email: str
@@ -28,6 +31,25 @@ class User:
     plan: str
     roles: frozenset[str]
     created_at: datetime
+    email_verified: bool = False
+    pending_email: str | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a request comes from: `user_agent` as sent, cut to 200 characters, and the address, "" where it is not
+    known. Of the address only its network is kept."""
+
+    user_agent: str | None = None
+    address: str = ""
+
+    @property
+    def network(self) -> str | None:
+        """An IPv4 /24 or IPv6 /48."""
+        return network_of(self.address)
+
+
+UNKNOWN_DEVICE = Device()
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,18 @@ class Session:
 
     id: UUID
     refresh_token: str
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """A sign-in as it is listed. `last_used_at`: when its tokens were last renewed."""
+
+    id: UUID
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+    user_agent: str | None
+    network: str | None
 
 
 @dataclass(frozen=True)
@@ -69,9 +103,19 @@ class RefreshRefused(Unauthenticated):
 
 
 class TooManyAttempts(TooManyRequests):
-    """Too many wrong passwords for this address. Wait for `Retry-After` seconds."""
+    """Too many wrong passwords, for this account or from where you are. Wait for `Retry-After` seconds; until then no
+    password is looked at, not even the right one. A link by POST /password-resets opens the account at once."""
 
     slug, title = "too-many-attempts", "Too many wrong passwords"
+
+
+class VerificationGone(Problem):
+    """The link is spent, has expired, or was sent for an address that the account no longer wants. Ask for a new one
+    with POST /email-verifications."""
+
+    slug: ClassVar[str] = "verification-gone"
+    status: ClassVar[int] = 410
+    title: ClassVar[str] = "This link is spent or has expired"
 
 
 class ResetGone(Problem):

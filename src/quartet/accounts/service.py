@@ -10,32 +10,40 @@ from uuid import UUID
 
 import structlog
 
-from quartet.accounts import passwords, store, tokens
+from quartet import orders
+from quartet.accounts import lockout, passwords, store, tokens
 from quartet.accounts.model import (
+    UNKNOWN_DEVICE,
+    Device,
+    OpenSession,
     RefreshRefused,
     ResetGone,
     Session,
     SignedIn,
-    TooManyAttempts,
     User,
+    VerificationGone,
     WrongCredentials,
     known_email,
     refuse_weak,
     valid_email,
 )
-from quartet.kernel.errors import StoreUnavailable, Unauthenticated, invalid
+from quartet.kernel.errors import NotFound, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
+from quartet.stores import outbox
 from quartet.stores.postgres import Tx
-from quartet.stores.redis import RedisStore
+from quartet.stores.redis import Command, RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Principal, Shop
 
 log = structlog.get_logger("quartet.accounts")
 
 RESET_LIFE = timedelta(hours=1)
-RESETS_AN_HOUR = 10
+VERIFICATION_LIFE = timedelta(hours=24)
+MAILS_AN_HOUR = 10
 _TOKEN_BYTES = 32
+# A sign-in begins anew when the hash changes under it.
+_TRIES = 3
 
 
 async def create_user(
@@ -65,27 +73,58 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
     address = valid_email(email)
     refuse_weak(password, address)
     hashed = await passwords.hash_password(shop.settings, password)
-    async with shop.stores.pg.once() as tx:
-        return await create_user(tx, address, hashed, display_name, created_at=shop.clock.now())
+    async with shop.stores.pg.tx() as tx:
+        user = await create_user(tx, address, hashed, display_name, created_at=shop.clock.now())
+        await _ask_verification(tx, user.id)
+    return user
 
 
-async def sign_in(shop: Shop, email: str, password: str) -> SignedIn:
+async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
     """Raises WrongCredentials, the same and as slow for an unknown address; TooManyAttempts, Busy."""
     address = known_email(email)
+    async with passwords.turns(shop.settings).place():
+        for _ in range(_TRIES):
+            user, hashed = await _by_email(shop, address)
+            renewed = await _check_password(shop, address, password, hashed, device)
+            assert user is not None
+            await shop.step("password checked")
+            session = await _begin_session(shop, user, hashed, renewed, device)
+            if session is not None:
+                return _signed_in(shop.settings, user.id, user.roles, session, shop.clock.now())
+    raise WrongCredentials()
+
+
+async def _by_email(shop: Shop, address: str) -> tuple[User | None, str | None]:
     async with shop.stores.pg.read() as read:
-        found = await store.user_by_email(read, address)
-    user, hashed = found or (None, None)
-    await _check_password(shop, address, password, hashed)
-    if user is None:
-        raise WrongCredentials()
+        return await store.user_by_email(read, address) or (None, None)
+
+
+async def _begin_session(
+    shop: Shop, user: User, hashed: str | None, renewed: str | None, device: Device
+) -> Session | None:
+    """None: the hash is no longer the one that was checked, perhaps because another sign-in has just renewed it."""
     now = shop.clock.now()
-    async with shop.stores.pg.once() as tx:
-        session = await start_session(tx, user.id, now, shop.settings, checked_hash=hashed)
-    return _signed_in(shop.settings, user.id, user.roles, session, now)
+    try:
+        async with shop.stores.pg.once() if renewed is None else shop.stores.pg.tx() as tx:
+            if (
+                renewed is not None
+                and hashed is not None
+                and await store.replace_password(tx, user.id, hashed, renewed)
+            ):
+                hashed = renewed
+            return await start_session(tx, user.id, now, shop.settings, checked_hash=hashed, device=device)
+    except WrongCredentials:
+        return None
 
 
 async def start_session(
-    tx: Tx, user_id: UUID, now: datetime, settings: Settings, *, checked_hash: str | None = None
+    tx: Tx,
+    user_id: UUID,
+    now: datetime,
+    settings: Settings,
+    *,
+    checked_hash: str | None = None,
+    device: Device = UNKNOWN_DEVICE,
 ) -> Session:
     """A new sign-in. With `checked_hash`, only while that is still the user's password; else WrongCredentials."""
     session = _new_session(new_id())
@@ -98,13 +137,14 @@ async def start_session(
         now=now,
         expires_at=expires,
         checked_hash=checked_hash,
+        device=device,
     )
     if not opened:
         raise WrongCredentials()
     return session
 
 
-async def refresh(shop: Shop, refresh_token: str) -> SignedIn:
+async def refresh(shop: Shop, refresh_token: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
     """New tokens for the latest one. A spent one ends its session. Raises RefreshRefused."""
     session_id = _session_of(refresh_token)
     if session_id is None:
@@ -118,13 +158,14 @@ async def refresh(shop: Shop, refresh_token: str) -> SignedIn:
             _hash(session.refresh_token),
             now=now,
             expires_at=now + timedelta(seconds=shop.settings.refresh_ttl),
+            device=device,
         )
     if found is None:
         raise RefreshRefused()
     user_id, roles, good = found
     if not good:
         log.warning("refresh_token_reused", user=str(user_id), session=str(session_id))
-        await _refuse_tokens_of(shop, user_id, [session_id])
+        await refuse_tokens_of(shop, user_id, [session_id])
         raise RefreshRefused()
     return _signed_in(shop.settings, user_id, roles, session, now)
 
@@ -133,7 +174,28 @@ async def sign_out(shop: Shop, principal: Principal) -> None:
     """Ends the session: its refresh token at once for good, its access tokens at once while Redis is up."""
     async with shop.stores.pg.once() as tx:
         await store.end_session(tx, principal.session_id, shop.clock.now())
-    await _refuse_tokens_of(shop, principal.user_id, [principal.session_id])
+    await refuse_tokens_of(shop, principal.user_id, [principal.session_id])
+
+
+async def sessions(shop: Shop, principal: Principal, before: UUID | None, limit: int) -> list[OpenSession]:
+    """Where the user is signed in, the newest sign-in first; those that began before `before`, if it is given."""
+    async with shop.stores.pg.read() as read:
+        return await store.open_sessions(read, principal.user_id, shop.clock.now(), before, limit)
+
+
+async def end_own_session(shop: Shop, principal: Principal, session_id: UUID) -> None:
+    """Its tokens are good no longer. Raises NotFound, also for another's."""
+    async with shop.stores.pg.once() as tx:
+        if not await store.end_own_session(tx, session_id, principal.user_id, shop.clock.now()):
+            raise NotFound(f"you have no session {session_id}")
+    await refuse_tokens_of(shop, principal.user_id, [session_id])
+
+
+async def end_other_sessions(shop: Shop, principal: Principal) -> None:
+    """Signs out everywhere but here."""
+    async with shop.stores.pg.once() as tx:
+        ended = await store.end_sessions(tx, principal.user_id, shop.clock.now(), but=principal.session_id)
+    await refuse_tokens_of(shop, principal.user_id, ended)
 
 
 async def me(shop: Shop, principal: Principal) -> User:
@@ -150,14 +212,13 @@ async def rename(shop: Shop, principal: Principal, display_name: str | None) -> 
     return user
 
 
-async def change_password(shop: Shop, principal: Principal, current: str, new: str) -> None:
+async def change_password(
+    shop: Shop, principal: Principal, current: str, new: str, device: Device = UNKNOWN_DEVICE
+) -> None:
     """Ends every other session. Raises Invalid (naming the field), TooManyAttempts, Busy."""
     user, hashed = await _me(shop, principal)
     refuse_weak(new, user.email, "newPassword")
-    try:
-        await _check_password(shop, user.email, current, hashed)
-    except WrongCredentials:
-        raise invalid("currentPassword", "is not your password") from None
+    await _confirm(shop, user, hashed, current, device, field="currentPassword")
     assert hashed is not None
     fresh = await passwords.hash_password(shop.settings, new)
     async with shop.stores.pg.tx() as tx:
@@ -165,49 +226,35 @@ async def change_password(shop: Shop, principal: Principal, current: str, new: s
             raise invalid("currentPassword", "was changed a moment ago")
         await store.drop_resets(tx, user.id)
         ended = await store.end_sessions(tx, user.id, shop.clock.now(), but=principal.session_id)
-    await _refuse_tokens_of(shop, user.id, ended)
+    await refuse_tokens_of(shop, user.id, ended)
 
 
-async def request_reset(shop: Shop, email: str) -> UUID | None:
-    """Whether there is somebody to write to, for `send_reset`: the caller answers first, so that a known address takes
-    no longer than an unknown one."""
-    async with shop.stores.pg.read() as read:
-        found = await store.user_by_email(read, known_email(email))
-    return found[0].id if found else None
+async def ask_reset(shop: Shop, email: str) -> None:
+    """Has a link for a new password sent, if the address is somebody's; the same work and the same silence if not."""
+    async with shop.stores.pg.once() as tx:
+        await store.ask_reset(tx, known_email(email))
 
 
-async def send_reset(shop: Shop, user_id: UUID) -> None:
-    """Sends a link good once, for an hour. What goes wrong is logged: whoever asked has been answered."""
-    try:
-        if not await _may_have_reset(shop, user_id):
-            return
-        token = _secret()
-        async with shop.stores.pg.tx() as tx:
-            found = await store.user_by_id(tx, user_id)
-            if found is None:
-                return
-            await store.keep_reset(tx, _hash(token), user_id, shop.clock.now() + RESET_LIFE)
-        link = f"{shop.settings.base_url.rstrip('/')}/password-resets/{token}"
-        await shop.mail.send(found[0].email, "Choose a new password", _RESET_TEXT.format(link=link))
-    except (StoreUnavailable, OSError) as error:
-        log.error("reset_not_sent", user=str(user_id), error=str(error))
+async def mint_reset(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
+    """Draws the token of a link to set a new password with, when the e-mail is sent: (address, display name, token).
+    Only its hash is kept, and the one before is good no longer. None: there is no such user."""
+    token = _secret()
+    found = await store.mint_reset(tx, _hash(token), user_id, now + RESET_LIFE)
+    return (*found, token) if found else None
 
 
-_RESET_TEXT = """Somebody asked for a new password for your account.
-
-If it was you, choose one here within an hour; the link works once:
-
-{link}
-
-If it was not, ignore this message: nothing has changed.
-"""
+async def mint_verification(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
+    """The same for a link that proves an address: the new one, where it is being changed. None: none waits to be."""
+    token = _secret()
+    found = await store.mint_verification(tx, _hash(token), user_id, now + VERIFICATION_LIFE)
+    return (*found, token) if found else None
 
 
 async def reset_password(shop: Shop, token: str, password: str) -> None:
     """Ends every session. Raises ResetGone, Invalid (weak), Busy; a weak password does not spend the token."""
     hashed_token = _hash(token)
     async with shop.stores.pg.read() as read:
-        found = await store.find_reset(read, hashed_token, shop.clock.now())
+        found = await store.find_link(read, hashed_token, "reset", shop.clock.now())
     if found is None:
         raise ResetGone()
     user_id, email = found
@@ -215,13 +262,68 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
     hashed = await passwords.hash_password(shop.settings, password)
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
-        # The user's row first: two links of one user would else wait for one another's.
+        await orders.claim(tx, email, user_id)  # whoever read the e-mail has the address; orders' rows are locked first
         await store.set_password(tx, user_id, hashed)
-        if not await store.spend_reset(tx, hashed_token, now):
+        if not await store.spend_link(tx, hashed_token, "reset", now):
             raise ResetGone()
-        await store.drop_resets(tx, user_id)
+        await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
-    await _refuse_tokens_of(shop, user_id, ended)
+    await shop.step("password reset")
+    await lockout.forget(shop.stores.redis, lockout.lock_of(shop.settings, email, ""))
+    await refuse_tokens_of(shop, user_id, ended)
+
+
+async def ask_verification(shop: Shop, principal: Principal) -> None:
+    """Has the link that proves the address sent again. Raises TooManyRequests."""
+    await _refuse_many_mails(shop, principal.user_id)
+    async with shop.stores.pg.once() as tx:
+        await _ask_verification(tx, principal.user_id)
+
+
+async def change_email(shop: Shop, principal: Principal, email: str, password: str, device: Device) -> User:
+    """Sends a link to the new address, which takes the old one's place when the link is used; the old one is told.
+    Raises Invalid (naming the field), EmailTaken, TooManyAttempts, TooManyRequests, Busy."""
+    address = valid_email(email)
+    user, hashed = await _me(shop, principal)
+    await _confirm(shop, user, hashed, password, device)
+    await _refuse_many_mails(shop, user.id)
+    async with shop.stores.pg.tx() as tx:
+        user = await store.want_email(tx, user.id, address)
+        if user.pending_email is not None:
+            await outbox.emit(tx, "user.email_change_asked", str(user.id), {"user_id": str(user.id)})
+            await _ask_verification(tx, user.id)
+    return user
+
+
+async def _confirm(
+    shop: Shop, user: User, hashed: str | None, password: str, device: Device, *, field: str = "password"
+) -> None:
+    """That it is the user's own hand. Raises Invalid naming `field`, TooManyAttempts, Busy."""
+    try:
+        async with passwords.turns(shop.settings).place():
+            await _check_password(shop, user.email, password, hashed, device)
+    except WrongCredentials:
+        raise invalid(field, "is not your password") from None
+
+
+async def verify_email(shop: Shop, token: str) -> None:
+    """The address that the link was sent to is the account's from now on, and so is every order that a guest made with
+    it. Raises VerificationGone, EmailTaken."""
+    hashed, now = _hash(token), shop.clock.now()
+    async with shop.stores.pg.tx() as tx:
+        found = await store.find_link(tx, hashed, "verify", now)
+        if found is None:
+            raise VerificationGone()
+        user_id, email = found
+        await orders.claim(tx, email, user_id)  # an order's row is locked before its user's, as when one is placed
+        if not await store.prove_email(tx, user_id, email, now) or not await store.spend_link(
+            tx, hashed, "verify", now
+        ):
+            raise VerificationGone()
+
+
+async def _ask_verification(tx: Tx, user_id: UUID) -> None:
+    await outbox.emit(tx, "user.verify_asked", str(user_id), {"user_id": str(user_id)})
 
 
 async def give_password(shop: Shop, email: str, password: str) -> bool:
@@ -238,7 +340,7 @@ async def give_password(shop: Shop, email: str, password: str) -> bool:
         await store.set_password(tx, user_id, hashed)
         await store.drop_resets(tx, user_id)
         ended = await store.end_sessions(tx, user_id, shop.clock.now())
-    await _refuse_tokens_of(shop, user_id, ended)
+    await refuse_tokens_of(shop, user_id, ended)
     return True
 
 
@@ -250,33 +352,25 @@ async def _me(shop: Shop, principal: Principal) -> tuple[User, str | None]:
     return found
 
 
-async def _check_password(shop: Shop, address: str, password: str, hashed: str | None) -> None:
-    """Counts what is wrong; looks again when its turn comes, since many may have failed while this one waited."""
-    redis, limit = shop.stores.redis, shop.settings.limit_sign_in_failures
-    await _refuse_after_failures(redis, address, limit)
+async def _check_password(shop: Shop, email: str, password: str, hashed: str | None, device: Device) -> str | None:
+    """A new hash, where the old one was made at another cost than today's. Hold a place in the queue; looks again when
+    the turn comes, since many may have failed while this one waited. Raises WrongCredentials, TooManyAttempts, Busy."""
+    redis, lock = shop.stores.redis, lockout.lock_of(shop.settings, email, device.address)
+    await lockout.look(redis, lock)
     queue = passwords.turns(shop.settings)
     async with queue.turn():
-        await _refuse_after_failures(redis, address, limit)
-        if await passwords.is_right(queue, password, hashed):
-            return
-        await _take(redis, _failures_of(address), limit)
-    raise WrongCredentials()
+        tried = await lockout.count(redis, lock)
+        is_right, renewed = await passwords.check(queue, password, hashed)
+    if not is_right:
+        raise WrongCredentials()
+    await lockout.right(redis, tried)
+    return renewed
 
 
-async def _refuse_after_failures(redis: RedisStore, address: str, limit: int) -> None:
-    taken = await _take(redis, _failures_of(address), limit, cost=0)
+async def _refuse_many_mails(shop: Shop, user_id: UUID) -> None:
+    taken = await _take(shop.stores.redis, f"verifications:{user_id}", MAILS_AN_HOUR, window=3600)
     if taken is not None and not taken.allowed:
-        raise TooManyAttempts(retry_after=max(1, taken.reset))
-
-
-def _failures_of(address: str) -> str:
-    """Hashed: whoever reads Redis' keys need not learn who our customers are."""
-    return f"failures:{hashlib.sha256(address.encode()).hexdigest()[:32]}"
-
-
-async def _may_have_reset(shop: Shop, user_id: UUID) -> bool:
-    taken = await _take(shop.stores.redis, f"resets:{user_id}", RESETS_AN_HOUR, window=3600)
-    return taken is None or taken.allowed
+        raise TooManyRequests("enough e-mails for now", retry_after=taken.reset)
 
 
 async def _take(redis: RedisStore, name: str, limit: int, *, window: int = 60, cost: int = 1) -> limits.Taken | None:
@@ -287,17 +381,59 @@ async def _take(redis: RedisStore, name: str, limit: int, *, window: int = 60, c
         return None
 
 
-async def _refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
+async def confirm_owner(
+    shop: Shop, principal: Principal, password: str | None, device: Device, *, fresh: timedelta
+) -> User:
+    """That it is the user's own hand: the password, or for an account without one a sign-in no older than `fresh`.
+    Raises Invalid naming `password`, Unauthenticated, TooManyAttempts, Busy."""
+    user, hashed = await _me(shop, principal)
+    if hashed is not None:
+        if password is None:
+            raise invalid("password", "is missing")
+        await _confirm(shop, user, hashed, password, device)
+        return user
+    async with shop.stores.pg.read() as read:
+        began = await store.session_began(read, principal.session_id)
+    if began is None or began <= shop.clock.now() - fresh:
+        raise Unauthenticated("sign in again first")
+    return user
+
+
+async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
+    """Forgets who the user was; answers the sessions that this ended. Raises Unauthenticated when that is done."""
+    ended = await store.erase(tx, user_id, now)
+    if ended is None:
+        raise Unauthenticated("this account is gone")
+    return ended
+
+
+async def refuse_erased(shop: Shop, user_id: UUID) -> None:
+    """The access tokens of somebody who was erased are good no longer. Raises StoreUnavailable."""
+    async with shop.stores.pg.read() as read:
+        ended = await store.sessions_of_erased(read, user_id)
+    await shop.stores.redis.pipeline(_ends(user_id, ended, shop.settings.access_ttl))
+
+
+async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, list[OpenSession]]:
+    """What is held about a user here, with so many of the newest sessions. Raises Unauthenticated."""
+    user, _ = await _me(shop, principal)
+    async with shop.stores.pg.read() as read:
+        return user, await store.open_sessions(read, user.id, shop.clock.now(), None, sessions)
+
+
+async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
     """Tells the gateway, which refuses their access tokens at once. Without Redis they live out their minutes."""
     if not sessions:
         return
-    ttl = shop.settings.access_ttl
+    await shop.step("sessions ended")
     try:
-        await shop.stores.redis.pipeline(
-            [("SET", limits.session_key(user_id, session), "ended", "EX", ttl) for session in sessions]
-        )
+        await shop.stores.redis.pipeline(_ends(user_id, sessions, shop.settings.access_ttl))
     except StoreUnavailable:
         log.warning("session_end_not_announced", sessions=len(sessions))
+
+
+def _ends(user_id: UUID, sessions: Iterable[UUID], seconds: int) -> list[Command]:
+    return [("SET", limits.session_key(user_id, session), "ended", "EX", seconds) for session in sessions]
 
 
 def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session: Session, now: datetime) -> SignedIn:

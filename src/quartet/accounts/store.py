@@ -1,19 +1,30 @@
-"""Users, sessions and password resets in PostgreSQL."""
+"""Users, sessions and the links of e-mails in PostgreSQL."""
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from quartet.accounts.model import EmailTaken, User
+from quartet.accounts.model import Device, EmailTaken, OpenSession, User
 from quartet.stores.files import queries
-from quartet.stores.postgres import Read, Tx
+from quartet.stores.postgres import Read, Tx, Violation
 
 q = queries(__file__)
 
+Purpose = Literal["reset", "verify"]
+
 
 def _user(row: Any) -> User:
-    return User(row["id"], row["email"], row["display_name"], row["plan"], frozenset(row["roles"]), row["created_at"])
+    return User(
+        row["id"],
+        row["email"],
+        row["display_name"],
+        row["plan"],
+        frozenset(row["roles"]),
+        row["created_at"],
+        row["email_verified_at"] is not None,
+        row["pending_email"],
+    )
 
 
 async def insert_user(
@@ -60,6 +71,12 @@ async def names(read: Read, ids: Iterable[UUID]) -> dict[UUID, str]:
     return {row["id"]: row["display_name"] for row in await read.fetch(q.names, list(ids))}
 
 
+async def address(read: Read, user_id: UUID) -> str | None:
+    """Where to write to; None when there is nobody (any more)."""
+    found: str | None = await read.fetchval(q.address, user_id)
+    return found
+
+
 async def rename(tx: Tx, user_id: UUID, display_name: str | None) -> User | None:
     """None when there is no such user."""
     row = await tx.fetchrow(q.rename, user_id, display_name)
@@ -75,20 +92,34 @@ async def start_session(
     now: datetime,
     expires_at: datetime,
     checked_hash: str | None,
+    device: Device,
 ) -> bool:
     """False when the user is gone or has another password than `checked_hash` by now (None: not asked)."""
-    found = await tx.fetchval(q.start_session, session_id, user_id, token_hash, now, expires_at, checked_hash)
+    seen = (device.user_agent, device.network)
+    found = await tx.fetchval(q.start_session, session_id, user_id, token_hash, now, expires_at, checked_hash, *seen)
     return found is not None
 
 
 async def rotate(
-    tx: Tx, session_id: UUID, old_hash: bytes, new_hash: bytes, *, now: datetime, expires_at: datetime
+    tx: Tx, session_id: UUID, old_hash: bytes, new_hash: bytes, *, now: datetime, expires_at: datetime, device: Device
 ) -> tuple[UUID, frozenset[str], bool] | None:
     """Who it is, their roles, and whether the token was good (else the session has just ended).
 
     None: there is no such session, or it has ended."""
-    row = await tx.fetchrow(q.rotate, session_id, old_hash, new_hash, now, expires_at)
+    seen = (device.user_agent, device.network)
+    row = await tx.fetchrow(q.rotate, session_id, old_hash, new_hash, now, expires_at, *seen)
     return (row["user_id"], frozenset(row["roles"]), row["ended_at"] is None) if row else None
+
+
+async def open_sessions(read: Read, user_id: UUID, now: datetime, before: UUID | None, limit: int) -> list[OpenSession]:
+    """The newest first; those that began before `before`, if it is given."""
+    rows = await read.fetch(q.sessions, user_id, now, before, limit)
+    return [OpenSession(**row) for row in rows]
+
+
+async def end_own_session(tx: Tx, session_id: UUID, user_id: UUID, now: datetime) -> bool:
+    """False when the user has no such session."""
+    return await tx.fetchval(q.end_own_session, session_id, user_id, now) is not None
 
 
 async def end_session(tx: Tx, session_id: UUID, now: datetime) -> None:
@@ -111,28 +142,116 @@ async def replace_password(tx: Tx, user_id: UUID, old_hash: str, new_hash: str) 
     return bool(await tx.execute(q.replace_password, user_id, old_hash, new_hash) == "UPDATE 1")
 
 
-async def keep_reset(tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime) -> None:
-    """Remembers a reset by the hash of its token."""
-    await tx.execute(q.keep_reset, token_hash, user_id, expires_at)
+async def ask_reset(tx: Tx, email: str) -> None:
+    """Tells the worker that somebody asked for a link to a new password."""
+    await tx.execute(q.ask_reset, email)
 
 
-async def find_reset(read: Read, token_hash: bytes, now: datetime) -> tuple[UUID, str] | None:
-    """Whose it is and their address; None when spent, expired or never given."""
-    row = await read.fetchrow(q.find_reset, token_hash, now)
+async def mint_reset(tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime) -> tuple[str, str | None] | None:
+    """Keeps the hash of a link to set a new password with; answers the address and the name it goes to."""
+    row = await tx.fetchrow(q.mint_reset, user_id, token_hash, expires_at)
+    return (row["email"], row["display_name"]) if row else None
+
+
+async def mint_verification(
+    tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime
+) -> tuple[str, str | None] | None:
+    """The same for a link that proves an address; None when none waits to be proved."""
+    row = await tx.fetchrow(q.mint_verification, user_id, token_hash, expires_at)
+    return (row["email"], row["display_name"]) if row else None
+
+
+async def find_link(read: Read, token_hash: bytes, purpose: Purpose, now: datetime) -> tuple[UUID, str] | None:
+    """Whose it is and the address it was sent to; None when spent, expired or never given."""
+    row = await read.fetchrow(q.find_link, token_hash, purpose, now)
     return (row["user_id"], row["email"]) if row else None
 
 
-async def spend_reset(tx: Tx, token_hash: bytes, now: datetime) -> bool:
+async def spend_link(tx: Tx, token_hash: bytes, purpose: Purpose, now: datetime) -> bool:
     """False when somebody spent it first."""
-    return await tx.fetchval(q.spend_reset, token_hash, now) is not None
+    return await tx.fetchval(q.spend_link, token_hash, purpose, now) is not None
 
 
 async def drop_resets(tx: Tx, user_id: UUID) -> None:
-    """The other links in the user's mailbox open nothing any more."""
+    """The link in the user's mailbox opens nothing any more."""
     await tx.execute(q.drop_resets, user_id)
 
 
+async def proven_email(read: Read, user_id: UUID) -> str | None:
+    """The account's address, None while nobody has proved that it is the user's."""
+    found: str | None = await read.fetchval(q.proven_email, user_id)
+    return found
+
+
+async def want_email(tx: Tx, user_id: UUID, email: str) -> User:
+    """The address is the account's once it is proved. Raises EmailTaken."""
+    row = await tx.fetchrow(q.want_email, user_id, email)
+    if row is None:
+        raise EmailTaken(f"there is an account for {email} already")
+    return _user(row)
+
+
+async def prove_email(tx: Tx, user_id: UUID, email: str, now: datetime) -> bool:
+    """The address is the account's, and proved; False when the account no longer wants it. Raises EmailTaken, which
+    spoils the transaction."""
+    try:
+        proved = await tx.fetchval(q.prove_email, user_id, email, now) is not None
+        await tx.execute(q.drop_resets_elsewhere, user_id, email)
+        return proved
+    except Violation as violation:
+        if violation.constraint != "users_email_key":
+            raise
+        raise EmailTaken(f"there is an account for {email} already") from None
+
+
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Forgets sessions and resets that have run out."""
+    """Forgets sessions and links that have run out."""
     await tx.execute(q.sweep_sessions, now)
-    await tx.execute(q.sweep_resets, now)
+    await tx.execute(q.sweep_links, now)
+
+
+async def by_email(read: Read, beginning: str, *, after: str, limit: int) -> list[User]:
+    """In the order of their addresses, those that begin so and come after that one; in lower case, both."""
+    return [_user(row) for row in await read.fetch(q.by_email, beginning, after, limit)]
+
+
+async def lock(tx: Tx, user_id: UUID) -> User | None:
+    """The user, with the row held until the transaction ends."""
+    row = await tx.fetchrow(q.lock_user, user_id)
+    return _user(row) if row else None
+
+
+async def set_roles(tx: Tx, user_id: UUID, roles: frozenset[str]) -> User:
+    """Of a user that there is. A Violation QT015 refuses to leave the shop without an admin."""
+    return _user(await tx.fetchrow(q.set_roles, user_id, sorted(roles)))
+
+
+async def roles_of_session(read: Read, session_id: UUID, now: datetime) -> frozenset[str] | None:
+    """The roles that its user has now; None when the session has ended."""
+    roles = await read.fetchval(q.roles_of_session, session_id, now)
+    return None if roles is None else frozenset(roles)
+
+
+async def slide(tx: Tx, session_id: UUID, now: datetime, expires_at: datetime) -> frozenset[str] | None:
+    """The session lives on; the roles its user has now, or None when it has ended."""
+    roles = await tx.fetchval(q.slide, session_id, now, expires_at)
+    return None if roles is None else frozenset(roles)
+
+
+async def session_began(read: Read, session_id: UUID) -> datetime | None:
+    """When the sign-in was; None for a session that has ended."""
+    found: datetime | None = await read.fetchval(q.session_began, session_id)
+    return found
+
+
+async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID] | None:
+    """Nothing tells any more who it was; answers the user's sessions, all ended. None: there is no such user."""
+    if await tx.fetchval(q.erase, user_id, now) is None:
+        return None
+    await tx.execute(q.drop_links, user_id)
+    return [row["id"] for row in await tx.fetch(q.erase_sessions, user_id, now)]
+
+
+async def sessions_of_erased(read: Read, user_id: UUID) -> list[UUID]:
+    """Those whose tokens must not be good any more."""
+    return [row["id"] for row in await read.fetch(q.sessions_of_erased, user_id)]

@@ -1,6 +1,12 @@
-"""Access tokens: JWT, HS256 and nothing else, for one audience, with every claim demanded."""
+"""Access tokens: JWT, HS256 and nothing else, for one audience, with every claim demanded.
 
+A token names its key by `kid`, a digest of the key: the present secret signs, retired ones still verify. The name is
+only ever looked up among those few.
+"""
+
+import hashlib
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 import jwt
@@ -11,36 +17,65 @@ from quartet.web.dependencies import Principal
 
 ALGORITHM = "HS256"
 AUDIENCE = "quartet"
+PAGES = "quartet-pages"  # of the session cookie, which lives as long as a refresh token
 _CLAIMS = ["exp", "iat", "aud", "sub", "sid", "roles"]
 
 
-def issue(settings: Settings, principal: Principal, now: datetime) -> str:
-    """A token good for `settings.access_ttl` seconds from `now`."""
+def issue(settings: Settings, principal: Principal, now: datetime, audience: str = AUDIENCE) -> str:
+    """A token good for `settings.access_ttl` seconds from `now`; for PAGES, `refresh_ttl`."""
+    seconds = settings.access_ttl if audience == AUDIENCE else settings.refresh_ttl
     claims = {
         "sub": str(principal.user_id),
         "sid": str(principal.session_id),
         "roles": sorted(principal.roles),
-        "aud": AUDIENCE,
+        "aud": audience,
         "iat": now,
-        "exp": now + timedelta(seconds=settings.access_ttl),
+        "exp": now + timedelta(seconds=seconds),
     }
-    return jwt.encode(claims, settings.secret.get_secret_value(), ALGORITHM)
+    secret = settings.secret.get_secret_value()
+    return jwt.encode(claims, secret, ALGORITHM, {"kid": key_id(secret)})
 
 
 def read(settings: Settings, token: str, now: datetime) -> tuple[Principal, datetime]:
     """Who it names and when it ends; Unauthenticated when it is not good at `now`."""
+    principal, _begun, ends = _read(settings, token, now, AUDIENCE)
+    return principal, ends
+
+
+def read_cookie(settings: Settings, token: str, now: datetime) -> tuple[Principal, datetime]:
+    """Whom a page's cookie names and until when that may be believed without asking; Unauthenticated as above."""
+    principal, begun, _ends = _read(settings, token, now, PAGES)
+    return principal, begun + timedelta(seconds=settings.access_ttl)
+
+
+def _read(settings: Settings, token: str, now: datetime, audience: str) -> tuple[Principal, datetime, datetime]:
     try:
         claims = jwt.decode(
             token,
-            settings.secret.get_secret_value(),
+            _key_of(settings, token),
             [ALGORITHM],
-            audience=AUDIENCE,
+            audience=audience,
             options={"require": _CLAIMS, "verify_exp": False, "verify_iat": False},
         )
-        ends = datetime.fromtimestamp(claims["exp"], UTC)
+        begun, ends = datetime.fromtimestamp(claims["iat"], UTC), datetime.fromtimestamp(claims["exp"], UTC)
         principal = Principal(UUID(claims["sub"]), frozenset(claims["roles"]), UUID(claims["sid"]))
     except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, OverflowError):
         raise Unauthenticated("the access token is not valid") from None
     if ends <= now:
         raise Unauthenticated("the access token has expired")
-    return principal, ends
+    return principal, begun, ends
+
+
+@lru_cache(maxsize=64)
+def key_id(secret: str) -> str:
+    """The name of a key, which says nothing about it: 96 bits of a digest."""
+    return hashlib.sha256(b"kid:" + secret.encode()).hexdigest()[:24]
+
+
+def _key_of(settings: Settings, token: str) -> str:
+    """The key that the token says it was signed with. Raises InvalidTokenError when it is none of ours."""
+    kid = jwt.get_unverified_header(token).get("kid")
+    for secret in settings.all_secrets():
+        if key_id(secret) == kid:
+            return secret
+    raise jwt.InvalidTokenError("no such key")

@@ -1,0 +1,18 @@
+"""Who may do what, and what they did: API keys, roles and the audit log. Held in PostgreSQL."""
+
+from quartet.access.model import GoodKey, LastAdmin, needed_scope
+from quartet.access.service import PREFIX, an_admin_stays, good_key, note_use, tell_revoked, tell_roles
+from quartet.access.store import forget
+
+__all__ = [
+    "PREFIX",
+    "GoodKey",
+    "LastAdmin",
+    "an_admin_stays",
+    "forget",
+    "good_key",
+    "needed_scope",
+    "note_use",
+    "tell_revoked",
+    "tell_roles",
+]

@@ -1,0 +1,188 @@
+"""Routes of API keys, roles and the audit log."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from quartet import accounts
+from quartet.access import service, store
+from quartet.access.model import SCOPES, ApiKey, Entry, LastAdmin
+from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
+from quartet.web.answers import answer, nothing, problems
+from quartet.web.dependencies import Admin, PathId, ShopDep, Staff
+from quartet.web.moments import From, To, span, text_only
+from quartet.web.paging import Page, Paging
+from quartet.web.shapes import Body, Shape, text
+
+router = APIRouter(tags=["access"])
+
+_ADMIN = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+
+
+class NewKey(Body):
+    """`scopes` are a room's `read` or `write`. Without `expiresAt` the key is good until it is revoked."""
+
+    name: Annotated[str, text(100)]
+    scopes: Annotated[
+        list[Annotated[str, text(40), Field(examples=["orders:read"])]], Field(min_length=1, max_length=len(SCOPES))
+    ]
+    expires_at: Annotated[AwareDatetime, BeforeValidator(text_only)] | None = None
+
+
+class KeyShape(Shape):
+    """`prefix` is the key's beginning, to recognise it by. `lastUsedAt` is right to a minute."""
+
+    id: UUID
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    created_by: UUID | None
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKeyShape(KeyShape):
+    """`key` is shown this once."""
+
+    key: str
+
+
+class RolesBody(Body):
+    """All of them; an empty list makes a plain customer."""
+
+    roles: Annotated[list[Literal["staff", "admin"]], Field(max_length=2)]
+
+
+class PersonShape(Shape):
+    """An account as staff see it."""
+
+    id: UUID
+    email: str
+    email_verified: bool
+    display_name: str | None
+    plan: str
+    roles: list[str]
+    created_at: datetime
+
+
+class SubjectShape(Shape):
+    """What it was done to, such as kind `order`; `id` is an order's or user's id, a SKU, a slug."""
+
+    kind: str
+    id: str
+
+
+class EntryShape(Shape):
+    """`actor` is a user's id, or `key:` and an API key's. An `action` that ends in `.failed` follows the entry of what
+    was tried."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: SubjectShape
+    before: Any
+    after: Any
+    request_id: str
+
+
+@router.post("/api-keys", status_code=201, response_model=NewKeyShape, responses=problems(*_ADMIN))
+async def create_key(shop: ShopDep, principal: Admin, body: NewKey) -> Response:
+    """Makes a key for a program of staff's, sent as `Authorization: Bearer qk_…`. It is shown once."""
+    key, secret = await service.create_key(shop, principal, body.name, body.scopes, body.expires_at)
+    return answer(NewKeyShape.model_validate({**vars(key), "key": secret}), 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/api-keys", response_model=Page[KeyShape], responses=problems(*_ADMIN))
+async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
+    """Newest first, revoked ones too."""
+    before = None
+    if paging.cursor is not None:
+        (before,) = shop.cursors.decode(paging.cursor, "api-keys")
+    async with shop.stores.pg.read() as read:
+        found = await store.keys(read, before=UUID(before) if before else None, limit=paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].id], "api-keys") if len(found) > paging.limit else None
+    return answer(Page[KeyShape](items=[_key(key) for key in shown], next_cursor=more))
+
+
+@router.delete("/api-keys/{id}", status_code=204, responses=problems(NotFound, *_ADMIN))
+async def revoke_key(shop: ShopDep, principal: Admin, key_id: PathId) -> Response:
+    """From now on the key opens nothing."""
+    await service.revoke_key(shop, principal, key_id)
+    return nothing()
+
+
+@router.get("/users", response_model=Page[PersonShape], responses=problems(*_ADMIN))
+async def list_people(
+    shop: ShopDep,
+    _: Staff,
+    paging: Paging,
+    email: Annotated[str, Query(max_length=320, description="How the address begins.")] = "",
+) -> Response:
+    """Accounts in the order of their addresses."""
+    scope, after = f"users:{email}", ""
+    if paging.cursor is not None:
+        (after,) = shop.cursors.decode(paging.cursor, scope)
+    async with shop.stores.pg.read() as read:
+        found = await accounts.by_email(read, email.lower(), after=after, limit=paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].email], scope) if len(found) > paging.limit else None
+    return answer(Page[PersonShape](items=[_person(user) for user in shown], next_cursor=more))
+
+
+@router.patch("/users/{id}/roles", response_model=PersonShape, responses=problems(NotFound, LastAdmin, *_ADMIN))
+async def set_roles(shop: ShopDep, principal: Admin, user_id: PathId, body: RolesBody) -> Response:
+    """Sets somebody's roles, at once: an access token that says otherwise is refused until it is renewed."""
+    return answer(_person(await service.set_roles(shop, principal, user_id, frozenset(body.roles))))
+
+
+def _key(key: ApiKey) -> KeyShape:
+    return KeyShape.model_validate(key)
+
+
+def _person(user: accounts.User) -> PersonShape:
+    return PersonShape.model_validate({**vars(user), "roles": sorted(user.roles)})
+
+
+@router.get("/audit-log", response_model=Page[EntryShape], responses=problems(*_ADMIN))
+async def list_entries(
+    shop: ShopDep,
+    _: Admin,
+    paging: Paging,
+    *,
+    actor: Annotated[str | None, Query(max_length=100, description="A user's id, or `key:` and an API key's.")] = None,
+    subject: Annotated[
+        str | None, Query(max_length=300, pattern=r"^[^:]+:.+$", description="Kind and id, as `order:0197…`.")
+    ] = None,
+    action: Annotated[str | None, Query(max_length=100, description="Such as `order.ship`.")] = None,
+    start: From = None,
+    end: To = None,
+) -> Response:
+    """What staff did, the newest first."""
+    since, until = span(start, end)
+    kind, _colon, subject_id = (subject or "").partition(":")
+    wanted = store.Filter(actor, (kind, subject_id) if subject else None, action)
+    scope = f"audit:{actor}:{subject}:{action}:{start}:{end}"
+    before = store.NEWEST
+    if paging.cursor is not None:
+        at, entry_id = shop.cursors.decode(paging.cursor, scope)
+        before = store.Before(datetime.fromisoformat(at), entry_id)
+    async with shop.stores.pg.read() as read:
+        found = await store.entries(read, wanted, since=since, until=until, before=before, limit=paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].at.isoformat(), shown[-1].id], scope) if len(found) > paging.limit else None
+    return answer(Page[EntryShape](items=[_entry(entry) for entry in shown], next_cursor=more))
+
+
+def _entry(entry: Entry) -> EntryShape:
+    return EntryShape(
+        id=entry.id, at=entry.at, actor=entry.actor, action=entry.action,
+        subject=SubjectShape(kind=entry.subject_kind, id=entry.subject_id),
+        before=entry.before, after=entry.after, request_id=entry.request_id,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Making and ending API keys, and giving people roles."""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from quartet import accounts
+from quartet.access import store
+from quartet.access.model import SCOPES, ApiKey, GoodKey, LastAdmin
+from quartet.kernel.errors import NotFound, StoreUnavailable, invalid
+from quartet.kernel.ids import new_id
+from quartet.stores.postgres import Violation
+from quartet.web import limits, trail
+from quartet.web.dependencies import Principal, Shop
+
+log = structlog.get_logger("quartet.access")
+
+PREFIX = "qk_"
+_SHOWN = len(PREFIX) + 8
+# Longer than any process remembers that a key was good.
+_MARK_SECONDS = 60
+_USE_NOTED = timedelta(minutes=1)
+
+
+async def create_key(
+    shop: Shop, principal: Principal, name: str, scopes: Iterable[str], expires_at: datetime | None
+) -> tuple[ApiKey, str]:
+    """A new key and its text, which nobody sees again. Raises Invalid naming `scopes` or `expiresAt`."""
+    unknown = sorted(set(scopes) - SCOPES)
+    if unknown:
+        raise invalid("scopes", f"there is no scope {unknown[0]}; there are {', '.join(sorted(SCOPES))}")
+    now = shop.clock.now()
+    if expires_at is not None and expires_at <= now:
+        raise invalid("expiresAt", "must be in the future")
+    text = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
+    async with shop.stores.pg.tx() as tx:
+        key = await store.insert_key(
+            tx, new_id(), name, prefix=text[:_SHOWN], key_hash=_digest(text), scopes=set(scopes),
+            now=now, by=principal.user_id, expires_at=expires_at,
+        )  # fmt: skip
+        await trail.record(tx, principal.actor, "api-key.create", "api-key", key.id, after=key)
+    return key, text
+
+
+async def revoke_key(shop: Shop, principal: Principal, key_id: UUID) -> None:
+    """At once in every process while Redis is up; without it as soon as they no longer remember it (seconds). Raises
+    NotFound."""
+    now = shop.clock.now()
+    async with shop.stores.pg.tx() as tx:
+        key = await store.revoke_key(tx, key_id, now)
+        if key is None:
+            raise NotFound(f"there is no API key {key_id}")
+        if key.revoked_at == now:
+            before = replace(key, revoked_at=None)
+            await trail.record(tx, principal.actor, "api-key.revoke", "api-key", key_id, before=before, after=key)
+    await tell_revoked(shop, [key_id])
+
+
+async def tell_revoked(shop: Shop, key_ids: Iterable[UUID]) -> None:
+    """Every process learns it, while Redis is up."""
+    for key_id in key_ids:
+        await _tell(shop, "SET", limits.session_key(key_id, key_id), "ended", "EX", _MARK_SECONDS)
+
+
+async def good_key(shop: Shop, text: str) -> GoodKey | None:
+    """What PostgreSQL knows of a key now; None when it is not good."""
+    async with shop.stores.pg.read() as read:
+        return await store.good_key(read, _digest(text), shop.clock.now())
+
+
+async def note_use(shop: Shop, key: GoodKey) -> None:
+    """For when nobody waits; a use that could not be noted is noted at the next."""
+    now = shop.clock.now()
+    if key.last_used_at is not None and key.last_used_at > now - _USE_NOTED:
+        return
+    try:
+        async with shop.stores.pg.once() as tx:
+            await store.note_use(tx, key.id, now)
+    except StoreUnavailable:
+        log.warning("use_not_noted", api_key=str(key.id))
+
+
+async def set_roles(shop: Shop, principal: Principal, user_id: UUID, roles: frozenset[str]) -> accounts.User:
+    """From now on: tokens that say otherwise are refused, and renewed ones say so. Raises NotFound, LastAdmin."""
+    with an_admin_stays():
+        async with shop.stores.pg.tx() as tx:
+            found = await accounts.lock(tx, user_id)
+            if found is None:
+                raise NotFound(f"there is no user {user_id}")
+            user = await accounts.set_roles(tx, user_id, roles)
+            if user.roles != found.roles:
+                await trail.record(
+                    tx, principal.actor, "user.roles", "user", user_id,
+                    before={"roles": found.roles}, after={"roles": user.roles},
+                )  # fmt: skip
+    await tell_roles(shop, user_id, user.roles)
+    return user
+
+
+@contextmanager
+def an_admin_stays() -> Iterator[None]:
+    """Around a transaction that takes roles away: raises LastAdmin where the database refuses."""
+    try:
+        yield
+    except Violation as refusal:
+        if refusal.sqlstate != "QT015":
+            raise
+        raise LastAdmin() from refusal
+
+
+async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
+    """Every process asks PostgreSQL about tokens of this user that say otherwise, for as long as there can be any."""
+    await _tell(shop, "SET", limits.roles_key(user_id), limits.said(roles), "EX", shop.settings.access_ttl)
+
+
+async def _tell(shop: Shop, *command: str | int) -> None:
+    try:
+        await shop.stores.redis.call(*command)
+    except StoreUnavailable:
+        log.warning("change_of_access_not_announced", what=str(command[1]))
+
+
+def _digest(text: str) -> bytes:
+    """Plain SHA-256 will do for 256 random bits."""
+    return hashlib.sha256(text.encode()).digest()

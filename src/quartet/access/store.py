@@ -1,0 +1,90 @@
+"""API keys and the audit log in PostgreSQL; rooms write the log by `web.trail`."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from quartet.access.model import ApiKey, Entry, GoodKey
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Tx
+
+q = queries(__file__)
+
+
+class Before(NamedTuple):
+    """Where a page of entries begins: older than this one."""
+
+    at: datetime
+    id: int
+
+
+NEWEST = Before(datetime(9999, 12, 31, tzinfo=UTC), 2**63 - 1)
+
+
+class Filter(NamedTuple):
+    """What to look for; None: whatever it is. `subject` is its kind and its id."""
+
+    actor: str | None = None
+    subject: tuple[str, str] | None = None
+    action: str | None = None
+
+
+async def entries(
+    read: Read, wanted: Filter, *, since: datetime, until: datetime, before: Before = NEWEST, limit: int
+) -> list[Entry]:
+    """Newest first."""
+    span = (*before, since, until, limit)
+    if wanted.subject is not None:
+        rows = await read.fetch(q.entries_of_subject, *span, *wanted.subject, wanted.actor, wanted.action)
+    elif wanted.actor is not None:
+        rows = await read.fetch(q.entries_of_actor, *span, wanted.actor, wanted.action)
+    elif wanted.action is not None:
+        rows = await read.fetch(q.entries_of_action, *span, wanted.action)
+    else:
+        rows = await read.fetch(q.entries, *span)
+    return [Entry(**row) for row in rows]
+
+
+async def insert_key(
+    tx: Tx,
+    key_id: UUID,
+    name: str,
+    *,
+    prefix: str,
+    key_hash: bytes,
+    scopes: Iterable[str],
+    now: datetime,
+    by: UUID,
+    expires_at: datetime | None,
+) -> ApiKey:
+    """A new key, by the hash of it."""
+    row = await tx.fetchrow(q.insert_key, key_id, name, prefix, key_hash, sorted(scopes), now, by, expires_at)
+    return ApiKey(**row)
+
+
+async def keys(read: Read, *, before: UUID | None, limit: int) -> list[ApiKey]:
+    """Newest first, revoked ones too."""
+    return [ApiKey(**row) for row in await read.fetch(q.keys, before, limit)]
+
+
+async def good_key(read: Read, key_hash: bytes, now: datetime) -> GoodKey | None:
+    """None when it is unknown, revoked or has expired."""
+    row = await read.fetchrow(q.good_key, key_hash, now)
+    return GoodKey(row["id"], frozenset(row["scopes"]), row["expires_at"], row["last_used_at"]) if row else None
+
+
+async def revoke_key(tx: Tx, key_id: UUID, now: datetime) -> ApiKey | None:
+    """None when there is no such key."""
+    row = await tx.fetchrow(q.revoke_key, key_id, now)
+    return ApiKey(**row) if row else None
+
+
+async def note_use(tx: Tx, key_id: UUID, now: datetime) -> None:
+    """The key was used, unless that was noted within the last minute."""
+    await tx.execute(q.note_use, key_id, now)
+
+
+async def forget(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
+    """Revokes the keys that the user made; answers which."""
+    return [row["id"] for row in await tx.fetch(q.forget, user_id, now)]

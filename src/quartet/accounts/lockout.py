@@ -1,0 +1,130 @@
+"""Who has tried too many wrong passwords waits: by account, known or not, and by the client's address."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from quartet.accounts.model import TooManyAttempts
+from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.settings import Settings
+from quartet.stores.files import lua
+from quartet.stores.redis import RedisStore
+from quartet.web.limits import address_group
+
+SCRIPT = lua(__file__, "lockout.lua")
+
+FIRST_WAIT = 60
+LONGEST_WAIT = 900
+# In this time a full bucket has drained, so a tenth of an account's ten wrong passwords is forgotten in 36 minutes.
+DRAIN = 6 * 3600
+
+# After Redis failed, ask again only this much later: sign-ins hold a hasher while they ask.
+_REST_SECONDS = 1.0
+_MOST_KEPT = 10_000
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a try is counted by: key and limit of the account's bucket and, where it is known, of the address's."""
+
+    keys: tuple[str, ...]
+    limits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Try:
+    """A try that was counted; `closed` says until when it closed each bucket, should it turn out wrong."""
+
+    lock: Lock
+    closed: tuple[int, ...]
+
+
+def lock_of(settings: Settings, email: str, address: str) -> Lock:
+    """`email` as accounts are found by it, `address` the client's, or "" when there is none."""
+    account, network = settings.limit_sign_in_failures, settings.limit_address_failures
+    if not address:
+        return Lock((_key("account", email),), (account,))
+    return Lock((_key("account", email), _key("address", address_group(address))), (account, network))
+
+
+def _key(kind: str, name: str) -> str:
+    """Hashed: whoever reads Redis' keys need not learn who our customers are. One slot, since one script reads both."""
+    return f"lockout:{{sign-in}}:{kind}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+async def look(redis: RedisStore, lock: Lock, *, now_ms: int | None = None) -> None:
+    """Raises TooManyAttempts while the account or the address is closed."""
+    await _run(redis, "look", lock, now_ms)
+
+
+async def count(redis: RedisStore, lock: Lock, *, now_ms: int | None = None) -> Try:
+    """Counts a try before its password is checked. Raises TooManyAttempts; that one is not counted."""
+    return Try(lock, tuple(await _run(redis, "try", lock, now_ms)))
+
+
+async def right(redis: RedisStore, tried: Try, *, now_ms: int | None = None) -> None:
+    """It was the right password: the account's bucket is emptied, the address's is as before the try."""
+    await _run(redis, "right", tried.lock, now_ms, tried.closed)
+
+
+async def forget(redis: RedisStore, lock: Lock) -> None:
+    """Opens an account whose owner has proved to be so in another way."""
+    await right(redis, Try(Lock(lock.keys[:1], lock.limits[:1]), ()))
+
+
+async def _run(redis: RedisStore, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:
+    here = _here.setdefault(redis, _Here())
+    if time.monotonic() < here.rests_until:
+        return here.run(what, lock, closed)
+    waits = (FIRST_WAIT * 1000, LONGEST_WAIT * 1000, DRAIN * 1000)
+    try:
+        wait, *until = await redis.run(SCRIPT, lock.keys, [what, now_ms or "", *waits, *lock.limits, *closed])
+    except StoreUnavailable:
+        here.rests_until = time.monotonic() + _REST_SECONDS
+        return here.run(what, lock, closed)
+    if wait:
+        raise TooManyAttempts(retry_after=-(-wait // 1000))
+    return list(until)
+
+
+class _Here:
+    """The strict limit of this process while Redis is away: at half the failures every further try waits the longest.
+    It forgets when the process ends, and what is oldest when it holds too many."""
+
+    def __init__(self) -> None:
+        self.rests_until = 0.0
+        self._failures: dict[str, tuple[int, float]] = {}
+
+    def run(self, what: str, lock: Lock, closed: tuple[int, ...]) -> list[int]:
+        if what == "right":
+            self._failures.pop(lock.keys[0], None)
+            for key in lock.keys[1:]:
+                count, since = self._failures.get(key, (0, 0.0))
+                self._failures[key] = (max(0, count - 1), since)
+            return []
+        wait = max(self._waits(lock))
+        if wait > 0:
+            raise TooManyAttempts(retry_after=int(wait) + 1)
+        if what == "try":
+            for key in lock.keys:
+                self._add(key)
+        return list(closed)
+
+    def _waits(self, lock: Lock) -> Iterator[float]:
+        for key, limit in zip(lock.keys, lock.limits, strict=True):
+            count, since = self._failures.get(key, (0, 0.0))
+            left = since + LONGEST_WAIT - time.monotonic()
+            if left <= 0:
+                self._failures.pop(key, None)
+            yield left if count >= max(1, limit // 2) else 0
+
+    def _add(self, key: str) -> None:
+        count, _ = self._failures.pop(key, (0, 0.0))
+        if len(self._failures) >= _MOST_KEPT:
+            del self._failures[next(iter(self._failures))]
+        self._failures[key] = (count + 1, time.monotonic())
+
+
+_here: WeakKeyDictionary[RedisStore, _Here] = WeakKeyDictionary()

@@ -1,0 +1,6 @@
+"""The shop copied into a folder, and put back from it (docs/operations.md)."""
+
+from quartet.backup.model import Manifest
+from quartet.backup.service import back_up, restore
+
+__all__ = ["Manifest", "back_up", "restore"]

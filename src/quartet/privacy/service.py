@@ -1,0 +1,138 @@
+"""Forgetting a person.
+
+What PostgreSQL holds goes in one transaction, with the event `user.erased`; the relay then calls `forget` for the other
+stores, again and again until all of it went well, so that a crash anywhere still ends in everything forgotten. Orders,
+payments and the ledger stay, as the law wants; they name a row of `users` that says nothing any more.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import fields, is_dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pydantic.alias_generators import to_camel
+
+from quartet import access, accounts, addresses, cart, catalog, hooks, leaderboard, merchandising, orders, payments
+from quartet.privacy.model import OrdersOpen
+from quartet.stores import letters, outbox
+from quartet.web import idempotency
+from quartet.web.dependencies import Principal, Shop
+
+# Who has no password shows by a fresh sign-in that it is their own hand.
+FRESH = timedelta(minutes=15)
+_PAGE = 100
+_SESSIONS = 1000
+_OF_REVIEW = ("productId", "rating", "title", "body", "author", "createdAt")
+
+Json = dict[str, Any]
+
+
+async def erase(shop: Shop, principal: Principal, password: str | None, device: accounts.Device) -> None:
+    """Forgets the user; every session ends. Raises Unauthenticated (gone, or not signed in freshly), Invalid (the
+    password), OrdersOpen, LastAdmin, TooManyAttempts, Busy."""
+    user = await accounts.confirm_owner(shop, principal, password, device, fresh=FRESH)
+    proven = user.email if user.email_verified else None
+    now = shop.clock.now()
+    with access.an_admin_stays():
+        async with shop.stores.pg.tx() as tx:
+            # Orders' rows are locked first, as everywhere; then none of their payments can begin or end meanwhile.
+            theirs = await orders.lock_of_person(tx, user.id, proven)
+            if await payments.any_open(tx, theirs):
+                raise OrdersOpen()
+            await orders.forget(tx, theirs, now)
+            await payments.forget(tx, theirs)
+            await merchandising.forget_lines(tx, theirs)
+            await idempotency.forget_person(tx, user.id, user.email)
+            await outbox.forget_email(tx, user.email)
+            await hooks.forget_email(tx, user.email)
+            await letters.forget_person(tx, user.id, user.email)
+            keys = await access.forget(tx, user.id, now)
+            ended = await accounts.erase(tx, user.id, now)
+            await addresses.forget(tx, user.id)
+            await outbox.emit(tx, "user.erased", str(user.id), {"user_id": str(user.id)})
+    await shop.step("person erased")
+    await accounts.refuse_tokens_of(shop, user.id, ended)
+    await access.tell_revoked(shop, keys)
+
+
+async def forget(shop: Shop, user_id: UUID) -> None:
+    """Whatever other stores hold of somebody who was erased; once or many times the same. Raises StoreUnavailable."""
+    await accounts.refuse_erased(shop, user_id)
+    await shop.step("tokens refused")
+    await cart.clear(shop, user_id)
+    await shop.step("cart forgotten")
+    await leaderboard.forget(shop, user_id)
+    await shop.step("points forgotten")
+    await catalog.forget_author(shop.stores.mongo, user_id)
+    await shop.step("reviews unsigned")
+
+
+async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
+    """Everything held about the user as one JSON object, piece by piece: no more than a page of orders or some hundred
+    reviews are in memory at once. Raises Unauthenticated and StoreUnavailable before the first piece."""
+    profile, sessions = await accounts.held(shop, principal, _SESSIONS)
+    async with shop.stores.pg.read() as read:
+        places = await addresses.of_user(read, principal.user_id)
+    lines = await cart.lines(shop.stores.redis, principal.user_id)
+    points = {period: await leaderboard.place_of(shop, period, principal.user_id) for period in leaderboard.PERIODS}
+    small = {
+        "profile": profile,
+        "sessions": sessions,
+        "addresses": places,
+        "cart": [{"sku": sku, "qty": qty} for sku, qty in lines.items()],
+        "points": {period: place.xp if place else 0 for period, place in points.items()},
+    }
+    yield _json(small)[:-1] + b',"orders":['
+    async for piece in _listed(_orders(shop, principal.user_id)):
+        yield piece
+    yield b'],"reviews":['
+    async for piece in _listed(_reviews(shop, principal.user_id)):
+        yield piece
+    yield b"]}"
+
+
+async def _orders(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:
+    """Pages, each read on a connection of its own: whoever takes them slowly keeps none."""
+    before = orders.NEWEST
+    while True:
+        async with shop.stores.pg.read() as read:
+            page = await orders.page(read, limit=_PAGE, before=before, user_id=user_id)
+        yield [_wire(order) for order in page]
+        if len(page) < _PAGE:
+            return
+        before = orders.Before(page[-1].created_at, page[-1].id)
+
+
+def _wire(order: orders.Order) -> Json:
+    shape = orders.OrderShape.model_validate(order)
+    return shape.model_dump(mode="json", by_alias=True) | {"metadata": order.metadata}
+
+
+async def _reviews(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:
+    async for some in catalog.reviews_by(shop.stores.mongo, user_id):
+        yield [{name: review[name] for name in _OF_REVIEW} for review in some]
+
+
+async def _listed(pages: AsyncIterator[list[Json]]) -> AsyncIterator[bytes]:
+    comma = b""
+    async for page in pages:
+        if page:
+            yield comma + _json(page)[1:-1]
+            comma = b","
+
+
+def _json(value: object) -> bytes:
+    """Dataclasses and what they hold; what has names in camelCase already keeps them."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {to_camel(field.name): getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, UUID):  # asyncpg's own, which orjson does not know
+        return str(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
