@@ -4,7 +4,7 @@ An owner is a user's id, or the token that a guest was given. Checkout reads `li
 order is paid; whoever signs somebody in calls `merge`.
 """
 
-from quartet.cart.model import MOST_LINES, MOST_PIECES, Cart, CartFull, Line, Owner, good_token, new_token
+from quartet.cart.model import MOST_LINES, MOST_PIECES, Cart, CartFull, Line, Owner, good_token, name_of, new_token
 from quartet.cart.service import add, clear, merge, put, show
 from quartet.cart.store import lines, take_bought
 
@@ -20,6 +20,7 @@ __all__ = [
     "good_token",
     "lines",
     "merge",
+    "name_of",
     "new_token",
     "put",
     "show",

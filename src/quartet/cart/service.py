@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from quartet import catalog, inventory
 from quartet.cart.model import Cart, Line, Owner, good_token
 from quartet.cart.store import Carts
+from quartet.cart.store import lines as cart_lines
 from quartet.kernel.errors import NotFound, StoreUnavailable
 from quartet.web.dependencies import Shop
 
@@ -22,15 +24,14 @@ async def show(shop: Shop, owner: Owner) -> Cart:
 
 async def add(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
     """Raises NotFound for what is not sold, CartFull (nothing is changed)."""
-    await _demand_sold(shop, sku)
-    return await _priced(shop, await _carts(shop).add(owner, sku, qty))
+    goods = await _sold(shop, owner, sku)
+    return await _priced(shop, await _carts(shop).add(owner, sku, qty), goods)
 
 
 async def put(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
     """Sets the quantity, 0 removes. Raises NotFound for what is not sold, CartFull (nothing is changed)."""
-    if qty > 0:
-        await _demand_sold(shop, sku)
-    return await _priced(shop, await _carts(shop).put(owner, sku, qty))
+    goods = await _sold(shop, owner, sku) if qty > 0 else None
+    return await _priced(shop, await _carts(shop).put(owner, sku, qty), goods)
 
 
 async def clear(shop: Shop, owner: Owner) -> None:
@@ -45,21 +46,43 @@ async def merge(shop: Shop, token: str | None, user_id: UUID) -> None:
 
 
 def _carts(shop: Shop) -> Carts:
-    return Carts(shop.stores.redis, shop.settings.cart_days)
+    return Carts(shop.stores.redis, shop.settings.cart_days, shop.step)
 
 
-async def _demand_sold(shop: Shop, sku: str) -> None:
-    items, cards = await asyncio.gather(_items(shop, [sku]), catalog.cards(shop, [sku]))
-    if sku not in items or sku not in cards:
+@dataclass(frozen=True)
+class _Goods:
+    """What is known of the SKUs asked for; `cards` is None while the catalog is away."""
+
+    asked: frozenset[str]
+    items: dict[str, inventory.Item]
+    cards: dict[str, catalog.Card] | None
+
+
+async def _goods(shop: Shop, skus: Iterable[str]) -> _Goods:
+    asked = frozenset(skus)
+    items, cards = await asyncio.gather(_items(shop, asked), _cards(shop, asked))
+    return _Goods(asked, items, cards)
+
+
+async def _sold(shop: Shop, owner: Owner, sku: str) -> _Goods:
+    """Raises NotFound for what is not sold. Asks for everything in the cart at once, so that it can be shown afterwards
+    without asking again."""
+    goods = await _goods(shop, [*await cart_lines(shop.stores.redis, owner), sku])
+    cards = await catalog.cards(shop, [sku]) if goods.cards is None else goods.cards
+    if sku not in goods.items or sku not in cards:
         raise NotFound(
             f"the shop sells nothing as {sku}", errors=[{"field": "sku", "message": "is not sold in this shop"}]
         )
+    return goods
 
 
-async def _priced(shop: Shop, lines: Mapping[str, int]) -> Cart:
+async def _priced(shop: Shop, lines: Mapping[str, int], goods: _Goods | None = None) -> Cart:
     if not lines:
         return Cart([], shop.settings.currency)
-    items, cards = await asyncio.gather(_items(shop, lines), _cards(shop, lines))
+    if goods is None or not lines.keys() <= goods.asked:  # another tab was quicker
+        goods = await _goods(shop, lines)
+    items = {sku: goods.items[sku] for sku in lines if sku in goods.items}
+    cards = goods.cards
     currencies = {item.currency for item in items.values()}
     currency = shop.settings.currency if shop.settings.currency in currencies or not currencies else min(currencies)
     return Cart([_line(sku, qty, items.get(sku), cards, currency) for sku, qty in lines.items()], currency)
@@ -89,7 +112,7 @@ async def _items(shop: Shop, skus: Iterable[str]) -> dict[str, inventory.Item]:
 async def _cards(shop: Shop, skus: Iterable[str]) -> dict[str, catalog.Card] | None:
     """None while the catalog is away: a cart without pictures is better than none."""
     try:
-        return await catalog.cards(shop, skus)
+        return await catalog.cards(shop, skus, brief=True)
     except StoreUnavailable:
         log.warning("cart_without_catalog")
         return None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, Owner
+from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, Owner, name_of
+from quartet.kernel.steps import Step, unwatched
 from quartet.stores.files import lua
 from quartet.stores.redis import RedisStore
 
@@ -25,6 +26,7 @@ class Carts:
 
     redis: RedisStore
     days: int
+    step: Step = unwatched
 
     async def lines(self, owner: Owner) -> dict[str, int]:
         """What is in it; looking keeps it alive."""
@@ -44,20 +46,25 @@ class Carts:
         await self.redis.call("DEL", key(owner))
 
     async def merge(self, token: str, user_id: UUID) -> None:
-        """A guest's cart becomes part of a user's. Two slots, so three steps; stopped after any of them, the next call
-        for this token finishes it, and no piece is lost or counted twice."""
-        while note := await self._prepare(token, user_id):
+        """A guest's cart becomes part of a user's. The user's has all of it at once (RECEIVE); since the two carts may
+        lie on two servers, a note at the guest's goes before and is taken away after. Stopped at any point, the next
+        call for this token finishes it, and no piece is lost or counted twice."""
+        ours = uuid4().hex
+        while note := await self._prepare(token, user_id, ours):
+            await self.step("merge noted")
             merge_id, to, items = note
             flat = _flat(items)
             mark = f"{key(to)}:merged:{merge_id}"
             # The mark outlives the guest's note, else a merge found late could be counted again.
             await self.redis.run(RECEIVE, [key(to), mark], [2 * self._ttl, MOST_PIECES, self._ttl, *flat])
+            await self.step("merge received")
             await self.redis.run(TAKE, [key(token), _note(token)], ["settle", merge_id, *flat])
-            if to == user_id:
+            await self.step("merge settled")
+            if merge_id == ours:  # and not one that was left unfinished, after which there may be more
                 return
 
-    async def _prepare(self, token: str, user_id: UUID) -> tuple[str, UUID, dict[str, int]] | None:
-        reply = await self.redis.run(PREPARE, [key(token), _note(token)], [uuid4().hex, str(user_id), self._ttl])
+    async def _prepare(self, token: str, user_id: UUID, ours: str) -> tuple[str, UUID, dict[str, int]] | None:
+        reply = await self.redis.run(PREPARE, [key(token), _note(token)], [ours, str(user_id), self._ttl])
         note = _pairs(reply)
         if not note:
             return None
@@ -82,16 +89,20 @@ async def lines(redis: RedisStore, owner: Owner) -> dict[str, int]:
     return {sku: int(qty) for sku, qty in (await redis.call("HGETALL", key(owner))).items()}
 
 
-async def take_bought(redis: RedisStore, user_id: UUID, items: Mapping[str, int], event_id: UUID | str) -> bool:
-    """Takes what was bought out of the cart, once for each event (the order's id will do); what was put in meanwhile
-    stays. False: done before."""
-    mark = f"{key(user_id)}:bought:{event_id}"
-    return bool(await redis.run(TAKE, [key(user_id), mark], ["once", BOUGHT_SECONDS, *_flat(items)]))
+async def take_bought(redis: RedisStore, whose: UUID | str, items: Mapping[str, int], event_id: UUID | str) -> bool:
+    """Takes what was bought out of a cart, a user's or a guest's by its name, once for each event (the order's id will
+    do); what was put in meanwhile stays. False: done before."""
+    held = _key(whose)
+    return bool(await redis.run(TAKE, [held, f"{held}:bought:{event_id}"], ["once", BOUGHT_SECONDS, *_flat(items)]))
 
 
 def key(owner: Owner) -> str:
-    """`cart:{<user id>}` or `cart:{guest:<token>}`: no token can name a user's cart."""
-    return f"cart:{{{owner}}}" if isinstance(owner, UUID) else f"cart:{{guest:{owner}}}"
+    """`cart:{<user id>}` or `cart:{guest:<name>}`: no token can name a user's cart, and none is readable in Redis."""
+    return _key(owner if isinstance(owner, UUID) else name_of(owner))
+
+
+def _key(whose: UUID | str) -> str:
+    return f"cart:{{{whose}}}" if isinstance(whose, UUID) else f"cart:{{guest:{whose}}}"
 
 
 def _note(token: str) -> str:

@@ -1,6 +1,6 @@
 """The purchase: place, pay, cancel, refund, and recover what was left open. Owns no store; speaks to several."""
 
 from quartet.checkout.recovery import Report, recover
-from quartet.checkout.service import cancel, pay, place, receive, refund
+from quartet.checkout.service import cancel, capture, pay, place, receive, refresh, refund
 
-__all__ = ["Report", "cancel", "pay", "place", "receive", "recover", "refund"]
+__all__ = ["Report", "cancel", "capture", "pay", "place", "receive", "recover", "refresh", "refund"]

@@ -4,10 +4,17 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from quartet.orders import Order, OrderShape
-from quartet.payments import OrderNotPayable, Payment, PaymentDeclined, PaymentShape, Refund
+from quartet.orders import NewOrderShape, Order, OrderShape
+from quartet.payments import NothingToCapture, OrderNotPayable, Payment, PaymentDeclined, PaymentShape, Refund
 from quartet.web.answers import Answer, answer, problem_response
 from quartet.web.shapes import Shape
+
+
+class PiecesShape(Shape):
+    """So many of a SKU."""
+
+    sku: str
+    qty: int
 
 
 class RefundShape(Shape):
@@ -19,15 +26,23 @@ class RefundShape(Shape):
     amount_cents: int
     currency: str
     status: Literal["pending", "succeeded", "failed"]
+    items: list[PiecesShape]
     restock: bool
     created_at: datetime
     processed_at: datetime | None
 
 
-def of_order(order: Order, status: int = 200) -> Answer:
-    """A new order says where it can be found."""
-    headers = {"Location": f"/orders/{order.id}"} if status == 201 else None
-    return answer(OrderShape.model_validate(order), status, headers)
+def of_order(order: Order) -> Answer:
+    """200."""
+    return answer(OrderShape.model_validate(order))
+
+
+def of_new_order(order: Order, token: str | None) -> Answer:
+    """201: says where it can be found, and to a guest with which token."""
+    shape = OrderShape.model_validate(order)
+    if token is not None:
+        shape = NewOrderShape(**shape.model_dump(), order_token=token)
+    return answer(shape, 201, {"Location": f"/orders/{order.id}"})
 
 
 def of_payment(payment: Payment, request_id: str = "") -> Answer:
@@ -38,10 +53,22 @@ def of_payment(payment: Payment, request_id: str = "") -> Answer:
             decline_code=payment.decline_code, payment_id=payment.id, order_id=payment.order_id,
         )  # fmt: skip
         return problem_response(declined, request_id)
-    if payment.status == "refunded":
+    if payment.status in ("refunded", "voided"):
         late = OrderNotPayable("the order was decided meanwhile; the charge goes back", payment_id=payment.id)
         return problem_response(late, request_id)
     return answer(PaymentShape.model_validate(payment), 201, {"Location": f"/payments/{payment.id}"})
+
+
+def of_capture(payment: Payment, request_id: str = "") -> Answer:
+    """200, `authorized` while the provider has not said that it took the money; 409 when the hold had ended before."""
+    if payment.status == "voided":
+        return problem_response(NothingToCapture("the hold has ended", payment_status=payment.status), request_id)
+    return of_payment_as_it_stands(payment)
+
+
+def of_payment_as_it_stands(payment: Payment) -> Answer:
+    """200."""
+    return answer(PaymentShape.model_validate(payment))
 
 
 def of_refund(refund: Refund) -> Answer:

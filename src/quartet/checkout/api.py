@@ -18,10 +18,21 @@ from quartet.kernel.errors import (
     RequestInProgress,
     StoreUnavailable,
     Unauthenticated,
+    invalid,
 )
-from quartet.orders import InsufficientStock, InvalidTransition, MixedCurrencies, OrderShape, OverRefund, UnknownSku
+from quartet.orders import (
+    InsufficientStock,
+    InvalidTransition,
+    MixedCurrencies,
+    NewOrderShape,
+    OrderShape,
+    OverRefund,
+    PriceChanged,
+    UnknownSku,
+)
 from quartet.payments import (
     BadSignature,
+    NothingToCapture,
     OrderNotPayable,
     PaymentDeclined,
     PaymentInProgress,
@@ -32,7 +43,7 @@ from quartet.payments import (
     open_providers,
 )
 from quartet.web.answers import problems
-from quartet.web.dependencies import PathId, ShopDep, Signed, Staff
+from quartet.web.dependencies import PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text
 
@@ -40,6 +51,7 @@ router = APIRouter(tags=["checkout"])
 
 _ALWAYS = (Unauthenticated, Invalid, IdempotencyKeyReused, RequestInProgress, StoreUnavailable)
 MOST_METADATA = 50
+MOST_CENTS = 100_000_000_000_000
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +65,23 @@ class NewLine(Body):
     qty: Qty
 
 
+class FoundBy(Body):
+    """Which search a line of the order came from."""
+
+    sku: Sku
+    search_id: UUID
+
+
 class NewOrder(Body):
-    """Without `items` the cart is ordered. `metadata` is kept with the order."""
+    """Without `items` the cart is ordered. `metadata` is kept with the order. `expectedTotalCents` is what the buyer
+    was shown; if it costs another sum now, nothing is ordered. A guest, and nobody else, gives an `email`. `foundBy`
+    says which searches (`X-Search-Id` of their answers) led to what is bought; once it is paid, nobody can tell who."""
 
     items: Annotated[list[NewLine], Field(min_length=1, max_length=200)] | None = None
     metadata: Annotated[JsonObject, AfterValidator(_small)] | None = None
+    email: Annotated[str, text(320), Field(json_schema_extra={"format": "email"})] | None = None
+    expected_total_cents: Annotated[Int, Field(ge=0, le=MOST_CENTS)] | None = None
+    found_by: Annotated[list[FoundBy], Field(max_length=200)] = Field(default_factory=list)
 
 
 class NewPayment(Body):
@@ -70,10 +94,13 @@ class NewPayment(Body):
 
 
 class NewRefund(Body):
-    """Without `amountCents` all that is left goes back. `restock` puts the order's pieces back on the shelf."""
+    """A sum, or the price of some pieces, or without both all that is left. `restock` puts those pieces back on the
+    shelf, without `items` all that are left of the order. `reason` is kept with the refund."""
 
-    amount_cents: Annotated[Int, Field(ge=1, le=100_000_000_000_000)] | None = None
+    amount_cents: Annotated[Int, Field(ge=1, le=MOST_CENTS)] | None = None
+    items: Annotated[list[NewLine], Field(min_length=1, max_length=200)] | None = None
     restock: Bool = False
+    reason: Annotated[str, text(200)] | None = None
 
 
 async def _providers(request: Request, shop: ShopDep) -> Providers:
@@ -91,14 +118,18 @@ ProvidersDep = Annotated[Providers, Depends(_providers)]
 @router.post(
     "/orders",
     status_code=201,
-    response_model=OrderShape,
-    responses=problems(InsufficientStock, UnknownSku, MixedCurrencies, *_ALWAYS),
+    response_model=NewOrderShape,
+    responses=problems(InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, *_ALWAYS),
 )
-async def post_order(shop: ShopDep, principal: Signed, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
-    """Orders the items, else what is in the cart. The stock is reserved until `expiresAt`."""
+async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
+    """Orders the items, else what is in the cart. The stock is reserved until `expiresAt`. A guest comes back to the
+    order with its `orderToken`."""
     body = body or NewOrder()
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
-    return await service.place(shop, principal, lines, body.metadata or {}, key)
+    return await service.place(
+        shop, visitor, lines, body.metadata or {}, key, email=body.email, expected=body.expected_total_cents,
+        found_by=[(line.sku, line.search_id) for line in body.found_by],
+    )  # fmt: skip
 
 
 @router.post(
@@ -107,10 +138,10 @@ async def post_order(shop: ShopDep, principal: Signed, key: IdempotencyKey, body
     responses=problems(NotFound, InvalidTransition, *_ALWAYS),
 )
 async def cancel_order(
-    shop: ShopDep, providers: ProvidersDep, principal: Signed, order_id: PathId, key: IdempotencyKey
+    shop: ShopDep, providers: ProvidersDep, visitor: Visiting, order_id: PathId, key: IdempotencyKey
 ) -> Response:
     """Cancels what has not been sent. The stock is free again, and what was paid goes back."""
-    return await service.cancel(shop, providers, principal, order_id, key)
+    return await service.cancel(shop, providers, visitor, order_id, key)
 
 
 @router.post(
@@ -129,9 +160,13 @@ async def post_refund(  # noqa: PLR0917
 ) -> Response:
     """Gives money back. All of it back makes the order refunded."""
     body = body or NewRefund()
+    if body.items is not None and body.amount_cents is not None:
+        raise invalid("items", "must not be given beside amountCents")
+    items = None if body.items is None else [(line.sku, line.qty) for line in body.items]
     return await service.refund(
-        shop, providers, principal, order_id, cents=body.amount_cents, restock=body.restock, key=key
-    )
+        shop, providers, principal, order_id, cents=body.amount_cents, items=items, restock=body.restock,
+        note=body.reason, key=key,
+    )  # fmt: skip
 
 
 @router.post(
@@ -141,18 +176,41 @@ async def post_refund(  # noqa: PLR0917
     responses=problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, ProviderError, *_ALWAYS),
 )
 async def post_payment(  # noqa: PLR0917
-    request: Request, shop: ShopDep, providers: ProvidersDep, principal: Signed, body: NewPayment, key: IdempotencyKey
+    request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Visiting, body: NewPayment, key: IdempotencyKey
 ) -> Response:
-    """Pays the whole order. `succeeded`: it is confirmed; `pending`: a webhook will tell."""
+    """Pays the whole order. `succeeded`, or `authorized` where the shop captures later: it is confirmed; `pending`: a
+    webhook will tell, or the buyer goes to `redirectUrl` first."""
     return await service.pay(
-        shop, providers, principal, body.order_id, provider=body.provider, method=body.payment_method, key=key,
+        shop, providers, visitor, body.order_id, provider=body.provider, method=body.payment_method, key=key,
         request_id=request.scope.get("request_id", ""),
     )  # fmt: skip
 
 
 @router.post(
+    "/payments/{id}/capture",
+    response_model=PaymentShape,
+    responses=problems(NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
+)
+async def capture_payment(
+    shop: ShopDep, providers: ProvidersDep, principal: Staff, payment_id: PathId, key: IdempotencyKey
+) -> Response:
+    """Takes what is held: the order can be shipped. Still `authorized` when the provider has not said so yet."""
+    return await service.capture(shop, providers, principal, payment_id, key)
+
+
+@router.post(
+    "/payments/{id}/refresh",
+    response_model=PaymentShape,
+    responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
+)
+async def refresh_payment(shop: ShopDep, providers: ProvidersDep, visitor: Visiting, payment_id: PathId) -> Response:
+    """Asks the provider how an open payment stands: for a buyer who is back from its page."""
+    return await service.refresh(shop, providers, visitor, payment_id)
+
+
+@router.post(
     "/webhooks/{provider}",
-    responses=problems(NotFound, BadSignature, BadRequest, Invalid, StoreUnavailable),
+    responses=problems(NotFound, BadSignature, BadRequest, ProviderError, Invalid, StoreUnavailable),
     response_class=Response,
 )
 async def post_webhook(

@@ -2,9 +2,10 @@
 second or so; several at once share the work, since whatever one takes up is out of the others' sight for a while."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -18,8 +19,12 @@ from quartet.web.dependencies import Shop
 log = structlog.get_logger("quartet.recovery")
 
 _BATCH = 20
+_EXPIRED_AT_ONCE = 500
+_PATIENCE = 1.0
 # A charge that the provider has not heard of this long after the request was given up was never sent.
 _NEVER_SENT = timedelta(minutes=2)
+# Whoever asks for a refund has an answer, or has given up, so long before the next one asks.
+_LEASE_MARGIN = timedelta(seconds=5)
 
 
 @dataclass
@@ -38,69 +43,102 @@ class Report:
 
 
 async def recover(shop: Shop, providers: Providers | None = None) -> Report:
-    """One sweep: asks the providers about open payments, expires unpaid orders, finishes refunds, forgets old keys
-    and dead sessions.
+    """One sweep: expires unpaid orders, asks the providers about open payments, finishes refunds, forgets old keys and
+    dead sessions. An order for which a payment is under way expires only when the provider was asked, or takes its
+    time: what was paid and not noticed is confirmed, not given back.
 
     Raises StoreUnavailable when PostgreSQL is away.
     """
     if providers is None:
         providers = payments.open_providers(shop.settings, shop.stores.pg)
     report = Report()
+    await _expire(shop, report, paying=False)
     async with shop.stores.pg.once() as tx:
         open_payments = await payments.take_to_ask(tx, shop.clock.now(), _BATCH)
-    await _all((_settle(shop, providers, payment, report) for payment in open_payments), report)
-    await _expire(shop, report)  # only now: what was paid in time and not noticed is confirmed, not given back
+    await shop.step("payments taken up")
+    await _beside_expiry(shop, (_settle(shop, providers, payment, report) for payment in open_payments), report)
+    await _expire(shop, report)
     async with shop.stores.pg.once() as tx:
-        open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH)
-    await _all((_give_back(shop, providers, refund, report) for refund in open_refunds), report)
+        lease = timedelta(seconds=shop.settings.payment_timeout) + _LEASE_MARGIN
+        open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH, lease)
+    await shop.step("refunds taken up")
+    await _beside_expiry(shop, (_give_back(shop, providers, refund, report) for refund in open_refunds), report)
     async with shop.stores.pg.once() as tx:
         await idempotency.sweep(tx)
+    await shop.step("keys swept")
     async with shop.stores.pg.tx() as tx:
         await accounts.sweep(tx, shop.clock.now())
+    await shop.step("sessions swept")
     return report
 
 
-async def _expire(shop: Shop, report: Report) -> None:
+async def _expire(shop: Shop, report: Report, *, paying: bool = True) -> None:
     while True:
         async with shop.stores.pg.tx() as tx:
-            expired = await orders.expire_due(tx, _BATCH, shop.clock.now())
+            expired = await orders.expire_due(tx, _EXPIRED_AT_ONCE, shop.clock.now(), paying=paying)
+        await shop.step("orders expired")
         report.expired += len(expired)
-        if len(expired) < _BATCH:
+        if len(expired) < _EXPIRED_AT_ONCE:
             return
 
 
-async def _all(work: Iterable[Awaitable[None]], report: Report) -> None:
-    for found in await asyncio.gather(*work, return_exceptions=True):
+async def _beside_expiry(shop: Shop, work: Iterable[Coroutine[Any, Any, None]], report: Report) -> None:
+    """Does the work, all at once, and expires orders while it goes on: a provider that takes its time keeps no stock
+    from being free."""
+    tasks = left = {asyncio.create_task(part) for part in work}
+    try:
+        while left:
+            _, left = await asyncio.wait(left, timeout=_PATIENCE)
+            if left:
+                await _expire(shop, report)
+        _note_failures(tasks, report)
+    finally:
+        for task in left:
+            task.cancel()
+
+
+def _note_failures(tasks: Iterable["asyncio.Task[None]"], report: Report) -> None:
+    for task in tasks:
+        found = task.exception()
         if isinstance(found, StoreUnavailable):
             raise found
-        if isinstance(found, BaseException):  # one that can't be settled must not hold up the others
+        if found is not None:  # one that can't be settled must not hold up the others
             report.failed += 1
             log.error("not recovered", error=repr(found))
 
 
 async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Report) -> None:
-    """Asks how an open payment stands."""
+    """Asks how an open payment stands, and tells the provider what it has to be told about money that it holds."""
     report.asked += 1
     provider = providers.get(payment.provider)
     if provider is None:
         raise LookupError(f"payment {payment.id} waits for the provider {payment.provider}, which is off")
+    if payment.due == "void":
+        report.settled += (await service.let_go(shop, providers, payment)).due is None
+        return
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
-            outcome = await provider.look_up(str(payment.id))
+            outcome = await service.how_it_stands(shop, provider, payment)
     except (TimeoutError, ProviderError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), error=repr(silence))
         report.failed += 1
         return
+    if outcome is not None and not payment.fits(outcome):
+        raise ValueError(f"payment {payment.id} is of another sum at {payment.provider}: {outcome}")
+    if outcome is not None and outcome.status == "authorized" and payment.due == "capture":
+        await service.take_hold(shop, providers, payment, give_up=False)
+        return
     failure = None
     if outcome is None:
-        if shop.clock.now() - payment.created_at < timedelta(seconds=shop.settings.request_timeout) + _NEVER_SENT:
+        still_young = timedelta(seconds=shop.settings.request_timeout) + _NEVER_SENT
+        if payment.status != "pending" or shop.clock.now() - payment.created_at < still_young:
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
     _, completed = await service.complete(shop, payment, outcome, failure=failure)
-    report.settled += completed.payment.status != "pending"
+    report.settled += completed.payment.status != payment.status
     await service.follow_up(shop, providers, completed)
 
 
 async def _give_back(shop: Shop, providers: Providers, refund: Refund, report: Report) -> None:
     report.refunds += 1
-    await service.give_back(shop, providers, refund)
+    await service.give_back(shop, providers, refund, again=True)

@@ -2,20 +2,21 @@
 first writes down what is about to happen, the second what did; a crash between them is mended by `recovery`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 
-from quartet import cart, orders, payments
+from quartet import accounts, cart, merchandising, orders, payments
 from quartet.checkout import answers
 from quartet.kernel.errors import NotFound, StoreUnavailable, invalid
 from quartet.payments import (
     Charge,
     Completed,
     GiveBack,
+    Hold,
     Outcome,
     Payment,
     PaymentProvider,
@@ -26,9 +27,9 @@ from quartet.payments import (
     Refund,
 )
 from quartet.stores.postgres import Tx
-from quartet.web import idempotency
+from quartet.web import idempotency, trail
 from quartet.web.answers import Answer
-from quartet.web.dependencies import Principal, Shop
+from quartet.web.dependencies import Principal, Shop, Visitor
 from quartet.web.idempotency import RequestKey
 
 log = structlog.get_logger("quartet.checkout")
@@ -40,30 +41,62 @@ Lines = Sequence[tuple[str, int]]
 
 
 async def place(
-    shop: Shop, principal: Principal, items: Lines | None, metadata: Mapping[str, Any], key: RequestKey | None
+    shop: Shop,
+    visitor: Visitor,
+    items: Lines | None,
+    metadata: Mapping[str, Any],
+    key: RequestKey | None,
+    *,
+    email: str | None,
+    expected: int | None,
+    found_by: Sequence[tuple[str, UUID]] = (),
 ) -> Answer:
-    """Reserves stock and writes the order: of `items` (SKU, pieces), else of the user's cart.
+    """Reserves stock and writes the order: of `items` (SKU, pieces), else of the buyer's cart. A guest has an `email`,
+    and gets the order's token; `expected` is the total in cents that the buyer was shown, `found_by` the search that
+    led to a SKU.
 
-    Raises InsufficientStock, UnknownSku, MixedCurrencies, Invalid (nothing to order), and StoreUnavailable where the
-    cart is asked for and Redis is away.
+    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (nothing to order, an address missing
+    or too much), and StoreUnavailable where the cart is asked for and Redis is away.
     """
-    lines = await _cart_lines(shop, principal.user_id) if items is None else items
+    buyer = _buyer(visitor, email)
+    lines = await _cart_lines(shop, visitor) if items is None else items
     hold = timedelta(seconds=shop.settings.order_hold_seconds)
-    async with idempotency.transaction(shop.stores.pg, key, statements=1) as slot:
+    async with idempotency.transaction(shop, key, statements=2 if found_by else 1) as slot:
         if slot.replay is not None:
             return slot.replay
         if isinstance(lines, StoreUnavailable):
             raise lines
         if not lines:
             raise invalid("items", "must not be empty" if items is not None else "are missing, and the cart is empty")
-        order = await orders.place(slot.tx, principal.user_id, lines, metadata, hold)
-        return await slot.keep(answers.of_order(order, 201))
+        order = await orders.place(slot.tx, buyer, lines, metadata, hold=hold, expected=expected)
+        if found_by:
+            await merchandising.expect(slot.tx, order.id, found_by)
+        token = shop.order_tokens.issue(order.id) if order.email else None
+        answer = await slot.keep(answers.of_new_order(order, token))
+    await shop.step("order placed")
+    return answer
 
 
-async def _cart_lines(shop: Shop, user_id: UUID) -> Lines | StoreUnavailable:
-    """Redis is asked before the transaction; its failure matters only if the key has no answer yet."""
+def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:
+    if visitor.user_id is not None:
+        if email is not None:
+            raise invalid("email", "must not be given: the order is the account's")
+        return visitor.user_id
+    if email is None:
+        raise invalid("email", "is missing: a guest gives an address")
+    token = cart.good_token(visitor.cart_token)
+    return orders.Guest(accounts.valid_email(email), token and cart.name_of(token))
+
+
+async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines | StoreUnavailable:
+    """A user's cart, once it has taken in a guest's that is sent along, or a guest's own. Redis is asked before the
+    transaction; its failure matters only if the key has no answer yet."""
+    token = cart.good_token(visitor.cart_token)
+    owner = visitor.user_id or token
     try:
-        return list((await cart.lines(shop.stores.redis, user_id)).items())
+        if visitor.user_id is not None:
+            await cart.merge(shop, token, visitor.user_id)
+        return list((await cart.lines(shop.stores.redis, owner)).items()) if owner else []
     except StoreUnavailable as away:
         return away
 
@@ -71,7 +104,7 @@ async def _cart_lines(shop: Shop, user_id: UUID) -> Lines | StoreUnavailable:
 async def pay(
     shop: Shop,
     providers: Providers,
-    principal: Principal,
+    visitor: Visitor,
     order_id: UUID,
     *,
     provider: str,
@@ -79,7 +112,7 @@ async def pay(
     key: RequestKey | None,
     request_id: str,
 ) -> Answer:
-    """Charges the whole order.
+    """Charges the whole order, or has its sum held where the shop captures by hand.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -89,14 +122,17 @@ async def pay(
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
     now = shop.clock.now()
-    async with idempotency.transaction(shop.stores.pg, key, statements=1) as slot:
+    async with idempotency.transaction(shop, key, statements=1) as slot:
         if slot.replay is not None:
             return slot.replay
         payment = await payments.start(
-            slot.tx, order_id, principal.user_id, provider, key=key, now=now, ask=_ask_at(shop, now)
-        )
+            slot.tx, order_id, visitor.user_id, provider,
+            as_guest=shop.order_tokens.opens(order_id, visitor.order_token), key=key, now=now, ask=_ask_at(shop, now),
+        )  # fmt: skip
         await slot.start()
+    await shop.step("payment started")
     outcome, failure = await _charge(shop, chosen, payment, method)
+    await shop.step("provider charged")
     answer, completed = await complete(shop, payment, outcome, request_id=request_id, failure=failure)
     await follow_up(shop, providers, completed)
     if failure is not None:
@@ -108,15 +144,25 @@ async def _charge(
     shop: Shop, provider: PaymentProvider, payment: Payment, method: str
 ) -> tuple[Outcome, ProviderError | None]:
     """What the provider says. Its failure means that nothing was charged; its silence that nobody knows."""
+    back = shop.settings.payment_return_url or shop.settings.base_url
+    charge = Charge(
+        str(payment.id), payment.amount_cents, payment.currency, method,
+        capture=shop.settings.payment_capture == "automatic", return_url=f"{back}?payment={payment.id}",
+    )  # fmt: skip
     try:
-        async with asyncio.timeout(shop.settings.payment_timeout):
-            charge = Charge(str(payment.id), payment.amount_cents, payment.currency, method)
-            return await provider.charge(charge), None
+        return await _heard(shop, payment, provider.authorise(charge)) or Outcome(None, "pending"), None
     except ProviderError as failure:
         return Outcome(None, "failed", "provider_error"), failure
+
+
+async def _heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
+    """A provider's answer about a payment, None for its silence. Raises ProviderError."""
+    try:
+        async with asyncio.timeout(shop.settings.payment_timeout):
+            return await call
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), provider=payment.provider, error=repr(silence))
-        return Outcome(None, "pending"), None
+        return None
 
 
 async def complete(
@@ -130,7 +176,9 @@ async def complete(
     """The second transaction, for the request and for recovery."""
     pg = shop.stores.pg
     async with pg.once() if payment.request_key is None else pg.tx() as tx:
-        return await complete_in(tx, payment, outcome, shop.clock.now(), request_id=request_id, failure=failure)
+        done = await complete_in(tx, payment, outcome, shop.clock.now(), request_id=request_id, failure=failure)
+    await shop.step("payment recorded")
+    return done
 
 
 async def complete_in(
@@ -144,7 +192,9 @@ async def complete_in(
 ) -> tuple[Answer, Completed]:
     """What the provider said becomes true, and the request's answer is kept with it."""
     completed = await payments.complete(tx, payment.id, outcome, now)
-    answer = answers.of_payment(completed.payment, request_id)
+    # What is due is told the provider long after the payment itself was answered.
+    told = answers.of_payment if payment.due is None else answers.of_capture
+    answer = told(completed.payment, request_id)
     if payment.request_owner is not None and payment.request_key is not None:
         if failure is not None:  # nothing happened, so that the same key may try again
             await idempotency.release(tx, payment.request_owner, payment.request_key)
@@ -154,36 +204,155 @@ async def complete_in(
 
 
 async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> None:
-    """After the commit, as good as it goes: the cart loses what was bought, and money that came too late goes back. The
-    outbox and recovery see to both in any case."""
+    """After the commit, as good as it goes: the cart loses what was bought, and money that came too late goes back, or
+    is let go. The outbox and recovery see to all of it in any case."""
     payment = completed.payment
     try:
-        if payment.status == "succeeded":
-            await cart.take_bought(shop.stores.redis, completed.user_id, completed.bought, payment.order_id)
+        if payment.status in ("succeeded", "authorized") and completed.whose is not None:
+            await cart.take_bought(shop.stores.redis, completed.whose, completed.bought, payment.order_id)
+            await shop.step("cart taken")
         elif payment.status == "refunded":
             async with shop.stores.pg.read() as read:
                 late = await payments.late_refund(read, payment.id)
             if late is not None:
                 await give_back(shop, providers, late)
+        elif payment.due == "void":
+            await let_go(shop, providers, payment)
     except Exception as error:  # the order is paid: nothing here may make the answer another one
         log.warning("follow-up left to the worker", payment=str(payment.id), error=repr(error))
 
 
+async def capture(
+    shop: Shop, providers: Providers, principal: Principal, payment_id: UUID, key: RequestKey | None
+) -> Answer:
+    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError."""
+    now = shop.clock.now()
+    async with idempotency.transaction(shop, key) as slot:
+        if slot.replay is not None:
+            return slot.replay
+        payment = await payments.start_capture(slot.tx, payment_id, key=key, now=now, ask=_ask_at(shop, now))
+        if payment.provider not in providers:
+            raise ProviderOff(f"it is held by {payment.provider}: take it there", provider=payment.provider)
+        await trail.record(
+            slot.tx, principal.actor, "payment.capture", "payment", payment_id,
+            before={"status": "authorized"}, after={"capturing": payment.amount_cents, "orderId": payment.order_id},
+        )  # fmt: skip
+        await slot.start()
+    await shop.step("capture started")
+    return await take_hold(shop, providers, payment, give_up=True)
+
+
+async def take_hold(shop: Shop, providers: Providers, payment: Payment, *, give_up: bool) -> Answer:
+    """Asks the provider for what is held, as is written down, then writes down that it came. `give_up`: its failure is
+    told (ProviderError) and the hold stands as before; else it is asked again later."""
+    outcome, failure = None, None
+    try:
+        outcome = await _heard(shop, payment, providers[payment.provider].capture(hold_of(payment)))
+    except ProviderError as refusal:
+        failure = refusal
+    await shop.step("provider captured")
+    if failure is not None:
+        if give_up:
+            await _drop_capture(shop, payment)
+        raise failure
+    answer, completed = await complete(shop, payment, outcome or Outcome(None, "pending"))
+    await follow_up(shop, providers, completed)
+    return answer
+
+
+async def _drop_capture(shop: Shop, payment: Payment) -> None:
+    async with shop.stores.pg.tx() as tx:
+        await payments.drop_capture(tx, payment.id, shop.clock.now())
+        if payment.request_owner is not None and payment.request_key is not None:
+            await idempotency.release(tx, payment.request_owner, payment.request_key)
+    await shop.step("capture dropped")
+
+
+async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
+    """Has the provider let go what it holds for a payment that nobody wants any more, as is written down. Money that
+    was taken meanwhile goes back."""
+    outcome, failure = None, None
+    try:
+        outcome = await _heard(shop, payment, providers[payment.provider].void(hold_of(payment)))
+    except ProviderError as refusal:
+        failure = refusal
+    await shop.step("provider voided")
+    if failure is not None:
+        log.warning("hold not let go, to be tried again", payment=str(payment.id), error=str(failure))
+        return payment
+    _, completed = await complete(shop, payment, outcome or Outcome(None, "pending"))
+    if completed.payment.status == "refunded":
+        await follow_up(shop, providers, completed)
+    return completed.payment
+
+
+def hold_of(payment: Payment, outcome: Outcome | None = None) -> Hold:
+    """What the provider holds; the name it has just given goes before the one we know."""
+    ref = (outcome and outcome.provider_ref) or payment.provider_ref
+    return Hold(str(payment.id), ref, payment.amount_cents, payment.currency)
+
+
+async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment) -> Outcome | None:
+    """What the provider says of a payment; None when it never heard of it. One that nobody wants any more, declined or
+    of a cancelled order, is let go where it can be rather than gone on with. Raises ProviderError, ProviderSilent."""
+    unwanted = payment.status == "failed"
+    if payment.status == "pending":
+        async with shop.stores.pg.read() as read:
+            unwanted = await payments.is_unwanted(read, payment.id)
+    outcome = None
+    if payment.named is None or not unwanted:
+        outcome = await provider.look_up(str(payment.id), payment.named)
+        await shop.step("provider asked")
+    if unwanted and (payment.named or (outcome and outcome.status == "pending")):
+        outcome = await provider.void(hold_of(payment, outcome))
+        await shop.step("unwanted payment voided")
+    return outcome
+
+
+async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id: UUID) -> Answer:
+    """The buyer is back from the provider's page: the provider is asked how the payment stands. Raises NotFound."""
+    async with shop.stores.pg.read() as read:
+        found = await payments.with_buyer(read, payment_id)
+    if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
+        raise NotFound("there is no such payment")
+    payment = found.payment
+    provider = providers.get(payment.provider)
+    if provider is not None and payment.status in ("pending", "authorized"):
+        try:
+            outcome = await _heard(shop, payment, how_it_stands(shop, provider, payment))
+        except ProviderError:
+            outcome = None
+        if outcome is not None and payment.fits(outcome):
+            _, completed = await complete(shop, payment, outcome)
+            await follow_up(shop, providers, completed)
+            payment = completed.payment
+    return answers.of_payment_as_it_stands(payment)
+
+
 async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[str, str], body: bytes) -> None:
-    """A provider's webhook; once or many times the same. Raises NotFound, BadSignature, BadRequest."""
+    """A provider's webhook; once or many times the same. Raises NotFound, BadSignature, BadRequest, and ProviderError
+    where the provider must be asked and does not answer: it will send the webhook again."""
     provider = providers.get(name)
     if provider is None:
         raise NotFound(f"there is no payment provider {name}")
     now = shop.clock.now()
-    event = provider.parse_webhook(headers, body, now)
-    payment = await _payment_of(shop, event.reference)
-    if event.outcome is None or payment is None or payment.provider != name:
+    try:
+        event = await provider.parse_webhook(headers, body, now)
+        payment = await _payment_of(shop, event.reference)
+        outcome = event.outcome
+        if event.look and payment is not None and payment.provider == name:
+            outcome = await how_it_stands(shop, provider, payment)
+    except ProviderSilent as silence:
+        raise ProviderError("the provider does not answer; send the webhook again") from silence
+    if outcome is None or payment is None or payment.provider != name or not payment.fits(outcome):
         log.info("webhook ignored", provider=name, kind=event.kind, event_id=event.id)
         return
+    await shop.step("webhook read")
     async with shop.stores.pg.tx() as tx:
         if not await payments.remember_event(tx, name, event, payment.id, now):
             return
-        _, completed = await complete_in(tx, payment, event.outcome, now)
+        _, completed = await complete_in(tx, payment, outcome, now)
+    await shop.step("webhook recorded")
     await follow_up(shop, providers, completed)
 
 
@@ -196,28 +365,39 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
         return await payments.by_id(read, payment_id)
 
 
-async def cancel(
-    shop: Shop, providers: Providers, principal: Principal, order_id: UUID, key: RequestKey | None
-) -> Answer:
+async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
     """The stock is free again, and what was paid goes back.
 
     Raises NotFound (also for another's order), InvalidTransition.
     """
-    now, by = shop.clock.now(), principal.user_id
-    async with idempotency.transaction(shop.stores.pg, key) as slot:
+    now, by = shop.clock.now(), visitor.user_id
+    async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
         order = await orders.lock(slot.tx, order_id)
-        if order.user_id != by and not principal.is_staff:
+        if not visitor.may_see(shop, order.id, order.user_id, order.email):
             raise NotFound(f"there is no order {order_id}")
-        order = await orders.cancel(slot.tx, order_id, by=str(by), reason="cancelled")
+        held = None
+        if any(payment.status == "authorized" for payment in order.payments):
+            held = await payments.start_void(slot.tx, order_id, now=now, ask=_ask_at(shop, now))
+        found, order = order, await orders.cancel(slot.tx, order_id, by=visitor.by, reason="cancelled")
         refund = await payments.start_refund(
             slot.tx, order_id, None, "cancelled", by=by, key=key, now=now, ask=_ask_at(shop, now)
         )
+        if visitor.principal is not None and visitor.principal.is_staff:
+            await trail.record(
+                slot.tx, visitor.by, "order.cancel", "order", order_id,
+                before={"status": found.status},
+                after={"status": order.status, "refundedCents": refund.amount_cents if refund else 0},
+            )  # fmt: skip
         if refund is None:
-            return await slot.keep(answers.of_order(order))
-        await slot.start()
-    return await give_back(shop, providers, refund)
+            answer = await slot.keep(answers.of_order(order))
+        else:
+            await slot.start()
+    await shop.step("order cancelled")
+    if held is not None:
+        await follow_up(shop, providers, Completed(held, by, None, {}))
+    return answer if refund is None else await give_back(shop, providers, refund)
 
 
 async def refund(
@@ -227,18 +407,21 @@ async def refund(
     order_id: UUID,
     *,
     cents: int | None,
+    items: Lines | None,
     restock: bool,
+    note: str | None,
     key: RequestKey | None,
 ) -> Answer:
-    """Gives money back, all that is left by default. Raises NotFound, OverRefund, ProviderOff, ProviderError."""
+    """Gives money back: `cents`, or the price of `items`, all that is left by default. Raises NotFound, OverRefund,
+    ProviderOff, ProviderError."""
     now = shop.clock.now()
-    async with idempotency.transaction(shop.stores.pg, key) as slot:
+    async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
-        await orders.lock(slot.tx, order_id)
+        found = await orders.lock(slot.tx, order_id)
         promised = await payments.start_refund(
-            slot.tx, order_id, cents, "asked", by=principal.user_id, restock=restock, key=key,
-            now=now, ask=_ask_at(shop, now),
+            slot.tx, order_id, cents, "asked", by=principal.user_id, items=items, restock=restock, note=note,
+            key=key, now=now, ask=_ask_at(shop, now),
         )  # fmt: skip
         if promised is None:
             raise orders.OverRefund("nothing is left to give back", refundable_cents=0)
@@ -246,14 +429,22 @@ async def refund(
             raise ProviderOff(
                 f"it was paid through {promised.provider}: give the money back there", provider=promised.provider
             )
+        await trail.record(
+            slot.tx, principal.actor, "order.refund", "order", order_id,
+            before={"status": found.status, "refundedCents": found.refunded_cents},
+            after={"refund": promised.id, "amountCents": promised.amount_cents, "items": items, "restock": restock},
+        )  # fmt: skip
         await slot.start()
+    await shop.step("refund promised")
     return await give_back(shop, providers, promised)
 
 
-async def give_back(shop: Shop, providers: Providers, refund: Refund) -> Answer:
+async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: bool = False) -> Answer:
     """Asks the provider for a refund that is written down, then writes down that it came; the answer is the request's.
-    Staff are told of a failure (ProviderError); whatever has to go back anyway is tried again by recovery."""
-    status, provider_ref, failure = await _refund(shop, providers, refund)
+    Staff are told of a failure (ProviderError); whatever has to go back anyway is tried again by recovery. `again`: it
+    may have been asked for before, so that the provider is first asked whether it knows it."""
+    status, provider_ref, failure = await _refund(shop, providers, refund, again=again)
+    await shop.step("provider refunded")
     async with shop.stores.pg.tx() as tx:
         if status != "pending":
             refund = await payments.complete_refund(tx, refund.id, status, provider_ref, shop.clock.now())
@@ -265,12 +456,15 @@ async def give_back(shop: Shop, providers: Providers, refund: Refund) -> Answer:
                 await idempotency.release(tx, refund.request_owner, refund.request_key)
             else:
                 await idempotency.finish(tx, refund.request_owner, refund.request_key, answer)
+    await shop.step("refund recorded")
     if failure is not None:
         raise failure
     return answer
 
 
-async def _refund(shop: Shop, providers: Providers, refund: Refund) -> tuple[str, str | None, ProviderError | None]:
+async def _refund(
+    shop: Shop, providers: Providers, refund: Refund, *, again: bool
+) -> tuple[str, str | None, ProviderError | None]:
     provider = providers.get(refund.provider)
     if provider is None:
         log.error("a refund waits for a provider that is off", provider=refund.provider, refund=str(refund.id))
@@ -278,7 +472,11 @@ async def _refund(shop: Shop, providers: Providers, refund: Refund) -> tuple[str
     asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
-            outcome = await provider.refund(asked)
+            known = None
+            if again:
+                known = await provider.look_up_refund(asked)
+                await shop.step("refund looked up")
+            outcome = known or await provider.refund(asked)
     except ProviderError as failure:
         if refund.reason == "asked":
             return "failed", None, failure

@@ -18,7 +18,7 @@ from quartet.kernel.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from quartet.web import idempotency
+from quartet.web import idempotency, trail
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep, Staff
 from quartet.web.idempotency import IdempotencyKey
@@ -129,10 +129,12 @@ async def get_item(shop: ShopDep, _: Staff, sku: SkuPath) -> Response:
 async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem) -> Response:
     """Makes or changes an item, priced in the shop's currency."""
     async with shop.stores.pg.tx() as tx:
+        before = (await store.lock(tx, [sku])).get(sku)
         item, created = await store.put(
             tx, sku, body.name, body.unit_price_cents, stock=body.stock,
-            currency=shop.settings.currency, actor=str(principal.user_id),
+            currency=shop.settings.currency, actor=principal.actor,
         )  # fmt: skip
+        await trail.record(tx, principal.actor, "inventory.put", "sku", sku, before=before, after=item)
     return answer(_shape(item), 201 if created else 200)
 
 
@@ -144,10 +146,12 @@ async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem)
 )
 async def post_movement(shop: ShopDep, principal: Staff, sku: SkuPath, body: Move, key: IdempotencyKey) -> Response:
     """Moves stock and writes why. Below what open orders hold: 409."""
-    async with idempotency.transaction(shop.stores.pg, key) as slot:
+    async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
-        moved = await store.move(slot.tx, sku, body.delta, body.reason, note=body.note, actor=str(principal.user_id))
+        before = (await store.lock(slot.tx, [sku])).get(sku)
+        moved = await store.move(slot.tx, sku, body.delta, body.reason, note=body.note, actor=principal.actor)
+        await trail.record(slot.tx, principal.actor, "inventory.move", "sku", sku, before=before, after=moved)
         return await slot.keep(answer(_movement(moved), 201))
 
 

@@ -3,6 +3,11 @@
 SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
 FROM inventory WHERE sku = ANY ($1::text[]);
 
+-- name: lock
+-- The rows as they stand, held until the transaction ends; in SKU order, as orders take them.
+SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
+FROM inventory WHERE sku = ANY ($1::text[]) ORDER BY sku FOR NO KEY UPDATE;
+
 -- name: page
 -- In the primary key's order, so that a page costs what it shows.
 SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
@@ -13,9 +18,13 @@ WHERE sku > $1
 ORDER BY sku LIMIT $4;
 
 -- name: put
--- Stock is left alone; a new row's trigger tells the outbox itself. A null category keeps the one there is.
-WITH put AS (
-    INSERT INTO inventory (sku, name, unit_price_cents, currency, category) VALUES ($1, $2, $3, $4, $5)
+-- Stock is left alone; a new row's trigger tells the outbox itself. A null category keeps the one there is. The old price
+-- is read under the row's lock, before it is overwritten, so that of two changes at once each tells of its own.
+WITH old AS MATERIALIZED (
+    SELECT unit_price_cents, currency FROM inventory WHERE sku = $1 FOR NO KEY UPDATE
+), put AS (
+    INSERT INTO inventory (sku, name, unit_price_cents, currency, category)
+    SELECT $1, $2, $3::bigint, $4, $5 FROM (SELECT count(*) FROM old) AS seen
     ON CONFLICT (sku) DO UPDATE
         SET name = excluded.name, unit_price_cents = excluded.unit_price_cents, currency = excluded.currency,
             category = coalesce(excluded.category, inventory.category),
@@ -24,6 +33,12 @@ WITH put AS (
 ), told AS (
     INSERT INTO outbox (topic, key, payload)
     SELECT 'stock.changed', sku, jsonb_build_object('sku', sku) FROM put WHERE NOT created
+    UNION ALL
+    SELECT 'price.changed', sku, jsonb_build_object(
+        'sku', sku, 'old_price_cents', old.unit_price_cents, 'old_currency', old.currency,
+        'price_cents', put.unit_price_cents, 'currency', put.currency)
+    FROM put CROSS JOIN old
+    WHERE (old.unit_price_cents, old.currency) IS DISTINCT FROM (put.unit_price_cents, put.currency)
 )
 SELECT * FROM put;
 

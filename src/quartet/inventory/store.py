@@ -27,6 +27,11 @@ async def prices(read: Read, skus: Iterable[str]) -> dict[str, Item]:
     return {row["sku"]: _item(row) for row in await read.fetch(q.prices, list(skus))}
 
 
+async def lock(tx: Tx, skus: Iterable[str]) -> dict[str, Item]:
+    """The same with their rows held until the transaction ends: what they are changed from, and to."""
+    return {row["sku"]: _item(row) for row in await tx.fetch(q.lock, list(skus))}
+
+
 async def get(read: Read, sku: str) -> Item:
     """Raises NotFound."""
     row = await read.fetchrow(q.prices, [sku])

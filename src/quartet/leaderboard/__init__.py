@@ -1,6 +1,7 @@
 """Points for what was bought: a board a day and one a week, in Redis."""
 
 from quartet.leaderboard.model import Place, board
-from quartet.leaderboard.service import Row, award, place_of, top
+from quartet.leaderboard.service import Row, forget, place_of, rebuild, settle_order, top
+from quartet.leaderboard.store import PERIODS
 
-__all__ = ["Place", "Row", "award", "board", "place_of", "top"]
+__all__ = ["PERIODS", "Place", "Row", "board", "forget", "place_of", "rebuild", "settle_order", "top"]

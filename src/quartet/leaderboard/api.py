@@ -10,7 +10,7 @@ from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, Unauthen
 from quartet.leaderboard import service
 from quartet.leaderboard.model import Period
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import ShopDep, Signed, Staff
+from quartet.web.dependencies import Admin, ShopDep, Signed, Staff
 from quartet.web.shapes import Body, Shape, text
 
 router = APIRouter(prefix="/leaderboard", tags=["leaderboard"])
@@ -74,13 +74,26 @@ async def get_mine(shop: ShopDep, principal: Signed, period: PeriodQuery = "dail
     return answer(MyPlace(rank=place.rank, xp=place.xp) if place else MyPlace(rank=None, xp=0))
 
 
+class Rebuilt(Shape):
+    """Of how many orders and gifts of points each board was made."""
+
+    daily: int
+    weekly: int
+
+
+@router.post("/rebuild", response_model=Rebuilt, responses=problems(Unauthenticated, Forbidden, StoreUnavailable))
+async def rebuild(shop: ShopDep, principal: Admin) -> Response:
+    """Makes today's and this week's board anew from orders and from what staff gave, while both stay in use."""
+    return answer(Rebuilt.model_validate(await service.rebuild(shop, actor=principal.actor)))
+
+
 @router.post(
     "/xp",
     status_code=201,
     response_model=Given,
     responses=problems(Unauthenticated, Forbidden, Invalid, StoreUnavailable),
 )
-async def give(shop: ShopDep, _staff: Staff, body: Points) -> Response:
+async def give(shop: ShopDep, principal: Staff, body: Points) -> Response:
     """Gives somebody points, on today's and this week's board."""
-    counted = await service.give(shop, body.user_id, body.xp, body.event_id)
+    counted = await service.give(shop, body.user_id, body.xp, body.event_id, actor=principal.actor)
     return answer(Given(user_id=body.user_id, xp=body.xp, event_id=body.event_id, counted=counted), 201)

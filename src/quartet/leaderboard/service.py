@@ -1,17 +1,20 @@
 """Points and places."""
 
 from dataclasses import dataclass
-from uuid import UUID
+from datetime import datetime
+from uuid import UUID, uuid4
 
-from quartet import accounts
-from quartet.kernel.clock import Clock
-from quartet.kernel.errors import invalid
+from quartet import accounts, orders
+from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.leaderboard import store
-from quartet.leaderboard.model import Period, Place
-from quartet.stores.redis import RedisStore
+from quartet.leaderboard.model import Period, Place, Worth, end_of, points, start_of
+from quartet.web import trail
 from quartet.web.dependencies import Shop
 
 NAMELESS = "A shopper"
+# One rebuild at a time over all processes.
+ALONE = "quartet leaderboard"
+BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,69 @@ class Row:
     xp: int
 
 
-async def award(redis: RedisStore, clock: Clock, user_id: UUID, xp: int, event_id: UUID | str) -> bool:
-    """Gives points on today's and this week's board, once for each event; 0 points do nothing.
+async def settle_order(
+    shop: Shop, order_id: str, user_id: UUID, *, left_cents: int, currency: str, confirmed_at: datetime
+) -> None:
+    """Counts what is left of the money paid for an order, on the boards of when it was confirmed. It may be said any
+    number of times and in any order: an order's points only ever become fewer."""
+    worth = Worth(f"order:{order_id}", user_id, points(left_cents, currency), confirmed_at)
+    await store.settle(shop.stores.redis, shop.clock.now(), worth)
 
-    False: counted before."""
-    if xp <= 0:
-        return False
-    return await store.award(redis, clock.now(), user_id, xp, str(event_id))
 
-
-async def give(shop: Shop, user_id: UUID, xp: int, event_id: str) -> bool:
-    """The same for somebody who must exist. Raises Invalid naming `userId`."""
-    async with shop.stores.pg.read() as read:
-        if not await accounts.exists(read, user_id):
+async def give(shop: Shop, user_id: UUID, xp: int, event_id: str, *, actor: str) -> bool:
+    """Points from staff on today's and this week's board, each event once; False: given before. Raises Invalid naming
+    `userId`."""
+    async with shop.stores.pg.tx() as tx:
+        if not await accounts.exists(tx, user_id):
             raise invalid("userId", "is nobody's")
-    return await award(shop.stores.redis, shop.clock, user_id, xp, event_id)
+        worth, given = await store.give(tx, event_id, user_id, xp, shop.clock.now())
+        if given:
+            await trail.record(tx, actor, "leaderboard.give", "user", user_id, after={"xp": xp, "eventId": event_id})
+    await shop.step("xp given")
+    await store.settle(shop.stores.redis, shop.clock.now(), worth)
+    return given
+
+
+async def forget(shop: Shop, user_id: UUID) -> None:
+    """Takes somebody off the boards."""
+    await store.forget(shop.stores.redis, shop.clock.now(), user_id)
+
+
+async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
+    """Makes today's and this week's board anew, from orders and from what staff gave, beside the live ones, and puts
+    them in their place at once; answers of how many sources each was made. What happens meanwhile is on both.
+
+    The orders are read only after every event is told to both boards: one told earlier had been written by then.
+    Raises StoreUnavailable, and then the live boards are as they were."""
+    whose = uuid4().hex
+    async with (
+        shop.stores.pg.alone(ALONE),
+        trail.attempt(shop, actor, "leaderboard.rebuild", "boards", "all", after={"build": whose}),
+    ):
+        now = shop.clock.now()
+        await store.begin(shop.stores.redis, now, whose)
+        await shop.step("boards begun")
+        worths = await _worths(shop, start_of("weekly", now))
+        made: dict[Period, int] = {}
+        for period in store.PERIODS:
+            counted = [worth for worth in worths if start_of(period, now) <= worth.at < end_of(period, now)]
+            for first in range(0, len(counted), BATCH):
+                await store.seed(shop.stores.redis, now, period, counted[first : first + BATCH])
+            made[period] = len(counted)
+        await shop.step("boards made")
+        if not await store.swap(shop.stores.redis, now, whose):
+            raise StoreUnavailable("redis", "the boards in the making are gone: begin again")
+        await shop.step("boards swapped")
+    return made
+
+
+async def _worths(shop: Shop, since: datetime) -> list[Worth]:
+    async with shop.stores.pg.read() as read:
+        sold = await orders.counted_since(read, since)
+        given = await store.grants_since(read, since)
+    return given + [
+        Worth(f"order:{o.order_id}", o.user_id, points(o.left_cents, o.currency), o.confirmed_at) for o in sold
+    ]
 
 
 async def top(shop: Shop, period: Period, limit: int) -> list[Row]:

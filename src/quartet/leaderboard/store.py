@@ -1,29 +1,70 @@
-"""Boards in Redis: a sorted set a day and one a week, all in one slot, since one event counts on both."""
+"""Boards in Redis, a sorted set a day and one a week, all in one slot; points that staff gave in PostgreSQL."""
 
-from collections.abc import Iterable
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
 from uuid import UUID
 
-from quartet.leaderboard.model import Period, Place, board
-from quartet.stores.files import lua
+from quartet.leaderboard.model import Period, Place, Worth, board, end_of
+from quartet.stores.files import lua, queries
+from quartet.stores.postgres import Read, Tx
 from quartet.stores.redis import RedisStore
 
-AWARD = lua(__file__, "award.lua")
+q = queries(__file__)
+SETTLE = lua(__file__, "settle.lua")
+SWAP = lua(__file__, "swap.lua")
 TOP = lua(__file__, "top.lua")
 
-_DAY = 86_400
-# A finished board can still be looked at for a while; an event is remembered longer than the outbox ever retries.
-DAILY_SECONDS = 8 * _DAY
-WEEKLY_SECONDS = 35 * _DAY
-EVENT_SECONDS = 30 * _DAY
+PERIODS: tuple[Period, ...] = ("daily", "weekly")
+# How long after its end a board can still be looked at, and points on it be taken back.
+KEPT: dict[Period, timedelta] = {"daily": timedelta(days=7), "weekly": timedelta(days=28)}
+BUILDING = "leaderboard:{xp}:building"
+# A making that nobody ended is forgotten.
+BUILDING_SECONDS = 3600
 
 
-async def award(redis: RedisStore, at: datetime, user_id: UUID, xp: int, event_id: str) -> bool:
-    """False when the event was counted before."""
-    keys = [f"leaderboard:{{xp}}:event:{event_id}", key("daily", at), key("weekly", at)]
-    args: list[str | int] = [str(user_id), xp, EVENT_SECONDS, DAILY_SECONDS, WEEKLY_SECONDS]
-    return bool(await redis.run(AWARD, keys, args))
+async def settle(redis: RedisStore, now: datetime, worth: Worth) -> bool:
+    """Says what a source is worth, on the boards of its day and week that still live. False: it was known before."""
+    periods = [p for p in PERIODS if _seconds_left(p, worth.at, now) > 0]
+    return bool(periods) and await _settle(redis, now, periods, worth.at, [worth]) > 0
+
+
+async def seed(redis: RedisStore, now: datetime, period: Period, worths: Sequence[Worth]) -> None:
+    """The same, for many sources of the board of now that is in the making."""
+    if worths:
+        await _settle(redis, now, [period], now, worths, which="next")
+
+
+async def _settle(
+    redis: RedisStore,
+    now: datetime,
+    periods: Sequence[Period],
+    at: datetime,
+    worths: Sequence[Worth],
+    *,
+    which: Literal["live", "next"] = "live",
+) -> int:
+    seconds = [_seconds_left(period, at, now) for period in periods]
+    said = [part for worth in worths for part in (worth.source, str(worth.user_id), worth.points)]
+    return int(await redis.run(SETTLE, _keys(periods, at), [which, *seconds, *said]))
+
+
+async def begin(redis: RedisStore, now: datetime, whose: str) -> None:
+    """From here on all that is said of the boards of now is said of those in the making as well."""
+    making = [name for period in PERIODS for name in _names(period, now)[2:]]
+    await redis.pipeline([("DEL", *making), ("SET", BUILDING, whose, "EX", BUILDING_SECONDS)])
+
+
+async def swap(redis: RedisStore, now: datetime, whose: str) -> bool:
+    """The boards in the making are the live ones. False: another making has begun since."""
+    return bool(await redis.run(SWAP, _keys(PERIODS, now), [whose]))
+
+
+async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:
+    """Takes somebody off every board that still lives."""
+    days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 7)]
+    names = {name for at in days for period in PERIODS for name in _names(period, at)[::2]}
+    await redis.pipeline([("ZREM", name, str(user_id)) for name in sorted(names)])
 
 
 async def best(redis: RedisStore, at: datetime, period: Period, limit: int) -> list[Place]:
@@ -42,8 +83,39 @@ def key(period: Period, at: datetime) -> str:
     return f"leaderboard:{{xp}}:{period}:{board(period, at)}"
 
 
+def _names(period: Period, at: datetime) -> tuple[str, str, str, str]:
+    """A board, its sources, and both in the making."""
+    name = key(period, at)
+    return name, f"{name}:sources", f"{name}:next", f"{name}:next:sources"
+
+
+def _keys(periods: Iterable[Period], at: datetime) -> list[str]:
+    return [BUILDING, *(name for period in periods for name in _names(period, at))]
+
+
+def _seconds_left(period: Period, at: datetime, now: datetime) -> int:
+    """Counted from the shop's own clock."""
+    return int((end_of(period, at) + KEPT[period] - now).total_seconds())
+
+
 def _places(reply: Iterable[Any]) -> list[Place]:
     parts = iter(reply)
     return [
         Place(int(rank), UUID(user), int(float(points))) for rank, user, points in zip(parts, parts, parts, strict=True)
     ]
+
+
+async def give(tx: Tx, event_id: str, user_id: UUID, xp: int, at: datetime) -> tuple[Worth, bool]:
+    """What staff gave for this event, and whether that is now."""
+    given = await tx.fetchval(q.give, event_id, user_id, xp, at) is not None
+    row = await tx.fetchrow(q.grant, event_id)
+    return _granted(event_id, row["user_id"], row["xp"], row["at"]), given
+
+
+async def grants_since(read: Read, at: datetime) -> list[Worth]:
+    """All that staff gave since then."""
+    return [_granted(*row) for row in await read.fetch(q.grants_since, at)]
+
+
+def _granted(event_id: str, user_id: UUID, xp: int, at: datetime) -> Worth:
+    return Worth(f"grant:{event_id}", user_id, xp, at)

@@ -1,50 +1,80 @@
 """Routes that look at orders and send them on their way; what touches money or the cart is at the checkout."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
+from quartet import accounts
 from quartet.kernel.errors import (
     Forbidden,
+    IdempotencyKeyReused,
     Invalid,
     NotFound,
+    RequestInProgress,
     StoreUnavailable,
     Unauthenticated,
+    invalid,
 )
 from quartet.orders import store
-from quartet.orders.model import InvalidTransition, Order, Status
+from quartet.orders.model import EmailNotVerified, InvalidTransition, Order, PaymentNotCaptured, Status
 from quartet.orders.shapes import OrderShape
+from quartet.stores.postgres import Tx
+from quartet.web import idempotency, trail
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import PathId, ShopDep, Signed, Staff
+from quartet.web.dependencies import PathId, Principal, Shop, ShopDep, Signed, Staff, Visiting
+from quartet.web.idempotency import IdempotencyKey, RequestKey
 from quartet.web.paging import Page, Paging
+from quartet.web.shapes import Shape
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 
+
+class Claimed(Shape):
+    """How many orders became the account's now."""
+
+    claimed: int
+
+
+class _Take(Protocol):
+    """A step of the store's."""
+
+    async def __call__(self, tx: Tx, order_id: UUID, *, by: str) -> Order: ...
+
+
 _ALWAYS = (Unauthenticated, Invalid, StoreUnavailable)
+_KEYED = (*_ALWAYS, IdempotencyKeyReused, RequestInProgress)
 
 
 @router.get("", response_model=Page[OrderShape], responses=problems(*_ALWAYS))
-async def list_orders(
+async def list_orders(  # noqa: PLR0917
     shop: ShopDep,
     principal: Signed,
     paging: Paging,
     status: Annotated[Status | None, Query(description="Only orders of this status.")] = None,
     user_id: Annotated[UUID | None, Query(alias="userId", description="Only this user's orders (staff).")] = None,
+    email: Annotated[
+        str | None, Query(max_length=320, description="Only orders of this address, a guest's or an account's (staff).")
+    ] = None,
 ) -> Response:
     """Newest first: one's own, everybody's for staff."""
+    if user_id is not None and email is not None:
+        raise invalid("email", "must not be given beside userId")
     if not principal.is_staff:
-        if user_id not in (None, principal.user_id):
+        if user_id not in (None, principal.user_id) or email is not None:
             return answer(Page[OrderShape](items=[]))
         user_id = principal.user_id
-    scope = f"orders:{user_id}:{status}"
+    email = email and email.strip().lower()
+    scope = f"orders:{user_id}:{email}:{status}"
     before = store.NEWEST
     if paging.cursor is not None:
         created_at, order_id = shop.cursors.decode(paging.cursor, scope)
         before = store.Before(datetime.fromisoformat(created_at), UUID(order_id))
     async with shop.stores.pg.read() as read:
-        found = await store.page(read, limit=paging.limit + 1, before=before, user_id=user_id, status=status)
+        found = await store.page(
+            read, limit=paging.limit + 1, before=before, user_id=user_id, email=email, status=status
+        )
     shown = found[: paging.limit]
     more = None
     if len(found) > paging.limit:
@@ -52,34 +82,59 @@ async def list_orders(
     return answer(Page[OrderShape](items=[OrderShape.model_validate(order) for order in shown], next_cursor=more))
 
 
+@router.post("/claim", response_model=Claimed, responses=problems(EmailNotVerified, *_ALWAYS))
+async def claim_orders(shop: ShopDep, principal: Signed) -> Response:
+    """What a guest ordered with the account's address, which has been proved, becomes the account's."""
+    async with shop.stores.pg.tx() as tx:
+        email = await accounts.proven_email(tx, principal.user_id)
+        if email is None:
+            raise EmailNotVerified()
+        return answer(Claimed(claimed=await store.claim(tx, email, principal.user_id)))
+
+
 @router.get("/{id}", response_model=OrderShape, responses=problems(NotFound, *_ALWAYS))
-async def get_order(shop: ShopDep, principal: Signed, order_id: PathId) -> Response:
-    """One's own order, any for staff."""
+async def get_order(shop: ShopDep, visitor: Visiting, order_id: PathId) -> Response:
+    """One's own order, a guest's by its token, any for staff."""
     async with shop.stores.pg.read() as read:
         order = await store.get(read, order_id)
-    if not principal.is_staff and order.user_id != principal.user_id:
+    if not visitor.may_see(shop, order.id, order.user_id, order.email):
         raise NotFound(f"there is no order {order_id}")
     return _answer(order)
 
 
 @router.post(
-    "/{id}/ship", response_model=OrderShape, responses=problems(NotFound, InvalidTransition, Forbidden, *_ALWAYS)
+    "/{id}/ship",
+    response_model=OrderShape,
+    responses=problems(NotFound, InvalidTransition, PaymentNotCaptured, Forbidden, *_KEYED),
 )
-async def ship_order(shop: ShopDep, principal: Staff, order_id: PathId) -> Response:
-    """A confirmed order is on its way."""
-    async with shop.stores.pg.tx() as tx:
-        return _answer(await store.ship(tx, order_id, by=str(principal.user_id)))
+async def ship_order(shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey) -> Response:
+    """A confirmed order is on its way; its payment has been captured."""
+    return await _step(shop, principal, order_id, key, store.ship, "order.ship")
 
 
 @router.post(
     "/{id}/deliver",
     response_model=OrderShape,
-    responses=problems(NotFound, InvalidTransition, Forbidden, *_ALWAYS),
+    responses=problems(NotFound, InvalidTransition, Forbidden, *_KEYED),
 )
-async def deliver_order(shop: ShopDep, principal: Staff, order_id: PathId) -> Response:
+async def deliver_order(shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey) -> Response:
     """A shipped order has arrived."""
-    async with shop.stores.pg.tx() as tx:
-        return _answer(await store.deliver(tx, order_id, by=str(principal.user_id)))
+    return await _step(shop, principal, order_id, key, store.deliver, "order.deliver")
+
+
+async def _step(  # noqa: PLR0917
+    shop: Shop, principal: Principal, order_id: UUID, key: RequestKey | None, take: _Take, action: str
+) -> Response:
+    async with idempotency.transaction(shop, key) as slot:
+        if slot.replay is not None:
+            return slot.replay
+        order = await take(slot.tx, order_id, by=principal.actor)
+        step = order.history[-1]
+        await trail.record(
+            slot.tx, principal.actor, action, "order", order.id,
+            before={"status": step.from_status}, after={"status": step.to_status},
+        )  # fmt: skip
+        return await slot.keep(_answer(order))
 
 
 def _answer(order: Order) -> Response:

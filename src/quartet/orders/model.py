@@ -36,7 +36,8 @@ class OrderPayment:
 
 @dataclass(frozen=True)
 class Step:
-    """A change of status; the first has no `from_status`. `by` is a user's id or a part of the shop."""
+    """A change of status; the first has no `from_status`; one that leaves the status as it is says that the order
+    found its owner (`claimed`). `by` is a user's id, `guest`, or a part of the shop."""
 
     at: datetime
     from_status: Status | None
@@ -46,13 +47,47 @@ class Step:
 
 
 @dataclass(frozen=True)
+class RefundPart:
+    """What of a refund falls on a SKU: the sum, the pieces that it was given for (0 where it was a sum), and the pieces
+    that came back to the shelf."""
+
+    sku: str
+    amount_cents: int
+    qty: int
+    restocked_qty: int
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """A refund as its order's page shows it; `restocked` where any piece came back with it."""
+
+    id: UUID
+    at: datetime
+    amount_cents: int
+    items: tuple[RefundPart, ...]
+    restocked: bool
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A buyer without an account: an address to write to, and the name of the cart that loses what is bought."""
+
+    email: str
+    cart: str | None = None
+
+
+@dataclass(frozen=True)
 class Order:
-    """`captured_cents` is what was paid, `refunded_cents` what of it was given back; `expires_at` is until when an
+    """A user's, or a guest's, who is known by `email` alone; both are None once that guest has been forgotten.
+    `captured_cents` is what was paid, `refunded_cents` what of it was given back; `expires_at` is until when an
     unpaid order holds its stock, None once that is decided."""
 
     id: UUID
     number: str
-    user_id: UUID
+    user_id: UUID | None
+    email: str | None
     status: Status
     items: tuple[OrderItem, ...]
     total_cents: int
@@ -61,6 +96,7 @@ class Order:
     currency: str
     metadata: dict[str, Any]
     payments: tuple[OrderPayment, ...]
+    refunds: tuple[GivenBack, ...]
     history: tuple[Step, ...]
     created_at: datetime
     updated_at: datetime
@@ -74,7 +110,7 @@ class Order:
 
 @dataclass(frozen=True)
 class OrderRefund:
-    """Money given back of an order, and whether its pieces went back on the shelf with it."""
+    """Money given back of an order, and whether pieces went back on the shelf with it."""
 
     id: UUID
     order_id: UUID
@@ -84,6 +120,17 @@ class OrderRefund:
     restocked: bool
     reason: str | None
     by: str
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is left of the money of a paid order."""
+
+    order_id: UUID
+    user_id: UUID
+    left_cents: int
+    currency: str
+    confirmed_at: datetime
 
 
 class InsufficientStock(Conflict):
@@ -105,6 +152,21 @@ class MixedCurrencies(Problem):
     slug, status, title = "mixed-currencies", 422, "An order is paid in one currency"
 
 
+class PriceChanged(Conflict):
+    """The order would cost another sum than the one that was expected: `expectedTotalCents` is what was shown,
+    `totalCents` what it costs now, and `changes` tells each line's price of now. Nothing was reserved. Show the new
+    sum, then order again with it."""
+
+    slug, title = "price-changed", "The price has changed"
+
+
+class EmailNotVerified(Problem):
+    """Orders made as a guest belong to whoever can read the address's mail. Prove the account's address first: ask
+    for the e-mail with POST /email-verifications and follow its link."""
+
+    slug, status, title = "email-not-verified", 403, "The address has not been proved"
+
+
 class InvalidTransition(Conflict):
     """The order's status does not allow this step; `from` is what it is, `to` what it can't become."""
 
@@ -112,6 +174,13 @@ class InvalidTransition(Conflict):
 
 
 class OverRefund(Conflict):
-    """More was to be given back than is left of what was paid for the order; `refundableCents` is what is left."""
+    """More was to be given back than is left of what was paid for the order: `refundableCents` is what is left; or for
+    more pieces than are left: `pieces` lists each such `sku`, how many were `requested` and how many `refundable`."""
 
     slug, title = "over-refund", "That is more than was paid"
+
+
+class PaymentNotCaptured(Conflict):
+    """The order's money is only held, not taken. Capture its payment (POST /payments/{id}/capture), then ship."""
+
+    slug, title = "payment-not-captured", "The payment has not been captured"

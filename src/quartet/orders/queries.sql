@@ -1,6 +1,6 @@
 -- name: place
 -- Stock reserved, order written and read back: one statement, one round trip.
-SELECT order_document(place_order($1, $2, $3, $4));
+SELECT order_document(place_order($1, $2, $3, $4, $5, $6, $7));
 
 -- name: get
 SELECT order_document($1);
@@ -22,7 +22,7 @@ SELECT order_document(ship_order($1, $2, $3));
 SELECT order_document(deliver_order($1, $2, $3));
 
 -- name: expire
-SELECT expire_orders($1, coalesce($2::timestamptz, now()));
+SELECT expire_orders($1, coalesce($2::timestamptz, now()), $3);
 
 -- name: refund
 SELECT refund_order($1, $2, $3, $4, $5, $6);
@@ -43,6 +43,17 @@ SELECT order_document(id) FROM (
     WHERE user_id = $4 AND ($5::text IS NULL OR status = $5)
       AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
+
+-- name: of_address
+-- A guest's by orders_email, an account's by idx_orders_user. Few at any address, so that sorting them is no matter.
+SELECT order_document(id) FROM (
+    SELECT id FROM orders
+    WHERE (email = $4 OR user_id = (SELECT u.id FROM users u WHERE u.email = $4)) AND ($5::text IS NULL OR status = $5)
+      AND (created_at, id) < ($1, $2)
+    ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
+
+-- name: claim
+SELECT claim_orders($1, $2);
 
 -- name: newest
 -- Everybody's, by orders_newest.
@@ -66,3 +77,25 @@ SELECT order_document(id) FROM (
     WHERE status = $4 AND status IN ('shipped', 'delivered', 'cancelled', 'refunded')
       AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
+
+-- name: counted_since
+-- Orders that were confirmed since then and what of their price was not given back; nothing of a cancelled one, and none
+-- that was a guest's when it was confirmed, whoever has claimed it since, or whose buyer was forgotten.
+SELECT o.id AS order_id, o.user_id, o.currency, paid.at AS confirmed_at,
+       CASE o.status WHEN 'cancelled' THEN 0 ELSE o.total_cents - o.refunded_cents END AS left_cents
+FROM order_history AS paid
+JOIN orders AS o ON o.id = paid.order_id
+JOIN users AS buyer ON buyer.id = o.user_id AND buyer.erased_at IS NULL
+WHERE paid.from_status = 'pending' AND paid.to_status = 'confirmed' AND paid.at >= $1
+  AND NOT EXISTS (SELECT FROM order_history AS claim
+                  WHERE claim.order_id = o.id AND claim.from_status = claim.to_status AND claim.id > paid.id);
+
+-- name: lock_of_person
+-- A user's, and a guest's with the address that the user has proved; in the order in which claim_orders locks them.
+SELECT id FROM orders WHERE user_id = $1 OR email = $2 ORDER BY id FOR NO KEY UPDATE;
+
+-- name: forget
+-- What the buyer wrote into them goes, and a guest's address.
+UPDATE orders
+SET metadata = '{}', email = NULL, guest_cart = NULL, erased_at = CASE WHEN user_id IS NULL THEN $2::timestamptz END
+WHERE id = ANY ($1);

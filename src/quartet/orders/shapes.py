@@ -32,7 +32,8 @@ class OrderPaymentShape(Shape):
 
 
 class StepShape(Shape):
-    """A change of status; `from` is null where the order was placed. `by` is a user's id or a part of the shop."""
+    """A change of status; `from` is null where the order was placed; the same as `to` where it was claimed by
+    the account of its address. `by` is a user's id, `guest`, or a part of the shop."""
 
     at: datetime
     from_status: Status | None = Field(serialization_alias="from")
@@ -41,18 +42,47 @@ class StepShape(Shape):
     reason: str | None
 
 
+class RefundPartShape(Shape):
+    """What of a refund falls on a SKU: the sum, the pieces that it was for, and those that came back to the shelf."""
+
+    sku: str
+    amount_cents: int
+    qty: int
+    restocked_qty: int
+
+
+class GivenBackShape(Shape):
+    """Money that was given back."""
+
+    id: UUID
+    at: datetime
+    amount_cents: int
+    items: list[RefundPartShape]
+    restocked: bool
+    by: str
+    reason: str | None
+
+
 class OrderShape(Shape):
-    """`expiresAt` is until when an unpaid order holds its stock."""
+    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's."""
 
     id: UUID
     number: str
     status: Status
+    email: str | None
     items: list[OrderItemShape]
     total_cents: int
     refunded_cents: int
     currency: str
     payments: list[OrderPaymentShape]
+    refunds: list[GivenBackShape]
     history: list[StepShape]
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
+
+
+class NewOrderShape(OrderShape):
+    """`orderToken` is how a guest comes back to the order: sent as `X-Order-Token`. A user has none."""
+
+    order_token: str | None = None

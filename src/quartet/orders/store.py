@@ -14,6 +14,9 @@ import orjson
 
 from quartet.kernel.errors import Invalid, NotFound, Problem
 from quartet.orders.model import (
+    Counted,
+    GivenBack,
+    Guest,
     InsufficientStock,
     InvalidTransition,
     MixedCurrencies,
@@ -22,6 +25,9 @@ from quartet.orders.model import (
     OrderPayment,
     OrderRefund,
     OverRefund,
+    PaymentNotCaptured,
+    PriceChanged,
+    RefundPart,
     Status,
     Step,
     UnknownSku,
@@ -44,23 +50,33 @@ NEWEST = Before(datetime(9999, 12, 31, tzinfo=UTC), UUID(int=2**128 - 1))
 
 async def place(
     tx: Tx,
-    user_id: UUID,
+    buyer: UUID | Guest,
     items: Iterable[tuple[str, int]],
     metadata: Mapping[str, Any] | None = None,
+    *,
     hold: timedelta = timedelta(minutes=15),
+    expected: int | None = None,
 ) -> Order:
-    """Reserves stock and writes the order, all or nothing; lines (SKU, pieces) of one SKU are added up.
+    """Reserves stock and writes the order, all or nothing; lines (SKU, pieces) of one SKU are added up. `buyer` is
+    a user's id or a guest; `expected` is the total in cents that the buyer was shown.
 
-    Raises InsufficientStock, UnknownSku, MixedCurrencies, Invalid (no lines, pieces not 1 to 999 a SKU).
+    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (no lines, pieces not 1 to 999 a SKU).
     """
     lines = [{"sku": sku, "qty": qty} for sku, qty in items]
+    user_id, email, guest_cart = (None, buyer.email, buyer.cart) if isinstance(buyer, Guest) else (buyer, None, None)
+    args = (user_id, lines, dict(metadata or {}), hold, expected, email, guest_cart)
     with _refusals():
-        return _order(await tx.fetchval(q.place, user_id, lines, dict(metadata or {}), hold))
+        return _order(await tx.fetchval(q.place, *args))
 
 
 async def get(read: Read, order_id: UUID) -> Order:
     """Raises NotFound."""
     return _found(await read.fetchval(q.get, order_id), order_id)
+
+
+async def counted_since(read: Read, at: datetime) -> list[Counted]:
+    """Users' orders that were confirmed since then."""
+    return [Counted(**row) for row in await read.fetch(q.counted_since, at)]
 
 
 async def lock(tx: Tx, order_id: UUID) -> Order:
@@ -80,7 +96,7 @@ async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | No
 
 
 async def ship(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
-    """Raises InvalidTransition, NotFound."""
+    """Raises InvalidTransition, PaymentNotCaptured, NotFound."""
     return await _step(tx, q.ship, order_id, by, reason)
 
 
@@ -109,10 +125,18 @@ async def refund(
     return OrderRefund(**await tx.fetchrow(q.refund_by_id, refund_id))
 
 
-async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None) -> list[UUID]:
-    """Cancels unpaid orders whose time is over, the oldest first; answers their ids. The only thing to do in its
+async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
+    """Cancels unpaid orders whose time is over, the oldest first; answers their ids. `paying`: also those for which a
+    payment is under way. The only thing to do in its
     transaction, because of the locks."""
-    return [row[0] for row in await tx.fetch(q.expire, limit, now)]
+    return [row[0] for row in await tx.fetch(q.expire, limit, now, paying)]
+
+
+async def claim(tx: Tx, email: str, user_id: UUID) -> int:
+    """Every guest's order made with this address becomes the user's, who has just proven it; answers how many did. The
+    guest's tokens open nothing any more."""
+    count: int = await tx.fetchval(q.claim, email, user_id)
+    return count
 
 
 async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
@@ -121,10 +145,18 @@ async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
 
 
 async def page(
-    read: Read, *, limit: int, before: Before = NEWEST, user_id: UUID | None = None, status: Status | None = None
+    read: Read,
+    *,
+    limit: int,
+    before: Before = NEWEST,
+    user_id: UUID | None = None,
+    email: str | None = None,
+    status: Status | None = None,
 ) -> list[Order]:
-    """Newest first: a user's or everybody's, of one status or all."""
-    if user_id is not None:
+    """Newest first: a user's, an address's (an account's and a guest's), or everybody's, of one status or all."""
+    if email is not None:
+        rows = await read.fetch(q.of_address, *before, limit, email, status)
+    elif user_id is not None:
         rows = await read.fetch(q.of_user, *before, limit, user_id, status)
     elif status is None:
         rows = await read.fetch(q.newest, *before, limit)
@@ -147,11 +179,14 @@ def _found(document: dict[str, Any] | None, order_id: UUID) -> Order:
 
 def _order(document: dict[str, Any]) -> Order:
     """An order from what `order_document` gives."""
-    placed = Step(_at(document["created_at"]), None, "pending", document["user_id"], None)
+    steps = document["history"] or ()
+    by_guest = document["user_id"] is None or any(step["from"] == step["to"] for step in steps)
+    placed = Step(_at(document["created_at"]), None, "pending", "guest" if by_guest else document["user_id"], None)
     return Order(
         id=UUID(document["id"]),
         number=document["number"],
-        user_id=UUID(document["user_id"]),
+        user_id=UUID(document["user_id"]) if document["user_id"] else None,
+        email=document["email"],
         status=document["status"],
         items=tuple(OrderItem(**item) for item in document["items"] or ()),
         total_cents=document["total_cents"],
@@ -160,6 +195,7 @@ def _order(document: dict[str, Any]) -> Order:
         currency=document["currency"],
         metadata=document["metadata"],
         payments=tuple(_payment(payment) for payment in document["payments"] or ()),
+        refunds=tuple(_given_back(each) for each in document["refunds"] or ()),
         history=(placed, *(_history(step) for step in document["history"] or ())),
         created_at=_at(document["created_at"]),
         updated_at=_at(document["updated_at"]),
@@ -173,6 +209,11 @@ def _payment(payment: dict[str, Any]) -> OrderPayment:
         UUID(payment["id"]), UUID(payment["order_id"]), payment["provider"], payment["provider_ref"],
         payment["amount_cents"], payment["status"], _at(processed) if processed else None,
     )  # fmt: skip
+
+
+def _given_back(refund: dict[str, Any]) -> GivenBack:
+    parts = tuple(RefundPart(**part) for part in refund["items"])
+    return GivenBack(**refund | {"id": UUID(refund["id"]), "at": _at(refund["at"]), "items": parts})
 
 
 def _history(step: dict[str, Any]) -> Step:
@@ -215,8 +256,22 @@ def _problem(refusal: Violation) -> Problem | None:
             return MixedCurrencies(currencies=detail)
         case "QT008":
             return NotFound(refusal.message)
+        case "QT009":
+            return PriceChanged(refusal.message, **detail)
+        case "QT024":
+            return PaymentNotCaptured()
     return None
 
 
 def _field(fault: dict[str, Any]) -> str:
     return "items" if fault["index"] is None else f"items.{fault['index']}.{fault['field']}"
+
+
+async def lock_of_person(tx: Tx, user_id: UUID, email: str | None) -> list[UUID]:
+    """Locks a user's orders, and those made by a guest with the address if one is given; answers their ids."""
+    return [row["id"] for row in await tx.fetch(q.lock_of_person, user_id, email)]
+
+
+async def forget(tx: Tx, order_ids: Iterable[UUID], now: datetime) -> None:
+    """Nothing in them tells any more who bought; the books stay as they are."""
+    await tx.execute(q.forget, list(order_ids), now)

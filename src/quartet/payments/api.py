@@ -9,7 +9,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.payments import store
 from quartet.payments.model import Status
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import PathId, ShopDep, Signed
+from quartet.web.dependencies import PathId, ShopDep, Visiting
 from quartet.web.shapes import Shape
 
 router = APIRouter(prefix="/payments", tags=["payments"])
@@ -17,7 +17,8 @@ router = APIRouter(prefix="/payments", tags=["payments"])
 
 class PaymentShape(Shape):
     """`providerRef` is the provider's name for it, the payment's own id until it has one; `refundedCents` is what has
-    been given back. A payment that came too late is `refunded`, its money on its way."""
+    been given back. `redirectUrl` is where the buyer has to go before a pending payment goes on. A payment that came
+    too late is `refunded`, its money on its way, or `voided`, what was held let go."""
 
     id: UUID
     order_id: UUID
@@ -28,6 +29,7 @@ class PaymentShape(Shape):
     status: Status
     decline_code: str | None
     refunded_cents: int
+    redirect_url: str | None
     processed_at: datetime | None
     created_at: datetime
 
@@ -37,10 +39,10 @@ class PaymentShape(Shape):
     response_model=PaymentShape,
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
-async def get_payment(shop: ShopDep, principal: Signed, payment_id: PathId) -> Response:
-    """A payment of one's own; staff see all."""
+async def get_payment(shop: ShopDep, visitor: Visiting, payment_id: PathId) -> Response:
+    """A payment of one's own, of a guest's order by its token; staff see all."""
     async with shop.stores.pg.read() as read:
-        payment = await store.by_id(read, payment_id, None if principal.is_staff else principal.user_id)
-    if payment is None:
+        found = await store.with_buyer(read, payment_id)
+    if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
         raise NotFound("there is no such payment")
-    return answer(PaymentShape.model_validate(payment))
+    return answer(PaymentShape.model_validate(found.payment))

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from quartet.kernel.errors import Conflict, Problem
 
-Status = Literal["pending", "succeeded", "failed", "refunded"]
+Status = Literal["pending", "authorized", "succeeded", "failed", "voided", "refunded"]
 RefundReason = Literal["asked", "cancelled", "late"]
 
 
 @dataclass(frozen=True)
 class Payment:
     """One try at paying an order. Cents are minor units of `currency`; `provider_ref` is the provider's own name for
-    it, ours until it has one; `refunded_cents` is what the provider has given back so far."""
+    it, ours until it has one; `refunded_cents` is what the provider has given back so far. `due` is what the provider
+    still has to be told about money it holds, `redirect_url` where the buyer has to go first."""
 
     id: UUID
     order_id: UUID
@@ -28,23 +29,51 @@ class Payment:
     request_owner: str | None
     request_key: str | None
     asked: int
+    due: Literal["capture", "void"] | None
+    redirect_url: str | None
     processed_at: datetime | None
     created_at: datetime
+
+    @property
+    def named(self) -> str | None:
+        """The provider's name for it, None while it has not given one."""
+        return None if self.provider_ref == str(self.id) else self.provider_ref
+
+    def fits(self, outcome: "Outcome") -> bool:
+        """Whether what the provider speaks of is this payment, as far as it says: another sum is another charge."""
+        said = (outcome.cents, outcome.currency)
+        return outcome.cents is None or said == (self.amount_cents, self.currency)
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A payment as it stands, whose it is, and what it bought: pieces by SKU."""
+    """A payment as it stands, and what it bought, pieces by SKU, out of whose cart: a user's, or a guest's by its
+    name."""
 
     payment: Payment
-    user_id: UUID
+    user_id: UUID | None
+    guest_cart: str | None
     bought: dict[str, int]
+
+    @property
+    def whose(self) -> UUID | str | None:
+        """As `cart.take_bought` takes it."""
+        return self.user_id or self.guest_cart
+
+
+@dataclass(frozen=True)
+class Bought:
+    """A payment and whose order it pays: a user's, or a guest's who has an address."""
+
+    payment: Payment
+    user_id: UUID | None
+    email: str | None
 
 
 @dataclass(frozen=True)
 class Refund:
     """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, or the money came too late.
-    `charge_ref` is the provider's name for the payment."""
+    `charge_ref` is the provider's name for the payment, `lines` the pieces that it is for, None where it is a sum."""
 
     id: UUID
     payment_id: UUID
@@ -61,16 +90,39 @@ class Refund:
     request_key: str | None
     processed_at: datetime | None
     created_at: datetime
+    lines: list[dict[str, Any]] | None = None
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """SKU and pieces, each SKU once."""
+        qtys: dict[str, int] = {}
+        for line in self.lines or ():
+            qtys[line["sku"]] = qtys.get(line["sku"], 0) + line["qty"]
+        return [{"sku": sku, "qty": qty} for sku, qty in qtys.items()]
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What a provider is asked for. `reference` is our payment's id: the same reference is charged at most once."""
+    """What a provider is asked for. `reference` is our payment's id: the same reference is charged at most once.
+    `capture`: take the money at once, or hold it. `return_url`: where a buyer comes back from the provider's page."""
 
     reference: str
     amount_cents: int
     currency: str
     method: str
+    capture: bool = True
+    return_url: str = ""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Money held for us, to be taken or let go: `reference` and `provider_ref` name the payment, in our words and in
+    theirs."""
+
+    reference: str
+    provider_ref: str
+    amount_cents: int
+    currency: str
 
 
 @dataclass(frozen=True)
@@ -88,22 +140,43 @@ class GiveBack:
 @dataclass(frozen=True)
 class Outcome:
     """How a charge or refund stands at the provider. `provider_ref` is None while it has not named it; `decline_code`
-    goes with `failed` only."""
+    goes with `failed` only, `redirect_url` with `pending`. `cents` and `currency` are what it was asked for, where the
+    provider says: another sum than ours is somebody else's charge."""
 
     provider_ref: str | None
-    status: Literal["pending", "succeeded", "failed"]
+    status: Literal["pending", "authorized", "succeeded", "failed", "voided"]
     decline_code: str | None = None
+    redirect_url: str | None = None
+    cents: int | None = None
+    currency: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a provider's own books: a charge, or money given back of one. `reference` is ours, "" where the charge
+    was never ours; `charge_ref` is theirs of a refund's charge. `captured_cents` is what was taken, or given back."""
+
+    kind: Literal["charge", "refund"]
+    provider_ref: str
+    reference: str
+    status: str
+    amount_cents: int
+    captured_cents: int
+    currency: str
+    created_at: datetime
+    charge_ref: str = ""
 
 
 @dataclass(frozen=True)
 class WebhookEvent:
     """A provider's message whose signature was good. `reference` is our payment's id; `outcome` is None for kinds of
-    event that we don't act on."""
+    event that we don't act on, and where `look` says that the provider has to be asked what became of it."""
 
     id: str
     kind: str
     reference: str
     outcome: Outcome | None
+    look: bool = False
 
 
 class PaymentDeclined(Problem):
@@ -124,6 +197,12 @@ class OrderNotPayable(Conflict):
     meanwhile is given back."""
 
     slug, title = "order-not-payable", "This order can't be paid"
+
+
+class NothingToCapture(Conflict):
+    """Only an `authorized` payment can be captured; `paymentStatus` says how it stands: taken already, or let go."""
+
+    slug, title = "nothing-to-capture", "There is nothing to capture"
 
 
 class ProviderError(Problem):

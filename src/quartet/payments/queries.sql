@@ -1,28 +1,39 @@
 -- name: start
-SELECT * FROM start_payment($1, $2, $3, $4, $5, $6, $7, $8);
+SELECT * FROM start_payment($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: complete
 -- Who bought what comes along for the cart; it never changes, so that the call's own snapshot does for it.
-SELECT c.*, o.user_id, (SELECT jsonb_object_agg(sku, qty) FROM (
+SELECT c.*, o.user_id, o.guest_cart, (SELECT jsonb_object_agg(sku, qty) FROM (
            SELECT sku, sum(quantity) AS qty FROM order_items i WHERE i.order_id = o.id GROUP BY sku) AS line) AS bought
-FROM complete_payment($1, $2, $3, $4, $5, $6) c JOIN orders o ON o.id = c.order_id;
+FROM complete_payment($1, $2, $3, $4, $5, $6, $7) c JOIN orders o ON o.id = c.order_id;
 
--- name: by_id
-SELECT p.* FROM payments p JOIN orders o ON o.id = p.order_id
-WHERE p.id = $1 AND ($2::uuid IS NULL OR o.user_id = $2);
+-- name: with_buyer
+SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
 -- name: take_to_ask
--- Open payments whose time has come, each given to one worker only: ask_at moves on before the provider is asked, by
+-- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one worker only: ask_at moves on before the provider is asked, by
 -- 2 s, doubled each time, an hour at most.
 UPDATE payments
 SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
-WHERE id IN (SELECT id FROM payments WHERE status = 'pending' AND ask_at <= $1
-             ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+WHERE id IN (SELECT id FROM payments
+             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1 ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
+
+-- name: is_unwanted
+SELECT o.status = 'cancelled' FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
+
+-- name: start_capture
+SELECT * FROM start_capture($1, $2, $3, $4, $5);
+
+-- name: drop_capture
+SELECT drop_capture($1, $2);
+
+-- name: start_void
+SELECT * FROM start_void($1, $2, $3);
 
 -- name: start_refund
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
-FROM start_refund($1, $2, $3, $4, $5, $6, $7, $8, $9) r JOIN payments p ON p.id = r.payment_id;
+FROM start_refund($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) r JOIN payments p ON p.id = r.payment_id;
 
 -- name: complete_refund
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
@@ -35,10 +46,12 @@ FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE r.payment_id = $1 AND r.reason = 'late' AND r.status = 'pending';
 
 -- name: take_refunds_to_ask
--- As take_to_ask.
+-- As take_to_ask, but nobody else before $3 seconds are over: of two who ask for one refund at the same time one may be
+-- told that it failed and the other that it was done.
 WITH due AS (
     UPDATE payment_refunds
-    SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
+    SET asked = asked + 1,
+        ask_at = $1::timestamptz + make_interval(secs => greatest($3::float8, least(3600, 2 ^ least(asked + 1, 12))))
     WHERE id IN (SELECT id FROM payment_refunds WHERE status = 'pending' AND ask_at <= $1
                  ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
     RETURNING *
@@ -51,3 +64,35 @@ FROM due r JOIN payments p ON p.id = r.payment_id;
 INSERT INTO webhook_events (provider, event_id, kind, payment_id, received_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING true;
+
+-- name: made_between
+-- A page of a provider's payments in the order of time, by payments_newest.
+SELECT * FROM payments
+WHERE provider = $1 AND created_at < $2 AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5;
+
+-- name: given_back_between
+-- The same of refunds, by payment_refunds_newest.
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4) ORDER BY r.created_at, r.id LIMIT $5;
+
+-- name: known
+-- Which of these are payments or refunds of ours with this provider.
+SELECT 'charge' AS kind, id::text FROM payments WHERE provider = $1 AND id = ANY ($2)
+UNION ALL
+SELECT 'refund', r.id::text FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND r.id = ANY ($2);
+
+-- name: any_open
+-- A payment or a refund that the provider has not answered for good, or money that it holds.
+SELECT EXISTS (SELECT FROM payments WHERE order_id = ANY ($1) AND (status IN ('pending', 'authorized') OR due IS NOT NULL))
+    OR EXISTS (SELECT FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+               WHERE p.order_id = ANY ($1) AND r.status = 'pending');
+
+-- name: forget
+-- Whose requests these were, and by which key of their own choice.
+UPDATE payments SET request_owner = NULL, request_key = NULL, redirect_url = NULL WHERE order_id = ANY ($1);
+
+-- name: forget_refunds
+UPDATE payment_refunds SET request_owner = NULL, request_key = NULL
+WHERE payment_id IN (SELECT id FROM payments WHERE order_id = ANY ($1));

@@ -1,5 +1,6 @@
-"""Payments, refunds and webhook events in PostgreSQL; what each step does and refuses is in schema/0042."""
+"""Payments, refunds and webhook events in PostgreSQL; schema/payment_steps.sql tells what each step does."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -11,7 +12,9 @@ from quartet.kernel.errors import NotFound
 from quartet.kernel.ids import new_id
 from quartet.orders import OverRefund
 from quartet.payments.model import (
+    Bought,
     Completed,
+    NothingToCapture,
     OrderNotPayable,
     Outcome,
     Payment,
@@ -32,15 +35,24 @@ SOON = timedelta(seconds=2)
 
 
 async def start(
-    tx: Tx, order_id: UUID, user_id: UUID, provider: str, *, key: RequestKey | None, now: datetime, ask: datetime
+    tx: Tx,
+    order_id: UUID,
+    user_id: UUID | None,
+    provider: str,
+    *,
+    as_guest: bool = False,
+    key: RequestKey | None,
+    now: datetime,
+    ask: datetime,
 ) -> Payment:
-    """A pending payment of the whole order; `ask` is when recovery may ask the provider about it.
+    """A pending payment of the whole order, the user's or, `as_guest`, one that is a guest's; `ask` is when recovery
+    may ask the provider about it.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress.
     """
     owner, name = _parts(key)
     try:
-        row = await tx.fetchrow(q.start, new_id(), order_id, user_id, provider, owner, name, now, ask)
+        row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, owner, name, now, ask)
     except Violation as refused:
         raise _refusal(refused) from refused
     return _read(Payment, row)
@@ -49,20 +61,52 @@ async def start(
 async def complete(tx: Tx, payment_id: UUID, outcome: Outcome, now: datetime) -> Completed:
     """The one step in which what a provider says becomes true: payment, order and stock together. Repeating it changes
     nothing; the payment comes back as it stands."""
-    args = (payment_id, outcome.status, outcome.provider_ref, outcome.decline_code, now, now + SOON)
-    row = await tx.fetchrow(q.complete, *args)
-    return Completed(_read(Payment, row), row["user_id"], row["bought"] or {})
+    row = await tx.fetchrow(
+        q.complete, payment_id, outcome.status, outcome.provider_ref, outcome.decline_code, now, now + SOON,
+        outcome.redirect_url,
+    )  # fmt: skip
+    return Completed(_read(Payment, row), row["user_id"], row["guest_cart"], row["bought"] or {})
 
 
-async def by_id(read: Read, payment_id: UUID, user_id: UUID | None = None) -> Payment | None:
-    """None when there is no such payment, or it is not this user's."""
-    row = await read.fetchrow(q.by_id, payment_id, user_id)
-    return None if row is None else _read(Payment, row)
+async def by_id(read: Read, payment_id: UUID) -> Payment | None:
+    """None when there is no such payment."""
+    found = await with_buyer(read, payment_id)
+    return None if found is None else found.payment
+
+
+async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
+    """The same, with whose it is."""
+    row = await read.fetchrow(q.with_buyer, payment_id)
+    return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
 
 async def take_to_ask(tx: Tx, now: datetime, most: int) -> list[Payment]:
     """Open payments to ask the provider about now; nobody else gets them for a while."""
     return [_read(Payment, row) for row in await tx.fetch(q.take_to_ask, now, most)]
+
+
+async def is_unwanted(read: Read, payment_id: UUID) -> bool:
+    """Whether the payment's order was cancelled, so that nobody should pay it any more."""
+    return bool(await read.fetchval(q.is_unwanted, payment_id))
+
+
+async def start_capture(tx: Tx, payment_id: UUID, *, key: RequestKey | None, now: datetime, ask: datetime) -> Payment:
+    """What is held is to be taken. Raises NotFound, PaymentInProgress (a capture is under way), NothingToCapture."""
+    try:
+        return _read(Payment, await tx.fetchrow(q.start_capture, payment_id, *_parts(key), now, ask))
+    except Violation as refused:
+        raise _refusal(refused) from refused
+
+
+async def drop_capture(tx: Tx, payment_id: UUID, now: datetime) -> None:
+    """The provider will not capture, for now."""
+    await tx.execute(q.drop_capture, payment_id, now)
+
+
+async def start_void(tx: Tx, order_id: UUID, *, now: datetime, ask: datetime) -> Payment | None:
+    """What is held for a cancelled order is to be let go; None when nothing is held."""
+    row = await tx.fetchrow(q.start_void, order_id, now, ask)
+    return None if row is None else _read(Payment, row)
 
 
 async def start_refund(
@@ -71,16 +115,22 @@ async def start_refund(
     cents: int | None,
     reason: RefundReason,
     *,
-    by: UUID,
+    by: UUID | None,
     now: datetime,
     ask: datetime,
+    items: Sequence[tuple[str, int]] | None = None,
     restock: bool = False,
+    note: str | None = None,
     key: RequestKey | None = None,
 ) -> Refund | None:
-    """Money promised back, all that is left when `cents` is None; None when nothing is left. Raises OverRefund."""
+    """Money promised back: the price of `items` (SKU, pieces), or `cents`, or without both all that is left; None when
+    nothing is left. `note` says why. Raises OverRefund."""
     owner, name = _parts(key)
+    lines = None if items is None else [{"sku": sku, "qty": qty} for sku, qty in items]
     try:
-        row = await tx.fetchrow(q.start_refund, order_id, cents, reason, restock, by, owner, name, now, ask)
+        row = await tx.fetchrow(
+            q.start_refund, order_id, cents, reason, restock, by, owner, name, now, ask, lines, note
+        )
     except Violation as refused:
         raise _refusal(refused) from refused
     return None if row is None else _read(Refund, row)
@@ -97,14 +147,34 @@ async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     return None if row is None else _read(Refund, row)
 
 
-async def take_refunds_to_ask(tx: Tx, now: datetime, most: int) -> list[Refund]:
-    """Open refunds to see to now; nobody else gets them for a while."""
-    return [_read(Refund, row) for row in await tx.fetch(q.take_refunds_to_ask, now, most)]
+async def take_refunds_to_ask(tx: Tx, now: datetime, most: int, lease: timedelta) -> list[Refund]:
+    """Open refunds to see to now; nobody else gets them before the lease is over."""
+    rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds())
+    return [_read(Refund, row) for row in rows]
 
 
 async def remember_event(tx: Tx, provider: str, event: WebhookEvent, payment_id: UUID, now: datetime) -> bool:
     """Whether the event is new. Belongs into the transaction of its effect."""
     return bool(await tx.fetchval(q.remember_event, provider, event.id, event.kind, payment_id, now))
+
+
+# Where a page begins: after this moment, and after this id among those of that moment.
+After = tuple[datetime, UUID]
+
+
+async def made_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Payment]:
+    """Payments of a provider in the order of time, before `until`."""
+    return [_read(Payment, row) for row in await read.fetch(q.made_between, provider, until, *after, most)]
+
+
+async def given_back_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Refund]:
+    """The same of refunds."""
+    return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
+
+
+async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
+    """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
+    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
 
 
 def _parts(key: RequestKey | None) -> tuple[str | None, str | None]:
@@ -118,12 +188,24 @@ def _read(kind: type[T], row: Any) -> T:
 def _refusal(refused: Violation) -> Exception:
     match refused.sqlstate:
         case "QT005":
-            left = orjson.loads(refused.detail)["refundable_cents"]
-            return OverRefund(f"at most {left} can be given back", refundable_cents=left)
+            return OverRefund(refused.message, **orjson.loads(refused.detail))
         case "QT008":
-            return NotFound("there is no such order")
+            return NotFound(refused.message)
         case "QT020":
             return OrderNotPayable(f"the order is {refused.detail}", order_status=refused.detail)
         case "QT021":
             return PaymentInProgress(payment_id=refused.detail)
+        case "QT025":
+            return NothingToCapture(f"the payment is {refused.detail}", payment_status=refused.detail)
     return refused
+
+
+async def any_open(read: Read, order_ids: Sequence[UUID]) -> bool:
+    """Whether a payment or refund of these orders is under way, or money is held for one."""
+    return bool(await read.fetchval(q.any_open, order_ids))
+
+
+async def forget(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """The payments stay; whose requests they were does not."""
+    await tx.execute(q.forget, order_ids)
+    await tx.execute(q.forget_refunds, order_ids)

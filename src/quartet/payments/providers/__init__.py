@@ -1,8 +1,11 @@
 """The companies that move the money: one file each, all behind `PaymentProvider`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from pydantic import SecretStr
 
 from quartet.kernel.settings import Settings
+from quartet.payments.providers.paypal import PayPal
 from quartet.payments.providers.port import PaymentProvider
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.stores.postgres import Postgres
@@ -10,10 +13,44 @@ from quartet.stores.postgres import Postgres
 Providers = Mapping[str, PaymentProvider]
 
 
+def _stripe(settings: Settings, _pg: Postgres) -> PaymentProvider:
+    from quartet.payments.providers.stripe import Stripe  # a quarter of a second, for shops that use it
+
+    return Stripe(settings)
+
+
+_KNOWN: Mapping[str, Callable[[Settings, Postgres], PaymentProvider]] = {
+    "sandbox": Sandbox,
+    "stripe": _stripe,
+    "paypal": lambda settings, _pg: PayPal(settings),
+}
+# What each must be given.
+_NEEDED = {
+    "stripe": ("stripe_secret_key", "stripe_webhook_secrets"),
+    "paypal": ("paypal_client_id", "paypal_client_secret", "paypal_webhook_id"),
+}
+
+
 def open_providers(settings: Settings, pg: Postgres) -> Providers:
-    """The providers that `settings.payment_providers` turns on, by name. ValueError names one that there is not."""
-    known = {"sandbox": Sandbox}
-    unknown = [name for name in settings.payment_providers if name not in known]
+    """The providers that `settings.payment_providers` turns on, by name. Raises ValueError as `check_providers`."""
+    check_providers(settings)
+    return {name: _KNOWN[name](settings, pg) for name in settings.payment_providers}
+
+
+def check_providers(settings: Settings) -> None:
+    """ValueError names a provider that there is not, or every setting that one lacks."""
+    unknown = [name for name in settings.payment_providers if name not in _KNOWN]
     if unknown:
-        raise ValueError(f"no such payment provider: {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: known[name](settings, pg) for name in settings.payment_providers}
+        raise ValueError(f"no such payment provider: {', '.join(unknown)}; there are {', '.join(_KNOWN)}")
+    missing = [
+        f"the payment provider {name} is on, but QUARTET_{setting.upper()} is not set"
+        for name in settings.payment_providers
+        for setting in _NEEDED.get(name, ())
+        if not _value(getattr(settings, setting))
+    ]
+    if missing:
+        raise ValueError("; ".join(missing))
+
+
+def _value(setting: object) -> object:
+    return setting.get_secret_value() if isinstance(setting, SecretStr) else setting

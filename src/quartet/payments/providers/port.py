@@ -1,10 +1,10 @@
 """What the shop asks of a payment provider."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
-from quartet.payments.model import Charge, GiveBack, Outcome, WebhookEvent
+from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, WebhookEvent
 
 
 class PaymentProvider(Protocol):
@@ -18,18 +18,45 @@ class PaymentProvider(Protocol):
         """The payment methods there are, or None when only the provider can tell."""
         ...
 
-    async def charge(self, charge: Charge) -> Outcome:
-        """Authorises and captures; the same reference again gives the first outcome."""
+    async def authorise(self, charge: Charge) -> Outcome:
+        """Charges, or holds the money where `charge.capture` is false; the same reference again gives the first
+        outcome."""
+        ...
+
+    async def capture(self, hold: Hold) -> Outcome:
+        """Takes what is held, once; answers how the charge stands, `voided` when the hold had ended before."""
+        ...
+
+    async def void(self, hold: Hold) -> Outcome:
+        """Lets go what is held, or a charge that the buyer never finished; answers how the charge stands, `succeeded`
+        when a capture was quicker and `pending` when it can't be let go now."""
         ...
 
     async def refund(self, refund: GiveBack) -> Outcome:
         """Gives back; the same reference again gives the first outcome."""
         ...
 
-    async def look_up(self, reference: str) -> Outcome | None:
-        """How the charge with our reference stands; None when the provider never heard of it."""
+    async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+        """How the charge with our reference stands; None when the provider never heard of it. Never charges what the
+        buyer has not agreed to. `provider_ref` is the provider's name for it, where we know it."""
         ...
 
-    def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
-        """Raises BadSignature, BadRequest. Header names are in lower case."""
+    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+        """How the refund with our reference stands; None when the provider never heard of it."""
         ...
+
+    def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+        """Every charge and every refund made from `since` and before `until`, page by page, in the provider's order."""
+        ...
+
+    async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
+        """What the provider tells. Raises BadSignature, BadRequest. Header names are in lower case, the body is as it
+        came."""
+        ...
+
+
+def storable(value: Any) -> str:
+    """A provider's text that fits into a column of text, or TypeError."""
+    if not isinstance(value, str) or "\0" in value or len(value) > 255:
+        raise TypeError
+    return value

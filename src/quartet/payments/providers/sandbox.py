@@ -9,15 +9,20 @@
 | `card_slow` | takes its time (QUARTET_SANDBOX_SLOW_SECONDS), then succeeded |
 | `card_error` | the provider fails, nothing is charged |
 
+Where the shop captures by hand, `authorized` stands for succeeded, until the hold is captured, voided or has lapsed.
+
 A webhook is a POST to `/webhooks/sandbox` of `{"id", "type", "createdAt", "data": {"reference", "chargeId", "status",
-"declineCode"}}`, type `charge.succeeded` or `charge.failed`, with the header
+"declineCode"}}`, type `charge.authorized`, `charge.succeeded`, `charge.failed` or `charge.voided`, with the header
 `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks.
+
+`Faults` makes it as bad as a provider can be.
 """
 
 import asyncio
 import hashlib
-import hmac
-from collections.abc import Collection, Mapping
+import random
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -28,7 +33,18 @@ import structlog
 
 from quartet.kernel.errors import BadRequest, StoreUnavailable
 from quartet.kernel.settings import Settings
-from quartet.payments.model import BadSignature, Charge, GiveBack, Outcome, ProviderError, ProviderSilent, WebhookEvent
+from quartet.payments.model import (
+    Charge,
+    Entry,
+    GiveBack,
+    Hold,
+    Outcome,
+    ProviderError,
+    ProviderSilent,
+    WebhookEvent,
+)
+from quartet.payments.providers import signatures
+from quartet.payments.providers.port import storable
 from quartet.stores.files import queries
 from quartet.stores.postgres import Postgres
 
@@ -36,38 +52,92 @@ q = queries(__file__)
 log = structlog.get_logger("quartet.payments.sandbox")
 
 SIGNATURE = "sandbox-signature"
-TOLERANCE_SECONDS = 300
-_LONGEST = 255
+_PAGE = 100
 _DECLINES = {"card_declined": "card_declined", "card_insufficient_funds": "insufficient_funds"}
 _METHODS = frozenset({"card_ok", "card_async", "card_slow", "card_error", *_DECLINES})
+_KINDS = {f"charge.{status}": status for status in ("authorized", "succeeded", "failed", "voided")}
+
+
+@dataclass
+class Faults:
+    """What goes wrong, drawn from `dice`; may be changed while the provider works. `latency`: seconds a call takes.
+    Shares of the calls, 0 to 1: `error` fails before anything happens, `silent_before` and `silent_after` give no
+    answer, the call's effect undone or done. Each webhook is sent `copies` times, each up to `late` seconds late."""
+
+    dice: random.Random
+    latency: float = 0.0
+    error: float = 0.0
+    silent_before: float = 0.0
+    silent_after: float = 0.0
+    copies: int = 1
+    late: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Faults":
+        """As the settings have them."""
+        return cls(
+            random.Random(settings.sandbox_seed),
+            settings.sandbox_latency_seconds,
+            settings.sandbox_error_share,
+            settings.sandbox_silent_before_share,
+            settings.sandbox_silent_after_share,
+            settings.sandbox_webhook_copies,
+            settings.sandbox_webhook_late_seconds,
+        )
+
+    async def before(self) -> None:
+        """On the way in. Raises ProviderError, ProviderSilent."""
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        if self._drawn(self.error):
+            raise ProviderError("the sandbox was told to fail; nothing happened")
+        if self._drawn(self.silent_before):
+            raise ProviderSilent("the sandbox was told to be silent, and did nothing")
+
+    def after(self) -> None:
+        """On the way out. Raises ProviderSilent."""
+        if self._drawn(self.silent_after):
+            raise ProviderSilent("the sandbox was told to be silent, and did what it was asked")
+
+    def _drawn(self, share: float) -> bool:
+        return share > 0 and self.dice.random() < share
 
 
 class Sandbox:
     """The provider `sandbox`."""
 
-    def __init__(self, settings: Settings, pg: Postgres) -> None:
+    def __init__(self, settings: Settings, pg: Postgres, faults: Faults | None = None) -> None:
         self._settings = settings
         self._pg = pg
+        self.faults = faults or Faults.of(settings)
         self._sending: set[asyncio.Task[None]] = set()
 
     @property
     def methods(self) -> Collection[str]:
         return _METHODS
 
-    async def charge(self, charge: Charge) -> Outcome:
+    async def authorise(self, charge: Charge) -> Outcome:
         if charge.method == "card_error":
             raise ProviderError("the sandbox was asked to fail; nothing was charged")
         waits = {"card_async": self._settings.sandbox_async_seconds, "card_slow": self._settings.sandbox_slow_seconds}
         row = await self._call(
             q.sandbox_charge, charge.reference, f"sb_{uuid4().hex}", charge.method, charge.amount_cents,
-            charge.currency, _DECLINES.get(charge.method), waits.get(charge.method, 0.0),
+            charge.currency, _DECLINES.get(charge.method), waits.get(charge.method, 0.0), charge.capture,
+            self._settings.sandbox_hold_seconds,
         )  # fmt: skip
+        done = replace(_outcome(row), status="succeeded" if charge.capture else "authorized")
         if charge.method == "card_slow":
             await asyncio.sleep(max(0.0, row["seconds_left"]))
-            return Outcome(row["id"], "succeeded")
+            return done
         if charge.method == "card_async" and row["seconds_left"] > 0:
-            self._send_later(charge.reference, Outcome(row["id"], "succeeded"), row["seconds_left"])
+            self._send_later(charge.reference, done, row["seconds_left"])
         return _outcome(row)
+
+    async def capture(self, hold: Hold) -> Outcome:
+        return await self._settled(hold, capture=True)
+
+    async def void(self, hold: Hold) -> Outcome:
+        return await self._settled(hold, capture=False)
 
     async def refund(self, refund: GiveBack) -> Outcome:
         row = await self._call(
@@ -77,32 +147,46 @@ class Sandbox:
             raise ProviderError("the sandbox knows no such charge, or less is left of it")
         return Outcome(row["refund"], "succeeded")
 
-    async def look_up(self, reference: str) -> Outcome | None:
+    async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:  # noqa: ARG002 — by ours
         row = await self._call(q.sandbox_look_up, reference)
         return None if row is None else _outcome(row)
 
-    def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
-        self._check(headers.get(SIGNATURE, ""), body, now)
+    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+        row = await self._call(q.sandbox_look_up_refund, refund.reference)
+        return None if row is None else Outcome(row["id"], "succeeded")
+
+    async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+        after = (since, "")
+        while True:
+            async with self._pg.read() as read:
+                page = await read.fetch(q.sandbox_entries, since, until, *after, _PAGE)
+            for row in page:
+                yield Entry(
+                    row["kind"], row["id"], row["reference"], row["status"], row["amount_cents"],
+                    row["captured_cents"], row["currency"], row["created_at"], row["charge_ref"],
+                )  # fmt: skip
+            if len(page) < _PAGE:
+                return
+            after = (page[-1]["created_at"], page[-1]["reference"])
+
+    async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
+        signatures.check(headers.get(SIGNATURE, ""), body, [self._secret], now)
         try:
             event = orjson.loads(body)
             outcome = None
-            if event["type"] in ("charge.succeeded", "charge.failed"):
+            if event["type"] in _KINDS:
                 data = event["data"]
                 decline = data.get("declineCode")
-                outcome = Outcome(
-                    _text(data["chargeId"]),
-                    event["type"].removeprefix("charge."),
-                    None if decline is None else _text(decline),
-                )
+                status = _KINDS[event["type"]]
+                outcome = Outcome(storable(data["chargeId"]), status, None if decline is None else storable(decline))  # type: ignore[arg-type]
             reference = (event.get("data") or {}).get("reference", "")
-            return WebhookEvent(_text(event["id"]), _text(event["type"]), _text(reference), outcome)
+            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that the sandbox writes") from None
 
     def sign(self, body: bytes, now: datetime) -> str:
         """The signature's header value for these bytes at this moment."""
-        at = int(now.timestamp())
-        return f"t={at},v1={self._mac(at, body)}"
+        return signatures.sign(body, self._secret, now)
 
     def event(self, reference: str, outcome: Outcome) -> bytes:
         """The webhook's body; the same charge gives the same event id."""
@@ -113,26 +197,26 @@ class Sandbox:
         event_id = f"evt_{hashlib.sha256(f'{kind}:{outcome.provider_ref}'.encode()).hexdigest()[:24]}"
         return orjson.dumps({"id": event_id, "type": kind, "createdAt": datetime.now(UTC), "data": data})
 
-    def _mac(self, at: int, body: bytes) -> str:
-        secret = self._settings.sandbox_webhook_secret.get_secret_value()
-        if not secret:
-            secret = "sandbox webhooks:" + self._settings.secret.get_secret_value()
-        return hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    async def _settled(self, hold: Hold, *, capture: bool) -> Outcome:
+        await self._call(q.sandbox_settle, hold.reference, capture)
+        async with self._pg.read() as read:
+            row = await read.fetchrow(q.sandbox_look_up, hold.reference)
+        if row is None:
+            raise ProviderError("the sandbox knows no such charge")
+        return _outcome(row)
 
-    def _check(self, header: str, body: bytes, now: datetime) -> None:
-        parts = dict(part.strip().partition("=")[::2] for part in header.split(","))
-        at = parts.get("t", "")
-        if not (at.isascii() and at.isdigit() and len(at) <= 12):
-            raise BadSignature(f"send the header {SIGNATURE}: t=<unix seconds>,v1=<hex>")
-        if not hmac.compare_digest(self._mac(int(at), body).encode(), parts.get("v1", "").encode()):
-            raise BadSignature("the signature does not belong to this body")
-        if abs(now.timestamp() - int(at)) > TOLERANCE_SECONDS:
-            raise BadSignature(f"the signature is more than {TOLERANCE_SECONDS} seconds old")
+    @property
+    def _secret(self) -> str:
+        own = self._settings.sandbox_webhook_secret.get_secret_value()
+        return own or "sandbox webhooks:" + self._settings.secret.get_secret_value()
 
     def _send_later(self, reference: str, outcome: Outcome, seconds: float) -> None:
-        task = asyncio.create_task(self._send(reference, outcome, seconds))
-        self._sending.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(self._sending.discard)
+        for _ in range(self.faults.copies):
+            task = asyncio.create_task(
+                self._send(reference, outcome, seconds + self.faults.dice.random() * self.faults.late)
+            )
+            self._sending.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._sending.discard)
 
     async def _send(self, reference: str, outcome: Outcome, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -147,21 +231,15 @@ class Sandbox:
             log.warning("webhook lost", url=url, reference=reference, error=repr(error))
 
     async def _call(self, sql: str, *args: Any) -> Any:
+        await self.faults.before()
         try:
             async with self._pg.once() as connection:
-                return await connection.fetchrow(sql, *args)
+                row = await connection.fetchrow(sql, *args)
         except StoreUnavailable as error:
             raise ProviderSilent("the sandbox does not answer") from error
-
-
-def _text(value: Any) -> str:
-    """What fits into a column of text, or TypeError."""
-    if not isinstance(value, str) or "\0" in value or len(value) > _LONGEST:
-        raise TypeError
-    return value
+        self.faults.after()
+        return row
 
 
 def _outcome(row: Any) -> Outcome:
-    if row["seconds_left"] > 0:
-        return Outcome(row["id"], "pending")
-    return Outcome(row["id"], "failed" if row["decline_code"] else "succeeded", row["decline_code"])
+    return Outcome(row["id"], row["status"], row["decline_code"], cents=row["amount_cents"], currency=row["currency"])

@@ -1,13 +1,11 @@
--- migrate:up
-
 -- An order as its page shows it, by one call; null when there is none. VOLATILE, so that
 -- `SELECT order_document(place_order(…))` sees what place_order has just written: one round trip. Payments are read when
 -- it runs, from the table that their room owns.
-CREATE FUNCTION order_document(p_order_id UUID) RETURNS JSONB LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION order_document(p_order_id UUID) RETURNS JSONB LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     RETURN (
         SELECT jsonb_build_object(
-            'id', o.id, 'number', 'Q-' || o.number, 'user_id', o.user_id, 'status', o.status,
+            'id', o.id, 'number', 'Q-' || o.number, 'user_id', o.user_id, 'email', o.email, 'status', o.status,
             'items', (
                 SELECT jsonb_agg(jsonb_build_object(
                     'sku', i.sku, 'name', i.product_name, 'qty', i.quantity, 'unit_price_cents', i.unit_price_cents,
@@ -26,9 +24,14 @@ BEGIN
                     'at', h.at, 'from', h.from_status, 'to', h.to_status, 'by', h.by, 'reason', h.reason)
                     ORDER BY h.id)
                 FROM order_history h WHERE h.order_id = o.id),
+            'refunds', CASE WHEN o.refunded_cents > 0 THEN (
+                SELECT jsonb_agg(jsonb_build_object(
+                    'id', r.id, 'at', r.at, 'amount_cents', r.amount_cents, 'restocked', r.restocked, 'by', r.by,
+                    'reason', r.reason, 'items', (
+                        SELECT jsonb_agg(jsonb_build_object('sku', part.sku, 'qty', part.quantity,
+                            'restocked_qty', part.restocked, 'amount_cents', part.amount_cents) ORDER BY part.sku)
+                        FROM refund_items part WHERE part.refund_id = r.id)) ORDER BY r.at, r.id)
+                FROM refunds r WHERE r.order_id = o.id) END,
             'created_at', o.created_at, 'updated_at', o.updated_at, 'expires_at', o.expires_at)
         FROM orders o WHERE o.id = p_order_id);
 END $$;
-
--- migrate:down
-DROP FUNCTION order_document;

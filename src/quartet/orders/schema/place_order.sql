@@ -1,7 +1,5 @@
--- migrate:up
-
 -- What place_order refuses, said line by line. Raises QT003 with DETAIL [{"index", "field", "message"}].
-CREATE FUNCTION refuse_order_items(p_items JSONB) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_order_items(p_items JSONB) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_faults JSONB;
 BEGIN
@@ -33,7 +31,7 @@ END $$;
 
 -- What place_order could not reserve: of these SKUs, in these numbers, every one that is unknown (QT002) or short
 -- (QT001). Returns when there is none, because somebody gave stock back meanwhile.
-CREATE FUNCTION refuse_shortage(p_skus TEXT[], p_qtys INT[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_shortage(p_skus TEXT[], p_qtys INT[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_unknown JSONB;
     v_short   JSONB;
@@ -53,18 +51,40 @@ BEGIN
     END IF;
 END $$;
 
+-- Another total than the buyer was shown: says what each line costs now. Raises QT009.
+CREATE OR REPLACE FUNCTION refuse_total(
+    p_expected BIGINT, p_total BIGINT, p_currency TEXT, p_skus TEXT[], p_qtys INT[], p_prices BIGINT[]
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'it costs % now, not %', p_total, p_expected
+        USING ERRCODE = 'QT009', DETAIL = json_build_object(
+            'expected_total_cents', p_expected, 'total_cents', p_total, 'currency', p_currency,
+            'changes', (SELECT json_agg(json_build_object('sku', sku, 'qty', qty, 'unitPriceCents', price,
+                                                          'lineTotalCents', price * qty) ORDER BY n)
+                        FROM unnest(p_skus, p_qtys, p_prices) WITH ORDINALITY AS line(sku, qty, price, n)))::text;
+END $$;
+
 -- Reserves stock and writes the order, all or nothing; answers its id.
 --   p_items  [{"sku": "LAPTOP-001", "qty": 1}, …]: lines of one SKU are added up, at most 999 pieces of each
 --   p_hold   how long an unpaid order keeps its stock
+--   p_expected  what the buyer was shown that it costs; null: whatever it costs
+--   p_email     a guest's address, where p_user_id is null
+--   p_cart      the name of the guest's cart, which loses what is bought
 -- Raises QT001 insufficient stock, DETAIL [{"sku", "requested", "available"}], every shortage;
---        QT002 unknown SKUs, DETAIL ["sku", …]; QT003 lines that are none; QT006 SKUs of several currencies.
--- Inventory rows are locked in SKU order, here and everywhere (0032), so that carts holding the same things in another
+--        QT002 unknown SKUs, DETAIL ["sku", …]; QT003 lines that are none; QT006 SKUs of several currencies;
+--        QT009 another total than expected, DETAIL {"expected_total_cents", "total_cents", "currency", "changes"}.
+-- Inventory rows are locked in SKU order, here and everywhere (order_steps.sql), so that carts holding the same things in another
 -- order wait for one another instead of dying of each other. bench/place_order.py tells what each part costs.
-CREATE FUNCTION place_order(
+DROP FUNCTION IF EXISTS place_order(UUID, JSONB, JSONB, INTERVAL);
+DROP FUNCTION IF EXISTS place_order(UUID, JSONB, JSONB, INTERVAL, BIGINT);
+CREATE OR REPLACE FUNCTION place_order(
     p_user_id  UUID,
     p_items    JSONB,
     p_metadata JSONB DEFAULT '{}',
-    p_hold     INTERVAL DEFAULT '15 minutes'
+    p_hold     INTERVAL DEFAULT '15 minutes',
+    p_expected BIGINT DEFAULT NULL,
+    p_email    TEXT DEFAULT NULL,
+    p_cart     TEXT DEFAULT NULL
 ) RETURNS UUID LANGUAGE plpgsql AS $$
 DECLARE
     v_order_id   UUID := gen_random_uuid();
@@ -123,20 +143,24 @@ BEGIN
         v_prices := v_prices || v_price;
         v_names := v_names || v_name;
     END LOOP;
+    IF v_total <> p_expected THEN
+        PERFORM refuse_total(p_expected, v_total, v_currency, v_skus, v_qtys, v_prices);
+    END IF;
 
     -- One statement, because starting one costs more than a row does. Ids of lines are named by order and SKU, since
     -- drawing each would be a system call where PostgreSQL is built without OpenSSL. One event for all: order.placed
     -- says that the stock of its SKUs changed, so a basket of twenty lines is one row for the relay and not twenty-one.
     WITH placed AS (
-        INSERT INTO orders (id, user_id, total_cents, currency, metadata, expires_at)
-        VALUES (v_order_id, p_user_id, v_total, v_currency, p_metadata, now() + p_hold)
+        INSERT INTO orders (id, user_id, email, guest_cart, total_cents, currency, metadata, expires_at)
+        VALUES (v_order_id, p_user_id, p_email, p_cart, v_total, v_currency, p_metadata, now() + p_hold)
     ), items AS (
         INSERT INTO order_items (id, order_id, sku, quantity, unit_price_cents, product_name)
         SELECT md5(v_order_id::text || sku)::uuid, v_order_id, sku, qty, price, name
         FROM unnest(v_skus, v_qtys, v_prices, v_names) AS line(sku, qty, price, name)
     ), moved AS (
         INSERT INTO inventory_movements (sku, reserved_delta, reason, order_id, actor)
-        SELECT sku, qty, 'reserved', v_order_id, p_user_id::text FROM unnest(v_skus, v_qtys) AS line(sku, qty)
+        SELECT sku, qty, 'reserved', v_order_id, coalesce(p_user_id::text, 'guest')
+        FROM unnest(v_skus, v_qtys) AS line(sku, qty)
     )
     INSERT INTO outbox (event_id, topic, key, payload)
     VALUES (v_order_id, 'order.placed', v_order_id::text, jsonb_build_object(
@@ -144,6 +168,3 @@ BEGIN
         'items', p_items));
     RETURN v_order_id;
 END $$;
-
--- migrate:down
-DROP FUNCTION place_order, refuse_shortage, refuse_order_items;

@@ -1,0 +1,146 @@
+"""Endpoints of shops' own systems, what is told to them, and when one of them is left alone for a while."""
+
+import base64
+import hmac
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Literal
+from uuid import UUID
+
+Breaker = Literal["closed", "open", "half-open", "disabled"]
+State = Literal["pending", "delivered", "dead"]
+
+# What can be listened to; `*` is all of it. `webhook.test` comes when it is asked for.
+EVENTS = (
+    "order.placed",
+    "order.confirmed",
+    "order.cancelled",
+    "order.refunded",
+    "payment.returned",
+    "stock.changed",
+    "price.changed",
+    "user.erased",
+)
+TEST = "webhook.test"
+
+# Failures in a row after which an endpoint is left alone, longer each time; and how long one may fail.
+FAILURES = 5
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
+DISABLED_AFTER = timedelta(days=3)
+# Between the tries of one delivery: 5 s, 15 s, 45 s … 6 h, give or take a fifth, for a day.
+FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=6)
+OLD_SECRET = timedelta(hours=24)
+GONE = 410
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`failures` in a row; `opened`: how often the breaker has opened since it was last closed."""
+
+    id: UUID
+    url: str
+    events: tuple[str, ...]
+    description: str | None
+    salt: bytes
+    old_salt: bytes | None
+    old_until: datetime | None
+    enabled: bool
+    disabled_reason: str | None
+    failures: int
+    opened: int
+    open_until: datetime | None
+    failing_since: datetime | None
+    created_by: UUID
+    created_at: datetime
+    updated_at: datetime
+
+    def breaker(self, now: datetime) -> Breaker:
+        """`half-open`: one delivery is let through, to see."""
+        if not self.enabled:
+            return "disabled"
+        if self.opened == 0:
+            return "closed"
+        return "open" if self.open_until is not None and self.open_until > now else "half-open"
+
+    def succeeded(self) -> "Endpoint":
+        """It took something: all is forgiven."""
+        return replace(self, failures=0, opened=0, open_until=None, failing_since=None)
+
+    def failed(self, now: datetime, status: int | None) -> "Endpoint":
+        """It did not take something. After some in a row the breaker opens, for longer each time; after days of that,
+        or when it says that it is gone, the endpoint is switched off."""
+        since = self.failing_since or now
+        after = replace(self, failures=self.failures + 1, failing_since=since)
+        if after.failures >= FAILURES and self.breaker(now) != "open":
+            pause = min(FIRST_PAUSE * 2.0**self.opened, LONGEST_PAUSE)
+            after = replace(after, opened=self.opened + 1, open_until=now + pause)
+        reason = None
+        if status == GONE:
+            reason = "it answered 410 Gone"
+        elif now - since > DISABLED_AFTER:
+            reason = f"nothing was taken since {since.isoformat(timespec='seconds')}"
+        return replace(after, enabled=False, disabled_reason=reason) if reason and after.enabled else after
+
+    def switched_on(self) -> "Endpoint":
+        """By hand, as if new."""
+        return replace(self.succeeded(), enabled=True, disabled_reason=None)
+
+    def secrets(self, shop_secrets: list[str], now: datetime) -> list[str]:
+        """Those that sign now, the newest first: of the present salt and, for a day after a rotation, of the one
+        before, each under the shop's secret and under those that are retired."""
+        salts = [self.salt]
+        if self.old_salt is not None and self.old_until is not None and now < self.old_until:
+            salts.append(self.old_salt)
+        return [secret_of(shop_secret, self.id, salt) for salt in salts for shop_secret in shop_secrets]
+
+
+def secret_of(shop_secret: str, endpoint_id: UUID, salt: bytes) -> str:
+    """`whsec_` and 256 bits that only the shop's secret and the salt together tell."""
+    key = sha256(b"webhook:" + shop_secret.encode()).digest()
+    drawn = hmac.digest(key, endpoint_id.bytes + salt, "sha256")
+    return f"whsec_{base64.b64encode(drawn).decode()}"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event on its way to an endpoint. `attempts` counts the present one; `answer` is the beginning of what the
+    endpoint said last."""
+
+    id: int
+    endpoint_id: UUID
+    event_id: UUID
+    topic: str
+    key: str
+    payload: dict[str, Any]
+    happened_at: datetime
+    state: State
+    attempts: int
+    not_before: datetime
+    leased_until: datetime | None
+    give_up_at: datetime
+    status: int | None
+    answer: str | None
+    error: str | None
+    created_at: datetime
+    done_at: datetime | None
+
+    def next_try(self, now: datetime) -> datetime | None:
+        """When to try again after a failure; None: that was the last time."""
+        wait = min(FIRST_WAIT * 3.0 ** (self.attempts - 1), LONGEST_WAIT) * random.uniform(0.8, 1.2)
+        return now + wait if now + wait < self.give_up_at else None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came of a try. Only 2xx is a yes; `error` says why there is no `status`."""
+
+    status: int | None = None
+    answer: str | None = None
+    error: str | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether the endpoint has it."""
+        return self.status is not None and 200 <= self.status < 300

@@ -1,0 +1,111 @@
+-- name: add
+INSERT INTO webhook_endpoints (id, url, events, description, salt, created_by, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $7) RETURNING *;
+
+-- name: get
+SELECT * FROM webhook_endpoints WHERE id = $1;
+
+-- name: lock
+SELECT * FROM webhook_endpoints WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: page
+-- Ids are ordered by time, so the primary key lists the newest first.
+SELECT * FROM webhook_endpoints WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2;
+
+-- name: save
+-- Whoever saves holds the row's lock.
+UPDATE webhook_endpoints
+SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until = $7, enabled = $8,
+    disabled_reason = $9, failures = $10, opened = $11, open_until = $12, failing_since = $13, updated_at = $14
+WHERE id = $1;
+
+-- name: remove
+DELETE FROM webhook_endpoints WHERE id = $1 RETURNING id;
+
+-- name: keep
+-- While the events still lie in the outbox, in the transaction that takes them out: nothing of them travels, and where
+-- nobody listens this finds no endpoint and is done.
+INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
+SELECT e.id, o.event_id, o.topic, o.key, o.payload, o.created_at, now() + interval '24 hours'
+FROM webhook_endpoints AS e JOIN outbox AS o ON e.events && ARRAY[o.topic, '*']
+WHERE e.enabled AND o.id = ANY ($1::bigint[]) AND o.topic = ANY ($2::text[])
+ORDER BY o.id
+ON CONFLICT ON CONSTRAINT webhook_deliveries_once DO NOTHING;
+
+-- name: put
+-- One by hand, to try an endpoint.
+INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
+VALUES ($1, $2, $3, $4, $5, $6, $6::timestamptz + interval '24 hours') RETURNING *;
+
+-- name: take_turns
+-- Before each claim and in a statement of its own: two claims at once would each count what was on its way before either,
+-- and give one endpoint twice as much as it may have.
+SELECT pg_advisory_xact_lock(hashtextextended('webhook claims', 0));
+
+-- name: claim
+-- Out of every other's sight until the lease ends; at most $2 of one endpoint at a time, and one alone where its breaker
+-- has been open. Of one key the first goes first: the next waits while that one has not been tried or is on its way, but
+-- not while it waits to be tried again, or one that is refused for ever would hold up all that follow.
+WITH open AS (
+    SELECT e.id, CASE WHEN e.opened > 0 THEN 1 ELSE $2::int END - (
+        SELECT count(*) FROM webhook_deliveries AS d
+        WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.leased_until > $1) AS free
+    FROM webhook_endpoints AS e
+    WHERE e.enabled AND (e.open_until IS NULL OR e.open_until <= $1)
+), due AS (
+    SELECT found.id FROM open CROSS JOIN LATERAL (
+        SELECT d.id, d.not_before FROM webhook_deliveries AS d
+        WHERE d.endpoint_id = open.id AND d.state = 'pending' AND d.not_before <= $1 AND d.give_up_at > $1
+          AND (d.leased_until IS NULL OR d.leased_until <= $1)
+          AND NOT EXISTS (
+              SELECT FROM webhook_deliveries AS earlier
+              WHERE earlier.endpoint_id = d.endpoint_id AND earlier.key = d.key AND earlier.id < d.id
+                AND earlier.state = 'pending' AND (earlier.attempts = 0 OR earlier.leased_until > $1))
+        ORDER BY d.id LIMIT greatest(open.free, 0) FOR UPDATE SKIP LOCKED) AS found
+    ORDER BY found.not_before, found.id LIMIT $3
+)
+UPDATE webhook_deliveries AS d
+SET attempts = attempts + 1, leased_until = $1::timestamptz + $4::float8 * interval '1 second'
+FROM webhook_endpoints AS e
+WHERE d.id IN (SELECT id FROM due) AND e.id = d.endpoint_id
+RETURNING d.*;
+
+-- name: finish
+-- Only by whoever still holds it: an attempt whose lease ran out is another's by now.
+UPDATE webhook_deliveries
+SET state = $3, not_before = $4, leased_until = NULL, status = $5, answer = $6, error = $7, done_at = $8
+WHERE id = $1 AND attempts = $2 AND state = 'pending' RETURNING id;
+
+-- name: deliveries
+SELECT * FROM webhook_deliveries
+WHERE endpoint_id = $1 AND id < $2 AND ($3::text IS NULL OR state = $3) ORDER BY id DESC LIMIT $4;
+
+-- name: again
+-- By hand: from the beginning, under its own event's id.
+UPDATE webhook_deliveries
+SET state = 'pending', attempts = 0, not_before = '-infinity', leased_until = NULL, done_at = NULL,
+    give_up_at = $3::timestamptz + interval '24 hours'
+WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= $3) RETURNING *;
+
+-- name: delivery
+SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
+
+-- name: expire
+-- What a day of trying, or of an open breaker, has not brought over.
+UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
+WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1);
+
+-- name: sweep
+DELETE FROM webhook_deliveries WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days';
+
+-- name: waiting
+SELECT count(*) AS waiting, min(happened_at) AS oldest FROM webhook_deliveries WHERE state = 'pending';
+
+-- name: breakers
+SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN open_until > $1 THEN 'open'
+            ELSE 'half-open' END AS breaker, count(*) AS endpoints
+FROM webhook_endpoints GROUP BY 1;
+
+-- name: forget_email
+-- What waits is told without it, and what was told says it no longer.
+UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL WHERE payload ->> 'email' = $1;

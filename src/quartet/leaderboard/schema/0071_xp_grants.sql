@@ -1,0 +1,14 @@
+-- migrate:up
+
+-- Points that staff gave, each event once. Boards are made of orders and of these, so they can be made anew.
+CREATE TABLE xp_grants (
+    event_id TEXT PRIMARY KEY,
+    user_id  UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    xp       BIGINT NOT NULL CHECK (xp > 0),
+    at       TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX xp_grants_at ON xp_grants (at);
+CREATE INDEX xp_grants_user ON xp_grants (user_id);
+
+-- migrate:down
+DROP TABLE xp_grants;

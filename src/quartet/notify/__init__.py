@@ -1,0 +1,9 @@
+"""E-mails about what happened, each once, by template. Held in PostgreSQL until they are sent.
+
+The relay calls `keep` in the transaction that forgets the events; the worker calls `deliver`.
+"""
+
+from quartet.notify.service import KINDS, PIPELINE, TOPICS, check, deliver, keep
+from quartet.notify.store import drop, revive, sweep, waiting
+
+__all__ = ["KINDS", "PIPELINE", "TOPICS", "check", "deliver", "drop", "keep", "revive", "sweep", "waiting"]

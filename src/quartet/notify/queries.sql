@@ -1,0 +1,45 @@
+-- name: keep
+-- The same event again, as at least once means, is no second e-mail.
+INSERT INTO mails (event_id, kind, user_id, args)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::jsonb[])
+ON CONFLICT ON CONSTRAINT mails_once DO NOTHING;
+
+-- name: forget_person
+-- Nothing more is written to somebody who is gone.
+UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
+WHERE user_id = ANY ($1) AND state IN ('waiting', 'dead');
+
+-- name: claim
+-- Out of every other's sight until the lease ends. The mail server is spoken to with no transaction open, so a crash
+-- leaves the e-mail to be claimed again.
+UPDATE mails SET attempts = attempts + 1, not_before = $1::timestamptz + $2::float8 * interval '1 second'
+WHERE id IN (SELECT id FROM mails WHERE state = 'waiting' AND not_before <= $1
+             ORDER BY not_before, id LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING id, event_id, kind, user_id, args, attempts, created_at;
+
+-- name: sent_lately
+-- How many of this kind this person was sent, or is about to be, in the hour before this one.
+SELECT count(*) FROM mails AS earlier JOIN mails AS this ON this.id = $1
+WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id < this.id
+  AND earlier.created_at > this.created_at - interval '1 hour' AND earlier.state IN ('waiting', 'sent');
+
+-- name: finish
+UPDATE mails SET state = $2, done_at = $3 WHERE id = $1 AND state = 'waiting';
+
+-- name: postpone
+UPDATE mails SET not_before = $2 WHERE id = $1;
+
+-- name: revive
+-- A dead one from the beginning, under its own Message-ID.
+UPDATE mails SET state = 'waiting', attempts = 0, not_before = '-infinity', done_at = NULL
+WHERE id = ANY ($1::bigint[]) AND state = 'dead';
+
+-- name: drop
+UPDATE mails SET state = 'dropped', done_at = now() WHERE id = $1 AND state = 'dead';
+
+-- name: sweep
+-- Long enough that no event of then can come once more.
+DELETE FROM mails WHERE state IN ('sent', 'dropped') AND done_at < $1::timestamptz - interval '90 days';
+
+-- name: waiting
+SELECT count(*) AS waiting, min(created_at) AS oldest FROM mails WHERE state = 'waiting';

@@ -1,0 +1,211 @@
+"""From an event to an e-mail: kept as a row where the event is forgotten, written and sent by the worker.
+
+An e-mail leaves once. Only a crash, or a cut, between the mail server's yes and our mark lets it leave again, and then
+under the same Message-ID; but for one with a link, whose token is drawn anew and makes it another message.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import structlog
+
+from quartet import accounts, orders
+from quartet.kernel.errors import NotFound, StoreUnavailable
+from quartet.notify import store
+from quartet.notify.model import Letter, Mail
+from quartet.notify.templates import write
+from quartet.stores import letters, tallies
+from quartet.stores.mail import MailRefused
+from quartet.stores.outbox import Event
+from quartet.stores.postgres import Tx
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.notify")
+
+PIPELINE = "mails"
+BATCH = 20
+AT_ONCE = 4
+# Longer than the mail port may take for a whole batch: nobody else takes up what is still being sent.
+LEASE_SECONDS = 300.0
+GIVE_UP = timedelta(hours=24)
+FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0
+# Of links that anybody may ask for in another's name: a mailbox is not to be filled.
+LINKS_AN_HOUR = 10
+
+# Which event is told by which e-mail.
+TOPICS: Mapping[str, str] = {
+    "user.verify_asked": "verify",
+    "user.reset_asked": "reset",
+    "user.email_change_asked": "email-change",
+    "order.confirmed": "order-confirmed",
+    "order.refunded": "order-refunded",
+    "payment.returned": "payment-returned",
+    "webhook.disabled": "webhook-disabled",
+}
+_ARGS = ("order_id", "amount_cents", "currency", "refunded_cents", "reason", "endpoint_id", "url")
+
+
+def check(event: Event) -> None:
+    """Raises what is wrong with an event that is to become an e-mail."""
+    _row(event)
+
+
+async def keep(tx: Tx, events: Sequence[Event]) -> None:
+    """Writes down the e-mails that these events mean, in the transaction that forgets the events. One that `check`
+    refuses is left out: it must not keep the others from being kept."""
+    rows: list[store.Row] = []
+    gone: list[UUID] = []
+    for event in events:
+        with suppress(ValueError, TypeError, AttributeError, KeyError):
+            rows += _row(event)
+            if event.topic == "user.erased":
+                gone.append(UUID(event.payload["user_id"]))
+    await store.keep(tx, rows)
+    await store.forget_people(tx, gone)
+
+
+def _row(event: Event) -> list[store.Row]:
+    """The one that it means, if any; a guest is found by the order."""
+    kind, payload = TOPICS.get(event.topic), event.payload
+    user_id = UUID(payload["user_id"]) if payload.get("user_id") else None
+    if kind is None or not (user_id or payload.get("order_id")):
+        return []
+    return [(event.event_id, kind, user_id, {name: payload[name] for name in _ARGS if name in payload})]
+
+
+async def deliver(shop: Shop) -> int:
+    """Sends what is due; answers how many it took up. Raises StoreUnavailable when PostgreSQL is away."""
+    async with shop.stores.pg.once() as tx:
+        mails = await store.claim(tx, shop.clock.now(), LEASE_SECONDS, BATCH)
+    gate = asyncio.Semaphore(AT_ONCE)
+    theirs: dict[str, list[Mail]] = {}
+    for mail in sorted(mails, key=lambda mail: mail.id):
+        theirs.setdefault(str(mail.user_id or mail.args["order_id"]), []).append(mail)
+    jobs = (_deliver_all(shop, some, gate) for some in theirs.values())
+    for found in await asyncio.gather(*jobs, return_exceptions=True):
+        if isinstance(found, BaseException):
+            raise found
+    return len(mails)
+
+
+async def _deliver_all(shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore) -> None:
+    """One person's, in the order in which it happened."""
+    async with gate:
+        for mail in mails:
+            await _deliver(shop, mail)
+
+
+async def _deliver(shop: Shop, mail: Mail) -> None:
+    await shop.step("mail claimed")
+    try:
+        letter = await KINDS[mail.kind](shop, mail)
+        if letter is not None:
+            await _send(shop, mail, letter)
+    except StoreUnavailable as away:
+        await _again(shop, mail, away, fault=False)
+    except MailRefused as refusal:
+        await _give_up(shop, mail, refusal)
+    except Exception as error:
+        await _again(shop, mail, error)
+    else:
+        await shop.step("mail sent")
+        await _mark(shop, mail, sent=letter is not None)
+        await shop.step("mail marked")
+
+
+async def _send(shop: Shop, mail: Mail, letter: Letter) -> None:
+    written = write(mail.kind, letter.args | {"shop_url": shop.settings.base_url.rstrip("/")})
+    host = urlsplit(shop.settings.base_url).hostname or "localhost"
+    message_id = mail.message_id(host, anew=letter.anew)
+    await shop.mail.send(letter.to, written.subject, written.text, html=written.html, message_id=message_id)
+
+
+async def _mark(shop: Shop, mail: Mail, *, sent: bool) -> None:
+    state = "sent" if sent else "dropped"
+    async with shop.stores.pg.tx() as tx:
+        await store.finish(tx, mail, "sent" if sent else "dropped", shop.clock.now())
+        await letters.exhume(tx, PIPELINE, [str(mail.id)])
+        await tallies.count(tx, f"mails.{state}")
+
+
+async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True) -> None:
+    """Later, each time later; after a day of that, never. A store that is away is nobody's fault."""
+    now = shop.clock.now()
+    if fault and now - mail.created_at > GIVE_UP:
+        return await _give_up(shop, mail, error)
+    log.warning("mail not sent", mail=mail.id, kind=mail.kind, attempt=mail.attempts, error=repr(error))
+    pause = min(FIRST_SECONDS * 2.0 ** (mail.attempts - 1), LONGEST_SECONDS) * random.uniform(0.75, 1.25)
+    async with shop.stores.pg.tx() as tx:
+        await store.postpone(tx, mail, now + timedelta(seconds=pause))
+        await tallies.count(tx, "mails.failed")
+    return None
+
+
+async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
+    log.error("mail given up", mail=mail.id, kind=mail.kind, error=repr(error))
+    held = {"kind": mail.kind, "event_id": str(mail.event_id), "user_id": str(mail.user_id) if mail.user_id else None}
+    async with shop.stores.pg.tx() as tx:
+        await store.finish(tx, mail, "dead", shop.clock.now())
+        await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
+        await tallies.count(tx, "mails.failed")
+
+
+# What each kind needs to be written, asked for at the last moment; None when there is nobody to write to.
+
+Compose = Callable[[Shop, Mail], Awaitable[Letter | None]]
+Mint = Callable[[Tx, UUID, datetime], Awaitable[tuple[str, str | None, str] | None]]
+
+
+def _link(mint: Mint, path: str) -> Compose:
+    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text."""
+
+    async def compose(shop: Shop, mail: Mail) -> Letter | None:
+        async with shop.stores.pg.tx() as tx:
+            if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
+                return None
+            minted = await mint(tx, mail.user_id, shop.clock.now())
+        if minted is None:
+            return None
+        email, name, token = minted
+        return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
+
+    return compose
+
+
+async def _of_order(shop: Shop, mail: Mail) -> Letter | None:
+    """To whom the order belongs now. A guest's link opens the order; its key stands where no server sees it."""
+    async with shop.stores.pg.read() as read:
+        try:
+            order = await orders.get(read, UUID(mail.args["order_id"]))
+        except NotFound:
+            return None
+        to = await accounts.address(read, order.user_id) if order.user_id else order.email
+    if to is None:
+        return None
+    link = f"{shop.settings.base_url.rstrip('/')}/orders/{order.id}"
+    if order.user_id is None:
+        link += f"#token={shop.order_tokens.issue(order.id)}"
+    return Letter(to, mail.args | {"order": order, "link": link})
+
+
+async def _to_user(shop: Shop, mail: Mail) -> Letter | None:
+    """A message to the address that the account has now."""
+    async with shop.stores.pg.read() as read:
+        to = await accounts.address(read, mail.user_id) if mail.user_id else None
+    return Letter(to, mail.args) if to else None
+
+
+KINDS: Mapping[str, Compose] = {
+    "verify": _link(accounts.mint_verification, "/email-verifications"),
+    "reset": _link(accounts.mint_reset, "/password-resets"),
+    "email-change": _to_user,
+    "order-confirmed": _of_order,
+    "order-refunded": _of_order,
+    "payment-returned": _of_order,
+    "webhook-disabled": _to_user,
+}

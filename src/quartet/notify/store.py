@@ -1,0 +1,68 @@
+"""E-mails that wait, in PostgreSQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from quartet.notify.model import Json, Mail
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Tx
+
+q = queries(__file__)
+
+Row = tuple[UUID, str, UUID | None, Json]
+
+
+async def keep(tx: Tx, rows: Sequence[Row]) -> None:
+    """(event id, kind, user id, args) each; one that is there already stays as it is."""
+    if rows:
+        await tx.execute(q.keep, *zip(*rows, strict=True))
+
+
+async def forget_people(tx: Tx, user_ids: Sequence[UUID]) -> None:
+    """What waits for them is dropped."""
+    if user_ids:
+        await tx.execute(q.forget_person, user_ids)
+
+
+async def claim(tx: Tx, now: datetime, lease_seconds: float, limit: int) -> list[Mail]:
+    """Some that are due; nobody else sees them until the lease ends."""
+    return [Mail(**row) for row in await tx.fetch(q.claim, now, lease_seconds, limit)]
+
+
+async def sent_lately(read: Read, mail: Mail) -> int:
+    """How many of its kind went to the same user within an hour before it."""
+    count: int = await read.fetchval(q.sent_lately, mail.id)
+    return count
+
+
+async def finish(tx: Tx, mail: Mail, state: Literal["sent", "dropped", "dead"], now: datetime) -> None:
+    """It is done with."""
+    await tx.execute(q.finish, mail.id, state, now)
+
+
+async def postpone(tx: Tx, mail: Mail, until: datetime) -> None:
+    """Later again."""
+    await tx.execute(q.postpone, mail.id, until)
+
+
+async def revive(tx: Tx, ids: Sequence[int]) -> None:
+    """Dead ones wait again."""
+    await tx.execute(q.revive, ids)
+
+
+async def drop(tx: Tx, id_: int) -> None:
+    """A dead one is given up for good."""
+    await tx.execute(q.drop, id_)
+
+
+async def sweep(tx: Tx, now: datetime) -> None:
+    """Forgets what was done with long ago."""
+    await tx.execute(q.sweep, now)
+
+
+async def waiting(read: Read) -> tuple[int, datetime | None]:
+    """How many wait, and since when the oldest does."""
+    row = await read.fetchrow(q.waiting)
+    return row["waiting"], row["oldest"]

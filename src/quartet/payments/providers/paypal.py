@@ -1,0 +1,353 @@
+"""PayPal over HTTP: Orders v2, Payments v2, its reports. docs/payments.md tells how to go live.
+
+An order is made at PayPal under our payment's id, the buyer agrees on PayPal's page, and only then is the money taken
+or held: by whoever sees the agreement first, the buyer's return, the webhook or the sweep, all under one and the same
+`PayPal-Request-Id`. So an order whose id never reached us was never shown to the buyer, and can't have been paid.
+
+A webhook is checked by PayPal itself (`verify-webhook-signature`), over the bytes as they came. Checking the
+certificate here would mean a chain of certificates fetched from an address that the message names: more to get wrong
+than one authenticated call to an address that we name. And what a message says is never believed by itself: the order
+is asked for.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from quartet.kernel.errors import BadRequest
+from quartet.kernel.money import minor_digits, to_minor
+from quartet.kernel.settings import Settings
+from quartet.payments.model import (
+    BadSignature,
+    Charge,
+    Entry,
+    GiveBack,
+    Hold,
+    Outcome,
+    ProviderError,
+    ProviderSilent,
+    WebhookEvent,
+)
+from quartet.payments.providers.port import storable
+
+Json = dict[str, Any]
+
+LIVE, TESTING = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
+# PayPal sends a webhook again for three days.
+TOLERANCE = timedelta(days=3)
+_SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
+_EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
+_PAGE = 100
+# The connection was never made, so that nothing was asked.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_CAPTURES = {
+    "COMPLETED": "succeeded", "REFUNDED": "succeeded", "PARTIALLY_REFUNDED": "succeeded", "PENDING": "pending",
+    "DECLINED": "failed", "FAILED": "failed",
+}  # fmt: skip
+_HOLDS = {"CREATED": "authorized", "PENDING": "pending", "DENIED": "failed", "VOIDED": "voided", "EXPIRED": "voided"}
+_REFUNDS = {"COMPLETED": "succeeded", "PENDING": "pending"}
+_REPORTED = {"S": "succeeded", "P": "pending", "D": "failed", "V": "voided"}
+# Currencies that PayPal takes whole only, though ISO 4217 has cents.
+_WHOLE = {"HUF", "TWD"}
+# The buyer's bank said no, or he may not pay; anything else that PayPal refuses is a fault of the request's.
+_DECLINES = {
+    "INSTRUMENT_DECLINED", "TRANSACTION_REFUSED", "PAYER_CANNOT_PAY", "PAYER_ACCOUNT_RESTRICTED",
+    "PAYER_ACCOUNT_LOCKED_OR_CLOSED", "COMPLIANCE_VIOLATION", "CARD_EXPIRED", "MAX_NUMBER_OF_PAYMENT_ATTEMPTS_EXCEEDED",
+}  # fmt: skip
+
+
+class PayPal:
+    """The provider `paypal`. A payment's `provider_ref` is the id of PayPal's order."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        at = settings.paypal_api_url or (LIVE if settings.paypal_live else TESTING)
+        self._http = httpx.AsyncClient(base_url=at, timeout=settings.payment_timeout)
+        self._token, self._token_until = "", 0.0
+        self._renewing = asyncio.Lock()
+
+    @property
+    def methods(self) -> Collection[str]:
+        return {"paypal"}
+
+    async def authorise(self, charge: Charge) -> Outcome:
+        return _outcome(await self._ask("POST", "/v2/checkout/orders", _new_order(charge), charge.reference))
+
+    async def capture(self, hold: Hold) -> Outcome:
+        return await self._decide(hold, "capture", {"final_capture": True})
+
+    async def void(self, hold: Hold) -> Outcome:
+        return await self._decide(hold, "void", None)
+
+    async def refund(self, refund: GiveBack) -> Outcome:
+        taken = _parts(await self._order(refund.provider_ref) or {}, "captures")
+        if not taken:
+            raise ProviderError("PayPal has taken nothing that could be given back")
+        body = {"amount": _amount(refund.amount_cents, refund.currency), "custom_id": refund.reference}
+        path = f"/v2/payments/captures/{taken[-1]['id']}/refund"
+        return _refund_outcome(await self._ask("POST", path, body, refund.reference))
+
+    async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+        """Takes, or has held, what the buyer has agreed to meanwhile."""
+        order = None if provider_ref is None else await self._order(provider_ref)
+        if order is None:
+            return None
+        if order["status"] != "APPROVED":
+            return _outcome(order)
+        step = "capture" if order["intent"] == "CAPTURE" else "authorize"
+        try:
+            return _outcome(
+                await self._ask("POST", f"/v2/checkout/orders/{provider_ref}/{step}", {}, f"{reference}-{step}")
+            )
+        except ProviderError as refused:
+            if _issue(refused) in _DECLINES:
+                return Outcome(provider_ref, "failed", _issue(refused).lower())
+            stands = await self._order(order["id"])  # somebody was quicker, unless it is still only agreed to
+            if stands is None or stands["status"] == "APPROVED":
+                raise
+            return _outcome(stands)
+
+    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+        known = _parts(await self._order(refund.provider_ref) or {}, "refunds")
+        return next((_refund_outcome(found) for found in known if found.get("custom_id") == refund.reference), None)
+
+    async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+        """From PayPal's reports, where a transaction stands some hours after it was made; what is only held, never."""
+        page = 1
+        while True:
+            found = await self._ask(
+                "GET",
+                "/v1/reporting/transactions"
+                f"?start_date={_moment(since)}&end_date={_moment(until - timedelta(seconds=1))}"
+                f"&fields=transaction_info&page_size={_PAGE}&page={page}",
+            )
+            for row in found.get("transaction_details") or ():
+                entry = _entry(row["transaction_info"])
+                if entry is not None:
+                    yield entry
+            if page >= found.get("total_pages", 1):
+                return
+            page += 1
+
+    async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
+        try:
+            event = orjson.loads(body)
+            event_id, kind, resource = storable(event["id"]), storable(event["event_type"]), event["resource"]
+            unit = (resource.get("purchase_units") or [resource])[0]
+            reference = storable(unit.get("custom_id") or "")
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError):
+            raise BadRequest("the event is not one that PayPal writes") from None
+        await self._check(headers, body, now)
+        return WebhookEvent(event_id, kind, reference, None, look=_EVENTS.fullmatch(kind) is not None)
+
+    async def _check(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        """Raises BadSignature. The body is known to be JSON, so that it can stand in the question byte for byte."""
+        given = {name.replace("-", "_"): headers.get(f"paypal-{name}", "") for name in _SIGNED}
+        if not all(0 < len(value) <= 1000 for value in given.values()):
+            raise BadSignature("send the headers " + ", ".join(f"paypal-{name}" for name in _SIGNED))
+        certificate = urlsplit(given["cert_url"])
+        if certificate.scheme != "https" or not f".{certificate.hostname}".endswith(".paypal.com"):
+            raise BadSignature("the certificate is not one of PayPal's")
+        try:
+            age = now - datetime.fromisoformat(given["transmission_time"])
+        except (ValueError, TypeError):
+            raise BadSignature("the time of the transmission is none") from None
+        if abs(age) > TOLERANCE:
+            raise BadSignature("the signature is more than three days old")
+        asked = orjson.dumps(given | {"webhook_id": self._settings.paypal_webhook_id})
+        asked = asked[:-1] + b',"webhook_event":' + body + b"}"
+        try:
+            said = await self._ask("POST", "/v1/notifications/verify-webhook-signature", asked)
+        except ProviderError as refused:
+            if not _issue(refused):
+                raise
+            raise BadSignature("PayPal can't make sense of the signature") from None
+        if said.get("verification_status") != "SUCCESS":
+            raise BadSignature("the signature does not belong to this body")
+
+    async def _decide(self, hold: Hold, step: str, body: Json | None) -> Outcome:
+        """Captures or voids what is held, once; what was decided otherwise before is told as it stands."""
+        order = await self._order(hold.provider_ref)
+        if order is None and step == "void":  # PayPal forgets what nobody agreed to in three days
+            return Outcome(hold.provider_ref, "voided")
+        if order is None:
+            raise ProviderError("PayPal knows no such order")
+        held = _parts(order, "authorizations")
+        if _outcome(order).status != "authorized":
+            return _outcome(order)
+        failure = None
+        try:
+            path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
+            await self._ask("POST", path, body, f"{hold.reference}-{step}")
+        except ProviderError as refused:
+            failure = refused
+        stands = _outcome(await self._order(hold.provider_ref) or order)
+        if failure is not None and stands.status == "authorized":
+            raise failure
+        return stands
+
+    async def _order(self, order_id: str) -> Json | None:
+        try:
+            return await self._ask("GET", f"/v2/checkout/orders/{order_id}")
+        except ProviderError as refused:
+            if _issue(refused) in ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"):
+                return None
+            raise
+
+    async def _ask(self, method: str, path: str, body: Json | bytes | None = None, request_id: str = "") -> Json:
+        """PayPal's answer. Raises ProviderError where it said no or was never asked, ProviderSilent where nobody
+        knows."""
+        token = await self._signed_in()
+        answer = await self._send(method, path, body, request_id, token)
+        if answer.status_code == 401:  # not read any further: the token was ended before its time
+            answer = await self._send(method, path, body, request_id, await self._signed_in(ended=token))
+        return _read(answer)
+
+    async def _send(
+        self, method: str, path: str, body: Json | bytes | None, request_id: str, token: str
+    ) -> httpx.Response:
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            "Prefer": "return=representation",
+        }
+        if request_id:
+            headers["PayPal-Request-Id"] = request_id
+        content = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
+        try:
+            return await self._http.request(method, path, content=content, headers=headers)
+        except _UNSENT as error:
+            raise ProviderError("PayPal can't be reached; nothing was asked") from error
+        except httpx.HTTPError as error:
+            raise ProviderSilent(repr(error)) from error
+
+    async def _signed_in(self, *, ended: str = "") -> str:
+        """A token that is good for another minute. Its absence means that nothing was asked."""
+        async with self._renewing:
+            clock = asyncio.get_running_loop().time
+            if self._token == ended or clock() >= self._token_until:
+                secret = self._settings.paypal_client_secret.get_secret_value()
+                try:
+                    answer = await self._http.post(
+                        "/v1/oauth2/token",
+                        data={"grant_type": "client_credentials"},
+                        auth=(self._settings.paypal_client_id, secret),
+                    )
+                    said = _read(answer)
+                except (httpx.HTTPError, ProviderSilent) as error:
+                    raise ProviderError("PayPal lets nobody in; nothing was asked") from error
+                self._token = said["access_token"]
+                self._token_until = clock() + int(said["expires_in"]) - 60
+            return self._token
+
+
+def _read(answer: httpx.Response) -> Json:
+    try:
+        said: Json = orjson.loads(answer.content) if answer.content else {}
+    except orjson.JSONDecodeError as error:
+        raise ProviderSilent(f"PayPal answers {answer.status_code} without JSON") from error
+    if answer.is_success:
+        return said
+    details = said.get("details") or [{}]
+    issue = str(details[0].get("issue") or said.get("name") or said.get("error") or answer.status_code)
+    if answer.status_code >= 500 or answer.status_code in (408, 409):
+        raise ProviderSilent(f"PayPal answers {answer.status_code}: {issue}")
+    raise ProviderError(f"PayPal refuses: {issue}", issue=issue)
+
+
+def _issue(refused: ProviderError) -> str:
+    """PayPal's word for why it said no; "" where it was never asked."""
+    return str(refused.members.get("issue", ""))
+
+
+def _new_order(charge: Charge) -> Json:
+    back = charge.return_url
+    look = {"return_url": back, "cancel_url": back, "user_action": "PAY_NOW", "shipping_preference": "NO_SHIPPING"}
+    return {
+        "intent": "CAPTURE" if charge.capture else "AUTHORIZE",
+        "purchase_units": [
+            {
+                "amount": _amount(charge.amount_cents, charge.currency),
+                "custom_id": charge.reference,
+                "invoice_id": charge.reference,
+            }
+        ],
+        "payment_source": {"paypal": {"experience_context": look}},
+    }
+
+
+def _outcome(order: Json) -> Outcome:
+    """What was taken says more than what was held, and that more than the order."""
+    statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
+    statuses = statuses or [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
+    status = "succeeded" if "succeeded" in statuses else statuses[-1]
+    amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
+    return Outcome(
+        order["id"],
+        status,  # type: ignore[arg-type]
+        "declined" if status == "failed" else None,
+        _link(order) if status == "pending" and order["status"] in ("CREATED", "PAYER_ACTION_REQUIRED") else None,
+        _cents(amount) if amount else None,
+        amount["currency_code"] if amount else None,
+    )
+
+
+def _parts(order: Json, kind: str) -> list[Json]:
+    units = order.get("purchase_units") or [{}]
+    parts: list[Json] = (units[0].get("payments") or {}).get(kind) or []
+    return parts
+
+
+def _link(order: Json) -> str | None:
+    links = {link["rel"]: link["href"] for link in order.get("links", ())}
+    return links.get("payer-action") or links.get("approve")
+
+
+def _refund_outcome(refund: Json) -> Outcome:
+    return Outcome(refund["id"], _REFUNDS.get(refund["status"], "failed"))  # type: ignore[arg-type]
+
+
+def _entry(row: Json) -> Entry | None:
+    """A line of PayPal's reports: T00… are payments, T11… what went back; the rest is none of ours to compare."""
+    code = row["transaction_event_code"]
+    if not code.startswith(("T00", "T11")):
+        return None
+    cents = abs(_cents(row["transaction_amount"]))
+    status = _REPORTED.get(row["transaction_status"], "pending")
+    return Entry(
+        "charge" if code.startswith("T00") else "refund",
+        row["transaction_id"],
+        row.get("custom_field") or row.get("invoice_id") or "",
+        status,
+        cents,
+        cents if status == "succeeded" else 0,
+        row["transaction_amount"]["currency_code"],
+        datetime.fromisoformat(row["transaction_initiation_date"]),
+        row.get("paypal_reference_id") or "",
+    )
+
+
+def _amount(cents: int, currency: str) -> Json:
+    """PayPal's decimal. ProviderError where PayPal takes no part of a whole unit."""
+    amount = Decimal(cents).scaleb(-minor_digits(currency))
+    if currency in _WHOLE:
+        if amount != amount.to_integral_value():
+            raise ProviderError(f"PayPal takes {currency} whole only")
+        amount = amount.to_integral_value()
+    return {"currency_code": currency, "value": f"{amount:f}"}
+
+
+def _cents(amount: Json) -> int:
+    return to_minor(Decimal(amount["value"]), amount["currency_code"])
+
+
+def _moment(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,240 @@
+"""Stripe by its official SDK: PaymentIntents, refunds, signed webhooks. docs/payments.md tells how to go live.
+
+Every charge is one request: a PaymentIntent made and confirmed at once, under our payment's id as idempotency key,
+which also stands in its metadata. Nothing is ever sent a second time by itself (`max_network_retries=0`), so that a
+connection that could not be made is known to have charged nothing. Whatever else goes wrong on the way is silence, and
+the intent is looked for by our reference.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import orjson
+import stripe
+
+from quartet.kernel.errors import BadRequest
+from quartet.kernel.settings import Settings
+from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderError, ProviderSilent, WebhookEvent
+from quartet.payments.providers import signatures
+from quartet.payments.providers.port import storable
+
+SIGNATURE = "stripe-signature"
+_PAGE = 100
+# An intent is looked for among those made this long before and after our payment's id was drawn: clocks differ, and a
+# request may have waited.
+_EARLIER = timedelta(minutes=5)
+_LATER = timedelta(minutes=15)
+_STATUSES = {
+    "succeeded": "succeeded",
+    "requires_capture": "authorized",
+    "processing": "pending",
+    "requires_action": "pending",
+    "requires_confirmation": "pending",
+    "requires_payment_method": "failed",
+    "canceled": "voided",
+}
+_REFUND_STATUSES = {"pending": "pending", "requires_action": "pending", "succeeded": "succeeded"}
+_EVENTS = {
+    f"payment_intent.{kind}"
+    for kind in (
+        "succeeded", "payment_failed", "canceled", "processing", "requires_action", "amount_capturable_updated",
+    )
+}  # fmt: skip
+# Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours.
+_UNITS = {"ISK": 100, "UGX": 100}
+# The connection was never made, so that nothing was asked.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Stripe:
+    """The provider `stripe`. `methods` are Stripe's ids of payment methods (`pm_…`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
+        stripe.enable_telemetry = False
+        addresses: Any = {"api": settings.stripe_api_url} if settings.stripe_api_url else None
+        self._api = stripe.StripeClient(
+            settings.stripe_secret_key.get_secret_value(),
+            base_addresses=addresses,
+            max_network_retries=0,
+            http_client=stripe.HTTPXClient(timeout=settings.payment_timeout),
+        ).v1
+
+    @property
+    def methods(self) -> Collection[str] | None:
+        return None
+
+    async def authorise(self, charge: Charge) -> Outcome:
+        try:
+            return _outcome(
+                await _call(
+                    self._api.payment_intents.create_async(
+                        {
+                            "amount": charge.amount_cents * _UNITS.get(charge.currency, 1),
+                            "currency": charge.currency.lower(),
+                            "payment_method": charge.method,
+                            "automatic_payment_methods": {"enabled": True},
+                            "capture_method": "automatic" if charge.capture else "manual",
+                            "confirm": True,
+                            "return_url": charge.return_url,
+                            "metadata": {"reference": charge.reference},
+                        },
+                        {"idempotency_key": charge.reference},
+                    )
+                )
+            )
+        except stripe.CardError as declined:
+            return _declined(declined)
+
+    async def capture(self, hold: Hold) -> Outcome:
+        return await self._decide(hold, self._api.payment_intents.capture_async)
+
+    async def void(self, hold: Hold) -> Outcome:
+        return await self._decide(hold, self._api.payment_intents.cancel_async)
+
+    async def refund(self, refund: GiveBack) -> Outcome:
+        return _refund_outcome(
+            await _call(
+                self._api.refunds.create_async(
+                    {
+                        "payment_intent": refund.provider_ref,
+                        "amount": refund.amount_cents * _UNITS.get(refund.currency, 1),
+                        "metadata": {"reference": refund.reference},
+                    },
+                    {"idempotency_key": refund.reference},
+                )
+            )
+        )
+
+    async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+        if provider_ref is not None:
+            return _outcome(await _call(self._api.payment_intents.retrieve_async(provider_ref)))
+        around = {"gte": _seconds(_drawn_at(reference) - _EARLIER), "lte": _seconds(_drawn_at(reference) + _LATER)}
+        # Listed, not searched for: a search finds what was made a moment ago only later.
+        async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
+            if _reference(intent) == reference:
+                return _outcome(intent)
+        return None
+
+    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+        async for found in self._pages(self._api.refunds.list_async, {"payment_intent": refund.provider_ref}):
+            if _reference(found) == refund.reference:
+                return _refund_outcome(found)
+        return None
+
+    async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+        made = {"gte": _seconds(since), "lt": _seconds(until)}
+        async for intent in self._pages(self._api.payment_intents.list_async, {"created": made}):
+            yield _entry("charge", intent, _STATUSES[intent["status"]], intent["amount_received"])
+        async for refund in self._pages(self._api.refunds.list_async, {"created": made}):
+            status = _refund_outcome(refund).status
+            back = refund["amount"] if status == "succeeded" else 0
+            yield _entry("refund", refund, status, back, refund.get("payment_intent") or "")
+
+    async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
+        signatures.check(headers.get(SIGNATURE, ""), body, self._secrets, now)
+        try:
+            event = orjson.loads(body)
+            outcome, reference = None, ""
+            if event["type"] in _EVENTS:
+                intent = event["data"]["object"]
+                outcome, reference = _outcome(intent), _reference(intent)
+            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise BadRequest("the event is not one that Stripe writes") from None
+
+    async def _decide(self, hold: Hold, step: Any) -> Outcome:
+        """Captures or cancels the intent. Both happen once; what was decided otherwise before is told as it stands."""
+        ref = hold.provider_ref
+        if ref == hold.reference:
+            found = await self.look_up(hold.reference)
+            if found is None or found.provider_ref is None:
+                raise ProviderError("Stripe knows no such charge")
+            ref = found.provider_ref
+        try:
+            return _outcome(await _call(step(ref)))
+        except (ProviderError, stripe.CardError):
+            stands = _outcome(await _call(self._api.payment_intents.retrieve_async(ref)))
+            if stands.status == "authorized":
+                raise
+            return stands
+
+    async def _pages(self, listed: Any, params: dict[str, Any]) -> AsyncIterator[Any]:
+        after: dict[str, str] = {}
+        while True:
+            page = await _call(listed({**params, **after, "limit": _PAGE}))
+            for found in page["data"]:
+                yield found
+            if not page["has_more"]:
+                return
+            after = {"starting_after": page["data"][-1]["id"]}
+
+
+async def _call(call: Awaitable[Any]) -> Any:
+    """What Stripe answers, as plain JSON. Raises CardError for a declined card, ProviderError where Stripe has said
+    that it did nothing or was never reached, and ProviderSilent where nobody knows."""
+    try:
+        return (await call).to_dict()
+    except stripe.CardError:
+        raise
+    except stripe.APIConnectionError as error:
+        if isinstance(error.__cause__, _UNSENT):
+            raise ProviderError("Stripe can't be reached; nothing was asked") from error
+        raise ProviderSilent(repr(error)) from error
+    except (
+        stripe.InvalidRequestError, stripe.AuthenticationError, stripe.PermissionError, stripe.RateLimitError,
+    ) as error:  # fmt: skip
+        raise ProviderError(f"Stripe refuses: {error.user_message}") from error
+    except stripe.StripeError as error:  # the first request with this key still runs, Stripe's own fault, no JSON
+        raise ProviderSilent(repr(error)) from error
+
+
+def _outcome(intent: Any) -> Outcome:
+    """KeyError, TypeError when it is no intent."""
+    currency = intent["currency"].upper()
+    error = intent.get("last_payment_error") or {}
+    action = intent.get("next_action") or {}
+    status = _STATUSES[intent["status"]]
+    return Outcome(
+        storable(intent["id"]),
+        status,  # type: ignore[arg-type]
+        storable(error.get("decline_code") or error.get("code") or "declined") if status == "failed" else None,
+        (action.get("redirect_to_url") or {}).get("url") if status == "pending" else None,
+        intent["amount"] // _UNITS.get(currency, 1),
+        currency,
+    )
+
+
+def _declined(error: stripe.CardError) -> Outcome:
+    said = error.error.to_dict() if error.error else {}
+    intent = said.get("payment_intent")
+    return Outcome(intent and intent["id"], "failed", said.get("decline_code") or error.code or "declined")
+
+
+def _refund_outcome(refund: Any) -> Outcome:
+    return Outcome(refund["id"], _REFUND_STATUSES.get(refund["status"], "failed"))  # type: ignore[arg-type]
+
+
+def _entry(kind: Any, found: Any, status: str, moved: int, charge_ref: str = "") -> Entry:
+    currency = found["currency"].upper()
+    unit = _UNITS.get(currency, 1)
+    made = datetime.fromtimestamp(found["created"], UTC)
+    return Entry(
+        kind, found["id"], _reference(found), status, found["amount"] // unit, moved // unit, currency, made, charge_ref
+    )
+
+
+def _reference(found: Any) -> str:
+    return str((found.get("metadata") or {}).get("reference") or "")
+
+
+def _drawn_at(reference: str) -> datetime:
+    """When our id was drawn: a UUID of version 7 begins with the milliseconds."""
+    return datetime.fromtimestamp((UUID(reference).int >> 80) / 1000, UTC)
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())

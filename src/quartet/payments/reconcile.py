@@ -1,0 +1,160 @@
+"""A provider's books beside ours: every difference by name.
+
+Both are gone through an hour at a time, so that memory holds an hour of theirs and a page of ours however long the time
+is. What of ours does not stand in the same hour of theirs is looked up by itself.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from quartet.payments import store
+from quartet.payments.model import Entry, GiveBack, Outcome, Payment, ProviderError, ProviderSilent, Refund
+from quartet.payments.providers.port import PaymentProvider
+from quartet.stores.postgres import Postgres, Read
+
+_SLICE = timedelta(hours=1)
+# Clocks differ, and a charge is written down here a moment before it is made there.
+_MARGIN = timedelta(minutes=10)
+_PAGE = 500
+# What a status of ours may be called there; where money was, or is to be, theirs must exist.
+_THERE = {
+    "pending": ("pending", "failed", "voided"),
+    "authorized": ("authorized",),
+    "succeeded": ("succeeded",),
+    "refunded": ("succeeded",),
+    "failed": ("failed", "voided"),
+    "voided": ("voided", "failed"),
+}
+_MONEY = ("authorized", "succeeded", "refunded")
+
+Theirs = Mapping[tuple[str, str], Entry]
+T = TypeVar("T", Payment, Refund)
+Listed = Callable[[Read, str, datetime, tuple[datetime, UUID], int], Awaitable[list[T]]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`kind` is charge or refund; `reference` is our id, "" where there is none; `provider_ref` is their name for the
+    charge, or for what we don't know."""
+
+    kind: str
+    reference: str
+    provider_ref: str
+    finding: str
+
+
+@dataclass
+class Compared:
+    """How much was compared: theirs and ours."""
+
+    theirs: int = 0
+    ours: int = 0
+
+
+async def reconcile(
+    pg: Postgres, name: str, provider: PaymentProvider, day: date, compared: Compared
+) -> AsyncIterator[Difference]:
+    """The differences of a day (UTC). Raises ValueError when the provider does not answer."""
+    start = datetime.combine(day, time.min, UTC)
+    try:
+        for hour in range(24):
+            async for difference in _hour(pg, name, provider, start + hour * _SLICE, compared):
+                yield difference
+    except (ProviderError, ProviderSilent) as error:
+        raise ValueError(f"the provider {name} does not answer: {error}") from error
+
+
+async def _hour(
+    pg: Postgres, name: str, provider: PaymentProvider, since: datetime, compared: Compared
+) -> AsyncIterator[Difference]:
+    until = since + _SLICE
+    theirs: dict[tuple[str, str], Entry] = {}
+    async for entry in provider.entries(since - _MARGIN, until + _MARGIN):
+        # One of another's making may have no reference of ours; its own name is as good here.
+        theirs[entry.kind, entry.reference or entry.provider_ref] = entry
+    made = [key for key, entry in theirs.items() if since <= entry.created_at < until]
+    compared.theirs += len(made)
+
+    async for payment in _each(pg, store.made_between, name, since, until):
+        compared.ours += 1
+        for finding in _beside(payment.status, payment, await _charge(provider, payment, theirs)):
+            yield Difference("charge", str(payment.id), payment.named or "", finding)
+    async for refund in _each(pg, store.given_back_between, name, since, until):
+        compared.ours += 1
+        for finding in _beside(refund.status, refund, await _given_back(provider, refund, theirs)):
+            yield Difference("refund", str(refund.id), refund.charge_ref, finding)
+
+    for some in range(0, len(made), _PAGE):
+        async with pg.read() as read:
+            known = await store.known(read, name, [UUID(ref) for _, ref in made[some : some + _PAGE] if _is_uuid(ref)])
+        for kind, ref in made[some : some + _PAGE]:
+            entry = theirs[kind, ref]
+            if (kind, ref) not in known and entry.status in _MONEY:
+                finding = f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
+                yield Difference(kind, entry.reference, entry.provider_ref, finding)
+
+
+def _beside(status: str, ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
+    """What differs between one of ours and its counterpart."""
+    if theirs is None:
+        if status in _MONEY:
+            yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
+        return
+    if theirs.currency != ours.currency:
+        yield f"is in {ours.currency} here, in {theirs.currency} there"
+    elif theirs.amount_cents != ours.amount_cents:
+        yield f"is {ours.amount_cents} {ours.currency} here, {theirs.amount_cents} there"
+    if theirs.status not in _THERE[status]:
+        yield f"is {status} here, {theirs.status} there"
+    elif theirs.status == "succeeded" and theirs.captured_cents != theirs.amount_cents:
+        yield f"{theirs.captured_cents} of {theirs.amount_cents} {theirs.currency} were moved there"
+
+
+async def _charge(provider: PaymentProvider, payment: Payment, theirs: Theirs) -> Entry | None:
+    found = theirs.get(("charge", str(payment.id)))
+    if found is not None or payment.status not in _MONEY:
+        return found
+    return _entry(payment, await provider.look_up(str(payment.id), payment.named))
+
+
+async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs) -> Entry | None:
+    found = theirs.get(("refund", str(refund.id)))
+    if found is not None or refund.status not in _MONEY:
+        return found
+    asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
+    return _entry(refund, await provider.look_up_refund(asked))
+
+
+def _entry(ours: Payment | Refund, outcome: Outcome | None) -> Entry | None:
+    """A look-up's answer as a line of the books; what it does not say is taken to be as ours."""
+    if outcome is None:
+        return None
+    cents = ours.amount_cents if outcome.cents is None else outcome.cents
+    moved = cents if outcome.status == "succeeded" else 0
+    currency = outcome.currency or ours.currency
+    ref = outcome.provider_ref or ""
+    return Entry("charge", ref, str(ours.id), outcome.status, cents, moved, currency, ours.created_at)
+
+
+async def _each(pg: Postgres, listed: Listed[T], name: str, since: datetime, until: datetime) -> AsyncIterator[T]:
+    """What was made in that time, a page at a time."""
+    after: tuple[datetime, UUID] = (since, UUID(int=0))
+    while True:
+        async with pg.read() as read:
+            page = await listed(read, name, until, after, _PAGE)
+        for one in page:
+            yield one
+        if len(page) < _PAGE:
+            return
+        after = (page[-1].created_at, page[-1].id)
+
+
+def _is_uuid(reference: str) -> bool:
+    try:
+        UUID(reference)
+    except ValueError:
+        return False
+    return True

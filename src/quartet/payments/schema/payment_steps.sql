@@ -1,0 +1,244 @@
+-- Every step of a payment is one call. The order's row is locked first, then the payment's, then inventory (by
+-- confirm_order), so that paying, cancelling, expiring and refunding one order take turns and never die of each other.
+
+-- A pending payment of the whole order, before the provider is asked. p_ask: when somebody else may ask how it stands.
+-- p_guest: who asks holds the token of the order, which opens it as long as it is a guest's.
+-- Raises QT008 no such order of this buyer, QT020 it can't be paid (DETAIL its status), QT021 another payment of it is
+-- open (DETAIL that payment's id).
+DROP FUNCTION IF EXISTS start_payment(UUID, UUID, UUID, TEXT, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
+CREATE OR REPLACE FUNCTION start_payment(
+    p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
+    p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
+) RETURNS payments LANGUAGE plpgsql AS $$
+DECLARE
+    v_order   orders;
+    v_payment payments;
+BEGIN
+    SELECT * INTO v_order FROM orders
+    WHERE id = p_order_id AND (user_id = p_user_id OR p_guest AND email IS NOT NULL) FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no order %', p_order_id USING ERRCODE = 'QT008';
+    ELSIF v_order.status <> 'pending' OR v_order.expires_at <= p_now THEN
+        RAISE EXCEPTION 'this order can not be paid' USING ERRCODE = 'QT020',
+            DETAIL = CASE v_order.status WHEN 'pending' THEN 'expired' ELSE v_order.status END;
+    END IF;
+    INSERT INTO payments (id, order_id, provider, provider_ref, amount_cents, currency, request_owner, request_key,
+                          ask_at, created_at, updated_at)
+    VALUES (p_id, p_order_id, p_provider, p_id::text, v_order.total_cents, v_order.currency, p_owner, p_key,
+            p_ask, p_now, p_now)
+    ON CONFLICT (order_id) WHERE status IN ('pending', 'authorized', 'succeeded') DO NOTHING
+    RETURNING * INTO v_payment;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another payment of this order is open' USING ERRCODE = 'QT021',
+            DETAIL = (SELECT id FROM payments
+                      WHERE order_id = p_order_id AND status IN ('pending', 'authorized', 'succeeded'));
+    END IF;
+    RETURN v_payment;
+END $$;
+
+-- What the provider says becomes true: the redirect, the webhook and the recovery sweep all end here, once or many times
+-- the same, in whatever order they come. What is further on is never taken back: a captured payment stays captured, but
+-- a failed one may still turn out to have been charged. An order that expired meanwhile is revived where there is stock.
+-- Money for an order that can't take it any more (cancelled, expired, paid by another card) is put on its way back, and
+-- what only is held is let go. A hold that lapses takes its order with it.
+CREATE OR REPLACE FUNCTION complete_payment(
+    p_id UUID, p_status TEXT, p_ref TEXT, p_decline TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_redirect TEXT
+) RETURNS payments LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_before  TEXT;
+    v_order   orders;
+    v_taken   BOOLEAN := false;
+    v_status  TEXT := p_status;
+BEGIN
+    SELECT o.* INTO v_order FROM orders o
+    WHERE o.id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    SELECT * INTO v_payment FROM payments WHERE id = p_id;
+    v_before := v_payment.status;
+    IF v_before = 'voided' AND v_payment.due IS NOT NULL AND p_status IN ('voided', 'failed') THEN
+        UPDATE payments SET due = NULL, updated_at = p_now WHERE id = p_id RETURNING * INTO v_payment;
+        RETURN v_payment;
+    ELSIF NOT (CASE v_before
+        WHEN 'pending' THEN true
+        WHEN 'failed' THEN p_status IN ('authorized', 'succeeded', 'voided')
+        WHEN 'authorized' THEN p_status IN ('succeeded', 'voided')
+        WHEN 'voided' THEN p_status = 'succeeded'
+        ELSE false END)
+    THEN
+        RETURN v_payment;
+    ELSIF p_status = 'pending' THEN
+        UPDATE payments
+        SET provider_ref = coalesce(p_ref, provider_ref), redirect_url = coalesce(p_redirect, redirect_url),
+            ask_at = p_ask, updated_at = p_now
+        WHERE id = p_id RETURNING * INTO v_payment;
+        RETURN v_payment;
+    ELSIF p_status IN ('authorized', 'succeeded') AND v_before <> 'authorized' THEN
+        IF NOT EXISTS (
+            SELECT FROM payments p
+            WHERE p.order_id = v_order.id AND p.id <> p_id AND p.status IN ('pending', 'authorized', 'succeeded')
+        ) THEN
+            v_taken := v_order.status = 'pending'
+                OR (v_order.status = 'cancelled' AND revive_order(v_order.id, 'payments', 'paid after it expired'));
+        END IF;
+        IF NOT v_taken THEN
+            v_status := CASE p_status WHEN 'succeeded' THEN 'refunded' ELSE 'voided' END;
+        END IF;
+    END IF;
+
+    -- A hold needs no haste: its provider is asked an hour later and then every hour, what it must be told at once.
+    UPDATE payments
+    SET status = v_status, provider_ref = coalesce(p_ref, provider_ref), decline_code = p_decline, redirect_url = NULL,
+        due = CASE WHEN v_status = 'voided' AND p_status = 'authorized' THEN 'void' END,
+        asked = CASE v_status WHEN 'authorized' THEN 12 ELSE asked END,
+        ask_at = CASE v_status WHEN 'authorized' THEN p_now + interval '1 hour' ELSE p_now END,
+        processed_at = p_now, updated_at = p_now
+    WHERE id = p_id RETURNING * INTO v_payment;
+    IF v_taken THEN
+        PERFORM confirm_order(v_order.id, 'payments', CASE v_status WHEN 'succeeded' THEN 'paid' ELSE v_status END,
+                              v_status = 'succeeded');
+    ELSIF v_status = 'succeeded' THEN
+        PERFORM capture_order(v_order.id);
+    ELSIF v_status = 'refunded' AND v_payment.amount_cents > 0 THEN
+        PERFORM return_payment(v_payment, p_now);
+    ELSIF v_before = 'authorized' AND v_order.status = 'confirmed' THEN
+        PERFORM cancel_order(v_order.id, 'payments', 'authorization lapsed');
+    END IF;
+    RETURN v_payment;
+END $$;
+DROP FUNCTION IF EXISTS complete_payment(UUID, TEXT, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
+
+-- Money that came too late goes back whole, and the buyer is told why: the order had 'expired' and its stock was sold,
+-- was 'cancelled', or 'paid' by another payment.
+CREATE OR REPLACE FUNCTION return_payment(p_payment payments, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO payment_refunds (payment_id, amount_cents, reason, ask_at, created_at, updated_at)
+    VALUES (p_payment.id, p_payment.amount_cents, 'late', p_now, p_now, p_now);
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'payment.returned', o.id::text, jsonb_build_object(
+        'payment_id', p_payment.id, 'order_id', o.id, 'user_id', o.user_id, 'email', o.email,
+        'amount_cents', p_payment.amount_cents, 'currency', p_payment.currency, 'reason', CASE WHEN o.status <> 'cancelled' THEN 'paid' ELSE (
+            SELECT CASE reason WHEN 'expired' THEN reason ELSE 'cancelled' END FROM why_order_stands(o.id) AS reason) END)
+    FROM orders o WHERE o.id = p_payment.order_id;
+END $$;
+
+-- What is held is to be taken, written down before the provider is asked; a second capture waits for the first. No row
+-- when it has lapsed, or is taken already: the payment as it stands says which.
+-- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id).
+CREATE OR REPLACE FUNCTION start_capture(
+    p_id UUID, p_owner TEXT, p_key TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
+) RETURNS payments LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+BEGIN
+    PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    SELECT * INTO v_payment FROM payments WHERE id = p_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no payment %', p_id USING ERRCODE = 'QT008';
+    ELSIF v_payment.due = 'capture' THEN
+        RAISE EXCEPTION 'its capture is under way' USING ERRCODE = 'QT021', DETAIL = p_id;
+    ELSIF v_payment.status <> 'authorized' THEN
+        RAISE EXCEPTION 'there is nothing to capture' USING ERRCODE = 'QT025', DETAIL = v_payment.status;
+    END IF;
+    UPDATE payments
+    SET due = 'capture', request_owner = p_owner, request_key = p_key, asked = 0, ask_at = p_ask, updated_at = p_now
+    WHERE id = p_id RETURNING * INTO v_payment;
+    RETURN v_payment;
+END $$;
+
+-- The provider will not capture, for now: the hold stands as before.
+CREATE OR REPLACE FUNCTION drop_capture(p_id UUID, p_now TIMESTAMPTZ) RETURNS payments LANGUAGE sql AS $$
+    UPDATE payments SET due = NULL, asked = 12, ask_at = p_now + interval '1 hour', updated_at = p_now
+    WHERE id = p_id AND due = 'capture' RETURNING *
+$$;
+
+-- A cancelled order's hold is let go, written down before the provider is told; no row when nothing is held. The money
+-- of a capture that turns out to have been quicker goes back.
+CREATE OR REPLACE FUNCTION start_void(p_order_id UUID, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ) RETURNS SETOF payments
+LANGUAGE sql AS $$
+    UPDATE payments SET status = 'voided', due = 'void', asked = 0, ask_at = p_ask, updated_at = p_now
+    WHERE order_id = p_order_id AND status = 'authorized' RETURNING *
+$$;
+
+-- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
+-- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
+-- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}.
+DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
+CREATE OR REPLACE FUNCTION start_refund(
+    p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by UUID, p_owner TEXT, p_key TEXT,
+    p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_items JSONB, p_note TEXT
+) RETURNS SETOF payment_refunds LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_left    BIGINT;
+    v_lines   JSONB;
+BEGIN
+    PERFORM FROM orders WHERE id = p_order_id FOR NO KEY UPDATE;
+    SELECT * INTO v_payment FROM payments WHERE order_id = p_order_id AND status = 'succeeded';
+    v_left := coalesce(v_payment.amount_cents - v_payment.refunded_cents - (
+        SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds
+        WHERE payment_id = v_payment.id AND status = 'pending'), 0);
+    IF v_left > 0 AND p_items IS NOT NULL THEN
+        v_lines := promise_pieces(p_order_id, p_items);
+        p_cents := (SELECT sum(cents) FROM jsonb_to_recordset(v_lines) AS line(cents BIGINT));
+    END IF;
+    IF p_cents NOT BETWEEN 1 AND v_left THEN
+        RAISE EXCEPTION '% of this order can be given back, not %', v_left, p_cents
+            USING ERRCODE = 'QT005', DETAIL = json_build_object('refundable_cents', v_left)::text;
+    ELSIF v_left > 0 THEN
+        RETURN QUERY INSERT INTO payment_refunds (payment_id, amount_cents, reason, restock, by_user, request_owner,
+                                                  request_key, ask_at, created_at, updated_at, lines, note)
+        VALUES (v_payment.id, coalesce(p_cents, v_left), p_reason, p_restock, p_by, p_owner, p_key, p_ask, p_now, p_now,
+                v_lines, p_note)
+        RETURNING *;
+    END IF;
+END $$;
+
+-- The provider has given the money back, or will not. What came too late never was the order's, so the order's own
+-- books don't change then. What it refused for an order that was cancelled meanwhile has to go back all the same, and is
+-- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done.
+CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
+RETURNS payment_refunds LANGUAGE plpgsql AS $$
+DECLARE
+    v_refund   payment_refunds;
+    v_order_id UUID;
+    v_status   TEXT;
+    v_before   TEXT;
+BEGIN
+    SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
+    SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    IF p_status = 'failed' AND v_status = 'cancelled' THEN
+        UPDATE payment_refunds SET reason = 'cancelled', updated_at = p_now
+        WHERE id = p_id AND status = 'pending' AND reason = 'asked' RETURNING * INTO v_refund;
+        IF FOUND THEN
+            RETURN v_refund;
+        END IF;
+    END IF;
+    SELECT status INTO v_before FROM payment_refunds WHERE id = p_id;
+    UPDATE payment_refunds
+    SET status = p_status, provider_ref = p_ref, processed_at = p_now, updated_at = p_now
+    WHERE id = p_id AND (status = 'pending' OR (status = 'failed' AND p_status = 'succeeded')) RETURNING * INTO v_refund;
+    IF NOT FOUND THEN
+        SELECT * INTO v_refund FROM payment_refunds WHERE id = p_id;
+    ELSIF p_status = 'failed' THEN
+        PERFORM release_pieces(v_order_id, v_refund.lines);
+    ELSIF p_status = 'succeeded' THEN
+        IF v_before = 'failed' AND v_refund.lines IS NOT NULL THEN
+            BEGIN
+                v_refund.lines := promise_pieces(v_order_id, v_refund.lines);
+            EXCEPTION WHEN SQLSTATE 'QT005' THEN  -- another refund has counted them meanwhile: only the money is this one's
+                v_refund.lines := NULL;
+                v_refund.restock := false;
+            END;
+        END IF;
+        UPDATE payments
+        SET refunded_cents = refunded_cents + v_refund.amount_cents, updated_at = p_now,
+            status = CASE WHEN refunded_cents + v_refund.amount_cents = amount_cents THEN 'refunded' ELSE status END
+        WHERE id = v_refund.payment_id;
+        IF v_refund.reason <> 'late' THEN
+            PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
+                                 coalesce(v_refund.by_user::text, 'guest'), coalesce(v_refund.note, v_refund.reason),
+                                 p_ref, v_refund.lines);
+        END IF;
+    END IF;
+    RETURN v_refund;
+END $$;
