@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
 
+from quartet import merchandising
 from quartet.catalog import pages, service, store
 from quartet.catalog.model import (
     LONGEST_SLUG,
@@ -39,8 +40,9 @@ from quartet.kernel.errors import (
     Unauthenticated,
     invalid,
 )
-from quartet.web.answers import JSON, answer, nothing, problems
+from quartet.web.answers import JSON, answer, has_tag, nothing, problems
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
+from quartet.web.moments import text_only
 from quartet.web.paging import Page, Paging
 from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, Shape, Sku, Str, text
 
@@ -61,12 +63,6 @@ def _address(value: str) -> str:
     return value
 
 
-def _text_only(value: Any) -> Any:
-    if value is not None and not isinstance(value, str):
-        raise ValueError("must be a text such as 2026-01-31T12:00:00Z")
-    return value
-
-
 def _within_reason(value: datetime) -> datetime:
     if not 1970 <= value.year <= 9000:
         raise ValueError("must be between 1970 and 9000")
@@ -76,12 +72,16 @@ def _within_reason(value: datetime) -> datetime:
 Slug = Annotated[
     Str, Field(min_length=1, max_length=LONGEST_SLUG, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", examples=["field-14"])
 ]
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_within_reason)]
+Moment = Annotated[AwareDatetime, BeforeValidator(text_only), AfterValidator(_within_reason)]
 Reference = Annotated[
     str, Path(alias="sku", max_length=_LONGEST_REFERENCE, description="A SKU, a variant's SKU, or a slug.")
 ]
 AnySlug = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="A category's slug.")]
 SkuPath = Annotated[str, Path(max_length=_LONGEST_REFERENCE, description="The product's own SKU.")]
+SearchId = Annotated[
+    str | None,
+    Header(alias=merchandising.SEARCH_ID, description="The search that led here, as its answer's header named it."),
+]
 IfMatch = Annotated[str | None, Header(max_length=1000, description="The `ETag` that you have seen; 412 if it is old.")]
 
 
@@ -231,23 +231,34 @@ class _BareRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             return await get_product(
-                request.path_params["sku"], request, request.app.state.shop, request.scope.get("principal")
+                request.path_params["sku"],
+                request,
+                request.app.state.shop,
+                request.scope.get("principal"),
+                request.headers.get(merchandising.SEARCH_ID),
             )
 
         return handle
 
 
-async def get_product(ref: Reference, request: Request, shop: ShopDep, principal: Anyone) -> Response:
-    """By SKU, a variant's SKU or slug. `X-Cache` says whether Redis had it. Staff also see what is not published."""
+async def get_product(
+    ref: Reference, request: Request, shop: ShopDep, principal: Anyone, x_search_id: SearchId = None
+) -> Response:
+    """By SKU, a variant's SKU or slug. `X-Cache` says whether Redis had it, and `Age` how old that is
+    while MongoDB is away. Staff also see what is not published."""
     page = await pages.product_page(shop, ref) if len(ref) <= _LONGEST_REFERENCE else None
     if page is None or not (page.published or (principal is not None and principal.is_staff)):
         raise NotFound(f"there is no product {ref[:_LONGEST_REFERENCE]}")
+    if x_search_id is not None and (search_id := merchandising.read_id(x_search_id)) is not None:
+        merchandising.note_opened(shop, search_id, page.product_id)
     headers = {
         "ETag": page.etag,
         "Cache-Control": _PUBLIC if page.published else _PRIVATE,
         "X-Cache": "hit" if page.hit else "miss",
     }
-    if _has(request.headers.get("if-none-match"), page.etag):
+    if page.age is not None:
+        headers["Age"] = str(page.age)
+    if has_tag(request.headers.get("if-none-match"), page.etag):
         return Response(status_code=304, headers=headers)
     return Response(page.body, headers=headers, media_type=JSON)
 
@@ -303,7 +314,7 @@ async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> R
     _check_currency(shop, body)
     published = body.published_at if "published_at" in body.model_fields_set else shop.clock.now()
     draft = _draft(body, body.sku, body.slug, published)
-    product = await service.create_product(shop, draft, actor=str(principal.user_id))
+    product = await service.create_product(shop, draft, actor=principal.actor)
     return _product(shop, product, 201, {"Location": f"/products/{quote(product['sku'])}"})
 
 
@@ -321,7 +332,7 @@ async def replace_product(
     def edit(found: Document) -> Draft:
         return _edited(shop, body, found, published=found["publishedAt"])
 
-    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=str(principal.user_id))
+    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=principal.actor)
     return _product(shop, product)
 
 
@@ -346,14 +357,14 @@ async def patch_product(
             raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from None
         return _edited(shop, body, found, published=body.published_at)
 
-    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=str(principal.user_id))
+    product = await service.change_product(shop, sku, edit, if_match=if_match, actor=principal.actor)
     return _product(shop, product)
 
 
 @router.delete("/products/{sku}", status_code=204, responses=problems(*_WRITES, NotFound, PreconditionFailed, Conflict))
-async def delete_product(sku: SkuPath, shop: ShopDep, _: Staff, if_match: IfMatch = None) -> Response:
+async def delete_product(sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch = None) -> Response:
     """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
-    await service.delete_product(shop, sku, if_match=if_match)
+    await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)
     return nothing()
 
 
@@ -405,13 +416,6 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), status, media_type=JSON)
 
 
-def _has(header: str | None, tag: str) -> bool:
-    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly)."""
-    if header is None:
-        return False
-    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
-
-
 # Categories
 
 CategoryPath = Annotated[Slug, Path(description="A category's slug.")]
@@ -437,19 +441,19 @@ async def get_category(slug: AnySlug, shop: ShopDep) -> Response:
     response_model=CategoryShape,
     responses=problems(*_WRITES) | {201: {"model": CategoryShape, "description": "The category is new."}},
 )
-async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, _: Staff) -> Response:
+async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, principal: Staff) -> Response:
     """Makes or replaces a category. Its products are held to a changed schema at their next change."""
     if body.slug not in (None, slug):
         raise invalid("slug", "is not the one in the path")
     category = Category(slug, body.name, body.parent, {"type": "object", **body.attrs})
-    created = await service.put_category(shop, category)
+    created = await service.put_category(shop, category, actor=principal.actor)
     return _json(_categories([category])[0], 201 if created else 200)
 
 
 @router.delete("/categories/{slug}", status_code=204, responses=problems(*_WRITES, NotFound, CategoryInUse))
-async def delete_category(slug: CategoryPath, shop: ShopDep, _: Staff) -> Response:
+async def delete_category(slug: CategoryPath, shop: ShopDep, principal: Staff) -> Response:
     """Only an empty one."""
-    await service.delete_category(shop, slug)
+    await service.delete_category(shop, slug, actor=principal.actor)
     return nothing()
 
 

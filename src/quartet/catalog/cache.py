@@ -3,7 +3,8 @@
 An entry is `<id> <version> <JSON>`. What is not there yet is put by the reader that holds the *lease*, a marker under
 the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and lease alike, so
 whatever a reader fetched before the change can no longer be put: this needs no tombstones, and stays right when Redis
-restarts or evicts, since without the marker nothing is put at all.
+restarts or evicts, since without the marker nothing is put at all. A sale changes only the copies of price and stock,
+so the worker puts the newer page in the place of the older: what sells most would else be read anew after each sale.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,10 +15,13 @@ from quartet.stores.redis import Arg, RedisStore, ScriptForgotten
 
 FILL = lua(__file__, "fill.lua")
 DROP = lua(__file__, "drop.lua")
+RENEW = lua(__file__, "renew.lua")
 
 # Longer than a read of MongoDB takes, short enough that a reader's death costs little.
 LEASE_SECONDS = 10
 _LEASE = "lease "
+# An id, a version and the spaces behind them.
+LONGEST_HEAD = 99
 
 
 def key(reference: str) -> str:
@@ -44,6 +48,19 @@ async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[s
     return {ref: hit for ref, reply in zip(references, replies, strict=True) if (hit := read(reply))}
 
 
+async def heads(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Id and version of those that are there, without the kilobytes behind them. Raises StoreUnavailable."""
+    replies = await redis.pipeline([("GETRANGE", key(reference), 0, LONGEST_HEAD) for reference in references])
+    hits = {reference: read(f"{reply} ") for reference, reply in zip(references, replies, strict=True) if reply}
+    return {reference: hit[:2] for reference, hit in hits.items() if hit}
+
+
+async def get_with_life(redis: RedisStore, reference: str) -> tuple[tuple[str, int, str] | None, int]:
+    """One as `read` gives it, and the seconds that it is still kept. Raises StoreUnavailable."""
+    found, life = await redis.pipeline([("GET", key(reference)), ("TTL", key(reference))])
+    return read(found), int(life)
+
+
 async def lease(redis: RedisStore, references: Sequence[str]) -> dict[str, str]:
     """The leases that are ours, for the references that nobody else is fetching. Take them *before* reading MongoDB."""
     marker = _LEASE + uuid4().hex
@@ -68,6 +85,17 @@ async def drop_many(redis: RedisStore, changed: Mapping[str, tuple[str, int | No
     """The same for several products, in one round trip: by reference, the product's id and version."""
     calls = {ref: (product_id, "" if version is None else version) for ref, (product_id, version) in changed.items()}
     await _run_each(redis, DROP, calls)
+
+
+async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) -> None:
+    """Puts newer pages of products in the place of older ones: by reference, id, version and JSON. Raises
+    StoreUnavailable."""
+    references = list(pages)
+    # Most are not kept at all, and a page has kilobytes.
+    heads = await redis.pipeline([("GETRANGE", key(reference), 0, 0) for reference in references])
+    kept = [(reference, *pages[reference]) for reference, head in zip(references, heads, strict=True) if head]
+    calls = {ref: (id_, version, entry(id_, version, body)) for ref, id_, version, body in kept}
+    await _run_each(redis, RENEW, calls)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:

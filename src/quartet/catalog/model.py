@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from quartet.kernel.errors import Conflict, Forbidden
+from quartet.kernel.fingerprints import bucket, fingerprint
 
 Document = dict[str, Any]
 Attrs = Mapping[str, Any]
@@ -15,6 +16,9 @@ Attrs = Mapping[str, Any]
 # Of the wire's product: kept by the shop, so a client may send them back but not set them.
 READ_ONLY = ("id", "currency", "ratings", "available", "updatedAt")
 LONGEST_SLUG = 120
+# Id, SKU and slug of the product by which freshness is measured: no client can name it, and none is shown it.
+CANARY = "~canary"
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class SlugTaken(Conflict):
@@ -191,6 +195,39 @@ def document(draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
     return found | copies(found, levels)
 
 
+def canary(song: int) -> Document:
+    """The canary, with its song on its picture. It is never published, and has no word that a search could take for a
+    spelling."""
+    draft = Draft(CANARY, "~", "", images=[Image(f"/{song}")], published_at=_NEVER)
+    return {
+        "_id": CANARY,
+        **document(draft, CANARY, {CANARY: Level(0, 0)}),
+        "ratings": _UNRATED,
+        "ratingsBefore": _UNRATED,
+    }
+
+
+def song_of(picture: str) -> int:
+    """What the canary's picture says."""
+    return int(picture.removeprefix("/"))
+
+
+_UNRATED = {"avg": 0.0, "count": 0}
+
+
+def numbered(found: Document, version: int, moment: datetime) -> Document:
+    """The document as that version of it, of that moment."""
+    product = {**found, "version": version, "updatedAt": moment}
+    return product | compared_by(product)
+
+
+def compared_by(found: Document) -> Document:
+    """The fields by which many documents are compared at once. No two states of a product share a fingerprint, even
+    when it was deleted and put in again between them."""
+    state = f"{found['_id']} {found['version']} {epoch_ms(found['updatedAt'])}"
+    return {"bucket": bucket(found["_id"]), "fingerprint": fingerprint(state.encode())}
+
+
 def copies(found: Document, levels: Mapping[str, Level]) -> Document:
     """The fields that repeat inventory: a variant's price and pieces, the lowest price, all pieces."""
     if not found["variants"]:
@@ -255,10 +292,14 @@ def wire(found: Document, currency: str) -> Document:
 
 def card(product: Document, sku: str) -> Card:
     """The card of one of the product's SKUs, from its document or its wire form."""
-    images = product["images"]
-    image = next((i["url"] for i in images if i["isPrimary"]), images[0]["url"] if images else None)
     attrs: Attrs = next((v["attrs"] for v in product["variants"] if v["sku"] == sku), {})
-    return Card(variant_name(product["name"], attrs), product["slug"], image)
+    return Card(variant_name(product["name"], attrs), product["slug"], primary_image(product))
+
+
+def primary_image(product: Document) -> str | None:
+    """The address of the picture to show where there is room for one."""
+    images = product["images"]
+    return next((i["url"] for i in images if i["isPrimary"]), images[0]["url"] if images else None)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

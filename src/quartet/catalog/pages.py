@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ import structlog
 
 from quartet.catalog import cache, store
 from quartet.catalog.attributes import Condition, condition
-from quartet.catalog.model import Card, Document, card, descendants, is_published, wire
+from quartet.catalog.model import Card, Document, card, is_published, wire
 from quartet.kernel.errors import StoreUnavailable, invalid
+from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
 
@@ -40,13 +42,15 @@ _MOST_CONDITIONS = 10
 
 @dataclass(frozen=True)
 class ProductPage:
-    """A product as JSON, ready to send. `hit`: it came from Redis."""
+    """A product as JSON, ready to send. `hit`: it came from Redis. `age`: it is at most so many seconds old, told of a
+    hit while MongoDB is away, since nobody hears of changes then."""
 
     product_id: str
     version: int
     body: bytes
     hit: bool
     published: bool = True
+    age: int | None = None
 
     @property
     def etag(self) -> str:
@@ -68,24 +72,30 @@ _flights: dict[tuple[Any, str], _Flight] = {}
 
 async def product_page(shop: Shop, reference: str) -> ProductPage | None:
     """What this SKU or slug names, published or not; None when nothing."""
+    age = None
     try:
-        found = cache.read(await shop.stores.redis.call("GET", cache.key(reference)))
+        if shop.stores.mongo.guard.is_doubtful:  # then Redis is all there may be, and worth waiting for
+            found, left = await cache.get_with_life(shop.stores.redis, reference)
+            age = max(0, shop.settings.product_cache_seconds - left)
+        else:
+            found = cache.read(await shop.stores.redis.brief.call("GET", cache.key(reference)))
     except StoreUnavailable:
-        return (await _fetch(shop, reference, {}))[0]
+        return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        return ProductPage(product_id, version, body.encode(), hit=True)
+        return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
 
-async def _shared(shop: Shop, reference: str) -> ProductPage | None:
-    """Joins the read that is under way, where its answer is sure to be as new as one's own would be."""
+async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
+    """Joins the read that is under way, where its answer is sure to be as new as one's own would be. `cached`: Redis is
+    there to keep it."""
     at = (shop.stores.mongo, reference)
     while True:
         flight = _flights.get(at)
         # One that is over may still stand here. Waiting for it gives nobody else a turn, so it would for ever.
         if flight is None or flight.task.done():
-            flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference)))
+            flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
             flight.task.add_done_callback(partial(_land, at, flight))
         early = not flight.reading
         page, unchanged = await asyncio.shield(flight.task)  # whoever gives up waiting leaves it to the others
@@ -98,9 +108,9 @@ def _land(at: tuple[Any, str], flight: _Flight, _: object) -> None:
         del _flights[at]
 
 
-async def _fly(shop: Shop, reference: str) -> tuple[ProductPage | None, bool]:
+async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
     try:
-        leases = await cache.lease(shop.stores.redis, [reference])
+        leases = await cache.lease(shop.stores.redis, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
     _flights[shop.stores.mongo, reference].reading = True
@@ -135,9 +145,10 @@ def body_of(shop: Shop, product: Document) -> bytes:
     return orjson.dumps(wire(product, shop.settings.currency), option=orjson.OPT_UTC_Z)
 
 
-async def cards(shop: Shop, skus: Iterable[str]) -> dict[str, Card]:
+async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict[str, Card]:
     """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
-    nothing that is published are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away."""
+    nothing that is published are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`:
+    as soon as that is likely."""
     wanted = list(dict.fromkeys(skus))
     if not wanted:
         return {}
@@ -152,7 +163,7 @@ async def cards(shop: Shop, skus: Iterable[str]) -> dict[str, Card]:
     except StoreUnavailable:
         missing = [sku for sku in wanted if sku not in found]
     if missing:
-        products = await store.find_many(shop.stores.mongo, missing)
+        products = await store.find_many(shop.stores.mongo.brief if brief else shop.stores.mongo, missing)
         await _keep(shop, leases, products)
         now = shop.clock.now()
         found |= {sku: card(product, sku) for sku, product in products.items() if is_published(product, now)}
@@ -177,7 +188,7 @@ async def list_products(
         raise invalid("sort", f"must be one of {', '.join(SORTS)}")
     asked = {name: text for name, text in given.items() if name.startswith("attrs.")}
     category = given.get("category")
-    slugs = None if category is None else descendants(await store.parents(shop.stores.mongo), category)
+    slugs = None if category is None else await store.category_and_below(shop.stores.mongo, category)
     conditions, varying = await _conditions(shop, asked, slugs)
     where = store.filter_of(
         published_by=None if drafts else shop.clock.now(),
@@ -196,6 +207,46 @@ async def list_products(
         return found, None
     last = found[limit - 1]
     return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], f"products:{sort}")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A list that one index of MongoDB gives in its order: of some categories by any of SORTS, of some brands by
+    rating, of a span of prices by price; or what has a slug that `begins` so."""
+
+    sort: str = DEFAULT_SORT
+    categories: tuple[str, ...] = ()
+    brands: tuple[str, ...] = ()
+    min_price: int | None = None
+    max_price: int | None = None
+    begins: str = ""
+
+    def filter(self, now: datetime) -> Document:
+        """What is on it."""
+        where = store.filter_of(published_by=now, categories=self.categories or None)
+        if self.brands:
+            where["brand"] = {"$in": sorted(self.brands)}
+        prices = {"$gte": self.min_price, "$lte": self.max_price}
+        if span := {side: price for side, price in prices.items() if price is not None}:
+            where["priceCents"] = span
+        if self.begins:
+            where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # which is after all that slugs are made of
+        return where
+
+    @property
+    def order(self) -> list[tuple[str, int]]:
+        """Fields and directions."""
+        if self.begins:
+            return [("slug", 1)]
+        field, direction = SORTS[self.sort]
+        return [(field, direction), ("sku", direction)]
+
+
+async def on_shelf(shop: Shop, shelf: Shelf, *, skip: int, limit: int) -> list[Document]:
+    """Documents of what is published there. Raises StoreUnavailable."""
+    return await store.listed(
+        shop.stores.mongo, shelf.filter(shop.clock.now()), order=shelf.order, skip=skip, limit=limit
+    )
 
 
 def _checked(parameters: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -260,11 +311,54 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
 
+async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
+    """Shows these instead of what the cache holds of them that is older, under the SKUs and slugs they have. For
+    whoever changed only copies of price and stock. Raises StoreUnavailable."""
+    shown: dict[str, tuple[str, int, bytes]] = {}
+    hidden: dict[str, tuple[str, int | None]] = {}
+    for product in changed:
+        if is_published(product, shop.clock.now()):
+            shown |= dict.fromkeys(product["keys"], (product["_id"], product["version"], body_of(shop, product)))
+        else:
+            hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
+    await cache.renew(shop.stores.redis, shown)
+    await cache.drop_many(shop.stores.redis, hidden)
+
+
 async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[str, int]]]:
     """What the cache holds, a portion at a time: (product id, version) by reference. What comes or goes meanwhile may
     be missing. Raises StoreUnavailable."""
-    cursor: int | None = None
-    while cursor != 0:
-        cursor, keys = await redis.call("SCAN", cursor or 0, "MATCH", cache.key("*"), "COUNT", 500)
-        references = [name.removeprefix(cache.key("")) for name in keys]
-        yield {ref: (hit[0], hit[1]) for ref, hit in (await cache.get(redis, references)).items()}
+    cursor = ""
+    while cursor != "0":
+        cursor, pages = await cached_heads(redis, cursor or "0")
+        yield pages
+
+
+async def cached_heads(redis: RedisStore, cursor: str) -> tuple[str, dict[str, tuple[str, int]]]:
+    """Some hundreds of them and where to go on; begin with "0", which also comes back at the end."""
+    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500)
+    return cursor, await cache.heads(redis, [name.removeprefix(cache.key("")) for name in keys])
+
+
+async def stale_pages(mongo: Mongo, pages: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int | None]]:
+    """Those of the cached pages that are older than their product, or of one that is gone; by reference, the product's
+    id and the version that it has. Raises StoreUnavailable."""
+    found = await store.stamps(mongo, {product_id for product_id, _ in pages.values()})
+    newest = {product_id: version for product_id, (version, _) in found.items()}
+    return {
+        reference: (product_id, newest.get(product_id))
+        for reference, (product_id, version) in pages.items()
+        if version < newest.get(product_id, version + 1)
+    }
+
+
+async def drop_pages(redis: RedisStore, stale: Mapping[str, tuple[str, int | None]]) -> None:
+    """Takes them away, as `stale_pages` named them; newer ones stay. Raises StoreUnavailable."""
+    await cache.drop_many(redis, stale)
+
+
+async def forget_pages(redis: RedisStore) -> None:
+    """Takes all of them away, whatever their version: the catalog was put back to an earlier one. Raises
+    StoreUnavailable."""
+    async for pages in cached_products(redis):
+        await cache.drop_many(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})

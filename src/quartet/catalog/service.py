@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from uuid import UUID, uuid5
 from weakref import WeakValueDictionary
 
@@ -11,6 +12,7 @@ from quartet import accounts, inventory, orders
 from quartet.catalog import attributes, pages, store
 from quartet.catalog.attributes import Fault
 from quartet.catalog.model import (
+    CANARY,
     LONGEST_SLUG,
     AlreadyReviewed,
     Category,
@@ -21,11 +23,14 @@ from quartet.catalog.model import (
     NotBought,
     SkuTaken,
     SlugTaken,
+    canary,
+    compared_by,
     copies,
     document,
     etag,
     is_published,
     millis,
+    numbered,
     present_levels,
     rated,
     references,
@@ -35,6 +40,8 @@ from quartet.catalog.model import (
 from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, invalid
 from quartet.kernel.ids import new_id
 from quartet.stores.mongo import DuplicateKey
+from quartet.stores.postgres import Tx
+from quartet.web import trail
 from quartet.web.dependencies import Shop
 
 # Ids of loaded products come from their SKU, so that loading the same catalog again finds them.
@@ -43,6 +50,11 @@ NAMESPACE = UUID("5f7a3a3e-6a0c-5d0f-8a44-1f0f7f5d6c21")
 _ATTEMPTS = 60
 
 Edit = Callable[[Document], Draft]
+
+
+class _OvertakenError(Exception):
+    """Another write came between; try again."""
+
 
 # Writers of one product in this process take turns; between processes the version decides. Without this, fifty writers
 # at once would each read and lose up to fifty times.
@@ -75,10 +87,10 @@ async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
             **document(draft, slug, levels),
             "ratings": ratings,
             "ratingsBefore": ratings,
-            "updatedAt": now,
-            "version": 1,
         }
-        await store.insert(mongo, product)
+        product = numbered(product, 1, now)
+        async with trail.attempt(shop, actor, "product.create", "product", draft.sku, after=product):
+            await store.insert(mongo, product)
     except DuplicateKey:
         await store.abandon(mongo, claims)
         raise SkuTaken(f"{draft.sku} or {slug} is taken", skus=[draft.sku]) from None
@@ -130,10 +142,13 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
         product = {**found, **document(draft, slug, levels)}
         if product == found:
             return found
-        product |= {"version": found["version"] + 1, "updatedAt": millis(shop.clock.now())}
+        product = numbered(product, found["version"] + 1, millis(shop.clock.now()))
         gone = await store.marks(mongo, found["_id"], set(found["keys"]) - set(product["keys"]))
-        if not await store.replace(mongo, product, found["version"]):
-            return None
+        async with trail.attempt(shop, actor, "product.change", "product", found["sku"], before=found, after=product):
+            if not await store.replace(mongo, product, found["version"]):
+                raise _OvertakenError
+    except _OvertakenError:
+        return None
     except BaseException:
         await store.abandon(mongo, claims)
         raise
@@ -142,7 +157,7 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
     return product
 
 
-async def delete_product(shop: Shop, sku: str, *, if_match: str | None) -> None:
+async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: str = "system") -> None:
     """Takes a product out of the catalog, with its reviews; inventory keeps its rows, which orders refer to.
 
     Raises NotFound, PreconditionFailed, Conflict, StoreUnavailable.
@@ -152,7 +167,10 @@ async def delete_product(shop: Shop, sku: str, *, if_match: str | None) -> None:
         for _ in range(_ATTEMPTS):
             found = await _present(shop, sku, if_match)
             gone = await store.marks(mongo, found["_id"], found["keys"])
-            if await store.delete(mongo, found):
+            with suppress(_OvertakenError):
+                async with trail.attempt(shop, actor, "product.delete", "product", sku, before=found):
+                    if not await store.delete(mongo, found):
+                        raise _OvertakenError
                 if await pages.forget(shop, found["keys"], found["_id"], None):
                     await store.release(mongo, gone)
                 return
@@ -175,11 +193,30 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
         varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
         ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
         product = document(draft, draft.slug or _slug_with_sku(draft), levels)
-        product |= {"_id": str(uuid5(NAMESPACE, draft.sku)), "version": 1, "updatedAt": now}
-        products.append(product | {"ratings": ratings, "ratingsBefore": ratings})
+        product |= {"_id": loaded_id(draft.sku), "ratings": ratings, "ratingsBefore": ratings}
+        products.append(numbered(product, 1, now))
     for slug, names in varying.items():
         await store.let_vary(mongo, slug, names)
     return len(await store.insert_new(mongo, products, now))
+
+
+async def put_canary(shop: Shop, song: int) -> None:
+    """Makes the canary's picture say the song, as any change of a product is made. Raises StoreUnavailable."""
+    mongo = shop.stores.mongo
+    while True:
+        found = await store.by_ids(mongo, [CANARY])
+        now = millis(shop.clock.now())
+        if not found:
+            await store.insert_new(mongo, [numbered(canary(song), 1, now)], now)
+            return
+        product = numbered({**found[0], "images": canary(song)["images"]}, found[0]["version"] + 1, now)
+        if await store.replace(mongo, product, found[0]["version"]):
+            return
+
+
+def loaded_id(sku: str) -> str:
+    """The id that a product has which was loaded under this SKU."""
+    return str(uuid5(NAMESPACE, sku))
 
 
 def sellable_skus(product: Document) -> list[str]:
@@ -188,20 +225,38 @@ def sellable_skus(product: Document) -> list[str]:
 
 
 def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
-    """The document with price and pieces of now. A SKU that inventory does not know can't be bought; its last price is
-    better than none."""
+    """The document with price and pieces of now, and with what it is compared by, where somebody wrote it without. A
+    SKU that inventory does not know can't be bought; its last price is better than none."""
     last = present_levels(product)
-    return product | copies(
-        product, {sku: levels.get(sku) or Level(level.price_cents, 0) for sku, level in last.items()}
-    )
+    present = {sku: levels.get(sku) or Level(level.price_cents, 0) for sku, level in last.items()}
+    return product | copies(product, present) | compared_by(product)
 
 
-async def refresh_copies(shop: Shop, product: Document, fresh: Document) -> Document:
-    """Writes the copies of price and stock that `fresh` has into the document; answers the present document.
+@dataclass(frozen=True)
+class Copied:
+    """Documents as they stand after their copies were refreshed. `ours`: each is just what was written here."""
 
-    `product` is the document that was read *before* inventory was. It is written only where its version still stands,
-    and else both are read again, so a slow refresh can't put older numbers over newer ones. Raises StoreUnavailable.
+    documents: list[Document]
+    ours: bool = True
+
+
+async def refresh_copies(shop: Shop, stale: Sequence[tuple[Document, Document]]) -> Copied:
+    """Writes the copies of price and stock that a fresh document has into the present one, for several; the cache is
+    for the caller to tell (`renew_cached`).
+
+    The first of each pair is the document that was read *before* inventory was. It is written only where its version
+    still stands, and else both are read again, so a slow refresh can't put older numbers over newer ones. Raises
+    StoreUnavailable.
     """
+    now = millis(shop.clock.now())
+    written = [numbered(fresh, product["version"] + 1, now) for product, fresh in stale]
+    if not written or await store.replace_all(shop.stores.mongo, written):
+        return Copied(written)
+    # Somebody came between; those that are in already are found so.
+    return Copied([await _refresh_one(shop, product, fresh) for product, fresh in stale], ours=False)
+
+
+async def _refresh_one(shop: Shop, product: Document, fresh: Document) -> Document:
     while True:
         fields = {name: fresh[name] for name in ("variants", "priceCents", "available")}
         written = await _set(shop, product, fields)
@@ -222,7 +277,7 @@ async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> D
     fresh = {**product, **fields}
     if fresh == product:
         return product
-    fresh |= {"version": product["version"] + 1, "updatedAt": millis(shop.clock.now())}
+    fresh = numbered(fresh, product["version"] + 1, millis(shop.clock.now()))
     if not await store.replace(shop.stores.mongo, fresh, product["version"]):
         return None
     await pages.forget(shop, fresh["keys"], fresh["_id"], fresh["version"])
@@ -294,7 +349,7 @@ async def follow_reviews(shop: Shop, product_id: str) -> None:
 # Categories
 
 
-async def put_category(shop: Shop, category: Category) -> bool:
+async def put_category(shop: Shop, category: Category, *, actor: str = "system") -> bool:
     """Makes or replaces a category; True when it is new. Its products are held to a changed schema at their next
     change, not before. Raises Invalid naming `attrs…` or `parent`."""
     attributes.check_schema(category.attrs)
@@ -308,15 +363,22 @@ async def put_category(shop: Shop, category: Category) -> bool:
             if above == category.slug:
                 raise invalid("parent", "a category can't stand below itself")
             above = parents.get(above)
-    return await store.put_category(mongo, category)
+    before = await store.category(mongo, category.slug)
+    async with trail.attempt(shop, actor, "category.put", "category", category.slug, before=before, after=category):
+        return await store.put_category(mongo, category)
 
 
-async def delete_category(shop: Shop, slug: str) -> None:
+async def delete_category(shop: Shop, slug: str, *, actor: str) -> None:
     """Raises NotFound, CategoryInUse."""
-    if await store.category_in_use(shop.stores.mongo, slug):
+    mongo = shop.stores.mongo
+    if await store.category_in_use(mongo, slug):
         raise CategoryInUse()
-    if not await store.delete_category(shop.stores.mongo, slug):
+    before = await store.category(mongo, slug)
+    if before is None:
         raise NotFound(f"there is no category {slug}")
+    async with trail.attempt(shop, actor, "category.delete", "category", slug, before=before):
+        if not await store.delete_category(mongo, slug):
+            raise NotFound(f"there is no category {slug}")
 
 
 # Rules that need a store
@@ -390,13 +452,14 @@ async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) 
         return before
     items: dict[str, inventory.Item] = {}
     async with shop.stores.pg.tx() as tx:
-        known = await inventory.prices(tx, wanted)
+        known = await inventory.lock(tx, wanted)
         for place, sku in sorted(enumerate(wanted), key=lambda each: each[1]):  # in the order in which orders lock them
             name, price = wanted[sku]
             last = before.get(sku)
             if sku in known and (price is None or (last is not None and price == last.price_cents)):
                 renamed = await inventory.rename(tx, sku, name, category=draft.category)
                 items[sku] = renamed or known[sku]
+                await _record(tx, actor, known[sku], items[sku])
                 continue
             if price is None and last is not None:
                 price = last.price_cents
@@ -406,7 +469,12 @@ async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) 
             items[sku], _ = await inventory.put(
                 tx, sku, name, price, currency=shop.settings.currency, actor=actor, category=draft.category
             )
+            await _record(tx, actor, known.get(sku), items[sku])
     return {sku: Level(item.unit_price_cents, item.available) for sku, item in items.items()}
+
+
+async def _record(tx: Tx, actor: str, before: inventory.Item | None, after: inventory.Item) -> None:
+    await trail.record(tx, actor, "inventory.put", "sku", after.sku, before=before, after=after)
 
 
 def _is_same_to_inventory(draft: Draft, found: Document) -> bool:

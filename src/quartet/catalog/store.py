@@ -5,7 +5,7 @@ what keeps them unique over products *and* variants, and what finds a product by
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,12 +14,14 @@ from uuid import UUID
 import orjson
 
 from quartet.catalog.attributes import Condition
-from quartet.catalog.model import Category, Document, epoch_ms
+from quartet.catalog.model import CANARY, Category, Document, descendants, epoch_ms
 from quartet.kernel.ids import new_id
 from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
 
 PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "product_references"
+# What a backup holds. References are made of the products again, so that they fit them.
+COPIED = (PRODUCTS, CATEGORIES, REVIEWS)
 
 # The brief's, then one a sort order: each ends in the SKU, which makes the order total and so pages exact.
 _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
@@ -28,12 +30,16 @@ _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
     ([("tags", 1)], False),
     ([("sku", 1)], True),
     ([("brand", 1), ("ratings.avg", 1), ("sku", 1)], False),
+    # What comparisons ask for stands in the index alone, and scans go by it, which can be taken up again anywhere.
+    ([("bucket", 1), ("fingerprint", 1)], False),
     *(
         ([*prefix, (field, 1), ("sku", 1)], False)
         for prefix in ([], [("category", 1)])
         for field in ("ratings.avg", "priceCents", "publishedMs", "name")
     ),
 ]
+Stamp = tuple[int, datetime]
+Place = tuple[list[str], str]
 # A claim whose product does not hold the reference is the trace of a crash once no request can still be running.
 CLAIM_MS = 60_000
 
@@ -46,6 +52,7 @@ async def prepare(mongo: Mongo) -> None:
     for keys, unique in _PRODUCT_INDEXES:
         await mongo.collection(PRODUCTS).create_index(keys, unique=unique)
     await mongo.collection(REVIEWS).create_index([("productId", 1), ("publicId", -1)])
+    await mongo.collection(REVIEWS).create_index([("userId", 1)])
     await mongo.collection(REFERENCES).create_index([("productId", 1)])
 
 
@@ -81,6 +88,32 @@ async def by_ids(mongo: Mongo, ids: Collection[str]) -> list[Document]:
     return await mongo.collection(PRODUCTS).find({"_id": {"$in": list(ids)}})
 
 
+def stamp(product: Document) -> Stamp:
+    """What no two states of a product share, even when it was deleted and put in again between them."""
+    return product["version"], product["updatedAt"]
+
+
+async def stamps(mongo: Mongo, ids: Collection[str]) -> dict[str, Stamp]:
+    """The present stamp of each that there is."""
+    if not ids:
+        return {}
+    where = {"_id": {"$in": list(ids)}}
+    found = await mongo.collection(PRODUCTS).find(where, projection=["version", "updatedAt"])
+    return {product["_id"]: stamp(product) for product in found}
+
+
+def place(product: Document) -> Place:
+    """What it takes up, and where it stands: its SKUs and slug, and its category."""
+    return product["keys"], product["category"]
+
+
+async def places(mongo: Mongo, ids: Collection[str]) -> dict[str, Place]:
+    """The present place of each that there is."""
+    where = {"_id": {"$in": list(ids)}}
+    found = await mongo.collection(PRODUCTS).find(where, projection=["keys", "category"])
+    return {product["_id"]: place(product) for product in found}
+
+
 async def slice_after(mongo: Mongo, after: str, size: int) -> list[Document]:
     """The next documents in order of id."""
     return await mongo.collection(PRODUCTS).find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=size)
@@ -91,6 +124,47 @@ async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
     where = {"_id": {"$gt": after}}
     found = await mongo.collection(PRODUCTS).find(where, sort=[("_id", 1)], limit=size, projection=["_id"])
     return [product["_id"] for product in found]
+
+
+async def in_buckets(mongo: Mongo, low: int, high: int) -> list[Document]:
+    """The documents of the buckets from `low` to below `high`, in no order; the first bucket also has those that
+    somebody wrote without one."""
+    found = await mongo.collection(PRODUCTS).find(_within(low, high))
+    return found + (await mongo.collection(PRODUCTS).find(_NOWHERE) if low == 0 else [])
+
+
+async def fingerprints(mongo: Mongo, low: int, high: int) -> dict[str, int]:
+    """The fingerprint of each document in these buckets, by id; 0 of one that was written without."""
+    names = ["fingerprint"]
+    found = await mongo.collection(PRODUCTS).find(_within(low, high), projection=names)
+    found += await mongo.collection(PRODUCTS).find(_NOWHERE, projection=names) if low == 0 else []
+    return {product["_id"]: product.get("fingerprint") or 0 for product in found}
+
+
+async def sums(mongo: Mongo, low: int, high: int, *, each: bool = False) -> dict[int, tuple[int, int]]:
+    """How many documents these buckets hold, and the sum of their fingerprints: of `each` bucket that has any, or of
+    all together under `low`. Those without a bucket count in the first."""
+    totals = await _totals(mongo, _within(low, high), "$bucket" if each else None, low)
+    if low == 0:
+        for lost, _ in (await _totals(mongo, _NOWHERE, None, 0)).values():
+            number, total = totals.get(0, (0, 0))
+            totals[0] = number + lost, total
+    return totals
+
+
+async def _totals(mongo: Mongo, where: Mapping[str, Any], by: str | None, otherwise: int) -> dict[int, tuple[int, int]]:
+    group = {"_id": by, "n": {"$sum": 1}, "sum": {"$sum": "$fingerprint"}}
+    found = await mongo.collection(PRODUCTS).aggregate([{"$match": where}, {"$group": group}])
+    return {
+        otherwise if row["_id"] is None else int(row["_id"]): (int(row["n"]), int(row["sum"] or 0)) for row in found
+    }
+
+
+_NOWHERE = {"bucket": None}
+
+
+def _within(low: int, high: int) -> dict[str, Any]:
+    return {"bucket": {"$gte": low, "$lt": high}}
 
 
 def watch(mongo: Mongo, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
@@ -139,6 +213,13 @@ async def page(
     return found
 
 
+async def listed(
+    mongo: Mongo, where: Mapping[str, Any], *, order: Sequence[tuple[str, int]], skip: int, limit: int
+) -> list[Document]:
+    """So many products after the first `skip` in this order."""
+    return await mongo.collection(PRODUCTS).find(where, sort=order, skip=skip, limit=limit)
+
+
 def filter_of(
     *,
     published_by: datetime | None,
@@ -153,6 +234,8 @@ def filter_of(
     where: dict[str, Any] = {}
     if published_by is not None:
         where["publishedMs"] = {"$lte": epoch_ms(published_by)}
+    else:
+        where["sku"] = {"$lt": CANARY}  # of what is not published, all but the canary
     if categories is not None:
         # One category as an equality: an index then gives the sort order too.
         where["category"] = next(iter(categories)) if len(categories) == 1 else {"$in": sorted(categories)}
@@ -182,6 +265,13 @@ async def replace(mongo: Mongo, product: Document, version: int) -> bool:
     """Puts the document where `version` still stands; False when somebody was quicker. Every change of a product goes
     this way: nx-27017 turns a date that is `$set` into text."""
     return await mongo.collection(PRODUCTS).replace_one({"_id": product["_id"], "version": version}, product)
+
+
+async def replace_all(mongo: Mongo, products: Sequence[Document]) -> bool:
+    """Puts these documents, each where the version before its own still stands, in one call; False when that was not so
+    for all, and then some are in and some are not."""
+    pairs = [({"_id": p["_id"], "version": p["version"] - 1}, p) for p in products]
+    return await mongo.collection(PRODUCTS).replace_many(pairs) == len(pairs)
 
 
 async def delete(mongo: Mongo, product: Document) -> bool:
@@ -266,9 +356,10 @@ async def release(mongo: Mongo, marked: Mapping[str, str]) -> None:
 
 
 async def sweep(mongo: Mongo, claims: Sequence[Document], now: datetime) -> None:
-    """Gives up claims that no product holds, but for those that a request may be about to use."""
-    oldest = epoch_ms(now) - CLAIM_MS
-    await release(mongo, {claim["_id"]: claim["mark"] for claim in claims if claim["claimedMs"] < oldest})
+    """Gives up claims that no product holds, but for those that a request may be about to use. Looks again whether none
+    does: the product may have come back since, and a clock that is ahead takes its new claim for an old one."""
+    stale = [claim for claim in claims if await _is_stale(mongo, claim, epoch_ms(now))]
+    await release(mongo, {claim["_id"]: claim["mark"] for claim in stale})
 
 
 # Many at once
@@ -301,6 +392,30 @@ async def insert_new(mongo: Mongo, products: Sequence[Document], now: datetime) 
     return fresh
 
 
+async def clear(mongo: Mongo) -> None:
+    """Takes everything away; collections and indexes stay."""
+    for name in (*COPIED, REFERENCES):
+        await mongo.collection(name).delete_many({})
+
+
+async def put_back(mongo: Mongo, collection: str, documents: Sequence[Document], now: datetime) -> None:
+    """Documents of a backup into a cleared collection, products with the references that name them. All but the canary:
+    a worker may have made another meanwhile."""
+    some = [document for document in documents if document["_id"] != CANARY]
+    if collection == PRODUCTS:
+        wanted = {key: product["_id"] for product in some for key in product["keys"]}
+        held = await product_ids_of_skus(mongo, wanted)
+        claims = [
+            {"_id": key, "productId": id_, "mark": id_, "claimedMs": epoch_ms(now)}
+            for key, id_ in wanted.items()
+            if key not in held
+        ]
+        if claims:
+            await mongo.collection(REFERENCES).insert_many(claims)
+    if some:
+        await mongo.collection(collection).insert_many(some)
+
+
 # Categories
 
 
@@ -319,6 +434,11 @@ async def categories(mongo: Mongo, slugs: Collection[str] | None = None) -> list
 async def parents(mongo: Mongo) -> dict[str, str | None]:
     """Each category's parent."""
     return {c["_id"]: c["parent"] for c in await mongo.collection(CATEGORIES).find({}, projection=["parent"])}
+
+
+async def category_and_below(mongo: Mongo, slug: str) -> list[str]:
+    """The slugs of a category and of all below it."""
+    return descendants(await parents(mongo), slug)
 
 
 def _category(found: Document) -> Category:
@@ -392,6 +512,20 @@ async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) 
     if after is not None:
         where["publicId"] = {"$lt": after}
     return await mongo.collection(REVIEWS).find(where, sort=[("publicId", -1)], limit=limit)
+
+
+async def reviews_by(mongo: Mongo, user_id: UUID) -> AsyncIterator[list[Document]]:
+    """All that somebody wrote, some hundreds at a time."""
+    async for some in mongo.collection(REVIEWS).scan({"userId": str(user_id)}):
+        yield some
+
+
+async def forget_author(mongo: Mongo, user_id: UUID) -> None:
+    """What somebody wrote stays, unsigned."""
+    async for some in reviews_by(mongo, user_id):
+        for review in some:
+            if review["author"] is not None:
+                await mongo.collection(REVIEWS).update_one({"_id": review["_id"]}, {"$set": {"author": None}})
 
 
 async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:

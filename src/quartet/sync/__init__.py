@@ -3,10 +3,22 @@
 `run_worker` does it all the time; `catch_up` once, here and now; `reindex` builds the search index anew.
 """
 
+from quartet.sync.compare import differing, mend
+from quartet.sync.metrics import measure
 from quartet.sync.products import present
 from quartet.sync.reindex import ask as ask_reindex
+from quartet.sync.reindex import last as last_rebuild
 from quartet.sync.reindex import reindex
-from quartet.sync.service import Pipeline, State, catch_up, replay_dead_letters, state
+from quartet.sync.service import (
+    Pipeline,
+    State,
+    begin_anew,
+    catch_up,
+    dead_letters,
+    drop_dead_letter,
+    replay_dead_letters,
+    state,
+)
 from quartet.sync.store import Letter, Rebuild
 from quartet.sync.worker import run_worker
 
@@ -16,7 +28,14 @@ __all__ = [
     "Rebuild",
     "State",
     "ask_reindex",
+    "begin_anew",
     "catch_up",
+    "dead_letters",
+    "differing",
+    "drop_dead_letter",
+    "last_rebuild",
+    "measure",
+    "mend",
     "present",
     "reindex",
     "replay_dead_letters",

@@ -1,16 +1,16 @@
-"""GET /sync, POST /sync/reindex and POST /sync/dead-letters/replay."""
+"""GET /sync, POST /sync/reindex, and what becomes of dead letters."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
-from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
+from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.sync import service
 from quartet.sync.reindex import ask
-from quartet.web.answers import answer, problems
+from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, ShopDep, Staff
-from quartet.web.shapes import Shape
+from quartet.web.shapes import MAX_BIGINT, Shape
 
 router = APIRouter(tags=["sync"])
 
@@ -18,8 +18,8 @@ _REFUSALS = problems(Unauthenticated, Forbidden, StoreUnavailable)
 
 
 class PipelineShape(Shape):
-    """`changes` follows the catalog's change stream, `outbox` what PostgreSQL says has happened. `lastToken` is where
-    it would go on after a crash."""
+    """`changes` follows the catalog's change stream, `outbox` what PostgreSQL says has happened, `mails` waits for the
+    mail server. `lastToken` is where it would go on after a crash."""
 
     name: str
     lag_seconds: float | None
@@ -29,6 +29,19 @@ class PipelineShape(Shape):
     items: int
     retries: int
     dead_letters: int
+
+
+class FreshnessShape(Shape):
+    """Measured each second by a product that nobody is shown: how long until a search finds what was written into the
+    `catalog` or to price and `stock`, and until the product `cache` was told of the latter. The seconds are bounds that
+    half and 99 in a hundred of the last five minutes' samples kept; null past 30. `ageSeconds`: of the newest that was
+    found."""
+
+    what: Literal["catalog", "stock", "cache"]
+    p50_seconds: float | None
+    p99_seconds: float | None
+    samples: int
+    age_seconds: float | None
 
 
 class LetterShape(Shape):
@@ -43,13 +56,18 @@ class LetterShape(Shape):
 
 
 class RebuildShape(Shape):
-    """A rebuild of the search index; `done` and `total` count products."""
+    """A rebuild of the search index; `done` and `total` count products, `rate` is products a second. `error` says why
+    it failed or, while it is `building`, why it does not go live yet. `kind` `back`: to the index that was live
+    before."""
 
     id: int
     state: Literal["asked", "building", "done", "failed"]
+    kind: Literal["new", "back"]
     reason: str
     total: int
     done: int
+    rate: float
+    seconds_left: float | None
     error: str | None
     asked_at: datetime
     started_at: datetime | None
@@ -60,6 +78,7 @@ class StateShape(Shape):
     """`letters` holds the newest twenty."""
 
     pipelines: list[PipelineShape]
+    freshness: list[FreshnessShape]
     reindex: RebuildShape | None
     dead_letters: int
     letters: list[LetterShape]
@@ -90,6 +109,7 @@ async def show(shop: ShopDep, _staff: Staff) -> Response:
     ]
     shape = StateShape(
         pipelines=pipelines,
+        freshness=[FreshnessShape.model_validate(fresh) for fresh in state.freshness],
         reindex=RebuildShape.model_validate(state.rebuild) if state.rebuild else None,
         dead_letters=state.dead_letters,
         letters=[LetterShape.model_validate(letter) for letter in state.letters],
@@ -100,11 +120,24 @@ async def show(shop: ShopDep, _staff: Staff) -> Response:
 @router.post("/sync/reindex", status_code=202, response_model=RebuildShape, responses=_REFUSALS)
 async def rebuild(shop: ShopDep, admin: Admin) -> Response:
     """Asks the worker for a new search index beside the live one; while one is being built, that one is answered."""
-    asked = await ask(shop, f"asked for by {admin.user_id}")
+    asked = await ask(shop, f"asked for by {admin.actor}", admin.actor)
     return answer(RebuildShape.model_validate(asked), 202)
 
 
 @router.post("/sync/dead-letters/replay", response_model=ReplayedShape, responses=_REFUSALS)
-async def replay(shop: ShopDep, _admin: Admin) -> Response:
+async def replay(shop: ShopDep, admin: Admin) -> Response:
     """Tries what could not be carried once more."""
-    return answer(ReplayedShape(replayed=await service.replay_dead_letters(shop)))
+    return answer(ReplayedShape(replayed=await service.replay_dead_letters(shop, admin.actor)))
+
+
+@router.delete(
+    "/sync/dead-letters/{id}",
+    status_code=204,
+    responses=problems(NotFound, Invalid, Unauthenticated, Forbidden, StoreUnavailable),
+)
+async def drop(
+    shop: ShopDep, admin: Admin, letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)]
+) -> Response:
+    """Gives up for good what can't be carried."""
+    await service.drop_dead_letter(shop, letter_id, admin.actor)
+    return nothing()

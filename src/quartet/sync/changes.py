@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -13,25 +14,27 @@ from quartet.kernel.clock import Clock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import LostPosition
 from quartet.sync import store
-from quartet.sync.products import Step, carry, unwatched
+from quartet.sync.products import carry, may_be_ours, without_ours
 from quartet.sync.reindex import reindex
+from quartet.sync.store import Lease
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
 
 PIPELINE = "changes"
-# Long enough that a burst becomes one batch, short beside the engine's own refresh.
-GATHER_SECONDS = 0.02
+# Our own writes come back in numbers, and nothing has to be done about them.
+ECHO_SECONDS = 0.2
 # How often an idle stream is asked where the server itself does not wait (nx-27017 answers at once).
 IDLE_SECONDS = 0.05
+# Saved so often though nothing changes: the position of a quiet catalog would fall out of the history otherwise.
 SAVE_SECONDS = 1.0
-MOST_WAITING = 20_000
 
 
 @dataclass
 class Gathered:
-    """What the stream has told since the last batch. `token` is that of the last change in `ids`."""
+    """What the stream has told since the last batch. `token` is that of the last change in `ids`; `carried` counts what
+    was carried since a position was saved, which was at `saved_at`."""
 
     clock: Clock
     ids: set[str] = field(default_factory=set)
@@ -40,6 +43,8 @@ class Gathered:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     taken: asyncio.Event = field(default_factory=asyncio.Event)
+    carried: int = 0
+    saved_at: float = 0.0
 
     def add(self, id_: str | None, token: Any) -> None:
         """One change, or None when there is none for now: then all there was has been told."""
@@ -60,21 +65,22 @@ class Gathered:
         return found
 
 
-async def follow(shop: Shop, *, step: Step = unwatched) -> None:
+async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
     """Carries changes as they come, from the saved position on; runs until it is cancelled.
 
     Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: what
-    changes meanwhile is gathered and carried afterwards. Raises what goes wrong; begin again then.
+    changes meanwhile is gathered and carried afterwards. Raises what goes wrong, and Overtaken when the stream is
+    another's by now; begin again then.
     """
     async with shop.stores.pg.read() as read:
         position = await store.position(read, PIPELINE)
     gathered = Gathered(shop.clock)
     try:
-        await together(_read(shop, gathered, position), _carry(shop, gathered, anew=position is None, step=step))
+        await together(_read(shop, gathered, position), _carry(shop, gathered, lease, anew=position is None))
     except LostPosition:
         log.warning("the change stream's position is lost; the index will be rebuilt")
         async with shop.stores.pg.once() as tx:
-            await store.lose(tx, PIPELINE)
+            await store.lose(tx, PIPELINE, lease)
 
 
 async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
@@ -83,27 +89,40 @@ async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
             gathered.add(id_, token)
             if id_ is None:
                 await asyncio.sleep(IDLE_SECONDS)
-            elif len(gathered.ids) > MOST_WAITING:
+            elif len(gathered.ids) >= shop.settings.sync_waiting:
                 gathered.taken.clear()
                 await gathered.taken.wait()
     raise StoreUnavailable("mongodb", "the change stream has ended")
 
 
-async def _carry(shop: Shop, gathered: Gathered, *, anew: bool, step: Step) -> None:
+async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) -> None:
     if anew:
         await gathered.opened.wait()
-        await reindex(shop, reason="the change stream has no position to resume from", step=step)
+        await reindex(shop, reason="the change stream has no position to resume from")
     while True:
-        try:
-            await asyncio.wait_for(gathered.news.wait(), SAVE_SECONDS)
-            await asyncio.sleep(GATHER_SECONDS)
-        except TimeoutError:
-            pass  # nothing new: the position is saved all the same, since an old one is lost sooner
-        ids, token, drained_at = gathered.take()
-        step("gathered")
-        await carry(shop, ids, step=step)
-        step("carried")
-        if token is not None:
-            async with shop.stores.pg.once() as tx:
-                await store.save(tx, PIPELINE, token, drained_at, len(ids))
-            step("saved")
+        await _gather(shop, gathered)
+        await carry_batch(shop, gathered, lease)
+
+
+async def _gather(shop: Shop, gathered: Gathered) -> None:
+    """Until there is a batch: whatever is told within a moment of the first news."""
+    try:
+        await asyncio.wait_for(gathered.news.wait(), SAVE_SECONDS)
+        await asyncio.sleep(ECHO_SECONDS if may_be_ours(shop, gathered.ids) else shop.settings.sync_gather_seconds)
+    except TimeoutError:
+        pass  # nothing new: the position is saved all the same, since an old one is lost sooner
+
+
+async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS) -> None:
+    """Carries what has been gathered, then saves the position after it. Raises Overtaken, StoreUnavailable."""
+    ids, token, drained_at = gathered.take()
+    await shop.step("gathered")
+    foreign = await without_ours(shop, ids)
+    await carry(shop, foreign)
+    await shop.step("carried")
+    gathered.carried += len(foreign)
+    if token is not None and (foreign or monotonic() - gathered.saved_at >= SAVE_SECONDS):
+        async with shop.stores.pg.once() as tx:
+            await store.save(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
+        gathered.carried, gathered.saved_at = 0, monotonic()
+        await shop.step("saved")

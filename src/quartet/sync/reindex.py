@@ -1,112 +1,219 @@
 """A new search index beside the live one, filled from the catalog, then the alias moved in one step.
 
 While it is being built every batch of the worker writes to both, under its own number, and the build's batches are
-numbered like any other: what is newer wins in the new index as it does in the live one. Nobody sees the new one until
-it has been compared with the catalog and found equal.
+numbered like any other: what is newer wins in the new index as it does in the live one. How far it is stands in
+PostgreSQL, so whoever goes on after a crash goes on there. Nobody sees the new index until it has been compared with
+the catalog and found equal, and as long as a product lies among the dead letters it waits.
+
+The index that was live before is kept. It is not written to; to go back, it is taken for the one being built: all that
+differs is carried into it, by the same comparison, before the alias moves.
 """
 
-from collections.abc import Callable
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from time import monotonic
+
+import structlog
 
 from quartet import catalog, search
-from quartet.kernel.errors import StoreUnavailable
-from quartet.sync import store
-from quartet.sync.products import BATCH, Step, carry, compare, compare_these, unwatched
+from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.kernel.fingerprints import BUCKETS
+from quartet.sync import compare, store
+from quartet.sync.compare import Suspects
+from quartet.sync.products import PIPELINE, carry, fill
 from quartet.sync.store import Rebuild
+from quartet.sync.tasks import end
+from quartet.web import trail
 from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.sync")
 
 Progress = Callable[[int, int], None]
 
 # One at a time over all processes.
 ALONE = "quartet reindex"
 TRIES = 30
+# Products in one bulk, and bulks on their way at once: the engine has work while the next is read.
+BULK = 1_000
+AT_ONCE = 2
+# Products compared whole before an index goes live, from so many places.
+SAMPLED = 1_000
+SAMPLES = 8
 
 
 def silent(done: int, total: int) -> None:
     """For who does not watch."""
 
 
-async def ask(shop: Shop, reason: str) -> Rebuild:
-    """Asks the worker for a rebuild; while one is open already, that one."""
+async def ask(shop: Shop, reason: str, actor: str | None = None, *, back: bool = False) -> Rebuild:
+    """Asks the worker for a rebuild, or to go `back` to the former index; while one is open already, that one. `actor`
+    where somebody asks."""
     async with shop.stores.pg.tx() as tx:
-        return await store.ask_rebuild(tx, reason)
+        asked = await store.ask_rebuild(tx, reason, back=back)
+        if actor is not None:
+            await trail.record(tx, actor, "sync.reindex", "rebuild", asked.id, after=asked)
+        return asked
 
 
-async def reindex(
-    shop: Shop, progress: Progress = silent, *, reason: str = "asked for", step: Step = unwatched
-) -> Rebuild:
-    """Asks for a rebuild and does it here; `progress(done, total)` counts products. One that crashed is begun anew.
+async def last(shop: Shop) -> Rebuild | None:
+    """The latest rebuild, whatever became of it."""
+    async with shop.stores.pg.read() as read:
+        return await store.last_rebuild(read)
 
-    Raises StoreUnavailable (the rebuild then stays open, for the worker) and whatever else made it fail.
+
+async def reindex(shop: Shop, progress: Progress = silent, *, reason: str = "asked for", back: bool = False) -> Rebuild:
+    """Asks for a rebuild and does it here; `progress(done, total)` counts products. One that was cut short goes on
+    where it was. It is still `building` at the end, with the reason in `error`, when dead letters keep it from going
+    live.
+
+    Raises Conflict where there is nothing to go `back` to, or something else is under way; StoreUnavailable (the
+    rebuild then stays open, for the worker); and whatever else made it fail.
     """
-    asked = await ask(shop, reason)
+    asked = await ask(shop, reason, back=back)
+    if back and asked.kind != "back":
+        raise Conflict("a new index is being built just now")
     async with shop.stores.pg.alone(ALONE):
         async with shop.stores.pg.read() as read:
             opened = await store.open_rebuild(read)
             if opened is None or opened.id != asked.id:
                 return await store.get_rebuild(read, asked.id)  # another did it while we waited for our turn
-        return await _rebuild(shop, opened, progress, step)
+        try:
+            await _rebuild(shop, opened, progress)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            async with shop.stores.pg.once() as tx:
+                await store.end_rebuild(tx, opened, f"{type(error).__name__}: {error}")
+            await search.abandon_next(shop.stores.search, shop.settings)
+            raise
+    async with shop.stores.pg.read() as read:
+        return await store.get_rebuild(read, asked.id)
 
 
-async def _rebuild(shop: Shop, rebuild: Rebuild, progress: Progress, step: Step) -> Rebuild:
+async def _rebuild(shop: Shop, rebuild: Rebuild, progress: Progress) -> None:
     stores, settings = shop.stores, shop.settings
-    index = await search.build_next(stores.search, settings)
-    step("made")
-    total = await stores.mongo.collection(catalog.PRODUCTS).count({})
-    async with stores.pg.once() as tx:
-        await store.begin_rebuild(tx, rebuild, total)
-    try:
-        refused = await _fill(shop, rebuild, total, progress, step)
-        await _settle(shop, refused)
-        step("filled")
-        await search.go_live(stores.search, settings, index)
-        step("live")
-    except StoreUnavailable:
-        raise
-    except Exception as error:
-        async with stores.pg.once() as tx:
-            await store.end_rebuild(tx, rebuild, f"{type(error).__name__}: {error}")
-        await search.sweep(stores.search, settings)
-        raise
+    if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
+        rebuild = await _begun(shop, rebuild)
+        if rebuild.kind == "new":
+            await _fill(shop, rebuild, progress)
+        else:
+            await _catch_up(shop, search.next_alias(settings))
+        await shop.step("filled")
+        if await _is_held(shop, rebuild):
+            return
+        await search.make_ready(stores.search, settings)
+        await _settle(shop, rebuild)
+        if await _is_held(shop, rebuild):  # by what was refused just now
+            return
+        assert rebuild.index_name is not None
+        await search.go_live(stores.search, settings, rebuild.index_name)
+        await shop.step("live")
+    else:  # cut short when it was live: whoever has no position in the stream counts on it for what changed since
+        await _catch_up(shop, settings.search_alias)
+    await search.turn_over(shop)
     async with stores.pg.once() as tx:
         await store.end_rebuild(tx, rebuild, None)
-    async with stores.pg.read() as read:
-        return await store.get_rebuild(read, rebuild.id)
 
 
-async def _fill(shop: Shop, rebuild: Rebuild, total: int, progress: Progress, step: Step) -> set[str]:
-    """Everything, in order of ids; answers what the engine refuses."""
-    refused: set[str] = set()
-    done, after = 0, ""
-    while ids := await catalog.ids_after(shop.stores.mongo, after, BATCH):
-        refused |= await carry(shop, ids, only_next=True)
-        step("batch")
-        done, after = done + len(ids), ids[-1]
-        total = max(total, done)
-        progress(done, total)
-        async with shop.stores.pg.once() as tx:
-            await store.advance_rebuild(tx, rebuild, done, total)
-    return refused
+async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
+    """With the index that is behind the next alias: the one this rebuild began with, or else a fresh one."""
+    stores, settings = shop.stores, shop.settings
+    if rebuild.index_name is not None and await search.next_index(stores.search, settings) == rebuild.index_name:
+        return rebuild
+    make = search.build_next if rebuild.kind == "new" else search.former_as_next
+    index = await make(stores.search, settings)
+    await shop.step("made")
+    # Not counted as documents, which would be read for it.
+    total, _ = (await catalog.sums(stores.mongo, 0, BUCKETS)).get(0, (0, 0))
+    async with stores.pg.once() as tx:
+        await store.begin_rebuild(tx, rebuild, index, total)
+        return await store.get_rebuild(tx, rebuild.id)
 
 
-async def _settle(shop: Shop, refused: set[str]) -> None:
-    """Compares the whole of the new index with the catalog, and carries what differs until it does not; what is refused
-    can't be the same. What changes after that comparison is the worker's, who writes to both."""
-    alias = search.next_alias(shop.settings)
-    differing: set[str] = set()
-    after: str | None = ""
+async def _fill(shop: Shop, rebuild: Rebuild, progress: Progress) -> None:
+    """Everything from where it was, in order of buckets, some bulks at a time."""
+    began, before, done = monotonic(), rebuild.done, rebuild.done
+    width = max(1, BUCKETS * BULK // max(rebuild.total, BULK))
+    lows = deque(range(rebuild.upto, BUCKETS, width))
+    under_way: deque[tuple[int, asyncio.Task[tuple[int, set[str]]]]] = deque()
+    try:
+        while lows or under_way:
+            while lows and len(under_way) < AT_ONCE:
+                low = lows.popleft()
+                high = min(low + width, BUCKETS)
+                under_way.append((high, asyncio.create_task(fill(shop, low, high))))
+            upto, task = under_way[0]
+            number, _ = await task
+            under_way.popleft()
+            await shop.step("batch")
+            done += number
+            rate = (done - before) / max(monotonic() - began, 0.001)
+            async with shop.stores.pg.once() as tx:
+                await store.advance_rebuild(tx, rebuild, upto, done, rate)
+            progress(done, max(rebuild.total, done))
+    finally:
+        await end(task for _, task in under_way)
+
+
+async def _catch_up(shop: Shop, alias: str) -> None:
+    """Brings an index that was filled before up to date. What differs at one look after every batch has begun to write
+    to it is all that it lacks: a batch that began before, and is not done, differs from what is written down of its
+    products."""
     await shop.stores.search.refresh(alias)
-    while after is not None:
-        part = await compare(shop, after, alias=alias)
-        differing |= part.differing
-        after = part.upto
+    found = await compare.look_at_all(shop, alias=alias)
+    await carry(shop, found.suspects, cause="doubt")
+
+
+async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
+    """Whether dead letters keep it from going live: what is refused would be gone from search. Where nothing is in the
+    live index, there is nothing to lose."""
+    async with shop.stores.pg.read() as read:
+        letters = (await store.letter_counts(read)).get(PIPELINE, 0)
+    if not letters or not await shop.stores.search.count(shop.settings.search_alias):
+        return False
+    why = f"{letters} products lie among the dead letters: replay or drop them, and it goes on"
+    log.warning("the new index does not go live", why=why)
+    async with shop.stores.pg.once() as tx:
+        await store.hold_rebuild(tx, rebuild, why)
+    return True
+
+
+async def _settle(shop: Shop, rebuild: Rebuild) -> None:
+    """Compares the whole of the new index with the catalog by numbers and fingerprints, and some documents whole, and
+    carries what differs until it does not; what is refused can't be the same. What changes after that one look is the
+    worker's, who writes to both."""
+    alias = search.next_alias(shop.settings)
+    found = await compare.look_at_all(shop, alias=alias)
+    await _until_equal(shop, rebuild, found.suspects, lambda _: compare.look_again(shop, found, alias=alias))
+    ids = await _sample(shop, rebuild, alias)
+    suspects = await compare.read(shop, ids, alias=alias)
+    await _until_equal(shop, rebuild, suspects, lambda left: compare.read(shop, left, alias=alias))
+    await shop.step("settled")
+
+
+async def _sample(shop: Shop, rebuild: Rebuild, alias: str) -> set[str]:
+    """Ids of some products, of the catalog and of the index."""
+    ids: set[str] = set()
+    width = max(1, BUCKETS * SAMPLED // max(rebuild.total, SAMPLED) // SAMPLES)
+    for low in random.sample(range(BUCKETS), SAMPLES):
+        ids |= (await catalog.fingerprints(shop.stores.mongo, low, low + width)).keys()
+        ids |= (await search.fingerprints(shop.stores.search, alias, low, low + width)).keys()
+    return ids
+
+
+async def _until_equal(
+    shop: Shop, rebuild: Rebuild, suspects: Suspects, look_again: Callable[[Collection[str]], Awaitable[Suspects]]
+) -> None:
+    """Even a product that is always changing differs in another way the next time, and so counts as carried."""
+    async with shop.stores.pg.read() as read:
+        given_up = set((await store.get_rebuild(read, rebuild.id)).without)
     for _ in range(TRIES):
-        differing -= refused
-        if not differing:
+        suspects = {id_: parts for id_, parts in suspects.items() if id_ not in given_up}
+        if not suspects:
             return
-        refused |= await carry(shop, differing, only_next=True)
-        await shop.stores.search.refresh(alias)
-        # Looked at at once, so that even a product that is always changing is seen unchanged one time.
-        differing = await compare_these(shop, differing, alias=alias)
-    raise RuntimeError(
-        f"{len(differing)} products differ from the new index, whatever is tried: {sorted(differing)[:5]}"
-    )
+        given_up |= await carry(shop, suspects, cause="doubt")
+        await shop.stores.search.refresh(search.next_alias(shop.settings))
+        suspects = compare.still(suspects, await look_again(suspects))
+    raise RuntimeError(f"{len(suspects)} products differ, whatever is tried: {sorted(suspects)[:5]}")

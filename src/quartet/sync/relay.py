@@ -1,27 +1,30 @@
-"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog and search."""
+"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog, search, mailboxes.
+
+Each event is carried at least once and each key's in order, so who hears of it knows it by its id. What is kept in
+PostgreSQL itself (`KEEPERS`) is kept in the transaction that forgets the event: once.
+"""
 
 import asyncio
 import random
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
-from uuid import UUID
 
 import structlog
 
-from quartet import cart, catalog, leaderboard
+from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.money import minor_digits
 from quartet.stores import outbox
 from quartet.stores.outbox import Event
 from quartet.sync import store
-from quartet.sync.products import Step, carry, unwatched
+from quartet.sync.consumers import CONSUMERS, KEEPERS
+from quartet.sync.products import carry
+from quartet.sync.store import Lease
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
 
 PIPELINE = "outbox"
-BATCH = 500
 ATTEMPTS = 8
 AT_ONCE = 16
 AWAY_SECONDS = 1.0
@@ -29,36 +32,42 @@ LONGEST_SECONDS = 300.0
 _OF_STOCK = ("stock.changed", "order.placed")
 
 
-async def relay(shop: Shop, *, step: Step = unwatched) -> int:
-    """Carries one batch of events; answers how many it took. No transaction is open while other stores are spoken to.
+PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
 
-    Raises StoreUnavailable only for PostgreSQL; another store's absence postpones the events that need it."""
+
+async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
+    """Carries one batch of events of the parts that are leased; answers how many it took. No transaction is open while
+    other stores are spoken to.
+
+    Raises StoreUnavailable only for PostgreSQL; another store's absence postpones the events that need it. Raises
+    Overtaken when the parts are another's by now, who carries the same events again."""
+    parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
-        events = await outbox.due(read, BATCH)
+        events = await outbox.due(read, shop.settings.sync_batch, parts)
     if not events:
         return 0
-    step("claimed")
+    await shop.step("claimed")
     stock = [event for event in events if event.topic in _OF_STOCK]
     others = sorted((e for e in events if e.topic not in _OF_STOCK), key=lambda e: (e.key, e.id))
     gate = asyncio.Semaphore(AT_ONCE)
-    jobs = [_carry_stock(shop, stock, step)] if stock else []
+    jobs = [_carry_stock(shop, stock)] if stock else []
     jobs += [_carry_key(shop, list(same), gate) for _, same in groupby(others, key=lambda e: e.key)]
     outcomes = [outcome for part in await asyncio.gather(*jobs) for outcome in part]
-    step("delivered")
-    await _write_down(shop, outcomes)
-    step("forgotten")
+    await shop.step("delivered")
+    await _write_down(shop, outcomes, lease)
+    await shop.step("forgotten")
     return len(events)
 
 
 Outcome = tuple[Event, Exception | None]
 
 
-async def _carry_stock(shop: Shop, events: Sequence[Event], step: Step) -> list[Outcome]:
+async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
     """Price and stock of SKUs: one product each, however many events."""
     failure: Exception | None = None
     try:
         ids = await catalog.product_ids_of_skus(shop.stores.mongo, {sku for event in events for sku in _skus(event)})
-        await carry(shop, set(ids.values()), step=step)
+        await carry(shop, set(ids.values()), cause="stock")
     except Exception as error:
         failure = error
     return [(event, failure) for event in events]
@@ -84,25 +93,22 @@ async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphor
 
 
 async def _deliver(shop: Shop, event: Event) -> None:
-    """What an event means to the others. What nobody waits for is simply forgotten."""
-    if event.topic != "order.confirmed":
-        return
-    user_id = UUID(event.payload["user_id"])
-    bought = {line["sku"]: 0 for line in event.payload["items"]}
-    for line in event.payload["items"]:
-        bought[line["sku"]] += line["qty"]
-    order_id = event.payload["order_id"]
-    await cart.take_bought(shop.stores.redis, user_id, bought, order_id)
-    points = event.payload["total_cents"] // 10 ** minor_digits(event.payload["currency"])
-    await leaderboard.award(shop.stores.redis, shop.clock, user_id, points, event.event_id)
+    """Tells those who hear of it. What nobody waits for is simply forgotten."""
+    for consumer in CONSUMERS.get(event.topic, ()):
+        await consumer(shop, event)
+        await shop.step("consumer told")
 
 
-async def _write_down(shop: Shop, outcomes: Sequence[Outcome]) -> None:
+async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> None:
     carried = [event.id for event, error in outcomes if error is None]
     away = [event.id for event, error in outcomes if isinstance(error, StoreUnavailable)]
     failed = [(e, error) for e, error in outcomes if error is not None and not isinstance(error, StoreUnavailable)]
     buried = [(event, error) for event, error in failed if event.attempts + 1 >= ATTEMPTS]
+    fresh = [event for event, _ in outcomes if event.attempts == 0]
     async with shop.stores.pg.tx() as tx:
+        # Tried once, kept once: an e-mail does not wait until Redis is back.
+        for keep in KEEPERS:
+            await keep(tx, fresh)
         await outbox.forget(tx, carried + [event.id for event, _ in buried])
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1.5))
@@ -115,9 +121,11 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome]) -> None:
         for event, error in buried:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
         await store.bury(tx, PIPELINE, [_letter(event, error) for event, error in buried])
-        await store.save(tx, PIPELINE, None, shop.clock.now(), len(carried))
+        await store.save(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
 
 
 def _letter(event: Event, error: Exception) -> tuple[str, dict[str, Any], str]:
-    held: dict[str, Any] = {"topic": event.topic, "key": event.key, "payload": event.payload}
+    held: dict[str, Any] = {
+        "topic": event.topic, "key": event.key, "payload": event.payload, "at": event.created_at.isoformat(),
+    }  # fmt: skip
     return str(event.event_id), held, f"{type(error).__name__}: {error}"

@@ -1,15 +1,21 @@
 """How synchronisation stands, and what staff can do about it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from quartet import notify
+from quartet.kernel.errors import NotFound
 from quartet.stores import outbox
-from quartet.sync import changes, products, relay, store
-from quartet.sync.products import carry, compare
+from quartet.sync import changes, compare, freshness, products, relay, store
+from quartet.sync.freshness import Freshness
+from quartet.sync.products import carry
 from quartet.sync.store import Letter, Rebuild
+from quartet.web import trail
 from quartet.web.dependencies import Shop
 
+PIPELINES = (changes.PIPELINE, relay.PIPELINE, notify.PIPELINE)
 SHOWN_LETTERS = 20
 REPLAYED = 500
 
@@ -34,6 +40,7 @@ class State:
     """Everything that GET /sync shows."""
 
     pipelines: list[Pipeline]
+    freshness: list[Freshness]
     rebuild: Rebuild | None
     dead_letters: int
     letters: list[Letter]
@@ -43,56 +50,98 @@ async def state(shop: Shop) -> State:
     """How far each pipeline is and what could not be carried."""
     async with shop.stores.pg.read() as read:
         positions = {position.pipeline: position for position in await store.positions(read)}
-        counts = await store.letter_counts(read)
-        pending, oldest = await outbox.depth(read)
+        dead = await store.letter_counts(read)
+        waiting = {relay.PIPELINE: await outbox.depth(read), notify.PIPELINE: await notify.waiting(read)}
         letters = await store.letters(read, SHOWN_LETTERS)
         rebuild = await store.last_rebuild(read)
+        tooks, songs = await store.freshness(read), await store.songs(read)
     now = shop.clock.now()
     pipelines = []
     # What the engine refuses came through either pipeline; it is counted with the changes, which carry it again.
-    dead = {changes.PIPELINE: counts.get(products.PIPELINE, 0), relay.PIPELINE: counts.get(relay.PIPELINE, 0)}
-    for name in (changes.PIPELINE, relay.PIPELINE):
+    letters_of = {changes.PIPELINE: products.PIPELINE}
+    for name in PIPELINES:
         known = positions.get(name)
         since = known.caught_up_at if known else None
-        if name == relay.PIPELINE:
+        pending = None
+        if name in waiting:
+            pending, oldest = waiting[name]
             since = oldest or now
         pipelines.append(
             Pipeline(
                 name,
                 max((now - since).total_seconds(), 0) if since else None,
-                pending if name == relay.PIPELINE else None,
+                pending,
                 known.token if known else None,
                 known.batches if known else 0,
                 known.items if known else 0,
                 known.retries if known else 0,
-                dead[name],
+                dead.get(letters_of.get(name, name), 0),
             )
         )
-    return State(pipelines, rebuild, sum(counts.values()), letters)
+    fresh = freshness.summary(tooks, songs, now.timestamp())
+    return State(pipelines, fresh, rebuild, sum(dead.values()), letters)
 
 
-async def replay_dead_letters(shop: Shop) -> int:
+async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
+    """The newest."""
+    async with shop.stores.pg.read() as read:
+        return await store.letters(read, limit)
+
+
+async def replay_dead_letters(shop: Shop, actor: str) -> int:
     """Tries what could not be carried once more, the oldest 500 of each pipeline; answers how many were taken up.
-    Events go into the outbox again under their own id; products are carried at once, and stay letters if refused."""
+    Events go into the outbox again under their own id, e-mails wait again; products are carried at once, and stay
+    letters if refused."""
     async with shop.stores.pg.tx() as tx:
         events = await store.take_letters(tx, relay.PIPELINE, REPLAYED)
         for letter in events:
             held = letter.payload
-            await outbox.put_back(tx, UUID(letter.key), held["topic"], held["key"], held["payload"])
+            at = datetime.fromisoformat(held["at"]) if "at" in held else None
+            await outbox.put_back(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
         await store.exhume(tx, relay.PIPELINE, [letter.key for letter in events])
+        mails = await store.take_letters(tx, notify.PIPELINE, REPLAYED)
+        await notify.revive(tx, [int(letter.key) for letter in mails])
+        await store.exhume(tx, notify.PIPELINE, [letter.key for letter in mails])
         refused = await store.take_letters(tx, products.PIPELINE, REPLAYED)
-    await carry(shop, [letter.key for letter in refused])
-    return len(events) + len(refused)
+        taken = {"events": events, "mails": mails, "products": refused}
+        before = {what: [letter.key for letter in letters] for what, letters in taken.items()}
+        await trail.record(tx, actor, "sync.replay", "dead-letters", "all", before=before)
+    await carry(shop, [letter.key for letter in refused], cause="doubt")
+    return len(events) + len(mails) + len(refused)
+
+
+async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
+    """Gives up for good what can't be carried. Raises NotFound."""
+    async with shop.stores.pg.tx() as tx:
+        letter = await store.drop_letter(tx, id_)
+        if letter is None:
+            raise NotFound(f"there is no dead letter {id_}")
+        if letter.pipeline == notify.PIPELINE:
+            await notify.drop(tx, int(letter.key))
+        if letter.pipeline == products.PIPELINE:
+            await store.leave_out(tx, letter.key)
+        await trail.record(tx, actor, "sync.drop", "dead-letters", letter.key, before={"pipeline": letter.pipeline})
+    return letter
 
 
 async def catch_up(shop: Shop) -> None:
     """Carries everything that waits, here and now, and makes it findable: for loaders and for tests. No worker needed,
-    and one that runs does no harm."""
+    and one that runs does no harm. E-mails are left to the worker."""
     while await relay.relay(shop):
         pass
-    after: str | None = ""
-    while after is not None:
-        part = await compare(shop, after)
-        await carry(shop, part.differing)
-        after = part.upto
     await shop.stores.search.refresh(shop.settings.search_alias)
+    found = await compare.look_at_all(shop)
+    await carry(shop, found.suspects, cause="doubt")
+    await shop.stores.search.refresh(shop.settings.search_alias)
+
+
+async def begin_anew(shop: Shop, reason: str) -> Rebuild:
+    """After the stores were put back to an earlier point: the position in the change stream is of another time, and so
+    may be search, and an index half built. The worker opens the stream anew and builds search anew."""
+    async with shop.stores.pg.tx() as tx:
+        await store.leap(tx)
+        await store.lose(tx, changes.PIPELINE)
+        opened = await store.open_rebuild(tx)
+        if opened is not None:
+            await store.end_rebuild(tx, opened, reason)
+        return await store.ask_rebuild(tx, reason)

@@ -11,14 +11,14 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await _end(tasks)
+        await end(tasks)
     for task in done:
         task.result()
 
 
-async def _end(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancels again and again: MongoDB's driver loses a cancellation that arrives together with an answer, which is why
-    an `asyncio.TaskGroup` could wait for ever."""
+async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancels them, again and again: MongoDB's driver loses a cancellation that arrives with an answer, which is
+    why an `asyncio.TaskGroup` could wait for ever."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:

@@ -1,0 +1,283 @@
+"""All products compared on all sides at once, without reading them: what no event told of is found here.
+
+Each side keeps a product's bucket and fingerprint (`kernel/fingerprints.py`) and adds up those of a range of buckets by
+itself: the catalog of (id, version), search of its documents. Between the two stands what the latest batch saw and
+wrote (`search_known`), and with it price and pieces, which PostgreSQL holds against inventory. Where sums differ the
+buckets are asked for theirs, and only of those that differ each product. A wrong product among a million costs the sums
+of 16 ranges and of one range's 4,096 buckets, and the few fingerprints of its own bucket.
+
+A product that is just being changed differs too. So what differs is looked at again once everything that was under way
+has been carried, and is wrong only if the same two sides still say the same two things. Who wrote into a store past
+every room and left the version as it was is not found so; that is found by reading documents (`scrub`), a few at a
+time.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+
+import orjson
+import structlog
+from prometheus_client import Counter
+
+from quartet import catalog, search
+from quartet.kernel.fingerprints import BUCKETS, bucket
+from quartet.stores import outbox
+from quartet.sync import store
+from quartet.sync.products import BATCH, carry, wanted_of
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.sync")
+
+WIDTH = 4096
+RANGES = range(0, BUCKETS, WIDTH)
+# How long what was under way may take to arrive before it is called missing.
+PATIENCE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.5
+# Fingerprints asked for in one call; an engine answers ten thousand at most.
+MOST_AT_ONCE = 5_000
+SLICE_SECONDS = 1.0
+SCRUBBED = 200
+# When more than that differ an engine has forgotten what it had to tell: then everything is looked at, at once.
+FEW = 50
+
+COMPARED = Counter("quartet_comparison_products", "Products whose fingerprints were compared.")
+READ = Counter("quartet_comparison_read", "Products that the comparison read whole.")
+SECONDS = Counter("quartet_comparison_seconds", "How long stores were asked for comparing.")
+DIFFERING = Counter("quartet_worker_differing", "Products that the comparison found different.")
+STALE_PAGES = Counter("quartet_comparison_stale_pages", "Cached pages that the comparison found old.")
+
+Sums = Mapping[int, tuple[int, int]]
+# Which two sides differ, and what each said.
+Part = tuple[object, ...]
+Suspects = dict[str, frozenset[Part]]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How many products and which sum of fingerprints each side has, by bucket or all together."""
+
+    catalog: Sums
+    seen: Sums
+    wanted: Sums
+    held: Sums
+
+    def differing(self) -> list[int]:
+        """Where they differ, in order."""
+        pairs = (self.catalog, self.seen), (self.wanted, self.held)
+        return sorted({at for one, other in pairs for at in one.keys() | other.keys() if one.get(at) != other.get(at)})
+
+    def most(self, at: int) -> int:
+        """How many products there are at most."""
+        return max(side.get(at, (0, 0))[0] for side in (self.catalog, self.seen, self.wanted, self.held))
+
+
+@dataclass
+class Look:
+    """What one look found: by product, where two sides differ; in `where`, ranges of buckets. `seconds` were spent on
+    asking."""
+
+    products: int = 0
+    suspects: Suspects = field(default_factory=dict)
+    where: list[tuple[int, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+async def differing(
+    shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "", patience: float = PATIENCE_SECONDS
+) -> Look:
+    """The products of these ranges (each of `WIDTH` buckets; all of them) that differ, and still do after what was
+    under way has arrived. `alias`: the index compared, else the live one. Raises StoreUnavailable."""
+    began = await _moment(shop)
+    found = await look_at_all(shop, lows, alias=alias)
+    if found.suspects:
+        await _arrived(shop, began, patience)
+        asked = monotonic()
+        found.suspects = still(found.suspects, await look_again(shop, found, alias=alias))
+        found.seconds += monotonic() - asked
+    return found
+
+
+async def look_at_all(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "") -> Look:
+    """One look at these ranges."""
+    found = Look()
+    for low in lows:
+        part = await look(shop, low, low + WIDTH, alias=alias)
+        found.products += part.products
+        found.suspects |= part.suspects
+        found.where += part.where
+        found.seconds += part.seconds
+    return found
+
+
+async def look_again(shop: Shop, found: Look, *, alias: str = "") -> Suspects:
+    """What differs now where something did."""
+    return await _suspects(shop, found.where, alias)
+
+
+def still(before: Suspects, now: Suspects) -> Suspects:
+    """What differs in the same way in both."""
+    both = {id_: parts & now.get(id_, frozenset()) for id_, parts in before.items()}
+    return {id_: parts for id_, parts in both.items() if parts}
+
+
+async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
+    """The products of these buckets that differ just now, if only because they are being changed."""
+    asked = monotonic()
+    # Before the sums: a batch that writes down prices and pieces between the two is seen in these.
+    counts = dict.fromkeys(map(bucket, await _stale_levels(shop, low, high)), 1)
+    whole = await _sides(shop, low, high, alias, each=False)
+    found = Look(whole.most(low))
+    if whole.differing():
+        parts = await _sides(shop, low, high, alias, each=True)
+        counts |= {at: parts.most(at) for at in parts.differing()}
+    found.where = list(_runs(counts))
+    found.suspects = await _suspects(shop, found.where, alias)
+    found.seconds = monotonic() - asked
+    COMPARED.inc(found.products)
+    return found
+
+
+async def _moment(shop: Shop) -> tuple[datetime, datetime]:
+    """Now, as this process and as PostgreSQL have it."""
+    async with shop.stores.pg.read() as read:
+        return shop.clock.now(), await store.moment(read)
+
+
+async def _sides(shop: Shop, low: int, high: int, alias: str, *, each: bool) -> Sides:
+    # What is derived is asked first: then what is done meanwhile makes it look behind, and never ahead.
+    held = await search.sums(shop.stores.search, alias or shop.settings.search_alias, low, high, each=each)
+    async with shop.stores.pg.read() as read:
+        seen, wanted = await store.sums(read, low, high, each=each)
+    sums = await catalog.sums(shop.stores.mongo, low, high, each=each)
+    sides = (sums, seen, wanted, held)
+    return Sides(*({at: total for at, total in side.items() if total != (0, 0)} for side in sides))
+
+
+async def _stale_levels(shop: Shop, low: int, high: int) -> Suspects:
+    async with shop.stores.pg.read() as read:
+        stale = await store.stale_levels(read, low, high)
+    return {id_: frozenset({("inventory", *states)}) for id_, states in stale.items()}
+
+
+def _runs(counts: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring buckets together, as long as few enough products are in them."""
+    start = end = -1
+    number = 0
+    for at in sorted(counts):
+        number += counts[at]
+        if at != end or number > MOST_AT_ONCE:
+            if start >= 0:
+                yield start, end
+            start, number = at, counts[at]
+        end = at + 1
+    if start >= 0:
+        yield start, end
+
+
+async def _suspects(shop: Shop, runs: Iterable[tuple[int, int]], alias: str) -> Suspects:
+    found: Suspects = {}
+    for low, high in runs:
+        parts = await _stale_levels(shop, low, high)
+        held = await search.fingerprints(shop.stores.search, alias or shop.settings.search_alias, low, high)
+        async with shop.stores.pg.read() as read:
+            known = await store.fingerprints(read, low, high)
+        present = await catalog.fingerprints(shop.stores.mongo, low, high)
+        for id_ in present.keys() | known.keys() | held.keys():
+            seen, wanted = known.get(id_, (0, 0))
+            # A side that does not have it has None, one that has it without a fingerprint 0.
+            if present.get(id_) != (seen or None):
+                parts[id_] = parts.get(id_, frozenset()) | {("catalog", present.get(id_), seen)}
+            if held.get(id_) != (wanted or None):
+                parts[id_] = parts.get(id_, frozenset()) | {("search", wanted, held.get(id_))}
+        found |= parts
+    return found
+
+
+async def _arrived(shop: Shop, since: tuple[datetime, datetime], patience: float) -> None:
+    """Waits until what had happened by then has been carried, and can be found; not for ever, since perhaps no worker
+    works."""
+    deadline = monotonic() + patience
+    while monotonic() < deadline:
+        await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
+        async with shop.stores.pg.read() as read:
+            _, oldest = await outbox.depth(read)
+            caught_up = await store.caught_up(read)
+        if caught_up is not None and caught_up > since[0] and (oldest is None or oldest > since[1]):
+            await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
+            return
+
+
+async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_SECONDS) -> Look:
+    """The same by reading the products of these buckets whole: finds also what left every version as it was."""
+    began, asked = await _moment(shop), monotonic()
+    held = await search.fingerprints(shop.stores.search, shop.settings.search_alias, low, high)
+    present = await catalog.fingerprints(shop.stores.mongo, low, high)
+    suspects = await read(shop, held.keys() | present.keys())
+    found = Look(len(present), suspects, seconds=monotonic() - asked)
+    if found.suspects:
+        await _arrived(shop, began, patience)
+        asked = monotonic()
+        found.suspects = still(found.suspects, await read(shop, found.suspects))
+        found.seconds += monotonic() - asked
+    return found
+
+
+async def read(shop: Shop, ids: Collection[str], *, alias: str = "") -> Suspects:
+    """Those of these products that differ in whatever way; all are read."""
+    found: Suspects = {}
+    for start in range(0, len(ids), BATCH):
+        some = sorted(ids)[start : start + BATCH]
+        READ.inc(len(some))
+        held = await search.found_by_ids(shop.stores.search, alias or shop.settings.search_alias, some)
+        products = await catalog.by_ids(shop.stores.mongo, some)
+        wanted, stale = await wanted_of(shop, products)
+        found |= {p["_id"]: frozenset({("copies", p["version"])}) for p in products if p["_id"] in stale}
+        for id_ in some:
+            if wanted.get(id_) != held.get(id_):
+                sides = orjson.dumps(wanted.get(id_)), orjson.dumps(held.get(id_))
+                found[id_] = found.get(id_, frozenset()) | {("search", *sides)}
+    return found
+
+
+async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
+    """Asks the owners again and writes what they say, by version as ever; answers what search refuses."""
+    DIFFERING.inc(len(ids))
+    refused = await carry(shop, ids, cause="doubt")
+    await shop.step("mended")
+    return refused
+
+
+async def run(shop: Shop) -> None:
+    """Goes round all products for ever, range by range, and mends what differs; beside it round the documents
+    themselves, a few hundred a time, and round the cached pages. `comparison_share` bounds the share of time in which a
+    store is asked for it. Raises StoreUnavailable."""
+    low, scrubbed, cursor = 0, 0, "0"
+    wrong: Collection[str] = ()
+    while True:
+        compared = await differing(shop, [low] if len(wrong) <= FEW else RANGES)
+        wide = max(1, SCRUBBED * WIDTH // max(compared.products, SCRUBBED))
+        whole = await scrub(shop, scrubbed, min(scrubbed + wide, BUCKETS))
+        await shop.step("compared")
+        wrong = compared.suspects.keys() | whole.suspects.keys()
+        if wrong:
+            log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
+            await mend(shop, wrong)
+        cursor = await _turn_over(shop, cursor)
+        low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
+        took = compared.seconds + whole.seconds
+        SECONDS.inc(took)
+        if len(wrong) <= FEW:
+            await asyncio.sleep(max(SLICE_SECONDS, took / shop.settings.comparison_share))
+
+
+async def _turn_over(shop: Shop, cursor: str) -> str:
+    """Looks at some hundred cached pages and takes the old ones away; where to go on. A page is as old as its product
+    is new for the moment between two writes only, and one taken away in vain is read anew."""
+    cursor, pages = await catalog.cached_heads(shop.stores.redis, cursor)
+    old = await catalog.stale_pages(shop.stores.mongo, pages)
+    STALE_PAGES.inc(len(old))
+    await catalog.drop_pages(shop.stores.redis, old)
+    return cursor

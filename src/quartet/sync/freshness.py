@@ -1,0 +1,168 @@
+"""Freshness as a figure. Each second a canary sings: a product that nobody is shown, since the day of its publication
+is far off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product.
+What counts is how long it takes until a search finds them, and until the product cache has been told.
+
+The canary's price is no row of inventory, which staff and analytics see, but its last song (`store.song`).
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from math import isfinite
+from time import monotonic
+from weakref import WeakKeyDictionary
+
+from quartet import catalog, search
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import outbox
+from quartet.stores.postgres import Postgres
+from quartet.sync import store
+from quartet.sync.store import Lease
+from quartet.sync.tasks import together
+from quartet.web.dependencies import Shop
+
+# Seconds; what took longer than the last is counted all the same.
+BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, float("inf"))
+CATALOG, STOCK, CACHE = WHAT = ("catalog", "stock", "cache")
+LISTEN_SECONDS = 0.05
+# Songs that nobody has heard yet; past ten minutes of silence the oldest are given up.
+MOST_UNHEARD = 600
+
+
+@dataclass
+class _Samples:
+    """What this process has seen and not written down yet; `told` is the newest song that the cache was told."""
+
+    counts: Counter[tuple[str, float]] = field(default_factory=Counter)
+    seconds: Counter[tuple[str, float]] = field(default_factory=Counter)
+    told: int = 0
+
+
+_samples: WeakKeyDictionary[Postgres, _Samples] = WeakKeyDictionary()
+
+
+def _of(shop: Shop) -> _Samples:
+    return _samples.setdefault(shop.stores.pg, _Samples())
+
+
+def observe(shop: Shop, what: str, seconds: float) -> None:
+    """So long it took, this once."""
+    at = what, BOUNDS[bisect_left(BOUNDS, seconds)]
+    _of(shop).counts[at] += 1
+    _of(shop).seconds[at] += seconds  # type: ignore[assignment]  # a Counter adds up whatever has +
+
+
+def cache_told(shop: Shop, song: int) -> None:
+    """The product cache knows the canary's price by now, and that of all that were carried with it."""
+    samples = _of(shop)
+    if song > samples.told:
+        samples.told = song
+        observe(shop, CACHE, max(_now(shop) - song, 0) / 1000)
+
+
+async def write_down(shop: Shop) -> None:
+    """What this process has seen since it last did so. Raises StoreUnavailable; then it is kept for the next time."""
+    samples = _of(shop)
+    if samples.counts:
+        async with shop.stores.pg.once() as tx:
+            rows = [(what, bound, n, samples.seconds[what, bound]) for (what, bound), n in samples.counts.items()]
+            samples.counts, samples.seconds = Counter(), Counter()
+            await store.observe(tx, rows)
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How fresh search is after changes of the `catalog` or of price and `stock`, and the `cache` after the latter. Of
+    the last five minutes: half and 99 in a hundred of the `samples` took at most so many seconds (None past the last
+    bound, or without samples). `age_seconds`: how old the newest canary is that was found; None of the cache."""
+
+    what: str
+    p50_seconds: float | None
+    p99_seconds: float | None
+    samples: int
+    age_seconds: float | None
+
+
+def summary(tooks: Sequence[store.Took], songs: Sequence[store.Song], now: float) -> list[Freshness]:
+    """Of each kind; `now` in seconds since 1970."""
+    ages = {song.what: max(now - song.heard / 1000, 0) for song in songs if song.heard}
+    found = []
+    for what in WHAT:
+        lately = {took.bound: took.lately for took in tooks if took.what == what}
+        p50, p99 = (_quantile(lately, share) for share in (0.5, 0.99))
+        found.append(Freshness(what, p50, p99, sum(lately.values()), ages.get(what)))
+    return found
+
+
+def _quantile(counts: Mapping[float, int], share: float) -> float | None:
+    wanted, seen = share * sum(counts.values()), 0
+    for bound, n in sorted(counts.items()):
+        seen += n
+        if seen and seen >= wanted:
+            return bound if isfinite(bound) else None
+    return None
+
+
+def _now(shop: Shop) -> int:
+    return int(shop.clock.now().timestamp() * 1000)
+
+
+async def sing(shop: Shop, _: Lease) -> None:
+    """Sings and listens, for ever. What a worker before sang and nobody heard is listened for as well."""
+    if not shop.settings.canary_seconds:
+        await asyncio.Event().wait()
+    async with shop.stores.pg.read() as read:
+        songs = await store.songs(read)
+    unheard = {what: deque[tuple[int, float]](maxlen=MOST_UNHEARD) for what in (CATALOG, STOCK)}
+    for song in songs:
+        if song.heard < song.sung:
+            unheard[song.what].append((song.sung, monotonic() - (_now(shop) - song.sung) / 1000))
+    await together(_sing(shop, unheard), _listen(shop, unheard))
+
+
+Unheard = dict[str, deque[tuple[int, float]]]
+
+
+async def _sing(shop: Shop, unheard: Unheard) -> None:
+    """By the clock, whether or not the song before was heard: one that waited would hide how long that took."""
+    begin = monotonic()
+    for beat in count(1):
+        with suppress(StoreUnavailable):
+            song = _now(shop)
+            await catalog.put_canary(shop, song)
+            unheard[CATALOG].append((song, monotonic()))
+            async with shop.stores.pg.once() as tx:
+                await store.sing(tx, CATALOG, song)
+        with suppress(StoreUnavailable):
+            song = _now(shop)
+            async with shop.stores.pg.tx() as tx:
+                await store.sing(tx, STOCK, song)
+                await outbox.emit(tx, "stock.changed", catalog.CANARY, {"sku": catalog.CANARY})
+            unheard[STOCK].append((song, monotonic()))
+        await asyncio.sleep(max(begin + beat * shop.settings.canary_seconds - monotonic(), 0))
+
+
+async def _listen(shop: Shop, unheard: Unheard) -> None:
+    while True:
+        await asyncio.sleep(LISTEN_SECONDS)
+        if any(unheard.values()):
+            with suppress(StoreUnavailable):
+                await _hear(shop, unheard)
+
+
+async def _hear(shop: Shop, unheard: Unheard) -> None:
+    found = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, [catalog.CANARY])
+    now = monotonic()
+    for document in found.values():
+        heard = {CATALOG: catalog.song_of(document["image"]), STOCK: document["priceCents"]}
+        for what, songs in unheard.items():
+            before = len(songs)
+            while songs and songs[0][0] <= heard[what]:
+                observe(shop, what, max(now - songs.popleft()[1], 0))
+            if len(songs) < before:
+                async with shop.stores.pg.once() as tx:
+                    await store.hear(tx, what, heard[what])

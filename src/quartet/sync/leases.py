@@ -1,0 +1,96 @@
+"""Several workers share the work: each piece of it is leased to one of them, for seconds (queries.sql, `beat`).
+
+One that is killed is silent, and what it did is soon another's. One that was only stalled goes on where it stood: then
+two do the same for a moment, which does no harm, since products are written by version and consumers know events by
+their ids; and what it says of the position is refused, since its token is old.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.ids import new_id
+from quartet.sync import store
+from quartet.sync.store import Lease
+from quartet.sync.tasks import end
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.worker")
+
+# How often in the time of a lease a worker says that it lives.
+BEATS = 6
+
+
+@dataclass(frozen=True)
+class Work:
+    """A loop that never ends by itself, and the pieces it is shared out by: whoever has some runs it for those."""
+
+    loop: Callable[[Lease], Coroutine[Any, Any, None]]
+    pieces: Sequence[str]
+
+
+class Share:
+    """One worker's share of all the work."""
+
+    def __init__(self, shop: Shop, works: Mapping[str, Work]) -> None:
+        self.worker = new_id().hex
+        self._pg, self._seconds = shop.stores.pg, shop.settings.worker_lease_seconds
+        self._works = works
+        self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
+        self._ours: dict[str, int] = {}
+        self._until = 0.0
+
+    async def do(self) -> None:
+        """Does what falls to this worker, until it is cancelled; then others may take it at once."""
+        try:
+            while True:
+                await self._beat()
+                for name, work in self._works.items():
+                    await self._follow(name, work)
+                await self._pause()
+        finally:
+            await end([task for _, task in self._running.values()])
+            await self._give_up([self.worker, *self._ours])
+
+    async def _beat(self) -> None:
+        """Without PostgreSQL the pieces stay ours until the lease has run out, by our own clock and since we asked."""
+        asked = monotonic()
+        pieces = [piece for work in self._works.values() for piece in work.pieces]
+        try:
+            async with asyncio.timeout(self._seconds / 2), self._pg.once() as tx:
+                self._ours = await store.beat(tx, self.worker, pieces, self._seconds)
+            self._until = asked + self._seconds
+        except (StoreUnavailable, TimeoutError) as away:
+            if monotonic() >= self._until and self._ours:
+                log.warning("leases ran out", error=repr(away))
+                self._ours = {}
+
+    async def _follow(self, name: str, work: Work) -> None:
+        """Runs the work for just the pieces that are ours."""
+        lease = Lease({piece: self._ours[piece] for piece in work.pieces if piece in self._ours})
+        before, task = self._running.pop(name, (store.NOBODYS, None))
+        if task is not None and before != lease:
+            await end([task])
+            await self._give_up(sorted(before.tokens.keys() - lease.tokens.keys()))
+        if lease.tokens:
+            if task is None or before != lease:
+                log.info("worker works", work=name, pieces=list(lease.tokens))
+                task = asyncio.create_task(work.loop(lease))
+            self._running[name] = (lease, task)
+
+    async def _give_up(self, pieces: Sequence[str]) -> None:
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(self._seconds / 2), self._pg.once() as tx:
+                await store.give_up(tx, self.worker, pieces)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._seconds / BEATS)
+        for _, task in self._running.values():
+            if task.done():
+                task.result()

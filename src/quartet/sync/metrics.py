@@ -1,0 +1,119 @@
+"""What PostgreSQL knows of work that waits and work that is done, told to Prometheus by any process that is asked."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import structlog
+from prometheus_client import REGISTRY, Gauge
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from quartet import hooks, notify
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import outbox, tallies
+from quartet.sync import changes, freshness, products, relay, store
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.sync")
+
+# Anybody may ask for /metrics; PostgreSQL is asked no more often than this.
+FRESH_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0
+
+LAG = Gauge("quartet_sync_lag_seconds", "How far a pipeline is behind.", ["pipeline"])
+PENDING = Gauge("quartet_sync_pending", "What waits in a pipeline.", ["pipeline"])
+DEAD = Gauge("quartet_sync_dead_letters", "What could not be carried.", ["pipeline"])
+TOPIC_LAG = Gauge("quartet_outbox_lag_seconds", "How long the oldest event of a topic has waited.", ["topic"])
+TOPIC_PENDING = Gauge("quartet_outbox_pending", "Events of a topic that wait.", ["topic"])
+MAILS = Gauge("quartet_mails_total", "E-mails by outcome, since the shop was opened.", ["outcome"])
+WEBHOOKS = Gauge("quartet_webhook_deliveries_total", "Tries at webhooks by outcome; dead: given up.", ["outcome"])
+BREAKERS = Gauge("quartet_webhook_endpoints", "Webhook endpoints by the state of their breaker.", ["breaker"])
+MEASURED = Gauge("quartet_measured", "Whether PostgreSQL could be asked for the figures of this list.")
+
+AGE = Gauge("quartet_search_freshness_age_seconds", "How old the newest canary is that a search finds.", ["of"])
+
+_LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, MAILS, WEBHOOKS, BREAKERS, AGE)
+_asked: dict[int, float] = {}
+
+
+class Took(Collector):
+    """The histogram of freshness, which the workers count together and PostgreSQL keeps."""
+
+    rows: Sequence[store.Took] = ()
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(
+            "quartet_search_freshness_seconds", "From a write to its being found, and to the cache.", labels=["of"]
+        )
+        for what in freshness.WHAT:
+            ns = {row.bound: row.n for row in self.rows if row.what == what}
+            upto = accumulate(ns.get(bound, 0) for bound in freshness.BOUNDS)
+            buckets = [
+                (f"{bound:g}".replace("inf", "+Inf"), n) for bound, n in zip(freshness.BOUNDS, upto, strict=True)
+            ]
+            family.add_metric([what], buckets, sum(row.seconds for row in self.rows if row.what == what))
+        yield family
+
+
+TOOK = Took()
+REGISTRY.register(TOOK)
+
+
+async def measure(shop: Shop) -> None:
+    """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old."""
+    now = time.monotonic()
+    if now - _asked.get(id(shop.stores), -FRESH_SECONDS) < FRESH_SECONDS:
+        return
+    _asked[id(shop.stores)] = now
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await _measure(shop)
+    except (StoreUnavailable, TimeoutError) as away:
+        for gauge in _LABELLED:
+            gauge.clear()
+        MEASURED.set(0)
+        log.warning("not measured", error=repr(away))
+
+
+async def _measure(shop: Shop) -> None:
+    async with shop.stores.pg.read() as read:
+        positions = await store.positions(read)
+        letters = await store.letter_counts(read)
+        topics = await outbox.depth_by_topic(read)
+        mails = await notify.waiting(read)
+        deliveries = await hooks.waiting(read)
+        breakers = await hooks.breakers(read, shop.clock.now())
+        done = await tallies.counted(read)
+        TOOK.rows = await store.freshness(read)
+        songs = await store.songs(read)
+    now = shop.clock.now()
+    for gauge in _LABELLED:
+        gauge.clear()
+    for position in positions:
+        if position.caught_up_at is not None:
+            LAG.labels(position.pipeline).set((now - position.caught_up_at).total_seconds())
+    waiting = {
+        relay.PIPELINE: (sum(n for n, _ in topics.values()), min((at for _, at in topics.values()), default=None)),
+        notify.PIPELINE: mails,
+        "webhooks": deliveries,
+    }
+    for pipeline, (pending, oldest) in waiting.items():
+        PENDING.labels(pipeline).set(pending)
+        LAG.labels(pipeline).set((now - oldest).total_seconds() if oldest else 0)
+    for topic, (pending, since) in topics.items():
+        TOPIC_PENDING.labels(topic).set(pending)
+        TOPIC_LAG.labels(topic).set((now - since).total_seconds())
+    for pipeline in (changes.PIPELINE, products.PIPELINE, relay.PIPELINE, notify.PIPELINE):
+        DEAD.labels(pipeline).set(letters.get(pipeline, 0))
+    for outcome in ("sent", "failed", "dropped"):
+        MAILS.labels(outcome).set(done.get(f"mails.{outcome}", 0))
+    for outcome in ("delivered", "failed", "dead"):
+        WEBHOOKS.labels(outcome).set(done.get(f"webhooks.{outcome}", 0))
+    for state in ("closed", "open", "half-open", "disabled"):
+        BREAKERS.labels(state).set(breakers.get(state, 0))
+    for fresh in freshness.summary(TOOK.rows, songs, now.timestamp()):
+        if fresh.age_seconds is not None:
+            AGE.labels(fresh.what).set(fresh.age_seconds)
+    MEASURED.set(1)
