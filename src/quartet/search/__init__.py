@@ -3,34 +3,54 @@
 `sync` keeps the index: it asks `document` how a product is kept, and writes it with `put`.
 """
 
-from quartet.search.model import Found, Wanted, document
+from quartet.search.model import Found, Said, Tier, Wanted, document
+from quartet.search.service import turn_over
 from quartet.search.store import (
+    abandon_next,
+    alike,
     build_next,
     find,
+    fingerprints,
+    former_alias,
+    former_as_next,
     found_by_ids,
     go_live,
     is_current,
+    make_ready,
     next_alias,
+    next_index,
     prepare,
     put,
     stored,
     suggest,
+    sums,
     sweep,
 )
 
 __all__ = [
     "Found",
+    "Said",
+    "Tier",
     "Wanted",
+    "abandon_next",
+    "alike",
     "build_next",
     "document",
     "find",
+    "fingerprints",
+    "former_alias",
+    "former_as_next",
     "found_by_ids",
     "go_live",
     "is_current",
+    "make_ready",
     "next_alias",
+    "next_index",
     "prepare",
     "put",
     "stored",
     "suggest",
+    "sums",
     "sweep",
+    "turn_over",
 ]

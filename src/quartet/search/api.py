@@ -1,20 +1,70 @@
 """GET /search and GET /search/suggest."""
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import StringConstraints
+from fastapi.routing import APIRoute
+from pydantic import Field, StringConstraints
 
-from quartet.kernel.errors import Invalid, StoreUnavailable, invalid
-from quartet.search import store
-from quartet.search.model import DEEPEST, AttrFilter, Found, Sort, Wanted, attr_filter, marked
-from quartet.web.answers import answer, problems
-from quartet.web.dependencies import ShopDep
+from quartet import merchandising
+from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
+from quartet.search import service, store, words
+from quartet.search.cache import Ready
+from quartet.search.model import (
+    DEEPEST,
+    AttrFilter,
+    Bucket,
+    Facets,
+    Found,
+    NumberBand,
+    Said,
+    Sort,
+    Tier,
+    Wanted,
+    any_of,
+    attr_filter,
+)
+from quartet.search.query import reasons
+from quartet.web.answers import JSON, answer, as_json, problems
+from quartet.web.dependencies import Anyone, Principal, Shop, ShopDep, signed, staff
+from quartet.web.limits import address_group
 from quartet.web.shapes import Shape
 
-router = APIRouter(tags=["search"])
 
-_KNOWN = {"q", "category", "brand", "minPrice", "maxPrice", "inStock", "sort", "page", "size"}
+class AtHand(APIRoute):
+    """Answers what was asked for just so a moment ago before anything of it is read: reading the parameters alone
+    costs more than all the rest of such an answer."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            shop: Shop = request.app.state.shop
+            typed = _typed(shop, request)
+            ready = service.at_hand(shop, typed) if typed is not None else None
+            return await handler(request) if ready is None else _given(shop, ready)
+
+        return handle
+
+
+router = APIRouter(tags=["search"], route_class=AtHand)
+
+_KNOWN = {
+    "q",
+    "category",
+    "brand",
+    "minPrice",
+    "maxPrice",
+    "inStock",
+    "minRating",
+    "facets",
+    "sort",
+    "page",
+    "size",
+    "cursor",
+    "explain",
+}
 _MOST_ATTRS = 20
 
 
@@ -42,11 +92,34 @@ class HitShape(Shape):
     score: float | None
 
 
+class ExplainedHitShape(HitShape):
+    """With `why`, for staff: the reasons of its score, the most first."""
+
+    why: list["WhyShape"]
+
+
 class BucketShape(Shape):
     """A value and how many of all found products have it."""
 
     key: str | int | float | bool
     count: int
+
+
+class NumberBandShape(Shape):
+    """A band of an attribute's numbers, `from` included, `to` not (`attrs.x.gte` and `attrs.x.lt`)."""
+
+    key: str
+    from_: float = Field(alias="from")
+    to: float
+    count: int
+
+
+class WhyShape(Shape):
+    """What a word added to the score, in which field of the index; without a field what the engine says of it."""
+
+    field: str
+    word: str
+    score: float
 
 
 class BandShape(Shape):
@@ -58,24 +131,40 @@ class BandShape(Shape):
     count: int
 
 
+class RangeShape(Shape):
+    """Lowest and highest price in minor units; null where nothing was found."""
+
+    min_cents: int | None
+    max_cents: int | None
+
+
 class FacetsShape(Shape):
-    """Counted over everything found, not the page. `attrs` holds the most frequent attributes by name."""
+    """Counted over everything found, not the page; what a facet itself filters by does not shrink it. `attrs` holds
+    attributes by name: of the category where just one is asked for, its numbers in bands; else the most frequent."""
 
     category: list[BucketShape]
     brand: list[BucketShape]
     price: list[BandShape]
-    attrs: dict[str, list[BucketShape]]
+    price_range: RangeShape
+    attrs: dict[str, list[BucketShape] | list[NumberBandShape]]
 
 
 class FoundShape(Shape):
-    """`didYouMean` holds other spellings, best first."""
+    """`nextCursor` leads on without showing anything twice; null on the last page. `tier` only with `explain`: how the
+    words were found. `facets` is null on later pages unless asked for. `didYouMean` holds other spellings, best first.
+    `partial`: the engine ran out of time and answered with what it had. `degraded`: the engine is away and the catalog
+    listed this instead; then at least `total` are there and nothing is counted."""
 
     total: int
     page: int
     size: int
-    items: list[HitShape]
-    facets: FacetsShape
+    items: list[ExplainedHitShape] | list[HitShape]
+    next_cursor: str | None
+    tier: Tier | None = Field(default=None, exclude_if=lambda tier: tier is None)
+    facets: FacetsShape | None
     did_you_mean: list[str]
+    partial: bool
+    degraded: bool = False
     took_ms: int
 
 
@@ -87,9 +176,13 @@ class SuggestionShape(Shape):
 
 
 class SuggestionsShape(Shape):
-    """Best first."""
+    """Best first: products (`items`), categories, and queries of others that found something; `degraded` as in
+    GET /search."""
 
     items: list[SuggestionShape]
+    categories: list[SuggestionShape]
+    queries: list[str]
+    degraded: bool = False
 
 
 Text = Annotated[str, Query(max_length=200, description="Words; misspelt ones are found too. Text, not a syntax.")]
@@ -99,13 +192,15 @@ Terms = Annotated[list[Annotated[str, StringConstraints(max_length=200)]] | None
 @router.get(
     "/search",
     response_model=FoundShape,
-    responses=problems(Invalid, StoreUnavailable),
+    responses=problems(Invalid, Unauthenticated, Forbidden, StoreUnavailable, TooManyRequests),
     description="Published products by text, filters and `attrs.<name>=value`, `attrs.<name>.gte=number` "
-    "(also lte, gt, lt), with facets over all that was found. Without `q` everything, best rated first.",
+    "(also lte, gt, lt), with facets over all that was found. Without `q` everything, best rated first. A first page "
+    "with `q` has an `X-Search-Id`, which a product's page and an order may carry.",
 )
 async def search(
     shop: ShopDep,
     request: Request,
+    principal: Anyone,
     *,
     q: Text = "",
     category: Terms = None,
@@ -113,30 +208,76 @@ async def search(
     min_price: Annotated[int | None, Query(alias="minPrice", ge=0, le=100_000_000_000)] = None,
     max_price: Annotated[int | None, Query(alias="maxPrice", ge=0, le=100_000_000_000)] = None,
     in_stock: Annotated[bool | None, Query(alias="inStock")] = None,
+    min_rating: Annotated[float | None, Query(alias="minRating", ge=0, le=5)] = None,
+    facets: Annotated[bool | None, Query(description="Whether to count; else on the first page only.")] = None,
     sort: Sort = "relevance",
     page: Annotated[int, Query(ge=1, le=DEEPEST)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=512, description="`nextCursor` of the page before.")] = None,
+    explain: Annotated[bool, Query(description="For staff: why each stands where it stands.")] = False,
 ) -> Response:
+    if cursor is not None and page > 1:
+        raise invalid("cursor", "goes without page")
+    if explain:
+        await staff(await signed(principal))
     if min_price is not None and max_price is not None and min_price > max_price:
         raise invalid("minPrice", "must not be above maxPrice")
     if page * size > DEEPEST:
         raise invalid("page", f"page × size must not pass {DEEPEST}: narrow the search instead")
-    attrs = _attr_filters(request)
     wanted = Wanted(
-        q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, attrs, sort, page, size
+        q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
+        _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
+    )  # fmt: skip
+    said = Said(**vars(await merchandising.ruling(shop, q)))
+    ready = await service.answer(
+        shop, wanted, _written, typed=_typed(shop, request) or "", client=_client(request), cursor=cursor, said=said
     )
-    found = await store.find(shop.stores.search, shop.settings.search_alias, wanted, shop.clock.now())
-    return answer(_shape(wanted, found))
+    return _given(shop, ready)
 
 
 @router.get("/search/suggest", response_model=SuggestionsShape, responses=problems(Invalid, StoreUnavailable))
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
-    """Names of published products, as one types."""
+    """Names of published products, categories, and past queries that several searches had and that found something, as
+    one types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
-    items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
-    return answer(SuggestionsShape(items=[SuggestionShape(**item) for item in items]))
+    degraded = False
+    try:
+        items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
+    except StoreUnavailable as away:
+        items, degraded = await service.suggest_listed(shop, q, size, away), True
+    categories, queries = await merchandising.offers(shop, q, size)
+    return answer(
+        SuggestionsShape(
+            items=[SuggestionShape(**item) for item in items],
+            categories=[SuggestionShape(text=name, slug=slug) for name, slug in categories],
+            queries=queries,
+            degraded=degraded,
+        )
+    )
+
+
+def _typed(shop: Shop, request: Request) -> str | None:
+    """The address as it came, with the stamp of what staff say of queries; None when it is time to look at that."""
+    stamp = merchandising.stamp_of_late(shop)
+    if stamp is None:
+        return None
+    return f"{stamp} {request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+
+
+def _client(request: Request) -> str:
+    """Whose share of the engine a search takes."""
+    principal: Principal | None = request.scope.get("principal")
+    return str(principal.user_id) if principal else address_group(request.scope["address"])
+
+
+def _given(shop: Shop, ready: Ready) -> Response:
+    """A ready answer, noted in the log of searches."""
+    headers = None
+    if ready.noted:
+        headers = {merchandising.SEARCH_ID: str(merchandising.note_search(shop, ready.noted, ready.total))}
+    return Response(ready.body, headers=headers, media_type=JSON)
 
 
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
@@ -145,7 +286,7 @@ def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
     _refuse_unknown(request, _KNOWN | {name for name, _ in asked})
     if len(asked) > _MOST_ATTRS:
         raise invalid("attrs", f"at most {_MOST_ATTRS} conditions")
-    return tuple(attr_filter(name, value) for name, value in asked)
+    return any_of(attr_filter(name, value) for name, value in asked)
 
 
 def _refuse_unknown(request: Request, known: set[str]) -> None:
@@ -155,18 +296,47 @@ def _refuse_unknown(request: Request, known: set[str]) -> None:
             raise invalid(name[:100], "is not a parameter of this call")
 
 
-def _shape(wanted: Wanted, found: Found) -> FoundShape:
+def _written(wanted: Wanted, found: Found, further: str | None) -> bytes:
+    return as_json(_shape(wanted, found, further))
+
+
+def _shape(wanted: Wanted, found: Found, further: str | None) -> FoundShape:
+    text = words.asked(wanted.q)
+    marker = words.Marker(text, loosely=found.tier is not Tier.EXACT) if text else None
     return FoundShape(
         total=found.total,
         page=wanted.page,
         size=wanted.size,
-        items=[_hit(hit) for hit in found.hits],
-        facets=FacetsShape.model_validate(found),
+        items=[_hit(hit, marker) for hit in found.hits],
+        next_cursor=further,
+        tier=found.tier if wanted.explain else None,
+        facets=_facets(found.facets) if found.facets else None,
         did_you_mean=found.did_you_mean,
+        partial=found.partial,
+        degraded=found.degraded,
         took_ms=found.took_ms,
     )
 
 
-def _hit(hit: dict[str, Any]) -> HitShape:
-    highlight = {name: marked(parts[0]) for name, parts in hit.get("highlight", {}).items()}
-    return HitShape(**hit["_source"], highlight=HighlightShape(**highlight), score=hit.get("_score"))
+def _facets(found: Facets) -> FacetsShape:
+    prices = RangeShape(min_cents=found.min_price, max_cents=found.max_price)
+    attrs = {name: [_counted(one) for one in values] for name, values in found.attrs.items()}
+    return FacetsShape.model_validate({**vars(found), "attrs": attrs, "price_range": prices})
+
+
+def _counted(one: Bucket | NumberBand) -> BucketShape | NumberBandShape:
+    if isinstance(one, Bucket):
+        return BucketShape(key=one.key, count=one.count)
+    return NumberBandShape(key=f"{one.low:g}–{one.high:g}", from_=one.low, to=one.high, count=one.count)
+
+
+def _hit(hit: dict[str, Any], marker: words.Marker | None) -> HitShape:
+    """What was found, with what was asked for marked in it."""
+    held = hit["_source"]
+    highlight = HighlightShape()
+    if marker is not None:
+        highlight = HighlightShape(name=marker.whole(held["name"]), description=marker.part(held.pop("description")))
+    if "_explanation" in hit:
+        why = [WhyShape(field=f, word=w, score=score) for f, w, score in reasons(hit["_explanation"])]
+        return ExplainedHitShape(**held, highlight=highlight, score=hit.get("_score"), why=why)
+    return HitShape(**held, highlight=highlight, score=hit.get("_score"))

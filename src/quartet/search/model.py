@@ -1,14 +1,18 @@
 """What is asked of search and what it answers; how a product becomes a search document."""
 
-import html
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Literal
 
+import orjson
+
 from quartet.kernel.errors import invalid
+from quartet.kernel.fingerprints import bucket, fingerprint
+from quartet.search import words
 
 Json = dict[str, Any]
 Sort = Literal["relevance", "price", "-price", "-rating", "-newest"]
@@ -16,9 +20,6 @@ AttrValue = str | float | bool
 
 # Past this many hits an engine has to keep and sort every one before them: refine the search instead.
 DEEPEST = 10_000
-# A query's cost grows with its words, each of which may be misspelt in four fields; people type three.
-MOST_WORDS = 16
-_WORD = re.compile(r"\w+")
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,12})?")
@@ -28,7 +29,8 @@ _FACET_VALUES = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """A search as a shopper asks it; prices in minor units, `q` is text and nothing but text."""
+    """A search as a shopper asks it; prices in minor units, `q` is text and nothing but text. `facets` None: on the
+    first page only."""
 
     q: str = ""
     category: tuple[str, ...] = ()
@@ -36,16 +38,47 @@ class Wanted:
     min_price: int | None = None
     max_price: int | None = None
     in_stock: bool | None = None
+    min_rating: float | None = None
     attrs: tuple["AttrFilter", ...] = ()
+    facets: bool | None = None
     sort: Sort = "relevance"
     page: int = 1
     size: int = 20
+    explain: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether facets are wanted."""
+        return self.page == 1 if self.facets is None else self.facets
+
+
+@dataclass(frozen=True)
+class Said:
+    """What staff say about a query; ids are products'.
+
+    `alternatives` are other words for it (synonyms), each a whole query. `pinned` stand before all others, in this
+    order, found or not; `hidden` are not found. `boosts` multiply a product's score.
+    """
+
+    alternatives: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    boosts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Tier(StrEnum):
+    """How a text was found: by all of its words, stemmed; by most of them, misspelt or begun; by any of them."""
+
+    EXACT = "exact"
+    LOOSE = "loose"
+    ANY = "any"
 
 
 @dataclass(frozen=True)
 class AttrFilter:
     """One attribute's condition as a filter clause of the engine."""
 
+    name: str
     clause: Json
 
 
@@ -54,6 +87,15 @@ class Bucket:
     """A value of a facet and how many of the found products have it."""
 
     key: AttrValue
+    count: int
+
+
+@dataclass(frozen=True)
+class NumberBand:
+    """Numbers from `low` to below `high`, and how many of the found products have one."""
+
+    low: float
+    high: float
     count: int
 
 
@@ -69,27 +111,85 @@ class Band:
 
 @dataclass(frozen=True)
 class Found:
-    """One page of what was found."""
+    """One page of what was found. `partial`: the engine ran out of time, or lost a part of the index. `degraded`: the
+    engine was away, and the catalog listed this. Facets are None where they were not wanted."""
 
     total: int
     hits: list[Json]
-    category: list[Bucket] = field(default_factory=list)
-    brand: list[Bucket] = field(default_factory=list)
-    price: list[Band] = field(default_factory=list)
-    attrs: dict[str, list[Bucket]] = field(default_factory=dict)
+    facets: "Facets | None" = None
     did_you_mean: list[str] = field(default_factory=list)
+    tier: Tier = Tier.EXACT
+    partial: bool = False
+    degraded: bool = False
     took_ms: int = 0
 
 
-def first_words(text: str) -> str:
-    """As much of the text as a search heeds."""
-    ends = [word.end() for word in _WORD.finditer(text)]
-    return " ".join(text[: ends[MOST_WORDS - 1]].split()) if len(ends) >= MOST_WORDS else " ".join(text.split())
+@dataclass(frozen=True)
+class Facets:
+    """Counted over everything found; what a facet itself filters by does not shrink it. Lowest and highest price in
+    minor units, None where nothing was found."""
+
+    category: list[Bucket] = field(default_factory=list)
+    brand: list[Bucket] = field(default_factory=list)
+    price: list[Band] = field(default_factory=list)
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = field(default_factory=dict)
+    min_price: int | None = None
+    max_price: int | None = None
 
 
-def count_words(text: str) -> int:
-    """Words as an engine's analyzer parts them: a hyphen parts two."""
-    return len(_WORD.findall(text))
+@dataclass(frozen=True)
+class Shelves:
+    """The shop's categories by slug: each one's parent, its attributes that are numbers, and those that aren't."""
+
+    parents: Mapping[str, str | None] = field(default_factory=dict)
+    numbers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    others: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def below(self, slugs: Iterable[str]) -> tuple[str, ...]:
+        """These and all that stand below them."""
+        found = list(dict.fromkeys(slugs))
+        for slug in found:  # which grows
+            found += [child for child, parent in self.parents.items() if parent == slug and child not in found]
+        return tuple(found)
+
+    def with_parents(self, buckets: Iterable[Bucket]) -> list[Bucket]:
+        """Counts of categories with those above them, whose products theirs are too; the most first."""
+        counts: dict[str, int] = {}
+        for held in buckets:
+            slug: str | None = str(held.key)
+            seen: set[str] = set()
+            while slug is not None and slug not in seen:
+                seen.add(slug)
+                counts[slug] = counts.get(slug, 0) + held.count
+                slug = self.parents.get(slug)
+        return [Bucket(slug, n) for slug, n in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+
+
+@dataclass(frozen=True)
+class View:
+    """What is counted of the category in view: its attributes that aren't numbers, and the edges of bands of those that
+    are, each band from one edge to below the next."""
+
+    others: frozenset[str]
+    edges: Mapping[str, tuple[float, ...]]
+
+
+_MOST_BANDS = 5
+
+
+def edges_of(values: Mapping[float, int]) -> tuple[float, ...]:
+    """Edges of at most five bands of numbers, so that about as many products are in each; none for few numbers, which
+    are counted one by one. The last edge is past the greatest number."""
+    if len(values) <= _MOST_BANDS:
+        return ()
+    ordered, total, before = sorted(values), sum(values.values()), 0
+    edges = [ordered[0]]
+    for value in ordered:
+        if before >= total * len(edges) / _MOST_BANDS and value > edges[-1]:
+            edges.append(value)
+        before += values[value]
+    last = ordered[-1]
+    return (*edges, last + 1 if last == int(last) else round(last + 0.001, 6))
 
 
 # --- Attributes -----------------------------------------------------------------------------------------------------
@@ -155,12 +255,42 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         candidates: list[AttrValue] = [value]
         candidates += [float(value)] if is_number else []
         candidates += [value == "true"] if value in ("true", "false") else []
-        return AttrFilter({"terms": {"attrs": [token(name, candidate) for candidate in candidates]}})
+        return AttrFilter(name, {"terms": {"attrs": [token(name, candidate) for candidate in candidates]}})
     if not is_number:
         raise invalid(parameter, "must be a number")
     # `n:g` is past every number of this attribute, since hex digits end at f.
     bounds = {"gte" if comparison.startswith("l") else "lt": f"{name}=n:" + ("" if comparison.startswith("l") else "g")}
-    return AttrFilter({"range": {"attrs": {**bounds, comparison: token(name, float(value))}}})
+    return AttrFilter(name, {"range": {"attrs": {**bounds, comparison: token(name, float(value))}}})
+
+
+def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
+    """Several values of one attribute are alternatives; several bounds are one range, in which one value has to be;
+    everything else holds together."""
+    values: dict[str, list[str]] = {}
+    bounds: dict[str, dict[str, str]] = {}
+    for one in filters:
+        if "terms" in one.clause:
+            values.setdefault(one.name, []).extend(one.clause["terms"]["attrs"])
+        else:
+            _narrow(bounds.setdefault(one.name, {}), one.clause["range"]["attrs"])
+    return (
+        *(AttrFilter(name, {"terms": {"attrs": held}}) for name, held in values.items()),
+        *(AttrFilter(name, {"range": {"attrs": held}}) for name, held in bounds.items()),
+    )
+
+
+def _narrow(held: dict[str, str], more: Mapping[str, str]) -> None:
+    """The narrower of two bounds on each side; of the same one that which excludes it."""
+    for open_, closed, pick in (("gt", "gte", max), ("lt", "lte", min)):
+        given = [(side[key], key) for side in (held, more) for key in (open_, closed) if key in side]
+        text = pick(text for text, _ in given)
+        held.pop(closed, None)
+        held[open_ if (text, open_) in given else closed] = text
+
+
+def band_filter(name: str, low: float, high: float) -> Json:
+    """An attribute's number from `low` to below `high`."""
+    return {"range": {"attrs": {"gte": token(name, low), "lt": token(name, high)}}}
 
 
 def attr_facets(counted: Iterable[tuple[str, int]]) -> dict[str, list[Bucket]]:
@@ -179,7 +309,8 @@ def attr_facets(counted: Iterable[tuple[str, int]]) -> dict[str, list[Bucket]]:
 
 
 def document(product: Mapping[str, Any]) -> Json | None:
-    """The catalog's document as search keeps it, whole; None for a draft, which nobody may find.
+    """The catalog's document as search keeps it, whole; None for a draft, which nobody may find. Nothing is in it that
+    no search asks for or answers: whatever is has to be written there each time it changes, as pieces left would.
 
     A product whose day of publication is still to come is kept: queries compare it with their own now.
     """
@@ -188,33 +319,36 @@ def document(product: Mapping[str, Any]) -> Json | None:
         return None
     name, brand = product["name"], product["brand"] or ""
     choices = (product, *product["variants"])
-    return {
+    shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
+    more = [*product["tags"], product["category"].replace("-", " ")]
+    more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
+    kept = {
         "id": product["_id"],
-        "version": product["version"],
         "sku": product["sku"],
         "skus": sorted({choice["sku"].lower() for choice in choices}),
         "name": name,
-        "suggest": name if name.lower().startswith(brand.lower()) else f"{brand} {name}",
         "slug": product["slug"],
         "category": product["category"],
         "brand": product["brand"],
         "description": product["description"],
-        "tags": product["tags"],
+        "words": {
+            "name": words.kept(name),
+            "brand": words.fold(brand),
+            "more": " ".join(dict.fromkeys(map(words.kept, more))),
+            "description": words.kept(product["description"]),
+        },
+        "suggest": shown,
+        "begun": sorted(words.beginnings(shown)),
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
         "attrs": sorted({text for choice in choices for text in tokens(choice["attrs"])}),
         "image": _image(product["images"]),
         "inStock": product["available"] > 0,
-        "available": product["available"],
         "publishedAt": published.isoformat(),
     }
+    # Many documents are compared at once by these.
+    return kept | {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}
 
 
 def _image(images: Sequence[Mapping[str, Any]]) -> str | None:
     return next((image["url"] for image in images if image["isPrimary"]), images[0]["url"] if images else None)
-
-
-def marked(fragment: str) -> str:
-    """A highlighted fragment as safe HTML. The engine marks with two private-use characters instead of tags, so that
-    what is markup and what is the product's own text can be told apart."""
-    return html.escape(fragment).replace("\ue000", "<em>").replace("\ue001", "</em>")

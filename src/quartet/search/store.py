@@ -8,19 +8,21 @@ from typing import Any
 
 import orjson
 
+from quartet.kernel.errors import Conflict
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.search.model import Band, Bucket, Found, Wanted, attr_facets, count_words, first_words
+from quartet.search import query, words
+from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
+from quartet.search.query import Reading, Told
 from quartet.stores.files import json_file
 from quartet.stores.search import BulkResult, SearchEngine, SearchRefused
 
 Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
-QUERY: Json = json_file(__file__, "query.json")
-MOST_SPELLINGS = 50
-MOST_CLAUSES = 800
-DEFINITION = hashlib.sha256(orjson.dumps(INDEX)).hexdigest()[:16]
+NOTHING = Told()
+# With fewer than this a search asks once more, loosely.
+ENOUGH = 1
 
 
 def definition(search: SearchEngine, settings: Settings) -> Json:
@@ -30,8 +32,24 @@ def definition(search: SearchEngine, settings: Settings) -> Json:
     if search.engine == "elasticsearch":
         # Its way of marking whole phrases makes highlighting nine times dearer; OpenSearch knows no such setting.
         made["settings"]["index"]["highlight.weight_matches_mode.enabled"] = False
-    made["mappings"]["_meta"] = {"definition": DEFINITION}
+    made["mappings"] = _mappings(settings)
+    made["mappings"]["_meta"] = {"definition": _kind(settings)}
     return made
+
+
+def _mappings(settings: Settings) -> Json:
+    """Each text in its language; all texts together in each language that any of them has."""
+    made: Json = deepcopy(INDEX["mappings"])
+    languages = Reading.of(settings).languages
+    for name, language in languages.items():
+        made["properties"]["words"]["properties"][name]["analyzer"] = language
+    fields = {language: {"type": "text", "analyzer": language} for language in sorted(set(languages.values()))}
+    made["properties"]["all"]["fields"] = fields
+    return made
+
+
+def _kind(settings: Settings) -> str:
+    return hashlib.sha256(orjson.dumps([INDEX["settings"], _mappings(settings)])).hexdigest()[:16]
 
 
 async def prepare(search: SearchEngine, settings: Settings) -> None:
@@ -50,13 +68,22 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
 
 async def is_current(search: SearchEngine, settings: Settings) -> bool:
     """Whether the live index was made from the present definition; False as well when there is none."""
-    found = await search.mappings(settings.search_alias)
-    return bool(found.get("_meta", {}).get("definition") == DEFINITION)
+    return await _is_of_now(search, settings, settings.search_alias)
+
+
+async def _is_of_now(search: SearchEngine, settings: Settings, index: str) -> bool:
+    found = await search.mappings(index)
+    return bool(found.get("_meta", {}).get("definition") == _kind(settings))
 
 
 def next_alias(settings: Settings) -> str:
     """The alias of an index that is being built beside the live one."""
     return f"{settings.search_alias}-next"
+
+
+def former_alias(settings: Settings) -> str:
+    """The alias of the index that was live before, kept to go back to."""
+    return f"{settings.search_alias}-former"
 
 
 def _family(settings: Settings) -> str:
@@ -65,12 +92,35 @@ def _family(settings: Settings) -> str:
 
 
 async def build_next(search: SearchEngine, settings: Settings) -> str:
-    """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name."""
+    """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name. Until it
+    goes live it has no replicas and is not refreshed, so that it costs less to fill."""
     await sweep(search, settings)
     await _clear_the_way(search, next_alias(settings))
     name = f"{settings.search_alias}-{new_id().hex}"
-    await search.create_index(name, definition(search, settings), aliases=[next_alias(settings), _family(settings)])
+    made = definition(search, settings)
+    made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
+    await search.create_index(name, made, aliases=[next_alias(settings), _family(settings)])
     return name
+
+
+async def former_as_next(search: SearchEngine, settings: Settings) -> str:
+    """Puts the index that was live before behind the next alias; answers its name. Raises Conflict when there is none,
+    or when it was made from another definition than the present one, so that it could not be kept up to date."""
+    await sweep(search, settings)
+    former = await search.alias_target(former_alias(settings))
+    if former is None:
+        raise Conflict("no former index is kept")
+    if not await _is_of_now(search, settings, former):
+        raise Conflict("the former index was made by another version of the shop: go back with that version")
+    action = {"add": {"index": former, "alias": next_alias(settings)}}
+    await search.request("POST", "/_aliases", body={"actions": [action]})
+    return former
+
+
+async def next_index(search: SearchEngine, settings: Settings) -> str | None:
+    """The index behind the next alias, if it is of the present definition."""
+    index = await search.alias_target(next_alias(settings))
+    return index if index is not None and await _is_of_now(search, settings, index) else None
 
 
 async def _clear_the_way(search: SearchEngine, alias: str) -> None:
@@ -83,17 +133,34 @@ async def _clear_the_way(search: SearchEngine, alias: str) -> None:
             raise
 
 
+async def make_ready(search: SearchEngine, settings: Settings) -> None:
+    """The index behind the next alias is filled: from here on it is refreshed and copied as the live one is."""
+    wanted = definition(search, settings)["settings"]["index"]
+    names = ("number_of_replicas", "refresh_interval")
+    await search.change_settings(next_alias(settings), {name: wanted[name] for name in names})
+    await search.refresh(next_alias(settings))
+
+
 async def go_live(search: SearchEngine, settings: Settings, index: str) -> None:
-    """Points the alias at the index, in one step for whoever searches, and deletes the others."""
-    await search.swap_alias(settings.search_alias, index, leave=next_alias(settings))
+    """Points the alias at the index, in one step for whoever searches; what was live is kept, older ones are
+    deleted."""
+    await search.swap_alias(settings.search_alias, index, leave=next_alias(settings), keep=former_alias(settings))
+    await sweep(search, settings)
+
+
+async def abandon_next(search: SearchEngine, settings: Settings) -> None:
+    """Nothing is being built any more: a new index goes, the former one stays what it was."""
+    for index in await search.alias_targets(next_alias(settings)):
+        action = {"remove": {"index": index, "alias": next_alias(settings)}}
+        await search.request("POST", "/_aliases", body={"actions": [action]})
     await sweep(search, settings)
 
 
 async def sweep(search: SearchEngine, settings: Settings) -> None:
-    """Deletes every index of ours but the live one."""
-    live = await search.alias_target(settings.search_alias)
+    """Deletes every index of ours but the live one and the one before it."""
+    kept = [await search.alias_target(alias) for alias in (settings.search_alias, former_alias(settings))]
     for index in await search.alias_targets(_family(settings)):
-        if index != live:
+        if index not in kept:
             await search.delete_index(index)
 
 
@@ -123,105 +190,99 @@ async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> 
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 
-def query(wanted: Wanted, now: datetime) -> Json:
-    """The whole search as the engine takes it; what costs (highlight, suggestions) only where there is text."""
-    text = first_words(wanted.q)
-    body: Json = {
-        "from": (wanted.page - 1) * wanted.size,
-        "size": wanted.size,
-        "_source": QUERY["source"],
-        "track_total_hits": True,
-        "query": {"bool": {"must": _matching(text), "filter": _filters(wanted, now)}},
-        # By relevance there is nothing to sort without text: then by rating.
-        "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
-        "aggs": QUERY["aggs"],
-    }
-    if text:
-        body["highlight"] = QUERY["highlight"]
-        body["suggest"] = {"did_you_mean": {"text": text, "phrase": QUERY["did_you_mean"]}}
-    return body
+async def alike(search: SearchEngine, alias: str, product: Mapping[str, Any], limit: int, now: datetime) -> list[str]:
+    """Ids of published products of the same category that share most with it, the best first. StoreUnavailable."""
+    found = await search.search(alias, query.alike(product, limit, now))
+    return [hit["_id"] for hit in found["hits"]["hits"]]
 
 
-def _matching(text: str) -> list[Json]:
-    if not text:
-        return []
-    # Each word may match this many spellings in each field, and an engine refuses more than 1,024 clauses in all.
-    spellings = min(MOST_SPELLINGS, MOST_CLAUSES // (len(QUERY["fields"]) * count_words(text) or 1))
-    words = {"query": text, "fields": QUERY["fields"], "fuzziness": "AUTO", "max_expansions": spellings}
-    either = [
-        {"multi_match": words},
-        {"term": {"skus": {"value": text.lower(), "boost": 100}}},
-    ]
-    return [{"bool": {"should": either, "minimum_should_match": 1}}]
+async def fingerprints(search: SearchEngine, alias: str, low: int, high: int) -> dict[str, int]:
+    """The fingerprint of each document in the buckets from `low` to below `high`, by id; 0 of one that has none. What
+    is in no bucket is in the first. Ten thousand at most."""
+    found = await search.search(
+        alias,
+        {
+            "size": DEEPEST,
+            "query": _within(low, high),
+            "_source": False,
+            "docvalue_fields": ["fingerprint"],
+            "track_total_hits": False,
+        },
+    )
+    return {hit["_id"]: int(hit.get("fields", {}).get("fingerprint", [0])[0]) for hit in found["hits"]["hits"]}
 
 
-def _published(now: datetime) -> Json:
-    return {"range": {"publishedAt": {"lte": now.isoformat()}}}
+async def sums(
+    search: SearchEngine, alias: str, low: int, high: int, *, each: bool = False
+) -> dict[int, tuple[int, int]]:
+    """How many documents these buckets hold, and the sum of their fingerprints: of `each` bucket that has any, or of
+    all together under `low`. The engine reads two columns for it, and no document."""
+    total = {"sum": {"sum": {"field": "fingerprint"}}}
+    by_bucket = {"buckets": {"terms": {"field": "bucket", "size": high - low}, "aggs": total}}
+    body = {"size": 0, "track_total_hits": True, "query": _within(low, high), "aggs": by_bucket if each else total}
+    found = await search.search(alias, body)
+    number = int(found["hits"]["total"]["value"])
+    if not each:
+        return {low: (number, int(found["aggregations"]["sum"]["value"]))}
+    rows = found["aggregations"]["buckets"]["buckets"]
+    totals = {int(row["key"]): (int(row["doc_count"]), int(row["sum"]["value"])) for row in rows}
+    if lost := number - sum(n for n, _ in totals.values()):
+        n, sum_ = totals.get(low, (0, 0))
+        totals[low] = n + lost, sum_
+    return totals
 
 
-def _filters(wanted: Wanted, now: datetime) -> list[Json]:
-    filters = [_published(now)]
-    if wanted.category:
-        filters.append({"terms": {"category": wanted.category}})
-    if wanted.brand:
-        filters.append({"terms": {"brand": wanted.brand}})
-    if wanted.in_stock is not None:
-        filters.append({"term": {"inStock": wanted.in_stock}})
-    prices = {"gte": wanted.min_price, "lte": wanted.max_price}
-    prices = {side: price for side, price in prices.items() if price is not None}
-    if prices:
-        filters.append({"range": {"priceCents": prices}})
-    return filters + [attr.clause for attr in wanted.attrs]
+def _within(low: int, high: int) -> Json:
+    here: Json = {"range": {"bucket": {"gte": low, "lt": high}}}
+    if low > 0:
+        return here
+    nowhere = {"bool": {"must_not": [{"exists": {"field": "bucket"}}]}}
+    return {"bool": {"should": [here, nowhere], "minimum_should_match": 1}}
 
 
-async def find(search: SearchEngine, alias: str, wanted: Wanted, now: datetime) -> Found:
-    """One page of products. Raises StoreUnavailable."""
-    found = await search.search(alias, query(wanted, now))
-    aggregated = found["aggregations"]
-    text = " ".join(wanted.q.lower().split())
-    options = [option["text"] for part in _suggested(found) for option in part["options"]]
+async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, told: Told = NOTHING) -> Found:
+    """One page of products, by the first tier that finds enough. Raises StoreUnavailable."""
+    reading, took = Reading.of(settings), 0
+    for tier in Tier:
+        found = await search.search(settings.search_alias, query.body(wanted, tier, now, reading, told))
+        took += found["took"]
+        if not words.asked(wanted.q) or found["aggregations"]["matched"]["doc_count"] >= ENOUGH:
+            break
+    hits = found["hits"]["hits"]
+    total = found["hits"]["total"]["value"] + len(told.seen)
+    offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
     return Found(
-        total=found["hits"]["total"]["value"],
-        hits=found["hits"]["hits"],
-        category=_buckets(aggregated["by_category"]),
-        brand=_buckets(aggregated["by_brand"]),
-        price=[
-            Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
-            for b in aggregated["price_range"]["buckets"]
-        ],
-        attrs=attr_facets((b["key"], b["doc_count"]) for b in aggregated["by_attr"]["buckets"]),
-        did_you_mean=[option for option in options if option != text],
-        took_ms=found["took"],
+        total=total,
+        hits=hits,
+        facets=query.read_facets(found["aggregations"], told.shelves, told.view) if wanted.counts else None,
+        did_you_mean=[offered] if offered else [],
+        tier=tier,
+        partial=bool(found["timed_out"] or found["_shards"]["failed"]),
+        took_ms=took,
     )
 
 
-def _suggested(found: Mapping[str, Any]) -> Sequence[Json]:
-    suggested: Sequence[Json] = found.get("suggest", {}).get("did_you_mean", [])
-    return suggested
-
-
-def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:
-    return [Bucket(bucket["key"], bucket["doc_count"]) for bucket in aggregated["buckets"]]
-
-
-def _cents(bound: float | None) -> int | None:
-    return None if bound is None else int(bound)
+async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:
+    """How the attributes of a category and those below it are counted. Raises StoreUnavailable."""
+    shelf = shelves.below([slug])
+    others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
+    numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
+    found = await search.search(alias, query.numbers(shelf, now))
+    values: dict[str, dict[float, int]] = {name: {} for name in numbers}
+    for bucket in found["aggregations"]["attrs"]["buckets"]:
+        name, value = read_token(bucket["key"])
+        if name in numbers and isinstance(value, int | float) and not isinstance(value, bool):
+            values[name][value] = bucket["doc_count"]
+    edges = {name: edges for name, held in sorted(values.items()) if (edges := edges_of(held))}
+    return View(others | numbers - edges.keys(), edges)
 
 
 async def suggest(search: SearchEngine, alias: str, q: str, size: int, now: datetime) -> list[Json]:
-    """Names that begin as typed, `{text, slug}`: every word but the last is whole, if perhaps misspelt.
-
-    A query rather than the engines' completion suggester, which can't leave out what is not published yet.
-    """
-    text = first_words(q)
-    begun = {"match_bool_prefix": {"suggest": {"query": text, "operator": "and", "fuzziness": "AUTO"}}}
-    body = {
-        "size": size,
-        "_source": ["name", "slug"],
-        "track_total_hits": False,
-        "query": {"bool": {"must": [begun], "filter": [_published(now)]}},
-        "sort": QUERY["sorts"]["relevance"],
-    }
-    found = await search.search(alias, body) if text else {"hits": {"hits": []}}
-    sources = [hit["_source"] for hit in found["hits"]["hits"]]
+    """Names that begin as typed, `{text, slug}`; only where there are none, those that nearly do."""
+    sources: list[Json] = []
+    for misspelt in (False, True):
+        asked = query.begun(q, size, now, misspelt=misspelt)
+        if asked and not sources:
+            found = await search.search(alias, asked)
+            sources = [hit["_source"] for hit in found["hits"]["hits"]]
     return [{"text": source["name"], "slug": source["slug"]} for source in sources]

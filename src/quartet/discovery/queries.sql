@@ -1,0 +1,91 @@
+-- name: next_day
+SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM orders WHERE created_at >= $1;
+
+-- name: count_day
+-- What sold on the day that begins with $1, in place of what was counted of it before.
+WITH sold AS (
+    SELECT i.sku, sum(i.quantity) AS units FROM orders o JOIN order_items i ON i.order_id = o.id
+    WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day'
+      AND o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
+    GROUP BY i.sku
+), gone AS (
+    DELETE FROM sold_days d WHERE d.day = ($1 AT TIME ZONE 'UTC')::date
+      AND NOT EXISTS (SELECT FROM sold WHERE sold.sku = d.sku)
+)
+INSERT INTO sold_days AS d (day, sku, units)
+SELECT ($1 AT TIME ZONE 'UTC')::date, sku, units FROM sold
+ON CONFLICT (day, sku) DO UPDATE SET units = excluded.units WHERE d.units <> excluded.units;
+
+-- name: fill_baskets
+-- The baskets of that day, and which SKUs have other ones than before. $2: baskets of more lines than that are a
+-- dealer's, and say nothing of what goes together.
+WITH lines AS (
+    SELECT i.sku, i.order_id, o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
+                              AND count(*) OVER (PARTITION BY i.order_id) BETWEEN 2 AND $2 AS counts
+    FROM orders o JOIN order_items i ON i.order_id = o.id
+    WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day'
+), filled AS (
+    INSERT INTO baskets (sku, day, order_id)
+    SELECT sku, ($1 AT TIME ZONE 'UTC')::date, order_id FROM lines WHERE counts
+    ON CONFLICT DO NOTHING RETURNING sku
+), emptied AS (
+    DELETE FROM baskets b USING lines
+    WHERE NOT lines.counts AND b.sku = lines.sku AND b.day = ($1 AT TIME ZONE 'UTC')::date
+      AND b.order_id = lines.order_id
+    RETURNING b.sku
+)
+INSERT INTO bought_together AS t (sku, baskets)
+SELECT sku, sum(n) FROM (SELECT sku, 1 FROM filled UNION ALL SELECT sku, -1 FROM emptied) AS changed(sku, n)
+GROUP BY sku ORDER BY sku
+ON CONFLICT (sku) DO UPDATE SET baskets = t.baskets + excluded.baskets, stale = true;
+
+-- name: stale
+SELECT sku FROM bought_together WHERE stale ORDER BY counted_at LIMIT $1;
+
+-- name: count_together
+-- Of each SKU: with what it was bought at least twice, in its latest $2 baskets. What is in every basket anyway is no
+-- advice, so often together counts for less the more baskets the other is in, and what is in few says little yet (the
+-- 10). The best $3 are kept.
+WITH chosen AS (
+    SELECT sku FROM unnest($1::text[]) AS sku
+), pairs AS (
+    SELECT chosen.sku, other.sku AS other, count(*) AS times
+    FROM chosen
+    CROSS JOIN LATERAL (SELECT order_id FROM baskets b WHERE b.sku = chosen.sku ORDER BY day DESC LIMIT $2) AS b
+    JOIN order_items other ON other.order_id = b.order_id AND other.sku <> chosen.sku
+    GROUP BY 1, 2 HAVING count(*) > 1
+), ranked AS (
+    SELECT pairs.sku, other,
+           row_number() OVER (PARTITION BY pairs.sku ORDER BY times / sqrt(t.baskets + 10) DESC, other) AS place
+    FROM pairs JOIN bought_together t ON t.sku = pairs.other
+), best AS (
+    SELECT sku, array_agg(other ORDER BY place) AS others FROM ranked WHERE place <= $3 GROUP BY sku
+)
+UPDATE bought_together t SET others = coalesce(best.others, '{}'), stale = false, counted_at = now()
+FROM chosen LEFT JOIN best USING (sku) WHERE t.sku = chosen.sku;
+
+-- name: sums
+-- What each SKU sold of late, with its category, of those that sold within the longest period.
+SELECT d.sku, coalesce(v.category, '') AS category,
+       coalesce(sum(units) FILTER (WHERE day > $1::date - 2), 0)::bigint AS day,
+       coalesce(sum(units) FILTER (WHERE day > $1::date - 7), 0)::bigint AS week,
+       coalesce(sum(units) FILTER (WHERE day > $1::date - 30), 0)::bigint AS month,
+       coalesce(sum(units) FILTER (WHERE day > $1::date - 365), 0)::bigint AS year,
+       sum(units)::bigint AS "all"
+FROM sold_days d JOIN inventory v USING (sku) GROUP BY d.sku, v.category;
+
+-- name: clear_bestsellers
+DELETE FROM bestsellers;
+
+-- name: put_bestsellers
+-- All of them, after the others have gone in the same transaction.
+INSERT INTO bestsellers (period, product_id, category, units)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]);
+
+-- name: bestsellers
+-- $2: only of these categories, or of all where it is null.
+SELECT product_id, units FROM bestsellers WHERE period = $1 AND ($2::text[] IS NULL OR category = ANY ($2))
+ORDER BY units DESC, product_id LIMIT $3;
+
+-- name: together
+SELECT sku, others FROM bought_together WHERE sku = ANY ($1::text[]);

@@ -1,0 +1,160 @@
+"""Bestsellers and related products: counted behind the shop's back, a slice at a time, and looked up."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from time import monotonic
+
+import structlog
+
+from quartet import catalog, search
+from quartet.discovery import store
+from quartet.discovery.model import KEPT, Json, Period, Related, best, in_turn
+from quartet.kernel.errors import NotFound, StoreUnavailable
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.discovery")
+
+# Counting takes this share of the time, and begins a slice no sooner.
+SHARE = 0.05
+PAUSE_SECONDS = 2.0
+IDLE_SECONDS = 30.0
+# Days gone by change when something is cancelled or imported.
+ROUND_SECONDS = 600.0
+SLICE_SECONDS = 0.2
+SKUS_A_SLICE = 50
+_SKUS_A_LOOK = 1_000
+
+
+@dataclass
+class Round:
+    """How far counting has come round the days that have orders. Lost with the process, it only begins again."""
+
+    after: datetime | None = None
+    changed: bool = True
+    rests_until: float = 0.0
+
+
+async def run(shop: Shop) -> None:
+    """Counts for ever. Raises what goes wrong; begin again then."""
+    state = Round()
+    while True:
+        began = monotonic()
+        goes_on = await count(shop, state)
+        await asyncio.sleep(max(PAUSE_SECONDS if goes_on else IDLE_SECONDS, (monotonic() - began) / SHARE))
+
+
+async def count_all(shop: Shop) -> None:
+    """Once round, here and now: for loaders and for tests."""
+    state = Round()
+    while await count(shop, state):
+        pass
+
+
+async def count(shop: Shop, state: Round) -> bool:
+    """One slice: today and yesterday, some earlier days, some SKUs' company, and the bestsellers where anything is new.
+    False when it has been round all days and nothing is left to count."""
+    until = monotonic() + SLICE_SECONDS
+    today = shop.clock.now().astimezone(UTC).date()
+    for day in (today - timedelta(days=1), today):
+        state.changed |= await _count_day(shop, day)
+    while (day_on := await _next_day(shop, state, today)) is not None:
+        state.changed |= await _count_day(shop, day_on)
+        if monotonic() > until:
+            break
+    counted = SKUS_A_SLICE
+    while counted == SKUS_A_SLICE and monotonic() < until + SLICE_SECONDS:
+        async with shop.stores.pg.tx() as tx:
+            counted = await store.count_together(tx, SKUS_A_SLICE)
+        await shop.step("company counted")
+    if state.changed:
+        await _rank(shop, today)
+        state.changed = False
+    return state.after is not None or counted == SKUS_A_SLICE
+
+
+async def _next_day(shop: Shop, state: Round, today: date) -> date | None:
+    """The next day of the round; None at its end, and for a while after."""
+    if monotonic() < state.rests_until:
+        return None
+    async with shop.stores.pg.read() as read:
+        day = await store.next_day(read, state.after or datetime(1900, 1, 1, tzinfo=UTC))
+    if day is None or day >= today:
+        state.after, state.rests_until = None, monotonic() + ROUND_SECONDS
+        return None
+    state.after = _midnight(day) + timedelta(days=1)
+    return day
+
+
+async def _count_day(shop: Shop, day: date) -> bool:
+    async with shop.stores.pg.tx() as tx:
+        changed = await store.count_day(tx, _midnight(day))
+    await shop.step("day counted")
+    return changed
+
+
+async def _rank(shop: Shop, today: date) -> None:
+    async with shop.stores.pg.read() as read:
+        sums = await store.sums(read, today)
+    product_ids: dict[str, str] = {}
+    for start in range(0, len(sums), _SKUS_A_LOOK):
+        skus = [line.sku for line in sums[start : start + _SKUS_A_LOOK]]
+        product_ids |= await catalog.product_ids_of_skus(shop.stores.mongo, skus)
+    async with shop.stores.pg.tx() as tx:
+        await store.put_bestsellers(tx, best(sums, product_ids))
+    await shop.step("bestsellers ranked")
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+async def bestsellers(shop: Shop, period: Period, category: str | None, limit: int) -> list[tuple[Json, int]]:
+    """Public products and how many pieces sold, the best first; a category includes those below it.
+
+    Raises StoreUnavailable."""
+    below = None if category is None else await catalog.category_and_below(shop.stores.mongo, category)
+    async with shop.stores.pg.read() as read:
+        ranked = await store.bestsellers(read, period, below, KEPT)
+    found: list[tuple[Json, int]] = []
+    for start in range(0, len(ranked), 2 * limit):
+        some = ranked[start : start + 2 * limit]
+        products = await _public(shop, [product_id for product_id, _ in some])
+        found += [(products[product_id], units) for product_id, units in some if product_id in products]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+async def related(shop: Shop, reference: str, limit: int) -> list[Related]:
+    """Public products to show beside this one: bought together with it, then alike. What search knows is left out while
+    search is away. Raises NotFound, StoreUnavailable."""
+    product = await catalog.find(shop.stores.mongo, reference)
+    if product is None or not catalog.is_published(product, shop.clock.now()):
+        raise NotFound(f"there is no product {reference}")
+    async with shop.stores.pg.read() as read:
+        skus = in_turn(await store.together(read, catalog.sellable_skus(product)))
+    ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
+    together = [id_ for id_ in dict.fromkeys(ids[sku] for sku in skus if sku in ids) if id_ != product["_id"]]
+    products = await _public(shop, together)
+    found = [Related(products[id_], "bought-together") for id_ in together if id_ in products][:limit]
+    if len(found) < limit:
+        known = {product["_id"], *together}
+        alike = [id_ for id_ in await _alike(shop, product, limit + len(known)) if id_ not in known]
+        products = await _public(shop, alike)
+        found += [Related(products[id_], "alike") for id_ in alike if id_ in products]
+    return found[:limit]
+
+
+async def _alike(shop: Shop, product: Json, limit: int) -> list[str]:
+    try:
+        return await search.alike(shop.stores.search, shop.settings.search_alias, product, limit, shop.clock.now())
+    except StoreUnavailable as away:
+        log.warning("nothing alike is found", error=away.detail)
+        return []
+
+
+async def _public(shop: Shop, ids: list[str]) -> dict[str, Json]:
+    now = shop.clock.now()
+    products = await catalog.by_ids(shop.stores.mongo, ids)
+    return {product["_id"]: product for product in products if catalog.is_published(product, now)}

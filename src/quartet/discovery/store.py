@@ -1,0 +1,66 @@
+"""What sold, and what was bought together, counted in PostgreSQL."""
+
+from collections.abc import Collection, Sequence
+from datetime import date, datetime
+
+from quartet.discovery.model import PERIODS, Bestseller, Period, Sums
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Tx
+
+q = queries(__file__)
+
+MOST_LINES = 100
+MOST_BASKETS = 2_000
+MOST_OTHERS = 24
+
+
+async def next_day(read: Read, at: datetime) -> date | None:
+    """The first day with an order from then on."""
+    found: date | None = await read.fetchval(q.next_day, at)
+    return found
+
+
+async def count_day(tx: Tx, day: datetime) -> bool:
+    """Counts what sold on a day (its first moment) anew, and fills its baskets; whether anything is new."""
+    sold = await tx.execute(q.count_day, day)
+    filled = await tx.execute(q.fill_baskets, day, MOST_LINES)
+    return not (sold.endswith(" 0") and filled.endswith(" 0"))
+
+
+async def count_together(tx: Tx, limit: int) -> int:
+    """Counts anew what goes together with some SKUs of which that has changed; answers how many."""
+    skus = [row["sku"] for row in await tx.fetch(q.stale, limit)]
+    if skus:
+        await tx.execute(q.count_together, skus, MOST_BASKETS, MOST_OTHERS)
+    return len(skus)
+
+
+async def sums(read: Read, today: date) -> list[Sums]:
+    """What every SKU sold, by period; `day` is today and yesterday."""
+    rows = await read.fetch(q.sums, today)
+    return [Sums(row["sku"], row["category"], {period: row[period] for period in PERIODS}) for row in rows]
+
+
+async def put_bestsellers(tx: Tx, found: Sequence[Bestseller]) -> None:
+    """In place of those that there were."""
+    await tx.execute(q.clear_bestsellers)
+    await tx.execute(
+        q.put_bestsellers,
+        [each.period for each in found],
+        [each.product_id for each in found],
+        [each.category for each in found],
+        [each.units for each in found],
+    )
+
+
+async def bestsellers(
+    read: Read, period: Period, categories: Collection[str] | None, limit: int
+) -> list[tuple[str, int]]:
+    """Product ids and units, the best first; of these categories, or of all."""
+    rows = await read.fetch(q.bestsellers, period, None if categories is None else list(categories), limit)
+    return [(row["product_id"], row["units"]) for row in rows]
+
+
+async def together(read: Read, skus: Collection[str]) -> list[list[str]]:
+    """Of each of these SKUs what is bought together with it, the best first."""
+    return [row["others"] for row in await read.fetch(q.together, list(skus))]

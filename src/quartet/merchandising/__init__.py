@@ -1,0 +1,34 @@
+"""What searches tell the shop, and what the shop tells searches: the log of what was searched, opened and bought."""
+
+from quartet.merchandising.model import (
+    SEARCH_ID,
+    QueryLine,
+    ReportOrder,
+    SearchReport,
+    normalised,
+    read_id,
+)
+from quartet.merchandising.rules import offers, ruling, stamp_of_late
+from quartet.merchandising.service import count_queries, keep, note_opened, note_search, sweep, write_log
+from quartet.merchandising.store import expect, forget_lines, report
+
+__all__ = [
+    "SEARCH_ID",
+    "QueryLine",
+    "ReportOrder",
+    "SearchReport",
+    "count_queries",
+    "expect",
+    "forget_lines",
+    "keep",
+    "normalised",
+    "note_opened",
+    "note_search",
+    "offers",
+    "read_id",
+    "report",
+    "ruling",
+    "stamp_of_late",
+    "sweep",
+    "write_log",
+]

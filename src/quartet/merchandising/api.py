@@ -1,0 +1,141 @@
+"""Routes of what staff say about queries."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
+from quartet.merchandising import service, store
+from quartet.merchandising.model import LONGEST_QUERY, Ranking
+from quartet.web.answers import answer, nothing, problems
+from quartet.web.dependencies import PathId, ShopDep, Staff
+from quartet.web.paging import Page, Paging
+from quartet.web.shapes import Body, Int, Shape, Sku, text
+
+router = APIRouter(prefix="/search", tags=["search"])
+
+_STAFF = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+_LAST = UUID(int=2**128 - 1)
+
+Words = Annotated[str, text(LONGEST_QUERY)]
+Skus = Annotated[list[Sku], Field(max_length=50)]
+
+
+class SynonymsBody(Body):
+    """Without `means` each of `words` stands for every other; with it a search for one of them also finds what `means`
+    says, and not the other way round."""
+
+    words: Annotated[list[Words], Field(min_length=1, max_length=20)]
+    means: Annotated[list[Words], Field(max_length=20)] = Field(default_factory=list)
+
+
+class SynonymsShape(Shape):
+    """In lower case, with single spaces."""
+
+    id: UUID
+    words: list[str]
+    means: list[str]
+    created_at: datetime
+
+
+class RuleBody(Body):
+    """`pinned` stand first for the query, in this order, whether its words find them or not; `hidden` are not found by
+    it. SKUs of products, or of their variants."""
+
+    query: Words
+    pinned: Skus = Field(default_factory=list)
+    hidden: Skus = Field(default_factory=list)
+
+
+class RuleShape(Shape):
+    """`query` in lower case, with single spaces."""
+
+    id: UUID
+    query: str
+    pinned: list[str]
+    hidden: list[str]
+    updated_at: datetime
+
+
+class RankingBody(Body):
+    """What sells best for a query has its score raised by the share `mostBoost`, others by less, in proportion; only
+    what sold `leastUnits` pieces after that query within `days`. 0 leaves scores alone."""
+
+    most_boost: Annotated[float, Field(strict=True, ge=0, le=10)]
+    least_units: Annotated[Int, Field(ge=1, le=1_000_000)]
+    days: Annotated[Int, Field(ge=1, le=3650)]
+
+
+class RankingShape(Shape):
+    most_boost: float
+    least_units: int
+    days: int
+
+
+@router.get("/synonyms", response_model=Page[SynonymsShape], responses=problems(*_STAFF))
+async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
+    """The newest first."""
+    before = UUID(shop.cursors.decode(paging.cursor, "synonyms")[0]) if paging.cursor is not None else _LAST
+    async with shop.stores.pg.read() as read:
+        found = await store.synonyms_page(read, before, paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([str(shown[-1].id)], "synonyms") if len(found) > paging.limit else None
+    items = [SynonymsShape.model_validate(each) for each in shown]
+    return answer(Page[SynonymsShape](items=items, next_cursor=more))
+
+
+@router.post("/synonyms", status_code=201, response_model=SynonymsShape, responses=problems(*_STAFF))
+async def add_synonyms(body: SynonymsBody, shop: ShopDep, principal: Staff) -> Response:
+    """In force within a second."""
+    added = await service.add_synonyms(shop, body.words, body.means, actor=principal.actor)
+    return answer(SynonymsShape.model_validate(added), 201)
+
+
+@router.delete("/synonyms/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
+async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+    """Out of force within a second."""
+    await service.drop_synonyms(shop, synonyms_id, actor=principal.actor)
+    return nothing()
+
+
+@router.get("/rules", response_model=Page[RuleShape], responses=problems(*_STAFF))
+async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
+    """By query."""
+    after = str(shop.cursors.decode(paging.cursor, "search-rules")[0]) if paging.cursor is not None else ""
+    async with shop.stores.pg.read() as read:
+        found = await store.rules_page(read, after, paging.limit + 1)
+    shown = found[: paging.limit]
+    more = shop.cursors.encode([shown[-1].query], "search-rules") if len(found) > paging.limit else None
+    return answer(Page[RuleShape](items=[RuleShape.model_validate(each) for each in shown], next_cursor=more))
+
+
+@router.post("/rules", status_code=201, response_model=RuleShape, responses=problems(*_STAFF))
+async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
+    """In place of what was said of the query before; in force within a second."""
+    rule = await service.put_rule(shop, body.query, body.pinned, body.hidden, actor=principal.actor)
+    return answer(RuleShape.model_validate(rule), 201)
+
+
+@router.delete("/rules/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
+async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+    """Out of force within a second."""
+    await service.drop_rule(shop, rule_id, actor=principal.actor)
+    return nothing()
+
+
+@router.get("/ranking", response_model=RankingShape, responses=problems(*_STAFF))
+async def get_ranking(shop: ShopDep, _: Staff) -> Response:
+    """How far what sells for a query may rise."""
+    async with shop.stores.pg.read() as read:
+        return answer(RankingShape.model_validate(await store.ranking(read)))
+
+
+@router.put("/ranking", response_model=RankingShape, responses=problems(*_STAFF))
+async def set_ranking(body: RankingBody, shop: ShopDep, principal: Staff) -> Response:
+    """In force within a second."""
+    bounds = Ranking(body.most_boost, body.least_units, body.days)
+    await service.set_ranking(shop, bounds, actor=principal.actor)
+    return answer(RankingShape.model_validate(bounds))

@@ -1,0 +1,145 @@
+"""What is remembered of searches, and in which words."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+# The header that an answer of search carries, and that a product's page may be asked for with.
+SEARCH_ID = "X-Search-Id"
+LONGEST_QUERY = 100
+MASK = "…"
+_ADDRESS = re.compile(r"\S*@\S*")
+# Article numbers are as long, so only where nothing was found.
+_LONG_NUMBER = re.compile(r"\+?\d(?:[ ./()-]*\d){6,}")
+
+ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search as it is kept."""
+
+    id: UUID
+    at: datetime
+    query: str
+    found: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A product's page that was opened from a search."""
+
+    search_id: UUID
+    product_id: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class QueryLine:
+    """What became of a query, or of all (`query` None). `opened` counts searches after which a product's page was
+    opened; units and cents are of one currency, as sold, whatever was given back later."""
+
+    query: str | None
+    searches: int
+    without_results: int
+    opened: int
+    units: int
+    gross_cents: int
+
+    @property
+    def click_through(self) -> float | None:
+        """Opened ÷ searches, to four digits; None where nobody searched."""
+        return round(self.opened / self.searches, 4) if self.searches else None
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """`totals` is over all queries, also those that `items` has no room for."""
+
+    items: tuple[QueryLine, ...]
+    totals: QueryLine
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """Other words for words. Without `means` each of `words` stands for every other; with it they also find what it
+    says, and not the other way round. Texts are normalised."""
+
+    id: UUID
+    words: tuple[str, ...]
+    means: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named."""
+
+    id: UUID
+    query: str
+    pinned: tuple[str, ...]
+    hidden: tuple[str, ...]
+    pinned_ids: tuple[str, ...]
+    hidden_ids: tuple[str, ...]
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How far what sells for a query rises: its score by a share of up to `most_boost`, once it has sold `least_units`
+    within so many days."""
+
+    most_boost: float
+    least_units: int
+    days: int
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What is said about one query; ids are products'. `boosts` multiply a product's score."""
+
+    alternatives: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    boosts: Mapping[str, float] = field(default_factory=dict)
+
+
+def normalised(text: str) -> str:
+    """A query in the words by which it is known: case and spaces make no other.
+
+    >>> normalised("  Red   MUG ")
+    'red mug'
+    """
+    return " ".join(text.casefold().split())[:LONGEST_QUERY].rstrip()
+
+
+def phrase(words: Sequence[str]) -> tuple[str, ...]:
+    """Words by which synonyms are looked up: a plural's last letter makes no other.
+
+    >>> phrase(["glass", "sofas"])
+    ('glass', 'sofa')
+    """
+    return tuple(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words)
+
+
+def told(text: str, found: int) -> str:
+    """A query as the log keeps it: an address of e-mail, or a number that found nothing, may be somebody's own.
+
+    >>> told("Ann@example.com mug", 1), told("+44 20 7946 0958", 0), told("4006381333931", 1)
+    ('… mug', '…', '4006381333931')
+    """
+    masked = _ADDRESS.sub(MASK, text)
+    return normalised(masked if found else _LONG_NUMBER.sub(MASK, masked))
+
+
+def read_id(text: str | None) -> UUID | None:
+    """A search's id as a header has it; None for what is none, since a log is no reason to refuse anybody."""
+    if text is None or len(text) > 36:
+        return None
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

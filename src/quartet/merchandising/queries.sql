@@ -1,0 +1,151 @@
+-- name: write_searches
+-- Written again after a timeout it changes nothing.
+INSERT INTO searches (id, at, query, found)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::int[])
+ON CONFLICT DO NOTHING;
+
+-- name: write_opens
+-- A page that is loaded again was opened once.
+INSERT INTO search_opens (search_id, product_id, at)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) ORDER BY 1, 2
+ON CONFLICT DO NOTHING;
+
+-- name: expect
+-- Only lines that the order has, each once: the first that is said of a SKU.
+INSERT INTO search_lines (order_id, sku, search_id)
+SELECT DISTINCT ON (line.sku) line.order_id, line.sku, given.search_id
+FROM unnest($2::text[], $3::uuid[]) WITH ORDINALITY AS given(sku, search_id, n)
+JOIN order_items line ON line.order_id = $1 AND line.sku = given.sku
+ORDER BY line.sku, n;
+
+-- name: credit
+-- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once.
+WITH sold AS (
+    DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]) RETURNING order_id, sku, search_id
+)
+INSERT INTO search_sales AS s (day, query, sku, currency, units, gross_cents)
+SELECT (o.created_at AT TIME ZONE 'UTC')::date, searches.query, sold.sku, o.currency, sum(line.quantity),
+       sum(line.quantity * line.unit_price_cents)
+FROM sold JOIN searches ON searches.id = sold.search_id JOIN orders o ON o.id = sold.order_id
+JOIN order_items line ON line.order_id = sold.order_id AND line.sku = sold.sku
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+ON CONFLICT (day, query, sku, currency) DO UPDATE
+SET units = s.units + excluded.units, gross_cents = s.gross_cents + excluded.gross_cents;
+
+-- name: forget_lines
+DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
+
+-- name: report
+-- Queries of a time with what became of them, $4: in which order. The row without a query is the total. A query that
+-- sold counts by the day of the order, also where nobody searched for it within the time.
+WITH asked AS (
+    SELECT query, count(*) AS searches, count(*) FILTER (WHERE found = 0) AS without_results,
+           count(*) FILTER (WHERE EXISTS (SELECT FROM search_opens o WHERE o.search_id = s.id)) AS opened
+    FROM searches s WHERE at >= $1 AND at < $2 GROUP BY query
+), sold AS (
+    SELECT query, sum(units)::bigint AS units, sum(gross_cents)::bigint AS gross_cents FROM search_sales
+    WHERE currency = $3 AND day >= ($1 AT TIME ZONE 'UTC')::date
+      AND day < ($2 AT TIME ZONE 'UTC' + interval '1 day - 1 us')::date
+    GROUP BY query
+), together AS (
+    SELECT query, coalesce(searches, 0) AS searches, coalesce(without_results, 0) AS without_results,
+           coalesce(opened, 0) AS opened, coalesce(units, 0) AS units, coalesce(gross_cents, 0) AS gross_cents
+    FROM asked FULL JOIN sold USING (query)
+), shown AS (
+    SELECT * FROM together WHERE $4 <> 'withoutResults' OR without_results > 0
+    ORDER BY CASE $4 WHEN 'withoutResults' THEN without_results WHEN 'opened' THEN opened
+                     WHEN 'revenue' THEN gross_cents ELSE searches END DESC, searches DESC, query
+    LIMIT $5
+)
+SELECT * FROM shown UNION ALL
+SELECT NULL, coalesce(sum(searches), 0)::bigint, coalesce(sum(without_results), 0)::bigint,
+       coalesce(sum(opened), 0)::bigint, coalesce(sum(units), 0)::bigint, coalesce(sum(gross_cents), 0)::bigint
+FROM together;
+
+-- name: sweep_searches
+-- In portions, so that no sweep holds anybody up.
+DELETE FROM searches WHERE id IN (SELECT id FROM searches WHERE at < $1 ORDER BY at LIMIT $2);
+
+-- name: sweep_opens
+DELETE FROM search_opens WHERE (search_id, product_id) IN (
+    SELECT search_id, product_id FROM search_opens WHERE at < $1 ORDER BY at LIMIT $2
+);
+
+-- name: sweep_sales
+DELETE FROM search_sales WHERE day < ($1 AT TIME ZONE 'UTC')::date;
+
+-- name: stamp
+SELECT stamp FROM search_ranking;
+
+-- name: touch
+UPDATE search_ranking SET stamp = stamp + 1;
+
+-- name: all_synonyms
+SELECT id, words, means, created_at FROM search_synonyms ORDER BY id;
+
+-- name: all_rules
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules ORDER BY query;
+
+-- name: synonyms_page
+SELECT id, words, means, created_at FROM search_synonyms WHERE id < $1 ORDER BY id DESC LIMIT $2;
+
+-- name: rules_page
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules
+WHERE query > $1 ORDER BY query LIMIT $2;
+
+-- name: add_synonyms
+INSERT INTO search_synonyms (id, words, means, created_at) VALUES ($1, $2, $3, $4);
+
+-- name: drop_synonyms
+DELETE FROM search_synonyms WHERE id = $1 RETURNING id, words, means, created_at;
+
+-- name: lock_rule
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules WHERE query = $1 FOR UPDATE;
+
+-- name: put_rule
+-- In place of what was said of the query before, under the id that it had.
+INSERT INTO search_rules AS r (id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (query) DO UPDATE
+SET pinned = excluded.pinned, hidden = excluded.hidden, pinned_ids = excluded.pinned_ids,
+    hidden_ids = excluded.hidden_ids, updated_at = excluded.updated_at
+RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at;
+
+-- name: drop_rule
+DELETE FROM search_rules WHERE id = $1
+RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at;
+
+-- name: ranking
+SELECT most_boost, least_units, days FROM search_ranking;
+
+-- name: lock_ranking
+SELECT most_boost, least_units, days FROM search_ranking FOR UPDATE;
+
+-- name: set_ranking
+UPDATE search_ranking SET most_boost = $1, least_units = $2, days = $3;
+
+-- name: best_of_queries
+-- What sells for queries, the most sold first.
+SELECT query, sku, sum(units)::bigint AS units FROM search_sales
+WHERE day > ($1 AT TIME ZONE 'UTC')::date - $2::int
+GROUP BY query, sku HAVING sum(units) >= $3 ORDER BY units DESC, query, sku LIMIT $4;
+
+-- name: count_queries
+-- The days from $1 on counted anew, as far as the log tells. Search ids are drawn anew for each answer, but whoever loads
+-- one page again and again is no crowd: of one query a minute counts once.
+INSERT INTO query_days AS d (day, query, searches, found)
+SELECT (at AT TIME ZONE 'UTC')::date, query, count(DISTINCT date_trunc('minute', at)),
+       count(DISTINCT date_trunc('minute', at)) FILTER (WHERE found > 0)
+FROM searches WHERE at >= $1 AND strpos(query, '…') = 0
+GROUP BY 1, 2 ORDER BY 1, 2
+ON CONFLICT (day, query) DO UPDATE SET searches = excluded.searches, found = excluded.found
+WHERE (d.searches, d.found) <> (excluded.searches, excluded.found);
+
+-- name: sweep_query_days
+DELETE FROM query_days WHERE day < ($1 AT TIME ZONE 'UTC')::date;
+
+-- name: past_queries
+-- What several searches asked for, and most of them found; the most frequent.
+SELECT query, sum(searches)::bigint AS searches FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date
+GROUP BY query HAVING sum(found) >= $2 AND 2 * sum(found) > sum(searches)
+ORDER BY searches DESC, query LIMIT $3;

@@ -1,0 +1,177 @@
+"""What staff say about queries, as every process holds it in memory: renewed within half a second of a change.
+
+A search asks nobody but this memory, except that twice or three times a second one search a process looks at a stamp in
+PostgreSQL. Where PostgreSQL is slow or away, searches go on with what was known.
+"""
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+
+from quartet import catalog
+from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.looks import Looks
+from quartet.merchandising import store, typeahead
+from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase
+from quartet.merchandising.typeahead import Offers
+from quartet.stores.postgres import Postgres
+from quartet.web.dependencies import Shop
+
+LOOK_SECONDS = 0.4
+# So long none looks again after a look that failed.
+REST_SECONDS = 2.0
+# What sells changes without a stamp.
+SALES_SECONDS = 60.0
+MOST_SALES = 2_000
+OFFERED_DAYS = 30
+MOST_OFFERED = 5_000
+MOST_ALTERNATIVES = 8
+_LONGEST_PHRASE = 4
+
+Phrase = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Book:
+    """All that is said, ready to be looked up."""
+
+    stamp: int = 0
+    synonyms: Mapping[Phrase, Sequence[Phrase]] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    categories: Mapping[str, str] = field(default_factory=dict)
+    category_offers: Offers = field(default_factory=Offers)
+    query_offers: Offers = field(default_factory=Offers)
+
+    def of(self, text: str) -> Ruling:
+        """What is said about a query."""
+        query = normalised(text)
+        rule = self.rules.get(query)
+        return Ruling(
+            alternatives=tuple(alternatives(query, self.synonyms)) if self.synonyms else (),
+            pinned=rule.pinned_ids if rule else (),
+            hidden=rule.hidden_ids if rule else (),
+            boosts=self.boosts.get(query, {}),
+        )
+
+
+def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> list[str]:
+    """The query in other words, the fewest changed first."""
+    found = [tuple(query.split())]
+    for words in found:  # grows meanwhile
+        for start in range(len(words)):
+            for end in range(start + 1, min(start + _LONGEST_PHRASE, len(words)) + 1):
+                for other in synonyms.get(phrase(words[start:end]), ()):
+                    changed = (*words[:start], *other, *words[end:])
+                    if changed not in found and len(found) <= MOST_ALTERNATIVES:
+                        found.append(changed)
+    return [" ".join(words) for words in found[1:]]
+
+
+def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
+    """By what is typed, plural or not, the words that stand for it."""
+    found: dict[Phrase, list[Phrase]] = {}
+    for each in held:
+        for typed in each.words:
+            own = tuple(typed.split())
+            others = found.setdefault(phrase(own), [])
+            means = each.means or [word for word in each.words if word != typed]
+            others += [other for text in means if (other := tuple(text.split())) not in others and other != own]
+    return found
+
+
+def boosts(
+    sales: Iterable[tuple[str, str, int]], product_ids: Mapping[str, str], most: float
+) -> dict[str, dict[str, float]]:
+    """By query and product a factor from 1 to 1 + `most`, which what sells best for the query has."""
+    units: dict[str, dict[str, int]] = {}
+    for query, sku, sold in sales:
+        if (product_id := product_ids.get(sku)) is not None:
+            of_query = units.setdefault(query, {})
+            of_query[product_id] = of_query.get(product_id, 0) + sold
+    return {
+        query: {id_: round(1 + most * sold / max(of_query.values()), 4) for id_, sold in of_query.items()}
+        for query, of_query in units.items()
+    }
+
+
+class Desk:
+    """What one process knows of it all."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+        self.looks = Looks("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
+        self._sales_at = float("-inf")
+
+    async def present(self, shop: Shop) -> Book:
+        """The book, no older than a moment unless PostgreSQL is slow."""
+        await self.looks.look(partial(self._renew, shop))
+        return self.book
+
+    async def _renew(self, shop: Shop) -> None:
+        began = monotonic()
+        async with shop.stores.pg.read() as read:
+            stamp = await store.stamp(read)
+        if stamp != self.book.stamp or began - self._sales_at >= SALES_SECONDS:
+            self.book = await _read(shop, stamp, self.book)
+            self._sales_at = began
+
+
+async def _read(shop: Shop, stamp: int, before: Book) -> Book:
+    async with shop.stores.pg.read() as read:
+        synonyms, rules = await store.all_synonyms(read), await store.all_rules(read)
+        ranking = await store.ranking(read)
+        sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
+        since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
+        past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
+    by_query = {rule.query: rule for rule in rules}
+    categories = await _categories(shop, before)
+    return Book(
+        stamp, table(synonyms), by_query, await _boosts(shop, sales, ranking, before), categories,
+        typeahead.of_categories(categories), typeahead.of_queries(past),
+    )  # fmt: skip
+
+
+async def _categories(shop: Shop, before: Book) -> Mapping[str, str]:
+    try:
+        return {category.slug: category.name for category in await catalog.categories(shop.stores.mongo)}
+    except StoreUnavailable:
+        return before.categories
+
+
+async def _boosts(
+    shop: Shop, sales: Sequence[tuple[str, str, int]], ranking: Ranking, before: Book
+) -> Mapping[str, Mapping[str, float]]:
+    if not sales or not ranking.most_boost:
+        return {}
+    try:
+        product_ids = await catalog.product_ids_of_skus(shop.stores.mongo, {sku for _, sku, _ in sales})
+    except StoreUnavailable:
+        return before.boosts
+    return boosts(sales, product_ids, ranking.most_boost)
+
+
+_desks: "weakref.WeakKeyDictionary[Postgres, Desk]" = weakref.WeakKeyDictionary()
+
+
+async def ruling(shop: Shop, text: str) -> Ruling:
+    """What staff, and sales within the bounds that staff set, say about a query now."""
+    desk = _desks.setdefault(shop.stores.pg, Desk())
+    return (await desk.present(shop)).of(text)
+
+
+def stamp_of_late(shop: Shop) -> int | None:
+    """Another number whenever staff have changed anything; None when nobody has looked for a moment. For whoever keeps
+    answers ready: kept under this, none outlives what was said when it was made."""
+    desk = _desks.get(shop.stores.pg)
+    return None if desk is None or desk.looks.is_due else desk.book.stamp
+
+
+async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Categories, (name, slug) each, and past queries for whoever has typed so much."""
+    book = await _desks.setdefault(shop.stores.pg, Desk()).present(shop)
+    slugs = book.category_offers.begun(typed, limit)
+    return [(book.categories[slug], slug) for slug in slugs], book.query_offers.begun(typed, limit)

@@ -1,0 +1,208 @@
+"""The log of searches, and what staff say about queries.
+
+The log is noted at once in memory, and written in batches behind the answers' backs. A search never waits for it, and
+no failure of PostgreSQL is felt by whoever searches. What does not fit into memory is dropped and counted.
+"""
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, timedelta
+from uuid import UUID
+
+import structlog
+from prometheus_client import Counter
+
+from quartet import catalog
+from quartet.kernel.errors import invalid
+from quartet.kernel.ids import new_id
+from quartet.merchandising import store
+from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, told
+from quartet.stores.outbox import Event
+from quartet.stores.postgres import Postgres, Tx
+from quartet.web import trail
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.merchandising")
+
+GATHER_SECONDS = 0.5
+BATCH = 2_000
+# Two seconds of the busiest shop, some 5 MB.
+MOST_WAITING = 20_000
+
+WRITTEN = Counter("quartet_search_log_written", "Searches and opened pages written to the log.")
+DROPPED = Counter("quartet_search_log_dropped", "Searches and opened pages that the log had no room for.")
+
+
+class Journal:
+    """What one process has noted and not yet written."""
+
+    def __init__(self, pg: Postgres) -> None:
+        self._pg = weakref.ref(pg)  # which is the key that this is kept under
+        self._waiting: deque[Searched | Opened] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def note(self, entry: Searched | Opened) -> None:
+        """Takes no time and raises nothing."""
+        if len(self._waiting) >= MOST_WAITING:
+            DROPPED.inc()
+        else:
+            self._waiting.append(entry)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        task = asyncio.create_task(self.write())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def write(self) -> None:
+        """All that waits. What can't be written stays for the next time that something is noted."""
+        async with self._writing:
+            while self._waiting and (pg := self._pg()) is not None:
+                batch = [self._waiting[n] for n in range(min(BATCH, len(self._waiting)))]
+                searches = [entry for entry in batch if isinstance(entry, Searched)]
+                opens = [entry for entry in batch if isinstance(entry, Opened)]
+                try:
+                    async with pg.tx() as tx:
+                        await store.write(tx, searches, opens)
+                except Exception as error:
+                    log.warning("searches not written", waiting=len(self._waiting), error=repr(error))
+                    return
+                for _ in batch:
+                    self._waiting.popleft()
+                WRITTEN.inc(len(batch))
+
+
+_journals: "weakref.WeakKeyDictionary[Postgres, Journal]" = weakref.WeakKeyDictionary()
+
+
+def _journal(shop: Shop) -> Journal:
+    journal = _journals.get(shop.stores.pg)
+    if journal is None:
+        journal = _journals[shop.stores.pg] = Journal(shop.stores.pg)
+    return journal
+
+
+def note_search(shop: Shop, text: str, found: int) -> UUID:
+    """Notes a search that has been answered, and gives it the id that its answer carries."""
+    search_id = new_id()
+    if query := told(text, found):
+        _journal(shop).note(Searched(search_id, shop.clock.now(), query, found))
+    return search_id
+
+
+def note_opened(shop: Shop, search_id: UUID, product_id: str) -> None:
+    """Notes that a product's page was opened from a search."""
+    _journal(shop).note(Opened(search_id, product_id, shop.clock.now()))
+
+
+async def write_log(shop: Shop) -> None:
+    """Writes what this process has noted; at its end, or for a test."""
+    await _journal(shop).write()
+
+
+async def keep(tx: Tx, events: Sequence[Event]) -> None:
+    """What was sold counts for its queries, in the transaction that takes the event out of the outbox."""
+    if confirmed := _orders(events, "order.confirmed"):
+        await store.credit(tx, confirmed)
+    if cancelled := _orders(events, "order.cancelled"):
+        await store.forget_lines(tx, cancelled)
+
+
+def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
+    """Their ids. An event that names none is left out: it must not keep the others from being kept."""
+    ids: list[UUID] = []
+    for event in events:
+        if event.topic == topic:
+            with suppress(ValueError, TypeError, AttributeError, KeyError):
+                ids.append(UUID(event.payload["order_id"]))
+    return ids
+
+
+async def count_queries(shop: Shop) -> None:
+    """Counts how often queries of today and yesterday were searched for, so that they can be offered."""
+    midnight = shop.clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    async with shop.stores.pg.tx() as tx:
+        await store.count_queries(tx, midnight - timedelta(days=1))
+    await shop.step("queries counted")
+
+
+async def sweep(shop: Shop) -> None:
+    """Forgets what is older than the setting says."""
+    before, done = shop.clock.now() - timedelta(days=shop.settings.search_log_days), False
+    while not done:
+        async with shop.stores.pg.tx() as tx:
+            done = await store.sweep(tx, before)
+        await shop.step("searches forgotten")
+
+
+# --- What staff say ---------------------------------------------------------------------------------------------------
+
+
+async def add_synonyms(shop: Shop, words: Sequence[str], means: Sequence[str], *, actor: str) -> Synonyms:
+    """Raises Invalid naming the field."""
+    new = Synonyms(new_id(), _texts("words", words), _texts("means", means), shop.clock.now())
+    if len(new.words) < 2 and not new.means:
+        raise invalid("words", "must be two at least, or `means` says what one stands for")
+    async with shop.stores.pg.tx() as tx:
+        await store.add_synonyms(tx, new)
+        await trail.record(tx, actor, "synonyms.add", "synonyms", new.id, after=new)
+    return new
+
+
+def _texts(field: str, given: Sequence[str]) -> tuple[str, ...]:
+    texts = tuple(dict.fromkeys(normalised(text) for text in given))
+    if "" in texts:
+        raise invalid(field, "must be words")
+    return texts
+
+
+async def drop_synonyms(shop: Shop, id_: UUID, *, actor: str) -> None:
+    """Raises NotFound."""
+    async with shop.stores.pg.tx() as tx:
+        before = await store.drop_synonyms(tx, id_)
+        await trail.record(tx, actor, "synonyms.drop", "synonyms", id_, before=before)
+
+
+async def put_rule(shop: Shop, query: str, pinned: Sequence[str], hidden: Sequence[str], *, actor: str) -> Rule:
+    """In place of what was said of the query before. Raises Invalid naming the field, StoreUnavailable."""
+    query = normalised(query)
+    if not query:
+        raise invalid("query", "must be words")
+    if both := sorted(set(pinned) & set(hidden)):
+        raise invalid("hidden", f"has {both[0]}, which is pinned")
+    ids = await catalog.product_ids_of_skus(shop.stores.mongo, [*pinned, *hidden])
+    for field, skus in (("pinned", pinned), ("hidden", hidden)):
+        if unknown := [sku for sku in skus if sku not in ids]:
+            raise invalid(field, f"there is no product {unknown[0]}")
+    rule = Rule(
+        new_id(), query, tuple(pinned), tuple(hidden), _products(pinned, ids), _products(hidden, ids), shop.clock.now()
+    )
+    async with shop.stores.pg.tx() as tx:
+        before, after = await store.put_rule(tx, rule)
+        await trail.record(tx, actor, "search-rule.put", "search-rule", after.id, before=before, after=after)
+    return after
+
+
+def _products(skus: Sequence[str], ids: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ids[sku] for sku in skus))
+
+
+async def drop_rule(shop: Shop, id_: UUID, *, actor: str) -> None:
+    """Raises NotFound."""
+    async with shop.stores.pg.tx() as tx:
+        before = await store.drop_rule(tx, id_)
+        await trail.record(tx, actor, "search-rule.drop", "search-rule", id_, before=before)
+
+
+async def set_ranking(shop: Shop, new: Ranking, *, actor: str) -> None:
+    """How far what sells for a query may rise, from now on."""
+    async with shop.stores.pg.tx() as tx:
+        before = await store.set_ranking(tx, new)
+        await trail.record(tx, actor, "search-ranking.set", "search-ranking", "sales", before=before, after=new)

@@ -1,0 +1,170 @@
+"""The log of searches in PostgreSQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from quartet.kernel.errors import NotFound
+from quartet.merchandising.model import (
+    Opened,
+    QueryLine,
+    Ranking,
+    ReportOrder,
+    Rule,
+    Searched,
+    SearchReport,
+    Synonyms,
+)
+from quartet.stores.files import queries
+from quartet.stores.postgres import Read, Record, Tx
+
+q = queries(__file__)
+
+# Rows a statement deletes; more are left to the next.
+PORTION = 20_000
+
+
+async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -> None:
+    """Once or many times the same."""
+    if searches:
+        ids, moments = [s.id for s in searches], [s.at for s in searches]
+        await tx.execute(q.write_searches, ids, moments, [s.query for s in searches], [s.found for s in searches])
+    if opens:
+        await tx.execute(
+            q.write_opens, [o.search_id for o in opens], [o.product_id for o in opens], [o.at for o in opens]
+        )
+
+
+async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
+    """Says from which search lines of an order came, (SKU, search id) each; the first of a SKU holds."""
+    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [search_id for _, search_id in found_by])
+
+
+async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """They are paid: what they sold counts for its queries, once."""
+    await tx.execute(q.credit, order_ids)
+
+
+async def forget_lines(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """From which searches these orders came is nobody's business any more."""
+    await tx.execute(q.forget_lines, order_ids)
+
+
+async def report(
+    read: Read, *, start: datetime, before: datetime, currency: str, order: ReportOrder, limit: int
+) -> SearchReport:
+    """Queries in `[start, before)`, the most of `order` first; money of one currency."""
+    rows = await read.fetch(q.report, start, before, currency, order, limit)
+    lines = [QueryLine(**row) for row in rows]
+    return SearchReport(tuple(line for line in lines if line.query is not None), lines[-1])
+
+
+async def sweep(tx: Tx, before: datetime) -> bool:
+    """Forgets what is older, a portion of it; whether that was all."""
+    tags = [await tx.execute(statement, before, PORTION) for statement in (q.sweep_searches, q.sweep_opens)]
+    await tx.execute(q.sweep_sales, before)
+    await tx.execute(q.sweep_query_days, before)
+    return f"DELETE {PORTION}" not in tags
+
+
+async def count_queries(tx: Tx, since: datetime) -> None:
+    """Counts queries of the days from that moment's on anew; it is the first of its day."""
+    await tx.execute(q.count_queries, since)
+
+
+async def past_queries(read: Read, since: datetime, least: int, limit: int) -> list[tuple[str, int]]:
+    """Queries that `least` searches at least asked for with success, and how many did, the most frequent first."""
+    rows = await read.fetch(q.past_queries, since, least, limit)
+    return [(row["query"], row["searches"]) for row in rows]
+
+
+# --- What staff say ---------------------------------------------------------------------------------------------------
+
+
+async def stamp(read: Read) -> int:
+    """Another one whenever staff have changed anything."""
+    found: int = await read.fetchval(q.stamp)
+    return found
+
+
+async def all_synonyms(read: Read) -> list[Synonyms]:
+    """All there are."""
+    return [_synonyms(row) for row in await read.fetch(q.all_synonyms)]
+
+
+async def all_rules(read: Read) -> list[Rule]:
+    """All there are."""
+    return [_rule(row) for row in await read.fetch(q.all_rules)]
+
+
+async def synonyms_page(read: Read, before: UUID, limit: int) -> list[Synonyms]:
+    """The newest first."""
+    return [_synonyms(row) for row in await read.fetch(q.synonyms_page, before, limit)]
+
+
+async def rules_page(read: Read, after: str, limit: int) -> list[Rule]:
+    """By query."""
+    return [_rule(row) for row in await read.fetch(q.rules_page, after, limit)]
+
+
+async def add_synonyms(tx: Tx, new: Synonyms) -> None:
+    """In force once committed, everywhere within a second."""
+    await tx.execute(q.add_synonyms, new.id, new.words, new.means, new.created_at)
+    await tx.execute(q.touch)
+
+
+async def drop_synonyms(tx: Tx, id_: UUID) -> Synonyms:
+    """What they were. Raises NotFound."""
+    row = await tx.fetchrow(q.drop_synonyms, id_)
+    if row is None:
+        raise NotFound(f"there are no synonyms {id_}")
+    await tx.execute(q.touch)
+    return _synonyms(row)
+
+
+async def put_rule(tx: Tx, rule: Rule) -> tuple[Rule | None, Rule]:
+    """What was said of the query before, and what is said now."""
+    before = await tx.fetchrow(q.lock_rule, rule.query)
+    row = await tx.fetchrow(
+        q.put_rule, rule.id, rule.query, rule.pinned, rule.hidden, rule.pinned_ids, rule.hidden_ids, rule.updated_at
+    )
+    await tx.execute(q.touch)
+    return _rule(before) if before else None, _rule(row)
+
+
+async def drop_rule(tx: Tx, id_: UUID) -> Rule:
+    """What it was. Raises NotFound."""
+    row = await tx.fetchrow(q.drop_rule, id_)
+    if row is None:
+        raise NotFound(f"there is no rule {id_}")
+    await tx.execute(q.touch)
+    return _rule(row)
+
+
+async def ranking(read: Read) -> Ranking:
+    """The bounds of now."""
+    return Ranking(**await read.fetchrow(q.ranking))
+
+
+async def set_ranking(tx: Tx, new: Ranking) -> Ranking:
+    """The bounds there were before."""
+    before = Ranking(**await tx.fetchrow(q.lock_ranking))
+    await tx.execute(q.set_ranking, new.most_boost, new.least_units, new.days)
+    await tx.execute(q.touch)
+    return before
+
+
+async def best_of_queries(read: Read, now: datetime, bounds: Ranking, limit: int) -> list[tuple[str, str, int]]:
+    """Query, SKU and units of what has sold often enough lately, the most sold first."""
+    rows = await read.fetch(q.best_of_queries, now, bounds.days, bounds.least_units, limit)
+    return [(row["query"], row["sku"], row["units"]) for row in rows]
+
+
+def _synonyms(row: Record) -> Synonyms:
+    return Synonyms(row["id"], tuple(row["words"]), tuple(row["means"]), row["created_at"])
+
+
+def _rule(row: Record) -> Rule:
+    pinned, hidden = tuple(row["pinned"]), tuple(row["hidden"])
+    ids = tuple(row["pinned_ids"]), tuple(row["hidden_ids"])
+    return Rule(row["id"], row["query"], pinned, hidden, *ids, row["updated_at"])

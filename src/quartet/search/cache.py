@@ -1,0 +1,164 @@
+"""Ready answers of searches, kept for a second: in each process, and in Redis for all of them.
+
+What many ask at once is asked of the engine once. An answer's second begins when the engine is asked, and Redis hands
+it on with what is left of it, so that nobody is told what was true more than a second before. Nothing of who asked is
+in it. An answer that found nothing is kept for a fifth of that: somebody may be waiting for the product to appear.
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from prometheus_client import Counter
+
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.redis import RedisStore
+
+ASKED = Counter("quartet_search_answers", "Searches by where the answer came from.", ["source"])
+# By name each costs a look-up, which is a good part of what a kept answer costs.
+_LOCAL, _SHARED, _REDIS, _ENGINE = (ASKED.labels(source) for source in ("process", "joined", "redis", "engine"))
+# Redis' clock stands still while it carries out what has come in together.
+_STANDS_STILL = 0.05
+# An entry's key, and what Python needs for it.
+_OVERHEAD = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer as bytes; how many it found in all; whether it may be kept (not one that is partial). `noted`: the
+    words that it is logged under each time it is given."""
+
+    body: bytes
+    total: int
+    whole: bool = True
+    noted: str = ""
+
+
+class Kept:
+    """A process's answers, the least recently used given up first, within so many bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self.bytes = most_bytes, 0
+        self._held: OrderedDict[str, tuple[float, Ready]] = OrderedDict()
+
+    def get(self, key: str) -> Ready | None:
+        """The answer, unless its time is over."""
+        found = self._held.get(key)
+        if found is None or found[0] <= monotonic():
+            return None
+        self._held.move_to_end(key)
+        return found[1]
+
+    def put(self, key: str, ready: Ready, until: float) -> None:
+        """Keeps it until then, by the monotonic clock."""
+        self._drop(key)
+        self._held[key] = until, ready
+        self.bytes += _weight(key, ready)
+        while self.bytes > self._most:
+            self._drop(next(iter(self._held)))
+
+    def until(self, key: str) -> float:
+        """When the answer's time is over."""
+        return self._held[key][0] if key in self._held else 0.0
+
+    def _drop(self, key: str) -> None:
+        if key in self._held:
+            self.bytes -= _weight(key, self._held.pop(key)[1])
+
+
+def _weight(key: str, ready: Ready) -> int:
+    return 2 * len(key) + len(ready.body) + _OVERHEAD
+
+
+Make = Callable[[], Awaitable[Ready]]
+
+
+class Answers:
+    """The answers of one shop, by what was asked. `seconds` 0 keeps none."""
+
+    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int) -> None:
+        self._redis, self._seconds = redis, seconds
+        self._generation_key = f"search:{{{alias}}}:generation"
+        self._prefix = f"search:{{{alias}}}:"
+        self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
+        self.kept = Kept(most_bytes)
+
+    def at_hand(self, typed: str) -> Ready | None:
+        """The answer to an address that was asked for just so a moment ago."""
+        found = self.kept.get(typed) if self._seconds else None
+        if found is not None:
+            _LOCAL.inc()
+        return found
+
+    async def get(self, key: str, typed: str, noted: str, make: Make) -> Ready:
+        """The answer to what `key` says in one way and `typed` as it came; `make` asks the engine. Raises what `make`
+        raises, to all who wait for the same."""
+        if not self._seconds:
+            return replace(await make(), noted=noted)
+        if (found := self.kept.get(key)) is not None:
+            _LOCAL.inc()
+        else:
+            found = await self._ask(key, make)
+        ready = replace(found, noted=noted)
+        if ready.whole:
+            self.kept.put(typed, ready, self.kept.until(key))
+        return ready
+
+    async def _ask(self, key: str, make: Make) -> Ready:
+        """Once for all who ask at once, as long as what is being asked is not too old for who comes now."""
+        began, task = self._under_way.get(key, (0.0, None))
+        if task is None or monotonic() - began > self._seconds / 2:
+            task = asyncio.create_task(self._fetch(key, make))
+            self._under_way[key] = monotonic(), task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        else:
+            _SHARED.inc()
+        # Who gives up waiting takes nothing from the others.
+        return await asyncio.shield(task)
+
+    def _ended(self, key: str, task: "asyncio.Task[Ready]") -> None:
+        if self._under_way.get(key, (0.0, None))[1] is task:
+            del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone, so that nobody hears of a failure
+
+    async def turn(self) -> None:
+        """What is kept in Redis is of an index that is no longer searched. Raises StoreUnavailable."""
+        await self._redis.call("INCR", self._generation_key)
+
+    async def _fetch(self, key: str, make: Make) -> Ready:
+        began = monotonic()
+        entry = self._prefix + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        try:
+            generation, found, left, clock = await self._redis.brief.pipeline(
+                [("GET", self._generation_key), ("GET", entry), ("PTTL", entry), ("TIME",)]
+            )
+        except StoreUnavailable:
+            generation, found, left, clock = None, None, 0, None
+        if found is not None and left > 0:
+            of, total, body = found.split("\n", 2)
+            if of == (generation or ""):
+                _REDIS.inc()
+                ready = Ready(body.encode(), int(total))
+                self.kept.put(key, ready, began + left / 1000)
+                return ready
+        began = monotonic()
+        _ENGINE.inc()
+        ready = await make()
+        seconds = self._seconds if ready.total else self._seconds / 5
+        if ready.whole:
+            self.kept.put(key, ready, began + seconds)
+        if ready.whole and clock is not None:
+            # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
+            until = int(clock[0]) * 1000 + int(clock[1]) // 1000 + int((seconds - _STANDS_STILL) * 1000)
+            await self._share(entry, f"{generation or ''}\n{ready.total}\n".encode() + ready.body, until)
+        return ready
+
+    async def _share(self, entry: str, value: bytes, until: int) -> None:
+        try:
+            await self._redis.brief.call("SET", entry, value, "PXAT", until)
+        except StoreUnavailable:
+            return  # the others ask the engine themselves

@@ -1,0 +1,370 @@
+"""A search as the engine takes it, and its answer read. No text of a user ever becomes syntax or a regular expression:
+it only ever stands where the engine expects words.
+
+What costs is asked for only where it shows: facets on the first page; misspelt words and beginnings (`Tier.LOOSE`)
+only when the words as they were typed find too little; marking and other spellings not at all, since `words` does both
+from what was found.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from quartet.kernel.settings import Settings
+from quartet.search import words
+from quartet.search.model import (
+    Band,
+    Bucket,
+    Facets,
+    NumberBand,
+    Said,
+    Shelves,
+    Tier,
+    View,
+    Wanted,
+    attr_facets,
+    band_filter,
+    tokens,
+)
+from quartet.stores.files import json_file
+
+Json = dict[str, Any]
+
+QUERY: Json = json_file(__file__, "query.json")
+FIELDS = ("name", "more", "description")
+WEIGHED = ("name", "exact", "brand", "more", "description")
+# All that an engine may open of the dictionary for one misspelt or begun word.
+MOST_SPELLINGS = 30
+MOST_CLAUSES = 800
+# Letters that may be wrong in a word of so many.
+FUZZINESS = "AUTO:3,8"
+MOST_ALTERNATIVES = 8
+# As one types, a word of so many letters may have one wrong.
+FEWEST_LETTERS = 4
+# Attributes by which products are held to be alike.
+MOST_SHARED = 50
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How this shop reads texts: the language of each field, and what a word found there weighs."""
+
+    languages: Mapping[str, str]
+    weights: Mapping[str, float]
+    seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Reading":
+        """As the settings say."""
+        languages: dict[str, str] = dict.fromkeys(FIELDS, settings.search_language)
+        languages.update({str(name): language for name, language in settings.search_languages.items()})
+        weights = dict.fromkeys(WEIGHED, 1.0)
+        weights.update({str(name): weight for name, weight in settings.search_weights.items()})
+        return cls(languages, weights, settings.search_seconds)
+
+    @property
+    def everywhere(self) -> list[str]:
+        """The fields that hold all texts of a product, one a language."""
+        return [f"all.{language}" for language in sorted(set(self.languages.values()))]
+
+    def weighed(self, *names: str) -> list[str]:
+        """Fields with their weights, in the engine's way."""
+        paths = {"exact": "words.name.plain"}
+        return [f"{paths.get(name, f'words.{name}')}^{self.weights[name]:g}" for name in names if self.weights[name]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the shop knows beside a search: what staff say of it, its categories, the one in view, and the ids of the
+    products on the pages before (then a page begins behind those and not by number)."""
+
+    said: Said = field(default_factory=Said)
+    shelves: Shelves = field(default_factory=Shelves)
+    view: View | None = None
+    seen: tuple[str, ...] = ()
+
+
+def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told) -> Json:
+    """One page by one tier."""
+    text = words.asked(wanted.q)
+    filters = dict(_filters(wanted, told.shelves))
+    # With text the filters come after it, so that what the words alone find decides the tier, and all facets with it.
+    after = bool(filters) and (wanted.counts or bool(text))
+    asked: Json = {
+        "from": 0 if told.seen else (wanted.page - 1) * wanted.size,
+        "size": wanted.size,
+        "_source": [*QUERY["source"], "description"] if text else QUERY["source"],
+        "track_total_hits": True,
+        "timeout": f"{reading.seconds * 1000:.0f}ms",
+        "query": _query(text, tier, reading, told.said, [published(now), *([] if after else filters.values())]),
+        # By relevance there is nothing to sort without text: then by rating.
+        "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
+        "aggs": {
+            **({"matched": {"filter": {"match_all": {}}}} if text else {}),
+            **(facets(filters, told.view) if wanted.counts else {}),
+        },
+    }
+    if after or told.seen:
+        unseen = [{"bool": {"must_not": [{"terms": {"id": list(told.seen)}}]}}] if told.seen else []
+        asked["post_filter"] = _all([*(filters.values() if after else ()), *unseen])
+    if wanted.explain:
+        asked["explain"] = True
+    return asked
+
+
+def _query(text: str, tier: Tier, reading: Reading, said: Said, filters: list[Json]) -> Json:
+    whole: Json = {"filter": filters}
+    if text:
+        must, should = _texts(text, tier, reading, said)
+        whole |= {"must": [must], "should": should}
+    if said.hidden:
+        whole["must_not"] = [{"terms": {"id": list(said.hidden)}}]
+    query: Json = {"bool": whole}
+    if said.boosts and text:
+        functions = [{"filter": {"term": {"id": id_}}, "weight": factor} for id_, factor in said.boosts.items()]
+        query = {"function_score": {"query": query, "functions": functions, "boost_mode": "multiply"}}
+    if said.pinned and text:
+        query = {
+            "bool": {"must": [query], "should": [_only(id_, 10.0**9 / (n + 1)) for n, id_ in enumerate(said.pinned)]}
+        }
+    return query
+
+
+def _texts(text: str, tier: Tier, reading: Reading, said: Said) -> tuple[Json, list[Json]]:
+    """What has to match, and what only weighs."""
+    asked = [text, *(words.asked(other) for other in said.alternatives[:MOST_ALTERNATIVES])]
+    either: list[Json] = [{"term": {"skus": {"value": text, "boost": 100}}}]
+    should: list[Json] = []
+    for one in asked:
+        either += list(_matching(one, tier, reading))
+        should.append(_weighing(one, tier, reading))
+    if said.pinned:
+        either.append({"terms": {"id": list(said.pinned)}})
+    return {"bool": {"should": either, "minimum_should_match": 1}}, should
+
+
+def _matching(text: str, tier: Tier, reading: Reading) -> Iterator[Json]:
+    if tier is Tier.EXACT:
+        yield {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
+        return
+    if tier is Tier.LOOSE:
+        yield {"match": {"all": {"query": text, **_loosely(text), "minimum_should_match": "2<75%"}}}
+    else:
+        # The last that is tried: stems, which are shorter, are like more words.
+        yield {"multi_match": {"query": text, "fields": reading.everywhere, **_loosely(text), "fuzziness": "AUTO"}}
+    yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
+    if " " not in text and any(letter.isdigit() for letter in text) and len(text) >= 4:
+        yield {"fuzzy": {"skus": {"value": text, "fuzziness": 1, "max_expansions": MOST_SPELLINGS, "boost": 20}}}
+
+
+def _weighing(text: str, tier: Tier, reading: Reading) -> Json:
+    """How well it matches: adds up over the fields."""
+    if tier is Tier.EXACT:
+        fields = reading.weighed("name", "exact", "brand", "more", "description")
+        return {"multi_match": {"query": text, "type": "most_fields", "fields": fields}}
+    name = {"words.name.plain": {"query": text, **_loosely(text), "boost": reading.weights["name"]}}
+    return {"match": name}
+
+
+def _loosely(text: str) -> Json:
+    """Each word may match this many spellings, and an engine refuses more than 1,024 clauses in all."""
+    spellings = min(MOST_SPELLINGS, MOST_CLAUSES // (2 * words.count(text) or 1))
+    return {"fuzziness": FUZZINESS, "max_expansions": spellings}
+
+
+def _only(id_: str, boost: float) -> Json:
+    return {"constant_score": {"filter": {"term": {"id": id_}}, "boost": boost}}
+
+
+def published(now: datetime) -> Json:
+    """What may be shown."""
+    return {"range": {"publishedAt": {"lte": now.isoformat()}}}
+
+
+def _filters(wanted: Wanted, shelves: Shelves) -> Iterator[tuple[str, Json]]:
+    """By facet: each but the attributes' one clause."""
+    if wanted.category:
+        yield "category", {"terms": {"category": list(shelves.below(wanted.category))}}
+    if wanted.brand:
+        yield "brand", {"terms": {"brand": list(wanted.brand)}}
+    if wanted.in_stock is not None:
+        yield "inStock", {"term": {"inStock": wanted.in_stock}}
+    if wanted.min_rating is not None:
+        yield "rating", {"range": {"rating": {"gte": wanted.min_rating}}}
+    prices = {"gte": wanted.min_price, "lte": wanted.max_price}
+    prices = {side: price for side, price in prices.items() if price is not None}
+    if prices:
+        yield "price", {"range": {"priceCents": prices}}
+    for name in dict.fromkeys(one.name for one in wanted.attrs):
+        yield f"attrs.{name}", _all([one.clause for one in wanted.attrs if one.name == name])
+
+
+def _all(clauses: Iterable[Json]) -> Json:
+    return {"bool": {"filter": list(clauses)}}
+
+
+# --- Facets ---------------------------------------------------------------------------------------------------------
+
+
+def facets(filters: Mapping[str, Json], view: View | None = None) -> Json:
+    """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
+    aggs = QUERY["aggs"]
+    price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
+    groups = {
+        "category": {"category": aggs["category"]},
+        "brand": {"brand": aggs["brand"]},
+        "price": {name: price[name] for name in ("price", "min", "max")},
+        "attrs": {"attrs": aggs["attrs"]},
+        # An attribute that is filtered by is counted by itself, without its own filter.
+        **{name: {"attrs": aggs["attrs"]} for name in filters if name.startswith("attrs.")},
+    }
+    for name, edges in (view.edges if view else {}).items():
+        bands = {str(n): band_filter(name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
+        groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
+    return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
+
+
+def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
+    others = [clause for name, clause in filters.items() if name != own]
+    return {"filter": _all(others) if others else {"match_all": {}}, "aggs": counted}
+
+
+def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | None) -> Facets:
+    """The facets of an answer; with a category in view its attributes and no other."""
+    by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
+    price = by_name["price"]
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"])}
+    for name, found in by_name.items():
+        own = name.removeprefix("attrs.")
+        if own != name:
+            attrs |= {each: values for each, values in _attrs(found).items() if each == own}
+    if view is not None:
+        attrs = {name: values for name, values in attrs.items() if name in view.others and name not in view.edges}
+        attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
+    return Facets(
+        category=shelves.with_parents(_buckets(by_name["category"]["category"])),
+        brand=_buckets(by_name["brand"]["brand"]),
+        price=[
+            Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
+            for b in price["price"]["buckets"]
+        ],
+        attrs=attrs,
+        min_price=_cents(price["min"]["value"]),
+        max_price=_cents(price["max"]["value"]),
+    )
+
+
+def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float]) -> list[NumberBand]:
+    """Those that have any product."""
+    counted = by_name[f"bands.{name}"]["bands"]["buckets"]
+    bands = [NumberBand(low, high, counted[str(n)]["doc_count"]) for n, (low, high) in enumerate(pairwise(edges))]
+    return [band for band in bands if band.count]
+
+
+def numbers(shelf: Sequence[str], now: datetime) -> Json:
+    """All attributes' values in these categories, to draw bands of."""
+    here = _all([published(now), {"terms": {"category": list(shelf)}}])
+    return {"size": 0, "query": here, "aggs": {"attrs": {"terms": {"field": "attrs", "size": 5000}}}}
+
+
+def _attrs(found: Json) -> dict[str, list[Bucket]]:
+    return attr_facets((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"])
+
+
+def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:
+    return [Bucket(bucket["key"], bucket["doc_count"]) for bucket in aggregated["buckets"]]
+
+
+def _cents(bound: float | None) -> int | None:
+    return None if bound is None else int(bound)
+
+
+# --- Beside a product -----------------------------------------------------------------------------------------------
+
+
+def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
+    """Products of the same category by what they share: what few others have counts most."""
+    held = sorted({text for choice in (product, *product["variants"]) for text in tokens(choice["attrs"])})
+    shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
+    shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
+    shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]
+    return {
+        "size": limit,
+        "_source": False,
+        "track_total_hits": False,
+        "query": {
+            "bool": {
+                "filter": [published(now), {"term": {"category": product["category"]}}],
+                "must_not": [{"term": {"id": product["_id"]}}],
+                "should": shared,
+            }
+        },
+        "sort": QUERY["sorts"]["relevance"],
+    }
+
+
+# --- As one types ---------------------------------------------------------------------------------------------------
+
+
+def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
+    """Names that begin as typed; None where nothing was. Every word but the last is whole, if perhaps misspelt;
+    `misspelt`: the last one has a letter wrong, though not its first. None as well where that has too few letters.
+
+    A query rather than the engines' completion suggester, which can't leave out what is not published yet.
+    """
+    text = words.asked(q)
+    if not text:
+        return None
+    asked = {"query": text, "operator": "and", "fuzziness": "AUTO", "max_expansions": MOST_SPELLINGS}
+    must: list[Json] = [{"match_bool_prefix": {"suggest": asked}}]
+    if misspelt:
+        *whole, last = text.split()
+        if len(last) < FEWEST_LETTERS:
+            return None
+        spelt = {
+            "value": last[: words.LONGEST_BEGINNING],
+            "fuzziness": 1,
+            "prefix_length": 1,
+            "max_expansions": MOST_SPELLINGS,
+        }
+        must = [{"fuzzy": {"begun": spelt}}]
+        must += [{"match": {"suggest": {**asked, "query": " ".join(whole)}}}] if whole else []
+    return {
+        "size": size,
+        "_source": ["name", "slug"],
+        "track_total_hits": False,
+        "query": {"bool": {"must": must, "filter": [published(now)]}},
+        "sort": QUERY["sorts"]["relevance"],
+    }
+
+
+def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts of what was found, as words are looked up in them for another spelling."""
+    sources = [hit["_source"] for hit in hits]
+    return [words.fold(f"{source['name']} {source['brand'] or ''} {source['description']}") for source in sources]
+
+
+# --- Why ------------------------------------------------------------------------------------------------------------
+
+_WEIGHT = re.compile(r"^(?:weight\()?([\w.]+):(.+?)(?: in \d+\).*)?$")
+
+
+def reasons(explained: Json) -> list[tuple[str, str, float]]:
+    """Field, word and what it added to a product's score, the most first; of what has neither, the engine's words."""
+    found = [*_reasons(explained)]
+    return sorted(found, key=lambda reason: -reason[2])
+
+
+def _reasons(node: Json) -> Iterator[tuple[str, str, float]]:
+    weight = _WEIGHT.match(node["description"])
+    inner = [*node.get("details", ())]
+    if weight:
+        yield weight[1], weight[2], node["value"]
+    elif not inner or ("sum of" not in node["description"] and "max of" not in node["description"]):
+        yield "", node["description"][:200], node["value"]
+    else:
+        for each in inner:
+            yield from _reasons(each)

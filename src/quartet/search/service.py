@@ -1,0 +1,292 @@
+"""A search from what was asked to the ready answer: kept ones first, the engine by turns, the catalog without it."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import structlog
+
+from quartet import catalog
+from quartet.kernel.errors import StoreUnavailable, TooManyRequests
+from quartet.kernel.looks import Looks
+from quartet.search import store, words
+from quartet.search.cache import Answers, Ready
+from quartet.search.model import Found, Said, Shelves, View, Wanted, document
+from quartet.search.query import Told
+from quartet.stores.search import SearchEngine
+from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.search")
+
+# An index is walked past everything that is skipped.
+DEEPEST_LISTED = 1000
+_SORTS = {"relevance": "-rating", "-rating": "-rating", "price": "price", "-price": "-price", "-newest": "newest"}
+_ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
+NOTHING_SAID = Said()
+# Of one client's searches that wait for the engine; past it 429.
+MOST_WAITING = 16
+
+
+class Turns:
+    """How many searches a client has with the engine: at most `share` at once, some more wait, further ones are
+    refused. So nobody's flood of strange queries keeps the others waiting; whatever is kept ready takes no turn."""
+
+    def __init__(self, share: int) -> None:
+        self._share = share
+        self._places: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def turn(self, client: str) -> AsyncIterator[None]:
+        """The client's turn. Raises TooManyRequests."""
+        places, count = self._places.get(client) or (asyncio.Semaphore(self._share), 0)
+        if count >= self._share + MOST_WAITING:
+            raise TooManyRequests(retry_after=1)
+        self._places[client] = places, count + 1
+        try:
+            async with places:
+                yield
+        finally:
+            count = self._places[client][1] - 1
+            if count:
+                self._places[client] = places, count
+            else:
+                del self._places[client]
+
+
+class Desk:
+    """What one process keeps of searches."""
+
+    def __init__(self, shop: Shop) -> None:
+        settings = shop.settings
+        self.answers = Answers(
+            shop.stores.redis, settings.search_alias, settings.search_cache_seconds, settings.search_cache_bytes
+        )
+        self.turns = Turns(settings.search_share)
+        self.shelves = Shelves()
+        self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS)
+        self.views: dict[str, tuple[float, View]] = {}
+
+
+_desks: WeakKeyDictionary[SearchEngine, Desk] = WeakKeyDictionary()
+
+
+def desk(shop: Shop) -> Desk:
+    """The one of this shop."""
+    found = _desks.get(shop.stores.search)
+    if found is None:
+        found = _desks[shop.stores.search] = Desk(shop)
+    return found
+
+
+def at_hand(shop: Shop, typed: str) -> Ready | None:
+    """The answer to an address that was asked for just so a moment ago."""
+    return desk(shop).answers.at_hand(typed)
+
+
+async def answer(
+    shop: Shop,
+    wanted: Wanted,
+    write: Callable[[Wanted, Found, str | None], bytes],
+    *,
+    typed: str,
+    client: str,
+    cursor: str | None = None,
+    said: Said = NOTHING_SAID,
+) -> Ready:
+    """The ready answer to a search, its bytes made by `write` of what was found and of the next page's cursor. `typed`:
+    its address as it came; `client`: whose turn it takes. Raises Invalid, StoreUnavailable, TooManyRequests."""
+    key = _key(wanted, said)
+    before = None
+    if cursor is not None:
+        before, page = shop.cursors.decode(cursor, f"search {key}")
+        wanted = replace(wanted, page=page)
+
+    async def make() -> Ready:
+        try:
+            async with desk(shop).turns.turn(client):
+                now = shop.clock.now()
+                shelves = await _shelves(shop)
+                told = Told(said, shelves, await _view(shop, wanted, shelves, now), await _seen(shop, before))
+                found = await store.find(shop.stores.search, shop.settings, wanted, now, told)
+        except StoreUnavailable as away:
+            found = await find_listed(shop, wanted, away)
+            return Ready(write(wanted, found, None), found.total, whole=False)
+        further = await _further(shop, wanted, found, told.seen, f"search {key}")
+        return Ready(write(wanted, found, further), found.total, not found.partial)
+
+    if wanted.explain:  # for staff, and of now
+        return await make()
+    # Further pages belong to the same search.
+    noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
+    return await desk(shop).answers.get(f"{key} {wanted.page} {wanted.counts} {before}", typed, noted, make)
+
+
+# --- Pages by cursor ------------------------------------------------------------------------------------------------
+#
+# Products move while somebody leafs: a page by number then shows some twice and others not at all. A cursor names the
+# ids of the pages before, kept in Redis under a digest of themselves, and a page is the best of all the others. So
+# nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
+
+LEAF_SECONDS = 900
+MOST_SEEN = 1000
+
+
+async def _seen(shop: Shop, before: str | None) -> tuple[str, ...]:
+    """The ids of the pages before; none when they are forgotten: then pages go by number."""
+    if before is None:
+        return ()
+    try:
+        held = await shop.stores.redis.call("GET", _leaf(shop, before))
+    except StoreUnavailable:
+        return ()
+    return tuple(held.split()) if held else ()
+
+
+async def _further(shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], scope: str) -> str | None:
+    """The cursor of the next page; None on the last, and where it gets too far: refine the search instead."""
+    ids = " ".join([*seen, *(hit["_id"] for hit in found.hits)])
+    shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
+    if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
+        return None
+    digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
+    try:
+        await shop.stores.redis.call("SET", _leaf(shop, digest), ids, "EX", LEAF_SECONDS)
+    except StoreUnavailable:
+        log.warning("pages before not kept")
+    return shop.cursors.encode([digest, wanted.page + 1], scope)
+
+
+def _leaf(shop: Shop, digest: str) -> str:
+    return f"search:{{{shop.settings.search_alias}}}:seen:{digest}"
+
+
+# --- The category in view -------------------------------------------------------------------------------------------
+
+SHELVES_SECONDS = 1.0
+VIEW_SECONDS = 60.0
+
+
+async def _shelves(shop: Shop) -> Shelves:
+    """The shop's categories, at most a second old; the last known while MongoDB is slow or away."""
+    kept = desk(shop)
+
+    async def renew() -> None:
+        kept.shelves = _read_shelves(await catalog.categories(shop.stores.mongo))
+
+    await kept.looks_at_shelves.look(renew)
+    return kept.shelves
+
+
+def _read_shelves(categories: Sequence[catalog.Category]) -> Shelves:
+    kinds = {
+        c.slug: {name: _is_number(held) for name, held in c.attrs.get("properties", {}).items()} for c in categories
+    }
+    return Shelves(
+        {c.slug: c.parent for c in categories},
+        {slug: frozenset(name for name, number in held.items() if number) for slug, held in kinds.items()},
+        {slug: frozenset(name for name, number in held.items() if not number) for slug, held in kinds.items()},
+    )
+
+
+def _is_number(schema: object) -> bool:
+    return isinstance(schema, dict) and schema.get("type") in ("number", "integer")
+
+
+async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> View | None:
+    """What is counted where one category is in view. Its bands are those of all its products, and stay for a minute, so
+    that they don't move under the shopper's hand."""
+    if len(wanted.category) != 1 or not wanted.counts or wanted.category[0] not in shelves.numbers:
+        return None
+    [slug] = wanted.category
+    views = desk(shop).views
+    until, view = views.get(slug, (0.0, None))
+    if view is None or until <= monotonic():
+        view = await store.view(shop.stores.search, shop.settings.search_alias, shelves, slug, now)
+        views[slug] = monotonic() + VIEW_SECONDS, view
+    return view
+
+
+def _key(wanted: Wanted, said: Said) -> str:
+    """One key for all ways to ask the same, whichever page of it."""
+    clauses = sorted(f"{attr.name} {attr.clause}" for attr in wanted.attrs)
+    plain = (
+        wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
+    )  # fmt: skip
+    return repr((words.asked(wanted.q), sorted(wanted.category), sorted(wanted.brand), plain, clauses, said))
+
+
+async def turn_over(shop: Shop) -> None:
+    """Searches go to another index from now on, or staff have said something new of queries: nobody takes over what
+    others keep of them. Where Redis is away, their second ends it."""
+    try:
+        await desk(shop).answers.turn()
+    except StoreUnavailable:
+        log.warning("kept searches not turned over")
+
+
+# While the engine is away: what an index of MongoDB lists in its order, and nothing else. Nothing is scanned, and
+# nothing that a shopper wrote becomes a pattern. What no index answers is 503, and so is a beginning that finds
+# nothing, since the engine might find it further on in a name.
+
+
+async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Found:
+    """One page; `total` is what is known to be there: this page, those before it, and one more if there is one. Raises
+    `away` where no index answers."""
+    shelf = shelf_of(wanted)
+    if shelf is None:
+        raise away
+    skipped = (wanted.page - 1) * wanted.size
+    found = await _listed(shop, shelf, away, skip=skipped, limit=wanted.size + 1)
+    hits = [{"_source": document(product)} for product in found[: wanted.size]]
+    return Found(skipped + len(found), hits, degraded=True)
+
+
+async def suggest_listed(shop: Shop, q: str, size: int, away: StoreUnavailable) -> list[dict[str, Any]]:
+    """Names that begin as typed, `{text, slug}`. Raises `away` where there are none."""
+    begins = _beginning(q)
+    if not begins:
+        raise away
+    found = await _listed(shop, catalog.Shelf(begins=begins), away, skip=0, limit=size)
+    return [{"text": product["name"], "slug": product["slug"]} for product in found]
+
+
+async def _listed(
+    shop: Shop, shelf: catalog.Shelf, away: StoreUnavailable, *, skip: int, limit: int
+) -> list[dict[str, Any]]:
+    try:
+        found = await catalog.on_shelf(shop, shelf, skip=skip, limit=limit)
+    except StoreUnavailable:  # MongoDB as well: what was asked for is search
+        raise away from None
+    if not found and shelf.begins:
+        raise away
+    return found
+
+
+def shelf_of(wanted: Wanted) -> catalog.Shelf | None:
+    """The list that answers this search, if one index gives it."""
+    priced = wanted.min_price is not None or wanted.max_price is not None
+    checked = wanted.in_stock is not None or wanted.min_rating is not None or wanted.attrs
+    if checked or wanted.page * wanted.size > DEEPEST_LISTED:
+        return None
+    if wanted.q.strip():
+        alone = not (wanted.category or wanted.brand or priced) and wanted.sort == "relevance"
+        begins = _beginning(wanted.q)
+        return catalog.Shelf(begins=begins) if alone and begins else None
+    sort = _SORTS[wanted.sort]
+    if wanted.brand and (wanted.category or sort != "-rating"):
+        return None
+    if priced and (wanted.brand or sort not in ("price", "-price")):
+        return None
+    return catalog.Shelf(sort, wanted.category, wanted.brand, wanted.min_price, wanted.max_price)
+
+
+def _beginning(text: str) -> str:
+    """How slugs of names that begin like this begin; "" when there is nothing to go by."""
+    return catalog.slugify(text) if _ASCII.search(text) else ""

@@ -1,0 +1,232 @@
+"""How text is read: accents, numbers with their units, article numbers in parts; what of a text a query hit.
+
+The engine's analyzers part and stem words. All that goes before them happens here, for what is kept and what is asked
+alike: character filters that fold and join are modules, which not every engine has.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+# A query's cost grows with its words, each of which may be misspelt; people type three.
+MOST_WORDS = 16
+_WORD = re.compile(r"\w+")
+_LONGEST_WORD = 64
+LONGEST_BEGINNING = 12
+# Letters that are letters of their own and not others with marks on them.
+_ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
+
+
+def fold(text: str) -> str:
+    """Lower case without accents: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
+    if text.isascii():
+        return text.lower()
+    parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
+    bare = "".join(letter for letter in unicodedata.normalize("NFKD", parts) if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", bare)
+
+
+# --- Numbers with units ---------------------------------------------------------------------------------------------
+
+_SPELLINGS = {
+    "inch": "inch|inches|zoll|\"|''|″|”",
+    "gb": "gb|gigabytes?",
+    "tb": "tb|terabytes?",
+    "mb": "mb|megabytes?",
+    "kg": "kg|kilos?|kilograms?|kilogramm",
+    "g": "g|gr|grams?|gramm",
+    "l": "l|litres?|liters?|liter",
+    "ml": "ml|millilitres?|milliliters?",
+    "cm": "cm|centimetres?|centimeters?|zentimeter",
+    "mm": "mm|millimetres?|millimeters?|millimeter",
+    "m": "m|metres?|meters?|meter",
+    "wh": "wh",
+    "mah": "mah",
+    "hz": "hz|hertz",
+    "w": "w|watts?",
+}
+_UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
+_UNIT |= {spelling.removesuffix("s"): unit for spelling, unit in _UNIT.items() if len(spelling) > 3}
+_MEASURE = re.compile(
+    rf"(?<![\w.,])(\d{{1,7}})(?:[.,](\d{{1,3}}))?[ -]?({'|'.join(s for _, s in _SPELLINGS.items())})(?!\w)"
+)
+
+
+def joined(text: str) -> str:
+    """Folded text whose measures are one word each, spelt one way: `14" and 32 GB` is `14inch and 32gb`."""
+    return _MEASURE.sub(lambda found: measure(found[1], found[2], _UNIT[found[3]]), fold(text))
+
+
+def measure(whole: str, part: str | None, unit: str) -> str:
+    """A number with its unit as one word; a thousand gigabytes are a terabyte."""
+    part = (part or "").rstrip("0")
+    if unit == "gb" and not part and whole.endswith("000"):
+        whole, unit = whole[:-3], "tb"
+    return f"{whole}.{part}{unit}" if part else f"{whole}{unit}"
+
+
+def kept(text: str) -> str:
+    """As the index keeps a text: as it is written, without accents, and its measures as one word each behind it."""
+    folded = fold(text)
+    measures = [measure(found[1], found[2], _UNIT[found[3]]) for found in _MEASURE.finditer(folded)]
+    words = set(folded.split())
+    return " ".join([folded, *(one for one in dict.fromkeys(measures) if one not in words)])
+
+
+def asked(text: str) -> str:
+    """As much of a query as a search heeds, as it is asked: the same words, however they were typed."""
+    text = joined(text)
+    ends = [word.end() for word in _WORD.finditer(text)]
+    text = text[: ends[MOST_WORDS - 1]] if len(ends) >= MOST_WORDS else text
+    return " ".join(word[:_LONGEST_WORD] for word in text.split())
+
+
+def beginnings(text: str) -> set[str]:
+    """What a word looks like while it is being typed, as far as a wrong letter in it can be told."""
+    return {word[:length] for word in _WORD.findall(text) for length in range(3, min(len(word), LONGEST_BEGINNING) + 1)}
+
+
+def count(text: str) -> int:
+    """Words as an engine's analyzer parts them: a hyphen parts two."""
+    return len(_WORD.findall(text))
+
+
+def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
+    """Words of attributes: texts as they are, numbers whose name ends in a unit with it (`ram_gb: 32` is `32gb`)."""
+    for name, held in attrs.items():
+        unit = _UNIT.get(name.rpartition("_")[2]) if "_" in name else None
+        for value in held if isinstance(held, list) else [held]:
+            if isinstance(value, str):
+                yield kept(value)
+            elif unit and isinstance(value, int | float) and not isinstance(value, bool):
+                whole, _, part = f"{value:.3f}".partition(".")
+                yield measure(whole, part, unit)
+
+
+_BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")
+
+
+def of_sku(sku: str) -> Iterator[str]:
+    """An article number's parts, and without what parts them: `LAPTOP-001` is `laptop 001 laptop001`."""
+    parts = [part for part in _BORDER.split(fold(sku)) if part]
+    return iter(dict.fromkeys([*parts, "".join(parts)]))
+
+
+# --- What a query hit -----------------------------------------------------------------------------------------------
+
+# Endings that one word may have in different places. Only for showing: what is found, the engine decides.
+_ENDINGS = ("ies", "ing", "ern", "ed", "en", "er", "es", "e", "n", "s", "y")
+
+
+@lru_cache(maxsize=50_000)
+def _stem(word: str) -> str:
+    ending = next((end for end in _ENDINGS if len(word) - len(end) >= 3 and word.endswith(end)), "")
+    return word.removesuffix(ending)
+
+
+@lru_cache(maxsize=50_000)
+def _near(one: str, other: str) -> bool:
+    return distance(one, other, allowed(one)) <= allowed(one)
+
+
+def allowed(word: str) -> int:
+    """How many letters of a word may be wrong."""
+    return 0 if len(word) < 3 or word.isdigit() else 1 if len(word) < 8 else 2
+
+
+def distance(one: str, other: str, most: int) -> int:
+    """Letters added, left out, replaced or swapped with their neighbour, counted to `most` + 1."""
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, start=1):
+        before, last, row = row, before, [i]
+        for j, b in enumerate(other, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+        if min(row) > most:
+            return most + 1
+    return row[-1]
+
+
+class Marker:
+    """Marks in a text what a query asked for."""
+
+    def __init__(self, query: str, *, loosely: bool) -> None:
+        """`loosely`: misspelt words and beginnings count as well."""
+        self._words = _WORD.findall(query)
+        self._stems = {_stem(word) for word in self._words}
+        self._measures = {word for word in self._words if word[0].isdigit()}
+        self._loosely = loosely
+
+    def _hit(self, word: str) -> bool:
+        folded = fold(word)
+        if _stem(folded) in self._stems:
+            return True
+        return self._loosely and (any(_near(one, folded) for one in self._words) or folded.startswith(self._words[-1]))
+
+    def whole(self, text: str) -> str | None:
+        """The text as safe HTML with `<em>`; None where nothing was hit."""
+        spans = list(self._spans(text))
+        return _marked(text, spans) if spans else None
+
+    def part(self, text: str, length: int = 150) -> str | None:
+        """The same of a part of the text, about where the first hit is."""
+        spans = list(self._spans(text))
+        if not spans:
+            return None
+        start = 0 if len(text) <= length else max(0, spans[0][0] - length // 3)
+        start = 0 if start == 0 else text.find(" ", start, spans[0][0]) + 1 or spans[0][0]
+        end = min(len(text), start + length)
+        end = end if end == len(text) else max(text.rfind(" ", start, end), spans[0][1])
+        inside = [(a - start, b - start) for a, b in spans if a >= start and b <= end]
+        return _marked(text[start:end], inside)
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        if self._measures:
+            yield from self._with_measures(text)
+        elif self._words:
+            yield from (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
+
+    def _with_measures(self, text: str) -> Iterator[tuple[int, int]]:
+        """Measures may be two words, and have their own spelling."""
+        folded = fold(text)
+        found = _MEASURE.finditer(folded) if len(folded) == len(text) else iter(())
+        measures = [m.span() for m in found if measure(m[1], m[2], _UNIT[m[3]]) in self._measures]
+        words = [word.span() for word in _WORD.finditer(text) if self._hit(word[0])]
+        yield from sorted(measures + [(a, b) for a, b in words if not any(c <= a < d for c, d in measures)])
+
+
+def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The product's own text is escaped, whatever it holds."""
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [html.escape(text[at:start]), f"<em>{html.escape(text[start:end])}</em>"]
+        at = end
+    return "".join([*parts, html.escape(text[at:])])
+
+
+def respelt(query: str, texts: Iterable[str]) -> str | None:
+    """The query with each word that the texts don't have replaced by the one of theirs that is most like it; None where
+    nothing changes. What was found shows how it is spelt."""
+    there: dict[str, int] = {}
+    for text in texts:
+        for word in _WORD.findall(text):
+            there[word] = there.get(word, 0) + 1
+    stems = {_stem(word) for word in there}
+
+    def better(word: str) -> str:
+        if word in there or _stem(word) in stems or allowed(word) == 0:
+            return word
+        near = [(distance(word, other, 2), -n, other) for other, n in there.items() if not other.isdigit()]
+        best = min(near, default=(3, 0, word))
+        return best[2] if best[0] <= allowed(word) else word
+
+    offered = " ".join(better(word) for word in _WORD.findall(query))
+    return offered if offered != " ".join(_WORD.findall(query)) else None
