@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from quartet.web.dependencies import Shop
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -79,6 +81,7 @@ def up(
     from rich.console import Console
 
     from quartet import supervise
+    from quartet.payments import check_providers
 
     given = {
         "port": port,
@@ -90,6 +93,7 @@ def up(
         "search_url": search_url,
     }
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    check_providers(settings)
     sys.exit(asyncio.run(supervise.up(settings, partial(bring_up, empty=empty), Console())))
 
 
@@ -98,7 +102,7 @@ DEMO_MONTH = "2010-12"
 
 async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
     """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
-    from quartet import demo, retail, sync
+    from quartet import demo, discovery, retail, sync
 
     async with open_shop(settings) as shop:
         await prepare(shop)
@@ -111,6 +115,7 @@ async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Ma
             if not imported:
                 await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
         await sync.catch_up(shop)
+        await discovery.count_all(shop)
     return seeded.logins
 
 
@@ -140,13 +145,16 @@ def serve(
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
+    from quartet.gateway.server import Server
+    from quartet.payments import check_providers
 
     settings = settings_of(data, port=port, host=host)
     if len(settings.secret.get_secret_value()) < 32:
         raise ValueError("QUARTET_SECRET must have at least 32 characters (`quartet up` draws one)")
+    check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(lambda: open_shop(settings), names),
         host=settings.host,
         port=settings.port,
@@ -157,6 +165,7 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
     )
+    Server(config).run([config.bind_socket()])
 
 
 @app.command()
@@ -176,20 +185,66 @@ def tour(
 
 
 @app.command()
-def check(data: DataFolder = None) -> None:
-    """Compares the stores with one another and with their rules; names every violation, and fails if there is one."""
-    asyncio.run(_check(settings_of(data)))
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend copies, search and cache where they differ.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read every product, not only those whose fingerprints differ.")
+    ] = False,
+    data: DataFolder = None,
+) -> None:
+    """Compares the stores with one another and with their rules; names every violation, and fails if one is left."""
+    asyncio.run(_check(settings_of(data), repair=repair, whole=whole))
 
 
-async def _check(settings: Settings) -> None:
+async def _check(settings: Settings, *, repair: bool = False, whole: bool = True) -> None:
     from rich.console import Console
 
     from quartet import audit
 
     async with open_shop(settings) as shop:
-        report = await audit.check(shop)
+        report = await audit.check(shop, repair=repair, quick=not whole)
     audit.show(report, Console())
     if report.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reconcile(
+    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One day (UTC); else yesterday.")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only this provider; else all that are on.")] = None,
+    data: DataFolder = None,
+) -> None:
+    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    first, last = (day or since or until or yesterday).date(), (day or until or since or yesterday).date()
+    if day is not None and (since is not None or until is not None):
+        raise ValueError("--day and --from, --to exclude one another")
+    if last < first:
+        raise ValueError("--to lies before --from")
+    asyncio.run(_reconcile(settings_of(data), first, last, provider))
+
+
+async def _reconcile(settings: Settings, first: date, last: date, only: str | None) -> None:
+    from quartet import payments
+
+    found = 0
+    async with open_shop(settings) as shop:
+        providers = payments.open_providers(settings, shop.stores.pg)
+        if only is not None and only not in providers:
+            raise ValueError(f"the provider {only} is not on; there are {', '.join(providers)}")
+        for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
+            for name in [only] if only is not None else providers:
+                before, compared = found, payments.Compared()
+                async for one in payments.reconcile(shop.stores.pg, name, providers[name], day, compared):
+                    found += 1
+                    typer.echo(
+                        f"{day} {name} {one.kind} {one.reference or '-'} ({one.provider_ref or '-'}): {one.finding}"
+                    )
+                told = f"{found - before} differences" if found > before else "no difference"
+                typer.echo(f"{day} {name}: {compared.ours} of ours, {compared.theirs} of theirs, {told}")
+    if found:
         raise typer.Exit(1)
 
 
@@ -253,10 +308,13 @@ def worker(
     data: DataFolder = None,
     metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics on loopback; 0 for none.")] = 0,
 ) -> None:
-    """The sync worker, over stores that are running already; any number of them, one works at a time."""
+    """The sync worker, over stores that are running already; any number of them share the work."""
     from prometheus_client import start_http_server
 
+    from quartet.payments import check_providers
+
     settings = settings_of(data)
+    check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
         start_http_server(metrics_port, "127.0.0.1")
@@ -274,27 +332,171 @@ async def _worker(settings: Settings) -> None:
 
 
 @app.command()
-def reindex(data: DataFolder = None) -> None:
-    """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile."""
-    asyncio.run(_reindex(settings_of(data)))
+def reindex(
+    back: Annotated[
+        bool, typer.Option("--back", help="To the index that was live before, brought up to date.")
+    ] = False,
+    data: DataFolder = None,
+) -> None:
+    """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile. One that
+    was cut short goes on where it was."""
+    asyncio.run(_reindex(settings_of(data), back=back))
 
 
-async def _reindex(settings: Settings) -> None:
+async def _reindex(settings: Settings, *, back: bool) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from quartet import sync
 
-    columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console()) as progress:
-        line = progress.add_task("", total=None)
-        async with open_shop(settings) as shop:
-            rebuild = await sync.reindex(
-                shop, lambda done, total: progress.update(line, completed=done, total=total), reason="quartet reindex"
-            )
+    columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    async with open_shop(settings) as shop:
+        with Progress(*columns, console=Console()) as progress:
+            line = progress.add_task("", total=None)
+            watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
+            try:
+                rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
+            finally:
+                watching.cancel()
     if rebuild.error:
-        raise ValueError(f"the index was not rebuilt: {rebuild.error}")
-    typer.echo(f"{rebuild.done} products are in the new search index")
+        raise ValueError(f"the index is not live: {rebuild.error}")
+    what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"
+    typer.echo(what)
+
+
+async def _watch_rebuild(shop: Shop, progress: "Progress", line: "TaskID") -> None:
+    """Shows how far it is, whoever does it: it may be the worker."""
+    from quartet import sync
+
+    while True:
+        rebuild = await sync.last_rebuild(shop)
+        if rebuild is not None and rebuild.state == "building":
+            left = "" if rebuild.seconds_left is None else f", {timedelta(seconds=round(rebuild.seconds_left))} left"
+            text = f"{rebuild.rate:.0f} a second{left}"
+            progress.update(line, completed=rebuild.done, total=rebuild.total, description=text)
+        await asyncio.sleep(0.5)
+
+
+dead_letters = typer.Typer(no_args_is_help=True, help="What could not be carried out of the outbox or to search.")
+app.add_typer(dead_letters, name="dead-letters")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    data: DataFolder = None, limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20
+) -> None:
+    """Shows them, each with its reason."""
+    asyncio.run(_list_dead_letters(settings_of(data), limit))
+
+
+async def _list_dead_letters(settings: Settings, limit: int) -> None:
+    from quartet import sync
+
+    async with open_shop(settings) as shop:
+        for letter in await sync.dead_letters(shop, limit):
+            what = letter.payload.get("topic") or letter.payload.get("kind") or ""
+            at = letter.created_at.isoformat(timespec="seconds")
+            typer.echo(f"{letter.id}  {at}  {letter.pipeline}  {letter.key}  {what}  {letter.reason}")
+
+
+@dead_letters.command("replay")
+def replay_dead_letters(data: DataFolder = None) -> None:
+    """Tries them once more, the oldest 500 of each kind."""
+    asyncio.run(_replay_dead_letters(settings_of(data)))
+
+
+async def _replay_dead_letters(settings: Settings) -> None:
+    from quartet import sync
+
+    async with open_shop(settings) as shop:
+        typer.echo(f"{await sync.replay_dead_letters(shop, actor='command line')} taken up again")
+
+
+@dead_letters.command("drop")
+def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: DataFolder = None) -> None:
+    """Gives one up for good."""
+    asyncio.run(_drop_dead_letter(settings_of(data), id_))
+
+
+async def _drop_dead_letter(settings: Settings, id_: int) -> None:
+    from quartet import sync
+
+    async with open_shop(settings) as shop:
+        letter = await sync.drop_dead_letter(shop, id_, actor="command line")
+    typer.echo(f"dropped {letter.pipeline} {letter.key}")
+
+
+boards = typer.Typer(no_args_is_help=True, help="The leaderboard.")
+app.add_typer(boards, name="leaderboard")
+
+
+@boards.callback()
+def _boards() -> None:
+    """The leaderboard."""
+
+
+@boards.command("rebuild")
+def rebuild_boards(data: DataFolder = None) -> None:
+    """Makes today's and this week's board anew from orders and from what staff gave; both stay in use meanwhile."""
+    asyncio.run(_rebuild_boards(settings_of(data)))
+
+
+async def _rebuild_boards(settings: Settings) -> None:
+    from quartet import leaderboard
+
+    async with open_shop(settings) as shop:
+        made = await leaderboard.rebuild(shop, actor="command line")
+    typer.echo(", ".join(f"the {period} board is made of {sources} sources" for period, sources in made.items()))
+
+
+BackupFolder = Annotated[Path, typer.Argument(metavar="FOLDER")]
+
+
+@app.command()
+def backup(folder: BackupFolder, data: DataFolder = None) -> None:
+    """Copies users, stock, orders, payments and the catalog into a new folder; the shop goes on meanwhile."""
+    asyncio.run(_backup(settings_of(data), folder))
+
+
+async def _backup(settings: Settings, folder: Path) -> None:
+    from quartet import backup
+
+    async with open_shop(settings) as shop:
+        made = await backup.back_up(shop, folder, await _postgres_tool(shop, "pg_dump"))
+    _tell(f"everything committed by {made.point.isoformat(timespec='milliseconds')} is in {folder}", made.documents)
+
+
+@app.command()
+def restore(
+    folder: BackupFolder,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Though the shop is not empty: what it has is lost.")
+    ] = False,
+    data: DataFolder = None,
+) -> None:
+    """Puts back what `quartet backup` wrote, into an empty shop; then the worker builds search anew."""
+    asyncio.run(_restore(settings_of(data), folder, replace=replace))
+
+
+async def _restore(settings: Settings, folder: Path, *, replace: bool) -> None:
+    from quartet import backup
+
+    async with open_shop(settings) as shop:
+        tool = await _postgres_tool(shop, "pg_restore")
+        found = await backup.restore(shop, folder, tool, prepare, replace=replace)
+    _tell(f"the shop is as of {found.point.isoformat(timespec='milliseconds')}", found.documents)
+    typer.echo("search follows as soon as a worker works; then `quartet check`, and `quartet reconcile` since that day")
+
+
+async def _postgres_tool(shop: Shop, name: str) -> Path:
+    from quartet.devstores import postgres
+
+    major = int((await shop.stores.pg.ping()).partition(".")[0])
+    return await asyncio.to_thread(postgres.tool, name, major)
+
+
+def _tell(what: str, documents: Mapping[str, int]) -> None:
+    typer.echo(f"{what}; {', '.join(f'{number} {name}' for name, number in documents.items())}")
 
 
 @app.command()

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from quartet import devstores
-from quartet.devstores import mongo, postgres, redis, search
+from quartet.devstores import jvm, mongo, postgres, redis, search
+from quartet.gateway import MEANWHILE
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all
 from quartet.supervise import LEAST_FREE_BYTES, STORES, port_taken, without_password
@@ -126,7 +127,7 @@ def _whence(path: Path) -> str:
 
 
 def _search(settings: Settings) -> Finding:
-    java = search.find_java()
+    java = jvm.find_java()
     tools = f"Java {java.major}, Maven" if java else "no JDK of Java 17 or newer with Maven"
     engine = settings.dev_search
     if engine == "auto":
@@ -153,6 +154,7 @@ async def _given_stores(settings: Settings) -> list[Finding]:
         version, shown = versions[name], without_password(url)
         if isinstance(version, Exception):
             advice = f"start it, correct QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
+            advice += f"; meanwhile {MEANWHILE[name]}"
             findings.append(Finding(name, f"{shown} does not answer: {version}", advice, wrong=True))
         else:
             findings.append(Finding(name, f"{version}, {shown}"))

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic, perf_counter
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from rich.table import Column, Table
 
 from quartet import devstores
 from quartet.devstores import Child, Command, LocalServer, Place, Running, StartError, mongo, postgres, redis, search
+from quartet.devstores.jvm import Report
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
 
@@ -142,7 +144,7 @@ class Supervisor:
         urls = {f"{name}_url": server.url for name, server in self.servers.items()}
         self.settings = self.settings.model_copy(update=urls)
 
-    async def _start_store(self, name: str, report: search.Report) -> Running:
+    async def _start_store(self, name: str, report: Report) -> Running:
         async def start() -> Running:
             match name:
                 case "postgres":
@@ -330,7 +332,11 @@ def without_password(url: str) -> str:
 
 def local_address(settings: Settings) -> str:
     """Where this machine reaches the API: an address to listen on need not be one to connect to."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = settings.host
+    with suppress(ValueError):  # a name is no address
+        address = ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "[::1]"
     return f"http://{host}:{settings.port}"
 
 

@@ -1,25 +1,22 @@
 """Routes of the reports, for staff."""
 
-import re
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from quartet import merchandising
 from quartet.analytics import store
 from quartet.analytics.model import Group
-from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, Unauthenticated, invalid
+from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep, Staff
+from quartet.web.moments import From, To, span
 from quartet.web.shapes import Currency, Shape
 
 router = APIRouter(prefix="/analytics", tags=["analytics"])
 
 _STAFF = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
-_SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python reads many more ways to write a day
-_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-
-Moment = Annotated[str | None, Query(max_length=40, examples=["2011-01-31", "2011-01-31T12:00:00Z"])]
 CurrencyQuery = Annotated[Currency | None, Query(description="ISO 4217; the shop's by default.")]
 
 
@@ -43,6 +40,7 @@ class RevenueLineShape(TotalsShape):
 class RevenueShape(Shape):
     """`totals` is over all groups, shown or not."""
 
+    as_of: datetime
     currency: str
     items: list[RevenueLineShape]
     totals: TotalsShape
@@ -64,6 +62,7 @@ class StockLineShape(Shape):
 class StockReportShape(Shape):
     """Values are at today's selling prices; `sold` and `sellThrough` are of the last `days`."""
 
+    as_of: datetime
     currency: str
     skus: int
     stock: int
@@ -78,27 +77,54 @@ class StockReportShape(Shape):
     best_sellers: list[StockLineShape]
 
 
+class QueryTotalsShape(Shape):
+    """`withoutResults` and `opened` count searches: that found nothing, that led to a product's page. `clickThrough` is
+    opened ÷ searches. `units` and `grossCents` are what was bought after them, as sold."""
+
+    searches: int
+    without_results: int
+    opened: int
+    click_through: float | None
+    units: int
+    gross_cents: int
+
+
+class QueryLineShape(QueryTotalsShape):
+    """`query` in lower case with single spaces; `…` stands for what looked like somebody's address or number."""
+
+    query: str
+
+
+class SearchReportShape(Shape):
+    """`totals` is over all queries, shown or not."""
+
+    as_of: datetime
+    currency: str
+    items: list[QueryLineShape]
+    totals: QueryTotalsShape
+
+
 @router.get("/revenue", response_model=RevenueShape, responses=problems(*_STAFF))
 async def get_revenue(
     shop: ShopDep,
     _: Staff,
     *,
-    start: Annotated[Moment, Query(alias="from", description="From this day (UTC) or moment on.")] = None,
-    end: Annotated[Moment, Query(alias="to", description="To this day, inclusive, or before this moment.")] = None,
+    start: From = None,
+    end: To = None,
     group_by: Annotated[Group, Query(alias="groupBy")] = "day",
     currency: CurrencyQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many groups.")] = 366,
 ) -> Response:
     """Revenue of orders that were paid and not cancelled. An order counts on its own day, a refund or credit on the day
     it was given. Days, weeks and months come in order, the latest where `limit` cuts; others by net revenue."""
-    since, before = _moment("from", start, _EARLIEST), _moment("to", end, _LATEST, whole_day=timedelta(days=1))
-    if before < since:
-        raise invalid("to", "must not be before `from`")
+    since, before = span(start, end)
     currency = currency or shop.settings.currency
-    async with shop.stores.pg.read() as read:
-        found = await store.revenue(read, start=since, before=before, group=group_by, currency=currency, limit=limit)
+    found, as_of = await shop.stores.report(
+        lambda read: store.revenue(read, start=since, before=before, group=group_by, currency=currency, limit=limit)
+    )
     items = [RevenueLineShape.model_validate(line) for line in found.items]
-    return answer(RevenueShape(currency=currency, items=items, totals=TotalsShape.model_validate(found.totals)))
+    totals = TotalsShape.model_validate(found.totals)
+    return answer(RevenueShape(as_of=as_of, currency=currency, items=items, totals=totals))
 
 
 @router.get("/inventory", response_model=StockReportShape, responses=problems(*_STAFF))
@@ -112,29 +138,34 @@ async def get_stock_report(
 ) -> Response:
     """Value on hand, what open orders hold, what runs low, and how quickly it sells."""
     since = shop.clock.now() - timedelta(days=days)
-    async with shop.stores.pg.read() as read:
-        report = await store.stock_report(
+    report, as_of = await shop.stores.report(
+        lambda read: store.stock_report(
             read, currency=currency or shop.settings.currency, low=low, since=since, limit=limit
         )
-    return answer(StockReportShape.model_validate(report))
+    )
+    said = {name: getattr(report, name) for name in StockReportShape.model_fields if name != "as_of"}
+    return answer(StockReportShape.model_validate({"as_of": as_of, **said}))
 
 
-def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timedelta = timedelta()) -> datetime:
-    """A day (its end when `whole_day`) or an RFC 3339 moment; without a zone it is UTC's."""
-    if text is None:
-        return otherwise
-    try:
-        if not _SHAPED.match(text):
-            raise ValueError(text)
-        if len(text) == len("2011-01-31"):
-            return _within(datetime.combine(date.fromisoformat(text), time(), UTC)) + whole_day
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + arrives as a space
-        return _within(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        raise invalid(field, "must be a day such as 2011-01-31 or a moment such as 2011-01-31T12:00:00Z") from None
-
-
-def _within(moment: datetime) -> datetime:
-    if not _EARLIEST <= moment <= _LATEST:
-        raise ValueError("out of range")
-    return moment
+@router.get("/search", response_model=SearchReportShape, responses=problems(*_STAFF))
+async def get_search_report(
+    shop: ShopDep,
+    _: Staff,
+    *,
+    start: From = None,
+    end: To = None,
+    sort: Annotated[
+        merchandising.ReportOrder, Query(description="The most first; `withoutResults` shows only those with any.")
+    ] = "searches",
+    currency: CurrencyQuery = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many queries.")] = 100,
+) -> Response:
+    """What was searched for, and what became of it. Nobody's name is in the log that this is read from."""
+    since, before = span(start, end)
+    currency = currency or shop.settings.currency
+    found, as_of = await shop.stores.report(
+        lambda read: merchandising.report(read, start=since, before=before, currency=currency, order=sort, limit=limit)
+    )
+    items = [QueryLineShape.model_validate(line) for line in found.items]
+    totals = QueryTotalsShape.model_validate(found.totals)
+    return answer(SearchReportShape(as_of=as_of, currency=currency, items=items, totals=totals))

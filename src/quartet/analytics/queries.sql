@@ -4,21 +4,22 @@
 -- order once however many groups it falls into. $1 currency, $2 and $3 from and before, $4 the group, $5 how many.
 -- A year of half a million lines is reckoned in a second or two, because keys are made once an occasion and lines are
 -- summed up by order before they are grouped.
+-- A customer is a user, else a guest's address, '' for guests who were forgotten.
 WITH occasions AS (
-    SELECT 'sale' AS kind, id, created_at AS at, user_id FROM orders
+    SELECT 'sale' AS kind, id, created_at AS at, coalesce(user_id::text, email, '') AS customer FROM orders
     WHERE status IN ('confirmed', 'shipped', 'delivered', 'refunded')
       AND currency = $1 AND created_at >= $2 AND created_at < $3
     UNION ALL
-    SELECT 'refund', r.id, r.at, o.user_id FROM refunds r JOIN orders o ON o.id = r.order_id
+    SELECT 'refund', r.id, r.at, coalesce(o.user_id::text, o.email, '') FROM refunds r JOIN orders o ON o.id = r.order_id
     WHERE o.status <> 'cancelled' AND r.currency = $1 AND r.at >= $2 AND r.at < $3
     UNION ALL
-    SELECT 'credit', id, at, user_id FROM credits WHERE currency = $1 AND at >= $2 AND at < $3
+    SELECT 'credit', id, at, user_id::text FROM credits WHERE currency = $1 AND at >= $2 AND at < $3
 ), keyed AS (
     SELECT kind, id, CASE $4
                WHEN 'day' THEN to_char(at, 'YYYY-MM-DD')
                WHEN 'week' THEN to_char(at, 'IYYY-"W"IW')
                WHEN 'month' THEN to_char(at, 'YYYY-MM')
-               WHEN 'customer' THEN user_id::text
+               WHEN 'customer' THEN customer
            END AS key
     FROM occasions
 ), facts AS (
@@ -50,7 +51,11 @@ SELECT picked.*,
            WHEN 'month' THEN to_char(to_date(key, 'YYYY-MM'), 'FMMonth YYYY')
            WHEN 'product' THEN (SELECT name FROM inventory WHERE sku = key)
            WHEN 'category' THEN CASE key WHEN '' THEN 'no category' ELSE key END
-           WHEN 'customer' THEN (SELECT coalesce(display_name, email) FROM users WHERE id = key::uuid)
+           WHEN 'customer' THEN CASE
+               WHEN key = '' THEN 'forgotten guests'
+               WHEN strpos(key, '@') > 0 THEN key
+               ELSE (SELECT coalesce(display_name, email) FROM users WHERE id = key::uuid)
+           END
            ELSE key
        END AS label
 FROM (SELECT * FROM shown UNION ALL SELECT * FROM total) AS picked;

@@ -7,6 +7,7 @@ SELECT (SELECT count(*) FROM inventory) AS reserved_is_held,
        (SELECT count(*) FROM orders) AS totals_equal_lines,
        (SELECT count(*) FROM orders) AS payments_equal_orders,
        (SELECT count(*) FROM refunds) AS refunds_equal_orders,
+       (SELECT count(*) FROM order_items) AS pieces_equal_refunds,
        (SELECT count(DISTINCT order_id) FROM order_history) AS history_leads_to_status,
        (SELECT count(*) FROM orders WHERE status = 'pending') AS nothing_overdue;
 
@@ -49,17 +50,22 @@ WHERE o.total_cents IS DISTINCT FROM lines.cents
 ORDER BY o.created_at;
 
 -- name: payments_equal_orders
--- What an order says was captured is what its payments say was paid; a confirmed order is paid whole. Money that came
--- too late for its order is a payment marked 'refunded', and counts for nothing here.
+-- What an order says was captured is what its payments say was paid; a confirmed order is paid whole, or the whole sum is
+-- held for it; nothing is sent that is not captured. Money that came too late for its order is a payment marked
+-- 'refunded', a hold let go one marked 'voided', and both count for nothing here.
 SELECT o.id::text AS subject,
-       format('%s, total %s, captured %s; its payments come to %s',
-              o.status, o.total_cents, o.captured_cents, coalesce(paid.cents, 0)) AS finding
+       format('%s, total %s, captured %s; its payments come to %s, and %s held',
+              o.status, o.total_cents, o.captured_cents, coalesce(paid.cents, 0), coalesce(paid.held, 0)) AS finding
 FROM orders o
 LEFT JOIN (
-    SELECT order_id, sum(amount_cents) AS cents FROM payments WHERE status = 'succeeded' GROUP BY order_id
+    SELECT order_id, coalesce(sum(amount_cents) FILTER (WHERE status = 'succeeded'), 0) AS cents,
+           coalesce(sum(amount_cents) FILTER (WHERE status = 'authorized'), 0) AS held
+    FROM payments WHERE status IN ('succeeded', 'authorized') GROUP BY order_id
 ) paid ON paid.order_id = o.id
-WHERE (o.status IN ('confirmed', 'shipped', 'delivered') AND coalesce(paid.cents, 0) <> o.total_cents)
-   OR (o.status IN ('confirmed', 'shipped', 'delivered', 'refunded') AND o.captured_cents <> o.total_cents)
+WHERE (o.status IN ('confirmed', 'shipped', 'delivered')
+       AND (coalesce(paid.cents + paid.held, 0) <> o.total_cents OR o.captured_cents <> coalesce(paid.cents, 0)))
+   OR (o.status IN ('shipped', 'delivered', 'refunded') AND o.captured_cents <> o.total_cents)
+   OR (o.status IN ('pending', 'cancelled') AND coalesce(paid.held, 0) <> 0)
    OR (o.status = 'pending' AND coalesce(paid.cents, 0) <> 0)
 ORDER BY o.created_at;
 
@@ -78,6 +84,34 @@ LEFT JOIN (SELECT refund_id, sum(amount_cents) AS cents FROM refund_items GROUP 
        ON parts.refund_id = r.id
 WHERE r.amount_cents <> coalesce(parts.cents, 0)
 ORDER BY 1;
+
+-- name: pieces_equal_refunds
+-- Of no SKU were more pieces refunded by line, or put back, than were ordered; what an order's lines say of it is what
+-- refunds and open promises say, and what came back is what the ledger says came back.
+WITH lines AS (
+    SELECT order_id, sku, sum(quantity) AS ordered, sum(refunded_qty) AS refunded, sum(restocked_qty) AS restocked
+    FROM order_items GROUP BY order_id, sku
+), given AS (
+    SELECT order_id, sku, sum(qty) AS qty
+    FROM (SELECT r.order_id, part.sku, part.quantity AS qty
+          FROM refunds r JOIN refund_items part ON part.refund_id = r.id WHERE part.quantity > 0
+          UNION ALL
+          SELECT p.order_id, line.sku, line.qty
+          FROM payment_refunds r JOIN payments p ON p.id = r.payment_id,
+               jsonb_to_recordset(r.lines) AS line(sku TEXT, qty INT) WHERE r.status = 'pending') AS parts
+    GROUP BY order_id, sku
+), returned AS (
+    SELECT order_id, sku, sum(stock_delta) AS qty FROM inventory_movements
+    WHERE reason = 'returned' AND order_id IS NOT NULL GROUP BY order_id, sku
+)
+SELECT order_id::text AS subject,
+       format('%s: %s ordered, %s refunded by line, %s put back; refunds say %s, the ledger %s', sku,
+              coalesce(ordered, 0), coalesce(refunded, 0), coalesce(restocked, 0), coalesce(given.qty, 0),
+              coalesce(returned.qty, 0)) AS finding
+FROM lines FULL JOIN given USING (order_id, sku) FULL JOIN returned USING (order_id, sku)
+WHERE coalesce(refunded, 0) <> coalesce(given.qty, 0) OR coalesce(restocked, 0) <> coalesce(returned.qty, 0)
+   OR coalesce(refunded, 0) > coalesce(ordered, 0) OR coalesce(restocked, 0) > coalesce(ordered, 0)
+ORDER BY 1, sku;
 
 -- name: history_leads_to_status
 -- The last step of an order's history is where it stands, and each step starts where the one before ended.

@@ -19,22 +19,51 @@ PATIENCE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.5
 
 
-async def check(shop: Shop, *, patience: float = PATIENCE_SECONDS) -> Report:
-    """All rules. Reads only, in slices; memory holds one slice and what is suspicious."""
+async def check(shop: Shop, *, patience: float = PATIENCE_SECONDS, quick: bool = False, repair: bool = False) -> Report:
+    """All rules, in slices; memory holds one slice and what is suspicious.
+
+    `quick`: of the products only those are read whose fingerprints differ, so that what left a product's version as it
+    was is not seen. `repair`: what is wrong in catalog copies, search and cache is written again, as their owners say;
+    everything else is only read, always.
+    """
     checked: dict[str, int] = {}
     violations = await _postgres(shop, checked)
-    suspicious: set[str] = set()
-    products = 0
-    async for ids, known in _slices(shop):
-        products += known
-        suspicious |= {finding.subject for finding in await _products(shop, ids)}
+    products, suspicious = await (_by_fingerprints(shop, patience) if quick else _by_reading(shop))
     entries = 0
     async for cached in catalog.cached_products(shop.stores.redis):
         entries += len(cached)
         suspicious |= {finding.subject for finding in await _cache(shop, cached)}
     checked |= {"copies_equal_inventory": products, "search_equals_catalog": products, "cache_is_not_older": entries}
-    violations += await _second_look(shop, suspicious, patience)
-    return Report(checked, tuple(sorted(violations)))
+    wrong = await _second_look(shop, suspicious, patience)
+    left = await _repair(shop, suspicious) if repair and suspicious else wrong
+    mended = [finding for finding in wrong if finding.subject not in {each.subject for each in left}]
+    return Report(checked, tuple(sorted([*violations, *left])), tuple(sorted(mended)))
+
+
+async def _by_reading(shop: Shop) -> tuple[int, set[str]]:
+    """How many products there are, and those in which something may be wrong: all are read."""
+    number, suspicious = 0, set[str]()
+    async for ids, known in _slices(shop):
+        number += known
+        suspicious |= {finding.subject for finding in await _products(shop, ids)}
+    return number, suspicious
+
+
+async def _by_fingerprints(shop: Shop, patience: float) -> tuple[int, set[str]]:
+    """The same without reading any."""
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    found = await sync.differing(shop, patience=patience)
+    return found.products, set(found.suspects)
+
+
+async def _repair(shop: Shop, ids: Collection[str]) -> list[Finding]:
+    """Has them written again; answers what still is wrong."""
+    await sync.mend(shop, ids)
+    async for cached in catalog.cached_products(shop.stores.redis):
+        theirs = {reference: entry for reference, entry in cached.items() if entry[0] in ids}
+        await catalog.drop_pages(shop.stores.redis, await catalog.stale_pages(shop.stores.mongo, theirs))
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    return await _second_look(shop, ids, LOOK_AGAIN_SECONDS)
 
 
 async def _postgres(shop: Shop, checked: dict[str, int]) -> list[Finding]:
@@ -54,7 +83,8 @@ async def _slices(shop: Shop) -> AsyncIterator[tuple[set[str], int]]:
         ids = await catalog.ids_after(shop.stores.mongo, after, SLICE)
         upto = ids[-1] if len(ids) == SLICE else None
         held = await search.stored(shop.stores.search, shop.settings.search_alias, after, upto, 2 * SLICE)
-        yield {*ids, *held}, len(ids)
+        # The canary changes each second, on purpose.
+        yield {*ids, *held} - {catalog.CANARY}, len(set(ids) - {catalog.CANARY})
         if upto is None:
             return
         after = upto
@@ -84,15 +114,11 @@ async def _products(shop: Shop, ids: Collection[str]) -> list[Finding]:
 
 async def _cache(shop: Shop, cached: Mapping[str, tuple[str, int]]) -> list[Finding]:
     """Entries older than their product, or of one that is gone. The subject is the product's id."""
-    ids = {product_id for product_id, _ in cached.values()}
-    versions = {p["_id"]: p["version"] for p in await catalog.by_ids(shop.stores.mongo, sorted(ids))}
     found = []
-    for reference, (product_id, version) in cached.items():
-        newest = versions.get(product_id)
-        if newest is None or version < newest:
-            state = "deleted" if newest is None else f"at version {newest}"
-            text = f"product:{reference} holds version {version}, the product is {state}"
-            found.append(Finding("cache_is_not_older", product_id, text))
+    for reference, (product_id, newest) in (await catalog.stale_pages(shop.stores.mongo, cached)).items():
+        state = "deleted" if newest is None else f"at version {newest}"
+        text = f"product:{reference} holds version {cached[reference][1]}, the product is {state}"
+        found.append(Finding("cache_is_not_older", product_id, text))
     return found
 
 

@@ -1,34 +1,51 @@
-"""Who is asking: the bearer token, or the pages' session cookie, read once at the door."""
+"""Who is asking: the bearer token, the API key or the pages' cookie, read once at the door."""
 
-from datetime import UTC, datetime
+import asyncio
+import hashlib
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from quartet.accounts import tokens
-from quartet.kernel.errors import Unauthenticated
+from quartet import access, accounts
+from quartet.accounts import cookies, tokens
+from quartet.gateway.limits import Limiter
+from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
 from quartet.web.dependencies import Principal, Shop
+from quartet.web.limits import Gone
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-COOKIE = "quartet_session"
 _REMEMBERED = 10_000
+SAFE = {"GET", "HEAD", "OPTIONS"}
+# How long a process may believe what PostgreSQL said of a key or, while Redis is away, of a member of staff.
+BELIEVED_SECONDS = 5.0
 
 
 class Door:
-    """Reads tokens. A token once verified is remembered to its end, since checking it again costs 30 µs a request."""
+    """Reads tokens. A token once verified is remembered to its end, since checking it again costs 30 µs a request; an
+    API key for seconds, by its hash."""
 
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
+    def __init__(self, shop: Shop, limiter: Limiter) -> None:
+        self._shop, self._limiter = shop, limiter
         self._known: dict[str, tuple[Principal, datetime]] = {}
+        self._keys: dict[bytes, tuple[access.GoodKey, float]] = {}
+        self._pages: dict[str, tuple[Principal, datetime]] = {}
+        self._staff: dict[Principal, float] = {}
+        self._notes: set[asyncio.Task[None]] = set()
 
-    def principal(self, headers: "Headers") -> Principal | None:
-        """None for a guest; Unauthenticated for a token that is not good."""
+    async def principal(self, headers: "Headers", address: str) -> Principal | None:
+        """None for a guest; Unauthenticated for a token or key that is not good, TooManyRequests for who tries many."""
         authorization = headers.get("authorization")
         if authorization is None:
             return None
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("the Authorization header must read `Bearer <access token>`")
+        return await self._key(token, address) if token.startswith(access.PREFIX) else self._token(token)
+
+    def _token(self, token: str) -> Principal:
         now = self._shop.clock.now()
         principal, ends = self._known.get(token) or (None, datetime.min.replace(tzinfo=UTC))
         if principal is None:
@@ -40,3 +57,98 @@ class Door:
             self._known.pop(token, None)
             raise Unauthenticated("the access token has expired")
         return principal
+
+    async def _key(self, text: str, address: str) -> Principal:
+        digest = hashlib.sha256(text.encode()).digest()
+        key, until = self._keys.get(digest) or (None, 0.0)
+        if key is None or until <= time.monotonic():
+            await self._limiter.count_guess(address)
+            self._keys.pop(digest, None)
+            key = await access.good_key(self._shop, text)
+            if key is not None:
+                self._remember(digest, key)
+        if key is None or (key.expires_at is not None and key.expires_at <= self._shop.clock.now()):
+            raise Unauthenticated("the API key is not valid")
+        return Principal(key.id, frozenset({"staff"}), key.id, key.scopes)
+
+    def _remember(self, digest: bytes, key: access.GoodKey) -> None:
+        if len(self._keys) >= _REMEMBERED:
+            self._keys.clear()
+        self._keys[digest] = (key, time.monotonic() + BELIEVED_SECONDS)
+        note = asyncio.create_task(access.note_use(self._shop, key))  # nobody waits for it
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
+
+    async def visitor(self, headers: "Headers", method: str) -> tuple[Principal | None, list[str]]:
+        """Who comes by cookie, and `Set-Cookie` values for the answer. With one that is not good a browser goes on as a
+        guest's, and loses it. Raises CsrfRefused."""
+        settings, now = self._shop.settings, self._shop.clock.now()
+        text = cookies.found(settings, headers.get("cookie"))
+        if text is None:
+            return None, []
+        try:
+            principal, believed = self._pages.get(text) or tokens.read_cookie(settings, text, now)
+        except Unauthenticated:
+            return None, cookies.closed(settings)
+        if len(self._pages) >= _REMEMBERED:
+            self._pages.clear()
+        self._pages[text] = (principal, believed)
+        if method not in SAFE:
+            cookies.check_page(settings, headers, principal.session_id)
+        if believed > now:
+            return principal, []
+        try:
+            return await self.slide(principal)
+        except StoreUnavailable:
+            # Whoever only looks may go on looking; staff can do more harm.
+            if method in SAFE and not principal.is_staff:
+                return principal, []
+            raise
+
+    async def slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
+        """A cookie's session goes on, with the roles of now, if PostgreSQL knows it still."""
+        settings, now = self._shop.settings, self._shop.clock.now()
+        async with self._shop.stores.pg.once() as tx:
+            ends = now + timedelta(seconds=settings.refresh_ttl)
+            roles = await accounts.slide(tx, principal.session_id, now, ends)
+        if roles is None:
+            return None, cookies.closed(settings)
+        present = replace(principal, roles=roles)
+        return present, cookies.opened(settings, present, now)
+
+    async def confirm(self, principal: Principal, *, believed: bool) -> None:
+        """Asks PostgreSQL whether the session lives and its user still has these roles; `believed`: what it said within
+        the last seconds will do. Raises Unauthenticated."""
+        if believed and self._staff.get(principal, 0.0) > time.monotonic():
+            return
+        async with self._shop.stores.pg.read() as read:
+            roles = await accounts.roles_of_session(read, principal.session_id, self._shop.clock.now())
+        if roles is None:
+            raise Unauthenticated("this session has ended")
+        if roles != principal.roles:
+            raise Unauthenticated("your roles have changed: renew the access token")
+        if len(self._staff) >= _REMEMBERED:
+            self._staff.clear()
+        self._staff[principal] = time.monotonic() + BELIEVED_SECONDS
+
+    async def confirm_staff(self, principal: Principal | None) -> None:
+        """While Redis is away: staff, who can do more harm, are asked after all the same. Keys are believed for seconds
+        only anyway."""
+        if principal is not None and principal.is_staff and principal.scopes is None:
+            await self.confirm(principal, believed=True)
+
+    async def refuse_gone(self, principal: Principal, why: Gone) -> None:
+        """Redis says that a session or key has ended, or that the roles are others: either so, or two changes were told
+        in the wrong order. Raises Unauthenticated."""
+        if why is Gone.ENDED:
+            raise Unauthenticated("this session has ended" if principal.scopes is None else "the API key is not valid")
+        await self.confirm(principal, believed=False)
+        await access.tell_roles(self._shop, principal.user_id, principal.roles)
+
+
+def check_scope(principal: Principal | None, method: str, path: str) -> None:
+    """Raises Forbidden naming the scope that an API key lacks."""
+    if principal is not None and principal.scopes is not None:
+        needed = access.needed_scope(method, path)
+        if needed is not None and needed not in principal.scopes:
+            raise Forbidden(f"this API key lacks the scope {needed}", scope=needed)

@@ -7,6 +7,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
+from quartet.accounts import cookies
 from quartet.gateway.limits import class_of
 from quartet.kernel.errors import (
     BadRequest,
@@ -35,7 +36,10 @@ def openapi(app: FastAPI) -> Json:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         components = document.setdefault("components", {})
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": cookies.SESSION},
+        }
         components.setdefault("schemas", {})[ProblemShape.__name__] = ProblemShape.model_json_schema()
         for route in iter_route_contexts(app.routes):
             path = route.path_format or ""
@@ -45,7 +49,7 @@ def openapi(app: FastAPI) -> Json:
                 if operation := operations.get(method.lower()):
                     _add_refusals(operation, method, path)
                     if dependant is not None and _asks_for_user(dependant):
-                        operation["security"] = [{"bearer": []}]
+                        operation["security"] = [{"bearer": []}, {"cookie": []}]
         for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
             components["schemas"].pop(unused, None)
         app.openapi_schema = document
@@ -56,7 +60,7 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
     kinds = _ALWAYS
     if class_of(method, path) is not None:
         kinds += (TooManyRequests,)
-    if method in ("POST", "PUT", "PATCH"):
+    if method in ("POST", "PUT", "PATCH") or "requestBody" in operation:
         kinds += _WITH_BODY
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):

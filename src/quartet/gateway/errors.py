@@ -64,7 +64,7 @@ def from_validation(errors: Sequence[Any]) -> Problem:
 def _field(location: Sequence[str | int]) -> str:
     """`("body", "items", 0, "qty")` reads `items.0.qty`."""
     parts = [str(part) for part in location[1:]] or [str(part) for part in location[:1]]
-    return ".".join(parts)
+    return ".".join(parts) or "body"  # a member without a name
 
 
 def _message(error: Any) -> str:

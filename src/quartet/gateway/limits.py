@@ -1,19 +1,22 @@
 """How many requests a minute: by class of route, for a user, else for an address (IPv6 by /64)."""
 
-import ipaddress
-import time
+from prometheus_client import Counter
 
-from quartet.kernel.errors import StoreUnavailable, Unauthenticated
+from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.settings import Settings
 from quartet.stores.redis import RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Principal
-from quartet.web.limits import Taken
+from quartet.web.limits import Gone, Taken, address_group
 
 _READING = {"GET", "HEAD", "OPTIONS"}
+_OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
+_HASHING = {"/sessions", "/users", "/users/me/password", "/users/me/email"}
 _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/webhooks", "/images")
-# After Redis failed, ask again only this much later: a shop without limits is better than one that waits.
-_REST_SECONDS = 1.0
+# What of its limit a process grants by itself: a tenth of it here, all of it elsewhere.
+_STRICT = {"auth": 10, "pay": 10}
+
+ALONE = Counter("quartet_rate_limit_alone_total", "Requests counted by this process alone, because Redis was away.")
 
 
 def class_of(method: str, path: str) -> str | None:
@@ -24,27 +27,21 @@ def class_of(method: str, path: str) -> str | None:
         return "search"
     if method in _READING:
         return "browse"
-    if path.startswith(("/sessions", "/users", "/password-resets")) and path != "/sessions/current":
+    if path.startswith(_OF_ACCOUNTS) and path != "/sessions/current":
         return "auth"
     if path.startswith(("/orders", "/payments")):
         return "pay"
     return "write"
 
 
-def address_group(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one, since one customer has all of it."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return "unknown"
-    if ip.version == 6:
-        mapped = ip.ipv4_mapped
-        return str(mapped) if mapped else str(ipaddress.ip_network((ip, 64), strict=False).network_address)
-    return str(ip)
+def hashes(method: str, path: str) -> bool:
+    """Whether the route checks or makes a password's hash, which takes longer than all else that the shop does."""
+    return method == "POST" and (path in _HASHING or path.startswith("/password-resets/"))
 
 
 class Limiter:
-    """One round trip to Redis a request: the window, and whether the session has ended. Fails open."""
+    """One round trip to Redis a request: the window, and whether the session has ended. While Redis is away each
+    process counts by itself: strictly where passwords are tried and money moves, since there may be many of them."""
 
     def __init__(self, settings: Settings, redis: RedisStore) -> None:
         self._limits = {
@@ -54,22 +51,29 @@ class Limiter:
             "auth": settings.limit_auth,
             "pay": settings.limit_pay,
         }
-        self._redis = redis
-        self._rests_until = 0.0
+        self._redis = redis.brief
+        self._here = limits.Here()
 
-    async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | None:
-        """None where no limit applies or Redis is away. Raises Unauthenticated when the session was ended."""
+    async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
+        """None where no limit applies; Gone where the principal is no longer what the token says. What was taken
+        `alone` says nothing of sessions that have ended and roles that have changed."""
         kind = class_of(method, path)
-        if kind is None or time.monotonic() < self._rests_until:
+        if kind is None:
             return None
         limit = self._limits[kind]
         try:
             if principal is None:
                 return await limits.take(self._redis, f"{kind}:{address_group(address)}", limit)
-            taken = await limits.take_signed(self._redis, kind, principal.user_id, principal.session_id, limit)
+            return await limits.take_signed(
+                self._redis, kind, principal.user_id, principal.session_id, limit, roles=principal.roles
+            )
         except StoreUnavailable:
-            self._rests_until = time.monotonic() + _REST_SECONDS
-            return None
-        if taken is None:
-            raise Unauthenticated("this session has ended")
-        return taken
+            ALONE.inc()
+            who = address_group(address) if principal is None else principal.user_id
+            return self._here.take(f"{kind}:{who}", max(1, limit // _STRICT.get(kind, 1)))
+
+    async def count_guess(self, address: str) -> None:
+        """Whoever sends keys that nobody here remembers is counted by address. Raises TooManyRequests."""
+        taken = await self.check("POST", "/sessions", None, address)
+        if isinstance(taken, Taken) and not taken.allowed:
+            raise TooManyRequests(retry_after=taken.reset)

@@ -13,8 +13,10 @@ import structlog
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 
-from quartet.gateway.auth import Door
-from quartet.gateway.limits import Limiter
+from quartet import accounts
+from quartet.gateway.auth import Door, check_scope
+from quartet.gateway.limits import Limiter, hashes
+from quartet.gateway.security import security_headers
 from quartet.kernel.errors import (
     BadRequest,
     Problem,
@@ -25,10 +27,12 @@ from quartet.kernel.errors import (
     UnsupportedMediaType,
     invalid,
 )
+from quartet.kernel.settings import Settings
 from quartet.stores import timing
+from quartet.web import logs, trail
 from quartet.web.answers import problem_response
 from quartet.web.dependencies import Shop
-from quartet.web.limits import Taken
+from quartet.web.limits import Gone, Taken
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -49,19 +53,10 @@ SECONDS = Histogram(
     ["method", "route"],
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-UNLIMITED = Counter("quartet_rate_limit_skipped_total", "Requests let through unlimited because Redis was away.")
 
 _NUL = re.compile("\0")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECURITY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"same-origin"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-]
-# The API's documentation and the pages are HTML with scripts and pictures of their own.
-_PAGES = ("/docs", "/problems")
 
 
 class Gateway:
@@ -79,23 +74,48 @@ class Gateway:
             return
         shop = scope["app"].state.shop
         if self._shop is not shop:  # the first request
-            self._shop, self._door, self._limiter = shop, Door(shop), Limiter(shop.settings, shop.stores.redis)
+            self._shop, self._limiter = shop, Limiter(shop.settings, shop.stores.redis)
+            self._door = Door(shop, self._limiter)
         await _Request(self, scope, send).run(receive)
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
         """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
         assert self._shop is not None
-        principal = self._door.principal(headers)
-        scope["principal"] = principal
         address = _address(scope, headers, self._shop.settings.trust_proxy)
         scope["address"] = address
-        return await self._limiter.check(scope["method"], scope["path"], principal, address)
+        signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
+        by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
+        if by_cookie:
+            scope["principal"], scope["set_cookies"] = await self._door.visitor(headers, scope["method"])
+        else:
+            scope["principal"] = await self._door.principal(headers, address)
+        taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
+        if isinstance(taken, Gone) and by_cookie:
+            # An ended session's page goes on as a guest's; one whose roles have changed, with those of now.
+            scope["principal"], scope["set_cookies"] = await self._door.slide(scope["principal"])
+        elif isinstance(taken, Gone):
+            await self._door.refuse_gone(scope["principal"], taken)
+        elif taken is not None and taken.alone:
+            await self._door.confirm_staff(scope["principal"])
+        check_scope(scope["principal"], scope["method"], scope["path"])
+        return None if isinstance(taken, Gone) else taken
 
     @property
     def tells_timing(self) -> bool:
         """Whether answers say which stores were asked."""
         assert self._shop is not None
         return self._shop.settings.server_timing
+
+    @property
+    def settings(self) -> Settings:
+        """The shop's."""
+        assert self._shop is not None
+        return self._shop.settings
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the shop is reached by https alone."""
+        return self.settings.base_url.startswith("https:")
 
     @property
     def seconds(self) -> float:
@@ -116,6 +136,7 @@ class _Request:
         sent_id = self.headers.get("x-request-id", "")
         self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid4().hex
         self.scope["request_id"] = self.id
+        trail.REQUEST_ID.set(self.id)
         self.taken: Taken | None = None
         self.status = 0
         self.asked = timing.begin() if gateway.tells_timing else None
@@ -130,13 +151,24 @@ class _Request:
         except TimeoutError:
             await self._refuse(TimedOut())
         except Exception:
-            log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=self.scope["path"])
+            path = logs.without_token(self.scope["path"])
+            log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=path)
             await self._refuse(Unexpected())
         finally:
             self._note(time.perf_counter() - started)
 
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)
+        if not hashes(self.scope["method"], self.scope["path"]):
+            await self._admit(receive)
+            return
+        # First the body, lest somebody who sends slowly keeps a place; then the place, before any store is asked: a
+        # thousand who come at once would all stand in the way of those who shop.
+        receive = _replayed(await _read_body(receive, self.headers, self.scope["path"]), receive)
+        async with accounts.place(self.gateway.settings):
+            await self._admit(receive)
+
+    async def _admit(self, receive: Receive) -> None:
         self.taken = await self.gateway.admit(self.scope, self.headers)
         if self.taken is not None and not self.taken.allowed:
             raise TooManyRequests(retry_after=self.taken.reset)
@@ -152,8 +184,12 @@ class _Request:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            if not self.scope["path"].startswith(_PAGES):
-                message["headers"].extend(_SECURITY_HEADERS)
+            message["headers"].extend(security_headers(self.scope["path"], self.gateway.is_secure))
+            if "cache-control" not in headers:
+                headers["Cache-Control"] = "no-store"
+            if "set-cookie" not in headers:  # else somebody is signing in or out just now
+                for cookie in self.scope.get("set_cookies", ()):
+                    headers.append("Set-Cookie", cookie)
             if self.asked:
                 headers["Server-Timing"] = timing.header(self.asked)
             if self.taken is not None:
@@ -179,7 +215,7 @@ class _Request:
             "request",
             request_id=self.id,
             method=method,
-            path=self.scope["path"],
+            path=logs.without_token(self.scope["path"]),
             status=self.status,
             ms=round(seconds * 1000, 1),
             user=str(principal.user_id) if principal else None,

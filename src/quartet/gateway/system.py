@@ -8,10 +8,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.responses import FileResponse
 
+from quartet import sync
+from quartet.gateway.meanwhile import MEANWHILE
+from quartet.gateway.security import docs_page
 from quartet.kernel.errors import NotFound, Problem
+from quartet.stores import Stores
+from quartet.stores.guard import STATES, State
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep
 from quartet.web.shapes import Shape
@@ -21,16 +26,26 @@ router = APIRouter(tags=["system"])
 # Without these no request can be answered rightly; without the others parts of the shop still work.
 NEEDED = {"postgres", "mongodb"}
 PING_SECONDS = 2.0
+BREAKER = Gauge("quartet_store_breaker", "1 at the state of this process's breaker of a store.", ["store", "state"])
+OPENINGS = Gauge("quartet_store_breaker_openings_total", "How often this process's breaker opened.", ["store"])
+CALLS = Gauge("quartet_store_calls", "Calls to a store that this process waits for.", ["store"])
+REFUSED = Gauge(
+    "quartet_store_calls_refused_total",
+    "Calls that were not sent: breaker open, every place taken (full), or who asked could do without (doubtful).",
+    ["store", "why"],
+)
 IMAGES = Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
 class StoreHealth(Shape):
-    """`latencyMs` of one round trip."""
+    """`latencyMs` of one round trip; `breaker` of the process that answers; `meanwhile`: what works without it."""
 
     status: Literal["up", "down"]
+    breaker: State
     latency_ms: float
     version: str | None = None
     error: str | None = None
+    meanwhile: str | None = None
 
 
 class Health(Shape):
@@ -56,9 +71,9 @@ async def live() -> Response:
 async def ready(shop: ShopDep) -> Response:
     """Each store's state; 503 when one is gone that requests cannot do without."""
     stores = shop.stores
-    pinged = {"postgres": stores.pg, "mongodb": stores.mongo, "redis": stores.redis, "search": stores.search}
-    found = await asyncio.gather(*(_ping(store) for store in pinged.values()))
-    health = dict(zip(pinged, found, strict=True))
+    pinged: tuple[Any, ...] = (stores.pg, stores.mongo, stores.redis, stores.search)
+    found = await asyncio.gather(*(_ping(store) for store in pinged))
+    health = {store.guard.store: state for store, state in zip(pinged, found, strict=True)}
     down = {name for name, state in health.items() if state.status == "down"}
     status: Literal["ready", "degraded", "unavailable"] = (
         "unavailable" if down & NEEDED else "degraded" if down else "ready"
@@ -73,8 +88,15 @@ async def _ping(store: Any) -> StoreHealth:
         version = await asyncio.wait_for(store.ping(), PING_SECONDS)
     except Exception as error:  # whatever it is, the store is of no use now
         reason = error.detail if isinstance(error, Problem) else type(error).__name__
-        return StoreHealth(status="down", latency_ms=_ms(started), error=reason)
-    return StoreHealth(status="up", latency_ms=_ms(started), version=version)
+        guard = store.guard
+        return StoreHealth(
+            status="down",
+            breaker=guard.state,
+            latency_ms=_ms(started),
+            error=reason,
+            meanwhile=MEANWHILE[guard.store],
+        )
+    return StoreHealth(status="up", breaker=store.guard.state, latency_ms=_ms(started), version=version)
 
 
 def _ms(started: float) -> float:
@@ -82,9 +104,27 @@ def _ms(started: float) -> float:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics() -> Response:
-    """Prometheus' text format."""
+async def metrics(shop: ShopDep) -> Response:
+    """Prometheus' text format: this process's own figures, and of the work that waits what PostgreSQL knows."""
+    await sync.measure(shop)
+    _tell_breakers(shop.stores)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _tell_breakers(stores: Stores) -> None:
+    for guard in stores.guards:
+        for state in STATES:
+            BREAKER.labels(guard.store, state).set(state == guard.state)
+        OPENINGS.labels(guard.store).set(guard.openings)
+        CALLS.labels(guard.store).set(guard.calls)
+        for why, times in guard.refused.items():
+            REFUSED.labels(guard.store, why).set(times)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The OpenAPI document for people."""
+    return docs_page()
 
 
 @router.get(

@@ -20,13 +20,24 @@ Answer = Response
 
 def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The shape as JSON."""
-    body = shape.__pydantic_serializer__.to_json(shape, by_alias=True)
-    return Response(body, status, dict(headers) if headers else None, JSON)
+    return Response(as_json(shape), status, dict(headers) if headers else None, JSON)
+
+
+def as_json(shape: BaseModel) -> bytes:
+    """Its bytes, for answers that are kept."""
+    return shape.__pydantic_serializer__.to_json(shape, by_alias=True)
 
 
 def nothing() -> Response:
     """204."""
     return Response(status_code=204)
+
+
+def has_tag(header: str | None, tag: str) -> bool:
+    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly)."""
+    if header is None:
+        return False
+    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
 
 
 def problem_response(problem: Problem, instance: str = "") -> Response:

@@ -6,13 +6,15 @@ from functools import cached_property
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
 
 from quartet.kernel.clock import Clock, SystemClock
 from quartet.kernel.errors import Forbidden, Unauthenticated
 from quartet.kernel.settings import Settings
+from quartet.kernel.steps import Step, unwatched
 from quartet.stores import Stores
 from quartet.stores.mail import Mailer, mailer
+from quartet.web.order_tokens import OrderTokens
 from quartet.web.paging import Cursors
 
 
@@ -24,20 +26,33 @@ class Shop:
     stores: Stores
     clock: Clock = field(default_factory=SystemClock)
     mail: Mailer = field(default_factory=lambda: mailer("console:", ""))
+    step: Step = unwatched
 
     @cached_property
     def cursors(self) -> Cursors:
         """Signs this shop's cursors."""
-        return Cursors(self.settings.secret.get_secret_value())
+        return Cursors(*self.settings.all_secrets())
+
+    @cached_property
+    def order_tokens(self) -> OrderTokens:
+        """What guests come back to their orders with."""
+        return OrderTokens(*self.settings.all_secrets())
 
 
 @dataclass(frozen=True)
 class Principal:
-    """A signed-in user, as the access token says."""
+    """A signed-in user, as the access token says; or an API key, whose id stands for user and session, and which acts
+    as staff within its `scopes`."""
 
     user_id: UUID
     roles: frozenset[str]
     session_id: UUID
+    scopes: frozenset[str] | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who it was, as ledgers, histories and the audit log name them."""
+        return str(self.user_id) if self.scopes is None else f"key:{self.user_id}"
 
     @property
     def is_staff(self) -> bool:
@@ -83,11 +98,51 @@ async def admin(principal: Annotated[Principal, Depends(signed)]) -> Principal:
     return principal
 
 
+@dataclass(frozen=True)
+class Visitor:
+    """Whoever comes to an order: a user, or a guest with what a guest holds."""
+
+    principal: Principal | None
+    order_token: str | None
+    cart_token: str | None
+
+    @property
+    def user_id(self) -> UUID | None:
+        """None for a guest."""
+        return None if self.principal is None else self.principal.user_id
+
+    @property
+    def by(self) -> str:
+        """As histories name whoever did something."""
+        return "guest" if self.principal is None else self.principal.actor
+
+    def may_see(self, shop: Shop, order_id: UUID, user_id: UUID | None, email: str | None) -> bool:
+        """Staff see every order, a user the own ones; a guest's order, which has an address instead of a user, is open
+        to whoever holds its token."""
+        if self.principal is not None and (self.principal.is_staff or self.principal.user_id == user_id):
+            return True
+        return email is not None and shop.order_tokens.opens(order_id, self.order_token)
+
+
+async def visitor(
+    principal: Annotated[Principal | None, Depends(anyone)],
+    x_order_token: Annotated[
+        str | None, Header(description="A guest's key to the order, `orderToken` of the answer to POST /orders.")
+    ] = None,
+    x_cart_token: Annotated[
+        str | None, Header(description="A guest's key to the cart, as the first answer gave it.")
+    ] = None,
+) -> Visitor:
+    """Anyone, with what was sent along."""
+    return Visitor(principal, x_order_token, x_cart_token)
+
+
 # `{id}` in a path.
 PathId = Annotated[UUID, Path(alias="id")]
 
 ShopDep = Annotated[Shop, Depends(get_shop)]
 Anyone = Annotated[Principal | None, Depends(anyone)]
+Visiting = Annotated[Visitor, Depends(visitor)]
 Signed = Annotated[Principal, Depends(signed)]
 Staff = Annotated[Principal, Depends(staff)]
 Admin = Annotated[Principal, Depends(admin)]

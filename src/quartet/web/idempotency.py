@@ -1,6 +1,6 @@
 """`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
 
-One transaction: `async with transaction(pg, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
+One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first,
 `await finish(tx, owner, key, answer)` in the second; meanwhile the same key is answered 409, and whoever mends a crash
 between them finishes the key too. A refusal (4xx) is a first answer as well and is kept; what was
@@ -9,9 +9,10 @@ not valid, or failed on our side, is none.
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 import orjson
 from fastapi import Depends, Header, Request, Response
@@ -20,9 +21,12 @@ from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, Reques
 from quartet.stores.files import queries
 from quartet.stores.postgres import Postgres, Tx
 from quartet.web.answers import problem_response
-from quartet.web.dependencies import Principal, anyone
+from quartet.web.dependencies import Principal, Shop, anyone
 
 q = queries(__file__)
+
+# As long as the tokens that the shop draws; what is shorter might be guessed.
+_SECRET_ENOUGH = 43
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,22 @@ async def _request_key(
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
     asked = f"{request.method} {request.url.path}\n".encode() + canonical
-    owner = f"user:{principal.user_id}" if principal else f"guest:{request.headers.get('x-cart-token', '')}"
+    owner = f"user:{principal.user_id}" if principal else _guest(request, body)
     request_id = request.scope.get("request_id", "")
     return RequestKey(owner, idempotency_key, hashlib.sha256(asked).digest(), request_id)
+
+
+def _guest(request: Request, body: bytes) -> str:
+    """A guest's keys belong to what only that guest holds: the order's token, else the cart's. One who has neither is
+    told from the others by the machine's address and the e-mail address in the body."""
+    for name in ("x-order-token", "x-cart-token"):
+        token = request.headers.get(name, "")
+        if len(token) >= _SECRET_ENOUGH:
+            return f"guest:{hashlib.sha256(token.encode()).hexdigest()}"
+    value = orjson.loads(body) if body else None
+    email = value.get("email") if isinstance(value, dict) else None
+    known = orjson.dumps([request.scope.get("address"), email.strip().lower() if isinstance(email, str) else None])
+    return f"guest:{hashlib.sha256(known).hexdigest()}"
 
 
 IdempotencyKey = Annotated[RequestKey | None, Depends(_request_key)]
@@ -76,9 +93,10 @@ class Slot:
 
 
 @asynccontextmanager
-async def transaction(pg: Postgres, key: RequestKey | None, *, statements: int = 2) -> AsyncIterator[Slot]:
+async def transaction(shop: Shop, key: RequestKey | None, *, statements: int = 2) -> AsyncIterator[Slot]:
     """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Work of
     one statement says so, and without a key needs no BEGIN and COMMIT."""
+    pg = shop.stores.pg
     try:
         async with pg.once() if key is None and statements == 1 else pg.tx() as tx:
             yield await claim(tx, key)
@@ -87,14 +105,15 @@ async def transaction(pg: Postgres, key: RequestKey | None, *, statements: int =
     except Problem as problem:
         if key is not None and problem.status < 500:
             await _keep_refusal(pg, key, problem)
+            await shop.step("refusal kept")
         raise
 
 
 async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None:
-    # Between the rollback and now the same key may have got another answer; that one stands, and this is only told.
-    with suppress(RequestInProgress):
-        async with pg.once() as tx:
-            await _take(tx, key, *_parts(problem_response(problem, key.request_id)))
+    # The same key may have got another answer between our claim and now, which may be why we were refused (the order is
+    # paid: by that very request). That answer stands, and RequestInProgress sends this one to fetch it.
+    async with pg.once() as tx:
+        await _take(tx, key, *_parts(problem_response(problem, key.request_id)))
 
 
 async def claim(tx: Tx, key: RequestKey | None) -> Slot:
@@ -121,6 +140,11 @@ async def finish(tx: Tx, owner: str, key: str, response: Response) -> None:
 async def release(tx: Tx, owner: str, key: str) -> None:
     """Frees a started key whose work did not happen, so that a repetition tries again."""
     await tx.execute(q.release, owner, key)
+
+
+async def forget_person(tx: Tx, user_id: UUID, email: str) -> None:
+    """No answer to them is kept, nor one that names the address."""
+    await tx.execute(q.forget_person, str(user_id), email)
 
 
 async def sweep(tx: Tx) -> None:

@@ -2,11 +2,16 @@
 -- come evenly; a burst at a window's end followed by one in the next can reach twice the limit at the worst. It keeps
 -- two numbers a client instead of one entry a request.
 -- (Cloudflare, "How we built rate limiting capable of scaling to millions of domains", 2017.)
--- KEYS[1] the client, KEYS[2] (for the signed-in) the mark that its session has ended: asked here, to save a round trip
--- at every request. ARGV: limit, window in ms, cost, now in ms or "" for the server's clock.
+-- KEYS[1] the client, KEYS[2] (for the signed-in) the mark that its session has ended, KEYS[3] the user's roles where they
+-- were changed of late: asked here, to save a round trip at every request. ARGV: limit, window in ms, cost, now in ms or
+-- "" for the server's clock, and the roles that the token tells.
 -- Reply: {allowed 0 or 1, remaining, ms until the next request passes (when refused) or until the window ends},
--- or {-1, 0, 0} when the session has ended.
-if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return {-1, 0, 0} end
+-- or {-1, 0, 0} when the session has ended, {-2, 0, 0} when the roles are others.
+if KEYS[2] then
+  if redis.call('EXISTS', KEYS[2]) == 1 then return {-1, 0, 0} end
+  local roles = redis.call('GET', KEYS[3])
+  if roles and roles ~= ARGV[5] then return {-2, 0, 0} end
+end
 local limit, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = tonumber(ARGV[4])
 if not now then

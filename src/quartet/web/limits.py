@@ -1,6 +1,12 @@
-"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client."""
+"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client; and the same window in
+one process's memory, for while Redis is away."""
 
+import ipaddress
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
+from math import ceil
 from uuid import UUID
 
 from quartet.stores.files import lua
@@ -11,12 +17,14 @@ SCRIPT = lua(__file__, "limit.lua")
 
 @dataclass(frozen=True)
 class Taken:
-    """What is left: `reset` is the seconds until a request would pass again, or the window is new."""
+    """What is left: `reset` is the seconds until a request would pass again, or the window is new. `alone`: this
+    process has counted without the others."""
 
     allowed: bool
     limit: int
     remaining: int
     reset: int
+    alone: bool = False
 
 
 async def take(
@@ -39,15 +47,87 @@ def session_key(user_id: UUID, session_id: UUID) -> str:
     return f"session:{{{user_id}}}:{session_id}"
 
 
+def roles_key(user_id: UUID) -> str:
+    """The user's roles, where they were changed of late; in the same slot."""
+    return f"roles:{{{user_id}}}"
+
+
+def said(roles: Iterable[str]) -> str:
+    """Roles as they stand there."""
+    return ",".join(sorted(roles))
+
+
+class Gone(Enum):
+    """Why a token that is good is refused."""
+
+    ENDED = -1
+    OTHER_ROLES = -2
+
+
 async def take_signed(
-    redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, window: int = 60
-) -> Taken | None:
-    """The same for a signed-in user's requests of one kind; None when the session has ended."""
-    keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id)]
-    reply = await redis.run(SCRIPT, keys, [limit, window * 1000, 1, ""])
-    return None if reply[0] < 0 else _taken(reply, limit)
+    redis: RedisStore,
+    kind: str,
+    user_id: UUID,
+    session_id: UUID,
+    limit: int,
+    *,
+    roles: Iterable[str] = (),
+    window: int = 60,
+) -> Taken | Gone:
+    """The same for a signed-in user's requests of one kind, unless the session has ended or the roles are others."""
+    keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id), roles_key(user_id)]
+    reply = await redis.run(SCRIPT, keys, [limit, window * 1000, 1, "", said(roles)])
+    return Gone(reply[0]) if reply[0] < 0 else _taken(reply, limit)
 
 
 def _taken(reply: list[int], limit: int) -> Taken:
     allowed, remaining, reset_ms = reply
     return Taken(bool(allowed), limit, remaining, -(-reset_ms // 1000))
+
+
+def address_group(address: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one, since one customer has all of it."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return "unknown"
+    if ip.version == 6:
+        mapped = ip.ipv4_mapped
+        return str(mapped) if mapped else str(ipaddress.ip_network((ip, 64), strict=False).network_address)
+    return str(ip)
+
+
+def network_of(address: str) -> str | None:
+    """The neighbourhood of an address, enough for its owner to recognise: an IPv4 /24, an IPv6 /48."""
+    try:
+        ip = ipaddress.ip_address(address_group(address))
+    except ValueError:
+        return None
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
+class Here:
+    """The same window in this process's memory, for the names counted last."""
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._windows: dict[str, tuple[float, int, int]] = {}  # the window's number, its count, that of the one before
+
+    def take(self, name: str, limit: int, *, window: int = 60, now: float | None = None) -> Taken:
+        """One request, as `limits.take`. `now` in seconds is for tests."""
+        slot, elapsed = divmod(time.monotonic() if now is None else now, window)
+        last, current, previous = self._windows.pop(name, (slot, 0, 0))
+        if last != slot:
+            current, previous = 0, current if last == slot - 1 else 0
+        used = previous * (window - elapsed) / window + current
+        allowed = used + 1 <= limit
+        if len(self._windows) >= self.MOST:
+            del self._windows[next(iter(self._windows))]
+        self._windows[name] = (slot, current + allowed, previous)
+        wait = window - elapsed
+        if not allowed and current + 1 <= limit:
+            wait -= (limit - current - 1) * window / previous
+        elif not allowed:  # in the next window, where this one's count fades
+            wait += window - (limit - 1) * window / current
+        return Taken(allowed, limit, max(0, int(limit - used - allowed)), max(1, ceil(wait)), alone=True)

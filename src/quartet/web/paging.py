@@ -46,13 +46,14 @@ Paging = Annotated[PageQuery, Depends(_page_query)]
 class Cursors:
     """Writes and reads cursors: JSON values of the last row shown, signed with HMAC-SHA256 cut to 96 bits."""
 
-    def __init__(self, secret: str) -> None:
-        self._key = hashlib.sha256(b"cursor:" + secret.encode()).digest()
+    def __init__(self, secret: str, *retired: str) -> None:
+        """Cursors that a retired secret signed can be read."""
+        self._keys = [hashlib.sha256(b"cursor:" + each.encode()).digest() for each in (secret, *retired)]
 
     def encode(self, values: list[Any], scope: str = "") -> str:
         """`scope` names the list, so that one list's cursor does not open another."""
         data = orjson.dumps(values, default=str)
-        return _text(self._sign(data, scope) + data)
+        return _text(_signature(self._keys[0], data, scope) + data)
 
     def decode(self, cursor: str, scope: str = "") -> list[Any]:
         """The values; Invalid naming `cursor` when it is cut, forged or of another list."""
@@ -62,13 +63,15 @@ class Cursors:
             raise invalid("cursor", "is not one that this list gave") from None
         signature, data = raw[:_SIGNATURE], raw[_SIGNATURE:]
         # Base64 has several spellings of the same bytes; ours is one.
-        if _text(raw) != cursor or not hmac.compare_digest(signature, self._sign(data, scope)):
+        signed = any(hmac.compare_digest(signature, _signature(key, data, scope)) for key in self._keys)
+        if _text(raw) != cursor or not signed:
             raise invalid("cursor", "is not one that this list gave")
         values: list[Any] = orjson.loads(data)
         return values
 
-    def _sign(self, data: bytes, scope: str) -> bytes:
-        return hmac.digest(self._key, scope.encode() + b"\0" + data, "sha256")[:_SIGNATURE]
+
+def _signature(key: bytes, data: bytes, scope: str) -> bytes:
+    return hmac.digest(key, scope.encode() + b"\0" + data, "sha256")[:_SIGNATURE]
 
 
 def _text(raw: bytes) -> str:

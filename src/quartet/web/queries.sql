@@ -26,3 +26,11 @@ DELETE FROM idempotency_keys WHERE owner = $1 AND key = $2 AND status IS NULL;
 
 -- name: sweep
 DELETE FROM idempotency_keys WHERE created_at <= now() - interval '24 hours';
+
+-- name: record
+INSERT INTO audit_log (actor, action, subject_kind, subject_id, before, after, request_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: forget_person
+-- The user's own, and any answer that names the address, such as a guest's. All there are is a day's: a scan will do.
+DELETE FROM idempotency_keys WHERE owner = 'user:' || $1::text OR position(convert_to($2, 'UTF8') IN body) > 0;

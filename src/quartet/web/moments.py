@@ -1,0 +1,53 @@
+"""`?from=&to=`: days of UTC, or moments."""
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from quartet.kernel.errors import invalid
+
+_SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python reads many more ways to write a day
+_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+_Moment = Annotated[str | None, Query(max_length=40, examples=["2011-01-31", "2011-01-31T12:00:00Z"])]
+From = Annotated[_Moment, Query(alias="from", description="From this day (UTC) or moment on.")]
+To = Annotated[_Moment, Query(alias="to", description="To this day, inclusive, or before this moment.")]
+
+
+def span(start: str | None, end: str | None) -> tuple[datetime, datetime]:
+    """From the first moment to before the second, each as far as it goes where it is left out. A day without a time is
+    whole, so `to` includes it. Raises Invalid naming `from` or `to`."""
+    since, before = _moment("from", start, _EARLIEST), _moment("to", end, _LATEST, whole_day=timedelta(days=1))
+    if before < since:
+        raise invalid("to", "must not be before `from`")
+    return since, before
+
+
+def text_only(value: Any) -> Any:
+    """Before a moment in a body is read: a number is none."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a text such as 2026-01-31T12:00:00Z")
+    return value
+
+
+def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timedelta = timedelta()) -> datetime:
+    """A day (its end when `whole_day`) or an RFC 3339 moment; without a zone it is UTC's."""
+    if text is None:
+        return otherwise
+    try:
+        if not _SHAPED.match(text):
+            raise ValueError(text)
+        if len(text) == len("2011-01-31"):
+            return _within(datetime.combine(date.fromisoformat(text), time(), UTC)) + whole_day
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + arrives as a space
+        return _within(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise invalid(field, "must be a day such as 2011-01-31 or a moment such as 2011-01-31T12:00:00Z") from None
+
+
+def _within(moment: datetime) -> datetime:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("out of range")
+    return moment
