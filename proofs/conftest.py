@@ -9,10 +9,15 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
-for folder in ("rooms", "stores/search", "faults", "flows"):
+sys.path.append(str(TESTS))
+FOLDERS = ("rooms", "stores", "stores/search", "stores/postgres", "stores/redis", "stores/mongo", "faults", "flows")
+for folder in FOLDERS:
     sys.path.insert(0, str(TESTS / folder))
 for reused in ("test_shop_machine", "test_api_kill", "test_worker_kill", "test_sync", "test_search", "test_engine",
-               "test_queries", "crowd", "till", "furnished", "own_stores"):  # fmt: skip
+               "test_queries", "test_replica", "test_connections", "test_analytics", "test_place_order", "test_races",
+               "test_storms", "test_history", "crowd", "use_cases", "test_step_kill", "test_cut", "test_expiry",
+               "till", "furnished", "own_stores", "converging", "test_cluster", "test_cart", "test_leaderboard",
+               "test_limits", "test_mongo_contract"):  # fmt: skip
     pytest.register_assert_rewrite(reused)
 
 

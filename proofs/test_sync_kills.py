@@ -38,7 +38,7 @@ async def test_however_workers_die_and_events_repeat_all_ends_equal(
             await traffic.round()
             step = steps.pop()
             if step in REBUILD_STEPS:
-                await sync.ask_reindex(shop, "test")
+                await _begin_rebuild(shop)
             if step in EVENT_STEPS:
                 await _say_again(shop, traffic, dice)
             await mortals.killed_at(step)
@@ -52,6 +52,14 @@ async def test_however_workers_die_and_events_repeat_all_ends_equal(
     assert place is not None
     assert place.xp == POINTS * traffic.rounds
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
+
+
+async def _begin_rebuild(shop: Shop) -> None:
+    """One that has all its steps still before it: what was cut short is ended first, since it goes on where it was."""
+    last = await sync.last_rebuild(shop)
+    if last is not None and last.state in ("asked", "building"):
+        await sync.reindex(shop)
+    await sync.ask_reindex(shop, "test")
 
 
 async def _say_again(shop: Shop, traffic: Traffic, dice: random.Random) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from floor import Floor
 from quartet import devstores
 from quartet.cli import prepare
 from quartet.gateway import create_app
@@ -26,13 +27,17 @@ SECRET = "a secret for tests, never used elsewhere"
 
 
 class Outbox:
-    """A mailer that keeps what it is given."""
+    """A mailer that keeps what it is given: (address, subject, text) each, and beside them HTML and Message-IDs."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []
+        self.html: list[str] = []
+        self.ids: list[str] = []
 
-    async def send(self, to: str, subject: str, text: str) -> None:
+    async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
         self.sent.append((to, subject, text))
+        self.html.append(html)
+        self.ids.append(message_id)
 
 
 @pytest.fixture(scope="session")
@@ -49,17 +54,22 @@ def _database(url: str, name: str) -> str:
 @pytest.fixture(scope="session")
 async def template(servers: dict[str, str]) -> str:
     """A migrated database that each test's own is cloned from."""
-    admin = await asyncpg.connect(servers["postgres"])
+    return await make_template(servers["postgres"])
+
+
+async def make_template(url: str) -> str:
+    """A migrated database on that server."""
+    admin = await asyncpg.connect(url)
     await admin.execute("CREATE DATABASE quartet_template")
     await admin.close()
-    pg = Postgres(_database(servers["postgres"], "quartet_template"), size=1)
+    pg = Postgres(_database(url, "quartet_template"), size=1)
     await migrate(pg)
     await pg.close()
     return "quartet_template"
 
 
-@pytest.fixture
-async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> AsyncIterator[Settings]:
+@asynccontextmanager
+async def settings_of_ones_own(servers: dict[str, str], template: str, folder: Path) -> AsyncIterator[Settings]:
     """Settings of a shop of one's own on the shared servers."""
     name = f"t_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers["postgres"])
@@ -71,11 +81,22 @@ async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> As
         redis_url=servers["redis"],
         search_url=servers["search"],
         search_alias=name,
+        search_cache_seconds=0,  # tests look again at once
+        redis_doubt=2.0,  # on a busy machine Redis may take as long, and nobody is to do without it for that
         secret=SECRET,
-        data_dir=tmp_path,
+        data_dir=folder,
+        canary_seconds=0,
+        worker_lease_seconds=1,  # many a test kills its worker and waits for the next
     )
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture
+async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a shop of one's own on the shared servers."""
+    async with settings_of_ones_own(servers, template, tmp_path) as settings:
+        yield settings
 
 
 @pytest.fixture
@@ -156,3 +177,16 @@ async def staff(sign_in: SignIn) -> httpx.AsyncClient:
 async def admin(sign_in: SignIn) -> httpx.AsyncClient:
     """A signed-in administrator."""
     return await sign_in("admin")
+
+
+@pytest.fixture
+def floor(
+    shop: Shop,
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    admin: httpx.AsyncClient,
+) -> Floor:
+    """The shop with everybody in it."""
+    return Floor(shop, app, client, shopper, staff, admin)

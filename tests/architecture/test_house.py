@@ -87,7 +87,7 @@ def test_a_room_is_entered_by_its_front_door() -> None:
 
 
 # Modules that are their room's front door by name.
-FRONT_DOOR_MODULES = {"quartet.accounts.tokens"}
+FRONT_DOOR_MODULES = {"quartet.accounts.tokens", "quartet.accounts.cookies"}
 
 
 def test_local_servers_are_the_command_lines_business() -> None:

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -60,17 +60,14 @@ class Memory:
 
 
 class MortalApi:
-    """Serves until it is killed; `start` again on the same port."""
+    """Serves until it is killed, or comes to the step it is doomed to die at; `start` again on the same port."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self._process, self.url, self.pid = process, url, 0
+    def __init__(self, process: asyncio.subprocess.Process, url: str, doom: Path) -> None:
+        self._process, self.url, self._doom, self.pid = process, url, doom, 0
 
     async def start(self) -> None:
         """A fresh process, that answers."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(b"\n")
-        self.pid = int(await self._process.stdout.readline())
+        self.pid = await self._fork("")
         async with httpx.AsyncClient(base_url=self.url) as client, asyncio.timeout(30):
             while True:
                 with suppress(httpx.TransportError):
@@ -82,15 +79,57 @@ class MortalApi:
         """kill -9."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def doom(self, step: str, nth: int = 1) -> None:
+        """Whoever comes to the step from now on, for the nth time, dies there."""
+        self._doom.write_text(f"{nth} {step}")
+
+    async def first_to_die(self, pids: Collection[int], seconds: float = 20) -> int | None:
+        """The first of these processes to be gone, within that time; then nobody is doomed any more."""
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    for pid in pids:
+                        if not _lives(pid):
+                            return pid
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            return None
+        finally:
+            self._doom.write_text("")
+
+    async def sweeper(self, ahead: float) -> int:
+        """The id of a process that recovers what is open, as if it were so many seconds later, again and again."""
+        return await self._fork(str(ahead))
+
+    async def carrier(self, ahead: float) -> int:
+        """The same, of one that does what follows: carts, points, e-mails."""
+        return await self._fork(f"carry {ahead}")
+
+    async def _fork(self, line: str) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{line}\n".encode())
+        return int(await self._process.stdout.readline())
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
 
 @asynccontextmanager
 async def mortal_api(settings: Settings) -> AsyncIterator[MortalApi]:
     """The API over these settings, in a process of its own."""
+    doom = settings.data_dir / f"doom-{settings.port}"
+    doom.write_text("")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, MORTAL, _told(settings), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable, MORTAL, told(settings), doom, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
-        api = MortalApi(process, settings.base_url)
+        api = MortalApi(process, f"http://127.0.0.1:{settings.port}", doom)
         await api.start()
         yield api
     finally:
@@ -100,7 +139,7 @@ async def mortal_api(settings: Settings) -> AsyncIterator[MortalApi]:
             await process.wait()
 
 
-def _told(settings: Settings) -> str:
+def told(settings: Settings) -> str:
     """As JSON, secrets too."""
     values = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -151,20 +190,35 @@ class Crowd:
     async def _shop_on(self, who: int) -> None:
         dice = self.random
         while not self._over:
+            await asyncio.sleep(
+                dice.uniform(0, 0.2)
+            )  # people look around; thousands of orders would only be slow to check
             skus = dice.sample(SKUS, dice.randint(1, 3))
             items = [{"sku": sku, "qty": dice.randint(1, 2)} for sku in skus]
             placed = await self._post(who, "/orders", {"items": items})
             if placed is None or placed.status_code != 201:
+                if dice.random() < 0.1:  # so that it lasts however fast the machine is, and yet is scarce
+                    more = {"delta": 20, "reason": "received"}
+                    await self._post(-1, f"/inventory/{dice.choice(skus)}/movements", more)
                 continue
             order = placed.json()["id"]
             if dice.random() < 0.9:
                 pay = {"orderId": order, "provider": "sandbox", "paymentMethod": dice.choice(CARDS)}
-                await self._post(who, "/payments", pay)
+                paid = await self._post(who, "/payments", pay)
+                if paid is not None and paid.status_code == 201:
+                    await self._see_to(who, paid.json())
             if (drawn := dice.random()) < 0.2:
                 await self._post(who, f"/orders/{order}/cancel", {})
             elif drawn < 0.35:
                 refund = {} if dice.random() < 0.5 else {"amountCents": dice.randint(1, 250)}
                 await self._post(-1, f"/orders/{order}/refunds", refund | {"restock": dice.random() < 0.3})
+
+    async def _see_to(self, who: int, payment: Json) -> None:
+        """Most of what is held is taken; some buyers ask how their payment stands."""
+        if payment["status"] == "authorized" and self.random.random() < 0.7:
+            await self._post(-1, f"/payments/{payment['id']}/capture", {})
+        elif self.random.random() < 0.2:
+            await self._once(who, f"/payments/{payment['id']}/refresh", {}, "")
 
     async def _post(self, who: int, path: str, body: Json) -> httpx.Response | None:
         """As a careful client: what got no answer is sent again under its key; some give up instead."""
@@ -199,7 +253,7 @@ class Crowd:
     async def settle(self) -> None:
         """What a worker would have done by tomorrow, and every request that is still open asked once more."""
         tomorrow = FixedClock(datetime.now(UTC) + timedelta(seconds=self.shop.settings.order_hold_seconds - 60))
-        await self._recover_until_quiet(replace(self.shop, clock=tomorrow))
+        await recover_until_quiet(replace(self.shop, clock=tomorrow))
         for who, path, body, key in self.memory.open:
             answer = await self._once(who, path, body, key)
             if answer is None:
@@ -208,18 +262,8 @@ class Crowd:
                 self.memory.said.append(Said(who, path, body, key, answer.status_code, answer.content))
         self.memory.open.clear()
         tomorrow.advance(120)
-        await self._recover_until_quiet(replace(self.shop, clock=tomorrow))
+        await recover_until_quiet(replace(self.shop, clock=tomorrow))
         await sync.catch_up(self.shop)
-
-    async def _recover_until_quiet(self, shop: Shop) -> None:
-        """Each sweep a minute after the other, since what can't be settled yet is asked less and less often."""
-        quiet = 0
-        for _ in range(200):
-            quiet = 0 if await checkout.recover(shop) else quiet + 1
-            if quiet == 3:
-                return
-            shop.clock.advance(1)  # type: ignore[attr-defined]
-        raise AssertionError("recovery does not come to an end")
 
     async def verify(self) -> list[str]:
         """Everything that is not as it was said."""
@@ -244,7 +288,7 @@ class Crowd:
 
     def _held(self, said: Said, orders: dict[str, Json]) -> list[str]:
         """An answer that said yes is true for ever."""
-        if said.status not in (200, 201):
+        if said.status not in (200, 201) or said.path.startswith("/inventory/"):  # the ledger is the audit's
             return []
         told = httpx.Response(said.status, content=said.content).json()
         order = orders.get(told.get("orderId", told["id"]))
@@ -254,11 +298,11 @@ class Crowd:
             wanted = {line["sku"]: line["qty"] for line in said.body["items"]}
             right = order["lines"] == wanted and order["total_cents"] == told["totalCents"]
             right &= str(order["user_id"]) == str(self.users[said.who])
-        elif said.path == "/payments" and told["status"] == "succeeded":
+        elif said.path.startswith("/payments") and told["status"] == "succeeded":
             right = order["captured_cents"] == told["amountCents"]
         elif said.path.endswith("/cancel"):
             right = order["status"] == "cancelled" and order["taken"] == 0
-        elif said.path.endswith("/refunds"):
+        elif said.path.endswith("/refunds") and told["status"] == "succeeded":  # pending is no yes yet
             right = order["refunded_cents"] >= told["amountCents"] and order["status"] != "pending"
         else:
             right = True
@@ -275,29 +319,27 @@ class Crowd:
 ORDERS = """
 SELECT o.id, o.user_id, o.status, o.total_cents, o.captured_cents, o.refunded_cents,
        (SELECT jsonb_object_agg(i.sku, i.quantity) FROM order_items i WHERE i.order_id = o.id) AS lines,
-       (SELECT count(*) FROM payments p WHERE p.order_id = o.id AND p.status = 'pending')
+       (SELECT count(*) FROM payments p WHERE p.order_id = o.id AND (p.status = 'pending' OR p.due IS NOT NULL))
        + (SELECT count(*) FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
           WHERE p.order_id = o.id AND r.status = 'pending') AS open,
-       (SELECT count(*) FROM sandbox.charges c JOIN payments p ON p.id::text = c.reference
-        WHERE p.order_id = o.id AND c.decline_code IS NULL
-          AND c.amount_cents > coalesce((
-              SELECT sum(amount_cents) FROM sandbox.refunds r WHERE r.charge = c.reference), 0)) AS charges,
-       (SELECT coalesce(sum(c.amount_cents - coalesce((
-            SELECT sum(r.amount_cents) FROM sandbox.refunds r WHERE r.charge = c.reference), 0)), 0)::bigint
-        FROM sandbox.charges c JOIN payments p ON p.id::text = c.reference
-        WHERE p.order_id = o.id AND c.decline_code IS NULL) AS taken
+       (SELECT count(*) FROM sandbox.books b JOIN payments p ON p.id::text = b.reference
+        WHERE p.order_id = o.id AND b.captured_cents > b.refunded_cents) AS charges,
+       (SELECT coalesce(sum(b.captured_cents - b.refunded_cents), 0)::bigint
+        FROM sandbox.books b JOIN payments p ON p.id::text = b.reference WHERE p.order_id = o.id) AS taken
 FROM orders o
 """
 
 
 @asynccontextmanager
-async def crowded(stores: OwnStores, folder: Path, secret: str, seed: int) -> AsyncIterator[tuple[Crowd, MortalApi]]:
-    """A shop of its own on these stores, an API process, and a crowd in front of it."""
+async def crowded(
+    stores: OwnStores, folder: Path, secret: str, seed: int, **changed: Any
+) -> AsyncIterator[tuple[Crowd, MortalApi]]:
+    """A shop of its own on these stores, an API process, and a crowd in front of it. `changed`: settings."""
     port = free_port()
     settings = settings_over(stores.urls, folder, secret).model_copy(
         update={
             "port": port, "base_url": f"http://127.0.0.1:{port}", "request_timeout": 8.0, "payment_timeout": 3.0,
-            "sandbox_slow_seconds": 0.4, "sandbox_async_seconds": 0.2,
+            "sandbox_slow_seconds": 0.4, "sandbox_async_seconds": 0.2, **changed,
         }
     )  # fmt: skip
     async with open_shop(settings) as shop:
@@ -307,6 +349,26 @@ async def crowded(stores: OwnStores, folder: Path, secret: str, seed: int) -> As
         async with mortal_api(settings) as api:
             yield crowd, api
         await crowd.close()
+
+
+async def postgres_answers(shop: Shop) -> None:
+    """Waits until the shop knows that PostgreSQL is back: just after a start it still refuses at once."""
+    async with asyncio.timeout(60):
+        while shop.stores.pg.guard.state != "closed":  # noqa: ASYNC110 — the probe decides
+            await asyncio.sleep(0.05)
+
+
+async def recover_until_quiet(shop: Shop) -> None:
+    """Each sweep a moment after the other, by the shop's own clock; the longer nothing was to do the later the next,
+    since what a provider did not answer is asked again later each time."""
+    await postgres_answers(shop)
+    quiet = 0
+    for _ in range(200):
+        quiet = 0 if await checkout.recover(shop) else quiet + 1
+        if quiet == 3:
+            return
+        shop.clock.advance(4**quiet)  # type: ignore[attr-defined]
+    raise AssertionError("recovery does not come to an end")
 
 
 async def recover_now_and_then(shop: Shop, every: float = 0.5) -> None:

@@ -14,11 +14,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Furnished:
-    """What there is, by the name of the path parameter that asks for it."""
+    """What there is, by the name of the path parameter that asks for it; ids by the room whose they are."""
 
     known: dict[str, list[str]]
     pending_order: str
     paid_order: str
+
+    def known_at(self, path: str, name: str) -> list[str]:
+        """What there is for a parameter of this path; nothing where every value is made up."""
+        return self.known.get(f"{path.split('/')[1]}.{name}") or self.known.get(name, [])
 
 
 async def furnish(staff: httpx.AsyncClient, shopper: httpx.AsyncClient) -> Furnished:
@@ -46,8 +50,8 @@ async def furnish(staff: httpx.AsyncClient, shopper: httpx.AsyncClient) -> Furni
         "sku": ["MUG", "TEE", "TEE-black"],
         "ref": ["MUG", "TEE-red", "everyday-tee"],
         "slug": ["things", "invalid"],
-        "order_id": orders,
-        "payment_id": paid,
+        "orders.id": orders,
+        "payments.id": paid,
         "provider": ["sandbox"],
         "name": ["upright.svg"],
         "token": ["spent"],

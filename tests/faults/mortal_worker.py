@@ -12,6 +12,7 @@ import sys
 from quartet import sync
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
+from quartet.stores.mail import mailer
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
@@ -19,12 +20,13 @@ PATIENCE = 40
 
 
 async def work(settings: Settings, mortal: str) -> None:
-    def step(name: str) -> None:
+    async def step(name: str) -> None:
         if name == mortal:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async with open_stores(settings) as stores:
-        await sync.run_worker(Shop(settings, stores), asyncio.Event(), step=step)
+        mail = mailer(settings.mail_url, settings.mail_from)
+        await sync.run_worker(Shop(settings, stores, mail=mail, step=step), asyncio.Event())
 
 
 def main() -> None:

@@ -87,7 +87,8 @@ async def own_stores(folder: Path) -> AsyncIterator[OwnStores]:
 
 def settings_over(urls: dict[str, str], folder: Path, secret: str) -> Settings:
     """A shop's settings on these stores, nobody limited."""
-    unlimited = {f"limit_{kind}": 10**9 for kind in ("browse", "search", "write", "auth", "pay")}
+    kinds = ("browse", "search", "write", "auth", "pay", "sign_in_failures", "address_failures")
+    unlimited = {f"limit_{kind}": 10**9 for kind in kinds}
     return Settings(
         _env_file=None,
         postgres_url=urls["postgres"],

@@ -3,6 +3,7 @@ of it is ever the shop's own fault. A new route is held to this by being there."
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -10,9 +11,11 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
-from furnished import Furnished, Json, furnish
+from furnished import Furnished, Json, furnish, new_token
 
 from conftest import SignIn
+from quartet import sync
+from quartet.web.dependencies import Shop
 
 WRITING = ("post", "put", "patch")
 BODY_LIMIT = 64 * 1024
@@ -98,8 +101,9 @@ async def furnished(admin: httpx.AsyncClient, shopper: httpx.AsyncClient) -> Fur
 
 def addressed(path: str, furnished: Furnished, **others: str) -> str:
     """The path with what there is in its places."""
-    for name, known in furnished.known.items():
-        path = path.replace(f"{{{name}}}", others.get(name, known[0]))
+    places = {name: furnished.known_at(path, name) for name in re.findall(r"{(\w+)}", path)}
+    for name, known in places.items():
+        path = path.replace(f"{{{name}}}", others.get(name, known[0] if known else f"{{{name}}}"))
     return path
 
 
@@ -346,18 +350,38 @@ async def test_attribute_filters_of_any_kind_are_never_a_fault(client: httpx.Asy
 
 
 async def test_a_cursor_that_was_cut_or_forged_opens_no_list(
-    admin: httpx.AsyncClient, shopper: httpx.AsyncClient, sign_in: SignIn, document: Document, furnished: Furnished
+    admin: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    sign_in: SignIn,
+    document: Document,
+    furnished: Furnished,
+    shop: Shop,
 ) -> None:
     other = await sign_in()
-    lists, genuine = [], {}
+    await new_token(shop, admin.user_id, "admin")  # type: ignore[attr-defined]
+    lists, genuine, one = [], {}, {}
     bought = {"orderId": "", "provider": "sandbox", "paymentMethod": "card_ok"}
     made = await other.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]})
     await other.post("/payments", json=bought | {"orderId": made.json()["id"]})
     assert (await other.post("/products/MUG/reviews", json={"rating": 1, "title": "B", "body": "C"})).status_code == 201
+    for name in ("one", "another"):
+        assert (await admin.post("/api-keys", json={"name": name, "scopes": ["orders:read"]})).status_code == 201
+    hooks = [
+        (await admin.post("/webhook-endpoints", json={"url": "https://1.1.1.1/", "events": ["*"]})).json()["id"]
+        for _ in range(2)
+    ]
+    for _ in range(2):
+        assert (await admin.post(f"/webhook-endpoints/{hooks[0]}/test")).status_code == 202
+    for word in ("mug", "cup"):
+        assert (await admin.post("/search/synonyms", json={"words": [word, "beaker"]})).status_code == 201
+        assert (await admin.post("/search/rules", json={"query": word, "pinned": ["MUG"]})).status_code == 201
+    await sync.catch_up(shop)
     for _, path, operation in document.operations("get"):
-        if any(parameter["name"] == "cursor" for parameter in operation.get("parameters", [])):
-            url = addressed(path, furnished)
-            first = await admin.get(url, params={"limit": 1})
+        names = {parameter["name"] for parameter in operation.get("parameters", [])}
+        if "cursor" in names:
+            url = addressed(path.replace("/webhook-endpoints/{id}", f"/webhook-endpoints/{hooks[0]}"), furnished)
+            one[url] = {"limit" if "limit" in names else "size": 1}
+            first = await admin.get(url, params=one[url])
             lists.append(url)
             genuine[url] = first.json()["nextCursor"]
     assert len(lists) >= 5
@@ -365,14 +389,14 @@ async def test_a_cursor_that_was_cut_or_forged_opens_no_list(
     faults = []
     for url in lists:
         cursor = genuine[url]
-        assert (await admin.get(url, params={"limit": 1, "cursor": cursor})).status_code == 200
+        assert (await admin.get(url, params={**one[url], "cursor": cursor})).status_code == 200
         forged = [
             cursor[:-1], cursor[1:], cursor[: len(cursor) // 2], cursor + "A", cursor + "=", cursor.swapcase(),
             cursor[:-2] + ("AA" if cursor[-2:] != "AA" else "BB"), "A" * len(cursor), "x", "", " ", "null", "%", "é",
             "🦆", "[]", cursor * 2, "A" * 512, *(genuine[u] for u in lists if u != url),
         ]  # fmt: skip
-        for one in forged:
-            faults.append(refused(await admin.get(url, params={"cursor": one}), 422, field="cursor"))
+        for wrong in forged:
+            faults.append(refused(await admin.get(url, params={**one[url], "cursor": wrong}), 422, field="cursor"))
     all_good(faults)
     mine = (await shopper.get("/orders", params={"limit": 1})).json()["nextCursor"]
     all_good([refused(await other.get("/orders", params={"cursor": mine}), 422, field="cursor")])

@@ -55,6 +55,7 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert f"{port} is in use" in text
     assert f"redis://app@127.0.0.1:{nobody}/0 does not answer" in text
     assert "correct QUARTET_REDIS_URL, or leave it unset to have a local one" in text
+    assert "meanwhile products come from MongoDB" in text
     assert "hidden" not in text
     assert "3 to be put right" in text
 

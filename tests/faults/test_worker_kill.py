@@ -19,7 +19,7 @@ from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
 # As they come in a batch of changes, of events, and in a rebuild.
-STEPS = ("gathered", "drawn", "read", "copied", "written", "dropped", "carried", "saved")
+STEPS = ("gathered", "drawn", "read", "copied", "noted", "written", "dropped", "carried", "saved")
 EVENT_STEPS = ("claimed", "delivered", "forgotten")
 REBUILD_STEPS = ("made", "batch", "filled", "live")
 MORTAL = Path(__file__).with_name("mortal_worker.py")
@@ -133,4 +133,4 @@ async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
     assert place.xp == POINTS * traffic.rounds
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
     assert await shop.stores.search.alias_targets(search.next_alias(shop.settings)) == []
-    assert len(await shop.stores.search.alias_targets(f"{shop.settings.search_alias}-all")) == 1
+    assert len(await shop.stores.search.alias_targets(f"{shop.settings.search_alias}-all")) == 2

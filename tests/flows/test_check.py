@@ -85,6 +85,38 @@ async def test_a_cached_product_older_than_its_document_is_named(sound: Shop) ->
     assert any("product:gone holds version 7, the product is deleted" in finding for finding in found)
 
 
+@pytest.mark.parametrize("quick", [False, True])
+async def test_what_is_wrong_in_copies_search_and_cache_is_named_and_mended(sound: Shop, quick: bool) -> None:
+    alias, laptop = sound.settings.search_alias, await _laptop(sound)
+    await sound.stores.search.bulk(alias, [({"delete": {"_id": laptop["_id"]}}, None)], refresh=True)
+    await sound.stores.search.bulk(alias, [({"index": {"_id": "zzz"}}, {"id": "zzz", "sku": "GHOST-1"})], refresh=True)
+    await sound.stores.redis.call("SET", "product:LAPTOP-001", f"{laptop['_id']} 0 {{}}")
+    await sound.stores.redis.call("SET", "product:gone", "no-such-id 7 {}")
+    await _by_hand(sound, "UPDATE inventory SET unit_price_cents = 123 WHERE sku = 'LAPTOP-002'")
+    only_told = await audit.check(sound, patience=0, quick=quick)
+    assert (len(only_told.violations), only_told.mended) == (6, ())
+    report = await audit.check(sound, patience=0, quick=quick, repair=True)
+    assert {(found.rule, found.finding) for found in report.mended} == {
+        (found.rule, found.finding) for found in only_told.violations
+    }
+    assert report.violations == ()
+    assert (await audit.check(sound, patience=0)).violations == ()
+
+
+async def test_what_a_repair_cannot_mend_is_left_over(sound: Shop) -> None:
+    laptop = await _laptop(sound)
+    ratings = {"avg": "very good", "count": 1}
+    await sound.stores.mongo.collection("products").update_one({"_id": laptop["_id"]}, {"$set": {"ratings": ratings}})
+    await _by_hand(sound, "UPDATE inventory SET reserved = 3, stock = 9 WHERE sku = 'LAPTOP-002'")
+    report = await audit.check(sound, patience=0, repair=True)
+    left = {(found.rule, found.subject) for found in report.violations}
+    assert ("search_equals_catalog", laptop["_id"]) in left
+    assert ("reserved_is_held", "LAPTOP-002") in left
+    assert [found.finding.split(":")[0] for found in report.mended if found.rule == "copies_equal_inventory"] == [
+        "LAPTOP-002"
+    ]
+
+
 async def test_orders_whose_money_does_not_add_up_are_named(sound: Shop) -> None:
     await _by_hand(
         sound,

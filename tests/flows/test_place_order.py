@@ -345,15 +345,15 @@ async def test_what_happened_is_told_to_the_outbox(pg: Postgres, buyer: UUID) ->
     told = [(row["topic"], row["key"]) for row in rows]
     assert Counter(told) == {
         ("order.placed", str(order.id)): 1, ("order.confirmed", str(order.id)): 1,
-        ("order.refunded", str(order.id)): 1, ("stock.changed", "A"): 2, ("stock.changed", "B"): 2,
+        ("order.refunded", str(order.id)): 1, ("stock.changed", "A"): 1, ("stock.changed", "B"): 1,
     }  # fmt: skip
     for row in rows:
         if row["topic"].startswith("order."):
             lines = row["payload"].pop("items")
             assert sorted((line["sku"], line["qty"]) for line in lines) == [("A", 1), ("B", 2)]
-            assert row["payload"] == {
+            assert row["payload"].items() >= {
                 "order_id": str(order.id), "user_id": str(buyer), "currency": "GBP", "total_cents": 1500,
-            }  # fmt: skip
+            }.items()  # fmt: skip
 
 
 async def test_a_refund_falls_on_the_lines_to_the_cent(pg: Postgres, buyer: UUID) -> None:

@@ -44,6 +44,7 @@ class ModelOrder:
     items: dict[str, int]
     status: str = "pending"
     lapsed: bool = False
+    expired: bool = False
     pending_payment: str = ""
     refunded: int = 0
     restocked: bool = False
@@ -88,6 +89,8 @@ class Model:
     def captured(self, order: ModelOrder) -> None:
         """The provider has the money: the order is sold, or the money goes back."""
         order.pending_payment = ""
+        if order.expired and not self.shortages(order.items):
+            order.status, order.expired = "pending", False
         if order.status != "pending":
             return
         order.status, order.paid = "confirmed", True
@@ -240,7 +243,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             if order is None:
                 return
             payment = order.pending_payment
-            outcome = world.do(world.sandbox.look_up(payment))
+            outcome = world.do(world.sandbox.look_up(payment, None))
             assert outcome is not None
             said = Outcome(outcome.provider_ref, "succeeded" if succeeds else "failed", None if succeeds else "expired")
             body = world.sandbox.event(payment, said)
@@ -303,6 +306,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             for order in self.model.orders.values():
                 if order.status == "pending" and order.lapsed:
                     self.model.cancel(order)
+                    order.expired = True
 
         @precondition(lambda self: getattr(self, "last", None) is not None)
         @rule()

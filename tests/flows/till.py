@@ -34,12 +34,12 @@ class Till:
             return [dict(row) for row in await read.fetch(sql, *args)]
 
     async def charged(self, order_id: str) -> int:
-        """What the provider's own books say was taken for an order and not given back."""
+        """What the provider's own books say was taken for an order, or is just being taken, and not given back."""
         (row,) = await self.rows(
-            """SELECT coalesce(sum(c.amount_cents), 0)::bigint - coalesce(sum((
-                   SELECT sum(r.amount_cents) FROM sandbox.refunds r WHERE r.charge = c.reference)), 0)::bigint AS cents
-               FROM sandbox.charges c JOIN payments p ON p.id::text = c.reference
-               WHERE p.order_id = $1 AND c.decline_code IS NULL""",
+            """SELECT coalesce(sum(
+                   CASE b.status WHEN 'pending' THEN b.amount_cents ELSE b.captured_cents END - b.refunded_cents
+               ), 0)::bigint AS cents
+               FROM sandbox.books b JOIN payments p ON p.id::text = b.reference WHERE p.order_id = $1""",
             order_id,
         )
         cents: int = row["cents"]

@@ -118,7 +118,13 @@ def _sums(facts: list[Fact]) -> Json:
 async def _revenue(staff: httpx.AsyncClient, **query: Any) -> Json:
     answer = await staff.get("/analytics/revenue", params=query)
     assert answer.status_code == 200, answer.text
+    return _of_now(answer)
+
+
+def _of_now(answer: httpx.Response) -> Json:
+    """What it says, which is of this moment."""
     found: Json = answer.json()
+    assert abs(datetime.fromisoformat(found.pop("asOf")) - datetime.now(UTC)) < timedelta(minutes=1)
     return found
 
 
@@ -189,7 +195,7 @@ async def test_what_lies_on_the_shelves_is_worth(
         await orders.confirm(tx, (await orders.place(tx, buyer, [("MUG", 6)])).id)
     async with shop.stores.pg.tx() as tx:
         await orders.place(tx, buyer, [("MUG", 2), ("TEA", 1)])
-    found = (await staff.get("/analytics/inventory")).json()
+    found = _of_now(await staff.get("/analytics/inventory"))
     mug = {
         "sku": "MUG", "name": "A MUG", "stock": 4, "reserved": 2, "available": 2, "unitPriceCents": 500,
         "sold": 6, "sellThrough": 0.6,

@@ -174,10 +174,28 @@ async def test_copies_follow_inventory_and_an_old_reading_never_wins(shop: Shop,
     stale = catalog.with_levels(old, {sku: catalog.Level(1, 1) for sku in catalog.sellable_skus(old)})
     async with shop.stores.pg.tx() as tx:
         await inventory.put(tx, "TEE-RED-M", "red", 1500, currency="GBP", actor="test", stock=9)
-    fresh = await catalog.refresh_copies(shop, old, catalog.with_levels(old, {"TEE-RED-M": catalog.Level(1500, 9)}))
+    new = catalog.with_levels(old, {"TEE-RED-M": catalog.Level(1500, 9)})
+    (fresh,) = (await catalog.refresh_copies(shop, [(old, new)])).documents
     assert (fresh["priceCents"], fresh["available"], fresh["version"]) == (1500, 9, 2)
-    assert await catalog.refresh_copies(shop, old, stale) == fresh
-    assert await catalog.refresh_copies(shop, fresh, fresh) == fresh  # nothing new is no write
+    assert (await catalog.refresh_copies(shop, [(old, stale)])).documents == [fresh]
+    assert (await catalog.refresh_copies(shop, [])).documents == []
+
+
+async def test_copies_of_several_are_refreshed_though_one_is_changed_meanwhile(shop: Shop, staff: Client) -> None:
+    for sku in ("A", "B", "C"):
+        await put(staff, thinkpad(sku=sku, slug=f"laptop-{sku.lower()}"))
+    read = [await store.by_sku(shop.stores.mongo, sku) or {} for sku in ("A", "B", "C")]
+    async with shop.stores.pg.tx() as tx:
+        for sku in ("A", "B", "C"):
+            await inventory.move(tx, sku, 4, "received", actor="test")
+    assert (await staff.patch("/products/B", json={"name": "Quicker"})).status_code == 200
+    levels = {sku: catalog.Level(164900, 4) for sku in ("A", "B", "C")}
+    copied = await catalog.refresh_copies(shop, [(old, catalog.with_levels(old, levels)) for old in read])
+    assert not copied.ours
+    present = [await store.by_sku(shop.stores.mongo, sku) or {} for sku in ("A", "B", "C")]
+    assert copied.documents == present
+    assert [(p["available"], p["version"]) for p in present] == [(4, 2)] * 3
+    assert present[1]["name"] == "Quicker"
 
 
 # Changing

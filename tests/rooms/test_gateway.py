@@ -10,11 +10,12 @@ import pytest
 from fastapi import FastAPI
 
 from quartet.gateway import create_app
-from quartet.gateway.limits import address_group, class_of
+from quartet.gateway.limits import class_of
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
-from quartet.stores import open_stores
+from quartet.stores import letters, open_stores, outbox, tallies
 from quartet.web.dependencies import Shop
+from quartet.web.limits import address_group
 
 
 async def test_every_answer_carries_a_request_id(client: httpx.AsyncClient) -> None:
@@ -140,15 +141,27 @@ async def test_many_at_once_get_no_more_than_the_limit(settings: Settings) -> No
     assert sum(a.status_code == 200 for a in answers) == 20
 
 
-async def test_without_redis_there_is_no_limit_and_the_shop_stays_open(settings: Settings) -> None:
-    away = settings.model_copy(update={"limit_browse": 1, "redis_url": "redis://127.0.0.1:1/0"})
+async def test_without_redis_each_process_limits_by_itself_and_strictly_who_signs_in(settings: Settings) -> None:
+    limits = {"limit_browse": 3, "limit_auth": 20}
+    away = settings.model_copy(update={**limits, "redis_url": "redis://127.0.0.1:1/0"})
     async with _shop(away) as client:
-        answers = [await client.get("/products") for _ in range(3)]
+        answers = [await client.get("/products") for _ in range(4)]
+        credentials = {"email": "nobody@example.com", "password": "wrong password"}
+        tries = [await client.post("/sessions", json=credentials) for _ in range(3)]
         ready = await client.get("/health/ready")
-    assert [a.status_code for a in answers] == [200] * 3
+        metrics = (await client.get("/metrics")).text
+    assert [a.status_code for a in answers] == [200] * 3 + [429]
+    assert [a.headers["RateLimit-Remaining"] for a in answers] == ["2", "1", "0", "0"]
+    assert [a.status_code for a in tries] == [401, 401, 429], "a tenth of the limit"
+    assert tries[0].headers["RateLimit-Limit"] == "2"
     assert ready.status_code == 200
     assert ready.json()["status"] == "degraded"
-    assert ready.json()["stores"]["redis"]["status"] == "down"
+    redis = ready.json()["stores"]["redis"]
+    assert redis["status"] == "down"
+    assert "products come from MongoDB" in redis["meanwhile"]
+    assert 'quartet_store_breaker{state="closed",store="redis"} 0.0' in metrics
+    assert 'quartet_store_breaker_openings_total{store="redis"} 1.0' in metrics
+    assert 'quartet_store_breaker{state="closed",store="mongodb"} 1.0' in metrics
 
 
 async def test_a_store_that_is_away_is_said_so(settings: Settings) -> None:
@@ -197,7 +210,7 @@ async def test_a_room_can_be_served_alone(shop: Shop) -> None:
 
 async def test_the_document_says_who_must_sign_in(client: httpx.AsyncClient) -> None:
     document: dict[str, Any] = (await client.get("/openapi.json")).json()
-    assert document["paths"]["/orders"]["get"]["security"] == [{"bearer": []}]
+    assert document["paths"]["/orders"]["get"]["security"] == [{"bearer": []}, {"cookie": []}]
     assert "security" not in document["paths"]["/products"]["get"]
 
 
@@ -253,3 +266,30 @@ async def test_names_in_addresses_are_in_camel_case(client: httpx.AsyncClient) -
         for operation in operations.values():
             names |= {parameter["name"] for parameter in operation.get("parameters", []) if "_" in parameter["name"]}
     assert names == set()
+
+
+async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop
+) -> None:
+    async with shop.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.refunded", "o", {})
+        await outbox.emit(tx, "order.refunded", "p", {})
+        await tallies.count(tx, "mails.sent", 3)
+        await letters.bury(tx, "outbox", [("x", {}, "why")])
+    said = (await client.get("/metrics")).text
+    for line in (
+        'quartet_outbox_pending{topic="order.refunded"} 2.0',
+        'quartet_sync_pending{pipeline="outbox"} 2.0',
+        'quartet_sync_pending{pipeline="mails"} 0.0',
+        'quartet_sync_dead_letters{pipeline="outbox"} 1.0',
+        'quartet_mails_total{outcome="sent"} 3.0',
+        "quartet_measured 1.0",
+    ):
+        assert f"\n{line}\n" in said, line
+    away = shop.settings.model_copy(update={"postgres_url": "postgresql://127.0.0.1:1/none"})
+    async with open_stores(away) as stores:
+        app.state.shop = Shop(away, stores)
+        answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    assert "quartet_measured 0.0" in answer.text
+    assert "quartet_outbox_pending{" not in answer.text

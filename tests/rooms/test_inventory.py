@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from conftest import SignIn
-from quartet import orders
+from quartet import inventory, orders
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -215,3 +215,33 @@ async def test_only_staff_look_at_the_shelves(
         assert answer.status_code == status
     admin = await sign_in("admin")
     assert (await admin.get("/inventory")).status_code == 200
+
+
+async def test_a_new_price_is_told_with_the_old_one_and_a_new_name_is_not(shop: Shop) -> None:
+    async def put(cents: int, currency: str = "GBP", name: str = "Mug") -> None:
+        async with shop.stores.pg.tx() as tx:
+            await inventory.put(tx, "MUG", name, cents, currency=currency, actor="test")
+
+    await put(500)
+    await put(500, name="Cup")
+    await put(600)
+    await put(600, "EUR")
+    await asyncio.gather(*(put(cents, "EUR") for cents in (1, 2, 3, 4, 5, 6)))
+    async with shop.stores.pg.read() as read:
+        rows = await read.fetch("SELECT payload FROM outbox WHERE topic = 'price.changed' ORDER BY id")
+    told = [row["payload"] for row in rows]
+    assert told[0] == {
+        "sku": "MUG",
+        "old_price_cents": 500,
+        "old_currency": "GBP",
+        "price_cents": 600,
+        "currency": "GBP",
+    }
+    assert (told[1]["old_currency"], told[1]["currency"]) == ("GBP", "EUR")
+    # Each change of several at once tells of the price that it found: they make one chain.
+    chain = {change["old_price_cents"]: change["price_cents"] for change in told[2:]}
+    at, seen = 600, []
+    while at in chain:
+        at = chain[at]
+        seen.append(at)
+    assert sorted(seen) == [1, 2, 3, 4, 5, 6]

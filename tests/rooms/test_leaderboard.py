@@ -1,6 +1,7 @@
 """Points: who leads today and this week, each event once."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from quartet import accounts, leaderboard
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import store
-from quartet.leaderboard.model import Period
+from quartet.leaderboard.model import Period, Worth
 from quartet.stores import open_stores
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
@@ -36,6 +37,10 @@ def clock(app: FastAPI, shop: Shop) -> FixedClock:
 async def _people(shop: Shop, *names: str | None) -> list[UUID]:
     async with shop.stores.pg.tx() as tx:
         return [(await accounts.create_user(tx, f"{uuid4().hex}@example.com", None, name)).id for name in names]
+
+
+async def _award(redis: RedisStore, clock: FixedClock, user_id: UUID, xp: int, source: str, at: datetime) -> bool:
+    return await store.settle(redis, clock.now(), Worth(source, user_id, xp, at))
 
 
 async def _give(staff: httpx.AsyncClient, user_id: UUID, xp: int, event_id: str = "") -> httpx.Response:
@@ -94,7 +99,7 @@ async def test_an_event_counts_once(
 async def test_a_hundred_awards_at_once_are_all_counted(shop: Shop) -> None:
     (ada,) = await _people(shop, "Ada")
     redis, clock = shop.stores.redis, FixedClock(MONDAY)
-    done = await asyncio.gather(*(leaderboard.award(redis, clock, ada, 1, f"event-{n}") for n in range(100)))
+    done = await asyncio.gather(*(_award(redis, clock, ada, 1, f"event-{n}", MONDAY) for n in range(100)))
     assert all(done)
     place = await store.place_of(redis, MONDAY, "daily", ada)
     assert place is not None
@@ -134,31 +139,63 @@ async def test_bad_values_are_named(client: httpx.AsyncClient, staff: httpx.Asyn
 
 async def test_a_new_day_and_a_new_week_begin_empty(client: httpx.AsyncClient, shop: Shop, clock: FixedClock) -> None:
     ada, ben = await _people(shop, "Ada", "Ben")
-    clock.at = MONDAY.replace(hour=23, minute=59, second=59)
-    await leaderboard.award(shop.stores.redis, clock, ada, 10, "event-1")
+    clock.at = late = MONDAY.replace(hour=23, minute=59, second=59)
+    redis = shop.stores.redis
+    await _award(redis, clock, ada, 10, "event-1", late)
     clock.advance(1)
     assert (await client.get("/leaderboard")).json() == {"items": []}
-    await leaderboard.award(shop.stores.redis, clock, ben, 4, "event-2")
-    assert not await leaderboard.award(shop.stores.redis, clock, ada, 10, "event-1")
+    await _award(redis, clock, ben, 4, "event-2", clock.now())
+    assert not await _award(redis, clock, ada, 10, "event-1", late)
     assert [row["xp"] for row in (await client.get("/leaderboard")).json()["items"]] == [4]
     assert [row["xp"] for row in (await client.get("/leaderboard?period=weekly")).json()["items"]] == [10, 4]
     clock.at = MONDAY + timedelta(days=7)
     assert (await client.get("/leaderboard?period=weekly")).json() == {"items": []}
-    assert not await leaderboard.award(shop.stores.redis, clock, ada, 10, "event-1")
+    assert not await _award(redis, clock, ada, 10, "event-1", late)
 
 
 async def test_boards_are_dropped_when_nobody_asks_any_more(shop: Shop) -> None:
     (ada,) = await _people(shop, "Ada")
-    redis, day = shop.stores.redis, 86_400
-    await leaderboard.award(redis, FixedClock(MONDAY), ada, 10, "event-1")
-    assert await redis.call("TTL", store.key("daily", MONDAY)) in range(8 * day - 60, 8 * day + 1)
-    assert await redis.call("TTL", store.key("weekly", MONDAY)) in range(35 * day - 60, 35 * day + 1)
-    assert await redis.call("TTL", "leaderboard:{xp}:event:event-1") > 29 * day
-    assert set(await redis.call("KEYS", "leaderboard:*")) == {
-        "leaderboard:{xp}:daily:2026-11-23",
-        "leaderboard:{xp}:weekly:2026-W48",
-        "leaderboard:{xp}:event:event-1",
-    }
+    redis, clock, day = shop.stores.redis, FixedClock(MONDAY.replace(hour=0)), 86_400
+    await _award(redis, clock, ada, 10, "event-1", MONDAY)
+    lives = {store.key("daily", MONDAY): 8 * day, store.key("weekly", MONDAY): 35 * day}
+    assert set(await redis.call("KEYS", "leaderboard:*")) == {n for key in lives for n in (key, f"{key}:sources")}
+    for key, seconds in lives.items():
+        assert seconds - 60 < await redis.call("TTL", key) <= seconds
+        assert seconds - 60 < await redis.call("TTL", f"{key}:sources") <= seconds
+    clock.advance(9 * day)
+    assert await _award(redis, clock, ada, 10, "event-2", MONDAY)  # its day is gone, its week still counts it
+    assert (await store.place_of(redis, MONDAY, "daily", ada)).xp == 10  # type: ignore[union-attr]
+    assert (await store.place_of(redis, MONDAY, "weekly", ada)).xp == 20  # type: ignore[union-attr]
+    clock.advance(30 * day)
+    assert not await _award(redis, clock, ada, 10, "event-3", MONDAY)
+
+
+async def test_what_a_source_is_worth_only_shrinks_in_whatever_order_it_is_said(shop: Shop) -> None:
+    ada, ben = await _people(shop, "Ada", "Ben")
+    redis, clock, rng = shop.stores.redis, FixedClock(MONDAY), random.Random(7)
+    said = [Worth(f"o{n}", ada, points, MONDAY) for n in range(30) for points in (90, 60, 60, 0 if n % 3 else 15)]
+    for _ in range(3):
+        rng.shuffle(said)
+        for first in range(0, len(said), 10):
+            await asyncio.gather(*(store.settle(redis, MONDAY, worth) for worth in said[first : first + 10]))
+    assert (await store.place_of(redis, MONDAY, "daily", ada)).xp == 10 * 15  # type: ignore[union-attr]
+    await _award(redis, clock, ben, 5, "p", MONDAY)
+    await _award(redis, clock, ben, 0, "p", MONDAY)
+    assert await store.place_of(redis, MONDAY, "daily", ben) is None  # nobody stands there with nothing
+
+
+async def test_somebody_forgotten_is_on_no_board(shop: Shop) -> None:
+    ada, ben = await _people(shop, "Ada", "Ben")
+    clock = FixedClock(MONDAY)
+    for n, who in enumerate((ada, ben)):
+        for days in (0, 3, 6):
+            at = MONDAY - timedelta(days=days)
+            await _award(shop.stores.redis, clock, who, 10, f"{n}-{days}", at)
+    await leaderboard.forget(Shop(shop.settings, shop.stores, clock), ada)
+    for days in (0, 3, 6):
+        for period in store.PERIODS:
+            places = await store.best(shop.stores.redis, MONDAY - timedelta(days=days), period, 10)
+            assert [place.user_id for place in places] == [ben]
 
 
 def test_a_week_is_named_as_iso_8601_does() -> None:
@@ -195,7 +232,7 @@ async def test_boards_do_as_the_model(
     users = [UUID(int=(uuid4().int & ~0xFF) | n) for n in range(5)]
     await redis.call("DEL", store.key("daily", now), store.key("weekly", now))
     boards: dict[str, dict[UUID, int]] = {}
-    counted: set[int] = set()
+    counted: dict[int, datetime] = {}
     clock = FixedClock(now)
     for who, xp, event, hours in steps:
         clock.advance(hours * 3600)
@@ -203,11 +240,14 @@ async def test_boards_do_as_the_model(
         for key in fresh:
             await redis.call("DEL", key)
             boards[key] = {}
-        assert await leaderboard.award(redis, clock, users[who], xp, f"{mark}-{event}") == (event not in counted)
+        at = counted.get(event, clock.at)
+        assert await _award(redis, clock, users[who], 3 if event in counted else xp, f"{mark}-{event}", at) == (
+            event not in counted
+        )
         if event not in counted:
             for key in (store.key("daily", clock.at), store.key("weekly", clock.at)):
                 boards[key][users[who]] = boards[key].get(users[who], 0) + xp
-        counted.add(event)
+        counted.setdefault(event, clock.at)
     periods: tuple[Period, ...] = ("daily", "weekly")
     for period in periods:
         board = boards.get(store.key(period, clock.at), {})

@@ -34,41 +34,41 @@ def _charge(method: str = "card_ok", cents: int = 500) -> Charge:
 
 async def test_the_same_reference_is_charged_once(sandbox: Sandbox, shop: Shop) -> None:
     charge = _charge()
-    outcomes = await asyncio.gather(*(sandbox.charge(charge) for _ in range(8)))
+    outcomes = await asyncio.gather(*(sandbox.authorise(charge) for _ in range(8)))
     assert len(set(outcomes)) == 1
     async with shop.stores.pg.read() as read:
         assert await read.fetchval("SELECT count(*) FROM sandbox.charges") == 1
-    assert await sandbox.look_up(charge.reference) == outcomes[0]
-    assert await sandbox.look_up("never heard of") is None
+    assert await sandbox.look_up(charge.reference, None) == outcomes[0]
+    assert await sandbox.look_up("never heard of", None) is None
 
 
 async def test_every_card_does_what_its_name_says(sandbox: Sandbox) -> None:
-    assert (await sandbox.charge(_charge("card_ok"))).status == "succeeded"
-    declined = await sandbox.charge(_charge("card_declined"))
+    assert (await sandbox.authorise(_charge("card_ok"))).status == "succeeded"
+    declined = await sandbox.authorise(_charge("card_declined"))
     assert (declined.status, declined.decline_code) == ("failed", "card_declined")
-    poor = await sandbox.charge(_charge("card_insufficient_funds"))
+    poor = await sandbox.authorise(_charge("card_insufficient_funds"))
     assert (poor.status, poor.decline_code) == ("failed", "insufficient_funds")
     with pytest.raises(ProviderError):
-        await sandbox.charge(_charge("card_error"))
+        await sandbox.authorise(_charge("card_error"))
 
     slow = _charge("card_slow")
-    asked = asyncio.create_task(sandbox.charge(slow))
-    while (seen := await sandbox.look_up(slow.reference)) is None:  # noqa: ASYNC110
+    asked = asyncio.create_task(sandbox.authorise(slow))
+    while (seen := await sandbox.look_up(slow.reference, None)) is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert seen.status in ("pending", "succeeded")
     assert (await asked).status == "succeeded"
 
     later = _charge("card_async")
-    assert (await sandbox.charge(later)).status == "pending"
+    assert (await sandbox.authorise(later)).status == "pending"
     async with asyncio.timeout(10):
-        while (seen := await sandbox.look_up(later.reference)) is None or seen.status == "pending":  # noqa: ASYNC110
+        while (seen := await sandbox.look_up(later.reference, None)) is None or seen.status == "pending":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert seen.status == "succeeded"
 
 
 async def test_the_sandbox_gives_back_once_and_never_more_than_it_took(sandbox: Sandbox) -> None:
     charge = _charge(cents=500)
-    taken = await sandbox.charge(charge)
+    taken = await sandbox.authorise(charge)
     assert taken.provider_ref is not None
     back = GiveBack(str(uuid4()), charge.reference, taken.provider_ref, 300, "GBP")
     first, second = await asyncio.gather(sandbox.refund(back), sandbox.refund(back))
@@ -83,7 +83,7 @@ async def test_the_sandbox_gives_back_once_and_never_more_than_it_took(sandbox: 
 
 async def _declined(sandbox: Sandbox) -> Charge:
     charge = _charge("card_declined")
-    await sandbox.charge(charge)
+    await sandbox.authorise(charge)
     return charge
 
 

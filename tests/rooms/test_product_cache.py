@@ -119,7 +119,7 @@ class Pause:
 
 class PausingCollection(Collection):
     def __init__(self, inner: Collection, pause: Pause) -> None:
-        super().__init__(inner._collection)
+        super().__init__(inner._collection, inner._guard)
         self._pause = pause
 
     async def find_one(self, where: Mapping[str, Any], projection: Sequence[str] | None = None) -> Document | None:
@@ -134,7 +134,7 @@ class PausingMongo(Mongo):
     """MongoDB whose products arrive late."""
 
     def __init__(self, inner: Mongo, pause: Pause) -> None:
-        self._inner, self._pause = inner, pause
+        self._inner, self._pause, self.guard = inner, pause, inner.guard
 
     def collection(self, name: str) -> Collection:
         found = self._inner.collection(name)
@@ -305,6 +305,36 @@ async def test_the_worker_leaves_an_entry_that_shows_the_change(tees: None, shop
     newer = {id_: {**product, "version": product["version"] + 1} for id_, product in present.items()}
     await catalog.drop_cached(shop, ids, newer)
     assert await hit(client, "TEE") == "miss"
+
+
+async def test_a_sale_puts_the_newer_page_in_the_place_of_the_older(tees: None, shop: Shop, client: Client) -> None:
+    redis = shop.stores.redis
+    [id_] = (await catalog.product_ids_of_skus(shop.stores.mongo, ["TEE"])).values()
+    [product] = await catalog.by_ids(shop.stores.mongo, [id_])
+    await hit(client, "TEE")
+    await redis.call("EXPIRE", cache.key("TEE"), 60)
+    sold = {**product, "available": 1, "version": product["version"] + 1}
+    await catalog.renew_cached(shop, [sold])
+    page = await client.get("/products/TEE")
+    assert (page.headers["X-Cache"], page.json()["available"]) == ("hit", 1)
+    assert 50 < await redis.call("TTL", cache.key("TEE")) <= 60
+    assert await redis.call("EXISTS", cache.key("tee")) == 0  # nobody had looked for it by that name
+    await catalog.renew_cached(shop, [product])  # a slow worker's, older
+    assert (await client.get("/products/TEE")).json()["available"] == 1
+    await catalog.renew_cached(shop, [{**sold, "version": sold["version"] + 1, "publishedAt": None}])
+    assert await redis.call("EXISTS", cache.key("TEE")) == 0
+
+
+async def test_a_reader_that_began_before_a_sale_puts_nothing_after_it(tees: None, shop: Shop) -> None:
+    redis = shop.stores.redis
+    [id_] = (await catalog.product_ids_of_skus(shop.stores.mongo, ["TEE"])).values()
+    [product] = await catalog.by_ids(shop.stores.mongo, [id_])
+    leases = await cache.lease(redis, ["TEE"])
+    await catalog.renew_cached(shop, [{**product, "version": product["version"] + 1}])
+    assert not await cache.fill(redis, leases, {"TEE": cache.entry(id_, product["version"], b"{}")}, 60)
+    await redis.call("SET", cache.key("TEE"), cache.entry("another", 99, b"{}"))
+    await catalog.renew_cached(shop, [product])
+    assert await redis.call("EXISTS", cache.key("TEE")) == 0
 
 
 async def test_the_cache_can_be_read_by_an_audit(tees: None, shop: Shop, client: Client) -> None:

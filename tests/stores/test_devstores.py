@@ -20,9 +20,10 @@ from pymongo.errors import DuplicateKeyError
 from redis.asyncio import Redis
 
 from quartet.devstores import Place, Running, StartError, clear_leftovers, hold, is_held, mongo, postgres, redis, search
+from quartet.devstores.jvm import find_java
 
 # Where CI runs, Java and Maven are promised; a machine of one's own may do without them.
-NODES = ["opensearch", "elasticsearch"] if search.find_java() or os.environ.get("CI") else []
+NODES = ["opensearch", "elasticsearch"] if find_java() or os.environ.get("CI") else []
 
 
 @pytest.fixture

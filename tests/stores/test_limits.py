@@ -99,6 +99,30 @@ async def test_no_window_wherever_it_lies_lets_twice_the_limit_through(
         assert sum(start <= at < start + WINDOW_MS for at in passed) <= 2 * limit
 
 
+@settings(max_examples=80, deadline=None, print_blob=True)
+@given(limit=st.integers(1, 12), pauses=st.lists(st.integers(0, 4 * WINDOW_MS) | st.integers(0, 900), max_size=40))
+def test_a_process_alone_does_as_the_model_too(limit: int, pauses: list[int]) -> None:
+    model, here, now = Model(limit), limits.Here(), START
+    for pause in pauses:
+        now += pause
+        on_the_edge = abs(model.used(now) + 1 - limit) < Fraction(1, 1000)  # binary fractions may round either way
+        expected = model.take(now, 1)
+        taken = here.take("somebody", limit, window=WINDOW, now=now / 1000)
+        if on_the_edge and taken.allowed != expected:
+            return
+        assert (taken.allowed, taken.alone) == (expected, True)
+        if not expected:
+            assert abs(taken.reset - (model.next_pass(now, 1) - now) / 1000) < 1.01
+
+
+def test_a_process_remembers_no_more_than_it_may() -> None:
+    here = limits.Here()
+    for number in range(here.MOST + 10):
+        here.take(f"client {number}", 1, now=1.0)
+    assert len(here._windows) == here.MOST
+    assert not here.take(f"client {here.MOST}", 1, now=1.0).allowed
+
+
 async def test_of_many_at_once_exactly_the_limit_passes(redis: RedisStore) -> None:
     name = uuid4().hex
     taken = await asyncio.gather(*(limits.take(redis, name, 20, now_ms=START) for _ in range(100)))

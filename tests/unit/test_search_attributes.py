@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quartet.kernel.errors import Invalid
-from quartet.search.model import attr_filter, marked, read_token, sortable, token, tokens
+from quartet.search.model import attr_filter, read_token, sortable, token, tokens
 
 numbers = st.floats(allow_nan=False) | st.integers(-(10**15), 10**15)
 names = st.text(min_size=1, max_size=64).filter(lambda name: "=" not in name)
@@ -53,7 +53,3 @@ def test_bad_conditions_name_their_parameter(name: str, value: str) -> None:
     with pytest.raises(Invalid) as refusal:
         attr_filter(name, value)
     assert refusal.value.members["errors"][0]["field"] == name
-
-
-def test_what_is_marked_is_safe_html() -> None:
-    assert marked("\ue000Cans\ue001 & <script>") == "<em>Cans</em> &amp; &lt;script&gt;"

@@ -9,13 +9,16 @@ from uuid import uuid4
 
 import jwt
 import pytest
+from pydantic import SecretStr
 
 from quartet.accounts import tokens
-from quartet.kernel.errors import Unauthenticated
+from quartet.kernel.errors import Invalid, Unauthenticated
 from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Principal
+from quartet.web.paging import Cursors
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+OTHER = "the secret that came after, also of 32 characters"
 SECRET = "a secret of at least thirty-two characters"
 PRINCIPAL = Principal(uuid4(), frozenset({"staff"}), uuid4())
 
@@ -23,6 +26,9 @@ PRINCIPAL = Principal(uuid4(), frozenset({"staff"}), uuid4())
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(_env_file=None, secret=SECRET, data_dir=tmp_path)
+
+
+KID = {"kid": tokens.key_id(SECRET)}
 
 
 def _claims(**other: Any) -> dict[str, Any]:
@@ -39,6 +45,25 @@ def _claims(**other: Any) -> dict[str, Any]:
 
 def _unpadded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def test_a_secret_can_be_changed_while_people_are_signed_in(settings: Settings) -> None:
+    token = tokens.issue(settings, PRINCIPAL, NOW)
+    rotated = settings.model_copy(update={"secret": SecretStr(OTHER), "secrets_retired": (SecretStr(SECRET),)})
+    assert tokens.read(rotated, token, NOW)[0] == PRINCIPAL
+    fresh = tokens.issue(rotated, PRINCIPAL, NOW)
+    assert jwt.get_unverified_header(fresh)["kid"] == tokens.key_id(OTHER)
+    assert tokens.read(rotated, fresh, NOW)[0] == PRINCIPAL
+    for reader, spent in ((rotated.model_copy(update={"secrets_retired": ()}), token), (settings, fresh)):
+        with pytest.raises(Unauthenticated):
+            tokens.read(reader, spent, NOW)
+
+
+def test_cursors_outlive_a_change_of_secret() -> None:
+    cursor = Cursors(SECRET).encode([7], "list")
+    assert Cursors(OTHER, SECRET).decode(cursor, "list") == [7]
+    with pytest.raises(Invalid):
+        Cursors(OTHER).decode(cursor, "list")
 
 
 def test_what_is_issued_is_read_back(settings: Settings) -> None:
@@ -69,20 +94,20 @@ def test_a_flipped_bit_anywhere_is_noticed(settings: Settings) -> None:
 def test_no_other_algorithm_is_taken(settings: Settings) -> None:
     payload = _unpadded(json.dumps(_claims(iat=1, exp=4_000_000_000)).encode())
     for name in ("none", "None", "NONE"):
-        header = _unpadded(json.dumps({"alg": name, "typ": "JWT"}).encode())
+        header = _unpadded(json.dumps({"alg": name, "typ": "JWT"} | KID).encode())
         for signature in ("", _unpadded(b"x" * 32)):
             with pytest.raises(Unauthenticated):
                 tokens.read(settings, f"{header}.{payload}.{signature}", NOW)
     for algorithm in ("HS384", "HS512"):
         with pytest.raises(Unauthenticated):
-            tokens.read(settings, jwt.encode(_claims(), SECRET * 2, algorithm), NOW)
+            tokens.read(settings, jwt.encode(_claims(), SECRET * 2, algorithm, KID), NOW)
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("key", ["another secret of at least 32 characters", "quartet", "0"])
 def test_another_key_opens_nothing(settings: Settings, key: str) -> None:
     with pytest.raises(Unauthenticated):
-        tokens.read(settings, jwt.encode(_claims(), key, "HS256"), NOW)
+        tokens.read(settings, jwt.encode(_claims(), key, "HS256", KID), NOW)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +134,7 @@ def test_another_key_opens_nothing(settings: Settings, key: str) -> None:
 )
 def test_a_token_of_ours_needs_every_claim(settings: Settings, other: dict[str, Any]) -> None:
     with pytest.raises(Unauthenticated):
-        tokens.read(settings, jwt.encode(_claims(**other), SECRET, "HS256"), NOW)
+        tokens.read(settings, jwt.encode(_claims(**other), SECRET, "HS256", KID), NOW)
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a.b.c", "Bearer", "é.é.é", "a" * 10_000, "\ud800"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,8 +33,9 @@ DOCUMENT: dict[str, Any] = {
 
 @pytest.fixture
 async def mongo(servers: dict[str, str]) -> AsyncIterator[Mongo]:
+    """A database of one's own; on a real replica set where QUARTET_TEST_MONGODB_URL names one."""
     name = f"t_{uuid4().hex[:12]}"
-    store = Mongo(servers["mongodb"], name)
+    store = Mongo(os.environ.get("QUARTET_TEST_MONGODB_URL") or servers["mongodb"], name)
     yield store
     await store.drop_database()
     await store.close()
@@ -223,7 +225,8 @@ async def changes(things: Collection, count: int, after: Any = None) -> tuple[li
 async def test_every_kind_of_change_is_told(things: Collection) -> None:
     async with contextlib.aclosing(things.watch()) as stream:
         id_, position = await anext(stream)
-    assert id_ is None  # nothing yet, but a position to resume from
+    assert id_ is None
+    assert position, "nothing yet, but a position to resume from"
     await things.insert_one({"_id": "new", "sku": "new", "n": {"m": 1}})
     await things.update_one({"_id": "new"}, {"$set": {"n.m": 2}, "$inc": {"version": 1}})
     await things.replace_one({"_id": "id1"}, {"_id": "id1", "sku": "S1"})
@@ -239,6 +242,7 @@ async def test_every_kind_of_change_is_told(things: Collection) -> None:
 async def test_another_collections_changes_are_not_told(mongo: Mongo, things: Collection) -> None:
     async with contextlib.aclosing(things.watch()) as stream:
         _, position = await anext(stream)
+    assert position
     await mongo.collection("others").insert_one({"_id": "stranger"})
     await things.insert_one({"_id": "ours", "sku": "ours"})
     assert (await asyncio.wait_for(changes(things, 1, position), 20))[0] == ["ours"]

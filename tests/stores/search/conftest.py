@@ -10,11 +10,12 @@ from shelf import SHELF
 from quartet import search
 from quartet.devstores import Place
 from quartet.devstores import search as local_search
+from quartet.devstores.jvm import find_java
 from quartet.kernel.settings import Settings
 from quartet.stores.search import SearchEngine
 
 # Where CI promises Java and Maven, their absence is a failure and not one engine fewer.
-ENGINES = ["osmem", "opensearch", "elasticsearch"] if local_search.find_java() or os.environ.get("CI") else ["osmem"]
+ENGINES = ["osmem", "opensearch", "elasticsearch"] if find_java() or os.environ.get("CI") else ["osmem"]
 
 
 @pytest.fixture(scope="session", params=ENGINES)

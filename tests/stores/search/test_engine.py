@@ -109,7 +109,7 @@ async def test_preparing_at_once_makes_one_index(engine: SearchEngine, index: Se
     assert await search.is_current(engine, index)
 
 
-async def test_the_next_index_takes_the_alias_in_one_step_and_the_old_ones_go(
+async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_kept_to_go_back(
     engine: SearchEngine, index: Settings
 ) -> None:
     await search.put(engine, index.search_alias, 1, {"a": kept("old")})
@@ -117,10 +117,38 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_old_ones_go(
     name = await search.build_next(engine, index)
     await search.put(engine, search.next_alias(index), 1, {"a": kept("new")})
     assert await held(engine, index) == {"a": "old"}
+    await search.make_ready(engine, index)
     await search.go_live(engine, index, name)
     assert await held(engine, index) == {"a": "new"}
-    assert await engine.alias_targets(f"{index.search_alias}-all") == [name]
+    [former] = await engine.alias_targets(search.former_alias(index))
+    assert set(await engine.alias_targets(f"{index.search_alias}-all")) == {name, former}
+    assert await search.former_as_next(engine, index) == former
+    assert await search.next_index(engine, index) == former
+    await search.put(engine, search.next_alias(index), 2, {"a": kept("newest")})
+    await search.make_ready(engine, index)
+    await search.go_live(engine, index, former)
+    assert await held(engine, index) == {"a": "newest"}
+    assert await engine.alias_targets(search.former_alias(index)) == [name]
     assert await engine.alias_targets(search.next_alias(index)) == []
+
+
+async def test_sums_of_fingerprints_are_exact_and_those_of_a_bucket_can_be_had(
+    engine: SearchEngine, index: Settings
+) -> None:
+    stray = {name: value for name, value in kept("x").items() if name not in ("bucket", "fingerprint")}
+    documents = {f"p{n}": {**kept("x"), "bucket": n // 3, "fingerprint": 2**32 - 1 - n} for n in range(300)}
+    await search.put(engine, index.search_alias, 1, {**documents, "stray": stray})
+    await engine.refresh(index.search_alias)
+    alias = index.search_alias
+    of_ten = [2**32 - 1 - n for n in range(30, 60)]
+    assert await search.sums(engine, alias, 10, 20) == {10: (30, sum(of_ten))}
+    each = await search.sums(engine, alias, 10, 20, each=True)
+    assert each == {10 + n: (3, sum(of_ten[3 * n : 3 * n + 3])) for n in range(10)}
+    assert await search.sums(engine, alias, 200, 300) == {200: (0, 0)}
+    assert await search.fingerprints(engine, alias, 99, 100) == {f"p{n}": 2**32 - 1 - n for n in (297, 298, 299)}
+    assert (await search.sums(engine, alias, 0, 1))[0][0] == 4
+    assert (await search.sums(engine, alias, 0, 1, each=True))[0][0] == 4
+    assert (await search.fingerprints(engine, alias, 0, 1))["stray"] == 0
 
 
 async def test_an_engine_error_names_its_status(engine: SearchEngine, index: Settings) -> None:

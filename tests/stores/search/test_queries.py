@@ -1,16 +1,23 @@
 """The shop's own query on every engine."""
 
+import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 from shelf import NOW, product
 
 from quartet import search
 from quartet.kernel.settings import Settings
-from quartet.search.model import Bucket, Found, Wanted, attr_filter
+from quartet.search import store
+from quartet.search.model import Bucket, Facets, Found, NumberBand, Shelves, Tier, Wanted, any_of, attr_filter
+from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 
 
@@ -21,7 +28,12 @@ class Asker:
         self.engine, self.settings = engine, settings
 
     async def found(self, **wanted: Any) -> Found:
-        return await search.find(self.engine, self.settings.search_alias, Wanted(**wanted), NOW)
+        return await search.find(self.engine, self.settings, Wanted(**wanted), NOW)
+
+    async def facets(self, **wanted: Any) -> Facets:
+        facets = (await self.found(**wanted)).facets
+        assert facets is not None
+        return facets
 
     async def skus(self, **wanted: Any) -> list[str]:
         return [hit["_source"]["sku"] for hit in (await self.found(**wanted)).hits]
@@ -50,7 +62,7 @@ async def test_words_are_found_misspelt_in_name_brand_description_and_tags(ask: 
     assert (await ask.skus(q="thinkpda"))[0] == "LAPTOP-001"
     assert await ask.skus(q="lenvo") == ["LAPTOP-001"]
     assert await ask.skus(q="drawing") == ["LAPTOP-002"]
-    assert await ask.skus(q="ultralite") == ["LAPTOP-001"]
+    assert (await ask.skus(q="ultralite"))[0] == "LAPTOP-001"
     assert await ask.skus(q="audoi") == ["HEAD-1"]
     assert await ask.skus(q="zzzzzzzz") == []
 
@@ -65,6 +77,54 @@ async def test_a_name_weighs_more_than_a_description(ask: Asker, engine: SearchE
 async def test_a_sku_finds_its_product_also_a_variants(ask: Asker) -> None:
     assert (await ask.skus(q="laptop-002"))[0] == "LAPTOP-002"
     assert (await ask.skus(q="TEE-R-42"))[0] == "TEE"
+
+
+async def test_a_sku_is_found_in_parts_and_misspelt(ask: Asker) -> None:
+    assert await ask.skus(q="laptop 002") == ["LAPTOP-002"]
+    assert await ask.skus(q="laptop002") == ["LAPTOP-002"]
+    assert "HEAD-1" in await ask.skus(q="haed-1")
+    assert (await ask.skus(q="TEE-R-43"))[0] == "TEE"
+
+
+async def test_numbers_are_understood_with_their_units(ask: Asker) -> None:
+    for q in ("32gb", "32 GB", "14 inch", '14"', "14-inch 32 gb laptop"):
+        assert await ask.skus(q=q) == ["LAPTOP-001"], q
+    assert await ask.skus(q="16 inch") == ["LAPTOP-002"]
+
+
+async def test_accents_count_for_nothing(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    more = {"p1": product("P1", "Crème Brûlée Schälchen", brand="Müßig")}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    for q in ("creme brulee", "CRÈME", "schalchen", "mussig", "Müßig"):
+        assert await ask.skus(q=q) == ["P1"], q
+
+
+async def test_misspelt_words_are_looked_for_only_where_nothing_has_the_words_as_typed(ask: Asker) -> None:
+    assert (await ask.found(q="laptop business")).tier is Tier.EXACT
+    assert (await ask.found(q="laptpo business")).tier is Tier.LOOSE
+    assert (await ask.found(q="busin")).tier is Tier.LOOSE  # the beginning of a word
+    none = await ask.found(q="sony drawings")
+    assert (none.tier, none.total) == (Tier.ANY, 2)
+    # What filters leave is none of the words' business: a ticked brand does not make words mean others.
+    assert (await ask.found(q="laptop", brand=("Sony",))).tier is Tier.EXACT
+    assert (await ask.found(q="laptop", brand=("Sony",))).total == 0
+
+
+async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
+    async def skus(**said: Any) -> list[str]:
+        asked = Wanted(q="notebook")
+        found = await search.find(ask.engine, ask.settings, asked, NOW, Told(search.Said(**said)))
+        return [hit["_source"]["sku"] for hit in found.hits]
+
+    assert await skus() == []
+    assert set(await skus(alternatives=("laptop",))) == {"LAPTOP-001", "LAPTOP-002"}
+    first, second = await skus(alternatives=("laptop",))
+    assert await skus(alternatives=("laptop",), boosts={f"id-{second}": 50.0}) == [second, first]
+    pinned = await skus(alternatives=("laptop",), pinned=("id-TEE", f"id-{second}"))
+    assert pinned == ["TEE", second, first]
+    assert await skus(alternatives=("laptop",), hidden=("id-LAPTOP-001",)) == ["LAPTOP-002"]
+    assert await skus(pinned=("id-SOON", "id-DRAFT")) == []
 
 
 async def test_text_stays_text(ask: Asker) -> None:
@@ -104,6 +164,7 @@ async def test_filters(ask: Asker) -> None:
     assert set(await ask.skus(min_price=0)) == set(EVERYTHING)
     assert set(await ask.skus(min_price=4_900, max_price=149_900)) == {"HEAD-1", "LAPTOP-001"}
     assert await ask.skus(in_stock=False) == ["HEAD-1"]
+    assert await ask.skus(min_rating=4.4) == ["LAPTOP-001", "HEAD-1", "TEE"]
     assert "HEAD-1" not in await ask.skus(in_stock=True)
 
 
@@ -122,6 +183,10 @@ async def test_attributes_of_every_type(ask: Asker) -> None:
     assert await ask.with_attrs(size="42") == {"TEE"}
     assert await ask.with_attrs(size__gte="43") == set()
     assert await ask.with_attrs(nonsense="1") == set()
+    # Several values of one attribute are alternatives, several attributes hold together.
+    filters = [attr_filter("attrs.color", "black"), attr_filter("attrs.color", "red"), attr_filter("attrs.size", "L")]
+    assert set(await ask.skus(attrs=any_of(filters[:2]))) == {"HEAD-1", "TEE"}
+    assert await ask.skus(attrs=any_of(filters)) == ["TEE"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +206,7 @@ async def test_sorted(ask: Asker, sort: str, expected: list[str]) -> None:
 
 
 async def test_facets_count_everything_found(ask: Asker) -> None:
-    found = await ask.found(size=1)
+    found = await ask.facets(size=1)
     assert found.category == [Bucket("laptops", 2), Bucket("headphones", 1), Bucket("shirts", 1)]
     assert {(b.key, b.count) for b in found.brand} == {("Lenovo", 1), ("Fieldfare", 1), ("Sony", 1), ("Juniper", 1)}
     assert [(band.key, band.from_cents, band.to_cents, band.count) for band in found.price] == [
@@ -150,17 +215,31 @@ async def test_facets_count_everything_found(ask: Asker) -> None:
         ("$200–$500", 20_000, 50_000, 0),
         ("Over $500", 50_000, None, 2),
     ]
+    assert (found.min_price, found.max_price) == (0, 299_900)
     assert found.attrs["color"] == [Bucket("black", 2), Bucket("red", 1)]
     assert set(found.attrs["size"]) == {Bucket("L", 1), Bucket(42, 1)}
     assert set(found.attrs["weight_kg"]) == {Bucket(1.12, 1), Bucket(2.4, 1)}
     assert set(found.attrs["touch"]) == {Bucket(True, 1), Bucket(False, 1)}
-    assert (await ask.found(category=("shirts",))).category == [Bucket("shirts", 1)]
 
 
-async def test_what_matched_is_marked(ask: Asker) -> None:
-    [hit] = (await ask.found(q="headphones cans")).hits
-    assert "\ue000Headphones\ue001" in hit["highlight"]["name"][0]
-    assert "\ue000cans\ue001" in hit["highlight"]["description"][0]
+async def test_a_facet_is_not_shrunk_by_its_own_filter(ask: Asker) -> None:
+    """Else nobody could tick a second brand."""
+    found = await ask.facets(category=("shirts",), q="black")
+    assert found.category == [Bucket("headphones", 1), Bucket("shirts", 1)]
+    assert found.brand == [Bucket("Juniper", 1)]
+    red = (attr_filter("attrs.color", "red"),)
+    assert (await ask.facets(attrs=red)).attrs["color"] == [Bucket("black", 2), Bucket("red", 1)]
+    assert (await ask.facets(attrs=red)).category == [Bucket("shirts", 1)]
+    dear = await ask.facets(min_price=50_000)
+    assert [band.count for band in dear.price] == [2, 0, 0, 2]
+    assert (dear.min_price, dear.max_price) == (0, 299_900)
+    assert "color" not in dear.attrs
+
+
+async def test_facets_come_with_the_first_page_or_when_asked_for(ask: Asker) -> None:
+    assert (await ask.found(page=2)).facets is None
+    assert (await ask.found(facets=False)).facets is None
+    assert (await ask.facets(page=2, facets=True)).category == (await ask.facets()).category
 
 
 async def test_another_spelling_is_offered(ask: Asker) -> None:
@@ -172,7 +251,7 @@ async def test_another_spelling_is_offered(ask: Asker) -> None:
 async def test_drafts_and_what_comes_tomorrow_are_not_found(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     assert await ask.skus(q="thinkpad") == ["LAPTOP-001"]
     tomorrow = NOW + timedelta(days=1)
-    found = await search.find(engine, shelf.search_alias, Wanted(q="thinkpad"), tomorrow)
+    found = await search.find(engine, shelf, Wanted(q="thinkpad"), tomorrow)
     assert {hit["_source"]["sku"] for hit in found.hits} == {"LAPTOP-001", "SOON"}
 
 
@@ -185,6 +264,9 @@ async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, 
     assert await typed("lenovo th") == ["laptop-001"]
     assert await typed("wireles hea") == ["head-1"]
     assert await typed("carb x1") == []
+    for misspelt in ("thnikp", "thimkp", "thikp", "thiinkp", "lenovo thnikp"):
+        assert await typed(misspelt) == ["laptop-001"], misspelt
+    assert await typed("thx") == []  # too few letters to say
     assert await typed("e") == ["tee"]
     assert await typed("  ") == []
     assert len(await typed("f", 1)) == 1
@@ -198,6 +280,111 @@ async def test_pages_of_equals_hold_each_once(ask: Asker, engine: SearchEngine, 
         wanted = Wanted(q="mug", category=("mugs",), sort=sort, size=7)  # type: ignore[arg-type]
         skus = []
         for page in range(1, 6):
-            found = await search.find(engine, shelf.search_alias, replace(wanted, page=page), NOW)
+            found = await search.find(engine, shelf, replace(wanted, page=page), NOW)
             skus += [hit["_source"]["sku"] for hit in found.hits]
         assert skus == [f"M{i:02}" for i in range(30)]
+
+
+# --- Facets against clicks ------------------------------------------------------------------------------------------
+
+COLOURS, SIZES, BRANDS, PLACES = (
+    ("red", "blue", "green"),
+    (1, 2, 3, 4, 5, 6, 7, 8.5),
+    ("Lenovo", "Sony"),
+    ("up", "down"),
+)
+SHELVES = Shelves(
+    {"up": None, "down": "up", "other": None},
+    {slug: frozenset({"size"}) for slug in ("up", "down", "other")},
+    {slug: frozenset({"color"}) for slug in ("up", "down", "other")},
+)
+things = st.fixed_dictionaries(
+    {
+        "category": st.sampled_from(("up", "down", "other")),
+        "brand": st.sampled_from((None, *BRANDS)),
+        "attrs": st.fixed_dictionaries(
+            {}, optional={"color": st.sampled_from(COLOURS), "size": st.lists(st.sampled_from(SIZES), max_size=3)}
+        ),
+        "priceCents": st.sampled_from((0, 4999, 5000, 19_999, 20_000, 50_000)),
+        "name": st.sampled_from(("Red box", "Box of tea", "Tea")),
+    }
+)
+clicked = st.fixed_dictionaries(
+    {},
+    optional={
+        "q": st.sampled_from(("box", "tea", "baxo")),
+        "category": st.sampled_from((("up",), ("down",), ("up", "other"))),
+        "brand": st.sampled_from((("Sony",), BRANDS)),
+        "min_price": st.sampled_from((1, 5000)),
+        "max_price": st.just(49_999),
+        "attrs": st.sampled_from(
+            ((("attrs.color", "red"),), (("attrs.color", "red"), ("attrs.color", "blue")),
+             (("attrs.size.gte", "2"), ("attrs.size.lt", "7")))
+        ),
+    },
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
+@hypothesis.settings(
+    max_examples=30, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(shelf=st.lists(things, min_size=3, max_size=12), asked=clicked)
+async def test_a_facet_counts_what_a_click_on_it_then_shows(
+    engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any]
+) -> None:
+    put = {f"t{n}": search.document(product(f"T{n}", **thing)) for n, thing in enumerate(shelf)}
+    await search.put(engine, index.search_alias, next(_versions), dict.fromkeys(f"t{n}" for n in range(12)) | put)
+    await engine.refresh(index.search_alias)
+    pairs = asked.get("attrs", ())
+    wanted = Wanted(**{**asked, "attrs": any_of(attr_filter(*pair) for pair in pairs)})
+    view = None
+    if len(wanted.category) == 1:
+        view = await store.view(engine, index.search_alias, SHELVES, wanted.category[0], NOW)
+    facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
+    assert facets is not None
+    for click, count in _clicks(wanted, pairs, facets):
+        found = await search.find(engine, index, replace(click, facets=False), NOW, Told(shelves=SHELVES))
+        assert found.total == count, (click, facets)
+
+
+_versions = itertools.count(10)
+
+
+def _clicks(wanted: Wanted, pairs: Any, facets: Facets) -> Iterator[tuple[Wanted, int]]:
+    """What each count is of: the same search with that value and no other of its facet."""
+    for bucket in facets.category:
+        yield replace(wanted, category=(str(bucket.key),)), bucket.count
+    for bucket in facets.brand:
+        yield replace(wanted, brand=(str(bucket.key),)), bucket.count
+    for band in facets.price:
+        top = None if band.to_cents is None else band.to_cents - 1
+        yield replace(wanted, min_price=band.from_cents, max_price=top), band.count
+    for name, values in facets.attrs.items():
+        others = [pair for pair in pairs if not pair[0].startswith(f"attrs.{name}")]
+        for one in values:
+            click = [(f"attrs.{name}", str(one.key))] if isinstance(one, Bucket) else [
+                (f"attrs.{name}.gte", repr(one.low)), (f"attrs.{name}.lt", repr(one.high))
+            ]  # fmt: skip
+            yield replace(wanted, attrs=any_of(attr_filter(*pair) for pair in (*others, *click))), one.count
+
+
+async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
+    engine: SearchEngine, index: Settings
+) -> None:
+    shelf = [
+        product(f"S{n}", "Shoe", category="down", attrs={"size": n, "color": "red", "secret": "x"})
+        for n in range(35, 47)
+    ]
+    await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
+    await engine.refresh(index.search_alias)
+    view = await store.view(engine, index.search_alias, SHELVES, "up", NOW)
+    wanted = Wanted(category=("up",))
+    facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
+    assert facets is not None
+    assert facets.category == [Bucket("down", 12), Bucket("up", 12)]
+    assert set(facets.attrs) == {"color", "size"}
+    bands = [band for band in facets.attrs["size"] if isinstance(band, NumberBand)]
+    assert sum(band.count for band in bands) == 12
+    assert 3 <= len(bands) <= 5
+    assert (bands[0].low, bands[-1].high > 46) == (35, True)

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.stores.migrate import find, migrate
 from quartet.stores.postgres import Postgres, Violation
 
 
@@ -133,3 +136,24 @@ async def test_of_two_who_wait_for_each_other_one_is_asked_to_come_again(pg: Pos
     assert sorted(type(end) for end in ends if end is not None) == [StoreUnavailable]
     async with pg.read() as read:
         assert await read.fetchval("SELECT sum(qty) FROM fought_over") == 2
+
+
+async def test_a_function_is_made_anew_when_its_file_has_changed(servers: dict[str, str], tmp_path: Path) -> None:
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute("CREATE DATABASE functions")
+    folder = tmp_path / "room" / "schema"
+    folder.mkdir(parents=True)
+    pg = Postgres(urlsplit(servers["postgres"])._replace(path="/functions").geturl(), size=1)
+
+    async def apply(answer: int) -> list[str]:
+        text = f"CREATE OR REPLACE FUNCTION said() RETURNS INT LANGUAGE sql AS $$ SELECT {answer} $$;"
+        (folder / "sayings.sql").write_text(text)
+        return await migrate(pg, find(tmp_path))
+
+    applied = [await apply(answer) for answer in (1, 1, 2, 1)]
+    assert applied == [["sayings"], [], ["sayings"], ["sayings"]]
+    async with pg.read() as read:
+        assert await read.fetchval("SELECT said()") == 1
+    await pg.close()
+    await admin.execute("DROP DATABASE functions")
+    await admin.close()

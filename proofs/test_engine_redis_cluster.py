@@ -1,0 +1,145 @@
+"""A cluster of six of Valkey and of Redis 7: a master that dies costs what its replica had not heard, and no more."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from redis.crc import key_slot
+from test_cluster import SLOTS, connect
+
+from quartet.cart.store import Carts, key
+from quartet.devstores import Place, Running, redis
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.redis import RedisStore
+
+PATIENCE = 90
+
+
+@pytest.fixture(params=["", "redis-server"], ids=["valkey", "redis"])
+async def nodes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[Running]]:
+    """Three masters, then their replicas; anew for each test."""
+    running = await redis.start_cluster(Place(tmp_path_factory.mktemp("cluster"), durable=False), name=request.param)
+    yield running
+    for each in running:
+        if each.child.alive:
+            os.kill(each.server.pid, signal.SIGCONT)
+    await asyncio.gather(*(each.stop() for each in running))
+
+
+@pytest.fixture
+async def store(nodes: list[Running]) -> AsyncIterator[RedisStore]:
+    """The shop's client, which is told of one of them."""
+    store = RedisStore(redis.cluster_url(nodes[:1]))
+    yield store
+    await store.close()
+
+
+class Crowd:
+    """Many shoppers, each of whom puts piece after piece into a cart of their own and notes what was answered."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.owners = [uuid4() for _ in range(60)]
+        self.answered: Counter[UUID] = Counter()
+        self.unknown: Counter[UUID] = Counter()
+        self.last: dict[UUID, float] = {}
+        self._first_after: dict[UUID, float] = {}
+        self._stop = asyncio.Event()
+        self._shopping: list[asyncio.Task[None]] = []
+
+    def begin(self) -> None:
+        self._shopping = [asyncio.create_task(self._shop(owner)) for owner in self.owners]
+
+    async def end(self) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._shopping)
+
+    async def all_go_on(self, since: float) -> float:
+        """Waits until everybody was answered after that moment; seconds it took."""
+        async with asyncio.timeout(PATIENCE):
+            while min(self.last.get(owner, 0.0) for owner in self.owners) <= since:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return max(self._first_after.values()) - since
+
+    async def held(self) -> dict[UUID, int]:
+        return {owner: int(await self.store.call("HGET", key(owner), "MUG") or 0) for owner in self.owners}
+
+    def mark(self) -> float:
+        """From here on the first answer to each is noted."""
+        self._first_after = {}
+        return asyncio.get_running_loop().time()
+
+    async def _shop(self, owner: UUID) -> None:
+        while not self._stop.is_set():
+            try:
+                await self.store.call("HINCRBY", key(owner), "MUG", 1)
+            except StoreUnavailable:
+                self.unknown[owner] += 1
+            else:
+                self.answered[owner] += 1
+                self.last[owner] = asyncio.get_running_loop().time()
+                self._first_after.setdefault(owner, self.last[owner])
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+async def test_a_master_that_goes_is_followed_by_its_replica(
+    store: RedisStore, nodes: list[Running], how: signal.Signals
+) -> None:
+    crowd = Crowd(store)
+    crowd.begin()
+    await crowd.all_go_on(crowd.mark())
+    victim = nodes[0]
+    theirs = {owner for owner in crowd.owners if key_slot(key(owner).encode()) * 3 // SLOTS == 0}
+    assert 0 < len(theirs) < len(crowd.owners)
+    answered = Counter(crowd.answered)
+    witness = await connect(victim)
+    await witness.ask(("SET", f"{key(next(iter(theirs)))}:witness", 1))
+    heard = await witness.ask(("WAIT", 1, 900))  # what was answered until now has reached the replica
+    witness.close()
+    assert heard == 1
+
+    began = crowd.mark()
+    os.kill(victim.server.pid, how)
+    took = await crowd.all_go_on(began)
+    await crowd.end()
+    held = await crowd.held()
+    lost = {owner: crowd.answered[owner] - held[owner] for owner in theirs}
+    print(f"writes to all went on after {took:.2f} s; answered and lost: {sum(n for n in lost.values() if n > 0)}")
+    for owner in crowd.owners:
+        assert held[owner] <= crowd.answered[owner] + crowd.unknown[owner]
+        assert held[owner] >= answered[owner], "what the replica had heard of is there"
+    for owner in set(crowd.owners) - theirs:
+        assert crowd.unknown[owner] == 0, "who is served by the others notices nothing"
+        assert held[owner] == crowd.answered[owner]
+
+
+async def test_a_master_that_comes_back_is_a_replica_and_nothing_is_asked_of_it(
+    store: RedisStore, nodes: list[Running]
+) -> None:
+    carts, owners = Carts(store, days=30), [uuid4() for _ in range(20)]
+    await asyncio.gather(*(carts.add(owner, "MUG", 1) for owner in owners))
+    os.kill(nodes[0].server.pid, signal.SIGSTOP)
+    for owner in owners:
+        await _insist(lambda owner=owner: carts.put(owner, "MUG", 2))  # type: ignore[misc]
+    os.kill(nodes[0].server.pid, signal.SIGCONT)
+    for _ in range(3):
+        for owner in owners:
+            assert await _insist(lambda owner=owner: carts.lines(owner)) == {"MUG": 2}  # type: ignore[misc]
+        await asyncio.sleep(0.5)
+
+
+async def _insist(ask: Any) -> Any:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)

@@ -1,0 +1,19 @@
+"""Whoever types a product's name, even badly, finds it: all of the retailer's names, on a real OpenSearch node."""
+
+import asyncio
+import random
+
+from bench.relevance import GOALS, Drawing, briefs, engine_of, measured, ours, products
+
+
+async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query() -> None:
+    shelf = await asyncio.to_thread(products)
+    drawn = [query for query in Drawing(shelf).queries() if query.half == "report"]
+    queries = random.Random(3).sample(drawn, 1500)
+    async with engine_of("opensearch") as engine:
+        mine = await measured(await ours(engine, shelf), queries)
+        theirs = await measured(await briefs(engine, shelf), queries)
+    assert set(mine) == set(GOALS)
+    for kind, found in mine.items():
+        assert found.ten >= GOALS[kind], (kind, found)
+        assert found.ten >= theirs[kind].ten, (kind, found, theirs[kind])

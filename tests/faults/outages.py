@@ -1,0 +1,115 @@
+"""What works while which store is away: the table of docs/operations.md, which tests go through cell by cell."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+Json = dict[str, Any]
+# Who asks, how, where, with what.
+Request = tuple[str, str, str, Json | None]
+
+WORKS, AWAY = "works", "503"
+# How an answer is known to be one that makes do without the store.
+MAKES_DO = {
+    "from MongoDB": lambda answer: answer.headers.get("X-Cache") == "miss",
+    "cached, with `Age`": lambda answer: answer.headers.get("X-Cache") == "hit" and int(answer.headers["Age"]) >= 0,
+    "`degraded`": lambda answer: answer.json()["degraded"] is True,
+    "inventory's names": lambda answer: answer.json()["items"][0]["slug"] is None,
+}
+WAYS = {
+    "stopped": "the server is killed: nobody listens",
+    "paused": "the server is stopped with SIGSTOP: it keeps its connections and says nothing",
+    "cut": "the line breaks within what is being said, and whoever calls again is hung up on",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests alike in what they need. `without`: what becomes of them without PostgreSQL, MongoDB, Redis, search."""
+
+    name: str
+    requests: tuple[Request, ...]
+    without: tuple[str, str, str, str]
+
+    def outcome(self, store: str) -> str:
+        return self.without[("postgres", "mongodb", "redis", "search").index(store)]
+
+
+def _get(path: str, who: str = "guest") -> Request:
+    return (who, "GET", path, None)
+
+
+ORDER: Json = {"items": [{"sku": "MUG", "qty": 1}]}
+ITEM: Json = {"sku": "MUG", "qty": 1}
+NEW: Json = {"email": "new@example.com", "password": "correct horse battery"}
+
+GROUPS = (
+    Group("health, metrics, documents", tuple(map(_get, ("/health/live", "/metrics", "/openapi.json"))),
+          (WORKS, WORKS, WORKS, WORKS)),
+    Group("product page that was looked at of late", (_get("/products/MUG"),),
+          (WORKS, "cached, with `Age`", "from MongoDB", WORKS)),
+    Group("product page that was not", (_get("/products/TEE"),),
+          (WORKS, AWAY, "from MongoDB", WORKS)),
+    Group("lists, categories, reviews",
+          tuple(map(_get, ("/products", "/products?category=things&attrs.ram_gb.gte=1", "/categories",
+                           "/products/MUG/reviews"))),
+          (WORKS, AWAY, WORKS, WORKS)),
+    Group("search without words, by category, by how a name begins",
+          tuple(map(_get, ("/search", "/search?category=things", "/search?q=potter", "/search/suggest?q=pot"))),
+          (WORKS, WORKS, WORKS, "`degraded`")),
+    Group("any other search", tuple(map(_get, ("/search?q=mug", "/search?inStock=true", "/search?q=.*mug"))),
+          (WORKS, WORKS, WORKS, AWAY)),
+    Group("writing the catalog", (("staff", "PATCH", "/products/MUG", {"brand": "Clay & Co"}),),
+          (AWAY, AWAY, WORKS, WORKS)),
+    Group("a guest's empty cart", (_get("/cart"),), (WORKS, WORKS, AWAY, WORKS)),
+    Group("a cart of what was looked at of late", (_get("/cart", "shopper"), ("shopper", "POST", "/cart/items", ITEM)),
+          (AWAY, WORKS, AWAY, WORKS)),
+    Group("an order of the cart", (("shopper", "POST", "/orders", {}),), (AWAY, WORKS, AWAY, WORKS)),
+    Group("an order of items, and paying it", (("shopper", "POST", "/orders", ORDER), ("shopper", "PAY", "", None)),
+          (AWAY, WORKS, WORKS, WORKS)),
+    Group("one's orders and account", (_get("/orders", "shopper"), _get("/users/me", "shopper")),
+          (AWAY, WORKS, WORKS, WORKS)),
+    Group("signing up and in, a new password",
+          (("guest", "POST", "/users", NEW), ("guest", "POST", "/sessions", NEW | {"email": "x@example.com"}),
+           ("guest", "POST", "/password-resets", {"email": "shopper@example.com"})),
+          (AWAY, WORKS, WORKS, WORKS)),
+    Group("inventory, analytics, pipelines",
+          (_get("/inventory", "staff"),
+           ("staff", "PUT", "/inventory/PEN", {"name": "A pen", "unitPriceCents": 100, "stock": 5}),
+           ("staff", "POST", "/inventory/MUG/movements", {"delta": 1, "reason": "found"}),
+           _get("/analytics/revenue", "staff"), _get("/sync", "staff")),
+          (AWAY, WORKS, WORKS, WORKS)),
+    Group("leaderboard", (_get("/leaderboard"),), (AWAY, WORKS, AWAY, WORKS)),
+    Group("one's own rank", (_get("/leaderboard/me", "shopper"),), (WORKS, WORKS, AWAY, WORKS)),
+)  # fmt: skip
+
+# What else these answer when nothing fails.
+USUAL = {"/sessions": 401, "/users": 409, "/password-resets": 202}
+
+
+def well(request: Request, answer: httpx.Response) -> bool:
+    """As when nothing fails."""
+    return answer.is_success or answer.status_code == USUAL.get(request[2])
+
+
+def away(answer: httpx.Response, store: str) -> bool:
+    """Says which store is away, and when to come again."""
+    said = answer.status_code == 503 and answer.headers["content-type"] == "application/problem+json"
+    return said and int(answer.headers["Retry-After"]) > 0 and answer.json()["store"] == store
+
+
+def as_told(group: Group, store: str, request: Request, answer: httpx.Response) -> bool:
+    """Whether the answer is what the table says."""
+    told = group.outcome(store)
+    if told == AWAY:
+        return away(answer, store)
+    return well(request, answer) and MAKES_DO.get(told, lambda _: True)(answer)
+
+
+def table() -> str:
+    """As docs/operations.md shows it."""
+    rows = [f"| {group.name} | {' | '.join(group.without)} |" for group in GROUPS]
+    return "\n".join(
+        ["| | PostgreSQL away | MongoDB away | Redis away | search away |", "|---|---|---|---|---|", *rows]
+    )

@@ -1,0 +1,104 @@
+"""A line to a server, cut wherever a test wants it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import uvicorn
+
+# unplugged: nobody listens · lost: the request never arrives · swallowed: it does, its answer does not ·
+# half: half of its answer does
+Cut = Literal["", "unplugged", "lost", "swallowed", "half"]
+CUTS: tuple[Cut, ...] = ("unplugged", "lost", "swallowed", "half")
+
+
+class Line:
+    """Carries bytes to a server at this port; `cut` says what becomes of them."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.cut: Cut = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def plug(self) -> None:
+        """Listens, on the port it had."""
+        self.cut = ""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def break_at(self, cut: Cut) -> None:
+        """From now on the line is cut there, also for those who are connected."""
+        self.cut = cut
+        if cut == "unplugged":
+            await self.unplug()
+
+    async def mend(self) -> None:
+        """As new."""
+        if self.cut == "unplugged":
+            await self.plug()
+        self.cut = ""
+
+    async def unplug(self) -> None:
+        """Nobody listens."""
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._open.add(writer)
+        try:
+            await asyncio.gather(self._pump(reader, back, self._asked), self._pump(there, writer, self._answered))
+        except (ConnectionError, EOFError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.transport.abort()
+            back.close()
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        through: Callable[[bytes], tuple[bytes, bool]],
+    ) -> None:
+        while data := await reader.read(65536):
+            data, goes_on = through(data)
+            writer.write(data)
+            await writer.drain()
+            if not goes_on:
+                await asyncio.sleep(0.02)
+                raise EOFError
+        raise EOFError
+
+    def _asked(self, data: bytes) -> tuple[bytes, bool]:
+        return (b"", False) if self.cut == "lost" else (data, True)
+
+    def _answered(self, data: bytes) -> tuple[bytes, bool]:
+        if self.cut == "swallowed":
+            return b"", False
+        return (data[: len(data) // 2], False) if self.cut == "half" else (data, True)
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Awaitable[Any]]) -> AsyncIterator[Line]:
+    """The ASGI application on a free port of this machine, behind a line."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error"))  # type: ignore[arg-type]
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    line = Line(server.servers[0].sockets[0].getsockname()[1])
+    await line.plug()
+    yield line
+    await line.unplug()
+    server.should_exit = True
+    await task

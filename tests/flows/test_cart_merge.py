@@ -1,0 +1,165 @@
+"""A guest's cart comes along when the guest signs in: whole, once, whatever breaks, and in nobody's way."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from uuid import UUID
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from till import Till
+
+from quartet import cart
+from quartet.cart.store import Carts
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores
+from quartet.web.dependencies import Shop
+
+STEPS = ("merge noted", "merge received", "merge settled")
+WHO = {"email": "ada@example.com", "password": "analytical engine"}
+
+
+class Died(BaseException):
+    """As far as this process can."""
+
+
+class Mortal:
+    """Dies at one step, the first time that it comes there."""
+
+    def __init__(self, step: str) -> None:
+        self.mortal, self.passed = step, list[str]()
+
+    async def step(self, name: str) -> None:
+        self.passed.append(name)
+        if name == self.mortal and self.passed.count(name) == 1:
+            raise Died
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody waits for a hasher here."""
+    return settings.model_copy(update={"password_hashers": 2, "password_queue": 1000})
+
+
+@pytest.fixture
+def carts(shop: Shop) -> Carts:
+    return Carts(shop.stores.redis, 30)
+
+
+async def guest(carts: Carts, **pieces: int) -> tuple[str, dict[str, str]]:
+    """A guest's cart: its token, and the header that names it."""
+    token = cart.new_token()
+    for sku, qty in pieces.items():
+        await carts.add(token, sku, qty)
+    return token, {"X-Cart-Token": token}
+
+
+async def account(client: httpx.AsyncClient, carts: Carts, email: str = WHO["email"], **pieces: int) -> UUID:
+    made = await client.post("/users", json=WHO | {"email": email})
+    assert made.status_code == 201, made.text
+    user_id = UUID(made.json()["id"])
+    for sku, qty in pieces.items():
+        await carts.add(user_id, sku, qty)
+    return user_id
+
+
+async def together(carts: Carts, people: list[UUID]) -> Counter[str]:
+    """What all of them hold."""
+    held = Counter[str]()
+    for one in people:
+        held.update(await carts.lines(one))
+    return held
+
+
+@pytest.mark.parametrize("mortal", STEPS)
+async def test_killed_between_any_two_scripts_the_next_sign_in_finishes_it(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts, mortal: str
+) -> None:
+    user_id = await account(client, carts, MUG=1)
+    token, sent = await guest(carts, MUG=2, TEA=1)
+    death = Mortal(mortal)
+    app.state.shop = replace(shop, step=death.step)
+    with pytest.raises(Died):
+        await client.post("/sessions", json=WHO, headers=sent)
+    held = Counter(await carts.lines(user_id)) | Counter(await carts.lines(token))
+    assert held >= Counter(MUG=2, TEA=1), "no moment at which a line is nowhere"
+
+    await carts.add(token, "LATE", 4)
+    assert (await client.post("/sessions", json=WHO, headers=sent)).status_code == 201
+    assert await carts.lines(user_id) == {"MUG": 3, "TEA": 1, "LATE": 4}
+    assert await carts.lines(token) == {}
+
+
+@pytest.mark.parametrize("mortal", STEPS)
+async def test_killed_between_any_two_scripts_another_account_takes_only_what_is_left(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts, mortal: str
+) -> None:
+    first, second = await account(client, carts), await account(client, carts, "bob@example.com")
+    token, sent = await guest(carts, MUG=2, TEA=1)
+    app.state.shop = replace(shop, step=Mortal(mortal).step)
+    with pytest.raises(Died):
+        await client.post("/sessions", json=WHO, headers=sent)
+    await carts.add(token, "LATE", 4)
+    assert (await client.post("/sessions", json=WHO | {"email": "bob@example.com"}, headers=sent)).status_code == 201
+    assert await carts.lines(first) == {"MUG": 2, "TEA": 1}
+    assert await carts.lines(second) == {"LATE": 4}
+    assert await carts.lines(token) == {}
+
+
+async def test_sign_ins_at_once_with_one_guests_cart_bring_it_along_once(
+    client: httpx.AsyncClient, shop: Shop, carts: Carts
+) -> None:
+    people = [await account(client, carts, f"p{n}@example.com") for n in range(2)]
+    for _ in range(5):
+        token, sent = await guest(carts, MUG=2, TEA=3)
+        before = await together(carts, people)
+        answers = await asyncio.gather(
+            *(client.post("/sessions", json=WHO | {"email": f"p{n % 2}@example.com"}, headers=sent) for n in range(8)),
+            *(carts.add(token, "MORE", 1) for _ in range(8)),
+        )
+        assert {a.status_code for a in answers if isinstance(a, httpx.Response)} == {201}
+        await carts.merge(token, people[0])
+        after = await together(carts, people)
+        assert after - before == Counter(MUG=2, TEA=3, MORE=8)
+        assert await carts.lines(token) == {}
+
+
+async def test_a_full_cart_takes_every_line_and_no_line_holds_more_than_it_may(
+    client: httpx.AsyncClient, carts: Carts
+) -> None:
+    user_id = await account(client, carts, **{f"MINE-{n}": 999 for n in range(cart.MOST_LINES)})
+    token, sent = await guest(carts, **{f"MINE-{n}": 999 for n in range(100)}, **{f"THEIRS-{n}": 1 for n in range(100)})
+    assert (await client.post("/sessions", json=WHO, headers=sent)).status_code == 201
+    held = await carts.lines(user_id)
+    assert held == {f"MINE-{n}": 999 for n in range(200)} | {f"THEIRS-{n}": 1 for n in range(100)}
+    assert await carts.lines(token) == {}
+
+
+async def test_with_redis_away_signing_in_succeeds_and_the_next_look_or_order_takes_the_cart_along(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, till: Till, carts: Carts
+) -> None:
+    await till.stock("MUG", 9)
+    user_id = await account(client, carts)
+    for takes in ("look", "order"):
+        token, sent = await guest(carts, MUG=2)
+        away = shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
+        async with open_stores(away) as stores:
+            app.state.shop = replace(shop, stores=stores)
+            signed = await client.post("/sessions", json=WHO, headers=sent)
+        app.state.shop = shop
+        assert signed.status_code == 201
+        assert await carts.lines(token) == {"MUG": 2}
+        bearer = {"Authorization": f"Bearer {signed.json()['accessToken']}"} | sent
+        if takes == "look":
+            assert (await client.get("/cart", headers=bearer)).status_code == 200
+        else:
+            placed = await client.post("/orders", headers=bearer)
+            assert [(line["sku"], line["qty"]) for line in placed.json()["items"]] == [("MUG", 4)]
+        assert await carts.lines(token) == {}
+    assert await carts.lines(user_id) == {"MUG": 4}
+
+
+@pytest.fixture
+def till(shop: Shop) -> Till:
+    return Till(shop)

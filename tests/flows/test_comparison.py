@@ -1,0 +1,154 @@
+"""What no event told of is found among all products by sums of fingerprints, named, and mended; what is only on its way
+is not taken for it."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_sync import add, copies, equal, kettle, kitchen, receive, running, soon, stored
+
+from quartet import catalog, inventory, search, sync
+from quartet.kernel.fingerprints import bucket
+from quartet.sync import compare, products, store
+from quartet.web.dependencies import Shop
+
+__all__ = ["kitchen"]
+SKUS = [f"K{i}" for i in range(60)]
+
+
+@pytest.fixture
+async def full(kitchen: Shop) -> Shop:
+    """Sixty products that are the same on all sides."""
+    await add(kitchen, *map(kettle, SKUS))
+    await sync.catch_up(kitchen)
+    assert await wrong(kitchen) == set()
+    return kitchen
+
+
+async def wrong(shop: Shop) -> set[str]:
+    """The SKUs (or ids, where the catalog has none) that differ."""
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    found = await compare.differing(shop, patience=0)
+    assert found.products >= len(SKUS) - 1
+    skus = {p["_id"]: p["sku"] for p in await catalog.by_ids(shop.stores.mongo, found.suspects.keys())}
+    return {skus.get(id_, id_) for id_ in found.suspects}
+
+
+async def product(shop: Shop, sku: str) -> dict[str, Any]:
+    """The document of it."""
+    found = await catalog.find(shop.stores.mongo, sku)
+    assert found is not None
+    return found
+
+
+async def put_in_search(shop: Shop, documents: dict[str, Any]) -> None:
+    """Past everybody, under a number that is newer than any so far, as of now."""
+    async with shop.stores.pg.tx() as tx:
+        drawn = await store.draw(tx)
+    await search.put(shop.stores.search, shop.settings.search_alias, drawn.version, documents)
+
+
+async def test_every_way_of_being_wrong_is_found_and_mended(full: Shop) -> None:
+    gone, late, ghost = (await product(full, "K1"))["_id"], await product(full, "K2"), "no-such-product"
+    old = search.document(late | {"name": "Kettle of old"})
+    await put_in_search(full, {gone: None, late["_id"]: old, ghost: {**(old or {}), "id": ghost}})
+    collection = full.stores.mongo.collection(catalog.PRODUCTS)
+    unseen = await product(full, "K3")
+    changed = {**unseen, "name": "Teapot"}
+    await collection.replace_one({"_id": unseen["_id"]}, changed | catalog.numbered(changed, 2, unseen["updatedAt"]))
+    await collection.delete_one({"_id": (deleted := await product(full, "K4"))["_id"]})
+    await collection.insert_one({**(await product(full, "K5")), "_id": "by-hand", "sku": "HAND", "slug": "hand"})
+    await receive(full, "K6", 7)
+    assert await wrong(full) == {"K1", "K2", ghost, "K3", deleted["_id"], "HAND", "K6"}
+    await compare.mend(full, (await compare.differing(full, patience=0)).suspects)
+    assert await wrong(full) == set()
+    assert await equal(full)
+    held = await stored(full)
+    assert (held["K3"]["name"], held["K2"]["name"], "K4" in held, held["K6"]["inStock"]) == (
+        "Teapot", "Kettle K2", False, True,
+    )  # fmt: skip
+    assert (await copies(full))["K6"] == 7
+
+
+async def test_products_that_somebody_wrote_without_bucket_and_fingerprint_are_found_and_get_them(full: Shop) -> None:
+    collection = full.stores.mongo.collection(catalog.PRODUCTS)
+    for sku in ("K7", "K8"):
+        await collection.update_one({"sku": sku}, {"$unset": {"bucket": 1, "fingerprint": 1}})
+    await put_in_search(full, {"stray": {"id": "stray", "sku": "STRAY"}})
+    assert await wrong(full) == {"K7", "K8", "stray"}
+    await compare.mend(full, (await compare.differing(full, patience=0)).suspects)
+    assert await wrong(full) == set()
+    assert (await product(full, "K7"))["bucket"] == bucket((await product(full, "K7"))["_id"])
+
+
+async def test_what_left_the_version_as_it_was_is_found_by_reading(full: Shop) -> None:
+    await full.stores.mongo.collection(catalog.PRODUCTS).update_one({"sku": "K9"}, {"$set": {"priceCents": 1}})
+    changed = await product(full, "K9")
+    await put_in_search(full, {(await product(full, "K10"))["_id"]: {
+        **(search.document(await product(full, "K10")) or {}), "brand": "forged"}})  # fmt: skip
+    assert await wrong(full) == set()
+    await full.stores.search.refresh(full.settings.search_alias)
+    found = await compare.scrub(full, 0, compare.BUCKETS, patience=0)
+    assert set(found.suspects) == {changed["_id"], (await product(full, "K10"))["_id"]}
+    await compare.mend(full, found.suspects)
+    assert (await product(full, "K9"))["priceCents"] == 2500
+    assert await equal(full)
+
+
+async def test_one_wrong_product_costs_the_sums_and_its_own_bucket(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product is read, and no fingerprint of a bucket in which nothing is wrong."""
+    asked: list[tuple[str, int, int]] = []
+    for room in (catalog, search, store):
+        fingerprints = room.fingerprints
+
+        def watched(*args: Any, room: Any = room, fingerprints: Any = fingerprints) -> Any:
+            asked.append((room.__name__.split(".")[-1], *args[-2:]))
+            return fingerprints(*args)
+
+        monkeypatch.setattr(room, "fingerprints", watched)
+    monkeypatch.setattr(catalog, "by_ids", None)
+    one = (await product(full, "K11"))["_id"]
+    await put_in_search(full, {one: None})
+    await full.stores.search.refresh(full.settings.search_alias)
+    found = await compare.differing(full, patience=0)
+    assert set(found.suspects) == {one}
+    its = (bucket(one), bucket(one) + 1)
+    assert asked == [("search", *its), ("store", *its), ("catalog", *its)] * 2
+
+
+async def test_what_is_only_on_its_way_is_no_difference(full: Shop) -> None:
+    """Sales, changes and deletions without a pause, carried by a worker, while everything is compared over and over."""
+    over = asyncio.Event()
+
+    async def trade() -> None:
+        for n in range(10_000):
+            if over.is_set():
+                return
+            sku = SKUS[n % 50]
+            async with full.stores.pg.tx() as tx:
+                await inventory.move(tx, sku, 1, "received", actor="test")
+            await catalog.change_product(
+                full, sku, lambda _, s=sku, n=n: kettle(s, name=f"Kettle {n}"), if_match=None, actor="test"
+            )
+            if n % 10 == 0:
+                await catalog.delete_product(full, SKUS[50], if_match=None)
+                await add(full, kettle(SKUS[50]))
+
+    async with running(sync.run_worker(full, asyncio.Event())):
+        trading = asyncio.create_task(trade())
+        looks = [await compare.differing(full) for _ in range(3)]
+        over.set()
+        await trading
+        assert [look.suspects for look in looks] == [{}] * 3
+        await soon(lambda: equal(full))
+    assert await wrong(full) == set()
+
+
+async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
+    quick = full.settings.model_copy(update={"comparison_share": 1.0})
+    async with running(sync.run_worker(replace(full, settings=quick), asyncio.Event())):
+        await put_in_search(full, {(await product(full, "K12"))["_id"]: None})
+        await soon(lambda: equal(full), 60)
+    assert await products.compare(full, "") == products.Slice(frozenset(), None)

@@ -1,0 +1,298 @@
+"""E-mails: each once, to whom it concerns, whatever the mail server does."""
+
+import asyncio
+import itertools
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from till import Till, order, pay
+
+from quartet import notify
+from quartet.kernel.clock import FixedClock
+from quartet.notify import store
+from quartet.notify.templates import FOLDER
+from quartet.stores import outbox
+from quartet.stores.mail import MailRefused
+from quartet.stores.outbox import Event
+from quartet.sync import relay
+from quartet.web.dependencies import Shop
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def till(shop: Shop) -> Till:
+    till = Till(shop)
+    await till.stock("MUG", 100, 1250)
+    return till
+
+
+async def carry(shop: Shop) -> None:
+    """Events become e-mails, and those leave."""
+    while await relay.relay(shop):
+        pass
+    while await notify.deliver(shop):
+        pass
+
+
+def sent(shop: Shop) -> list[tuple[str, str, str]]:
+    """(address, subject, text) of what has left."""
+    found: list[tuple[str, str, str]] = shop.mail.sent  # type: ignore[attr-defined]
+    return found
+
+
+async def address_of(shop: Shop, user_id: UUID) -> str:
+    async with shop.stores.pg.read() as read:
+        address: str = await read.fetchval("SELECT email FROM users WHERE id = $1", user_id)
+    return address
+
+
+def told(topic: str, payload: Json) -> Event:
+    """An event as the relay takes it from the outbox."""
+    return Event(1, uuid4(), topic, "k", payload, 0, datetime.now(UTC))
+
+
+async def keep(shop: Shop, *events: Event) -> None:
+    async with shop.stores.pg.tx() as tx:
+        await notify.keep(tx, events)
+
+
+async def states(till: Till) -> list[str]:
+    return [row["state"] for row in await till.rows("SELECT state FROM mails ORDER BY id")]
+
+
+async def test_a_paid_order_is_told_once_with_what_was_bought(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    placed = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, placed["id"])).status_code == 201
+    await carry(shop)
+    await carry(shop)
+    [(to, subject, text)] = sent(shop)
+    assert to == await address_of(shop, shopper.user_id)  # type: ignore[attr-defined]
+    assert subject == f"Your order {placed['number']}"
+    assert "2 x A MUG: 25.00 GBP" in text
+    assert "Total: 25.00 GBP" in text
+    assert f"{shop.settings.base_url}/orders/{placed['id']}" in text
+    assert shop.mail.ids[0].startswith("<")  # type: ignore[attr-defined]
+    assert await states(till) == ["sent"]
+
+
+async def test_each_refund_is_told_with_its_own_amount(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    placed = await order(shopper, ("MUG", 2))
+    await pay(shopper, placed["id"])
+    for body in ({"amountCents": 500}, {}):
+        assert (await staff.post(f"/orders/{placed['id']}/refunds", json=body)).status_code == 201
+    await carry(shop)
+    texts = [text for _, subject, text in sent(shop) if subject.startswith("A refund")]
+    assert "giving you back 5.00 GBP" in texts[0]
+    assert "With what came before" not in texts[0]
+    assert "giving you back 20.00 GBP" in texts[1]
+    assert "25.00 GBP of 25.00 GBP is refunded" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("expired", "came too late"), ("cancelled", "was cancelled before"), ("paid", "paid already")]
+)
+async def test_money_that_came_too_late_is_told_with_the_reason(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, reason: str, said: str
+) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+    returned = {"payment_id": str(uuid4()), "order_id": placed["id"], "user_id": user_id, "amount_cents": 1250,
+                "currency": "GBP", "reason": reason}  # fmt: skip
+    async with shop.stores.pg.tx() as tx:
+        await outbox.emit(tx, "payment.returned", placed["id"], returned)
+    await carry(shop)
+    [(_, subject, text)] = sent(shop)
+    assert subject == f"Your payment for order {placed['number']} goes back"
+    assert "12.50 GBP" in text
+    assert said in text
+
+
+async def test_an_event_carried_again_is_no_second_mail(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+    event = told("order.confirmed", {"order_id": placed["id"], "user_id": user_id})
+    await keep(shop, event, event)
+    await asyncio.gather(*(keep(shop, event) for _ in range(8)))
+    await asyncio.gather(*(notify.deliver(shop) for _ in range(8)))
+    await keep(shop, event)
+    await notify.deliver(shop)
+    assert len(sent(shop)) == 1
+
+
+async def test_of_many_workers_each_mail_is_sent_by_one(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+    await keep(shop, *(told("order.confirmed", {"order_id": placed["id"], "user_id": user_id}) for _ in range(90)))
+    while sum(await asyncio.gather(*(notify.deliver(shop) for _ in range(6)))):
+        pass
+    assert len(sent(shop)) == len(set(shop.mail.ids)) == 90  # type: ignore[attr-defined]
+
+
+class Stubborn:
+    """A mail server that fails as it is told, and takes every mail after that."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.tries: list[str] = []
+
+    async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
+        self.tries.append(message_id)
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_message_id(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    clock, server = FixedClock(datetime.now(UTC)), Stubborn(*(OSError("no route") for _ in range(4)))
+    shop = Shop(shop.settings, shop.stores, clock, server)
+    placed = await order(shopper, ("MUG", 1))
+    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    waits = []
+    for _ in range(4):
+        assert await notify.deliver(shop) == 1
+        [row] = await till.rows("SELECT not_before, state FROM mails")
+        waits.append((row["not_before"] - clock.now()).total_seconds())
+        assert await notify.deliver(shop) == 0
+        clock.at = row["not_before"]
+    assert await notify.deliver(shop) == 1
+    assert await states(till) == ["sent"]
+    assert all(later > earlier for earlier, later in itertools.pairwise(waits))
+    assert len(set(server.tries)) == 1
+
+
+async def test_what_is_refused_or_failed_for_a_day_lies_dead_and_can_be_sent_by_hand(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    server = Stubborn(MailRefused("550 no such mailbox"), OSError("no route"))
+    shop = Shop(shop.settings, shop.stores, clock, server)
+    placed = await order(shopper, ("MUG", 1))
+    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
+    await keep(shop, told("order.confirmed", payload))
+    await notify.deliver(shop)  # refused for good
+    clock.advance(2 * 86_400)
+    await keep(shop, told("order.confirmed", payload))
+    await notify.deliver(shop)  # two days old, and the server is away
+    assert await states(till) == ["dead", "dead"]
+    state = (await admin.get("/sync")).json()
+    assert {letter["pipeline"] for letter in state["letters"]} == {"mails"}
+    assert {p["name"]: p["deadLetters"] for p in state["pipelines"]}["mails"] == 2
+    assert "550 no such mailbox" in state["letters"][1]["reason"]
+    first, second = state["letters"]
+    assert (await admin.delete(f"/sync/dead-letters/{first['id']}")).status_code == 204
+    assert (await admin.delete(f"/sync/dead-letters/{first['id']}")).status_code == 404
+    assert (await admin.post("/sync/dead-letters/replay")).json() == {"replayed": 1}
+    await notify.deliver(shop)
+    assert await states(till) == ["sent", "dropped"]
+    assert second["key"] != first["key"]
+    assert (await admin.get("/sync")).json()["deadLetters"] == 0
+
+
+async def test_a_crash_before_the_mark_sends_again_under_the_same_message_id(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def dies(name: str) -> None:
+        if name == "mail sent":
+            raise Killed
+
+    clock = FixedClock(datetime.now(UTC))
+    dying = Shop(shop.settings, shop.stores, clock, shop.mail, dies)
+    placed = await order(shopper, ("MUG", 1))
+    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        await notify.deliver(dying)
+    alive = Shop(shop.settings, shop.stores, clock, shop.mail)
+    assert await notify.deliver(alive) == 0  # the lease still runs
+    clock.advance(301)
+    assert await notify.deliver(alive) == 1
+    assert len(shop.mail.ids) == 2  # type: ignore[attr-defined]
+    assert len(set(shop.mail.ids)) == 1  # type: ignore[attr-defined]
+    assert await states(till) == ["sent"]
+
+
+async def test_nobody_writes_to_a_person_who_is_gone(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+    confirmed = told("order.confirmed", {"order_id": placed["id"], "user_id": user_id})
+    await keep(shop, confirmed, told("user.erased", {"user_id": user_id}))
+    await keep(shop, told("order.confirmed", {"order_id": str(uuid4()), "user_id": str(uuid4())}))
+    await notify.deliver(shop)
+    assert sent(shop) == []
+    assert await states(till) == ["dropped", "dropped"]
+
+
+async def test_a_guest_is_written_to_with_a_link_that_opens_the_order_until_it_is_claimed(
+    shop: Shop, till: Till, client: httpx.AsyncClient, shopper: httpx.AsyncClient
+) -> None:
+    body = {"items": [{"sku": "MUG", "qty": 1}], "email": "guest@example.com"}
+    first, second = [(await client.post("/orders", json=body)).json() for _ in range(2)]
+    for placed in (first, second):
+        paying = {"orderId": placed["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+        opened = {"X-Order-Token": placed["orderToken"]}
+        assert (await client.post("/payments", json=paying, headers=opened)).status_code == 201
+    while await relay.relay(shop):
+        pass
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE orders SET user_id = $2, email = NULL WHERE id = $1", second["id"], shopper.user_id)  # type: ignore[attr-defined]
+    await carry(shop)
+    texts = {to: text for to, _, text in sent(shop)}
+    owner = await address_of(shop, shopper.user_id)  # type: ignore[attr-defined]
+    assert set(texts) == {"guest@example.com", owner}
+    assert f"/orders/{first['id']}#token={first['orderToken']}" in texts["guest@example.com"]
+    assert "#token" not in texts[owner]
+    kept = str(await till.rows("SELECT * FROM mails"))
+    assert "guest@example.com" not in kept
+    assert first["orderToken"] not in kept
+
+
+async def test_a_guest_who_was_forgotten_is_not_written_to(shop: Shop, till: Till, client: httpx.AsyncClient) -> None:
+    body = {"items": [{"sku": "MUG", "qty": 1}], "email": "guest@example.com"}
+    placed = (await client.post("/orders", json=body)).json()
+    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": None}))
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE orders SET email = NULL, erased_at = now() WHERE id = $1", placed["id"])
+    await notify.deliver(shop)
+    assert sent(shop) == []
+    assert await states(till) == ["dropped"]
+
+
+async def test_names_of_goods_are_text_never_markup(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE inventory SET name = '<b>Mug</b> & {{ 7 * 7 }}' WHERE sku = 'MUG'")
+    placed = await order(shopper, ("MUG", 1))
+    await pay(shopper, placed["id"])
+    await carry(shop)
+    [html] = shop.mail.html  # type: ignore[attr-defined]
+    assert "&lt;b&gt;Mug&lt;/b&gt; &amp; {{ 7 * 7 }}" in html
+    assert "<b>Mug</b> & {{ 7 * 7 }}" in sent(shop)[0][2]
+
+
+def test_every_kind_has_a_text_with_a_subject_and_an_html() -> None:
+    kinds = {path.stem for path in FOLDER.glob("*.txt")}
+    assert kinds == {path.stem for path in FOLDER.glob("*.html")} - {"layout"}
+    assert kinds == set(notify.KINDS) == set(notify.TOPICS.values())
+    for path in FOLDER.glob("*.txt"):
+        assert re.match(r"Subject: \S.*\n", path.read_text(encoding="utf-8")), path.name
+
+
+async def test_what_was_done_with_long_ago_is_forgotten(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
+    await keep(shop, told("order.confirmed", payload), told("order.refunded", payload))
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE mails SET state = 'sent', done_at = now() - interval '91 days' WHERE id = 1")
+        await store.sweep(tx, shop.clock.now())
+    assert await states(till) == ["waiting"]

@@ -1,0 +1,428 @@
+"""The shop and PayPal as its documentation says it is: the buyer agrees there, is charged once whatever the line does,
+and what PayPal tells is asked for."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from line import CUTS, Cut, Line, serving
+from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
+from pydantic import SecretStr
+from till import Json, Till, look, order
+
+from quartet import audit, payments
+from quartet.checkout import recover
+from quartet.kernel.clock import FixedClock
+from quartet.kernel.ids import new_id
+from quartet.kernel.settings import Settings
+from quartet.payments import Charge, GiveBack, PaymentProvider, ProviderError, ProviderSilent
+from quartet.web.dependencies import Shop
+
+
+@pytest.fixture
+def place() -> PayPalsPlace:
+    return PayPalsPlace()
+
+
+@pytest.fixture
+async def line(place: PayPalsPlace) -> AsyncIterator[Line]:
+    async with serving(place.app) as line:
+        yield line
+
+
+@pytest.fixture
+def settings(settings: Settings, line: Line) -> Settings:
+    return settings.model_copy(
+        update={
+            "payment_providers": ("paypal",),
+            "paypal_client_id": CLIENT,
+            "paypal_client_secret": SecretStr(SECRET),
+            "paypal_webhook_id": WEBHOOK,
+            "paypal_api_url": line.url,
+            "payment_timeout": 1.0,
+        }
+    )
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def shop(shop: Shop, clock: FixedClock) -> Shop:
+    return replace(shop, clock=clock)
+
+
+@pytest.fixture
+def paypal(app: FastAPI, shop: Shop) -> PaymentProvider:
+    app.state.providers = payments.open_providers(shop.settings, shop.stores.pg)
+    provider: PaymentProvider = app.state.providers["paypal"]
+    return provider
+
+
+@pytest.fixture
+def by_hand(app: FastAPI, shop: Shop, paypal: PaymentProvider) -> None:
+    """The shop captures by hand."""
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_capture": "manual"}))
+
+
+@pytest.fixture
+async def till(shop: Shop) -> Till:
+    till = Till(shop)
+    await till.stock("MUG", 100)
+    return till
+
+
+async def pay(shopper: httpx.AsyncClient, made: Json) -> Json:
+    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+    answer = await shopper.post("/payments", json=body)
+    assert (answer.status_code, answer.json()["status"]) == (201, "pending"), answer.text
+    paid: Json = answer.json()
+    return paid
+
+
+async def back(shopper: httpx.AsyncClient, paid: Json) -> Json:
+    """The buyer is back from PayPal's page."""
+    answer = await shopper.post(f"/payments/{paid['id']}/refresh")
+    assert answer.status_code == 200, answer.text
+    seen: Json = answer.json()
+    return seen
+
+
+async def _settled(shop: Shop, paypal: PaymentProvider, clock: FixedClock) -> None:
+    """Recovery, as often as it takes."""
+    for seconds in (30, 60, 120, 240):
+        clock.advance(seconds)
+        await recover(shop, {"paypal": paypal})
+
+
+async def _books_balance(shop: Shop, place: PayPalsPlace, till: Till) -> None:
+    """Ours with themselves, and with theirs."""
+    assert (await audit.check(shop, patience=0)).violations == ()
+    (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
+    assert row["kept"] == place.taken()
+
+
+async def test_the_buyer_agrees_at_paypal_and_is_charged_when_back(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = await pay(shopper, made)
+    (theirs,) = place.orders.values()
+    assert (paid["providerRef"], paid["redirectUrl"]) == (theirs["id"], theirs["links"][0]["href"])
+    unit = theirs["purchase_units"][0]
+    assert unit["amount"] == {"currency_code": "GBP", "value": "10.00"}
+    assert unit["custom_id"] == unit["invoice_id"] == paid["id"]
+    assert (await back(shopper, paid))["status"] == "pending"  # he only looked
+    place.approve(theirs["id"])
+    ends = await asyncio.gather(*(back(shopper, paid) for _ in range(4)))
+    assert {end["status"] for end in ends} == {"succeeded"}
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert place.taken() == 1000
+
+    part = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (part.status_code, part.json()["status"]) == (201, "succeeded"), part.text
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await _books_balance(shop, place, till)
+
+
+async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_sweep(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = [await order(shopper, ("MUG", 1)) for _ in range(2)]
+    paid = [await pay(shopper, one) for one in made]
+    place.approve(paid[0]["providerRef"])
+    assert set(await place.deliver(client, clock.now(), copies=6)) == {200}
+    assert (await look(shopper, made[0]["id"]))["status"] == "confirmed"
+    assert set(await place.deliver(client, clock.now(), copies=6, dice=random.Random(2))) == {200}
+
+    place.approve(paid[1]["providerRef"])
+    await _settled(shop, paypal, clock)
+    assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
+    assert place.taken() == 1000
+    await _books_balance(shop, place, till)
+
+
+async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, paypal: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    place.declining = True
+    told = await back(shopper, paid)
+    assert (told["status"], told["declineCode"]) == ("failed", "instrument_declined")
+    place.declining = False
+    again = await pay(shopper, made)
+    place.approve(again["providerRef"])
+    assert (await back(shopper, again))["status"] == "succeeded"
+    assert place.taken() == 500
+    await _books_balance(shop, place, till)
+
+
+async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_taken(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    place.approve(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await back(shopper, paid))["status"] == "pending"
+    await _settled(shop, paypal, clock)
+    assert place.taken() == 0
+    del place.orders[paid["providerRef"]]  # after three days PayPal forgets it
+    clock.advance(3600)
+    await recover(shop, {"paypal": paypal})
+    assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charged(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    await pay(shopper, await order(shopper, ("MUG", 1)))
+    made = await order(shopper, ("MUG", 1))
+    await line.break_at(cut)
+    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+    told = await shopper.post("/payments", json=body)
+    await line.mend()
+    assert told.status_code == (502 if cut == "unplugged" else 201)
+    if cut != "unplugged":
+        assert (told.json()["status"], told.json()["redirectUrl"]) == ("pending", None)
+        await _settled(shop, paypal, clock)
+    ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
+    assert ours == [{"status": "failed"}]
+    assert place.taken() == 0
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_once(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await line.break_at(cut)
+    assert (await back(shopper, paid))["status"] == "pending"
+    await line.mend()
+    place.forget_keys()
+    await _settled(shop, paypal, clock)
+    assert place.taken() == 1000
+    await line.break_at(cut)
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    await line.mend()
+    assert told.status_code in (201, 502)
+    place.forget_keys()
+    await _settled(shop, paypal, clock)
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("fault", ["latency", "failing"])
+async def test_a_paypal_that_is_ill_takes_once(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    clock: FixedClock,
+    fault: str,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    setattr(place, fault, 1.5 if fault == "latency" else True)
+    assert (await back(shopper, paid))["status"] == "pending"
+    setattr(place, fault, 0)
+    await _settled(shop, paypal, clock)
+    assert place.taken() == 500
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("cut", ["", *CUTS])
+async def test_what_is_held_is_taken_let_go_or_lapses(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    captured, cancelled, lapsed = [await order(shopper, ("MUG", pieces)) for pieces in (1, 2, 3)]
+    held = []
+    for made in (captured, cancelled, lapsed):
+        paid = await pay(shopper, made)
+        place.approve(paid["providerRef"])
+        held.append(await back(shopper, paid))
+    assert [payment["status"] for payment in held] == ["authorized"] * 3
+    assert place.taken() == 0
+    await line.break_at(cut)
+    taken = await staff.post(f"/payments/{held[0]['id']}/capture")
+    gone = await shopper.post(f"/orders/{cancelled['id']}/cancel")
+    await line.mend()
+    assert taken.status_code in ((502,) if cut == "unplugged" else (200,)), taken.text
+    assert gone.status_code == 200
+    if cut == "unplugged":
+        taken = await staff.post(f"/payments/{held[0]['id']}/capture")
+    await _settled(shop, paypal, clock)
+    place.lapse(held[2]["providerRef"])
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(4))) == {200}
+    assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
+        {"status": "succeeded", "due": None}, {"status": "voided", "due": None}, {"status": "voided", "due": None},
+    ]  # fmt: skip
+    assert (await look(shopper, lapsed["id"]))["status"] == "cancelled"
+    assert place.taken() == 500
+    await _books_balance(shop, place, till)
+
+
+async def test_only_what_paypal_says_is_its_own_is_read(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    body = json.dumps(place.events[-1], indent=1).encode()
+    now = clock.now()
+    good = place.sign(body, now)
+
+    async def send(headers: dict[str, str], sent: bytes = body) -> int:
+        return (await client.post("/webhooks/paypal", content=sent, headers=headers)).status_code
+
+    for name in good:
+        if name != "Content-Type":
+            assert await send({k: v for k, v in good.items() if k != name}) == 400
+    for wrong in (
+        {"PayPal-Cert-Url": "https://paypal.com.example.org/cert"},
+        {"PayPal-Cert-Url": "http://api.paypal.com/cert"},
+        {"PayPal-Cert-Url": "https://notpaypal.com/cert"},
+        {"PayPal-Transmission-Sig": "0" * 64},
+        {"PayPal-Transmission-Id": "T-0"},
+        {"PayPal-Transmission-Time": "yesterday"},
+        {"PayPal-Transmission-Time": "2026-01-01T00:00:00"},
+        place.sign(body, now - timedelta(days=3, minutes=1)),
+    ):
+        assert await send(good | wrong) == 400, wrong
+    assert await send(good, json.dumps(json.loads(body)).encode()) == 400  # the same JSON, other bytes
+    smuggled = body[:-1] + b',"webhook_id":"WH-2"}'
+    assert await send(good, smuggled) == 400
+    for strange in (b"", b"{", b"[]", b"1", b"{}", b'{"id": 1}', b'{"id":"a","event_type":"b","resource":1}'):
+        assert await send(place.sign(strange, now), strange) == 400
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+    await line.break_at("unplugged")
+    assert await send(good) == 502  # it will come again
+    await line.mend()
+    ignored = json.dumps(json.loads(body) | {"id": "WH-X", "event_type": "CUSTOMER.DISPUTE.CREATED"}).encode()
+    assert await send(place.sign(ignored, now), ignored) == 200
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+    assert await send(good) == 200
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+
+
+async def test_a_token_is_kept_renewed_before_it_ends_and_drawn_anew_when_it_ended_early(
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, paypal: PaymentProvider
+) -> None:
+    charge = Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/")
+    await asyncio.gather(*(paypal.authorise(charge) for _ in range(8)))
+    assert (len(place.orders), place.tokens_given) == (1, 1)
+    place.tokens.clear()
+    await asyncio.gather(*(paypal.authorise(charge) for _ in range(8)))
+    assert place.tokens_given == 2
+    place.token_seconds = 59
+    place.tokens.clear()
+    for _ in range(2):
+        await paypal.authorise(charge)
+    assert place.tokens_given > 3
+
+
+async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
+    paypal: PaymentProvider, place: PayPalsPlace, line: Line
+) -> None:
+    charge = Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/")
+    made = await paypal.authorise(charge)
+    ref = made.provider_ref or ""
+    assert (made.status, made.cents, made.currency) == ("pending", 500, "GBP")
+    assert await paypal.look_up(charge.reference) is None
+    assert await paypal.look_up(charge.reference, "ORDER-0") is None
+    place.approve(ref)
+    assert (await paypal.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
+    give = GiveBack(str(new_id()), charge.reference, ref, 200, "GBP")
+    assert await paypal.look_up_refund(give) is None
+    given = await paypal.refund(give)
+    assert await paypal.refund(give) == await paypal.look_up_refund(give) == given
+    with pytest.raises(ProviderError):
+        await paypal.refund(replace(give, reference=str(new_id()), amount_cents=301))
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    entries = [entry async for entry in paypal.entries(until - timedelta(minutes=5), until)]
+    assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
+        ("charge", charge.reference, "succeeded", 500), ("refund", give.reference, "succeeded", 200),
+    ]  # fmt: skip
+    for currency, sent in (("JPY", "700"), ("KWD", "0.700"), ("GBP", "7.00")):
+        await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency=currency))
+        assert list(place.orders.values())[-1]["purchase_units"][0]["amount"]["value"] == sent
+    await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency="HUF"))
+    with pytest.raises(ProviderError):
+        await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=750, currency="HUF"))
+    for cut in ("lost", "swallowed", "half"):
+        await line.break_at(cut)  # type: ignore[arg-type]
+        with pytest.raises(ProviderSilent):
+            await paypal.look_up(charge.reference, ref)
+        await line.mend()
+    await line.break_at("unplugged")
+    with pytest.raises(ProviderError):
+        await paypal.authorise(replace(charge, reference=str(new_id())))
+
+
+def test_a_provider_that_is_on_without_its_keys_says_which_are_missing() -> None:
+    bare = Settings(_env_file=None, payment_providers=("paypal",), paypal_client_id="x")
+    with pytest.raises(ValueError, match=r"QUARTET_PAYPAL_CLIENT_SECRET is not set.*QUARTET_PAYPAL_WEBHOOK_ID"):
+        payments.check_providers(bare)

@@ -1,0 +1,259 @@
+"""Points follow the money: once for each order, taken back with a refund, and the boards can be made anew of orders."""
+
+import asyncio
+import os
+import random
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from till import Till, order, pay
+
+from quartet import leaderboard, orders
+from quartet.kernel.clock import FixedClock
+from quartet.leaderboard import store
+from quartet.leaderboard.model import Place, Worth
+from quartet.stores import outbox
+from quartet.sync import relay
+from quartet.web.dependencies import Shop
+
+SEED = int(os.environ.get("QUARTET_TEST_SEED", "0")) or random.randrange(2**32)
+
+
+@pytest.fixture
+async def till(shop: Shop) -> Till:
+    till = Till(shop)
+    await till.stock("MUG", 10_000, 1250)
+    return till
+
+
+async def carry(shop: Shop) -> None:
+    while await relay.relay(shop):
+        pass
+
+
+async def boards(shop: Shop) -> dict[str, list[Place]]:
+    """Today's and this week's, whole."""
+    now = shop.clock.now()
+    return {period: await store.best(shop.stores.redis, now, period, 1000) for period in store.PERIODS}
+
+
+async def points(shop: Shop, user_id: UUID) -> tuple[int, int]:
+    """Today's and this week's of somebody."""
+    now = shop.clock.now()
+    places = [await store.place_of(shop.stores.redis, now, period, user_id) for period in store.PERIODS]
+    daily, weekly = (place.xp if place else 0 for place in places)
+    return daily, weekly
+
+
+async def paid(shopper: httpx.AsyncClient, qty: int) -> str:
+    placed = await order(shopper, ("MUG", qty))
+    assert (await pay(shopper, placed["id"])).status_code == 201
+    return str(placed["id"])
+
+
+async def test_a_refund_takes_points_back_in_proportion_and_cancelling_takes_them_all(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    first, second = await paid(shopper, 4), await paid(shopper, 2)
+    await carry(shop)
+    assert await points(shop, user_id) == (75, 75)
+    refund = await staff.post(f"/orders/{first}/refunds", json={"amountCents": 1999})
+    assert refund.status_code == 201
+    await carry(shop)
+    assert await points(shop, user_id) == (30 + 25, 30 + 25)  # 30.01 is left of the first: whole units count
+    assert (await shopper.post(f"/orders/{second}/cancel")).status_code == 200
+    await carry(shop)
+    assert await points(shop, user_id) == (30, 30)
+    assert (await staff.post(f"/orders/{first}/refunds", json={})).status_code == 201
+    await carry(shop)
+    assert await points(shop, user_id) == (0, 0)
+    assert (await boards(shop))["daily"] == []
+
+
+async def test_events_repeated_and_shuffled_count_the_same(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    bought = [await paid(shopper, n) for n in (1, 2, 3)]
+    for id_ in bought:
+        await staff.post(f"/orders/{id_}/refunds", json={"amountCents": 250})
+    await shopper.post(f"/orders/{bought[2]}/cancel")
+    async with shop.stores.pg.read() as read:
+        events = [event for event in await outbox.due(read, 500) if event.topic != "stock.changed"]
+    await carry(shop)
+    expected = await points(shop, user_id)
+    assert expected == (10 + 22, 10 + 22)
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    for _ in range(4):
+        rng.shuffle(events)
+        async with shop.stores.pg.tx() as tx:
+            for event in events:
+                await outbox.put_back(
+                    tx, event.event_id, event.topic, str(uuid4()), event.payload, created_at=event.created_at
+                )
+        await carry(shop)
+        assert await points(shop, user_id) == expected
+
+
+async def test_a_refund_days_later_is_taken_off_the_board_of_the_day_it_was_bought(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    id_ = await paid(shopper, 4)
+    await carry(shop)
+    bought = shop.clock.now()
+    await staff.post(f"/orders/{id_}/refunds", json={"amountCents": 2000})
+    clock = FixedClock(datetime.now(UTC))
+    clock.advance(5 * 86_400)
+    later = replace(shop, clock=clock)
+    await carry(later)
+    place = await store.place_of(shop.stores.redis, bought, "daily", user_id)
+    assert place is not None
+    assert place.xp == 30
+    assert await store.place_of(shop.stores.redis, clock.now(), "daily", user_id) is None
+
+
+async def test_a_guest_has_no_points_nor_has_whoever_claims_the_order_later(
+    shop: Shop, till: Till, client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    body = {"items": [{"sku": "MUG", "qty": 4}], "email": "guest@example.com"}
+    before, after = [(await client.post("/orders", json=body)).json() for _ in range(2)]
+
+    async def pay_as_guest(placed: dict[str, str]) -> None:
+        paying = {"orderId": placed["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+        opened = {"X-Order-Token": placed["orderToken"]}
+        assert (await client.post("/payments", json=paying, headers=opened)).status_code == 201
+
+    await pay_as_guest(before)
+    await carry(shop)
+    assert await boards(shop) == {"daily": [], "weekly": []}
+    async with shop.stores.pg.tx() as tx:
+        assert await orders.claim(tx, "guest@example.com", user_id) == 2
+    assert (await pay(shopper, after["id"])).status_code == 201  # claimed before it was paid: a user's order
+    for placed in (before, after):
+        await staff.post(f"/orders/{placed['id']}/refunds", json={"amountCents": 500})
+    await carry(shop)
+    assert await points(shop, user_id) == (45, 45)
+    await leaderboard.rebuild(shop, actor="test")
+    assert await points(shop, user_id) == (45, 45)
+
+
+async def test_boards_made_anew_of_orders_equal_the_ones_that_followed_them(
+    shop: Shop, till: Till, sign_in: object, staff: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    shoppers = [await sign_in() for _ in range(5)]  # type: ignore[operator]
+    open_: list[tuple[httpx.AsyncClient, str]] = []
+
+    async def one() -> None:
+        shopper, what = rng.choice(shoppers), rng.random()
+        if what < 0.5 or not open_:
+            open_.append((shopper, await paid(shopper, rng.randint(1, 9))))
+        elif what < 0.75:
+            await staff.post(f"/orders/{rng.choice(open_)[1]}/refunds", json={"amountCents": rng.randint(1, 4000)})
+        elif what < 0.9:
+            owner, id_ = open_.pop(rng.randrange(len(open_)))
+            await owner.post(f"/orders/{id_}/cancel")
+        else:
+            body = {"userId": str(shopper.user_id), "xp": rng.randint(1, 50), "eventId": uuid4().hex}
+            assert (await staff.post("/leaderboard/xp", json=body)).status_code == 201
+
+    for _ in range(40):
+        await one()
+        if rng.random() < 0.5:
+            await relay.relay(shop)
+    await carry(shop)
+    followed = await boards(shop)
+    assert followed["daily"]
+    assert (await admin.post("/leaderboard/rebuild")).status_code == 200
+    assert await boards(shop) == followed
+    await shop.stores.redis.call("FLUSHDB")
+    made = (await admin.post("/leaderboard/rebuild")).json()
+    assert made["daily"] >= len(open_)
+    assert await boards(shop) == followed
+    # What is made anew follows as what was there before did.
+    for _, id_ in open_:
+        await staff.post(f"/orders/{id_}/refunds", json={})
+    await carry(shop)
+    after = await boards(shop)
+    await leaderboard.rebuild(shop, actor="test")
+    assert await boards(shop) == after
+    assert (await staff.post("/leaderboard/rebuild")).status_code == 403
+
+
+async def test_what_happens_while_boards_are_made_anew_is_on_the_new_ones(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """Events are carried at every step of the making, and between its look at the orders and the end."""
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    first = await paid(shopper, 4)
+    second = await paid(shopper, 4)
+    at_steps = {
+        "boards begun": lambda: staff.post(f"/orders/{first}/refunds", json={"amountCents": 1000}),
+        "boards made": lambda: staff.post(f"/orders/{second}/refunds", json={"amountCents": 2000}),
+        "boards swapped": lambda: paid(shopper, 1),
+    }
+
+    async def step(name: str) -> None:
+        if name in at_steps:
+            await at_steps.pop(name)()
+            await carry(shop)
+            if name == "boards made":
+                await paid(shopper, 2)
+                await carry(shop)
+
+    await leaderboard.rebuild(replace(shop, step=step), actor="test")
+    assert not at_steps
+    assert await points(shop, user_id) == (40 + 30 + 25 + 12, 40 + 30 + 25 + 12)
+    rebuilt = await boards(shop)
+    await leaderboard.rebuild(shop, actor="test")
+    assert await boards(shop) == rebuilt
+    assert await shop.stores.redis.call("KEYS", "*:next*") == []
+
+
+async def test_a_making_cut_short_leaves_the_live_boards_and_the_next_one_ends_well(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+
+    class Killed(BaseException):
+        pass
+
+    await paid(shopper, 4)
+    await carry(shop)
+    for mortal in ("boards begun", "boards made"):
+
+        async def dies(name: str, mortal: str = mortal) -> None:
+            if name == mortal:
+                raise Killed
+
+        with pytest.raises(Killed):
+            await leaderboard.rebuild(replace(shop, step=dies), actor="test")
+        assert await points(shop, user_id) == (50, 50)
+    await asyncio.gather(*(leaderboard.rebuild(shop, actor="test") for _ in range(4)))
+    assert await points(shop, user_id) == (50, 50)
+    now = shop.clock.now()
+    await store.settle(shop.stores.redis, now, Worth("late", user_id, 1, now))
+    assert await points(shop, user_id) == (51, 51)
+
+
+async def test_boards_made_anew_leave_out_who_was_forgotten(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    await paid(shopper, 4)
+    granted = {"userId": str(user_id), "xp": 7, "eventId": uuid4().hex}
+    assert (await staff.post("/leaderboard/xp", json=granted)).status_code == 201
+    await carry(shop)
+    assert await points(shop, user_id) == (57, 57)
+    assert (await shopper.request("DELETE", "/users/me", json={})).status_code == 204
+    await carry(shop)
+    assert (await admin.post("/leaderboard/rebuild")).status_code == 200
+    assert await points(shop, user_id) == (0, 0)

@@ -1,0 +1,295 @@
+"""Who goes is forgotten in every store, wherever the process dies meanwhile; and may take along what is held."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from quartet import accounts, sync
+from quartet.kernel.clock import FixedClock
+from quartet.sync import relay
+from quartet.web.dependencies import Shop
+
+EMAIL, NAME, PHONE, STREET = "zenobia.planted@example.com", "Zenobia Planted", "+44 20 7946 1234", "77 Palmyra Row"
+AGENT, NOTE = "ZenobiaPhone/9.9", "for my aunt Odaenathus"
+PASSWORD = "the desert queen"
+PLANTED = (EMAIL, "zenobia", NAME, PHONE, STREET, AGENT, NOTE, "Odaenathus")
+HOME = {"name": NAME, "line1": STREET, "city": "London", "postalCode": "N1 1AA", "country": "GB", "phone": PHONE}
+PAYMENT = {"provider": "sandbox", "paymentMethod": "card_ok"}
+STEPS = ("person erased", "tokens refused", "cart forgotten", "points forgotten", "reviews unsigned")
+
+
+@pytest.fixture
+async def stocked(staff: httpx.AsyncClient) -> None:
+    """A mug, and many of them."""
+    await _made(staff.put("/categories/things", json={"name": "Things", "attrs": {"type": "object"}}))
+    mug = {"sku": "MUG", "name": "Potter's Mug", "category": "things", "priceCents": 500, "attrs": {}}
+    await _made(staff.post("/products", json=mug))
+    await _made(staff.post("/inventory/MUG/movements", json={"delta": 1000, "reason": "received"}))
+
+
+async def _made(call: Any) -> Any:
+    answer: httpx.Response = await call
+    assert answer.is_success, (answer.request.method, answer.request.url, answer.text)
+    return answer.json() if answer.content else None
+
+
+async def _sign_in(client: httpx.AsyncClient, email: str = EMAIL) -> dict[str, str]:
+    who = {"email": email, "password": PASSWORD}
+    signed = await _made(client.post("/sessions", json=who, headers={"User-Agent": AGENT}))
+    return {
+        "Authorization": f"Bearer {signed['accessToken']}",
+        "User-Agent": AGENT,
+        "X-Refresh": signed["refreshToken"],
+    }
+
+
+async def _order(client: httpx.AsyncClient, key: str, headers: dict[str, str], **other: Any) -> dict[str, Any]:
+    body = {"items": [{"sku": "MUG", "qty": 2}], "metadata": {"note": NOTE, "call": PHONE}} | other
+    found: dict[str, Any] = await _made(
+        client.post("/orders", json=body, headers=headers | {"Idempotency-Key": f"{NOTE} {key}"})
+    )
+    return found
+
+
+async def _pay(client: httpx.AsyncClient, order: dict[str, Any], headers: dict[str, str], **other: Any) -> Any:
+    body = PAYMENT | {"orderId": order["id"]} | other
+    return await _made(
+        client.post("/payments", json=body, headers=headers | {"Idempotency-Key": f"{NOTE} pay {order['id']}"})
+    )
+
+
+async def _live(client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient) -> tuple[UUID, dict[str, str]]:
+    """Somebody who leaves traces everywhere."""
+    guest = await client.post("/users", json={"email": EMAIL, "password": PASSWORD, "displayName": NAME})
+    user_id = UUID(guest.json()["id"])
+    headers = await _sign_in(client)
+    await _made(client.post("/users/me/addresses", json=HOME, headers=headers))
+    async with shop.stores.pg.tx() as tx:
+        minted = await accounts.mint_verification(tx, user_id, shop.clock.now())
+    assert minted
+    await _made(client.post(f"/email-verifications/{minted[2]}"))
+    paid = await _order(client, "paid", headers)
+    await _pay(client, paid, headers)
+    await _made(staff.post(f"/orders/{paid['id']}/ship"))
+    await _made(staff.post(f"/orders/{paid['id']}/refunds", json={"amountCents": 100}))
+    await _order(client, "unpaid", headers)
+    hook = {"url": "https://93.184.216.34/hook", "events": ["*"]}  # never asked: no worker runs here
+    await _made(staff.post("/webhook-endpoints", json=hook))
+    as_guest = await _order(client, "guest", {"X-Cart-Token": "x" * 43}, email=EMAIL)
+    await _made(staff.post(f"/orders/{as_guest['id']}/cancel"))
+    review = {"rating": 5, "title": "Good", "body": "Holds tea."}
+    await _made(client.post("/products/MUG/reviews", json=review, headers=headers))
+    await _made(client.post("/cart/items", json={"sku": "MUG", "qty": 3}, headers=headers))
+    await client.post("/sessions", json={"email": EMAIL, "password": "a guess or two"})
+    await _made(client.post("/password-resets", json={"email": EMAIL}))
+    await _made(client.post("/users/me/email", json={"email": "x." + EMAIL, "password": PASSWORD}, headers=headers))
+    await sync.catch_up(shop)
+    async with shop.stores.pg.tx() as tx:  # what could not be carried, and said why
+        await tx.execute(
+            "INSERT INTO dead_letters (pipeline, key, payload, reason) VALUES ('mails', 'x', $1, $2)",
+            {"user_id": str(user_id)}, f"MailRefused: no mailbox {EMAIL}",
+        )  # fmt: skip
+    return user_id, headers
+
+
+async def _traces(shop: Shop, needles: tuple[str, ...] = PLANTED) -> set[str]:
+    """Where any of these can be read, in any store."""
+    found: set[str] = set()
+
+    def look(where: str, text: str) -> None:
+        for needle in needles:
+            if needle.lower() in text.lower() or needle.encode().hex() in text.lower():
+                found.add(f"{where}: {needle}")
+
+    async with shop.stores.pg.read() as read:
+        tables = await read.fetch(
+            "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        assert len(tables) > 20
+        for table in tables:
+            for row in await read.fetch(f"SELECT t::text AS text FROM {table['name']} t"):
+                look(f"postgres {table['name']}", row["text"])
+    redis = shop.stores.redis
+    for key in await redis.call("KEYS", "*"):
+        kind = await redis.call("TYPE", key)
+        look(f"redis {key}", f"{key} {await redis.call(*_READ[kind](key))}")
+    for name in ("products", "categories", "reviews", "product_references"):
+        async for documents in shop.stores.mongo.collection(name).scan({}):
+            for document in documents:
+                look(f"mongodb {name}", str(document))
+    await shop.stores.search.refresh(shop.settings.search_alias)
+    hits = await shop.stores.search.search(shop.settings.search_alias, {"query": {"match_all": {}}, "size": 1000})
+    for hit in hits["hits"]["hits"]:
+        look("search", str(hit))
+    return found
+
+
+_READ: dict[str, Any] = {
+    "string": lambda key: ("GET", key),
+    "hash": lambda key: ("HGETALL", key),
+    "zset": lambda key: ("ZRANGE", key, 0, -1),
+    "set": lambda key: ("SMEMBERS", key),
+    "list": lambda key: ("LRANGE", key, 0, -1),
+}
+
+
+async def _delete(client: httpx.AsyncClient, headers: dict[str, str], **body: str) -> httpx.Response:
+    return await client.request("DELETE", "/users/me", json=body, headers=headers)
+
+
+async def _books(shop: Shop) -> list[Any]:
+    async with shop.stores.pg.read() as read:
+        return [
+            *await read.fetch("SELECT id, status, total_cents, captured_cents, refunded_cents FROM orders ORDER BY id"),
+            *await read.fetch("SELECT id, order_id, provider_ref, amount_cents, status FROM payments ORDER BY id"),
+            *await read.fetch("SELECT * FROM refunds ORDER BY id"),
+            *await read.fetch("SELECT * FROM inventory_movements ORDER BY id"),
+            *await read.fetch("SELECT sku, stock, reserved FROM inventory ORDER BY sku"),
+        ]
+
+
+async def test_whoever_goes_is_forgotten_in_every_store_and_the_books_stay(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    user_id, headers = await _live(client, shop, staff)
+    other = await _sign_in(client)
+    before = await _traces(shop)
+    for store in ("postgres public.users", "postgres public.sessions", "postgres public.addresses",
+                  "postgres public.orders", "postgres public.idempotency_keys", "postgres public.dead_letters",
+                  "postgres public.payments", "postgres public.webhook_deliveries", "mongodb reviews"):  # fmt: skip
+        assert any(trace.startswith(store) for trace in before), store  # the search does find what is there
+    books = await _books(shop)
+    assert (await _delete(client, headers, password="a guess or two")).status_code == 422
+    assert (await _delete(client, headers)).status_code == 422
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    for signed in (headers, other):
+        assert (await client.get("/users/me", headers=signed)).status_code == 401
+        refreshed = await client.post("/sessions/refresh", json={"refreshToken": signed["X-Refresh"]})
+        assert refreshed.status_code == 401
+    await sync.catch_up(shop)
+    assert await _traces(shop) == set()
+    assert await _books(shop) == books
+    assert await shop.stores.redis.call("EXISTS", f"cart:{{{user_id}}}") == 0
+    assert (await client.get("/leaderboard")).json()["items"] == []
+    reviews = (await client.get("/products/MUG/reviews")).json()["items"]
+    assert [(review["author"], review["rating"]) for review in reviews] == [(None, 5)]
+    assert (await client.post("/sessions", json={"email": EMAIL, "password": PASSWORD})).status_code == 401
+    again = await client.post("/users", json={"email": EMAIL, "password": PASSWORD})
+    assert again.status_code == 201
+    assert again.json()["id"] != str(user_id)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
+    app: FastAPI, client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, step: str
+) -> None:
+    user_id, headers = await _live(client, shop, staff)
+
+    class Killed(BaseException):
+        pass
+
+    async def kill(name: str) -> None:
+        if name == step:
+            raise Killed
+
+    app.state.shop = dying = Shop(shop.settings, shop.stores, mail=shop.mail, step=kill)
+    with pytest.raises(Killed):
+        await _delete(client, headers, password=PASSWORD)
+        await relay.relay(dying)
+    app.state.shop = shop
+    await sync.catch_up(shop)
+    assert (await client.get("/users/me", headers=headers)).status_code == 401
+    assert await _traces(shop) == set()
+    assert await shop.stores.redis.call("EXISTS", f"cart:{{{user_id}}}") == 0
+
+
+async def test_nobody_goes_while_money_is_on_its_way(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    order = await _order(client, "slow", headers)
+    await _pay(client, order, headers, paymentMethod="card_async")
+    refused = await _delete(client, headers, password=PASSWORD)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/orders-open")
+    assert (await client.get("/users/me", headers=headers)).json()["displayName"] == NAME
+
+
+async def test_of_many_who_say_goodbye_at_once_one_is_heard(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    add = [client.post("/users/me/addresses", json=HOME, headers=headers) for _ in range(6)]
+    answers = await asyncio.gather(*(_delete(client, headers, password=PASSWORD) for _ in range(4)), *add)
+    assert [answer.status_code for answer in answers[:4]].count(204) == 1
+    assert {answer.status_code for answer in answers[:4]} <= {204, 401}
+    assert {answer.status_code for answer in answers[4:]} <= {201, 401}
+    await sync.catch_up(shop)
+    assert not {trace for trace in await _traces(shop) if "addresses" in trace}
+    async with shop.stores.pg.read() as read:
+        assert await read.fetchval("SELECT count(*) FROM users WHERE erased_at IS NOT NULL") == 1
+
+
+async def test_without_a_password_it_takes_a_fresh_sign_in(
+    shopper: httpx.AsyncClient, app: FastAPI, shop: Shop
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = Shop(shop.settings, shop.stores, clock, shop.mail)
+    clock.advance(16 * 60 - shop.settings.access_ttl)
+    assert (await shopper.get("/users/me")).status_code == 200
+    stale = shop.settings.model_copy(update={"access_ttl": 3600})
+    app.state.shop = Shop(stale, shop.stores, clock, shop.mail)
+    clock.advance(-120)
+    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+    assert (await shopper.get("/users/me")).status_code == 401
+
+
+async def test_the_last_administrator_stays(admin: httpx.AsyncClient) -> None:
+    refused = await admin.request("DELETE", "/users/me")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/last-admin")
+    assert (await admin.get("/users/me")).status_code == 200
+
+
+async def test_what_was_forgotten_can_not_be_put_back(shopper: httpx.AsyncClient, shop: Shop) -> None:
+    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+    for change in ("password_hash = 'x'", "display_name = 'x'", "email = 'x@example.com'", "roles = '{staff}'"):
+        with pytest.raises(Exception, match="users_erased"):
+            async with shop.stores.pg.tx() as tx:
+                await tx.execute(f"UPDATE users SET {change} WHERE erased_at IS NOT NULL")
+
+
+async def test_everything_held_about_one_is_one_document(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    answer = await client.get("/users/me/export", headers=headers)
+    assert answer.status_code == 200
+    held = answer.json()
+    assert list(held) == ["profile", "sessions", "addresses", "cart", "points", "orders", "reviews"]
+    assert (held["profile"]["email"], held["profile"]["displayName"]) == (EMAIL, NAME)
+    assert held["profile"]["pendingEmail"] == "x." + EMAIL
+    assert {session["userAgent"] for session in held["sessions"]} == {AGENT}
+    assert [(place["line1"], place["phone"]) for place in held["addresses"]] == [(STREET, PHONE)]
+    assert held["cart"] == [{"sku": "MUG", "qty": 3}]
+    assert len(held["orders"]) == 2
+    assert {order["metadata"]["note"] for order in held["orders"]} == {NOTE}
+    assert [payment["status"] for order in held["orders"] for payment in order["payments"]] == ["succeeded"]
+    assert [(review["author"], review["rating"]) for review in held["reviews"]] == [(NAME, 5)]
+    assert "passwordHash" not in answer.text
+    assert (await client.get("/users/me/export")).status_code == 401
+
+
+async def test_a_long_history_is_exported_whole(
+    client: httpx.AsyncClient, shop: Shop, sign_in: Any, stocked: None
+) -> None:
+    shopper = await sign_in()
+    async with shop.stores.pg.tx() as tx:
+        for _ in range(230):
+            await tx.execute('SELECT place_order($1, \'[{"sku": "MUG", "qty": 1}]\')', shopper.user_id)
+    held = (await shopper.get("/users/me/export")).json()
+    assert len({order["id"] for order in held["orders"]}) == 230

@@ -1,0 +1,257 @@
+"""A rebuild of the search index that is cut short, held up, gone back from; and shoppers who search meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+
+import httpx
+import pytest
+from test_sync import add, equal, kettle, kitchen, receive, running, soon, stored
+
+from quartet import catalog, search, sync
+from quartet.kernel.errors import Conflict
+from quartet.kernel.steps import Step
+from quartet.sync import compare, products, store
+from quartet.web.dependencies import Shop
+
+__all__ = ["kitchen"]
+reindex = import_module("quartet.sync.reindex")  # the room gives its function that name
+SKUS = [f"K{i}" for i in range(40)]
+
+
+@pytest.fixture
+async def full(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    """Forty products in search, and bulks so small that a rebuild takes many."""
+    monkeypatch.setattr(reindex, "BULK", 5)
+    await add(kitchen, *map(kettle, SKUS))
+    await sync.catch_up(kitchen)
+    yield kitchen
+    assert await kitchen.stores.search.alias_targets(search.next_alias(kitchen.settings)) == []
+
+
+def dies_at(step: str, times: int = 1) -> Step:
+    """Whoever comes to this step so often is dead."""
+    left = [times]
+
+    async def dies(name: str) -> None:
+        if name == step:
+            left[0] -= 1
+            if left[0] == 0:
+                raise asyncio.CancelledError
+
+    return dies
+
+
+async def killed(shop: Shop, step: str, times: int = 1, *, back: bool = False) -> None:
+    """A rebuild that came so far."""
+    with pytest.raises(asyncio.CancelledError):
+        await sync.reindex(replace(shop, step=dies_at(step, times)), reason="test", back=back)
+
+
+async def live(shop: Shop) -> str | None:
+    """The index that shoppers search."""
+    return await shop.stores.search.alias_target(shop.settings.search_alias)
+
+
+async def change_everything(shop: Shop) -> None:
+    """One comes, one goes, one is renamed, one hidden, one sold; and the worker has heard of it."""
+    ids = await add(shop, kettle("NEW"))
+    gone = await catalog.find(shop.stores.mongo, "K1")
+    assert gone
+    await catalog.delete_product(shop, "K1", if_match=None)
+    for sku, more in (("K2", {"name": "Teapot"}), ("K3", {"published_at": None})):
+        made = kettle(sku, **more)
+        ids.append((await catalog.change_product(shop, sku, lambda _, m=made: m, if_match=None, actor="test"))["_id"])
+    await receive(shop, "K4", 3)
+    sold = await catalog.find(shop.stores.mongo, "K4")
+    assert sold
+    await products.carry(shop, [*ids, gone["_id"], sold["_id"]])
+
+
+async def as_changed(shop: Shop) -> bool:
+    """Whether search shows what `change_everything` did."""
+    held = await stored(shop)
+    return await equal(shop) and (
+        held.keys() == {*SKUS, "NEW"} - {"K1", "K3"} and held["K2"]["name"] == "Teapot" and held["K4"]["inStock"]
+    )
+
+
+async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> None:
+    await killed(full, "batch", 5)
+    halfway = await sync.last_rebuild(full)
+    assert halfway
+    assert (halfway.state, 0 < halfway.done < 40, halfway.upto > 0) == ("building", True, True)
+    await change_everything(full)
+    begun: list[int] = []
+    fill = reindex.fill
+
+    async def watched(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
+        begun.append(low)
+        return await fill(shop, low, high)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reindex, "fill", watched)
+        rebuild = await sync.reindex(full)
+    assert (rebuild.id, rebuild.state, rebuild.index_name) == (halfway.id, "done", halfway.index_name)
+    assert min(begun) == halfway.upto
+    assert await live(full) == halfway.index_name
+    assert await as_changed(full)
+
+
+@pytest.mark.parametrize("step", ["made", "filled", "settled", "live"])
+async def test_a_rebuild_killed_at_any_step_is_ended_by_another(full: Shop, step: str) -> None:
+    await killed(full, step)
+    await change_everything(full)
+    rebuild = await sync.reindex(full)
+    assert rebuild.state == "done"
+    assert await live(full) == rebuild.index_name
+    assert await as_changed(full)
+
+
+async def test_going_back_ends_with_what_is_true_now(full: Shop) -> None:
+    before = await live(full)
+    await sync.reindex(full)
+    assert await live(full) != before
+    await change_everything(full)
+    went = await sync.reindex(full, back=True)
+    assert (went.kind, went.state) == ("back", "done")
+    assert await live(full) == before
+    assert await as_changed(full)
+    # And forth again, after more has changed.
+    await catalog.delete_product(full, "NEW", if_match=None)
+    await sync.catch_up(full)
+    await sync.reindex(full, back=True)
+    assert await live(full) != before
+    assert await equal(full)
+
+
+@pytest.mark.parametrize("held", ["drawn", "read", "copied", "noted"])
+async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: Shop, held: str) -> None:
+    """The batch drew before anybody wrote to the former index, and is not done when it goes live."""
+    await sync.reindex(full)
+    changed = await catalog.change_product(
+        full, "K5", lambda _: kettle("K5", name="Teapot"), if_match=None, actor="test"
+    )
+    await receive(full, "K5", 3)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def step(name: str) -> None:
+        if name == held:
+            reached.set()
+            await go_on.wait()
+
+    slow = asyncio.create_task(products.carry(replace(full, step=step), [changed["_id"]], cause="stock"))
+    await reached.wait()
+    going = asyncio.create_task(sync.reindex(replace(full, step=_opens(go_on, "settled", 1)), back=True))
+    await asyncio.gather(slow, going)
+    document = (await stored(full))["K5"]
+    assert (document["name"], document["inStock"]) == ("Teapot", True)
+    # What the slow one copied late comes back as a change.
+    await products.carry(full, [changed["_id"]])
+    assert await equal(full)
+
+
+def _opens(gate: asyncio.Event, at: str, times: int) -> Step:
+    left = [times]
+
+    async def step(name: str) -> None:
+        left[0] -= name == at
+        if left[0] == 0:
+            gate.set()
+
+    return step
+
+
+async def test_there_is_no_going_back_without_a_former_index_nor_while_another_is_built(full: Shop) -> None:
+    with pytest.raises(Conflict, match="no former index"):
+        await sync.reindex(full, back=True)
+    await killed(full, "batch")
+    with pytest.raises(Conflict, match="is being built"):
+        await sync.reindex(full, back=True)
+    assert (await sync.reindex(full)).state == "done"
+
+
+async def test_dead_letters_keep_a_new_index_from_going_live_until_somebody_decides(
+    full: Shop, admin: httpx.AsyncClient
+) -> None:
+    before = await live(full)
+    bad = await catalog.find(full.stores.mongo, "K6")
+    assert bad
+    broken = {**bad, "ratings": {"avg": "very good", "count": 1}}
+    collection = full.stores.mongo.collection(catalog.PRODUCTS)
+    await collection.replace_one({"_id": bad["_id"]}, catalog.numbered(broken, bad["version"] + 1, bad["updatedAt"]))
+    for _ in range(2):
+        rebuild = await sync.reindex(full)
+        assert rebuild.state == "building"
+        assert rebuild.error
+        assert "dead letters" in rebuild.error
+        assert await live(full) == before
+    shown = (await admin.get("/sync")).json()
+    assert shown["reindex"]["error"] == rebuild.error
+    [letter] = shown["letters"]
+    assert (await admin.delete(f"/sync/dead-letters/{letter['id']}")).status_code == 204
+    ended = await sync.reindex(full)
+    assert (ended.id, ended.state, ended.error) == (rebuild.id, "done", None)
+    assert await live(full) == ended.index_name
+    assert "K6" not in await stored(full)
+
+
+async def test_how_fast_it_goes_and_how_long_it_takes_is_told(full: Shop, admin: httpx.AsyncClient) -> None:
+    await killed(full, "batch", 4)
+    shown = (await admin.get("/sync")).json()["reindex"]
+    assert (shown["state"], shown["kind"]) == ("building", "new")
+    assert shown["rate"] > 0
+    assert shown["secondsLeft"] == pytest.approx((shown["total"] - shown["done"]) / shown["rate"])
+    await sync.reindex(full)
+    assert (await admin.get("/sync")).json()["reindex"]["secondsLeft"] is None
+
+
+async def test_searches_lose_nothing_and_see_no_draft_while_it_is_rebuilt_and_gone_back(
+    full: Shop, client: httpx.AsyncClient
+) -> None:
+    """Forty are there all the time; drafts and what is to come tomorrow come into the catalog meanwhile."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    seen: list[set[str]] = []
+    over = asyncio.Event()
+
+    async def shop_around() -> None:
+        while not over.is_set():
+            found = await client.get("/search", params={"size": 100})
+            assert found.status_code == 200, found.text
+            seen.append({item["sku"] for item in found.json()["items"]})
+
+    async def write() -> None:
+        for n in range(6):
+            await add(full, kettle(f"DRAFT{n}", published_at=None), kettle(f"LATER{n}", published_at=tomorrow))
+            await catalog.change_product(
+                full, SKUS[n], lambda _, n=n: kettle(SKUS[n], name=f"Pot {n}"), if_match=None, actor="test"
+            )
+
+    async with running(sync.run_worker(full, asyncio.Event())):
+        around = asyncio.create_task(shop_around())
+        for back in (False, True, False):
+            _, rebuild = await asyncio.gather(write(), _by_worker(full, back=back))
+            assert rebuild.state == "done", rebuild.error
+            await asyncio.gather(*(catalog.delete_product(full, f"{k}{n}", if_match=None)
+                                   for k in ("DRAFT", "LATER") for n in range(6)))  # fmt: skip
+        over.set()
+        await around
+        await soon(lambda: equal(full))
+    assert seen
+    assert [found ^ set(SKUS) for found in seen if found != set(SKUS)] == []
+    assert (await compare.differing(full, patience=0)).suspects == {}
+
+
+async def _by_worker(shop: Shop, *, back: bool) -> store.Rebuild:
+    asked = await reindex.ask(shop, "test", back=back)
+
+    async def ended() -> bool:
+        found = await sync.last_rebuild(shop)
+        return found is not None and found.id == asked.id and found.state in ("done", "failed")
+
+    await soon(ended, 60)
+    found = await sync.last_rebuild(shop)
+    assert found
+    return found

@@ -1,0 +1,217 @@
+"""Our books beside a provider's: every difference is found and named, and nothing else."""
+
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from till import Till, order, pay
+from typer.testing import CliRunner
+
+from quartet.cli import app as commands
+from quartet.kernel.settings import Settings
+from quartet.payments import Charge, Compared, Difference, GiveBack, reconcile
+from quartet.payments.providers.sandbox import Sandbox
+from quartet.web.dependencies import Shop
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"base_url": "http://127.0.0.1:1"})
+
+
+@pytest.fixture
+def till(shop: Shop) -> Till:
+    return Till(shop)
+
+
+@pytest.fixture
+def sandbox(app: FastAPI, shop: Shop) -> Sandbox:
+    sandbox = Sandbox(shop.settings, shop.stores.pg)
+    app.state.providers = {"sandbox": sandbox}
+    return sandbox
+
+
+async def _differences(shop: Shop, sandbox: Sandbox, *days: date) -> list[Difference]:
+    found = []
+    for day in days or _today():
+        found += [d async for d in reconcile(shop.stores.pg, "sandbox", sandbox, day, Compared())]
+    return found
+
+
+def _today() -> Iterator[date]:
+    """Midnight may have passed since the test began."""
+    now = datetime.now(UTC).date()
+    yield from (now - timedelta(days=1), now)
+
+
+async def _paid(shopper: httpx.AsyncClient) -> str:
+    made = await order(shopper, ("MUG", 2))
+    paid: str = (await pay(shopper, made["id"])).json()["id"]
+    return paid
+
+
+async def test_books_that_agree_have_no_difference(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 100)
+    for _ in range(3):
+        await _paid(shopper)
+    refunded, cancelled, declined, unpaid = [await order(shopper, ("MUG", 1)) for _ in range(4)]
+    for made in (refunded, cancelled):
+        await pay(shopper, made["id"])
+    await staff.post(f"/orders/{refunded['id']}/refunds", json={"amountCents": 100})
+    await shopper.post(f"/orders/{cancelled['id']}/cancel")
+    await pay(shopper, declined["id"], "card_declined")
+    await pay(shopper, declined["id"], "card_error")
+    await pay(shopper, unpaid["id"], "card_async")
+    assert await _differences(shop, sandbox) == []
+
+
+async def test_every_kind_of_difference_is_found_and_named(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 100)
+    await _paid(shopper)  # nothing is wrong with this one
+
+    async def change(sql: str, *args: Any) -> None:
+        async with shop.stores.pg.once() as tx:
+            assert await tx.execute(sql, *args) in ("UPDATE 1", "DELETE 1"), sql
+
+    expected: dict[tuple[str, str], str] = {}
+    stranger = await sandbox.authorise(Charge("an order of another shop", 77, "GBP", "card_ok"))
+    expected["charge", "an order of another shop"] = "77 GBP succeeded there, unknown here"
+    assert stranger.provider_ref
+    lost = str(uuid4())
+    await sandbox.authorise(Charge(lost, 78, "EUR", "card_ok"))
+    expected["charge", lost] = "78 EUR succeeded there, unknown here"
+
+    gone = await _paid(shopper)
+    await change("DELETE FROM sandbox.charges WHERE reference = $1", gone)
+    expected["charge", gone] = "1000 GBP succeeded here, unknown there"
+    dear = await _paid(shopper)
+    await change("UPDATE sandbox.charges SET amount_cents = 1001 WHERE reference = $1", dear)
+    expected["charge", dear] = "is 1000 GBP here, 1001 there"
+    dollars = await _paid(shopper)
+    await change("UPDATE sandbox.charges SET currency = 'USD' WHERE reference = $1", dollars)
+    expected["charge", dollars] = "is in GBP here, in USD there"
+    refused = await _paid(shopper)
+    await change("UPDATE sandbox.charges SET decline_code = 'no' WHERE reference = $1", refused)
+    expected["charge", refused] = "is succeeded here, failed there"
+    unnoticed = await _paid(shopper)
+    await change("UPDATE payments SET status = 'failed' WHERE id = $1", unnoticed)
+    expected["charge", unnoticed] = "is failed here, succeeded there"
+    open_ = await _paid(shopper)
+    await change("UPDATE payments SET status = 'pending' WHERE id = $1", open_)
+    expected["charge", open_] = "is pending here, succeeded there"
+    held = await _paid(shopper)
+    await change("UPDATE sandbox.charges SET capture = false WHERE reference = $1", held)
+    expected["charge", held] = "is succeeded here, authorized there"
+
+    back = await _paid(shopper)
+    theirs = GiveBack(str(uuid4()), back, "", 10, "GBP")
+    await sandbox.refund(theirs)
+    expected["refund", theirs.reference] = "10 GBP succeeded there, unknown here"
+    for sql, finding in (
+        ("DELETE FROM sandbox.refunds WHERE reference = $1", "30 GBP succeeded here, unknown there"),
+        ("UPDATE sandbox.refunds SET amount_cents = 31 WHERE reference = $1", "is 30 GBP here, 31 there"),
+        ("UPDATE payment_refunds SET status = 'failed' WHERE id = $1", "is failed here, succeeded there"),
+        ("UPDATE payment_refunds SET status = 'pending' WHERE id = $1", "is pending here, succeeded there"),
+    ):
+        made = await order(shopper, ("MUG", 1))
+        await pay(shopper, made["id"])
+        refund = (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 30})).json()["id"]
+        await change(sql, refund)
+        expected["refund", refund] = finding
+
+    found = await _differences(shop, sandbox)
+    assert {(d.kind, d.reference): d.finding for d in found} == expected
+    assert len(found) == len(expected)
+    (named,) = [d for d in found if d.reference == dear]
+    assert named.provider_ref.startswith("sb_")
+
+
+async def test_a_charge_on_either_side_of_midnight_is_the_same_charge(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    days = (date(2026, 3, 1), date(2026, 3, 2))
+    for ours, theirs in ((-1, 1), (1, -1), (-7200, 1), (1, -7200)):
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute(
+                "UPDATE payments SET created_at = $2 WHERE id = $1", paid, midnight + timedelta(seconds=ours)
+            )
+            await tx.execute(
+                "UPDATE sandbox.charges SET created_at = $2 WHERE reference = $1",
+                paid,
+                midnight + timedelta(seconds=theirs),
+            )
+        assert await _differences(shop, sandbox, *days) == []
+
+
+MANY = """
+WITH one AS (
+    INSERT INTO orders (user_id, total_cents, currency, created_at) VALUES ($1, 100, 'GBP', $2) RETURNING id
+), ours AS (
+    INSERT INTO payments (id, order_id, provider, provider_ref, amount_cents, currency, status, refunded_cents,
+                          created_at)
+    SELECT gen_random_uuid(), one.id, 'sandbox', gen_random_uuid(), 100, 'GBP', 'refunded', 100,
+           $2::timestamptz + n * make_interval(secs => 86400.0 / $3::int)
+    FROM one, generate_series(0, $3::int - 1) AS n RETURNING id, created_at
+)
+INSERT INTO sandbox.charges (reference, id, method, amount_cents, currency, settles_at, created_at)
+SELECT id::text, 'sb_' || id, 'card_ok', 100, 'GBP', created_at, created_at FROM ours
+"""
+
+
+async def test_memory_stays_flat_however_many_there_are(
+    shop: Shop, shopper: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    peaks = []
+    for day, many in ((date(2026, 3, 1), 2_400), (date(2026, 3, 2), 12_000), (date(2026, 3, 3), 12_000)):
+        async with shop.stores.pg.once() as tx:
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            await tx.execute(MANY, shopper.user_id, start, many)  # type: ignore[attr-defined]
+        compared = Compared()
+        tracemalloc.start()
+        found = [d async for d in reconcile(shop.stores.pg, "sandbox", sandbox, day, compared)]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (found, compared.ours, compared.theirs) == ([], many, many)
+    print(peaks)
+    assert max(peaks) < 8_000_000
+
+
+async def test_the_command_names_them_and_fails(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
+    for name in ("postgres_url", "mongodb_url", "redis_url", "search_url"):
+        monkeypatch.setenv(f"QUARTET_{name.upper()}", getattr(shop.settings, name))
+    monkeypatch.setenv("QUARTET_DATA_DIR", str(shop.settings.data_dir))
+
+    async def run(*options: str) -> tuple[int, str]:
+        import asyncio
+
+        ran = await asyncio.to_thread(CliRunner().invoke, commands, ["reconcile", *options])
+        return ran.exit_code, ran.output
+
+    day = datetime.now(UTC).date()
+    code, said = await run("--from", str(day - timedelta(days=1)), "--to", str(day))
+    assert (code, "no difference" in said) == (0, True), said
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("UPDATE sandbox.charges SET amount_cents = 1 WHERE reference = $1", paid)
+    code, said = await run("--from", str(day - timedelta(days=1)), "--to", str(day), "--provider", "sandbox")
+    assert code == 1
+    assert paid in said
+    assert "is 1000 GBP here, 1 there" in said
+    assert (await run("--provider", "stripe"))[0] == 1
+    assert (await run("--day", "yesterday"))[0] == 2
+    assert (await run())[0] == 0  # yesterday

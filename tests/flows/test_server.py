@@ -1,0 +1,132 @@
+"""The server's door: a crowd that signs in is let in one by one, and whoever shops does not wait for it."""
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from quartet.gateway.server import Server
+
+CROWD = 300
+
+
+class Desk:
+    """An application that notes what it was asked, and answers with the body."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body, more = b"", True
+        self.asked.append(scope["path"])
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def port(desk: Desk) -> AsyncIterator[int]:
+    config = uvicorn.Config(desk, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
+    listener = config.bind_socket()
+    port = listener.getsockname()[1]
+    server = Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    yield port
+    server.should_exit = True
+    await serving
+
+
+Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def come(port: int) -> Line:
+    return await asyncio.open_connection("127.0.0.1", port)
+
+
+def request(method: str, path: str, body: bytes = b"") -> bytes:
+    return b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (
+        method.encode(), path.encode(), len(body)) + body  # fmt: skip
+
+
+async def answer(line: Line) -> bytes:
+    head = await line[0].readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+    return await line[0].readexactly(length)
+
+
+async def test_whoever_shops_does_not_wait_for_those_who_sign_in(port: int, desk: Desk) -> None:
+    shopper = await come(port)
+    crowd = [await come(port) for _ in range(CROWD)]
+    for n, line in enumerate(crowd):
+        line[1].write(request("POST", "/sessions", b"%d" % n))
+    shopper[1].write(request("GET", "/products/MUG"))
+    await answer(shopper)
+    assert desk.asked.index("/products/MUG") < CROWD / 2
+    assert [await answer(line) for line in crowd] == [b"%d" % n for n in range(CROWD)]
+    for line in [shopper, *crowd]:
+        line[1].close()
+
+
+async def test_a_sign_in_may_come_in_pieces_and_again(port: int) -> None:
+    line, others = await come(port), [await come(port) for _ in range(20)]
+    for round_ in range(3):
+        for other in others:  # so that there is a line to stand in
+            other[1].write(request("POST", "/sessions?x=1", b"other"))
+        sent = request("POST", "/password-resets", b"%d" % round_ * 40)
+        for start in range(0, len(sent), 30):
+            line[1].write(sent[start : start + 30])
+            await line[1].drain()
+            await asyncio.sleep(0.0005)
+        assert await answer(line) == b"%d" % round_ * 40
+        assert {await answer(other) for other in others} == {b"other"}
+    for each in [line, *others]:
+        each[1].close()
+
+
+async def test_who_leaves_the_line_is_forgotten(port: int, desk: Desk) -> None:
+    crowd = [await come(port) for _ in range(50)]
+    for line in crowd:
+        line[1].write(request("POST", "/users"))
+    for line in crowd[1::2]:
+        line[1].transport.abort()
+    assert [await answer(line) for line in crowd[::2]] == [b""] * 25
+    assert 25 <= desk.asked.count("/users") <= 50
+    for line in crowd[::2]:
+        line[1].close()
+
+
+async def test_a_process_out_of_file_descriptors_lets_people_in_once_there_are_some(port: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    early, late = await come(port), socket.socket()
+    late.setblocking(False)
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        await asyncio.get_running_loop().sock_connect(late, ("127.0.0.1", port))
+        early[1].write(request("GET", "/products/MUG", b"early"))
+        assert await answer(early) == b"early"
+        await asyncio.sleep(0.3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    line = await asyncio.open_connection(sock=late)
+    line[1].write(request("GET", "/products/MUG", b"late"))
+    assert await answer(line) == b"late"
+    assert faults == []
+    for each in (early, line):
+        each[1].close()

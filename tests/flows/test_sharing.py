@@ -1,0 +1,301 @@
+"""Several workers share the work by leases: each piece has one owner, a silent one is followed by another, and one that
+was only stalled does no harm when it goes on."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pymongo import errors
+from test_sync import add, equal, kettle, kitchen, running, soon, stored
+
+from quartet import catalog, inventory, sync
+from quartet.stores import outbox
+from quartet.stores.mongo import LostPosition
+from quartet.sync import changes, products, relay, store, worker
+from quartet.sync.leases import Share, Work
+from quartet.sync.store import Lease, Overtaken
+from quartet.web.dependencies import Shop
+
+__all__ = ["kitchen"]  # a fixture
+
+PIECES = [piece for _, pieces in worker.LOOPS.values() for piece in pieces]
+
+
+async def beat(shop: Shop, name: str, seconds: float = 60, pieces: list[str] | None = None) -> dict[str, int]:
+    """What falls to the worker of this name."""
+    async with shop.stores.pg.once() as tx:
+        return await store.beat(tx, name, PIECES if pieces is None else pieces, seconds)
+
+
+async def give_up(shop: Shop, name: str, pieces: list[str]) -> None:
+    async with shop.stores.pg.once() as tx:
+        await store.give_up(tx, name, pieces)
+
+
+async def test_each_piece_of_work_is_one_workers(shop: Shop) -> None:
+    assert set(await beat(shop, "anna")) == set(PIECES)
+    assert await beat(shop, "ben") == {}  # what is his is still hers
+    left = await beat(shop, "anna")
+    assert 0 < len(left) < len(PIECES)
+    await give_up(shop, "anna", sorted(set(PIECES) - set(left)))
+    bens = await beat(shop, "ben")
+    assert set(bens) == set(PIECES) - set(left)
+    assert set(bens.values()) == {2}  # the second owner
+    assert await beat(shop, "anna") == left
+    # A third takes from both and moves nothing between them.
+    await beat(shop, "cleo")
+    assert set(await beat(shop, "anna")) < set(left)
+    assert set(await beat(shop, "ben")) < set(bens)
+
+
+async def test_a_silent_workers_pieces_are_taken_over_and_its_tokens_are_good_no_more(shop: Shop) -> None:
+    old = Lease(await beat(shop, "anna", 0.3))
+    async with shop.stores.pg.once() as tx:
+        await store.save(tx, "changes", "one", caught_up_at=None, items=1, lease=old)
+
+    async def taken() -> bool:
+        return set(await beat(shop, "ben")) == set(PIECES)
+
+    await soon(taken)
+    async with shop.stores.pg.once() as tx:
+        with pytest.raises(Overtaken):
+            await store.save(tx, "changes", "two", caught_up_at=None, items=1, lease=old)
+        await store.lose(tx, "changes", old)
+    async with shop.stores.pg.read() as read:
+        assert await store.position(read, "changes") == "one"
+    async with shop.stores.pg.once() as tx:
+        await store.save(tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben")))
+    assert await beat(shop, "anna") == {}
+
+
+async def test_workers_that_beat_at_once_never_have_the_same_piece(shop: Shop) -> None:
+    names = [f"w{n}" for n in range(6)]
+    for _ in range(10):
+        shares = await asyncio.gather(*(beat(shop, name) for name in names))
+        owned = [piece for share in shares for piece in share]
+        assert len(owned) == len(set(owned))
+        for name, share in zip(names, shares, strict=True):
+            wanted = await beat(shop, name)
+            await give_up(shop, name, sorted(set(share) - set(wanted)))
+    assert {piece for name in names for piece in await beat(shop, name)} == set(PIECES)
+
+
+async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> None:
+    """Two shares of the same work: between them each piece runs once, and all of it in one when the other ends."""
+    runs: dict[str, set[str]] = {"anna": set(), "ben": set()}
+    pieces = [f"piece {n}" for n in range(8)]
+
+    def share(name: str) -> Share:
+        async def loop(lease: Lease) -> None:
+            runs[name] = set(lease.tokens)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                runs[name] = set()
+
+        made = Share(shop, {"all": Work(loop, pieces)})
+        made.worker = name
+        return made
+
+    async def parted() -> bool:
+        assert not runs["anna"] & runs["ben"]
+        return bool(runs["anna"] and runs["ben"]) and runs["anna"] | runs["ben"] == set(pieces)
+
+    async def whole() -> bool:
+        return runs["anna"] == set(pieces)
+
+    async with running(share("anna").do()):
+        await soon(whole)
+        async with running(share("ben").do()):
+            await soon(parted)
+        await soon(whole)
+    assert runs == {"anna": set(), "ben": set()}
+
+
+async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitchen: Shop) -> None:
+    """It has carried a batch and stands still before it saves; meanwhile another carries on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def step(name: str) -> None:
+        if name == "carried" and not reached.is_set():
+            reached.set()
+            await go_on.wait()
+
+    async with kitchen.stores.pg.once() as tx:
+        await store.save(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
+    [id_] = await add(kitchen, kettle("A"))
+    gathered = changes.Gathered(kitchen.clock)
+    gathered.add(id_, {"at": "the first change"})
+    old = Lease(await beat(kitchen, "anna", 0.2, ["changes"]))
+    stalled = asyncio.create_task(changes.carry_batch(replace(kitchen, step=step), gathered, old))
+    await reached.wait()
+
+    async def taken() -> bool:
+        return "changes" in await beat(kitchen, "ben", 60, ["changes"])
+
+    await soon(taken)
+    await catalog.delete_product(kitchen, "A", if_match=None)
+    gathered = changes.Gathered(kitchen.clock)
+    gathered.add(id_, {"at": "the second change"})
+    await changes.carry_batch(kitchen, gathered, Lease(await beat(kitchen, "ben", 60, ["changes"])))
+    go_on.set()
+    with pytest.raises(Overtaken):
+        await stalled
+    async with kitchen.stores.pg.read() as read:
+        assert await store.position(read, changes.PIPELINE) == {"at": "the second change"}
+    assert await stored(kitchen) == {}
+
+
+async def test_events_of_a_stalled_worker_are_anothers(kitchen: Shop) -> None:
+    """What it delivered is delivered again, and it takes nothing out of the outbox."""
+    await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    async with kitchen.stores.pg.tx() as tx:
+        await inventory.move(tx, "A", 3, "received", actor="test")
+    old = Lease(await beat(kitchen, "anna", 0.2, list(relay.PIECES)))
+
+    async def step(name: str) -> None:
+        if name == "delivered":
+            await soon(taken)
+
+    async def taken() -> bool:
+        return bool(await beat(kitchen, "ben", 60, list(relay.PIECES)))
+
+    with pytest.raises(Overtaken):
+        await relay.relay(replace(kitchen, step=step), old)
+    async with kitchen.stores.pg.read() as read:
+        assert (await outbox.depth(read))[0] == 1
+    assert await relay.relay(kitchen, Lease(await beat(kitchen, "ben", 60, list(relay.PIECES)))) == 1
+    assert await equal(kitchen)
+
+
+async def test_parts_of_the_outbox_are_every_event_once_and_a_key_is_in_one_part(shop: Shop) -> None:
+    async with shop.stores.pg.tx() as tx:
+        for n in range(40):
+            await outbox.emit(tx, "stock.changed", f"K{n % 20}", {"n": n})
+    async with shop.stores.pg.read() as read:
+        parts = [await outbox.due(read, 100, [part]) for part in range(outbox.PARTS)]
+        everything = await outbox.due(read, 100)
+    assert sorted(event.id for part in parts for event in part) == [event.id for event in everything]
+    assert all(parts)
+    keys = [{event.key for event in part} for part in parts]
+    assert sum(map(len, keys)) == 20
+    assert all([event.id for event in part] == sorted(event.id for event in part) for part in parts)
+
+
+# The stream
+
+
+async def test_the_stream_is_not_read_on_while_nothing_is_carried(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 0
+
+    async def endless(_mongo: Any, _position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
+        nonlocal told
+        while True:
+            told += 1
+            yield f"product {told}", {"at": told}
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(catalog, "watch", endless)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_waiting": 50}))
+    gathered = changes.Gathered(kitchen.clock)
+    async with running(changes._read(few, gathered, None)):
+        await asyncio.sleep(0.2)
+        assert (told, len(gathered.ids)) == (50, 50)
+        ids, token, _ = gathered.take()
+        assert (len(ids), token) == (50, {"at": 50})
+        await asyncio.sleep(0.2)
+        assert told == 100
+
+
+@pytest.mark.parametrize("code", [286, 280, 260, 136, 222, 50811])
+async def test_every_way_of_losing_the_position_is_known(shop: Shop, code: int) -> None:
+    class Gone:
+        async def watch(self, *_: Any, **__: Any) -> Any:
+            raise errors.OperationFailure("no such place", code)
+
+    collection = shop.stores.mongo.collection(catalog.PRODUCTS)
+    collection._collection = Gone()  # type: ignore[assignment]
+    with pytest.raises(LostPosition):
+        await anext(collection.watch(resume_after={"_data": "8264"}))
+
+
+async def test_a_position_that_the_stream_has_lost_becomes_a_rebuild(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody watched, a product went; the history that told of it is gone. The comparison does not run."""
+    await add(kitchen, kettle("A"), kettle("B"))
+    await sync.catch_up(kitchen)
+    async with kitchen.stores.pg.once() as tx:
+        await store.save(tx, changes.PIPELINE, {"_data": "of long ago"}, caught_up_at=None, items=0)
+    await catalog.delete_product(kitchen, "B", if_match=None)
+    watch = catalog.watch
+
+    async def forgetful(mongo: Any, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
+        if position is not None:
+            raise LostPosition("286")
+        async for told in watch(mongo, position):
+            yield told
+
+    monkeypatch.setattr(catalog, "watch", forgetful)
+
+    async def follow() -> None:
+        while True:
+            await changes.follow(kitchen)
+
+    async def rebuilt() -> bool:
+        async with kitchen.stores.pg.read() as read:
+            rebuild = await store.last_rebuild(read)
+        return rebuild is not None and rebuild.state == "done" and "position" in rebuild.reason
+
+    async with running(follow()):
+        await soon(rebuilt, 60)
+        await soon(lambda: equal(kitchen))
+    assert set(await stored(kitchen)) == {"A"}
+
+
+async def test_a_quiet_catalogs_position_is_kept_fresh(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes, but the history goes on: the position goes with it."""
+    at = 0
+
+    async def quiet(_mongo: Any, _position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
+        nonlocal at
+        while True:
+            at += 1
+            yield None, {"at": at}
+
+    monkeypatch.setattr(catalog, "watch", quiet)
+    async with kitchen.stores.pg.once() as tx:
+        await store.save(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
+
+    async def position() -> int:
+        async with kitchen.stores.pg.read() as read:
+            return int((await store.position(read, changes.PIPELINE))["at"])
+
+    async def past(where: int) -> bool:
+        return await position() > where
+
+    async with running(changes.follow(kitchen)):
+        for _ in range(2):
+            now = await position()
+            await soon(lambda now=now: past(now))  # type: ignore[misc]
+
+
+async def test_a_batch_is_no_larger_than_is_set(kitchen: Shop) -> None:
+    drawn = 0
+
+    async def step(name: str) -> None:
+        nonlocal drawn
+        drawn += name == "drawn"
+
+    ids = await add(kitchen, *(kettle(f"K{n}") for n in range(7)))
+    few = replace(kitchen, step=step, settings=kitchen.settings.model_copy(update={"sync_batch": 3}))
+    with suppress(TimeoutError):
+        await products.carry(few, ids)
+    assert drawn == 3
+    assert await equal(kitchen)

@@ -1,0 +1,454 @@
+"""The shop and Stripe as its documentation says it is: charged once whatever the line does, told by signed events."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from line import CUTS, Cut, Line, serving
+from pydantic import SecretStr
+from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
+from till import Json, Till, look, order
+
+from quartet import audit, payments
+from quartet.checkout import recover
+from quartet.kernel.clock import FixedClock
+from quartet.kernel.ids import new_id
+from quartet.kernel.settings import Settings
+from quartet.payments import Charge, GiveBack, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments.providers import signatures
+from quartet.web.dependencies import Shop
+
+CARD = "pm_card_visa"
+
+
+@pytest.fixture
+def place() -> StripesPlace:
+    return StripesPlace()
+
+
+@pytest.fixture
+async def line(place: StripesPlace) -> AsyncIterator[Line]:
+    async with serving(place.app) as line:
+        yield line
+
+
+@pytest.fixture
+def settings(settings: Settings, line: Line) -> Settings:
+    return settings.model_copy(
+        update={
+            "payment_providers": ("stripe",),
+            "stripe_secret_key": SecretStr(KEY),
+            "stripe_webhook_secrets": tuple(SecretStr(secret) for secret in SECRETS),
+            "stripe_api_url": line.url,
+            "payment_timeout": 1.0,
+        }
+    )
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def shop(shop: Shop, clock: FixedClock) -> Shop:
+    return replace(shop, clock=clock)
+
+
+@pytest.fixture
+def stripe(app: FastAPI, shop: Shop) -> PaymentProvider:
+    app.state.providers = payments.open_providers(shop.settings, shop.stores.pg)
+    provider: PaymentProvider = app.state.providers["stripe"]
+    return provider
+
+
+@pytest.fixture
+def by_hand(app: FastAPI, shop: Shop, stripe: PaymentProvider) -> None:
+    """The shop captures by hand."""
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_capture": "manual"}))
+
+
+@pytest.fixture
+async def till(shop: Shop) -> Till:
+    till = Till(shop)
+    await till.stock("MUG", 100)
+    return till
+
+
+async def pay(shopper: httpx.AsyncClient, made: Json, method: str = CARD, key: str | None = None) -> httpx.Response:
+    body = {"orderId": made["id"], "provider": "stripe", "paymentMethod": method}
+    return await shopper.post("/payments", json=body, headers={"Idempotency-Key": key} if key else {})
+
+
+async def _settled(shop: Shop, stripe: PaymentProvider, clock: FixedClock) -> None:
+    """Recovery, as often as it takes."""
+    for seconds in (30, 60, 120, 240):
+        clock.advance(seconds)
+        await recover(shop, {"stripe": stripe})
+
+
+async def _books_balance(shop: Shop, place: StripesPlace, till: Till) -> None:
+    """Ours with themselves, and with theirs."""
+    assert (await audit.check(shop, patience=0)).violations == ()
+    (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
+    assert row["kept"] == place.taken()
+
+
+async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = await pay(shopper, made)
+    assert (paid.status_code, paid.json()["status"]) == (201, "succeeded"), paid.text
+    (intent,) = place.intents.values()
+    assert paid.json()["providerRef"] == intent["id"]
+    assert (intent["amount"], intent["currency"], intent["metadata"]) == (1000, "gbp", {"reference": paid.json()["id"]})
+    assert list(place.answers) == [paid.json()["id"]]
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [("pm_card_chargeDeclined", "generic_decline"), ("pm_card_chargeDeclinedInsufficientFunds", "insufficient_funds")],
+)
+async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    method: str,
+    code: str,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    declined = await pay(shopper, made, method)
+    assert (declined.status_code, declined.json()["declineCode"]) == (402, code)
+    failed = (await shopper.get(f"/payments/{declined.json()['paymentId']}")).json()
+    assert (failed["status"], failed["providerRef"]) == ("failed", next(iter(place.intents)))
+    assert (await pay(shopper, made)).status_code == 201
+    await _books_balance(shop, place, till)
+
+
+async def test_a_method_that_stripe_does_not_know_charges_nothing(
+    shopper: httpx.AsyncClient, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    refused = await pay(shopper, made, "pm_of_nobody")
+    assert (refused.status_code, refused.json()["type"]) == (502, "/problems/provider-error")
+    assert place.intents == {}
+    assert (await pay(shopper, made)).status_code == 201
+
+
+async def test_a_buyer_who_must_show_who_he_is_is_sent_there_and_back(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    for well in (True, False):
+        made = await order(shopper, ("MUG", 1))
+        paid = (await pay(shopper, made, REDIRECTED)).json()
+        intent = place.intents[paid["providerRef"]]
+        assert paid["status"] == "pending"
+        assert paid["redirectUrl"] == intent["next_action"]["redirect_to_url"]["url"]
+        assert intent["next_action"]["redirect_to_url"]["return_url"].endswith(f"?payment={paid['id']}")
+        assert (await shopper.post(f"/payments/{paid['id']}/refresh")).json()["status"] == "pending"
+        place.settle(intent, well=well)
+        back = (await shopper.post(f"/payments/{paid['id']}/refresh")).json()
+        assert (back["status"], back["redirectUrl"]) == ("succeeded" if well else "failed", None)
+        assert (await look(shopper, made["id"]))["status"] == ("confirmed" if well else "pending")
+    await _books_balance(shop, place, till)
+
+
+async def test_a_bank_that_takes_days_is_told_by_a_webhook(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made, SLOW)).json()
+    assert (paid["status"], paid["redirectUrl"]) == ("pending", None)
+    place.settle(place.intents[paid["providerRef"]])
+    assert set(await place.deliver(client, clock.now(), copies=10, dice=random.Random(1))) == {200}
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert (await till.topics(made["id"])).count("order.confirmed") == 1
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    await order(shopper, ("MUG", 1))
+    warm = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, warm)).status_code == 201  # a connection is open already
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at(cut)
+    told = await pay(shopper, made, key="click")
+    await line.mend()
+    if cut == "unplugged":
+        assert told.status_code == 502  # it was never asked, so that the same key tries again
+        assert (await pay(shopper, made, key="click")).status_code == 201
+    else:
+        assert (told.status_code, told.json()["status"]) == (201, "pending")
+        place.forget_keys()  # nothing hangs on Stripe's memory of keys
+        await _settled(shop, stripe, clock)
+        ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
+        assert ours == [{"status": "failed" if cut == "lost" else "succeeded"}]
+    assert sum(intent["amount"] == 1000 for intent in place.intents.values()) == (0 if cut == "lost" else 1)
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("fault", ["latency", "failing", "busy"])
+async def test_a_stripe_that_is_ill_charges_once(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+    fault: str,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    setattr(place, fault, 1.5 if fault == "latency" else True)
+    told = await pay(shopper, made)
+    setattr(place, fault, 0)
+    assert told.status_code == (502 if fault == "busy" else 201)
+    await _settled(shop, stripe, clock)
+    assert place.taken() == (0 if fault == "busy" else 500)
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_refund_over_a_cut_line_is_made_once(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    await line.break_at(cut)
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    await line.mend()
+    assert told.status_code == (502 if cut == "unplugged" else 201)
+    place.forget_keys()
+    await _settled(shop, stripe, clock)
+    assert [refund["amount"] for refund in place.refunds.values()] == ([] if cut == "unplugged" else [300])
+    await _books_balance(shop, place, till)
+
+
+async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.async_refunds = True
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={})
+    assert (told.status_code, told.json()["status"]) == (201, "pending")
+    await _settled(shop, stripe, clock)
+    (refund,) = place.refunds.values()
+    refund["status"] = "succeeded"
+    clock.advance(3600)
+    await recover(shop, {"stripe": stripe})
+    assert (await till.rows("SELECT status FROM payment_refunds")) == [{"status": "succeeded"}]
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("cut", ["", *CUTS])
+async def test_a_capture_and_a_cancellation_over_a_cut_line(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    captured, cancelled = [await order(shopper, ("MUG", pieces)) for pieces in (1, 2)]
+    held = [(await pay(shopper, made)).json() for made in (captured, cancelled)]
+    assert [payment["status"] for payment in held] == ["authorized", "authorized"]
+    assert place.taken() == 0
+    await line.break_at(cut)
+    taken = await staff.post(f"/payments/{held[0]['id']}/capture")
+    gone = await shopper.post(f"/orders/{cancelled['id']}/cancel")
+    await line.mend()
+    assert (taken.status_code, gone.status_code) == (502 if cut == "unplugged" else 200, 200)
+    if cut == "unplugged":
+        taken = await staff.post(f"/payments/{held[0]['id']}/capture")
+    await _settled(shop, stripe, clock)
+    assert [intent["status"] for intent in place.intents.values()] == ["succeeded", "canceled"]
+    assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
+        {"status": "succeeded", "due": None}, {"status": "voided", "due": None},
+    ]  # fmt: skip
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_lapses_at_stripe_cancels_its_order_in_whatever_order_it_is_told(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made)).json()
+    place.lapse(place.intents[paid["providerRef"]])
+    assert set(await place.deliver(client, clock.now(), copies=10, dice=random.Random(3))) == {200}
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], seen["payments"][0]["status"]) == ("cancelled", "voided")
+    assert await till.shelf("MUG") == (100, 0)
+    await _books_balance(shop, place, till)
+
+
+async def test_an_intent_whose_order_expired_is_ended_so_that_nobody_can_pay_it_any_more(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider, clock: FixedClock
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    await pay(shopper, made, REDIRECTED)
+    clock.advance(shop.settings.order_hold_seconds + 60)
+    await recover(shop, {"stripe": stripe})
+    await _settled(shop, stripe, clock)
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled"]
+    assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
+
+
+async def test_only_what_stripe_signed_just_now_is_read(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made, SLOW)).json()
+    place.settle(place.intents[paid["providerRef"]])
+    body = json.dumps(place.events[-1], indent=2).encode()
+    now = clock.now()
+    old, new = (signatures.sign(body, secret, now) for secret in SECRETS)
+    at, _, mac = new.partition(",")
+
+    async def send(signature: str, sent: bytes = body) -> int:
+        headers = {"Stripe-Signature": signature} if signature else {}
+        return (await client.post("/webhooks/stripe", content=sent, headers=headers)).status_code
+
+    for bad in (
+        "", at, mac, "t=,v1=", f"t=x,{mac}", f"t={'9' * 30},{mac}", new[:-1], new.replace("v1", "v0"),
+        signatures.sign(body, "whsec_of_nobody", now),
+        *(signatures.sign(body, SECRETS[1], now + timedelta(seconds=s)) for s in (-301, 301)),
+    ):  # fmt: skip
+        assert await send(bad) == 400, bad
+    assert await send(new, json.dumps(json.loads(body)).encode()) == 400  # the same JSON, other bytes
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+    assert await send(f"{at},v1={'0' * 64},{mac}") == 200
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert await send(old) == 200  # while the secret is being replaced both are good
+
+    for strange in (b"", b"{", b"[]", b"1", b"{}", b'{"id": 1, "type": "payment_intent.succeeded"}',
+                    b'{"id": "e", "type": "payment_intent.succeeded", "data": {"object": {"id": "pi_"}}}'):  # fmt: skip
+        assert await send(signatures.sign(strange, SECRETS[1], now), strange) == 400
+    event: dict[str, Any] = json.loads(body)
+    for ignored in (
+        event | {"id": "evt_a", "type": "charge.dispute.created"},
+        event | {"id": "evt_b", "data": {"object": event["data"]["object"] | {"metadata": {}}}},
+        event | {"id": "evt_c", "data": {"object": event["data"]["object"] | {"amount": 1}}},
+    ):
+        sent = json.dumps(ignored).encode()
+        assert await send(signatures.sign(sent, SECRETS[1], now), sent) == 200
+    assert [row["event_id"] for row in await till.rows("SELECT event_id FROM webhook_events")] == [event["id"]]
+
+
+async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
+    stripe: PaymentProvider, place: StripesPlace, line: Line
+) -> None:
+    charge = Charge(str(new_id()), 500, "GBP", CARD, capture=False, return_url="https://shop.example/")
+    held = await stripe.authorise(charge)
+    assert held == Outcome("pi_1", "authorized", cents=500, currency="GBP")
+    assert await stripe.authorise(charge) == held
+    assert await stripe.look_up(charge.reference) == held
+    assert await stripe.look_up(str(new_id())) is None
+    hold = Hold(charge.reference, "pi_1", 500, "GBP")
+    unnamed = Hold(charge.reference, charge.reference, 500, "GBP")
+    assert (await stripe.capture(unnamed)).status == "succeeded"
+    assert (await stripe.capture(hold)).status == (await stripe.void(hold)).status == "succeeded"
+    back = GiveBack(str(new_id()), charge.reference, "pi_1", 200, "GBP")
+    assert await stripe.look_up_refund(back) is None
+    given = await stripe.refund(back)
+    assert await stripe.refund(back) == await stripe.look_up_refund(back) == given
+    with pytest.raises(ProviderError):
+        await stripe.refund(replace(back, reference=str(new_id()), amount_cents=301))
+    with pytest.raises(ProviderSilent):  # another request under the same key
+        await stripe.refund(replace(back, amount_cents=100))
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    entries = [entry async for entry in stripe.entries(until - timedelta(minutes=5), until)]
+    assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
+        ("charge", charge.reference, "succeeded", 500), ("refund", back.reference, "succeeded", 200),
+    ]  # fmt: skip
+    await line.break_at("unplugged")
+    with pytest.raises(ProviderError):
+        await stripe.authorise(replace(charge, reference=str(new_id())))
+    for cut in ("lost", "swallowed", "half"):
+        await line.mend()
+        await line.break_at(cut)  # type: ignore[arg-type]
+        with pytest.raises(ProviderSilent):
+            await stripe.look_up(charge.reference)
+
+
+async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(
+    stripe: PaymentProvider, place: StripesPlace
+) -> None:
+    for currency, sent in (("JPY", 700), ("ISK", 70_000), ("KWD", 700)):
+        made = await stripe.authorise(Charge(str(new_id()), 700, currency, CARD, return_url="https://shop.example/"))
+        assert (made.cents, made.currency) == (700, currency)
+        assert list(place.intents.values())[-1]["amount"] == sent
+
+
+async def test_many_intents_are_gone_through_page_by_page(stripe: PaymentProvider, place: StripesPlace) -> None:
+    charges = [Charge(str(new_id()), 500, "GBP", CARD, return_url="https://shop.example/") for _ in range(130)]
+    for some in range(0, 130, 26):
+        await asyncio.gather(*(stripe.authorise(charge) for charge in charges[some : some + 26]))
+    assert await stripe.look_up(charges[0].reference) is not None
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    found = [entry.reference async for entry in stripe.entries(until - timedelta(minutes=5), until)]
+    assert sorted(found) == sorted(charge.reference for charge in charges)
+
+
+def test_a_provider_that_is_on_without_its_keys_says_which_are_missing() -> None:
+    bare = Settings(_env_file=None, payment_providers=("stripe", "sandbox"))
+    with pytest.raises(ValueError, match=r"QUARTET_STRIPE_SECRET_KEY is not set.*QUARTET_STRIPE_WEBHOOK_SECRETS"):
+        payments.check_providers(bare)
+    with pytest.raises(ValueError, match="QUARTET_STRIPE_WEBHOOK_SECRETS"):
+        payments.check_providers(bare.model_copy(update={"stripe_secret_key": SecretStr("sk_1")}))

@@ -1,0 +1,649 @@
+"""Shops' own systems are told what happens: signed, at least once, and never a machine inside the house."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from standardwebhooks import Webhook, WebhookVerificationError
+from till import Till, order, pay
+
+from quartet import hooks
+from quartet.hooks import delivery, model, sender
+from quartet.kernel.clock import FixedClock
+from quartet.kernel.settings import Settings
+from quartet.stores import outbox
+from quartet.sync import relay
+from quartet.web.dependencies import Shop
+
+Json = dict[str, Any]
+Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Request:
+    """As it came over the wire."""
+
+    head: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+async def answer(writer: asyncio.StreamWriter, status: str, more: str = "", body: bytes = b"thanks") -> None:
+    writer.write(f"HTTP/1.1 {status}\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+
+
+async def takes(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await answer(writer, "204 No Content", body=b"")
+
+
+def says(status: str, more: str = "", body: bytes = b"no") -> Behave:
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(writer, status, more, body)
+
+    return behave
+
+
+async def hangs(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def cuts(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+def never_ends(status: str) -> Behave:
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        while True:
+            writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            await writer.drain()
+
+    return behave
+
+
+async def trickles(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1\r\nx\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def endless_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+        await writer.drain()
+
+
+@dataclass
+class Receiver:
+    """A shop's own system: keeps what it is sent, behaves as it is told."""
+
+    url: str = ""
+    port: int = 0
+    behave: Behave = takes
+    got: list[Request] = field(default_factory=list)
+    connections: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            head, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            body = await reader.readexactly(int(headers["content-length"]))
+            self.got.append(Request(head, headers, body))
+            await self.behave(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            pass
+        finally:
+            self.at_once -= 1
+            writer.close()
+
+
+@asynccontextmanager
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
+    receiver.port = server.sockets[0].getsockname()[1]
+    receiver.url = f"http://127.0.0.1:{receiver.port}/hooks"
+    try:
+        yield receiver
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as found:
+        yield found
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Receivers stand on this machine."""
+    return settings.model_copy(update={"webhook_loopback": True, "access_ttl": 10**8})
+
+
+@pytest.fixture
+async def send(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[hooks.Sender]:
+    """Impatient, so that no test waits long for an endpoint that says nothing."""
+    monkeypatch.setattr(sender, "WHOLE_SECONDS", 1.5)
+    monkeypatch.setattr(sender, "BODY_SECONDS", 0.5)
+    async with hooks.open_sender(loopback=True, at_once=32) as found:
+        yield found
+
+
+async def endpoint(staff: httpx.AsyncClient, url: str, *events: str) -> Json:
+    made = await staff.post("/webhook-endpoints", json={"url": url, "events": list(events) or ["*"]})
+    assert made.status_code == 201, made.text
+    found: Json = made.json()
+    return found
+
+
+async def happen(shop: Shop, topic: str, key: str = "", payload: Json | None = None) -> str:
+    """An event, carried as far as the deliveries; its id."""
+    async with shop.stores.pg.tx() as tx:
+        key = key or uuid4().hex
+        await outbox.emit(tx, topic, key, payload or {"sku": key})
+        id_ = await tx.fetchval("SELECT event_id FROM outbox WHERE key = $1 ORDER BY id DESC LIMIT 1", key)
+    while await relay.relay(shop):
+        pass
+    return str(id_)
+
+
+async def deliveries(staff: httpx.AsyncClient, made: Json, query: str = "") -> list[Json]:
+    listed = await staff.get(f"/webhook-endpoints/{made['id']}/deliveries?limit=100{query}")
+    assert listed.status_code == 200, listed.text
+    found: list[Json] = listed.json()["items"]
+    return found
+
+
+async def look(staff: httpx.AsyncClient, made: Json) -> Json:
+    found: Json = (await staff.get(f"/webhook-endpoints/{made['id']}")).json()
+    return found
+
+
+# What arrives
+
+
+async def test_a_purchase_is_told_in_order_and_every_signature_is_right(
+    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await Till(shop).stock("MUG", 10, 1250)
+    made = await endpoint(staff, receiver.url, "order.placed", "order.confirmed", "order.refunded")
+    placed = await order(shopper, ("MUG", 2))
+    await pay(shopper, placed["id"])
+    await staff.post(f"/orders/{placed['id']}/refunds", json={"amountCents": 500})
+    for _ in range(2):
+        while await relay.relay(shop):
+            pass
+        while await hooks.deliver(shop, send):
+            pass
+    assert [r.head for r in receiver.got] == ["POST /hooks HTTP/1.1"] * 3
+    told = [Webhook(made["secret"]).verify(r.body, r.headers) for r in receiver.got]
+    assert [one["type"] for one in told] == ["order.placed", "order.confirmed", "order.refunded"]
+    assert all(set(one) == {"type", "timestamp", "data"} for one in told)
+    assert told[1]["data"] | {"items": 0, "confirmedAt": 0} == {
+        "orderId": placed["id"], "userId": str(shopper.user_id), "email": None, "currency": "GBP",  # type: ignore[attr-defined]
+        "totalCents": 2500, "capturedCents": 2500, "refundedCents": 0, "confirmedAt": 0, "claimedAt": None,
+        "items": 0,
+    }  # fmt: skip
+    assert told[2]["data"]["amountCents"] == 500
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(told[0]["timestamp"])) < timedelta(minutes=2)
+    assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
+    assert {d["eventId"] for d in await deliveries(staff, made)} == {r.id for r in receiver.got}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(made["secret"]).verify(receiver.got[0].body + b" ", receiver.got[0].headers)
+
+
+async def test_each_listens_to_what_it_asked_for(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    prices = await endpoint(staff, receiver.url, "price.changed")
+    everything = await endpoint(staff, receiver.url, "*")
+    off = await endpoint(staff, receiver.url, "*")
+    await staff.patch(f"/webhook-endpoints/{off['id']}", json={"enabled": False})
+    for topic in ("stock.changed", "price.changed", "user.reset_asked", "order.placed"):
+        await happen(shop, topic, payload={"user_id": None, "sku": "MUG"})
+    while await hooks.deliver(shop, send):
+        pass
+    assert [d["type"] for d in await deliveries(staff, prices)] == ["price.changed"]
+    # What concerns the shop's own mail is nobody else's, links to new passwords least of all.
+    assert [d["type"] for d in await deliveries(staff, everything)] == [
+        "order.placed",
+        "price.changed",
+        "stock.changed",
+    ]
+    assert await deliveries(staff, off) == []
+
+
+async def test_what_opens_a_guests_cart_leaves_the_house_with_nobody(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await endpoint(staff, receiver.url)
+    await happen(shop, "order.placed", payload={"order_id": "o", "guest_cart": "a-token-of-a-cart", "items": []})
+    await hooks.deliver(shop, send)
+    assert json.loads(receiver.got[0].body)["data"] == {"orderId": "o", "items": []}
+
+
+async def test_an_event_carried_again_is_delivered_once(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await endpoint(staff, receiver.url)
+    id_ = await happen(shop, "price.changed", "MUG")
+    async with shop.stores.pg.tx() as tx:
+        await outbox.put_back(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
+    await relay.relay(shop)
+    await asyncio.gather(*(hooks.deliver(shop, send) for _ in range(6)))
+    assert [r.id for r in receiver.got] == [id_]
+
+
+async def test_many_workers_at_once_deliver_each_once_and_no_more_than_some_at_a_time(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    async def takes_its_time(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)
+        await takes(reader, writer)
+
+    receiver.behave = takes_its_time
+    await endpoint(staff, receiver.url)
+    ids = [await happen(shop, "price.changed", f"S{n}") for n in range(24)]
+    while sum(await asyncio.gather(*(hooks.deliver(shop, send) for _ in range(3)))):
+        pass
+    assert sorted(r.id for r in receiver.got) == sorted(ids)
+    assert receiver.most_at_once <= delivery.EACH_AT_ONCE
+
+
+async def test_of_one_key_the_first_is_sent_first_and_one_that_is_refused_holds_up_none_for_ever(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await endpoint(staff, receiver.url)
+    first, second, third = [await happen(shop, "price.changed", "MUG") for _ in range(3)]
+    receiver.behave = says("500 Oops")
+    assert await hooks.deliver(shop, send) == 1
+    receiver.behave = takes
+    assert await hooks.deliver(shop, send) == 1
+    assert await hooks.deliver(shop, send) == 1
+    assert [r.id for r in receiver.got] == [first, second, third]
+
+
+# Secrets
+
+
+async def test_after_a_rotation_both_secrets_verify_for_a_day_and_none_lies_in_the_database(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = shop = replace(shop, clock=clock)
+    made = await endpoint(staff, receiver.url)
+    rotated = (await staff.post(f"/webhook-endpoints/{made['id']}/rotate-secret")).json()
+    assert rotated["secret"].startswith("whsec_")
+    assert rotated["secret"] != made["secret"]
+    await happen(shop, "price.changed")
+    await hooks.deliver(shop, send)
+    for secret in (made["secret"], rotated["secret"]):
+        Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
+    clock.advance(86_400 + 1)
+    async with shop.stores.pg.read() as read:
+        found = await delivery.store.get(read, rotated["id"])
+        rows = str([dict(row) for row in await read.fetch("SELECT * FROM webhook_endpoints")])
+        rows += str([dict(row) for row in await read.fetch("SELECT * FROM audit_log")])
+    assert found.secrets(shop.settings.all_secrets(), clock.now()) == [rotated["secret"]]
+    for secret in (made["secret"], rotated["secret"]):
+        assert secret.removeprefix("whsec_") not in rows
+    assert "secret" not in await look(staff, made)
+
+
+def test_a_changed_shop_secret_leaves_the_old_signature_good_while_it_is_listed() -> None:
+    now = datetime.now(UTC)
+    one = model.Endpoint(uuid4(), "https://a.example", ("*",), None, b"salt", None, None, True, None, 0, 0, None, None,
+                         uuid4(), now, now)  # fmt: skip
+    before = one.secrets(["old" * 20], now)
+    assert before[0] in one.secrets(["new" * 20, "old" * 20], now)
+    assert before[0] not in one.secrets(["new" * 20], now)
+
+
+# Endpoints that fail
+
+
+@pytest.mark.parametrize(
+    ("behave", "status", "error"),
+    [
+        (says("500 Oops"), 500, None),
+        (says("302 Found", "Location: http://127.0.0.1:1/elsewhere\r\n"), 302, None),
+        (says("307 Again", "Location: /hooks\r\n"), 307, None),
+        (says("404 Not Found", body=b"<b>no</b>\0\n" + b"x" * 5000), 404, None),
+        (never_ends("500 Oops"), 500, None),
+        (hangs, None, "no answer within"),
+        (cuts, None, ""),
+        (endless_head, None, ""),
+    ],
+    ids=["500", "302", "307", "404", "endless 500", "hangs", "cuts", "endless head"],
+)
+async def test_only_2xx_is_a_yes_and_nothing_is_followed_or_waited_for(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender, behave: Behave,
+    status: int | None, error: str | None,
+) -> None:  # fmt: skip
+    receiver.behave = behave
+    made = await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    async with asyncio.timeout(10):
+        assert await hooks.deliver(shop, send) == 1
+    [one] = await deliveries(staff, made)
+    assert (one["state"], one["attempts"], one["status"]) == ("pending", 1, status)
+    assert error is None or error in one["error"]
+    assert len(one["answer"] or "") <= sender.KEPT_CHARACTERS
+    assert "\0" not in (one["answer"] or "")
+    assert receiver.connections == 1
+    wait = datetime.fromisoformat(one["nextTryAt"]) - datetime.now(UTC)
+    assert timedelta(seconds=0) < wait < timedelta(seconds=7)
+    assert await hooks.deliver(shop, send) == 0
+
+
+@pytest.mark.parametrize("behave", [never_ends("200 OK"), trickles, says("201 Created"), says("299 Hm")],
+                         ids=["endless", "trickling", "201", "299"])  # fmt: skip
+async def test_a_yes_is_a_yes_however_long_the_endpoint_talks_on(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender, behave: Behave
+) -> None:
+    receiver.behave = behave
+    made = await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    async with asyncio.timeout(10):
+        await hooks.deliver(shop, send)
+    [one] = await deliveries(staff, made)
+    assert one["state"] == "delivered"
+    assert len(one["answer"]) <= sender.KEPT_CHARACTERS
+
+
+async def test_one_that_hangs_does_not_hold_up_the_others(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    async with receiving() as slow:
+        slow.behave = hangs
+        await endpoint(staff, slow.url)
+        await endpoint(staff, receiver.url)
+        for n in range(12):
+            await happen(shop, "price.changed", f"S{n}")
+        task = asyncio.create_task(hooks.run(shop))
+        async with asyncio.timeout(20):
+            while len(receiver.got) < 12:  # noqa: ASYNC110 — it comes from outside
+                await asyncio.sleep(0.05)
+        assert slow.at_once == delivery.EACH_AT_ONCE
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_delivery_is_tried_for_a_day_later_each_time_then_lies_dead_and_can_be_sent_by_hand(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(model, "FAILURES", 10**6)  # the breaker has a test of its own
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = shop = replace(shop, clock=clock)
+    receiver.behave = says("503 Later")
+    made = await endpoint(staff, receiver.url)
+    id_ = await happen(shop, "price.changed")
+    began, tries = clock.now(), []
+    while (one := (await deliveries(staff, made))[0])["state"] == "pending":
+        if one["nextTryAt"]:
+            clock.at = datetime.fromisoformat(one["nextTryAt"])
+        tries.append((clock.now() - began).total_seconds())
+        assert await hooks.deliver(shop, send) == 1
+    assert 9 <= len(tries) <= 14
+    assert tries[-1] > 12 * 3600
+    assert tries[-1] <= 86_400
+    assert {r.id for r in receiver.got} == {id_}
+    assert one["state"] == "dead"
+    receiver.behave = takes
+    again = await staff.post(f"/webhook-endpoints/{made['id']}/deliveries/{one['id']}/redeliver")
+    assert (again.status_code, again.json()["state"]) == (202, "pending")
+    clock.at = datetime.now(UTC)
+    await hooks.deliver(shop, send)
+    Webhook(made["secret"]).verify(receiver.got[-1].body, receiver.got[-1].headers)
+    assert receiver.got[-1].id == id_
+    assert (await deliveries(staff, made))[0]["state"] == "delivered"
+
+
+async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = shop = replace(shop, clock=clock)
+    receiver.behave = says("500 Oops")
+    made = await endpoint(staff, receiver.url)
+    for n in range(40):
+        await happen(shop, "price.changed", f"S{n}")
+    while await hooks.deliver(shop, send):
+        pass
+    breaker = (await look(staff, made))["breaker"]
+    assert breaker["state"] == "open"
+    # Those that were under way when it opened count too, and no more are sent.
+    assert model.FAILURES <= len(receiver.got) < model.FAILURES + delivery.EACH_AT_ONCE
+    pauses = []
+    for _ in range(9):
+        until = datetime.fromisoformat((await look(staff, made))["breaker"]["openUntil"])
+        pauses.append((until - clock.now()).total_seconds())
+        assert await hooks.deliver(shop, send) == 0
+        clock.at = until
+        assert (await look(staff, made))["breaker"]["state"] == "half-open"
+        assert await hooks.deliver(shop, send) == 1  # one, to see
+        assert await hooks.deliver(shop, send) == 0
+    assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+    clock.at = datetime.fromisoformat((await look(staff, made))["breaker"]["openUntil"])
+    receiver.behave = takes
+    assert await hooks.deliver(shop, send) == 1
+    assert (await look(staff, made))["breaker"] == {"state": "closed", "failures": 0, "openUntil": None}
+    while await hooks.deliver(shop, send):
+        pass
+    clock.advance(7 * 3600)
+    while await hooks.deliver(shop, send):
+        pass
+    assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
+
+
+async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_a_notice(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = shop = replace(shop, clock=clock)
+    failing, gone = (
+        await endpoint(staff, receiver.url, "price.changed"),
+        await endpoint(staff, receiver.url, "order.placed"),
+    )
+    receiver.behave = says("500 Oops")
+    await happen(shop, "price.changed")
+    await hooks.deliver(shop, send)
+    clock.advance(3 * 86_400 + 1)
+    async with shop.stores.pg.tx() as tx:
+        await hooks.sweep(tx, clock.now())
+    assert (await deliveries(staff, failing))[0]["state"] == "dead"
+    assert (await staff.post(f"/webhook-endpoints/{failing['id']}/test")).status_code == 202
+    await hooks.deliver(shop, send)
+    receiver.behave = says("410 Gone")
+    clock.at = datetime.now(UTC)
+    await happen(shop, "order.placed", payload={"items": []})
+    await hooks.deliver(shop, send)
+    for made, reason in ((failing, "nothing was taken since"), (gone, "410 Gone")):
+        now = await look(staff, made)
+        assert (now["enabled"], now["breaker"]["state"]) == (False, "disabled")
+        assert reason in now["disabledReason"]
+        assert (await staff.post(f"/webhook-endpoints/{made['id']}/test")).status_code == 409
+    while await relay.relay(shop):
+        pass
+    async with shop.stores.pg.read() as read:
+        told = await read.fetch("SELECT args FROM mails WHERE kind = 'webhook-disabled' ORDER BY id")
+    assert [row["args"]["endpoint_id"] for row in told] == [failing["id"], gone["id"]]
+    on = await staff.patch(f"/webhook-endpoints/{gone['id']}", json={"enabled": True})
+    assert (on.json()["enabled"], on.json()["disabledReason"], on.json()["breaker"]["state"]) == (True, None, "closed")
+
+
+async def test_the_notice_reaches_whoever_made_the_endpoint(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    from quartet import notify
+
+    receiver.behave = says("410 Gone")
+    await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    await hooks.deliver(shop, send)
+    while await relay.relay(shop):
+        pass
+    await notify.deliver(shop)
+    [(_, subject, text)] = shop.mail.sent  # type: ignore[attr-defined]
+    assert subject == "A webhook endpoint was switched off"
+    assert receiver.url in text
+    assert "410 Gone" in text
+
+
+# Addresses
+
+
+async def test_an_address_that_turned_inside_after_it_was_given_is_never_connected_to(
+    shop: Shop, receiver: Receiver
+) -> None:
+    """DNS rebinding: a public address when it is looked at, this machine's when it is sent to."""
+    answers = iter([["93.184.216.34"], ["127.0.0.1"]])
+    asked = []
+
+    async def rebinding(host: str, port: int) -> list[str]:
+        asked.append((host, port))
+        return next(answers)
+
+    from quartet.hooks import addresses
+
+    url = f"https://rebind.example:{receiver.port}/"
+    await addresses.public_addresses("rebind.example", receiver.port, rebinding, loopback=False)
+    async with hooks.open_sender(loopback=False, at_once=1, resolver=rebinding) as send:
+        said = await send.post(url, {}, b"{}")
+    assert said.error == "refused: the address is not a public one"
+    assert len(asked) == 2
+    assert receiver.connections == 0
+
+
+async def test_a_name_that_leads_inside_as_well_is_refused_whole(receiver: Receiver) -> None:
+    async def both(host: str, port: int) -> list[str]:
+        return ["93.184.216.34", "10.0.0.7"]
+
+    async with hooks.open_sender(loopback=False, at_once=1, resolver=both) as send:
+        assert "not a public one" in ((await send.post("https://both.example/", {}, b"{}")).error or "")
+
+
+async def test_what_was_checked_is_what_is_connected_to_and_the_name_is_resolved_once(receiver: Receiver) -> None:
+    asked = []
+
+    async def once(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
+
+    async with hooks.open_sender(loopback=True, at_once=1, resolver=once) as send:
+        said = await send.post(f"http://shop.example:{receiver.port}/hooks?a=1", {"X-A": "b"}, b"{}")
+    assert said.status == 204
+    assert asked == ["shop.example"]
+    assert receiver.got[0].head == "POST /hooks?a=1 HTTP/1.1"
+    assert receiver.got[0].headers["host"] == f"shop.example:{receiver.port}"
+
+
+async def test_tls_is_with_the_name_not_with_the_address(tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    await asyncio.to_thread(
+        subprocess.run,
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+         "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    names: list[str | None] = []
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(cert, key)
+    theirs.sni_callback = lambda _, name, __: names.append(name)  # type: ignore[assignment, func-returns-value]
+
+    async def here(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with receiving(theirs) as receiver:
+        ours = ssl.create_default_context(cafile=str(cert))
+        async with hooks.open_sender(loopback=True, at_once=2, resolver=here, tls=ours) as send:
+            assert (await send.post(f"https://shop.example:{receiver.port}/", {}, b"{}")).status == 204
+            other = await send.post(f"https://other.example:{receiver.port}/", {}, b"{}")
+        async with hooks.open_sender(loopback=True, at_once=2, resolver=here) as send:
+            unknown = await send.post(f"https://shop.example:{receiver.port}/", {}, b"{}")
+    assert "CERTIFICATE_VERIFY_FAILED" in (other.error or "")
+    assert "CERTIFICATE_VERIFY_FAILED" in (unknown.error or "")
+    assert names == ["shop.example", "other.example", "shop.example"]
+    assert len(receiver.got) == 1
+
+
+async def test_no_endpoint_stands_inside_the_house(shop: Shop, app: FastAPI, staff: httpx.AsyncClient) -> None:
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"webhook_loopback": False}))
+    for url in (
+        "http://example.com/", "https://127.0.0.1/", "https://localhost/", "https://[::1]/", "https://10.1.2.3/",
+        "https://169.254.169.254/latest/meta-data", "https://2130706433/", "https://0x7f.1/", "https://0/",
+        "https://[::ffff:10.0.0.1]/", "https://[64:ff9b::a00:1]/", "https://100.64.0.1/", "https://224.0.0.1/",
+        "https://user:password@example.com/", "https://1.1.1.1:22/", "https://1.1.1.1/#part", "ftp://1.1.1.1/",
+        "https:///", "https://", "nothing", "https://a b/", "https://name.invalid/", "https://1.1.1.1\\@127.0.0.1/",
+    ):  # fmt: skip
+        refused = await staff.post("/webhook-endpoints", json={"url": url, "events": ["*"]})
+        assert refused.status_code == 422, (url, refused.text)
+        assert refused.json()["errors"][0]["field"] == "url", url
+    made = await endpoint(staff, "https://1.1.1.1/hooks")
+    inward = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": "https://127.0.0.1/"})
+    assert inward.status_code == 422
+    assert (await look(staff, made))["url"] == "https://1.1.1.1/hooks"
+
+
+# Staff
+
+
+async def test_endpoints_are_listed_changed_and_taken_away_and_every_act_is_written_down(
+    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    body = {"url": receiver.url, "events": ["order.placed", "order.placed"], "description": "the warehouse"}
+    made = (await staff.post("/webhook-endpoints", json=body)).json()
+    assert made["events"] == ["order.placed"]
+    others = [await endpoint(staff, receiver.url) for _ in range(4)]
+    page = (await staff.get("/webhook-endpoints?limit=3")).json()
+    rest = (await staff.get(f"/webhook-endpoints?limit=3&cursor={page['nextCursor']}")).json()
+    assert [e["id"] for e in page["items"] + rest["items"]] == [e["id"] for e in [*others[::-1], made]]
+    assert rest["nextCursor"] is None
+    path = f"/webhook-endpoints/{made['id']}"
+    changed = await staff.patch(path, json={"events": ["*", "stock.changed"], "description": None})
+    assert (changed.json()["events"], changed.json()["description"]) == (["*"], None)
+    assert (await staff.patch(path, json={"events": ["nothing.known"]})).status_code == 422
+    assert (await staff.post("/webhook-endpoints", json={"url": receiver.url, "events": []})).status_code == 422
+    assert (await staff.post(f"{path}/test")).status_code == 202
+    [one] = await deliveries(staff, made)
+    assert (one["type"], one["state"]) == ("webhook.test", "pending")
+    assert (await staff.post(f"{path}/deliveries/{one['id']}/redeliver")).status_code == 202
+    assert (await staff.post(f"{path}/deliveries/{one['id'] + 1}/redeliver")).status_code == 404
+    assert (await staff.delete(path)).status_code == 204
+    for call in (staff.get(path), staff.delete(path), staff.get(f"{path}/deliveries"), staff.post(f"{path}/test")):
+        assert (await call).status_code == 404
+    for guest, status in ((client, 401), (shopper, 403)):
+        assert (await guest.get("/webhook-endpoints")).status_code == status
+        assert (await guest.post("/webhook-endpoints", json=body)).status_code == status
+    acts = await Till(shop).rows(
+        "SELECT action FROM audit_log WHERE subject_id = $1 AND action LIKE 'webhook.%' ORDER BY id", made["id"]
+    )
+    assert [act["action"].removeprefix("webhook.") for act in acts] == [
+        "create", "change", "test", "redeliver", "remove",
+    ]  # fmt: skip

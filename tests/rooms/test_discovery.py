@@ -1,0 +1,200 @@
+"""GET /bestsellers and GET /products/{sku}/related: what was bought leads from one product to another."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import SignIn
+from floor import made
+from quartet import catalog, discovery, inventory, orders, sync
+from quartet.catalog import Category, Draft, Variant
+from quartet.web.dependencies import Shop
+
+Json = dict[str, Any]
+SEED = 4711
+NOW = datetime.now(UTC)
+GOODS = {
+    "TEA": "drinks", "MILK": "drinks", "SUGAR": "food", "SALT": "food", "CAKE": "food", "LAMP": "home", "ROPE": "home",
+    "EVER": "home",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def shelf(shop: Shop) -> Shop:
+    """Eight things in three categories under one, and a shirt in two sizes."""
+    await catalog.put_category(shop, Category("things", "Things", None, {"type": "object"}))
+    for slug in ("drinks", "food", "home"):
+        await catalog.put_category(shop, Category(slug, slug.title(), "things", {"type": "object"}))
+    drafts = [Draft(sku, sku.title(), category, price_cents=100, published_at=NOW - timedelta(days=900))
+              for sku, category in GOODS.items()]  # fmt: skip
+    sizes = [Variant(f"SHIRT-{size}", {"size": size}, 100) for size in "SL"]
+    drafts.append(Draft("SHIRT", "Shirt", "home", variants=sizes, published_at=NOW - timedelta(days=900)))
+    for draft in drafts:
+        await catalog.create_product(shop, draft, actor="test")
+    async with shop.stores.pg.tx() as tx:
+        for sku in [*GOODS, "SHIRT-S", "SHIRT-L"]:
+            await inventory.put(tx, sku, sku.title(), 100, currency="GBP", actor="test", stock=10_000)
+    await sync.catch_up(shop)
+    return shop
+
+
+async def sold(shop: Shop, buyer: httpx.AsyncClient, *skus: str, qty: int = 1, days_ago: int = 0) -> Any:
+    """An order that is paid, of so long ago; its id."""
+    async with shop.stores.pg.tx() as tx:
+        order = await orders.place(tx, buyer.user_id, [(sku, qty) for sku in skus])  # type: ignore[attr-defined]
+        await orders.confirm(tx, order.id)
+        await tx.execute(
+            "UPDATE orders SET created_at = created_at - make_interval(days => $2) WHERE id = $1", order.id, days_ago
+        )
+    return order.id
+
+
+async def related(client: httpx.AsyncClient, sku: str, **params: Any) -> list[tuple[str, str]]:
+    items = (await made(client.get(f"/products/{sku}/related", params=params)))["items"]
+    return [(item["sku"], item["reason"]) for item in items]
+
+
+async def bestsellers(client: httpx.AsyncClient, **params: Any) -> list[tuple[str, int]]:
+    items = (await made(client.get("/bestsellers", params=params)))["items"]
+    return [(item["sku"], item["units"]) for item in items]
+
+
+async def test_what_is_bought_together_is_shown_together(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    """What is in every basket is no advice: twice together with a thing seldom sold says more."""
+    for _ in range(4):
+        await sold(shelf, shopper, "TEA", "MILK", "EVER")
+    for sku in ("LAMP", "ROPE", "CAKE", "SALT") * 5:
+        await sold(shelf, shopper, sku, "EVER")
+    await sold(shelf, shopper, "TEA", "LAMP")  # once is chance
+    await sync.catch_up(shelf)
+    await discovery.count_all(shelf)
+    assert await related(shopper, "TEA") == [("MILK", "bought-together"), ("EVER", "bought-together")]
+    assert await related(shopper, "tea", limit=1) == [("MILK", "bought-together")]
+    assert (await related(shopper, "LAMP"))[0] == ("EVER", "bought-together")
+
+
+async def test_counting_agrees_with_counting_by_hand(shelf: Shop, sign_in: SignIn) -> None:
+    print(f"seed {SEED}")
+    draw, buyer = random.Random(SEED), await sign_in()
+    pairs: Counter[tuple[str, str]] = Counter()
+    baskets: Counter[str] = Counter()
+    units: Counter[str] = Counter()
+    for _ in range(60):
+        skus, qty = draw.sample(list(GOODS), draw.randint(1, 4)), draw.randint(1, 3)
+        order_id = await sold(shelf, buyer, *skus, qty=qty, days_ago=draw.choice([0, 5, 20, 100, 800]))
+        if draw.random() < 0.2:
+            async with shelf.stores.pg.tx() as tx:
+                await orders.cancel(tx, order_id, by="test")
+            continue
+        units.update(dict.fromkeys(skus, qty))
+        if len(skus) > 1:
+            baskets.update(skus)
+            pairs.update(permutations(skus, 2))
+    await discovery.count_all(shelf)
+    for sku in GOODS:
+        scores = {b: times / (baskets[b] + 10) ** 0.5 for (a, b), times in pairs.items() if a == sku and times > 1}
+        expected = sorted(scores, key=lambda b: (-scores[b], b))
+        found = [other for other, reason in await related(buyer, sku) if reason == "bought-together"]
+        assert [round(scores[b], 9) for b in found] == [round(scores[b], 9) for b in expected], sku
+    assert dict(await bestsellers(buyer, period="all")) == {sku: n for sku, n in units.items() if n}
+
+
+async def test_bestsellers_go_by_period_and_category(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    for sku, qty, days_ago in (("TEA", 5, 0), ("MILK", 6, 5), ("SUGAR", 7, 20), ("SALT", 8, 100), ("LAMP", 9, 800)):
+        await sold(shelf, shopper, sku, qty=qty, days_ago=days_ago)
+    await discovery.count_all(shelf)
+    days, week, month = [("TEA", 5)], [("MILK", 6), ("TEA", 5)], [("SUGAR", 7), ("MILK", 6), ("TEA", 5)]
+    assert await bestsellers(shopper, period="day") == days
+    assert await bestsellers(shopper, period="week") == week
+    assert await bestsellers(shopper) == month
+    assert await bestsellers(shopper, period="year") == [("SALT", 8), *month]
+    assert await bestsellers(shopper, period="all") == [("LAMP", 9), ("SALT", 8), *month]
+    assert await bestsellers(shopper, period="all", category="food") == [("SALT", 8), ("SUGAR", 7)]
+    assert await bestsellers(shopper, category="things", limit=2) == month[:2]
+    assert await bestsellers(shopper, category="nothing") == []
+
+
+async def test_variants_sell_for_their_product(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    for size in "SLL":
+        await sold(shelf, shopper, f"SHIRT-{size}", "ROPE")
+    await discovery.count_all(shelf)
+    assert await bestsellers(shopper) == [("ROPE", 3), ("SHIRT", 3)] or await bestsellers(shopper) == [
+        ("SHIRT", 3), ("ROPE", 3),
+    ]  # fmt: skip
+    assert ("ROPE", "bought-together") in await related(shopper, "SHIRT-S")
+    assert ("SHIRT", "bought-together") in await related(shopper, "ROPE")
+
+
+async def test_what_is_cancelled_is_taken_back(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    ids = [await sold(shelf, shopper, "TEA", "MILK", qty=2, days_ago=3) for _ in range(2)]
+    await discovery.count_all(shelf)
+    assert await related(shopper, "TEA") == [("MILK", "bought-together")]
+    async with shelf.stores.pg.tx() as tx:
+        await orders.cancel(tx, ids[0], by="test")
+    await discovery.count_all(shelf)
+    assert await related(shopper, "TEA") == [("MILK", "alike")]
+    assert await bestsellers(shopper) in ([("MILK", 2), ("TEA", 2)], [("TEA", 2), ("MILK", 2)])
+
+
+async def test_only_what_is_public_is_shown(shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await sold(shelf, shopper, "TEA", "MILK")
+    await discovery.count_all(shelf)
+    await made(staff.patch("/products/MILK", json={"publishedAt": None}))
+    await sync.catch_up(shelf)
+    assert await bestsellers(shopper) == [("TEA", 2)]
+    assert await related(shopper, "TEA") == []
+    assert (await shopper.get("/products/MILK/related")).status_code == 404
+    await made(staff.delete("/products/MILK"))
+    assert await bestsellers(shopper) == [("TEA", 2)]
+
+
+async def test_a_card_says_what_there_is_now_and_is_cacheable(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    await sold(shelf, shopper, "TEA")
+    await discovery.count_all(shelf)
+    first = await shopper.get("/bestsellers")
+    assert first.json()["items"] == [
+        {"id": first.json()["items"][0]["id"], "sku": "TEA", "slug": "tea", "name": "Tea", "brand": None,
+         "category": "drinks", "priceCents": 100, "currency": "GBP", "rating": 0, "inStock": True, "image": None,
+         "units": 1}
+    ]  # fmt: skip
+    assert first.headers["Cache-Control"] == "public, max-age=5, must-revalidate"
+    again = await shopper.get("/bestsellers", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    stock = (await made(staff.get("/inventory/TEA")))["available"]
+    await made(staff.post("/inventory/TEA/movements", json={"delta": -stock, "reason": "adjusted"}))
+    await sync.catch_up(shelf)
+    changed = await shopper.get("/bestsellers", headers={"If-None-Match": first.headers["ETag"]})
+    assert (changed.status_code, changed.json()["items"][0]["inStock"]) == (200, False)
+
+
+async def test_what_is_alike_shares_what_few_others_have(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    attrs = {"type": "object", "properties": {"color": {"type": "string"}, "wood": {"type": "string"}}}
+    await catalog.put_category(shelf, Category("desks", "Desks", None, attrs))
+    for sku, color, wood in (("A", "red", "oak"), ("B", "red", "pine"), ("C", "blue", "oak"), ("D", "red", "ash")):
+        draft = Draft(f"DESK-{sku}", f"Model {sku}", "desks", attrs={"color": color, "wood": wood}, price_cents=1,
+                      published_at=NOW)  # fmt: skip
+        await catalog.create_product(shelf, draft, actor="test")
+    await sync.catch_up(shelf)
+    found = await related(shopper, "DESK-A")
+    assert {sku for sku, _ in found} == {"DESK-B", "DESK-C", "DESK-D"}
+    assert {reason for _, reason in found} == {"alike"}
+
+
+async def test_a_dealers_basket_says_nothing(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    skus = [f"BULK-{n}" for n in range(101)]
+    async with shelf.stores.pg.tx() as tx:
+        for sku in skus:
+            await inventory.put(tx, sku, sku, 100, currency="GBP", actor="test", stock=10)
+    for _ in range(2):
+        await sold(shelf, shopper, *skus)
+    await discovery.count_all(shelf)
+    async with shelf.stores.pg.read() as read:
+        assert await read.fetchval("SELECT count(*) FROM baskets") == 0

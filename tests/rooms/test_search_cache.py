@@ -1,0 +1,218 @@
+"""Answers to searches are kept for a second, by each process and in Redis for all."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import monotonic
+from uuid import uuid4
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quartet import catalog
+from quartet.catalog import Category, Draft
+from quartet.gateway import create_app
+from quartet.kernel.errors import StoreUnavailable, TooManyRequests
+from quartet.search.cache import Answers, Kept, Ready
+from quartet.search.service import MOST_WAITING, Turns
+from quartet.stores.redis import RedisStore
+from quartet.sync import catch_up
+from quartet.web.dependencies import Shop
+
+SECOND = 1.0
+MUCH = 1_000_000
+
+
+class Engine:
+    """Makes answers that say when they were made, and counts them."""
+
+    def __init__(self, takes: float = 0.0) -> None:
+        self.takes, self.made = takes, 0
+
+    async def __call__(self) -> Ready:
+        self.made += 1
+        began = monotonic()
+        await asyncio.sleep(self.takes)
+        return Ready(repr(began).encode(), total=1)
+
+
+@pytest.fixture
+def process(shop: Shop) -> Callable[[], Answers]:
+    """What another process of the same shop keeps."""
+    alias = uuid4().hex
+    return lambda: Answers(shop.stores.redis, alias, SECOND, MUCH)
+
+
+async def test_what_many_ask_at_once_is_made_once(process: Callable[[], Answers]) -> None:
+    engine, answers = Engine(takes=0.05), process()
+    given = await asyncio.gather(*(answers.get("k", f"typed {n % 7}", "", engine) for n in range(100)))
+    assert engine.made == 1
+    assert len({ready.body for ready in given}) == 1
+    assert answers.at_hand("typed 3") == given[0]
+    assert answers.at_hand("typed 8") is None
+
+
+async def test_another_process_takes_it_over_with_what_is_left_of_its_second(process: Callable[[], Answers]) -> None:
+    engine, one, other = Engine(), process(), process()
+    first = await one.get("k", "t", "", engine)
+    await asyncio.sleep(0.3)
+    assert await other.get("k", "t", "", engine) == first
+    assert engine.made == 1
+    assert other.kept.until("k") <= float(first.body) + SECOND + 0.01
+    await asyncio.sleep(max(0.0, float(first.body) + SECOND - monotonic()))
+    assert other.at_hand("t") is None
+    assert (await other.get("k", "t", "", engine)).body != first.body
+
+
+async def test_nobody_is_told_what_was_true_more_than_a_second_before(process: Callable[[], Answers]) -> None:
+    """Three processes, some queries, an engine that takes its time; ages are told when the answer is given."""
+    draw, oldest, stop = random.Random(20260601), 0.0, monotonic() + 3
+    processes = [process() for _ in range(3)]
+    engines = {f"q{n}": Engine(takes=0.02 * n) for n in range(5)}
+
+    async def shopper() -> None:
+        nonlocal oldest
+        while monotonic() < stop:
+            answers, key = draw.choice(processes), draw.choice(list(engines))
+            asked = monotonic()
+            ready = answers.at_hand(key) or await answers.get(key, key, "", engines[key])
+            oldest = max(oldest, asked - float(ready.body))
+            await asyncio.sleep(draw.random() * 0.01)
+
+    await asyncio.gather(*(shopper() for _ in range(20)))
+    assert oldest <= SECOND
+    # Each once a second; where they ask at the same moment, once a process.
+    assert all(engine.made <= 20 for engine in engines.values()), [engine.made for engine in engines.values()]
+
+
+async def test_what_found_nothing_is_kept_for_less(process: Callable[[], Answers]) -> None:
+    answers, engine = process(), Engine()
+
+    async def nothing() -> Ready:
+        return replace(await engine(), total=0)
+
+    await answers.get("k", "t", "", nothing)
+    assert answers.at_hand("t") is not None
+    await asyncio.sleep(SECOND / 5)
+    assert answers.at_hand("t") is None
+
+
+async def test_a_part_of_an_answer_and_a_failure_are_not_kept(process: Callable[[], Answers]) -> None:
+    answers, engine = process(), Engine()
+
+    async def part() -> Ready:
+        return replace(await engine(), whole=False)
+
+    async def away() -> Ready:
+        await asyncio.sleep(0.02)
+        raise StoreUnavailable("search")
+
+    assert not (await answers.get("k", "t", "", part)).whole
+    assert answers.at_hand("t") is None
+    failed = await asyncio.gather(*(answers.get("k", "t", "", away) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(one, StoreUnavailable) for one in failed)
+    assert (await answers.get("k", "t", "", engine)).whole
+
+
+async def test_who_gives_up_waiting_takes_nothing_from_the_others(process: Callable[[], Answers]) -> None:
+    answers, engine = process(), Engine(takes=0.1)
+    first = asyncio.create_task(answers.get("k", "t", "", engine))
+    await asyncio.sleep(0.01)
+    others = [asyncio.create_task(answers.get("k", "t", "", engine)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    first.cancel()
+    given = await asyncio.gather(*others)
+    assert engine.made == 1
+    assert len(given) == 3
+
+
+async def test_what_is_kept_of_another_index_is_not_taken_over(process: Callable[[], Answers]) -> None:
+    engine, one, other = Engine(), process(), process()
+    await one.get("k", "t", "", engine)
+    await one.turn()
+    await other.get("k", "t", "", engine)
+    assert engine.made == 2
+
+
+async def test_without_redis_each_process_keeps_its_own() -> None:
+    redis = RedisStore("redis://127.0.0.1:1")
+    answers, engine = Answers(redis, "a", SECOND, MUCH), Engine()
+    for _ in range(3):
+        await answers.get("k", "t", "", engine)
+    assert engine.made == 1
+    await redis.close()
+
+
+@given(st.lists(st.tuples(st.text("abc", max_size=3), st.integers(0, 3000)), max_size=60))
+def test_what_is_kept_stays_within_its_bytes(puts: list[tuple[str, int]]) -> None:
+    kept = Kept(10_000)
+    for key, size in puts:
+        kept.put(key, Ready(b"x" * size, 1), monotonic() + 60)
+        assert kept.bytes <= 10_000
+        assert kept.get(key) is not None
+    assert kept.bytes == sum(len(ready.body) + 512 + 2 * len(key) for key, (_, ready) in kept._held.items())
+
+
+async def test_a_clients_searches_take_turns() -> None:
+    turns, running, most = Turns(2), 0, 0
+
+    async def search(client: str) -> None:
+        nonlocal running, most
+        async with turns.turn(client):
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+    flood = await asyncio.gather(*(search("flood") for _ in range(100)), return_exceptions=True)
+    assert most == 2
+    assert sum(isinstance(one, TooManyRequests) for one in flood) == 100 - 2 - MOST_WAITING
+    await asyncio.gather(*(search(f"client {n}") for n in range(10)))
+    assert most == 10
+    assert turns._places == {}
+
+
+# --- Over HTTP ------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _served(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+    keeping = replace(shop, settings=shop.settings.model_copy(update={"search_cache_seconds": SECOND}))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Shop]:
+        yield keeping
+
+    app = create_app(opened)
+    app.state.shop = keeping
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        yield client
+
+
+async def _put(shop: Shop, sku: str, name: str) -> None:
+    draft = Draft(sku, name, "mugs", price_cents=900, published_at=datetime(2025, 1, 1, tzinfo=UTC))
+    await catalog.create_product(shop, draft, actor="test")
+    await catch_up(shop)
+
+
+async def test_a_search_is_the_same_for_a_second_and_then_the_present(shop: Shop) -> None:
+    await catalog.put_category(shop, Category("mugs", "Mugs", None, {"type": "object"}))
+    await _put(shop, "MUG-1", "Blue mug")
+    async with _served(shop) as client:
+        first = await client.get("/search?q=mug")
+        began = monotonic()
+        await _put(shop, "MUG-2", "Red mug")
+        again = [await client.get(address) for address in ("/search?q=mug", "/search?q=mug", "/search?q=%20MUG")]
+        if monotonic() - began < SECOND * 0.8:  # on a machine that has been asleep nothing is left to see
+            assert {answer.content for answer in again} == {first.content}
+        # Each is a search of its own, in the log too.
+        assert len({answer.headers["x-search-id"] for answer in [first, *again]}) == 4
+        await asyncio.sleep(max(0.0, began + SECOND - monotonic()))
+        assert (await client.get("/search?q=mug")).json()["total"] == 2
+        # What can't be read is refused, whatever was kept.
+        assert (await client.get("/search?q=mug&colour=red")).status_code == 422

@@ -1,0 +1,230 @@
+"""What was searched, found, opened and bought, without who did."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from conftest import SignIn
+from floor import Floor, made
+from quartet import catalog, inventory, merchandising, sync
+from quartet.catalog import Category, Draft
+from quartet.merchandising import service
+from quartet.stores.postgres import Postgres
+from quartet.web.dependencies import Shop
+
+Json = dict[str, Any]
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+async def shelf(shop: Shop) -> Shop:
+    """A red mug and a blue one, a hundred of each."""
+    await catalog.put_category(shop, Category("mugs", "Mugs", None, {"type": "object"}))
+    for sku, name in (("MUG-RED", "Red mug"), ("MUG-BLUE", "Blue mug")):
+        draft = Draft(sku, name, "mugs", price_cents=500, published_at=NOW - timedelta(days=1))
+        await catalog.create_product(shop, draft, actor="test")
+        async with shop.stores.pg.tx() as tx:
+            await inventory.put(tx, sku, name, 500, currency="GBP", actor="test", stock=100)
+    await sync.catch_up(shop)
+    return shop
+
+
+async def searched(client: httpx.AsyncClient, q: str, **params: Any) -> str:
+    """The search's id."""
+    answer = await client.get("/search", params={"q": q, **params})
+    assert answer.status_code == 200, answer.text
+    return answer.headers["X-Search-Id"]
+
+
+async def opened(client: httpx.AsyncClient, sku: str, search_id: str) -> None:
+    await made(client.get(f"/products/{sku}", headers={"X-Search-Id": search_id}))
+
+
+async def bought(client: httpx.AsyncClient, search_id: str, *lines: tuple[str, int], card: str = "card_ok") -> str:
+    body = {
+        "items": [{"sku": sku, "qty": qty} for sku, qty in lines],
+        "foundBy": [{"sku": sku, "searchId": search_id} for sku, _ in lines],
+    }
+    order_id = str((await made(client.post("/orders", json=body)))["id"])
+    await client.post("/payments", json={"orderId": order_id, "provider": "sandbox", "paymentMethod": card})
+    return order_id
+
+
+async def report(shop: Shop, staff: httpx.AsyncClient, **params: Any) -> Json:
+    await merchandising.write_log(shop)
+    await sync.catch_up(shop)
+    return await made(staff.get("/analytics/search", params=params))
+
+
+async def test_a_query_is_followed_from_the_search_to_the_till(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    ids = [await searched(shopper, q) for q in ("red mug", "  Red  MUG", "red mug", "zeppelin")]
+    assert len(set(ids)) == 4
+    for sku in ("MUG-RED", "MUG-RED", "MUG-BLUE"):
+        await opened(shopper, sku, ids[0])
+    await bought(shopper, ids[0], ("MUG-RED", 2), ("MUG-BLUE", 1))
+    await bought(shopper, ids[1], ("MUG-RED", 1))
+    found = await report(shelf, staff)
+    assert found["items"] == [
+        {"query": "red mug", "searches": 3, "withoutResults": 0, "opened": 1, "clickThrough": 0.3333, "units": 4,
+         "grossCents": 2000},
+        {"query": "zeppelin", "searches": 1, "withoutResults": 1, "opened": 0, "clickThrough": 0.0, "units": 0,
+         "grossCents": 0},
+    ]  # fmt: skip
+    assert (found["totals"]["searches"], found["totals"]["grossCents"], found["currency"]) == (4, 2000, "GBP")
+    empty = await report(shelf, staff, sort="withoutResults")
+    assert [line["query"] for line in empty["items"]] == ["zeppelin"]
+    assert empty["totals"] == found["totals"]
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    assert not (await report(shelf, staff, **{"from": tomorrow}))["items"]
+    assert (await report(shelf, staff, currency="EUR"))["totals"]["grossCents"] == 0
+
+
+async def test_what_is_not_paid_sells_for_no_query(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    search_id = await searched(shopper, "mug")
+    order_id = await bought(shopper, search_id, ("MUG-RED", 1), card="card_declined")
+    assert (await report(shelf, staff))["totals"]["units"] == 0
+    await made(shopper.post(f"/orders/{order_id}/cancel"))
+    assert (await report(shelf, staff))["totals"]["units"] == 0
+    assert await _rows(shelf, "search_lines") == []
+
+
+async def test_only_the_orders_own_lines_count_and_once(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    search_id, other = await searched(shopper, "mug"), await searched(shopper, "blue")
+    found_by = [
+        {"sku": "MUG-RED", "searchId": search_id}, {"sku": "MUG-RED", "searchId": other},
+        {"sku": "MUG-BLUE", "searchId": search_id}, {"sku": "NOTHING", "searchId": str(uuid4())},
+    ]  # fmt: skip
+    body = {"items": [{"sku": "MUG-RED", "qty": 1}], "foundBy": found_by}
+    for _ in range(2):  # the same order asked for again
+        order = await made(shopper.post("/orders", json=body, headers={"Idempotency-Key": "once"}))
+    payment = {"orderId": order["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+    await made(shopper.post("/payments", json=payment))
+    found = await report(shelf, staff, sort="revenue")
+    assert [(line["query"], line["units"]) for line in found["items"]] == [("mug", 1), ("blue", 0)]
+    assert await _rows(shelf, "search_lines") == []
+
+
+async def test_further_pages_and_browsing_are_no_searches(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    for params in ({}, {"q": "  "}, {"q": "mug", "page": 2}):
+        answer = await client.get("/search", params=params)
+        assert "X-Search-Id" not in answer.headers
+    assert (await report(shelf, staff))["totals"]["searches"] == 0
+
+
+async def test_an_id_that_is_none_is_ignored(shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    for odd in ("", "x", "0" * 32, str(uuid4()), "é" * 40, "{" + str(uuid4()) + "}"):
+        answer = await client.get("/products/MUG-RED", headers={"X-Search-Id": odd.encode()})
+        assert answer.status_code == 200
+    found = await report(shelf, staff)
+    assert (found["items"], found["totals"]["opened"]) == ([], 0)
+
+
+async def test_the_log_says_nothing_of_anybody(shelf: Shop, sign_in: SignIn, client: httpx.AsyncClient) -> None:
+    """Neither before the person is erased nor after: whatever is in the log's tables is none of theirs."""
+    person = {"email": "ann.smith@example.com", "password": "correct horse battery"}
+    user = await made(client.post("/users", json=person))
+    token = (await made(client.post("/sessions", json=person)))["accessToken"]
+    client.headers["Authorization"] = f"Bearer {token}"
+    for typed in ("mug for ann.smith@example.com", "+44 20 7946 0958", "mug"):
+        search_id = await searched(client, typed)
+    await opened(client, "MUG-RED", search_id)
+    paid = await bought(client, search_id, ("MUG-RED", 1))
+    left = await bought(client, search_id, ("MUG-RED", 1), card="card_declined")
+    await merchandising.write_log(shelf)
+    await sync.catch_up(shelf)
+    told = await _all_told(shelf)
+    for name in ("ann", "smith", "7946", str(user["id"]), paid, token):
+        assert name not in told, name
+    assert left in told  # until it is paid or given up
+    await made(client.request("DELETE", "/users/me", json={"password": person["password"]}))
+    assert left not in await _all_told(shelf)
+
+
+async def test_what_is_old_is_forgotten(shelf: Shop, client: httpx.AsyncClient) -> None:
+    await opened(client, "MUG-RED", await searched(client, "mug"))
+    await merchandising.write_log(shelf)
+    async with shelf.stores.pg.tx() as tx:
+        for table in ("searches", "search_opens"):
+            await tx.execute(f"UPDATE {table} SET at = at - interval '91 days'")
+    await opened(client, "MUG-BLUE", await searched(client, "blue mug"))
+    await merchandising.write_log(shelf)
+    await merchandising.sweep(shelf)
+    assert [row["query"] for row in await _rows(shelf, "searches")] == ["blue mug"]
+    assert len(await _rows(shelf, "search_opens")) == 1
+
+
+async def test_no_search_waits_for_the_log(shelf: Shop, client: httpx.AsyncClient) -> None:
+    """PostgreSQL stands still behind a lock; searches are answered, and written once it goes on."""
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("LOCK TABLE searches IN ACCESS EXCLUSIVE MODE")
+        for _ in range(5):
+            await asyncio.wait_for(searched(client, "mug"), 10)
+        await asyncio.sleep(2 * service.GATHER_SECONDS)  # it has begun to write, and waits
+        await asyncio.wait_for(searched(client, "mug"), 10)
+    await merchandising.write_log(shelf)
+    assert len(await _rows(shelf, "searches")) == 6
+
+
+async def test_searches_are_written_by_themselves(shelf: Shop, client: httpx.AsyncClient) -> None:
+    await searched(client, "mug")
+    async with asyncio.timeout(30):
+        while not await _rows(shelf, "searches"):  # noqa: ASYNC110 — what changes is in PostgreSQL
+            await asyncio.sleep(0.05)
+
+
+async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counted(tmp_path: Path) -> None:
+    pg = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
+    journal = service.Journal(pg)
+    dropped = REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0
+    for number in range(service.MOST_WAITING + 7):
+        journal.note(service.Searched(UUID(int=number), NOW, "mug", 1))
+    await journal.write()
+    assert len(journal._waiting) == service.MOST_WAITING
+    assert (REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0) - dropped == 7
+    await pg.close()
+
+
+async def test_ten_processes_write_at_once_and_again(shelf: Shop) -> None:
+    """What a timeout left unknown is written again; nothing counts twice."""
+    entries: list[service.Searched | service.Opened] = []
+    for number in range(300):
+        entries += [service.Searched(UUID(int=number), NOW, f"mug {number % 7}", number % 3),
+                    service.Opened(UUID(int=number), "a mug", NOW)]  # fmt: skip
+
+    async def write() -> None:
+        journal = service.Journal(shelf.stores.pg)
+        for entry in entries:
+            journal.note(entry)
+        while journal._waiting:
+            await journal.write()
+
+    await asyncio.gather(*(write() for _ in range(10)))
+    assert len(await _rows(shelf, "searches")) == len(await _rows(shelf, "search_opens")) == 300
+
+
+async def test_the_report_is_staffs(floor: Floor) -> None:
+    assert (await floor.shopper.get("/analytics/search")).status_code == 403
+
+
+async def _rows(shop: Shop, table: str) -> list[Json]:
+    async with shop.stores.pg.read() as read:
+        return [dict(row) for row in await read.fetch(f"SELECT * FROM {table}")]
+
+
+async def _all_told(shop: Shop) -> str:
+    tables = ("searches", "search_opens", "search_lines", "search_sales")
+    return "\n".join([str(row) for table in tables for row in await _rows(shop, table)])

@@ -1,0 +1,103 @@
+"""GET /search/suggest beside products: categories, and what others searched for with success."""
+
+import random
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from floor import made
+from quartet import catalog, merchandising
+from quartet.catalog import Category
+from quartet.kernel.ids import new_id
+from quartet.merchandising import rules, service, typeahead
+from quartet.web.dependencies import Shop
+
+NOW = datetime.now(UTC)
+SEED = 77
+
+
+async def searched(shop: Shop, query: str, times: int, found: int = 1, *, minutes_apart: int = 1) -> None:
+    """So many searches, as other processes have logged them."""
+    async with shop.stores.pg.tx() as tx:
+        for number in range(times):
+            at = NOW - timedelta(minutes=minutes_apart * number)
+            await service.store.write(tx, [service.Searched(new_id(), at, service.told(query, found), found)], [])
+    await merchandising.count_queries(shop)
+    rules._desks.pop(shop.stores.pg, None)  # as a process that begins now
+
+
+async def offered(client: httpx.AsyncClient, q: str, **params: Any) -> tuple[list[str], list[str]]:
+    """Slugs of categories, and queries."""
+    body = await made(client.get("/search/suggest", params={"q": q, **params}))
+    return [category["slug"] for category in body["categories"]], body["queries"]
+
+
+async def test_what_others_searched_for_is_offered_from_the_first_letter(shop: Shop, client: httpx.AsyncClient) -> None:
+    await catalog.put_category(shop, Category("headphones", "Wireless Headphones", None, {"type": "object"}))
+    await searched(shop, "Red  MUG", 7)
+    await searched(shop, "red rope", 9)
+    await searched(shop, "blue mug", 5)
+    assert await offered(client, "r") == ([], ["red rope", "red mug"])
+    assert await offered(client, "RED m") == ([], ["red mug"])
+    assert await offered(client, "r", size=1) == ([], ["red rope"])
+    assert await offered(client, "hea") == (["headphones"], [])
+    assert await offered(client, "wireless h") == (["headphones"], [])
+    for misspelt in ("bleu", "blu m", "bllue", "blux mug", "blue mg"):
+        assert await offered(client, misspelt) == ([], ["blue mug"]), misspelt
+    assert await offered(client, "haed") == (["headphones"], [])
+    assert await offered(client, "blx") == ([], [])  # too few letters to say
+    assert await offered(client, "lbue") == ([], [])  # the first is right
+    assert await offered(client, "") == ([], [])
+
+
+async def test_nothing_that_could_be_somebodys_own_is_offered(shop: Shop, client: httpx.AsyncClient) -> None:
+    await searched(shop, "seldom", 4)
+    await searched(shop, "nothing there", 50, found=0)
+    await searched(shop, "not any more", 5)
+    await searched(shop, "not any more", 20, found=0, minutes_apart=30)
+    await searched(shop, "ann@example.com", 50)
+    await searched(shop, "mug for ann@example.com", 50)
+    await searched(shop, "over and over", 50, minutes_apart=0)  # one page, loaded again and again
+    for q in ("s", "n", "a", "m", "o", "…"):
+        assert await offered(client, q) == ([], []), q
+
+
+async def test_counting_again_changes_nothing(shop: Shop) -> None:
+    await searched(shop, "mug", 6)
+    for _ in range(3):
+        await merchandising.count_queries(shop)
+    async with shop.stores.pg.read() as read:
+        assert await read.fetchval("SELECT sum(searches) FROM query_days") == 6
+
+
+@pytest.mark.parametrize("typed", ["a", "b", "ca", "abcd", "bcda abc", "zzzz"])
+def test_offers_are_those_that_anybody_would_count_out(typed: str) -> None:
+    """All texts looked at one by one find the same."""
+    print(f"seed {SEED}")
+    draw = random.Random(SEED)
+    words = ["".join(draw.choices("abcd", k=draw.randint(1, 5))) for _ in range(60)]
+    weights = {" ".join(draw.sample(words, draw.randint(1, 3))): draw.randint(1, 99) for _ in range(400)}
+    offers = typeahead.of_queries(weights.items())
+    exact = [text for text in weights if text.startswith(typed)]
+    near = set(typeahead.spellings(typed, "abcd ")) if len(typed) >= 4 else set()
+    expected = exact or [text for text in weights if any(text.startswith(n) for n in near)]
+    expected.sort(key=lambda text: (-weights[text], text))
+    assert offers.begun(typed, 10) == expected[:10]
+
+
+def test_what_is_offered_costs_little() -> None:
+    """Five thousand queries, typed with a letter wrong: well under a millisecond of CPU; the bound is a hundred times
+    that, for machines that do other things."""
+    draw = random.Random(SEED)
+    letters = "abcdefghijklmnopqrstuvwxyz "
+    offers = typeahead.of_queries(("".join(draw.choices(letters, k=draw.randint(4, 30))), 1) for _ in range(5000))
+    typed = ["".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(300)]
+    began = time.process_time()
+    for text in typed:
+        offers.begun(text, 10)
+    took = (time.process_time() - began) / len(typed)
+    print(f"{took * 1e6:.0f} µs each")
+    assert took < 0.1

@@ -1,0 +1,114 @@
+"""A cluster of six: keys are found wherever they lie, and followed when they move."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from redis.crc import key_slot
+
+from quartet.cart.store import Carts
+from quartet.devstores import Place, Running, redis
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import resp
+from quartet.stores.redis import RedisStore
+
+SLOTS = 16384
+
+
+@pytest.fixture(scope="session")
+def program() -> str:
+    """Which server; "" for the one that is tested everywhere."""
+    return ""
+
+
+@pytest.fixture(scope="session")
+async def nodes(tmp_path_factory: pytest.TempPathFactory, program: str) -> AsyncIterator[list[Running]]:
+    """Three masters, then their replicas."""
+    running = await redis.start_cluster(Place(tmp_path_factory.mktemp("cluster"), durable=False), name=program)
+    yield running
+    await asyncio.gather(*(each.stop() for each in running))
+
+
+@pytest.fixture
+async def store(nodes: list[Running]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis.cluster_url(nodes[:1]))  # one is enough to find the others
+    await store.call("FLUSHDB")
+    yield store
+    await store.close()
+
+
+async def test_keys_are_found_wherever_they_lie(store: RedisStore) -> None:
+    await store.pipeline([("SET", f"k{n}", n) for n in range(500)])
+    assert await store.pipeline([("GET", f"k{n}") for n in range(500)]) == [str(n) for n in range(500)]
+    assert sorted(await store.call("KEYS", "k*")) == sorted(f"k{n}" for n in range(500))
+    seen, cursor = set(), "0"
+    while True:
+        cursor, keys = await store.call("SCAN", cursor, "MATCH", "k*", "COUNT", 50)
+        seen |= set(keys)
+        if cursor == "0":
+            break
+    assert len(seen) == 500
+    with pytest.raises(resp.Refused, match="CROSSSLOT"):
+        await store.call("DEL", "k1", "k2")
+    carts, owners = Carts(store, days=30), [uuid4() for _ in range(20)]
+    await asyncio.gather(*(carts.add(owner, "MUG", 2) for owner in owners))
+    assert await asyncio.gather(*(carts.lines(owner) for owner in owners)) == [{"MUG": 2}] * 20
+    await carts.add("a guest's token", "MUG", 1)
+    await carts.merge("a guest's token", owners[0])  # which lie on two servers
+    assert await carts.lines(owners[0]) == {"MUG": 3}
+    await store.call("FLUSHDB")
+    assert await store.call("KEYS", "*") == []
+
+
+async def test_a_slot_that_moves_under_load_loses_no_piece(store: RedisStore, nodes: list[Running]) -> None:
+    """As somebody deals out the slots anew: half of its keys are here and half there, then all are there."""
+    names = [f"cart:{{moving}}:{n}" for n in range(40)]
+    slot = key_slot(b"moving")
+    source = nodes[slot * 3 // SLOTS]
+    target = next(node for node in nodes[:3] if node is not source)
+    here, there = await connect(source), await connect(target)
+    counted: Counter[str] = Counter()
+    stop = asyncio.Event()
+
+    async def shop(name: str) -> None:
+        while not stop.is_set():
+            await store.call("HINCRBY", name, "MUG", 1)
+            counted[name] += 1
+            await asyncio.sleep(0.002)
+
+    shoppers = [asyncio.create_task(shop(name)) for name in names]
+    try:
+        ids = [await each.ask(("CLUSTER", "MYID")) for each in (here, there)]
+        await asyncio.sleep(0.2)
+        assert await there.ask(("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])) == "OK"
+        assert await here.ask(("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])) == "OK"
+        port = target.server.url.rpartition(":")[2].partition("/")[0]
+        for name in names:
+            await here.ask(("MIGRATE", "127.0.0.1", port, name, 0, 5000))
+            await asyncio.sleep(0.01)
+        for each in (there, here):
+            assert await each.ask(("CLUSTER", "SETSLOT", slot, "NODE", ids[1])) == "OK"
+        await asyncio.sleep(0.2)
+    finally:
+        stop.set()
+        outcomes = await asyncio.gather(*shoppers, return_exceptions=True)
+    assert outcomes == [None] * len(names)
+    assert {name: int(await store.call("HGET", name, "MUG")) for name in names} == dict(counted)
+    for each in (here, there):
+        each.close()
+
+
+async def test_a_cluster_that_is_away_is_said_so() -> None:
+    store = RedisStore("redis+cluster://127.0.0.1:1,127.0.0.1:2")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.call("GET", "a")
+    await store.close()
+
+
+async def connect(node: Running) -> resp.Connection:
+    """To that server itself."""
+    host, _, port = node.server.url.removeprefix("redis://").partition("/")[0].partition(":")
+    return await resp.connect({"host": host, "port": int(port)})

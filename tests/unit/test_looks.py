@@ -1,0 +1,54 @@
+"""Looks at what may have changed: one for all who ask, waited for only a moment."""
+
+import asyncio
+
+from quartet.kernel import looks
+from quartet.kernel.looks import Looks
+
+
+class Store:
+    """Answers how often it was asked, when it is well; hangs or refuses otherwise."""
+
+    def __init__(self) -> None:
+        self.asked, self.known = 0, 0
+        self.is_well = asyncio.Event()
+        self.is_well.set()
+        self.refuses = False
+
+    async def renew(self) -> None:
+        self.asked += 1
+        await self.is_well.wait()
+        if self.refuses:
+            raise ConnectionError
+        self.known = self.asked
+
+
+async def test_many_who_ask_at_once_have_it_looked_up_once_and_know_it() -> None:
+    store, looking = Store(), Looks("test", 60, 60)
+    await asyncio.gather(*(looking.look(store.renew) for _ in range(50)))
+    assert (store.asked, store.known, looking.is_due) == (1, 1, False)
+    await looking.look(store.renew)
+    assert store.asked == 1
+
+
+async def test_what_is_known_is_told_while_the_store_says_nothing() -> None:
+    store, looking = Store(), Looks("test", 0, 0)
+    await looking.look(store.renew)
+    store.is_well.clear()
+    async with asyncio.timeout(100 * looks.PATIENCE_SECONDS):
+        for _ in range(100):
+            await looking.look(store.renew)
+    assert (store.asked, store.known) == (2, 1)
+    store.is_well.set()
+    async with asyncio.timeout(10):
+        while store.known < 2:
+            await asyncio.sleep(0.001)
+            await looking.look(store.renew)
+
+
+async def test_after_one_that_failed_nobody_looks_for_a_while() -> None:
+    store, looking = Store(), Looks("test", 0, 60)
+    store.refuses = True
+    for _ in range(3):
+        await looking.look(store.renew)
+    assert (store.asked, store.known, looking.is_due) == (1, 0, False)

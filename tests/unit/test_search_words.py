@@ -1,0 +1,104 @@
+"""How text is read before an engine sees it, and what of a text is shown as found."""
+
+import html
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quartet.search import words
+from quartet.search.words import Marker, asked, distance, fold, kept, of_attrs, of_sku, respelt
+
+texts = st.text(max_size=60) | st.text('abcdeé 12"ß-.,', max_size=40)
+
+
+@given(texts)
+def test_what_is_folded_is_folded_for_good(text: str) -> None:
+    assert fold(fold(text)) == fold(text)
+    assert fold(text.upper()) == fold(fold(text.upper()))
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("32 GB", "32gb"),
+        ("32GB", "32gb"),
+        ("14 inch", "14inch"),
+        ("14-Zoll", "14inch"),
+        ('14" laptop', "14inch laptop"),
+        ("1,5 L Flasche", "1.5l flasche"),
+        ("1.50 litres", "1.5l"),
+        ("1000gb", "1tb"),
+        ("set of 6 in a box", "set of 6 in a box"),
+        ("usb3 gb12", "usb3 gb12"),
+        ("  Crème \n Brûlée ", "creme brulee"),
+        ("Straße", "strasse"),
+        (" ".join("abcdefghijklmnopqrst"), " ".join("abcdefghijklmnop")),
+    ],
+)
+def test_a_query_reads_the_same_however_it_was_typed(typed: str, read: str) -> None:
+    assert asked(typed) == read
+
+
+@given(texts)
+def test_a_query_that_was_read_is_read_no_further(text: str) -> None:
+    assert len(asked(text).split()) <= words.MOST_WORDS * 64
+    assert asked(asked(text)) == asked(text)
+
+
+def test_a_text_is_kept_with_its_measures_behind_it() -> None:
+    assert kept('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
+    assert kept("32gb") == "32gb"
+    assert list(of_attrs({"ram_gb": 32, "screen_inch": 14.5, "color": "Black", "touch": True, "x": None})) == [
+        "32gb", "14.5inch", "black"
+    ]  # fmt: skip
+    assert list(of_sku("LAPTOP-001")) == ["laptop", "001", "laptop001"]
+    assert list(of_sku("85123A")) == ["85123", "a", "85123a"]
+
+
+def _slow(one: str, other: str) -> int:
+    """Optimal string alignment, as the definition has it."""
+    if not one or not other:
+        return len(one) + len(other)
+    best = min(_slow(one[1:], other) + 1, _slow(one, other[1:]) + 1, _slow(one[1:], other[1:]) + (one[0] != other[0]))
+    if one[:2] == other[1::-1] and len(one) > 1 < len(other):
+        best = min(best, _slow(one[2:], other[2:]) + 1)
+    return best
+
+
+@given(st.text("abc", max_size=5), st.text("abc", max_size=5), st.integers(0, 3))
+def test_letters_that_are_wrong_are_counted(one: str, other: str, most: int) -> None:
+    assert min(distance(one, other, most), most + 1) == min(_slow(one, other), most + 1)
+
+
+@given(texts, texts, st.booleans())
+def test_what_is_marked_is_the_text_and_safe(query: str, text: str, loosely: bool) -> None:
+    marker = Marker(asked(query), loosely=loosely)
+    marked = marker.whole(text)
+    if marked is not None:
+        assert html.unescape(re.sub("</?em>", "", marked)) == text
+        assert "<em>" in marked
+    part = marker.part(text * 5)
+    if part is not None:
+        assert html.unescape(re.sub("</?em>", "", part)) in text * 5
+
+
+def test_what_was_asked_for_is_marked() -> None:
+    assert Marker("cans", loosely=False).whole("Cans & <script>") == "<em>Cans</em> &amp; &lt;script&gt;"
+    assert Marker("box candle", loosely=False).whole("Boxes of Candles") == "<em>Boxes</em> of <em>Candles</em>"
+    assert Marker("creme", loosely=False).whole("Die Crème") == "Die <em>Crème</em>"
+    assert Marker("14inch", loosely=False).whole("A 14-inch screen") == "A <em>14-inch</em> screen"
+    assert Marker("thinkpda", loosely=False).whole("ThinkPad") is None
+    assert Marker("thinkpda", loosely=True).whole("ThinkPad") == "<em>ThinkPad</em>"
+    long = Marker("needle", loosely=False).part("hay " * 100 + "needle " + "hay " * 100)
+    assert long is not None
+    assert "<em>needle</em>" in long
+    assert len(long) <= 150 + len("<em></em>")
+
+
+def test_another_spelling_is_one_of_what_was_found() -> None:
+    assert respelt("thinkpda busines", ["thinkpad x1", "business laptop"]) == "thinkpad business"
+    assert respelt("thinkpad", ["thinkpad x1"]) is None
+    assert respelt("boxes", ["a box"]) is None
+    assert respelt("zzzz", ["a box"]) is None
