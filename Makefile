@@ -26,11 +26,12 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-check: dev ## ruff, mypy --strict, import-linter
+check: dev ## ruff, mypy --strict, import-linter, bandit
 	@$(BIN)/ruff check src tests proofs bench
 	@$(BIN)/ruff format --check src tests proofs bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit -q -r src -c pyproject.toml
 
 test: dev ## Every test, on local servers (15 minutes at most)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests

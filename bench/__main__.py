@@ -10,22 +10,46 @@ from datetime import UTC, datetime
 
 from bench import machine
 
-NAMES = ("orders", "http", "loads")
+BUYERS = (1, 2, 4, 8, 16, 32, 64)
+SCENARIOS = ("many", "hot", "real")
+NAMES = (
+    "orders",
+    "http",
+    "purchase",
+    "logins",
+    "pauses",
+    "loads",
+    "relevance",
+    "search",
+    "answers",
+    "reindex",
+    "freshness",
+)
 
 
 async def main() -> None:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("which", nargs="*", choices=[*NAMES, []], help="default: all")
+    parser.add_argument("--rebuilt", type=int, default=100_000, help="products of the index that is built anew")
     parser.add_argument("--calls", type=int, default=2000, help="calls of a cheap request")
+    parser.add_argument("--orders", type=int, default=300, help="purchases for each number of buyers")
+    parser.add_argument("--buyers", type=int, nargs="+", default=BUYERS, help="how many buy at once")
+    parser.add_argument(
+        "--scenarios", nargs="+", default=(), choices=[*SCENARIOS, []], help="what they buy; default: all"
+    )
+    parser.add_argument("--products", type=int, nargs="+", default=(20_000, 100_000), help="how many are searched")
+    parser.add_argument(
+        "--queries", type=int, nargs="+", default=(1000, 10_000, 100_000), help="distinct ones that are asked"
+    )
     asked = parser.parse_args()
     print(f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine.machine()}.\n", flush=True)
     for name in asked.which or NAMES:
         print(f"<!-- {name} -->", file=sys.stderr, flush=True)
-        print(await _run(name, asked.calls), end="\n\n", flush=True)
+        print(await _run(name, asked), end="\n\n", flush=True)
 
 
-async def _run(name: str, calls: int) -> str:
+async def _run(name: str, asked: argparse.Namespace) -> str:
     match name:
         case "orders":
             from bench.place_order import orders
@@ -34,7 +58,39 @@ async def _run(name: str, calls: int) -> str:
         case "http":
             from bench.http import http
 
-            return await http(calls)
+            return await http(asked.calls)
+        case "purchase":
+            from bench.purchase import purchase
+
+            return await purchase(asked.orders, asked.buyers, asked.scenarios)
+        case "freshness":
+            from bench.freshness import freshness
+
+            return await freshness()
+        case "pauses":
+            from bench.pauses import pauses
+
+            return await pauses()
+        case "logins":
+            from bench.logins import logins
+
+            return await logins()
+        case "search":
+            from bench.search import search
+
+            return await search(asked.products)
+        case "answers":
+            from bench.answers import answers
+
+            return await answers(asked.queries)
+        case "relevance":
+            from bench.relevance import relevance
+
+            return await relevance()
+        case "reindex":
+            from bench.reindex import reindex
+
+            return await reindex(asked.rebuilt)
         case _:
             from bench.loads import loads
 

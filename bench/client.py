@@ -18,9 +18,8 @@ class Connection:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (lower case) and body."""
-        if self._writer is None or self._writer.is_closing():
+        if self._writer is None or self._reader is None or self._writer.is_closing() or self._reader.at_eof():
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-        assert self._reader is not None
         data = orjson.dumps(body) if body is not None else b""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -56,7 +55,7 @@ class Client:
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self._where = (host, int(port))
-        self._headers = headers or {}
+        self.headers = headers or {}
         self._free: list[Connection] = []
 
     async def request(
@@ -64,7 +63,7 @@ class Client:
     ) -> tuple[dict[str, str], bytes]:
         """Headers and body; RuntimeError when the status is not the one wanted."""
         connection = self._free.pop() if self._free else Connection(*self._where)
-        status, answered, content = await connection.request(method, path, body, {**self._headers, **(headers or {})})
+        status, answered, content = await connection.request(method, path, body, {**self.headers, **(headers or {})})
         self._free.append(connection)
         if status != want:
             raise RuntimeError(f"{method} {path}: {status} {content[:300]!r}")

@@ -11,11 +11,9 @@ from uuid import uuid4
 
 from bench.client import Client
 from bench.machine import Measured, measure, table
-from bench.running import RunningShop, running_shop
+from bench.running import RunningShop, running_shop, settled
 from quartet.cart.store import Carts
-from quartet.kernel.settings import Settings
-from quartet.search import Wanted
-from quartet.search.store import query
+from quartet.search import Wanted, find
 from quartet.stores.redis import RedisStore
 from quartet.stores.search import SearchEngine
 
@@ -39,7 +37,7 @@ async def http(calls: int) -> str:
 async def _requests(shop: RunningShop, calls: int) -> str:
     guest, shopper = Client(shop.url), await shop.sign_in("shopper@demo.test")
     products = await _all(guest, "/products?limit=100")
-    await _settled(shop)
+    await settled(shop)
     skus = [product["sku"] for product in products if not product["variants"] and product["available"] > 20]
     draw = random.Random(SEED)
     words = [word for product in products for word in product["name"].split() if len(word) > 3]
@@ -80,18 +78,6 @@ async def _requests(shop: RunningShop, calls: int) -> str:
     return f"### Requests\n\n{note}\n\n{table(measured, measured[0])}"
 
 
-async def _settled(shop: RunningShop) -> None:
-    """Until the worker has carried what the first start loaded: it drops cache entries and takes CPU meanwhile."""
-    staff = await shop.sign_in("staff@demo.test")
-    quiet = 0
-    while quiet < 5:
-        batches = [pipeline["batches"] for pipeline in (await staff.json("GET", "/sync"))["pipelines"]]
-        await asyncio.sleep(1)
-        after = [pipeline["batches"] for pipeline in (await staff.json("GET", "/sync"))["pipelines"]]
-        quiet = quiet + 1 if batches == after else 0
-    await staff.close()
-
-
 LAPTOPS = "/products?category=laptops&attrs.ram_gb.gte=32&sort=-rating"
 
 
@@ -123,17 +109,15 @@ async def _redis_part(shop: RunningShop, calls: int) -> str:
 
 
 async def _search_part(shop: RunningShop, calls: int) -> str:
-    """The engine driven directly: the whole query, without facets, and without facets, highlight and suggestions."""
+    """The engine driven directly, as the shop asks it: the first page and a later one, which counts nothing."""
     engine = SearchEngine(_url(shop, "search"))
     pids = {"search": shop.pids["search"]}
     words = ["laptop", "thinkpda", "cotton shirt", "heart", "christmas", "lunch bag", "headphones"]
-    kinds = {"whole query": set[str](), "without facets": {"aggs"}, "plain": {"aggs", "highlight", "suggest"}}
     measured = []
-    for name, left_out in kinds.items():
+    for name, page in (("first page", 1), ("second page", 2)):
 
-        def ask(number: int, left_out: set[str] = left_out) -> Awaitable[object]:
-            body = query(Wanted(q=words[number % len(words)]), datetime.now(UTC))
-            return engine.search("products", {part: body[part] for part in body if part not in left_out})
+        def ask(number: int, page: int = page) -> Awaitable[object]:
+            return find(engine, shop.settings, Wanted(q=words[number % len(words)], page=page), datetime.now(UTC))
 
         measured.append(await measure(name, ask, calls=calls, callers=2, processes=pids))
     await engine.close()
@@ -171,6 +155,4 @@ async def _all(client: Client, path: str) -> list[dict[str, Any]]:
 
 
 def _url(shop: RunningShop, store: str) -> str:
-    from quartet.supervise import running_urls
-
-    return str(running_urls(Settings(data_dir=shop.data))[f"{store}_url"])
+    return str(getattr(shop.settings, f"{store}_url"))

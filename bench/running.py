@@ -6,17 +6,29 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 
 from bench.client import Client
+from bench.machine import cpu_seconds
+from quartet import catalog
+from quartet.catalog.model import numbered
+from quartet.kernel.clock import SystemClock
+from quartet.kernel.settings import Settings
+from quartet.stores.mongo import Mongo
+from quartet.supervise import running_urls
 
 START_SECONDS = 300
+# Of CPU a second, what an engine takes that nobody asks; and how long it is waited for that.
+IDLE_SECONDS = 0.05
+COMPILED_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,18 @@ class RunningShop:
     data: Path
     pids: dict[str, int]
     logins: dict[str, str]
+
+    @property
+    def settings(self) -> Settings:
+        """What it settled: URLs, port, secret."""
+        open_ones = Settings(data_dir=self.data)
+        return open_ones.model_copy(update=running_urls(open_ones))
+
+    def mongo(self) -> Mongo:
+        """A client of its catalog's."""
+        url = self.settings.mongodb_url
+        assert url
+        return Mongo(url, url.rpartition("/")[2])
 
     async def sign_in(self, address: str) -> Client:
         """A client with that login's token."""
@@ -42,23 +66,59 @@ async def running_shop(search: str = "auto", *arguments: str) -> AsyncIterator[R
     with TemporaryDirectory(prefix="quartet-bench-", dir=os.environ.get("QUARTET_BENCH_DIR")) as folder:
         data = Path(folder) / "data"
         data.parent.chmod(0o755)  # PostgreSQL runs as another user when we are root
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         quartet = Path(sys.executable).with_name("quartet")
-        limits = {f"QUARTET_LIMIT_{kind}": "100000000" for kind in ("BROWSE", "SEARCH", "WRITE", "AUTH", "PAY")}
+        free = {"QUARTET_ACCESS_TTL": "86400", "QUARTET_CANARY_SECONDS": "0"} | {
+            f"QUARTET_LIMIT_{kind}": "100000000" for kind in ("BROWSE", "SEARCH", "WRITE", "AUTH", "PAY")
+        }
         process = await asyncio.create_subprocess_exec(
             quartet, "up", "--port", str(port), "--data", str(data), *arguments,
-            env={**os.environ, "QUARTET_DEV_SEARCH": search, "QUARTET_LOG_LEVEL": "warning", **limits},
-            start_new_session=True,
+            env={**os.environ, "QUARTET_DEV_SEARCH": search, "QUARTET_LOG_LEVEL": "warning", **free},
+            start_new_session=True, stdout=sys.stderr,
         )  # fmt: skip
         try:
             logins = await _ready(process, port, data)
-            yield RunningShop(f"http://127.0.0.1:{port}", data, _pids(process.pid), logins)
+            yield RunningShop(f"http://127.0.0.1:{port}", data, pids_below(process.pid), logins)
         finally:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(process.wait(), 60)
+
+
+async def published(mongo: Mongo) -> list[dict[str, Any]]:
+    """Every product that is to be found."""
+    now = SystemClock().now()
+    return [p for p in await catalog.slice_after(mongo, "", 100_000) if catalog.is_published(p, now)]
+
+
+async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The product under another name, written as any change is made; None where somebody was quicker."""
+    after = numbered({**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0))
+    return after if await mongo.collection(catalog.PRODUCTS).replace_one({"_id": before["_id"]}, after) else None
+
+
+async def settled(shop: RunningShop) -> None:
+    """Until the worker has carried what the first start loaded: it drops cache entries and takes CPU meanwhile. And
+    until a Java search engine has compiled itself, which takes a minute or more, as long as that comes to an end."""
+    staff = await shop.sign_in("staff@demo.test")
+    quiet, began = 0, time.monotonic()
+    while quiet < 5:
+        batches = [pipeline["batches"] for pipeline in (await staff.json("GET", "/sync"))["pipelines"]]
+        compiled = cpu_seconds(shop.pids["search"])
+        await asyncio.sleep(1)
+        after = [pipeline["batches"] for pipeline in (await staff.json("GET", "/sync"))["pipelines"]]
+        busy = (
+            cpu_seconds(shop.pids["search"]) - compiled > IDLE_SECONDS and time.monotonic() - began < COMPILED_SECONDS
+        )
+        quiet = quiet + 1 if batches == after and not busy else 0
+    await staff.close()
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def _ready(process: asyncio.subprocess.Process, port: int, data: Path) -> dict[str, str]:
@@ -69,6 +129,7 @@ async def _ready(process: asyncio.subprocess.Process, port: int, data: Path) -> 
             with suppress(OSError, RuntimeError, FileNotFoundError, asyncio.IncompleteReadError):
                 await Client(f"http://127.0.0.1:{port}").request("GET", "/health/ready")
                 logins: dict[str, str] = json.loads((data / "demo-logins.json").read_text())
+                (data / "up.json").stat()  # what it settled, written last
                 return logins
             await asyncio.sleep(0.2)
 
@@ -87,7 +148,8 @@ _NAMES = {
 }
 
 
-def _pids(parent: int) -> dict[str, int]:
+def pids_below(parent: int) -> dict[str, int]:
+    """The shop's processes that this one started, by name."""
     found: dict[str, int] = {}
     for child in psutil.Process(parent).children():
         line = " ".join(child.cmdline())

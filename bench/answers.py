@@ -1,0 +1,233 @@
+"""What a search costs over HTTP: ready answers beside bare ones of the same bytes, queries by Zipf's law at rising
+rates while products change, and how many cores ten thousand a second take."""
+
+import asyncio
+import itertools
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote_plus
+
+from bench.bare import started
+from bench.client import Client
+from bench.machine import Measured, cpu_seconds, measure, table
+from bench.running import RunningShop, free_port, published, renamed, running_shop, settled
+from bench.search_words import Zipf, typed
+
+CALLERS = 8
+CALLS, MISSES = 4000, 300
+RATES = (50, 100, 200, 400)
+SECONDS = 10.0
+CHANGES = 20  # of products a second
+CANARY_SECONDS = 0.5  # between two changes of what is watched
+LOOK_SECONDS = 0.05
+GOAL_RATE = 10_000
+SHARES = (0.01, 0.1, 0.5)
+SOURCES = ("process", "joined", "redis", "engine")
+_ASKED = re.compile(r'^quartet_search_answers_total\{source="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+async def answers(distinct: Sequence[int]) -> str:
+    """The tables, as Markdown."""
+    async with running_shop("auto") as shop:
+        await settled(shop)
+        kept, costs = await _costs(shop)
+        mixes = [await _mixed(shop, count) for count in distinct]
+    return "\n\n".join([kept, _cores(costs), "\n".join([_MIXED, *itertools.chain(*mixes)])])
+
+
+# --- What one costs -------------------------------------------------------------------------------------------------
+
+
+async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
+    """One query that everybody asks, beside an answer of as many bytes with nothing behind it; and queries that nobody
+    has asked before."""
+    guest = Client(shop.url)
+    path = "/search?q=laptop"
+    _, body = await guest.request("GET", path)
+    mongo = shop.mongo()
+    words = iter(typed(await published(mongo), 10 * MISSES, seed=3))
+    await mongo.close()
+
+    def asking(client: Client, path: str) -> Callable[[int], Coroutine[Any, Any, object]]:
+        return lambda _: client.request("GET", path)
+
+    async def new(where: str) -> object:
+        return await guest.request("GET", f"{where}?q={quote_plus(next(words))}")
+
+    async with started(free_port(), len(body)) as (url, pid):
+        bare = Client(url)
+        floor = await measure(
+            f"a bare answer of {len(body):,} bytes", asking(bare, "/"), calls=CALLS, callers=CALLERS,
+            processes={"api": pid},
+        )  # fmt: skip
+        await bare.close()
+    runs = [floor]
+    for name, ask, calls in (
+        ("empty answer: GET /health/live", asking(guest, "/health/live"), CALLS),
+        ("a search that is kept ready", asking(guest, path), CALLS),
+        ("a search that nobody asked before", lambda _: new("/search"), MISSES),
+        ("as you type, kept ready", asking(guest, "/search/suggest?q=lap"), CALLS),
+        ("as you type, what nobody typed before", lambda _: new("/search/suggest"), MISSES),
+    ):
+        runs.append(await measure(name, ask, calls=calls, callers=CALLERS, processes=shop.pids))
+    await guest.close()
+    note = f"{CALLERS} callers; the load's own process is not counted."
+    return f"### A search over HTTP\n\n{note}\n\n{table(runs, floor)}", {"kept": runs[2], "new": runs[3]}
+
+
+def _cores(costs: dict[str, Measured]) -> str:
+    """From the two measured costs: a core gives a second of CPU a second."""
+    lines = [
+        f"### Cores for {GOAL_RATE:,} searches a second\n",
+        "Computed from the costs above: every process on as many cores as it takes.\n",
+    ]
+    processes = sorted(costs["kept"].cpu)
+    lines += [
+        f"| not kept ready | cores | {' | '.join(processes)} |",
+        f"|---|{'---:|' * (len(processes) + 1)}",
+    ]
+    for share in SHARES:
+        by = {
+            name: GOAL_RATE * ((1 - share) * costs["kept"].cpu[name] + share * costs["new"].cpu[name]) / 1e6
+            for name in processes
+        }
+        each = " | ".join(f"{by[name]:.1f}" for name in processes)
+        lines.append(f"| {share:.0%} | **{sum(by.values()):.1f}** | {each} |")
+    return "\n".join(lines)
+
+
+# --- A mix of queries while products change -------------------------------------------------------------------------
+
+_MIXED = "\n".join(
+    [
+        "### Queries by Zipf's law while products change\n",
+        f"{SECONDS:.0f} s at each rate, started by the clock; {CHANGES} products a second change, and one is renamed "
+        f"every {CANARY_SECONDS} s, whose name is asked for all the time: *stale* is for how long an answer had been "
+        "wrong when it was asked for.\n",
+        "| distinct queries | asked/s | answered/s | from the process | joined | Redis | engine | p50 ms | p99 ms "
+        "| CPU ms | api | redis | search | stale p99 s | longest s |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+)
+
+
+async def _mixed(shop: RunningShop, distinct: int) -> list[str]:
+    mongo = shop.mongo()
+    queries = [f"/search?q={quote_plus(text)}" for text in typed(await published(mongo), distinct)]
+    await mongo.close()
+    guest, rows = Client(shop.url), []
+    for rate in RATES:
+        zipf = Zipf(queries, seed=rate)
+        async with _changing(shop) as canary:
+            await asyncio.sleep(2)  # at that rate already
+            rows.append(f"| {distinct:,} {await _at_rate(shop, guest, zipf, rate, canary)}")
+        print(rows[-1], file=sys.stderr, flush=True)
+    await guest.close()
+    return rows
+
+
+async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, canary: "_Canary") -> str:
+    took: list[float] = []
+    failed = 0
+
+    async def ask(due: float) -> None:
+        nonlocal failed
+        try:
+            await guest.request("GET", zipf.draw())
+            took.append(time.perf_counter() - due)
+        except (RuntimeError, OSError):
+            failed += 1
+
+    before, cpu = await _asked(guest), {name: cpu_seconds(pid) for name, pid in shop.pids.items()}
+    canary.stale.clear()
+    began = time.perf_counter()
+    running = set[asyncio.Task[None]]()
+    for number in range(int(rate * SECONDS)):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        if len(running) < 500:  # what comes on top of a queue that long is not even asked
+            task = asyncio.create_task(ask(due))
+            running.add(task)
+            task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    seconds = time.perf_counter() - began
+    spent = {name: (cpu_seconds(pid) - cpu[name]) / len(took) * 1000 for name, pid in shop.pids.items()}
+    after = await _asked(guest)
+    by = {source: after.get(source, 0) - before.get(source, 0) for source in SOURCES}
+    shares = " | ".join(f"{by[source] / max(sum(by.values()), 1):.1%}" for source in SOURCES)
+    took.sort()
+    stale = sorted(canary.stale) or [0.0]
+    costs = f"**{sum(spent.values()):.2f}** | {spent['api']:.2f} | {spent['redis']:.2f} | {spent['search']:.2f}"
+    return (
+        f"| {rate} | {len(took) / seconds:.0f}{f' ({failed} failed)' if failed else ''} | {shares} "
+        f"| {took[len(took) // 2] * 1000:.1f} | {took[int(len(took) * 0.99)] * 1000:.1f} | {costs} "
+        f"| {stale[int(len(stale) * 0.99)]:.2f} | {stale[-1]:.2f} |"
+    )
+
+
+async def _asked(guest: Client) -> dict[str, float]:
+    """Searches so far by where the answer came from."""
+    _, text = await guest.request("GET", "/metrics")
+    return {source: float(count) for source, count in _ASKED.findall(text.decode())}
+
+
+@dataclass
+class _Canary:
+    """`stale`: by answer, for how many seconds what it says had been wrong when it was asked for."""
+
+    stale: list[float] = field(default_factory=list)
+    written: dict[int, float] = field(default_factory=dict)
+
+    def saw(self, number: int, asked: float) -> None:
+        """An answer to a request of that time says that number."""
+        next_one = self.written.get(number + 1)
+        self.stale.append(max(0.0, asked - next_one) if next_one else 0.0)
+
+
+@asynccontextmanager
+async def _changing(shop: RunningShop) -> AsyncIterator[_Canary]:
+    """Products change meanwhile, and a canary among them is watched."""
+    mongo = shop.mongo()
+    canary, guest = _Canary(), Client(shop.url)
+    held = {product["_id"]: product for product in (await published(mongo))[:400]}
+    watched, *others = held
+
+    async def rename(id_: str, name: str) -> None:
+        held[id_] = await renamed(mongo, held[id_], name) or held[id_]
+
+    async def others_change() -> None:
+        for number in itertools.count():
+            id_ = others[number % len(others)]
+            await rename(id_, f"{held[id_]['name'].split(' #')[0]} #{number}")
+            await asyncio.sleep(1 / CHANGES)
+
+    async def canary_changes() -> None:
+        for number in itertools.count(1):
+            await rename(watched, f"Zanzibarcanary number{number}")
+            canary.written[number] = time.monotonic()
+            await asyncio.sleep(CANARY_SECONDS)
+
+    async def watch() -> None:
+        while True:
+            asked = time.monotonic()
+            found = await guest.json("GET", "/search?q=zanzibarcanary")
+            for item in found["items"]:
+                canary.saw(int(item["name"].rpartition("number")[2]), asked)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    original = held[watched]["name"]
+    tasks = [asyncio.create_task(work()) for work in (others_change, canary_changes, watch)]
+    try:
+        yield canary
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await rename(watched, original)
+        await guest.close()
+        await mongo.close()

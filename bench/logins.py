@@ -1,0 +1,132 @@
+"""What a thousand people who sign in at once cost those who shop meanwhile."""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from bench.client import Client
+from bench.machine import cpu_seconds
+from bench.running import RunningShop, running_shop, settled
+
+T = TypeVar("T")
+
+CROWD = 1000
+ROUNDS = 5
+# Requests start by the clock, whether or not those before them have been answered: who waits is counted as waiting.
+RATE = 100
+QUIET_SECONDS = 5.0
+ADDRESS = "shopper@demo.test"
+
+
+@dataclass
+class Seen:
+    """Milliseconds by request, and the API's seconds of CPU in these seconds."""
+
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {"product page": [], "cart line": []})
+    seconds: float = 0.0
+    cpu: float = 0.0
+
+    def quantile(self, name: str, share: float) -> float:
+        """Milliseconds that this share of the requests stayed under."""
+        ordered = sorted(self.latencies[name])
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def logins() -> str:
+    """A table as Markdown."""
+    quiet, flooded = Seen(), Seen()
+    statuses: Counter[str] = Counter()
+    async with running_shop("osmem") as shop, _flood(shop) as flood:
+        await settled(shop)
+        guest, shopper = Client(shop.url), await shop.sign_in(ADDRESS)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "product page": lambda: guest.request("GET", "/products/LAPTOP-001"),
+            "cart line": lambda: shopper.request("POST", "/cart/items", {"sku": "MOUSE-001", "qty": 1}),
+        }
+        await _shop_while(asyncio.sleep(QUIET_SECONDS), calls, Seen(), shop)  # warm
+        for _ in range(ROUNDS):
+            await shopper.request("DELETE", "/cart", want=204)
+            await _shop_while(asyncio.sleep(QUIET_SECONDS), calls, quiet, shop)
+            await shopper.request("DELETE", "/cart", want=204)
+            told = await _shop_while(flood(), calls, flooded, shop)
+            statuses.update(told["statuses"])
+        await asyncio.gather(guest.close(), shopper.close())
+    return _table(quiet, flooded, statuses)
+
+
+def _table(quiet: Seen, flooded: Seen, statuses: Counter[str]) -> str:
+    rows = [
+        f"| {name}, {'quiet' if seen is quiet else 'while they sign in'} | {seen.quantile(name, 0.5):.1f} "
+        f"| {seen.quantile(name, 0.99):.1f} | {max(seen.latencies[name]):.1f} | {len(seen.latencies[name])} |"
+        for name in quiet.latencies
+        for seen in (quiet, flooded)
+    ]
+    answered = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
+    return "\n".join(
+        [
+            "### A thousand sign-ins at once\n",
+            f"{ROUNDS} times {CROWD}, each on a new connection, beside {RATE} requests a second started by the clock: "
+            f"{answered}, all answered after {flooded.seconds / ROUNDS:.1f} s each time. The API took "
+            f"{quiet.cpu / quiet.seconds:.0%} of a core when quiet, {flooded.cpu / flooded.seconds:.0%} meanwhile.\n",
+            "| request | p50 ms | p99 ms | longest ms | requests |",
+            "|---|---:|---:|---:|---:|",
+            *rows,
+        ]
+    )
+
+
+async def _shop_while(
+    meanwhile: Awaitable[T], calls: dict[str, Callable[[], Awaitable[object]]], seen: Seen, shop: RunningShop
+) -> T:
+    """Requests by turns, at their rate, until `meanwhile` is over."""
+    over = asyncio.ensure_future(meanwhile)
+    began, before = time.perf_counter(), cpu_seconds(shop.pids["api"])
+    running: set[asyncio.Task[None]] = set()
+    number = 0
+    while not over.done():
+        name = list(calls)[number % len(calls)]
+        due = began + number / RATE
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(_timed(calls[name], due, seen.latencies[name]))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        number += 1
+    seen.seconds += time.perf_counter() - began
+    seen.cpu += cpu_seconds(shop.pids["api"]) - before
+    await asyncio.gather(*running)
+    return over.result()
+
+
+async def _timed(call: Callable[[], Awaitable[object]], due: float, latencies: list[float]) -> None:
+    await call()
+    latencies.append((time.perf_counter() - due) * 1000)
+
+
+@asynccontextmanager
+async def _flood(shop: RunningShop) -> AsyncIterator[Callable[[], Awaitable[dict[str, dict[str, int]]]]]:
+    """The crowd's process; a call lets them all come once."""
+    host, _, port = shop.url.removeprefix("http://").partition(":")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.flood", host, port, str(CROWD),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def come() -> dict[str, dict[str, int]]:
+        stdin.write(f"{ADDRESS} {shop.logins[ADDRESS]}\n".encode())
+        told: dict[str, dict[str, int]] = json.loads(await stdout.readline())
+        return told
+
+    try:
+        yield come
+    finally:
+        stdin.close()
+        await process.wait()

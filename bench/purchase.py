@@ -1,0 +1,326 @@
+"""A purchase over HTTP, from the cart to its confirmed payment, counted to the end: CPU of every process until all
+that follows from the orders has been carried (the outbox is empty, search and copies are equal).
+
+Each buyer is a shopper with an account who puts the lines into the cart one by one, orders the cart and pays, both
+under an Idempotency-Key, and begins again at once. Signing in comes before and is not counted, nor is the load itself.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import cycle
+from random import Random
+from uuid import UUID, uuid4
+
+from bench.client import Client
+from bench.machine import Measured, cpu_seconds
+from bench.running import RunningShop, free_port, running_shop
+from bench.wire import wired
+from quartet import orders, payments, retail
+from quartet.kernel.settings import Settings
+from quartet.stores import open_stores, outbox
+from quartet.stores.postgres import Postgres
+from quartet.sync import changes, products
+from quartet.sync.store import positions
+from quartet.web.dependencies import Shop
+
+SEED = 20101201
+PROCESSES = ("api", "worker", "postgres", "mongodb", "redis", "search")
+IDLE_SECONDS = 10
+CARRIED_SECONDS = 120.0
+COUNTED = 10
+FLOOR = 300
+
+Lines = Sequence[tuple[str, int]]
+
+
+TITLES = {"many": "two lines, many SKUs", "hot": "two lines, one hot SKU", "real": "the retailer's baskets"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The running shop, the same seen from inside, those who buy, and what is bought in each scenario."""
+
+    running: RunningShop
+    shop: Shop
+    buyers: list[Client]
+    baskets: dict[str, Iterator[Lines]]
+
+    @property
+    def cpu(self) -> dict[str, float]:
+        """Seconds each process has spent so far."""
+        return {name: cpu_seconds(self.running.pids[name]) for name in PROCESSES}
+
+
+@dataclass
+class Cell:
+    """What so many purchases by so many buyers came to; CPU in milliseconds an order."""
+
+    scenario: str
+    buyers: int
+    seconds: float
+    lines: int
+    latencies: list[float] = field(repr=False)
+    cpu: dict[str, float]
+    carried_seconds: float
+
+    @property
+    def row(self) -> str:
+        """Of the table."""
+        timed = Measured("", self.seconds, self.latencies, {})
+        total = sum(self.cpu.values())
+        times = [f"{timed.rate:.0f}", f"{timed.quantile(0.5):.0f}", f"{timed.quantile(0.99):.0f}"]
+        cpu = [
+            f"**{total:.1f}**",
+            f"{total - self.cpu['mongodb']:.1f}",
+            *(f"{self.cpu[name]:.2f}" for name in PROCESSES),
+        ]
+        lines, carried = f"{self.lines / len(self.latencies):.1f}", f"{self.carried_seconds:.1f}"
+        return f"| {' | '.join([TITLES[self.scenario], lines, str(self.buyers), *times, *cpu, carried])} |"
+
+
+ABOUT = (
+    "CPU in milliseconds an order, counted until everything is carried, which the last column says how long it took "
+    f"after the last payment. The load itself is not counted, nor the sign-in. Seed {SEED}."
+)
+HEAD = [
+    "bought",
+    "lines",
+    "buyers",
+    "orders/s",
+    "p50 ms",
+    "p99 ms",
+    "CPU ms",
+    "without MongoDB",
+    *PROCESSES,
+    "carried s",
+]
+
+
+async def purchase(count: int, buyers: Sequence[int], scenarios: Sequence[str]) -> str:
+    """The tables, as Markdown: `count` orders for each number of buyers and each scenario, a fifth of it where baskets
+    have twenty lines."""
+    async with _bench(max(buyers)) as bench:
+        await _carried(bench)
+        parts = [ABOUT, await _idle(bench), await _floor(bench), await _trips(bench)]
+        rows = []
+        for scenario in scenarios or bench.baskets:
+            few = count if scenario != "real" else max(count // 5, 1)
+            await _cell(bench, scenario, max(buyers), 2 * max(buyers))  # connections open, statements get planned
+            rows += [(await _cell(bench, scenario, many, max(few, 2 * many))).row for many in buyers]
+            await _equal(bench)
+    table = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1), *rows]
+    return "\n\n".join(["### From cart to confirmed payment", *parts, "\n".join(table)])
+
+
+@asynccontextmanager
+async def _bench(buyers: int) -> AsyncIterator[Bench]:
+    async with running_shop("auto") as running, open_stores(settings := running.settings) as stores:
+        guest = Client(running.url)
+        skus = await _stocked(stores.pg, guest)
+        crowd = [await _buyer(running, guest) for _ in range(buyers)]
+        draw = Random(SEED)
+        baskets: dict[str, Iterator[Lines]] = {
+            "many": ([(sku, 1) for sku in draw.sample(skus, 2)] for _ in cycle([0])),
+            "hot": ([(skus[0], 1), (draw.choice(skus[1:]), 1)] for _ in cycle([0])),
+            "real": _real(set(skus)),
+        }
+        yield Bench(running, Shop(settings, stores), crowd, baskets)
+        await asyncio.gather(guest.close(), *(client.close() for client in crowd))
+
+
+async def _stocked(pg: Postgres, guest: Client) -> list[str]:
+    """Every SKU that is a product of its own and is shown, with more pieces than are ever bought here."""
+    page = await guest.json("GET", "/products?limit=100")
+    shown = list(page["items"])
+    while page["nextCursor"]:
+        page = await guest.json("GET", f"/products?limit=100&cursor={page['nextCursor']}")
+        shown += page["items"]
+    skus = sorted(product["sku"] for product in shown if not product["variants"])
+    async with pg.once() as tx:
+        await tx.execute("UPDATE inventory SET stock = 100000000 WHERE sku = ANY ($1)", skus)
+    for sku in skus:  # everything has been looked at before
+        await guest.request("GET", f"/products/{sku}")
+    return skus
+
+
+async def _buyer(running: RunningShop, guest: Client) -> Client:
+    login = {"email": f"buyer-{uuid4().hex}@demo.test", "password": uuid4().hex}
+    await guest.json("POST", "/users", login, want=201)
+    session = await guest.json("POST", "/sessions", login, want=201)
+    return Client(running.url, {"Authorization": f"Bearer {session['accessToken']}"})
+
+
+def _real(skus: set[str]) -> Iterator[Lines]:
+    """Baskets of the retailer's December, those whose every line the shop sells."""
+    drawn = retail.baskets(retail.SHIPPED, "2010-12", 1000, SEED)
+    fitting = [
+        b.items for b in drawn if all(sku in skus and qty <= 999 for sku, qty in b.items) and len(b.items) <= 200
+    ]
+    return cycle(fitting)
+
+
+async def _buy(buyer: Client, lines: Lines) -> None:
+    for sku, qty in lines:
+        await buyer.request("POST", "/cart/items", {"sku": sku, "qty": qty})
+    order = await buyer.json("POST", "/orders", {}, want=201, **{"Idempotency-Key": uuid4().hex})
+    paying = {"orderId": order["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+    paid = await buyer.json("POST", "/payments", paying, want=201, **{"Idempotency-Key": uuid4().hex})
+    if paid["status"] != "succeeded":
+        raise RuntimeError(f"not paid: {paid}")
+
+
+async def _cell(bench: Bench, scenario: str, buyers: int, count: int) -> Cell:
+    baskets = [next(bench.baskets[scenario]) for _ in range(count)]
+    queue, latencies = iter(baskets), []
+
+    async def shopping(buyer: Client) -> None:
+        for lines in queue:
+            began = time.perf_counter()
+            await _buy(buyer, lines)
+            latencies.append((time.perf_counter() - began) * 1000)
+
+    before, began = bench.cpu, time.perf_counter()
+    await asyncio.gather(*(shopping(buyer) for buyer in bench.buyers[:buyers]))
+    seconds = time.perf_counter() - began
+    await _carried(bench)
+    took = time.perf_counter() - began - seconds
+    cpu = {name: (now - before[name]) / count * 1000 for name, now in bench.cpu.items()}
+    print(f"{scenario}, {buyers}: {sum(cpu.values()):.1f} ms", file=sys.stderr, flush=True)
+    return Cell(scenario, buyers, seconds, sum(map(len, baskets)), latencies, cpu, took)
+
+
+async def _carried(bench: Bench) -> None:
+    """Until the outbox is empty, and the change stream has been carried to a moment after that."""
+    pg, clock = bench.shop.stores.pg, bench.shop.clock
+    async with asyncio.timeout(CARRIED_SECONDS):
+        while True:
+            async with pg.read() as read:
+                waiting, _ = await outbox.depth(read)
+            if not waiting:
+                break
+            await asyncio.sleep(0.1)
+        empty_at = clock.now()
+        while True:
+            async with pg.read() as read:
+                upto = {p.pipeline: p.caught_up_at for p in await positions(read)}.get(changes.PIPELINE)
+            if upto is not None and upto > empty_at:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _equal(bench: Bench) -> None:
+    """Search and copies say what inventory says. Raises RuntimeError: then the figures counted too little."""
+    await bench.shop.stores.search.refresh(bench.shop.settings.search_alias)
+    after: str | None = ""
+    while after is not None:
+        part = await products.compare(bench.shop, after)
+        if part.differing:
+            raise RuntimeError(f"{len(part.differing)} products were not carried")
+        after = part.upto
+
+
+async def _idle(bench: Bench) -> str:
+    before = bench.cpu
+    await asyncio.sleep(IDLE_SECONDS)
+    spent = {name: (now - before[name]) / IDLE_SECONDS * 1000 for name, now in bench.cpu.items()}
+    each = ", ".join(f"{name} {ms:.1f}" for name, ms in spent.items())
+    return f"Nobody there, CPU ms a second: {sum(spent.values()):.0f} ({each})."
+
+
+async def _floor(bench: Bench) -> str:
+    """The least that the same purchase could cost: four empty answers, and its own statements with nobody around."""
+    guest = Client(bench.running.url)
+    before = bench.cpu["api"]
+    for _ in range(4 * FLOOR):
+        await guest.request("GET", "/health/live")
+    api = (bench.cpu["api"] - before) / FLOOR * 1000
+    await guest.close()
+    worker = bench.running.pids["worker"]
+    os.kill(worker, signal.SIGSTOP)  # else PostgreSQL would be asked by it meanwhile
+    try:
+        server, client = await _bare(bench)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    await _carried(bench)
+    return (
+        f"Floor: four empty answers cost the API {api:.2f} ms; the bare statements of one purchase of two lines "
+        f"(place_order, start_payment, the sandbox's charge, complete_payment; one caller, each committed) cost "
+        f"PostgreSQL {server:.2f} ms and their client {client:.2f} ms. Together {api + server + client:.2f} ms."
+    )
+
+
+async def _bare(bench: Bench) -> tuple[float, float]:
+    """CPU milliseconds a purchase: PostgreSQL's, and this process'."""
+    pg, settings = bench.shop.stores.pg, bench.shop.settings
+    provider = payments.open_providers(settings, pg)["sandbox"]
+    async with pg.read() as read:
+        user_id: UUID = await read.fetchval("SELECT id FROM users WHERE email = 'shopper@demo.test'")
+
+    async def buy(lines: Lines) -> None:
+        now = bench.shop.clock.now()
+        async with pg.once() as tx:
+            order = await orders.place(tx, user_id, lines)
+        async with pg.once() as tx:
+            payment = await payments.start(tx, order.id, user_id, "sandbox", key=None, now=now, ask=now)
+        charge = payments.Charge(str(payment.id), payment.amount_cents, payment.currency, "card_ok")
+        outcome = await provider.authorise(charge)
+        async with pg.once() as tx:
+            await payments.complete(tx, payment.id, outcome, now)
+
+    for number in range(-20, FLOOR):
+        if number == 0:
+            before, own = bench.cpu["postgres"], resource.getrusage(resource.RUSAGE_SELF)
+        await buy(next(bench.baskets["many"]))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    client = after.ru_utime + after.ru_stime - own.ru_utime - own.ru_stime
+    return (bench.cpu["postgres"] - before) / FLOOR * 1000, client / FLOOR * 1000
+
+
+async def _trips(bench: Bench) -> str:
+    """What one purchase of two lines asks of its stores, counted by a second API process behind proxies."""
+    stores = ("postgres", "mongodb", "redis", "search")
+    urls = {store: str(getattr(bench.running.settings, f"{store}_url")) for store in stores}
+    async with wired(urls) as (through, wires), _second_api(bench.running.settings, through) as url:
+        buyer = Client(url, bench.buyers[0].headers)
+        for number in range(-COUNTED, COUNTED):  # at first connections are opened and statements prepared
+            if number == 0:
+                before = {store: wire.counted.copy() for store, wire in wires.items()}
+            await _buy(buyer, next(bench.baskets["many"]))
+        await buyer.close()
+    trips = {store: (wire.counted["trips"] - before[store]["trips"]) / COUNTED for store, wire in wires.items()}
+    statements = (wires["postgres"].counted["statements"] - before["postgres"]["statements"]) / COUNTED
+    each = ", ".join(f"{store} {count:.1f}" for store, count in trips.items())
+    await _carried(bench)
+    return f"Round trips of one purchase of two lines: {each}. Statements that PostgreSQL is sent: {statements:.1f}."
+
+
+@asynccontextmanager
+async def _second_api(settings: Settings, urls: dict[str, str]) -> AsyncIterator[str]:
+    env = {f"QUARTET_{store.upper()}_URL": url for store, url in urls.items()}
+    env |= {"QUARTET_SECRET": settings.secret.get_secret_value(), "QUARTET_DATA_DIR": str(settings.data_dir)}
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "quartet.cli", "serve", "--port", str(port),
+        env={**os.environ, "QUARTET_LOG_LEVEL": "warning", **env},
+    )  # fmt: skip
+    guest = Client(f"http://127.0.0.1:{port}")
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(OSError, RuntimeError, asyncio.IncompleteReadError):
+                    await guest.request("GET", "/health/ready")
+                    break
+                await asyncio.sleep(0.1)
+        await guest.close()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
