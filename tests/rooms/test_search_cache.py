@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -18,9 +19,13 @@ from quartet import catalog
 from quartet.catalog import Category, Draft
 from quartet.gateway import create_app
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.search.cache import Answers, Kept, Ready
-from quartet.search.service import MOST_WAITING, Turns
+from quartet.merchandising import rules
+from quartet.search import turn_over
+from quartet.search.cache import ASKED, Answers, Kept, Ready
+from quartet.search.service import MOST_WAITING, Turns, desk
+from quartet.stores import open_stores
 from quartet.stores.redis import RedisStore
+from quartet.stores.search import SearchEngine
 from quartet.sync import catch_up
 from quartet.web.dependencies import Shop
 
@@ -181,8 +186,8 @@ async def test_a_clients_searches_take_turns() -> None:
 
 
 @asynccontextmanager
-async def _served(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
-    keeping = replace(shop, settings=shop.settings.model_copy(update={"search_cache_seconds": SECOND}))
+async def _served(shop: Shop, seconds: float = SECOND) -> AsyncIterator[httpx.AsyncClient]:
+    keeping = replace(shop, settings=shop.settings.model_copy(update={"search_cache_seconds": seconds}))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Shop]:
@@ -216,3 +221,102 @@ async def test_a_search_is_the_same_for_a_second_and_then_the_present(shop: Shop
         assert (await client.get("/search?q=mug")).json()["total"] == 2
         # What can't be read is refused, whatever was kept.
         assert (await client.get("/search?q=mug&colour=red")).status_code == 422
+
+
+@pytest.fixture
+async def mugs(shop: Shop) -> Shop:
+    """A shop with one."""
+    await catalog.put_category(shop, Category("mugs", "Mugs", None, {"type": "object"}))
+    await _put(shop, "MUG-1", "Blue mug")
+    return shop
+
+
+@pytest.fixture
+async def other_process(mugs: Shop) -> AsyncIterator[Shop]:
+    """The same shop with connections and memory of its own."""
+    async with open_stores(mugs.settings) as stores:
+        yield replace(mugs, stores=stores)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What engines are asked from here on."""
+    asked, search = [], SearchEngine.search
+
+    async def noted(engine: SearchEngine, alias: str, body: dict[str, Any]) -> Any:
+        asked.append(repr(body))
+        return await search(engine, alias, body)
+
+    monkeypatch.setattr(SearchEngine, "search", noted)
+    return asked
+
+
+def _offered(answer: httpx.Response) -> list[str]:
+    return [item["text"] for item in answer.json()["items"]]
+
+
+async def test_what_is_offered_as_one_types_is_asked_for_once_for_all(
+    mugs: Shop, other_process: Shop, shopper: httpx.AsyncClient, asked: list[str]
+) -> None:
+    """One engine for two processes and whoever asks; the time that it is kept is out of reach here."""
+    from_engine = ASKED.labels("engine")._value.get()
+    async with _served(mugs, 600) as one, _served(other_process, 600) as other:
+        ways = ("/search/suggest?q=blu", "/search/suggest?q=blu", "/search/suggest?q=%20BLU&size=10")
+        first = await one.get(ways[0])
+        again = [await client.get(way, headers=headers) for client in (one, other) for way in ways
+                 for headers in ({}, shopper.headers)]  # fmt: skip
+        assert _offered(first) == ["Blue mug"]
+        assert {answer.content for answer in again} == {first.content}
+        assert len(asked) == 1
+        assert ASKED.labels("engine")._value.get() == from_engine + 1
+        # They are no searches: nobody's log has what was typed on the way to one.
+        assert not any("x-search-id" in answer.headers for answer in [first, *again])
+        for differing in ("/search/suggest?q=blu&size=1", "/search/suggest?q=blue"):
+            await one.get(differing)
+        assert len(asked) == 3
+
+
+async def test_what_was_offered_from_another_index_is_not_taken_over(
+    mugs: Shop, other_process: Shop, asked: list[str]
+) -> None:
+    async with _served(mugs, 600) as one, _served(other_process, 600) as other:
+        await one.get("/search/suggest?q=blu")
+        await _put(mugs, "MUG-2", "Blue jug")
+        await turn_over(mugs)
+        before = len(asked)
+        assert set(_offered(await other.get("/search/suggest?q=blu"))) == {"Blue mug", "Blue jug"}
+        assert len(asked) == before + 1
+
+
+async def test_what_is_offered_beside_products_is_of_now(mugs: Shop) -> None:
+    """Past queries and categories are in memory anyway: what is kept does not make them older."""
+    async with _served(mugs, 600) as client:
+        assert (await client.get("/search/suggest?q=mug")).json()["categories"] == [{"text": "Mugs", "slug": "mugs"}]
+        await catalog.put_category(mugs, Category("mugs", "Mugs, all", None, {"type": "object"}))
+        rules._desks.pop(mugs.stores.pg)  # as when a minute has passed
+        now = (await client.get("/search/suggest?q=mug")).json()
+        assert now["categories"] == [{"text": "Mugs, all", "slug": "mugs"}]
+
+
+async def test_what_is_offered_is_never_older_than_a_second(mugs: Shop) -> None:
+    async with _served(mugs) as client:
+        began = monotonic()
+        assert _offered(await client.get("/search/suggest?q=blu")) == ["Blue mug"]
+        held = {key: until for key, (until, _) in desk(mugs).answers.kept._held.items() if "blu" in key}
+        assert len(held) == 2  # as it was typed, and as all ways to type it
+        assert all(until <= monotonic() + SECOND for until in held.values())
+        await _put(mugs, "MUG-2", "Blue jug")
+        await asyncio.sleep(max(0.0, max(held.values()) - monotonic()))
+        assert monotonic() - began >= SECOND
+        assert set(_offered(await client.get("/search/suggest?q=blu"))) == {"Blue mug", "Blue jug"}
+
+
+async def test_what_is_offered_without_the_engine_is_not_kept(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(engine: SearchEngine, alias: str, body: dict[str, Any]) -> Any:
+        raise StoreUnavailable("search")
+
+    async with _served(mugs, 600) as client:
+        with monkeypatch.context() as gone:
+            gone.setattr(SearchEngine, "search", away)
+            assert (await client.get("/search/suggest?q=blu")).json()["degraded"] is True
+        assert (await client.get("/search/suggest?q=blu")).json()["degraded"] is False

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from quartet import merchandising
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
-from quartet.search import service, store, words
+from quartet.search import service, words
 from quartet.search.cache import Ready
 from quartet.search.model import (
     DEEPEST,
@@ -26,7 +26,7 @@ from quartet.search.model import (
     attr_filter,
 )
 from quartet.search.query import reasons
-from quartet.web.answers import JSON, answer, as_json, problems
+from quartet.web.answers import JSON, as_json, problems
 from quartet.web.dependencies import Anyone, Principal, Shop, ShopDep, signed, staff
 from quartet.web.limits import address_group
 from quartet.web.shapes import Shape
@@ -242,20 +242,9 @@ async def suggest(
     """Names of published products, categories, and past queries that several searches had and that found something, as
     one types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
-    degraded = False
-    try:
-        items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
-    except StoreUnavailable as away:
-        items, degraded = await service.suggest_listed(shop, q, size, away), True
-    categories, queries = await merchandising.offers(shop, q, size)
-    return answer(
-        SuggestionsShape(
-            items=[SuggestionShape(**item) for item in items],
-            categories=[SuggestionShape(text=name, slug=slug) for name, slug in categories],
-            queries=queries,
-            degraded=degraded,
-        )
-    )
+    beside = await merchandising.offers(shop, q, size)
+    ready = await service.suggestions(shop, q, size, beside, _offered, typed=_typed(shop, request) or "")
+    return _given(shop, ready)
 
 
 def _typed(shop: Shop, request: Request) -> str | None:
@@ -294,6 +283,18 @@ def _refuse_unknown(request: Request, known: set[str]) -> None:
     for name in request.query_params:
         if name not in known:
             raise invalid(name[:100], "is not a parameter of this call")
+
+
+def _offered(items: list[dict[str, Any]], beside: service.Beside, degraded: bool) -> bytes:
+    categories, queries = beside
+    return as_json(
+        SuggestionsShape(
+            items=[SuggestionShape(**item) for item in items],
+            categories=[SuggestionShape(text=name, slug=slug) for name, slug in categories],
+            queries=queries,
+            degraded=degraded,
+        )
+    )
 
 
 def _written(wanted: Wanted, found: Found, further: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Ready answers of searches, kept for a second: in each process, and in Redis for all of them.
+"""Ready answers of searches and suggestions, kept for a second: in each process, and in Redis for all of them.
 
 What many ask at once is asked of the engine once. An answer's second begins when the engine is asked, and Redis hands
 it on with what is left of it, so that nobody is told what was true more than a second before. Nothing of who asked is
@@ -17,7 +17,7 @@ from prometheus_client import Counter
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.redis import RedisStore
 
-ASKED = Counter("quartet_search_answers", "Searches by where the answer came from.", ["source"])
+ASKED = Counter("quartet_search_answers", "Searches and suggestions by where the answer came from.", ["source"])
 # By name each costs a look-up, which is a good part of what a kept answer costs.
 _LOCAL, _SHARED, _REDIS, _ENGINE = (ASKED.labels(source) for source in ("process", "joined", "redis", "engine"))
 # Redis' clock stands still while it carries out what has come in together.

@@ -1,4 +1,4 @@
-"""A search from what was asked to the ready answer: kept ones first, the engine by turns, the catalog without it."""
+"""A search or suggestion from what was asked to the ready answer: what is kept, the engine by turns, or the catalog."""
 
 import asyncio
 import hashlib
@@ -126,6 +126,36 @@ async def answer(
     # Further pages belong to the same search.
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
     return await desk(shop).answers.get(f"{key} {wanted.page} {wanted.counts} {before}", typed, noted, make)
+
+
+# Categories, (name, slug) each, and past queries, which every process has in memory.
+Beside = tuple[list[tuple[str, str]], list[str]]
+
+
+async def suggestions(
+    shop: Shop,
+    q: str,
+    size: int,
+    beside: Beside,
+    write: Callable[[list[dict[str, Any]], Beside, bool], bytes],
+    *,
+    typed: str,
+) -> Ready:
+    """The ready answer to what somebody has typed so far, its bytes made by `write` of the products' `{text, slug}`, of
+    what is offered `beside` them, and of whether the engine is away. `typed`: its address as it came. Raises
+    StoreUnavailable."""
+
+    async def make() -> Ready:
+        try:
+            items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
+        except StoreUnavailable as away:
+            items = await suggest_listed(shop, q, size, away)
+            return Ready(write(items, beside, True), len(items), whole=False)
+        return Ready(write(items, beside, False), len(items))
+
+    # What is beside them may have changed since, and differ where accents and spaces make no other products.
+    key = f"as you type {(words.asked(q), size, beside)!r}"
+    return await desk(shop).answers.get(key, typed, "", make)
 
 
 # --- Pages by cursor ------------------------------------------------------------------------------------------------
