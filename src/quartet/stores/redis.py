@@ -22,9 +22,11 @@ Command = Sequence[Arg]
 PROBE_SECONDS = 1.0
 MOST_CALLS = 2000
 
-# Replies of a server that runs but can't serve: loading, out of memory, disk full, a replica without its master.
+# Replies of a server that runs but can't serve, or not us, or not now: loading, out of memory, disk full, a replica
+# without its master, a master without its replicas, a script that never ends, slots that move faster than we follow.
 _REFUSING = (
-    "LOADING", "OOM", "MISCONF", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY ", "NOAUTH", "WRONGPASS", "TRYAGAIN"
+    "LOADING", "OOM", "MISCONF", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY ", "NOAUTH", "WRONGPASS", "DENIED",
+    "CLUSTERDOWN", "TRYAGAIN", "MOVED ", "ASK ", "ERR max number of clients",
 )  # fmt: skip
 _VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
 
