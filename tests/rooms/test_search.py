@@ -188,8 +188,11 @@ async def test_staff_are_told_why_a_product_stands_where_it_stands(
     body = await found(staff, q="thinkpad laptop", explain="true")
     why = body["items"][0]["why"]
     assert body["tier"] == "exact"
+    assert {reason["kind"] for reason in why} == {"matches"}
+    assert all(set(reason) == {"kind", "text", "field", "word", "factor", "score"} for reason in why)
     assert any("thinkpad" in reason["word"] for reason in why)
     assert why == sorted(why, key=lambda reason: -reason["score"])
+    assert (await found(staff, explain="true"))["items"][0]["why"] == []
     assert (await client.get("/search?q=x&explain=true")).status_code == 401
     assert (await shopper.get("/search?q=x&explain=true")).status_code == 403
 

@@ -17,6 +17,7 @@ from quartet.search.model import (
     Bucket,
     Facets,
     Found,
+    Kind,
     NumberBand,
     Said,
     Sort,
@@ -25,7 +26,6 @@ from quartet.search.model import (
     any_of,
     attr_filter,
 )
-from quartet.search.query import reasons
 from quartet.web.answers import JSON, as_json, problems
 from quartet.web.dependencies import Anyone, Principal, Shop, ShopDep, signed, staff
 from quartet.web.limits import address_group
@@ -93,7 +93,7 @@ class HitShape(Shape):
 
 
 class ExplainedHitShape(HitShape):
-    """With `why`, for staff: the reasons of its score, the most first."""
+    """With `why`, for staff: what they and sales say of it, and then what matches, the most first."""
 
     why: list["WhyShape"]
 
@@ -115,11 +115,17 @@ class NumberBandShape(Shape):
 
 
 class WhyShape(Shape):
-    """What a word added to the score, in which field of the index; without a field what the engine says of it."""
+    """`text` says it all. `pinned`: staff have put it there; `sells`: its score is raised by `factor`, because it sells
+    well for this query; `matches`: `word`, as the index keeps it, added `score` before sales raised that, and counts
+    `factor` where it stands, in `field`: name, exact (the name as typed), brand, more, description, all of these
+    together, or sku. `field` is null where the engine does not tell it."""
 
-    field: str
-    word: str
-    score: float
+    kind: Kind
+    text: str
+    field: str | None
+    word: str | None
+    factor: float | None
+    score: float | None
 
 
 class BandShape(Shape):
@@ -337,7 +343,7 @@ def _hit(hit: dict[str, Any], marker: words.Marker | None) -> HitShape:
     highlight = HighlightShape()
     if marker is not None:
         highlight = HighlightShape(name=marker.whole(held["name"]), description=marker.part(held.pop("description")))
-    if "_explanation" in hit:
-        why = [WhyShape(field=f, word=w, score=score) for f, w, score in reasons(hit["_explanation"])]
+    if "_why" in hit:
+        why = [WhyShape.model_validate(reason) for reason in hit["_why"]]
         return ExplainedHitShape(**held, highlight=highlight, score=hit.get("_score"), why=why)
     return HitShape(**held, highlight=highlight, score=hit.get("_score"))

@@ -16,6 +16,7 @@ from quartet.search import words
 
 Json = dict[str, Any]
 Sort = Literal["relevance", "price", "-price", "-rating", "-newest"]
+Kind = Literal["pinned", "sells", "matches"]
 AttrValue = str | float | bool
 
 # Past this many hits an engine has to keep and sort every one before them: refine the search instead.
@@ -107,6 +108,20 @@ class Band:
     from_cents: int | None
     to_cents: int | None
     count: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a product stands where it stands. `factor`: what a field's words count, or by how much sales raise the score.
+    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all` or `sku`. What does
+    not apply is None."""
+
+    kind: Kind
+    text: str
+    field: str | None = None
+    word: str | None = None
+    factor: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,9 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
         if not words.asked(wanted.q) or found["aggregations"]["matched"]["doc_count"] >= ENOUGH:
             break
     hits = found["hits"]["hits"]
+    if wanted.explain:
+        for hit in hits:
+            hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
     return Found(

@@ -16,7 +16,7 @@ from shelf import NOW, product
 from quartet import search
 from quartet.kernel.settings import Settings
 from quartet.search import store
-from quartet.search.model import Bucket, Facets, Found, NumberBand, Shelves, Tier, Wanted, any_of, attr_filter
+from quartet.search.model import Bucket, Facets, Found, NumberBand, Reason, Shelves, Tier, Wanted, any_of, attr_filter
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 
@@ -125,6 +125,45 @@ async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
     assert pinned == ["TEE", second, first]
     assert await skus(alternatives=("laptop",), hidden=("id-LAPTOP-001",)) == ["LAPTOP-002"]
     assert await skus(pinned=("id-SOON", "id-DRAFT")) == []
+
+
+async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float, list[Reason]]]:
+    """By SKU the score and the reasons."""
+    found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, Told(search.Said(**said)))
+    return {hit["_source"]["sku"]: (hit["_score"], hit["_why"]) for hit in found.hits}
+
+
+@pytest.mark.parametrize(
+    ("q", "said"),
+    [
+        ("thinkpad laptop", {}),
+        ("laptop", {"boosts": {"id-LAPTOP-001": 1.2}}),
+        ("laptop", {"alternatives": ("thinkpad", "wireless headphones")}),
+        ("thinkpd", {"boosts": {"id-LAPTOP-001": 1.2}}),
+        ("LAPTOP-001", {}),
+        ("lapt", {}),
+    ],
+)
+async def test_what_is_said_to_match_adds_up_to_the_score(ask: Asker, q: str, said: dict[str, Any]) -> None:
+    for sku, (score, reasons) in (await why(ask, q, **said)).items():
+        raised = said.get("boosts", {}).get(f"id-{sku}", 1.0)
+        assert [reason.factor for reason in reasons if reason.kind == "sells"] == ([raised] if raised != 1 else [])
+        matching = [reason.score or 0 for reason in reasons if reason.kind == "matches"]
+        assert sum(matching) * raised == pytest.approx(score, rel=1e-4), (sku, reasons)
+        assert matching == sorted(matching, reverse=True)
+
+
+async def test_what_staff_and_sales_say_is_said_in_words_and_the_engine_is_not_quoted(ask: Asker) -> None:
+    said = {"pinned": ("id-TEE", "id-LAPTOP-002"), "boosts": {"id-LAPTOP-001": 1.25, "id-LAPTOP-002": 1.1}}
+    told = {
+        sku: [reason.text for reason in reasons] for sku, (_, reasons) in (await why(ask, "laptop", **said)).items()
+    }
+    assert told["TEE"] == ["pinned by staff, in place 1"]
+    assert told["LAPTOP-002"][:2] == ["pinned by staff, in place 2", "sells well for this query: ×1.1"]
+    assert told["LAPTOP-001"][0] == "sells well for this query: ×1.25"
+    assert all(text.startswith("has “laptop” in ") for text in told["LAPTOP-001"][1:])
+    assert len(told["LAPTOP-001"]) > 1
+    assert await why(ask, "") == {sku: (None, []) for sku in EVERYTHING}
 
 
 async def test_text_stays_text(ask: Asker) -> None:
