@@ -113,8 +113,8 @@ class Band:
 @dataclass(frozen=True)
 class Reason:
     """Why a product stands where it stands. `factor`: what a field's words count, or by how much sales raise the score.
-    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all` or `sku`. What does
-    not apply is None."""
+    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all` or `sku`. What
+    does not apply is None."""
 
     kind: Kind
     text: str
