@@ -9,7 +9,9 @@ import pytest
 from test_sync import add, copies, equal, kettle, kitchen, receive, running, soon, stored
 
 from quartet import catalog, inventory, search, sync
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
+from quartet.stores.search import SearchEngine
 from quartet.sync import compare, products, store
 from quartet.web.dependencies import Shop
 
@@ -80,6 +82,30 @@ async def test_products_that_somebody_wrote_without_bucket_and_fingerprint_are_f
     await compare.mend(full, (await compare.differing(full, patience=0)).suspects)
     assert await wrong(full) == set()
     assert (await product(full, "K7"))["bucket"] == bucket((await product(full, "K7"))["_id"])
+
+
+async def test_half_an_answer_of_the_engine_is_none_and_mends_nothing(full: Shop) -> None:
+    """Else what the other half holds would be written anew, and what it holds of what is gone be left."""
+
+    class Hurt(SearchEngine):
+        async def request(self, method: str, path: str, **more: Any) -> Any:
+            found = await super().request(method, path, **more)
+            if path.endswith("/_search"):
+                found["hits"]["hits"] = found["hits"]["hits"][::2]
+                found["timed_out"] = True
+            return found
+
+    await full.stores.search.refresh(full.settings.search_alias)
+    hurt = Hurt(str(full.settings.search_url))
+    shop = replace(full, stores=replace(full.stores, search=hurt))
+    for compared in (compare.differing, compare.look_at_all):
+        with pytest.raises(StoreUnavailable):
+            await compared(shop)
+    with pytest.raises(StoreUnavailable):
+        await compare.scrub(shop, 0, compare.BUCKETS)
+    with pytest.raises(StoreUnavailable):
+        await compare.run(shop)
+    await hurt.close()
 
 
 async def test_what_left_the_version_as_it_was_is_found_by_reading(full: Shop) -> None:

@@ -15,7 +15,7 @@ from quartet.search import query, words
 from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
 from quartet.search.query import Reading, Told
 from quartet.stores.files import json_file
-from quartet.stores.search import BulkResult, SearchEngine, SearchRefused
+from quartet.stores.search import BulkResult, SearchEngine, SearchRefused, is_partial
 
 Json = dict[str, Any]
 
@@ -177,16 +177,17 @@ async def put(search: SearchEngine, alias: str, version: int, documents: Mapping
 
 
 async def stored(search: SearchEngine, alias: str, after: str, upto: str | None, limit: int) -> dict[str, Json]:
-    """What the index holds, by id, in order of ids: those past `after` and not past `upto`."""
+    """What the index holds, by id, in order of ids: those past `after` and not past `upto`. Raises StoreUnavailable
+    rather than tell a part, as all do that a comparison asks."""
     bounds = {"gt": after} | ({"lte": upto} if upto is not None else {})
     body = {"size": limit, "query": {"range": {"id": bounds}}, "sort": [{"id": "asc"}], "track_total_hits": False}
-    found = await search.search(alias, body)
+    found = await search.search_all(alias, body)
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 
 async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> dict[str, Json]:
     """What searches find of these, by id."""
-    found = await search.search(alias, {"size": len(ids), "query": {"terms": {"id": list(ids)}}})
+    found = await search.search_all(alias, {"size": len(ids), "query": {"terms": {"id": list(ids)}}})
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 
@@ -199,7 +200,7 @@ async def alike(search: SearchEngine, alias: str, product: Mapping[str, Any], li
 async def fingerprints(search: SearchEngine, alias: str, low: int, high: int) -> dict[str, int]:
     """The fingerprint of each document in the buckets from `low` to below `high`, by id; 0 of one that has none. What
     is in no bucket is in the first. Ten thousand at most."""
-    found = await search.search(
+    found = await search.search_all(
         alias,
         {
             "size": DEEPEST,
@@ -220,7 +221,7 @@ async def sums(
     total = {"sum": {"sum": {"field": "fingerprint"}}}
     by_bucket = {"buckets": {"terms": {"field": "bucket", "size": high - low}, "aggs": total}}
     body = {"size": 0, "track_total_hits": True, "query": _within(low, high), "aggs": by_bucket if each else total}
-    found = await search.search(alias, body)
+    found = await search.search_all(alias, body)
     number = int(found["hits"]["total"]["value"])
     if not each:
         return {low: (number, int(found["aggregations"]["sum"]["value"]))}
@@ -260,7 +261,7 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
         facets=query.read_facets(found["aggregations"], told.shelves, told.view) if wanted.counts else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
-        partial=bool(found["timed_out"] or found["_shards"]["failed"]),
+        partial=is_partial(found),
         took_ms=took,
     )
 

@@ -135,6 +135,20 @@ def nodes_of(url: str) -> list[str]:
     return [f"{scheme}://{login}{at}{host}" for host in hosts.split(",")]
 
 
+def is_partial(found: Json) -> bool:
+    """Whether an engine's answer is of a part of the index only. A shard of which no copy is there is not among the
+    failed. `terminated_early` says nothing as long as nobody asks to `terminate_after`: an engine that only counts may
+    set it, and has counted all."""
+    shards = found["_shards"]
+    return bool(found.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"])
+
+
+def _whole(found: Json) -> Json:
+    if is_partial(found):
+        raise StoreUnavailable("search", "a part of the search index does not answer")
+    return found
+
+
 def _reason(info: Any) -> str:
     error = info.get("error", info) if isinstance(info, dict) else info
     return str(error.get("reason", error)) if isinstance(error, dict) else str(error)
@@ -184,7 +198,7 @@ class SearchEngine:
         raise AssertionError("the last try returns or raises")
 
     async def search(self, index: str, body: Json) -> Json:
-        """`_search`; the engine's answer as it is. StoreUnavailable also while there is no index yet."""
+        """`_search`; the engine's answer as it is, maybe of a part. StoreUnavailable also while there is no index."""
         try:
             found: Json = await self.request("POST", f"/{index}/_search", body=body)
         except SearchRefused as refusal:
@@ -192,6 +206,11 @@ class SearchEngine:
                 raise StoreUnavailable("search", "the search index is not there yet") from refusal
             raise
         return found
+
+    async def search_all(self, index: str, body: Json) -> Json:
+        """The same, for whoever takes what was not found for gone. StoreUnavailable also where only a part of the index
+        has answered."""
+        return _whole(await self.search(index, body))
 
     async def get(self, index: str, id_: str) -> Json | None:
         """A document with its `_version`, or None."""
@@ -285,9 +304,8 @@ class SearchEngine:
         await self.request("POST", f"/{index}/_refresh", seconds=BULK_SECONDS)
 
     async def count(self, index: str) -> int:
-        """How many documents."""
-        found: Json = await self.request("GET", f"/{index}/_count")
-        return int(found["count"])
+        """How many documents; of the whole index, else StoreUnavailable."""
+        return int(_whole(await self.request("GET", f"/{index}/_count"))["count"])
 
     async def ping(self) -> str:
         """The server's version."""
