@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from quartet import catalog
 from quartet.catalog import Category, Draft
 from quartet.gateway import create_app
+from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
+from quartet.kernel.looks import Looks
 from quartet.merchandising import rules
-from quartet.search import turn_over
+from quartet.search import service, turn_over
 from quartet.search.cache import ASKED, Answers, Kept, Ready
 from quartet.search.service import MOST_WAITING, Turns, desk
 from quartet.stores import open_stores
@@ -320,3 +322,61 @@ async def test_what_is_offered_without_the_engine_is_not_kept(mugs: Shop, monkey
             gone.setattr(SearchEngine, "search", away)
             assert (await client.get("/search/suggest?q=blu")).json()["degraded"] is True
         assert (await client.get("/search/suggest?q=blu")).json()["degraded"] is False
+
+
+@pytest.fixture
+def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
+    routed: list[str] = []
+    rules._desks[mugs.stores.pg] = rules.Desk()
+    rules._desks[mugs.stores.pg].looks = Looks("test", 3600, 3600)
+    for name in ("answer", "suggestions"):
+        monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
+    return routed
+
+
+def _noted(routed: list[str], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    async def noted(*args: Any, **named: Any) -> Any:
+        routed.append(name)
+        return await call(*args, **named)
+
+    return noted
+
+
+async def test_what_is_at_hand_is_given_like_any_other_answer(mugs: Shop, at_hand: list[str]) -> None:
+    """Without its route: counted against the same limit, under the same headers and figures."""
+    async with _served(mugs, 600) as client:
+        for path, name in (("/search", "answer"), ("/search/suggest", "suggestions")):
+            counted = REQUESTS.labels("GET", path, 200)._value
+            before = counted.get()
+            routed, ready = [await client.get(f"{path}?q=mug", headers={"X-Request-Id": f"r{n}"}) for n in (1, 2)]
+            assert at_hand == [name]
+            assert (ready.status_code, ready.content) == (200, routed.content)
+            assert list(ready.headers) == list(routed.headers)
+            assert ready.headers["x-request-id"] == "r2"
+            left = [int(answer.headers["ratelimit-remaining"]) for answer in (routed, ready)]
+            assert left[1] < left[0]
+            changing = {"x-request-id", "x-search-id", "ratelimit-remaining", "ratelimit-reset"}
+            assert [(k, v) for k, v in ready.headers.items() if k not in changing] == [
+                (k, v) for k, v in routed.headers.items() if k not in changing
+            ]
+            assert counted.get() == before + 2
+            head = await client.head(f"{path}?q=mug")
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == routed.headers["content-length"]
+            assert (await client.post(f"{path}?q=mug")).status_code == 405
+            assert at_hand == [name]
+            at_hand.clear()
+
+
+async def test_what_is_at_hand_is_for_nobody_who_may_not_ask(
+    mugs: Shop, at_hand: list[str], shopper: httpx.AsyncClient
+) -> None:
+    few = replace(mugs, settings=mugs.settings.model_copy(update={"limit_search": 3}))
+    async with _served(few, 600) as client:
+        assert [(await client.get("/search?q=mug")).status_code for _ in range(5)] == [200] * 3 + [429] * 2
+        mine = {"headers": shopper.headers}
+        assert (await client.get("/search?q=mug", **mine)).status_code == 200
+        assert (await client.delete("/sessions/current", **mine)).status_code == 204
+        assert (await client.get("/search?q=mug", **mine)).status_code == 401
+        assert at_hand == ["answer"]

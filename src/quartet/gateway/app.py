@@ -65,11 +65,15 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
         redoc_url=None,
     )
     app.state.merge_cart = cart.merge  # signing in lies below carts, so the house itself introduces them
-    app.add_middleware(Gateway)
+    at_hand: dict[str, Any] = {}
+    app.add_middleware(Gateway, at_hand=at_hand)
     add_error_handlers(app)
     app.router.routes += system.router.routes
     for room in rooms:
-        app.router.routes += importlib.import_module(f"quartet.{room}.api").router.routes
+        api = importlib.import_module(f"quartet.{room}.api")
+        app.router.routes += api.router.routes
+        offered = getattr(api, "AT_HAND", {})
+        at_hand |= {route.path: (route, offered[route.path]) for route in api.router.routes if route.path in offered}
     app.router.middleware_stack = _by_first_word(app.router)  # type: ignore[assignment]
     app.openapi = lambda: document.openapi(app)  # type: ignore[method-assign]
     return app

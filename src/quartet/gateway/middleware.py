@@ -4,14 +4,16 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
 import orjson
 import structlog
 from prometheus_client import Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute
 
 from quartet import accounts
 from quartet.gateway.auth import Door, check_scope
@@ -30,7 +32,7 @@ from quartet.kernel.errors import (
 from quartet.kernel.settings import Settings
 from quartet.stores import timing
 from quartet.web import logs, trail
-from quartet.web.answers import problem_response
+from quartet.web.answers import Answer, problem_response
 from quartet.web.dependencies import Shop
 from quartet.web.limits import Gone, Taken
 
@@ -39,6 +41,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+# By path the route, and its room's way to answer a GET from memory; that answers None where it can't.
+AtHand = Mapping[str, tuple[BaseRoute, Callable[[Shop, Scope], Answer | None]]]
 
 log = structlog.get_logger("quartet.gateway")
 
@@ -54,6 +58,13 @@ SECONDS = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
+
+@cache
+def _counted(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """By name each costs a look-up at every request; there are no more of them than routes and statuses."""
+    return REQUESTS.labels(method, route, status), SECONDS.labels(method, route)
+
+
 _NUL = re.compile("\0")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -62,8 +73,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Gateway:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: App) -> None:
-        self.app = app
+    def __init__(self, app: App, at_hand: AtHand) -> None:
+        self.app, self._at_hand = app, at_hand
         self._shop: Shop | None = None
         self._door: Door
         self._limiter: Limiter
@@ -99,6 +110,18 @@ class Gateway:
             await self._door.confirm_staff(scope["principal"])
         check_scope(scope["principal"], scope["method"], scope["path"])
         return None if isinstance(taken, Gone) else taken
+
+    def ready(self, scope: Scope) -> Answer | None:
+        """What a room has at hand for this request, which then needs neither the framework nor its router."""
+        offered = self._at_hand.get(scope["path"]) if scope["method"] == "GET" else None
+        if offered is None:
+            return None
+        assert self._shop is not None
+        route, answer = offered
+        found = answer(self._shop, scope)
+        if found is not None:
+            scope["route"] = route
+        return found
 
     @property
     def tells_timing(self) -> bool:
@@ -177,28 +200,31 @@ class _Request:
             if self.scope["path"].startswith("/webhooks/") is False:
                 _check_json(body, self.headers)
             receive = _replayed(body, receive)
-        await self.gateway.app(self.scope, receive, self._answer)
+        await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
 
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.id
-            message["headers"].extend(security_headers(self.scope["path"], self.gateway.is_secure))
-            if "cache-control" not in headers:
-                headers["Cache-Control"] = "no-store"
-            if "set-cookie" not in headers:  # else somebody is signing in or out just now
-                for cookie in self.scope.get("set_cookies", ()):
-                    headers.append("Set-Cookie", cookie)
-            if self.asked:
-                headers["Server-Timing"] = timing.header(self.asked)
-            if self.taken is not None:
-                headers["RateLimit-Limit"] = str(self.taken.limit)
-                headers["RateLimit-Remaining"] = str(self.taken.remaining)
-                headers["RateLimit-Reset"] = str(self.taken.reset)
+            message["headers"].extend(self._headers({name for name, _ in message["headers"]}))
         elif self.only_head:
             message = {**message, "body": b""}
         await self._send(message)
+
+    def _headers(self, given: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """What every answer has beside what its route has given."""
+        yield b"x-request-id", self.id.encode()
+        yield from security_headers(self.scope["path"], self.gateway.is_secure)
+        if b"cache-control" not in given:
+            yield b"cache-control", b"no-store"
+        if b"set-cookie" not in given:  # else somebody is signing in or out just now
+            for cookie in self.scope.get("set_cookies", ()):
+                yield b"set-cookie", cookie.encode("latin-1")
+        if self.asked:
+            yield b"server-timing", timing.header(self.asked).encode()
+        if self.taken is not None:
+            yield b"ratelimit-limit", b"%d" % self.taken.limit
+            yield b"ratelimit-remaining", b"%d" % self.taken.remaining
+            yield b"ratelimit-reset", b"%d" % self.taken.reset
 
     async def _refuse(self, problem: Problem) -> None:
         if self.status == 0:
@@ -208,8 +234,9 @@ class _Request:
         route = self.scope.get("route")
         path = getattr(route, "path", "(none)")
         method = self.scope["method"]
-        REQUESTS.labels(method, path, self.status).inc()
-        SECONDS.labels(method, path).observe(seconds)
+        requests, took = _counted(method, path, self.status)
+        requests.inc()
+        took.observe(seconds)
         principal = self.scope.get("principal")
         log.info(
             "request",

@@ -1,11 +1,10 @@
 """GET /search and GET /search/suggest."""
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import Field, StringConstraints
+from starlette.types import Scope
 
 from quartet import merchandising
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
@@ -31,24 +30,7 @@ from quartet.web.dependencies import Anyone, Principal, Shop, ShopDep, signed, s
 from quartet.web.limits import address_group
 from quartet.web.shapes import Shape
 
-
-class AtHand(APIRoute):
-    """Answers what was asked for just so a moment ago before anything of it is read: reading the parameters alone
-    costs more than all the rest of such an answer."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            shop: Shop = request.app.state.shop
-            typed = _typed(shop, request)
-            ready = service.at_hand(shop, typed) if typed is not None else None
-            return await handler(request) if ready is None else _given(shop, ready)
-
-        return handle
-
-
-router = APIRouter(tags=["search"], route_class=AtHand)
+router = APIRouter(tags=["search"])
 
 _KNOWN = {
     "q",
@@ -236,7 +218,13 @@ async def search(
     )  # fmt: skip
     said = Said(**vars(await merchandising.ruling(shop, q)))
     ready = await service.answer(
-        shop, wanted, _written, typed=_typed(shop, request) or "", client=_client(request), cursor=cursor, said=said
+        shop,
+        wanted,
+        _written,
+        typed=_typed(shop, request.scope) or "",
+        client=_client(request),
+        cursor=cursor,
+        said=said,
     )
     return _given(shop, ready)
 
@@ -249,16 +237,27 @@ async def suggest(
     one types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
-    ready = await service.suggestions(shop, q, size, beside, _offered, typed=_typed(shop, request) or "")
+    ready = await service.suggestions(shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "")
     return _given(shop, ready)
 
 
-def _typed(shop: Shop, request: Request) -> str | None:
+def at_hand(shop: Shop, scope: Scope) -> Response | None:
+    """The answer to an address that was asked for just so a moment ago, before anything of it is read: reading the
+    parameters alone costs more than all the rest of such an answer."""
+    typed = _typed(shop, scope)
+    ready = service.at_hand(shop, typed) if typed is not None else None
+    return None if ready is None else _given(shop, ready)
+
+
+AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
+
+
+def _typed(shop: Shop, scope: Scope) -> str | None:
     """The address as it came, with the stamp of what staff say of queries; None when it is time to look at that."""
     stamp = merchandising.stamp_of_late(shop)
     if stamp is None:
         return None
-    return f"{stamp} {request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+    return f"{stamp} {scope['path']}?{scope['query_string'].decode('latin-1')}"
 
 
 def _client(request: Request) -> str:

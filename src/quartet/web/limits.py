@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from math import ceil
 from uuid import UUID
 
@@ -85,6 +86,7 @@ def _taken(reply: list[int], limit: int) -> Taken:
     return Taken(bool(allowed), limit, remaining, -(-reset_ms // 1000))
 
 
+@lru_cache(10_000)  # to read one costs as much as all else that is done to count a request
 def address_group(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one, since one customer has all of it."""
     try:
