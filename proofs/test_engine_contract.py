@@ -6,10 +6,15 @@ import pytest
 from test_engine import *  # noqa: F403
 from test_queries import *  # noqa: F403
 from test_queries import Asker, why
+from test_reach import *  # noqa: F403
 
 from conftest import TESTS, fixtures_of
+from quartet import search
 from quartet.devstores import Place
 from quartet.devstores import search as local_search
+from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.settings import Settings
+from quartet.stores.search import SearchEngine
 
 _theirs = fixtures_of(TESTS / "stores" / "search" / "conftest.py", "search_fixtures")
 engine, index, shelf = _theirs.engine, _theirs.index, _theirs.shelf
@@ -36,3 +41,28 @@ async def test_a_product_stands_where_it_stands_for_words_in_fields(ask: Asker) 
     assert {(reason.field, reason.word, reason.factor) for reason in misspelt} == {
         ("all", "thinkpad", None), ("exact", "thinkpad", 3.0),
     }  # fmt: skip
+
+
+async def test_where_a_shard_has_no_copy_a_part_is_told_as_one_and_not_compared(
+    engine: SearchEngine, shelf: Settings, ask: Asker
+) -> None:
+    both, nowhere = f"{shelf.search_alias}-both", f"{shelf.search_alias}-nowhere"
+    await engine.request(
+        "PUT",
+        f"/{nowhere}",
+        params={"wait_for_active_shards": "0"},
+        body={
+            **search.store.definition(engine, shelf),
+            "settings": {"index.routing.allocation.require._name": "nobody"},
+        },
+    )
+    [live] = await engine.alias_targets(shelf.search_alias)
+    actions = [{"add": {"index": index, "alias": both}} for index in (live, nowhere)]
+    await engine.request("POST", "/_aliases", body={"actions": actions})
+    found = await Asker(engine, shelf.model_copy(update={"search_alias": both})).found()
+    assert (found.total, found.partial) == (4, True)
+    assert not (await ask.found()).partial
+    for asked in (search.stored(engine, both, "", None, 100), search.sums(engine, both, 0, 1), engine.count(both)):
+        with pytest.raises(StoreUnavailable):
+            await asked
+    await engine.delete_index(nowhere)
