@@ -37,15 +37,21 @@ def desk() -> Desk:
 
 
 @pytest.fixture
-async def port(desk: Desk) -> AsyncIterator[int]:
+async def server(desk: Desk) -> AsyncIterator[Server]:
+    """One that serves; `server.config.port` is where."""
     config = uvicorn.Config(desk, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
     listener = config.bind_socket()
-    port = listener.getsockname()[1]
+    config.port = listener.getsockname()[1]
     server = Server(config)
     serving = asyncio.create_task(server.serve([listener]))
-    yield port
+    yield server
     server.should_exit = True
     await serving
+
+
+@pytest.fixture
+def port(server: Server) -> int:
+    return server.config.port
 
 
 Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -130,3 +136,14 @@ async def test_a_process_out_of_file_descriptors_lets_people_in_once_there_are_s
     assert faults == []
     for each in (early, line):
         each[1].close()
+
+
+async def test_what_is_answered_goes_out_at_once(server: Server, port: int) -> None:
+    """And not when the client has acknowledged what went before: on asyncio's own loop, too, as here."""
+    line = await come(port)
+    line[1].write(request("POST", "/orders", b"x"))
+    assert await answer(line) == b"x"
+    [protocol] = server.server_state.connections
+    accepted = protocol.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    line[1].close()

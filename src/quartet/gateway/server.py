@@ -54,6 +54,10 @@ class Server(uvicorn.Server):
 
     async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
         with suppress(OSError):  # gone before it came in
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                # asyncio itself does so only where the listener names its protocol, which uvicorn's does not: then a
+                # body that follows its headers would wait for them to be acknowledged, 40 ms.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
