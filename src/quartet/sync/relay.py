@@ -111,7 +111,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
             await keep(tx, fresh)
         await outbox.forget(tx, carried + [event.id for event, _ in buried])
         if away:
-            await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1.5))
+            await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
             await store.count_retry(tx, PIPELINE)
         for event, error in failed:
             log.warning(

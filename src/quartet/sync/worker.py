@@ -25,12 +25,15 @@ REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
 SWEEP_SECONDS = 60.0
 LONGEST_PAUSE = 5.0
+# Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
+AWAY_SECONDS = 1.0
 STEADY_SECONDS = 60.0
 
 FAILURES = Counter("quartet_worker_failures", "Times a loop of the worker began anew.", ["loop"])
 CARRIED = Counter("quartet_worker_carried", "Events taken from the outbox.")
 
 Loop = Callable[[Shop, Lease], Awaitable[None]]
+Sleep = Callable[[float], Awaitable[None]]
 
 
 async def run_worker(shop: Shop, stop: asyncio.Event) -> None:
@@ -49,26 +52,27 @@ async def _share(shop: Shop, _: Lease) -> None:
     await Share(shop, works).do()
 
 
-async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease) -> None:
+async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep = asyncio.sleep) -> None:
     """Runs a loop for ever: when it fails, it begins anew after a pause that grows and starts small again once it has
-    run for a while."""
+    run for a while. Where only a store is away it grows less, since asking costs little: the guard refuses at once."""
     clock = asyncio.get_running_loop()
     task = asyncio.current_task()
     pause = 0.1
     # A store that fails while the loop is being cancelled hides the cancellation.
     while task is None or not task.cancelling():
-        began = clock.time()
+        began, longest = clock.time(), LONGEST_PAUSE
         try:
             await loop(shop, lease)
         except StoreUnavailable as away:
+            longest = AWAY_SECONDS
             log.warning("a store is away", loop=name, store=away.store, detail=away.detail)
         except Overtaken:
             log.info("another worker goes on", loop=name)
         except Exception as error:
             log.error("a loop failed", loop=name, exc_info=error)
         FAILURES.labels(name).inc()
-        pause = 0.1 if clock.time() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
-        await asyncio.sleep(pause * random.uniform(0.5, 1))
+        pause = 0.1 if clock.time() - began > STEADY_SECONDS else min(pause * 2, longest)
+        await sleep(pause * random.uniform(0.5, 1))
 
 
 async def _changes(shop: Shop, lease: Lease) -> None:
