@@ -1,21 +1,29 @@
 """The worker is killed at every step; whoever goes on makes everything equal, and counts nothing twice."""
 
 import asyncio
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from uuid import UUID, uuid4
 
 import httpx
+import psutil
 import pytest
 
 from quartet import cart, catalog, inventory, leaderboard, search, sync
 from quartet.catalog import Category, Draft
+from quartet.kernel.settings import Settings
 from quartet.stores import outbox
 from quartet.sync import changes, products, store
+from quartet.sync.leases import BEATS
 from quartet.sync.tasks import together
+from quartet.sync.worker import LOOPS
 from quartet.web.dependencies import Shop
 
 # As they come in a batch of changes, of events, and in a rebuild.
@@ -85,15 +93,36 @@ class Mortals:
 
     async def killed_at(self, step: str) -> None:
         """Runs one until it has killed itself at the step."""
+        self.start(step)
+        await self.ended(step)
+
+    async def kill(self) -> None:
+        """Kills the one that runs, wherever it stands."""
+        [running] = psutil.Process(self._process.pid).children()
+        running.kill()
+        await self.ended("anywhere")
+
+    def start(self, step: str = "never") -> None:
+        """Runs one."""
         assert self._process.stdin
-        assert self._process.stdout
         self._process.stdin.write(f"{step}\n".encode())
+
+    async def ended(self, step: str) -> None:
+        """Waits until it was killed."""
+        assert self._process.stdout
         said = (await self._process.stdout.readline()).decode().strip()
         assert said == str(int(signal.SIGKILL)), f"{step}: ended by signal {said or 'none'}"
 
 
 @pytest.fixture
 async def mortals(shop: Shop) -> AsyncIterator[Mortals]:
+    async with mortals_of(shop) as mortals:
+        yield mortals
+
+
+@asynccontextmanager
+async def mortals_of(shop: Shop) -> AsyncIterator[Mortals]:
+    """Workers of this shop."""
     settings = shop.settings.model_dump_json().replace('"**********"', '"' + "x" * 40 + '"')
     process = await asyncio.create_subprocess_exec(
         sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -134,3 +163,49 @@ async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
     assert await shop.stores.search.alias_targets(search.next_alias(shop.settings)) == []
     assert len(await shop.stores.search.alias_targets(f"{shop.settings.search_alias}-all")) == 2
+
+
+async def leases(shop: Shop) -> dict[str, set[str]]:
+    """By each worker that lives the pieces that it holds."""
+    async with shop.stores.pg.read() as read:
+        rows = await read.fetch("SELECT worker, piece FROM work_leases WHERE until > now()")
+    return {row["worker"]: {r["piece"] for r in rows if r["worker"] == row["worker"]} - {row["worker"]} for row in rows}
+
+
+async def until_so_many_live(shop: Shop, count: int, holding: int) -> None:
+    """And together hold so many pieces at least."""
+    async with asyncio.timeout(30):
+        while True:
+            held = await leases(shop)
+            if len(held) == count and sum(map(len, held.values())) >= holding:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(300)
+async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(shop: Shop, traffic: Traffic) -> None:
+    """Killed as the other comes, when it holds all, and when they have shared the work."""
+    lease = Settings(_env_file=None).worker_lease_seconds
+    assert lease * (1 + 1 / BEATS) < 5  # the longest that nobody does a piece of the work
+    shop = replace(shop, settings=shop.settings.model_copy(update={"worker_lease_seconds": lease}))
+    pieces = sum(len(pieces) for _, pieces in LOOPS.values())
+    for seconds in (0.0, lease / 2, lease / 2 + random.uniform(0, lease / BEATS)):
+        async with mortals_of(shop) as mortals:
+            mortals.start()
+            await until_so_many_live(shop, 1, pieces)
+            await _until_carried(traffic, "never")
+            [killed] = await leases(shop)
+
+            async def kill_and_change(
+                killed: str = killed, mortals: Mortals = mortals, seconds: float = seconds
+            ) -> None:
+                await until_so_many_live(shop, 2, 1)
+                await asyncio.sleep(seconds)
+                held = len((await leases(shop))[killed])
+                await mortals.kill()
+                began = monotonic()
+                await traffic.round()
+                await _until_carried(traffic, "anywhere")
+                print(f"killed with {held} of {pieces} pieces: made good after {monotonic() - began:.1f} s")
+
+            await together(sync.run_worker(shop, asyncio.Event()), kill_and_change())
