@@ -128,11 +128,13 @@ async def mortals_of(shop: Shop) -> AsyncIterator[Mortals]:
         sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    yield Mortals(process)
-    assert process.stdin
-    process.stdin.close()
-    async with asyncio.timeout(60):
-        await process.wait()
+    try:
+        yield Mortals(process)
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        async with asyncio.timeout(60):
+            await process.wait()
 
 
 async def _until_carried(traffic: Traffic, step: str) -> None:

@@ -44,7 +44,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Own]:
 
 @pytest.fixture
 async def store(own: Own) -> AsyncIterator[RedisStore]:
-    store = RedisStore(own.url)
+    store = RedisStore(own.url, doubt=60)  # so that what is refused is refused by the server
     await store.call("SET", "a", "A")
     yield store
     await store.close()
