@@ -268,7 +268,7 @@ async def _bare(bench: Bench) -> tuple[float, float]:
         async with pg.once() as tx:
             order = await orders.place(tx, user_id, lines)
         async with pg.once() as tx:
-            payment = await payments.start(tx, order.id, user_id, "sandbox", key=None, now=now, ask=now)
+            payment = await payments.start(tx, order.id, user_id, "sandbox", now=now, ask=now)
         charge = payments.Charge(str(payment.id), payment.amount_cents, payment.currency, "card_ok")
         outcome = await provider.authorise(charge)
         async with pg.once() as tx:

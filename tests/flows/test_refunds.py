@@ -295,7 +295,7 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
             await inventory.put(tx, sku, sku, cents, currency="GBP", actor="test", stock=1000)
         user_id = await tx.fetchval("INSERT INTO users (id, email) VALUES ($1, $1::uuid::text) RETURNING id", uuid4())
         placed = await orders.place(tx, user_id, ordered.items())
-        payment = await payments.start(tx, placed.id, user_id, "sandbox", key=None, now=now, ask=now)
+        payment = await payments.start(tx, placed.id, user_id, "sandbox", now=now, ask=now)
         await payments.complete(tx, payment.id, payments.Outcome(str(payment.id), "succeeded"), now)
 
     # The model: cents and pieces that are free, on their way, back.

@@ -99,7 +99,7 @@ async def placed(shop: Shop) -> orders.Order:
 async def _start(shop: Shop, order: orders.Order, user_id: UUID | None = None) -> payments.Payment:
     now = datetime.now(UTC)
     async with shop.stores.pg.once() as tx:
-        return await payments.start(tx, order.id, user_id or order.user_id, "sandbox", key=None, now=now, ask=now)
+        return await payments.start(tx, order.id, user_id or order.user_id, "sandbox", now=now, ask=now)
 
 
 async def test_one_payment_of_an_order_is_open_at_a_time(shop: Shop, placed: orders.Order) -> None:

@@ -121,15 +121,9 @@ async def pay(
         raise invalid("provider", f"must be one of {', '.join(providers)}")
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
-    now = shop.clock.now()
-    async with idempotency.transaction(shop, key, statements=1) as slot:
-        if slot.replay is not None:
-            return slot.replay
-        payment = await payments.start(
-            slot.tx, order_id, visitor.user_id, provider,
-            as_guest=shop.order_tokens.opens(order_id, visitor.order_token), key=key, now=now, ask=_ask_at(shop, now),
-        )  # fmt: skip
-        await slot.start()
+    payment = await _start(shop, visitor, order_id, provider, key)
+    if isinstance(payment, Answer):
+        return payment
     await shop.step("payment started")
     outcome, failure = await _charge(shop, chosen, payment, method)
     await shop.step("provider charged")
@@ -138,6 +132,19 @@ async def pay(
     if failure is not None:
         raise failure
     return answer
+
+
+async def _start(
+    shop: Shop, visitor: Visitor, order_id: UUID, provider: str, key: RequestKey | None
+) -> Payment | Answer:
+    """The first transaction: the payment, or the key's first answer."""
+    now = shop.clock.now()
+    ask, as_guest = _ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
+    async with idempotency.one_statement(shop, key) as tx:
+        asked = (tx, order_id, visitor.user_id, provider)
+        if key is None:
+            return await payments.start(*asked, as_guest=as_guest, now=now, ask=ask)
+        return await payments.start_under_key(*asked, as_guest=as_guest, key=key, now=now, ask=ask)
 
 
 async def _charge(

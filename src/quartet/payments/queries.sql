@@ -1,5 +1,10 @@
 -- name: start
-SELECT * FROM start_payment($1, $2, $3, $4, $5, $6, $7, $8, $9);
+SELECT * FROM start_payment($1, $2, $3, $4, $5, NULL, NULL, $6, $7);
+
+-- name: start_under_key
+SELECT (request).owner AS claimed_by, (request).fingerprint, (request).status AS answered, (request).headers,
+       (request).body, (payment).*
+FROM start_payment_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: complete
 -- Who bought what comes along for the cart; it never changes, so that the call's own snapshot does for it.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from quartet.kernel.errors import NotFound
+from quartet.kernel.errors import NotFound, RequestInProgress
 from quartet.kernel.ids import new_id
 from quartet.orders import OverRefund
 from quartet.payments.model import (
@@ -25,7 +25,8 @@ from quartet.payments.model import (
 )
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx, Violation
-from quartet.web.idempotency import RequestKey
+from quartet.web.answers import Answer
+from quartet.web.idempotency import RequestKey, first_answer
 
 q = queries(__file__)
 T = TypeVar("T", Payment, Refund)
@@ -41,7 +42,6 @@ async def start(
     provider: str,
     *,
     as_guest: bool = False,
-    key: RequestKey | None,
     now: datetime,
     ask: datetime,
 ) -> Payment:
@@ -50,12 +50,35 @@ async def start(
 
     Raises NotFound, OrderNotPayable, PaymentInProgress.
     """
-    owner, name = _parts(key)
     try:
-        row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, owner, name, now, ask)
+        row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, now, ask)
     except Violation as refused:
         raise _refusal(refused) from refused
     return _read(Payment, row)
+
+
+async def start_under_key(
+    tx: Tx,
+    order_id: UUID,
+    user_id: UUID | None,
+    provider: str,
+    *,
+    as_guest: bool = False,
+    key: RequestKey,
+    now: datetime,
+    ask: datetime,
+) -> Payment | Answer:
+    """The same with the key claimed before and marked as running after it, in one statement: for
+    `idempotency.one_statement`. The key's first answer where it has one.
+
+    Raises IdempotencyKeyReused and RequestInProgress as well.
+    """
+    args = (new_id(), order_id, user_id, as_guest, provider, key.owner, key.key, now, ask, key.fingerprint)
+    try:
+        row = await tx.fetchrow(q.start_under_key, *args)
+    except Violation as refused:
+        raise _refusal(refused) from refused
+    return first_answer(key, row) or _read(Payment, row)
 
 
 async def complete(tx: Tx, payment_id: UUID, outcome: Outcome, now: datetime) -> Completed:
@@ -197,6 +220,8 @@ def _refusal(refused: Violation) -> Exception:
             return PaymentInProgress(payment_id=refused.detail)
         case "QT025":
             return NothingToCapture(f"the payment is {refused.detail}", payment_status=refused.detail)
+        case "QT026":
+            return RequestInProgress()
     return refused
 
 

@@ -1,10 +1,10 @@
 """`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
 
 One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
-`return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first,
-`await finish(tx, owner, key, answer)` in the second; meanwhile the same key is answered 409, and whoever mends a crash
-between them finishes the key too. A refusal (4xx) is a first answer as well and is kept; what was
-not valid, or failed on our side, is none.
+`return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
+`one_statement` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
+key is answered 409, and whoever mends a crash between them finishes the key too. A refusal (4xx) is a first answer as
+well and is kept; what was not valid, or failed on our side, is none.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from fastapi import Depends, Header, Request, Response
 
 from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, RequestInProgress, invalid
 from quartet.stores.files import queries
-from quartet.stores.postgres import Postgres, Tx
+from quartet.stores.postgres import Postgres, Record, Tx
 from quartet.web.answers import problem_response
 from quartet.web.dependencies import Principal, Shop, anyone
 
@@ -97,14 +97,28 @@ async def transaction(shop: Shop, key: RequestKey | None, *, statements: int = 2
     """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Work of
     one statement says so, and without a key needs no BEGIN and COMMIT."""
     pg = shop.stores.pg
+    once = key is None and statements == 1
+    async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
+        yield await claim(tx, key)
+
+
+@asynccontextmanager
+async def one_statement(shop: Shop, key: RequestKey | None) -> AsyncIterator[Tx]:
+    """The same for one statement that claims and takes the key itself, by `claim_request` and `take_request`; what it
+    found of the key is `first_answer`'s to read."""
+    async with _refusals_kept(shop, key), shop.stores.pg.once() as tx:
+        yield tx
+
+
+@asynccontextmanager
+async def _refusals_kept(shop: Shop, key: RequestKey | None) -> AsyncIterator[None]:
     try:
-        async with pg.once() if key is None and statements == 1 else pg.tx() as tx:
-            yield await claim(tx, key)
+        yield
     except (IdempotencyKeyReused, RequestInProgress, Invalid):
         raise
     except Problem as problem:
         if key is not None and problem.status < 500:
-            await _keep_refusal(pg, key, problem)
+            await _keep_refusal(shop.stores.pg, key, problem)
             await shop.step("refusal kept")
         raise
 
@@ -120,15 +134,19 @@ async def claim(tx: Tx, key: RequestKey | None) -> Slot:
     """Raises IdempotencyKeyReused, RequestInProgress. Without a key the slot is free and keeps nothing."""
     if key is None:
         return Slot(tx, None)
-    row = await tx.fetchrow(q.claim, key.owner, key.key)
-    if row["known"] and row["fingerprint"] != key.fingerprint:
+    return Slot(tx, key, first_answer(key, await tx.fetchrow(q.claim, key.owner, key.key)))
+
+
+def first_answer(key: RequestKey, row: Record) -> Response | None:
+    """Reads what `claim_request` says, in the columns `claimed_by`, `fingerprint`, `answered`, `headers` and `body`;
+    None where the key is free. Raises IdempotencyKeyReused, RequestInProgress."""
+    if row["claimed_by"] is None:
+        return None
+    if row["fingerprint"] is not None and row["fingerprint"] != key.fingerprint:
         raise IdempotencyKeyReused()
-    if row["status"] is None and (row["known"] or not row["free"]):
+    if row["answered"] is None:
         raise RequestInProgress()
-    if not row["known"]:
-        return Slot(tx, key)
-    headers = {**row["headers"], "Idempotent-Replayed": "true"}
-    return Slot(tx, key, Response(row["body"], row["status"], headers))
+    return Response(row["body"], row["answered"], {**row["headers"], "Idempotent-Replayed": "true"})
 
 
 async def finish(tx: Tx, owner: str, key: str, response: Response) -> None:
@@ -160,6 +178,5 @@ def _parts(response: Response) -> tuple[int, dict[str, str], bytes]:
 async def _take(
     tx: Tx, key: RequestKey, status: int | None, headers: dict[str, str] | None, body: bytes | None
 ) -> None:
-    # None back: another request with this key committed between our claim and now.
-    if await tx.fetchval(q.take, key.owner, key.key, key.fingerprint, status, headers, body) is None:
+    if not await tx.fetchval(q.take, key.owner, key.key, key.fingerprint, status, headers, body):
         raise RequestInProgress()

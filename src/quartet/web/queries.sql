@@ -1,21 +1,8 @@
 -- name: claim
--- One round trip: whether nobody else is at work on this key now, and the first answer if there is one. The lock goes
--- with the transaction. Should two pass here all the same, the primary key lets only one of them commit.
-SELECT pg_try_advisory_xact_lock(hashtextextended($1::text || chr(10) || $2::text, 0)) AS free,
-       k.owner IS NOT NULL AS known, k.fingerprint, k.status, k.headers, k.body
-FROM (VALUES (1)) AS one
-LEFT JOIN idempotency_keys k ON k.owner = $1 AND k.key = $2 AND k.created_at > now() - interval '24 hours';
+SELECT owner AS claimed_by, fingerprint, status AS answered, headers, body FROM claim_request($1, $2);
 
 -- name: take
--- With an answer, or started without one. Never over a key that another request has taken, whose row `claim` may have
--- missed: its snapshot can be older than its lock. A key older than 24 hours is free again even before it is swept.
-INSERT INTO idempotency_keys (owner, key, fingerprint, status, headers, body)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (owner, key) DO UPDATE
-    SET fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
-        body = excluded.body, created_at = now()
-    WHERE idempotency_keys.created_at <= now() - interval '24 hours'
-RETURNING owner;
+SELECT take_request($1, $2, $3, $4, $5, $6);
 
 -- name: finish
 UPDATE idempotency_keys SET status = $3, headers = $4, body = $5 WHERE owner = $1 AND key = $2 AND status IS NULL;

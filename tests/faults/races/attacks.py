@@ -659,9 +659,9 @@ _TWO_OPEN = Variant(
 _CART_EMPTIED = Variant(scripts=((r"for i = 3, #ARGV, 2 do", "redis.call('DEL', KEYS[1])\nfor i = 3, 2, 2 do"),))
 _TAKEN_AT_EACH_TELLING = Variant(scripts=((r"if not redis.call\('SET', KEYS\[2\], '1', 'NX'.*\n", ""),))
 _SEEN_NOT_HELD = Variant(
-    statements=(
-        (r"pg_try_advisory_xact_lock\(.*\) AS free", "true AS free"),
-        (r"WHERE idempotency_keys.created_at <= now\(\) - interval '24 hours'", ""),
+    functions=(
+        ("claim_request", r"pg_try_advisory_xact_lock\(.*\);", "true;"),
+        ("take_request", r"WHERE idempotency_keys.created_at <= now\(\) - interval '24 hours'", ""),
     )
 )
 _LOOK_THEN_SIGN_UP = Variant(

@@ -36,6 +36,23 @@ BEGIN
     RETURN v_payment;
 END $$;
 
+-- The same under an Idempotency-Key, all of it in one statement: the key is claimed, the payment started and the key
+-- marked as running. `request` is what claim_request says; only where that is null is there a payment. Raises QT026 when
+-- another request has taken the key meanwhile.
+CREATE OR REPLACE FUNCTION start_payment_under_key(
+    p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
+    p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_fingerprint BYTEA, OUT request idempotency_keys, OUT payment payments
+) LANGUAGE plpgsql AS $$
+BEGIN
+    request := claim_request(p_owner, p_key);
+    IF request.owner IS NULL THEN
+        payment := start_payment(p_id, p_order_id, p_user_id, p_guest, p_provider, p_owner, p_key, p_now, p_ask);
+        IF NOT take_request(p_owner, p_key, p_fingerprint, NULL, NULL, NULL) THEN
+            RAISE EXCEPTION 'another request has this key' USING ERRCODE = 'QT026';
+        END IF;
+    END IF;
+END $$;
+
 -- What the provider says becomes true: the redirect, the webhook and the recovery sweep all end here, once or many times
 -- the same, in whatever order they come. What is further on is never taken back: a captured payment stays captured, but
 -- a failed one may still turn out to have been charged. An order that expired meanwhile is revived where there is stock.
