@@ -23,7 +23,16 @@ SELECT count(*) FROM mails AS earlier JOIN mails AS this ON this.id = $1
 WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id < this.id
   AND earlier.created_at > this.created_at - interval '1 hour' AND earlier.state IN ('waiting', 'sent');
 
--- name: finish
+-- name: bury
+UPDATE mails SET state = 'dead', done_at = $2 WHERE id = $1 AND state = 'waiting';
+
+-- name: mark
+-- Done with and counted; where it had been given up before, it is no dead letter any more.
+WITH letter AS (
+    DELETE FROM dead_letters WHERE pipeline = $4 AND key = $1::bigint::text
+), counted AS (
+    INSERT INTO tallies AS t (name, n) VALUES ('mails.' || $2::text, 1) ON CONFLICT (name) DO UPDATE SET n = t.n + 1
+)
 UPDATE mails SET state = $2, done_at = $3 WHERE id = $1 AND state = 'waiting';
 
 -- name: postpone

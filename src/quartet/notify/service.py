@@ -126,11 +126,8 @@ async def _send(shop: Shop, mail: Mail, letter: Letter) -> None:
 
 
 async def _mark(shop: Shop, mail: Mail, *, sent: bool) -> None:
-    state = "sent" if sent else "dropped"
-    async with shop.stores.pg.tx() as tx:
-        await store.finish(tx, mail, "sent" if sent else "dropped", shop.clock.now())
-        await letters.exhume(tx, PIPELINE, [str(mail.id)])
-        await tallies.count(tx, f"mails.{state}")
+    async with shop.stores.pg.once() as tx:
+        await store.mark(tx, mail, "sent" if sent else "dropped", shop.clock.now(), PIPELINE)
 
 
 async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True) -> None:
@@ -150,7 +147,7 @@ async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
     log.error("mail given up", mail=mail.id, kind=mail.kind, error=repr(error))
     held = {"kind": mail.kind, "event_id": str(mail.event_id), "user_id": str(mail.user_id) if mail.user_id else None}
     async with shop.stores.pg.tx() as tx:
-        await store.finish(tx, mail, "dead", shop.clock.now())
+        await store.bury(tx, mail, shop.clock.now())
         await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
         await tallies.count(tx, "mails.failed")
 

@@ -37,9 +37,15 @@ async def sent_lately(read: Read, mail: Mail) -> int:
     return count
 
 
-async def finish(tx: Tx, mail: Mail, state: Literal["sent", "dropped", "dead"], now: datetime) -> None:
-    """It is done with."""
-    await tx.execute(q.finish, mail.id, state, now)
+async def mark(tx: Tx, mail: Mail, state: Literal["sent", "dropped"], now: datetime, pipeline: str) -> None:
+    """It has left, or there was nobody to write to: done with, no dead letter of the pipeline, and counted as
+    `mails.sent` or `mails.dropped`. One statement."""
+    await tx.execute(q.mark, mail.id, state, now, pipeline)
+
+
+async def bury(tx: Tx, mail: Mail, now: datetime) -> None:
+    """It will not leave."""
+    await tx.execute(q.bury, mail.id, now)
 
 
 async def postpone(tx: Tx, mail: Mail, until: datetime) -> None:
