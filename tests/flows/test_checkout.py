@@ -252,6 +252,21 @@ async def test_a_slow_card_pays(shopper: httpx.AsyncClient, till: Till) -> None:
     assert (await pay(shopper, made["id"], "card_slow")).json()["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("card", ["card_ok", "card_slow", "card_async"])
+async def test_the_answer_under_a_key_tells_the_payment_as_it_stands(
+    shopper: httpx.AsyncClient, till: Till, card: str
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    told = await pay(shopper, made["id"], card, key="one")
+    if card == "card_async":  # its webhook may have told the rest by now
+        assert told.json()["status"] == "pending"
+    else:
+        assert (await shopper.get(f"/payments/{told.json()['id']}")).content == told.content
+    again = await pay(shopper, made["id"], card, key="one")
+    assert (again.status_code, again.content) == (told.status_code, told.content) == (201, told.content)
+
+
 async def test_an_order_is_paid_once(shopper: httpx.AsyncClient, till: Till) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))

@@ -463,17 +463,21 @@ async def test_what_is_paid_after_its_stock_was_sold_goes_back_and_the_buyer_is_
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("key", [None, "click"])
 async def test_an_order_that_its_buyer_cancelled_never_comes_back(
-    shop: Shop, shopper: httpx.AsyncClient, till: Till, held: Held
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, held: Held, key: str | None
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 2))
-    click = asyncio.create_task(pay(shopper, made["id"]))
+    click = asyncio.create_task(pay(shopper, made["id"], key=key))
     await held.waiting_in.wait()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     held.way_in.set()
     held.way_out.set()
-    assert (await click).status_code == 409
+    told = await click
+    assert (told.status_code, told.json()["type"]) == (409, "/problems/order-not-payable")
+    again = await pay(shopper, made["id"], key=key)
+    assert (again.status_code, again.content == told.content) == (409, key is not None)
     assert (await look(shopper, made["id"]))["status"] == "cancelled"
     assert await till.shelf("MUG") == (5, 0)
     assert await till.charged(made["id"]) == 0
@@ -483,6 +487,28 @@ async def test_an_order_that_its_buyer_cancelled_never_comes_back(
         async with shop.stores.pg.once() as tx:
             await tx.execute("UPDATE orders SET status = 'pending' WHERE id = $1", made["id"])
     assert refused.value.sqlstate == "QT004"
+
+
+async def test_a_webhook_that_comes_before_the_providers_answer_is_what_the_request_tells(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    held.way_in.set()
+    made = await order(shopper, ("MUG", 2))
+    click = asyncio.create_task(pay(shopper, made["id"], key="click"))
+    await held.waiting_out.wait()
+    (payment,) = await till.rows("SELECT id::text FROM payments WHERE order_id = $1", made["id"])
+    outcome = await sandbox.look_up(payment["id"])
+    assert outcome is not None
+    assert (await _webhook(shopper, sandbox, sandbox.event(payment["id"], outcome), clock)).status_code == 200
+    (row,) = await till.rows("SELECT processed_at FROM payments WHERE order_id = $1", made["id"])
+    clock.advance(1)
+    held.way_out.set()
+    told = await click
+    assert datetime.fromisoformat(told.json()["processedAt"]) == row["processed_at"] < clock.now()
+    assert (await shopper.get(f"/payments/{payment['id']}")).content == told.content
+    await _paid_once(till, shopper, made, 5)
+    assert (await pay(shopper, made["id"], key="click")).content == told.content
 
 
 async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(

@@ -3,6 +3,7 @@
 from quartet.payments.api import PaymentShape
 from quartet.payments.model import (
     BadSignature,
+    CameOtherwise,
     Charge,
     Completed,
     Entry,
@@ -46,6 +47,7 @@ from quartet.payments.store import (
 
 __all__ = [
     "BadSignature",
+    "CameOtherwise",
     "Charge",
     "Compared",
     "Completed",

@@ -1,6 +1,6 @@
 """Payments and refunds as values, and what can go wrong with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -43,6 +43,17 @@ class Payment:
         """Whether what the provider speaks of is this payment, as far as it says: another sum is another charge."""
         said = (outcome.cents, outcome.currency)
         return outcome.cents is None or said == (self.amount_cents, self.currency)
+
+    def after(self, outcome: "Outcome", now: datetime) -> "Payment | None":
+        """How a pending one will stand once the outcome is written down, unless something comes before; None where
+        that can't be told."""
+        ref = outcome.provider_ref
+        if self.status != "pending" or ref is None or outcome.status not in ("succeeded", "authorized", "failed"):
+            return None
+        return replace(
+            self, status=outcome.status, provider_ref=ref, decline_code=outcome.decline_code, redirect_url=None,
+            processed_at=now,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,6 +231,10 @@ class ProviderOff(Conflict):
 
 class ProviderSilent(Exception):
     """The provider gave no answer: whether it did what it was asked is unknown."""
+
+
+class CameOtherwise(Exception):
+    """The payment does not stand as was foretold: something came before."""
 
 
 class BadSignature(Problem):

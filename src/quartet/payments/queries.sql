@@ -10,7 +10,7 @@ FROM start_payment_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 -- Who bought what comes along for the cart; it never changes, so that the call's own snapshot does for it.
 SELECT c.*, o.user_id, o.guest_cart, (SELECT jsonb_object_agg(sku, qty) FROM (
            SELECT sku, sum(quantity) AS qty FROM order_items i WHERE i.order_id = o.id GROUP BY sku) AS line) AS bought
-FROM complete_payment($1, $2, $3, $4, $5, $6, $7) c JOIN orders o ON o.id = c.order_id;
+FROM complete_payment_with_answer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c JOIN orders o ON o.id = c.order_id;
 
 -- name: with_buyer
 SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;

@@ -13,6 +13,7 @@ from quartet.kernel.ids import new_id
 from quartet.orders import OverRefund
 from quartet.payments.model import (
     Bought,
+    CameOtherwise,
     Completed,
     NothingToCapture,
     OrderNotPayable,
@@ -26,7 +27,7 @@ from quartet.payments.model import (
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx, Violation
 from quartet.web.answers import Answer
-from quartet.web.idempotency import RequestKey, first_answer
+from quartet.web.idempotency import RequestKey, first_answer, to_keep
 
 q = queries(__file__)
 T = TypeVar("T", Payment, Refund)
@@ -81,13 +82,21 @@ async def start_under_key(
     return first_answer(key, row) or _read(Payment, row)
 
 
-async def complete(tx: Tx, payment_id: UUID, outcome: Outcome, now: datetime) -> Completed:
+async def complete(
+    tx: Tx, payment_id: UUID, outcome: Outcome, now: datetime, answer: Answer | None = None
+) -> Completed:
     """The one step in which what a provider says becomes true: payment, order and stock together. Repeating it changes
-    nothing; the payment comes back as it stands."""
-    row = await tx.fetchrow(
-        q.complete, payment_id, outcome.status, outcome.provider_ref, outcome.decline_code, now, now + SOON,
-        outcome.redirect_url,
-    )  # fmt: skip
+    nothing; the payment comes back as it stands. `answer` is kept under the key of the request that started it, if it
+    comes to stand as `Payment.after` foretold; raises CameOtherwise if not, and nothing is done.
+    """
+    kept = (None, None, None) if answer is None else to_keep(answer)
+    try:
+        row = await tx.fetchrow(
+            q.complete, payment_id, outcome.status, outcome.provider_ref, outcome.decline_code, now, now + SOON,
+            outcome.redirect_url, *kept,
+        )  # fmt: skip
+    except Violation as refused:
+        raise _refusal(refused) from refused
     return Completed(_read(Payment, row), row["user_id"], row["guest_cart"], row["bought"] or {})
 
 
@@ -222,6 +231,8 @@ def _refusal(refused: Violation) -> Exception:
             return NothingToCapture(f"the payment is {refused.detail}", payment_status=refused.detail)
         case "QT026":
             return RequestInProgress()
+        case "QT027":
+            return CameOtherwise(refused.message)
     return refused
 
 

@@ -83,7 +83,7 @@ class Slot:
     async def keep(self, response: Response) -> Response:
         """Keeps the answer in the transaction and hands it back."""
         if self.key is not None:
-            await _take(self.tx, self.key, *_parts(response))
+            await _take(self.tx, self.key, *to_keep(response))
         return response
 
     async def start(self) -> None:
@@ -127,7 +127,7 @@ async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None
     # The same key may have got another answer between our claim and now, which may be why we were refused (the order is
     # paid: by that very request). That answer stands, and RequestInProgress sends this one to fetch it.
     async with pg.once() as tx:
-        await _take(tx, key, *_parts(problem_response(problem, key.request_id)))
+        await _take(tx, key, *to_keep(problem_response(problem, key.request_id)))
 
 
 async def claim(tx: Tx, key: RequestKey | None) -> Slot:
@@ -152,7 +152,7 @@ def first_answer(key: RequestKey, row: Record) -> Response | None:
 async def finish(tx: Tx, owner: str, key: str, response: Response) -> None:
     """Keeps the answer under a started key, for the request that started it or one that did not live to do so; a key
     that has its answer keeps that one."""
-    await tx.execute(q.finish, owner, key, *_parts(response))
+    await tx.execute(q.finish, owner, key, *to_keep(response))
 
 
 async def release(tx: Tx, owner: str, key: str) -> None:
@@ -170,7 +170,8 @@ async def sweep(tx: Tx) -> None:
     await tx.execute(q.sweep)
 
 
-def _parts(response: Response) -> tuple[int, dict[str, str], bytes]:
+def to_keep(response: Response) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body, as `take_request` and `finish_request` keep them."""
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     return response.status_code, headers, bytes(response.body)
 

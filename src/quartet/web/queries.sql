@@ -5,7 +5,7 @@ SELECT owner AS claimed_by, fingerprint, status AS answered, headers, body FROM 
 SELECT take_request($1, $2, $3, $4, $5, $6);
 
 -- name: finish
-UPDATE idempotency_keys SET status = $3, headers = $4, body = $5 WHERE owner = $1 AND key = $2 AND status IS NULL;
+SELECT finish_request($1, $2, $3, $4, $5);
 
 -- name: release
 -- A started key whose work turned out not to have happened.

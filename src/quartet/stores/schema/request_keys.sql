@@ -1,5 +1,5 @@
--- An Idempotency-Key is claimed and taken by these two, called one by one or by a function that does all of a request's
--- work in one statement.
+-- An Idempotency-Key is claimed, taken and finished by these three, called one by one or by a function that does all of a
+-- transaction's work in one statement.
 
 -- The key as it stands: null where nobody has it, the row that holds its first answer, or one without an answer where
 -- another request is at work: without a fingerprint as well, as long as that has written nothing. The lock goes with the
@@ -30,4 +30,13 @@ BEGIN
             body = excluded.body, created_at = now()
         WHERE idempotency_keys.created_at <= now() - interval '24 hours';
     RETURN FOUND;
+END $$;
+
+-- The answer of a request that was started without one; a key that has its answer keeps that.
+CREATE OR REPLACE FUNCTION finish_request(
+    p_owner TEXT, p_key TEXT, p_status INT, p_headers JSONB, p_body BYTEA
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE idempotency_keys SET status = p_status, headers = p_headers, body = p_body
+    WHERE owner = p_owner AND key = p_key AND status IS NULL;
 END $$;
