@@ -61,20 +61,35 @@ async def place(
     buyer = _buyer(visitor, email)
     lines = await _cart_lines(shop, visitor) if items is None else items
     hold = timedelta(seconds=shop.settings.order_hold_seconds)
-    async with idempotency.transaction(shop, key, statements=2 if found_by else 1) as slot:
-        if slot.replay is not None:
-            return slot.replay
-        if isinstance(lines, StoreUnavailable):
-            raise lines
-        if not lines:
-            raise invalid("items", "must not be empty" if items is not None else "are missing, and the cart is empty")
-        order = await orders.place(slot.tx, buyer, lines, metadata, hold=hold, expected=expected)
+    if isinstance(lines, StoreUnavailable) or not lines:
+        return await _nothing_to_order(shop, key, lines, given=items is not None)
+    async with idempotency.transaction(shop, key, statements=2 if found_by else 1, claims_itself=True) as slot:
+        asked = (slot.tx, buyer, lines, metadata)
+        if key is None:
+            order = await orders.place(*asked, hold=hold, expected=expected)
+        else:
+            placed = await orders.place_under_key(*asked, key=key, hold=hold, expected=expected)
+            if isinstance(placed, Answer):
+                return placed
+            order = placed
         if found_by:
             await merchandising.expect(slot.tx, order.id, found_by)
         token = shop.order_tokens.issue(order.id) if order.email else None
         answer = await slot.keep(answers.of_new_order(order, token))
     await shop.step("order placed")
     return answer
+
+
+async def _nothing_to_order(
+    shop: Shop, key: RequestKey | None, lines: Lines | StoreUnavailable, *, given: bool
+) -> Answer:
+    """The first answer, should there be one: then there was something. Raises Invalid, StoreUnavailable."""
+    async with idempotency.transaction(shop, key, statements=1) as slot:
+        if slot.replay is not None:
+            return slot.replay
+        if isinstance(lines, StoreUnavailable):
+            raise lines
+        raise invalid("items", "must not be empty" if given else "are missing, and the cart is empty")
 
 
 def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:

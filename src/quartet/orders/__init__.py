@@ -37,6 +37,7 @@ from quartet.orders.store import (
     lock_of_person,
     page,
     place,
+    place_under_key,
     refund,
     ship,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "lock_of_person",
     "page",
     "place",
+    "place_under_key",
     "refund",
     "ship",
 ]

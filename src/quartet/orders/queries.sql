@@ -2,6 +2,11 @@
 -- Stock reserved, order written and read back: one statement, one round trip.
 SELECT order_document(place_order($1, $2, $3, $4, $5, $6, $7));
 
+-- name: place_under_key
+SELECT (request).owner AS claimed_by, (request).fingerprint, (request).status AS answered, (request).headers,
+       (request).body, placed
+FROM place_order_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
 -- name: get
 SELECT order_document($1);
 

@@ -34,6 +34,8 @@ from quartet.orders.model import (
 )
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx, Violation
+from quartet.web.answers import Answer
+from quartet.web.idempotency import RequestKey, first_answer
 
 q = queries(__file__)
 
@@ -62,11 +64,42 @@ async def place(
 
     Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (no lines, pieces not 1 to 999 a SKU).
     """
+    with _refusals():
+        return _order(await tx.fetchval(q.place, *_asked(buyer, items, metadata, hold, expected)))
+
+
+async def place_under_key(
+    tx: Tx,
+    buyer: UUID | Guest,
+    items: Iterable[tuple[str, int]],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    key: RequestKey,
+    hold: timedelta,
+    expected: int | None = None,
+) -> Order | Answer:
+    """The same with the key claimed before, in one statement: the order, whose answer the caller keeps, or the key's
+    first answer.
+
+    Raises IdempotencyKeyReused and RequestInProgress as well.
+    """
+    asked = _asked(buyer, items, metadata, hold, expected)
+    with _refusals():
+        row = await tx.fetchrow(q.place_under_key, key.owner, key.key, *asked)
+    return first_answer(key, row) or _order(row["placed"])
+
+
+def _asked(
+    buyer: UUID | Guest,
+    items: Iterable[tuple[str, int]],
+    metadata: Mapping[str, Any] | None,
+    hold: timedelta,
+    expected: int | None,
+) -> tuple[Any, ...]:
+    """The arguments of place_order."""
     lines = [{"sku": sku, "qty": qty} for sku, qty in items]
     user_id, email, guest_cart = (None, buyer.email, buyer.cart) if isinstance(buyer, Guest) else (buyer, None, None)
-    args = (user_id, lines, dict(metadata or {}), hold, expected, email, guest_cart)
-    with _refusals():
-        return _order(await tx.fetchval(q.place, *args))
+    return (user_id, lines, dict(metadata or {}), hold, expected, email, guest_cart)
 
 
 async def get(read: Read, order_id: UUID) -> Order:

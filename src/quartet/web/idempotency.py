@@ -93,13 +93,16 @@ class Slot:
 
 
 @asynccontextmanager
-async def transaction(shop: Shop, key: RequestKey | None, *, statements: int = 2) -> AsyncIterator[Slot]:
-    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Work of
-    one statement says so, and without a key needs no BEGIN and COMMIT."""
+async def transaction(
+    shop: Shop, key: RequestKey | None, *, statements: int = 2, claims_itself: bool = False
+) -> AsyncIterator[Slot]:
+    """A transaction with the key claimed in it, unless the work `claims_itself`, by `claim_request` in its statement; a
+    refusal raised inside rolls it back and is kept by itself. Work of one statement says so, and without a key needs
+    no BEGIN and COMMIT."""
     pg = shop.stores.pg
     once = key is None and statements == 1
     async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
-        yield await claim(tx, key)
+        yield Slot(tx, key) if claims_itself else await claim(tx, key)
 
 
 @asynccontextmanager

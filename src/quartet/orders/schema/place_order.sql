@@ -168,3 +168,16 @@ BEGIN
         'items', p_items));
     RETURN v_order_id;
 END $$;
+
+-- The same under an Idempotency-Key, which is claimed before: `request` is what claim_request says; only where that is
+-- null is an order `placed`, as order_document shows it. Its answer is the caller's to keep before the transaction ends.
+CREATE OR REPLACE FUNCTION place_order_under_key(
+    p_owner TEXT, p_key TEXT, p_user_id UUID, p_items JSONB, p_metadata JSONB, p_hold INTERVAL, p_expected BIGINT,
+    p_email TEXT, p_cart TEXT, OUT request idempotency_keys, OUT placed JSONB
+) LANGUAGE plpgsql AS $$
+BEGIN
+    request := claim_request(p_owner, p_key);
+    IF request.owner IS NULL THEN
+        placed := order_document(place_order(p_user_id, p_items, p_metadata, p_hold, p_expected, p_email, p_cart));
+    END IF;
+END $$;
