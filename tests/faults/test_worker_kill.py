@@ -86,10 +86,10 @@ async def traffic(shop: Shop, shopper: httpx.AsyncClient) -> Traffic:
 
 
 class Mortals:
-    """Starts worker processes that kill themselves."""
+    """Starts worker processes that kill themselves; what they say of it goes to `log`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process, self._log = process, log
 
     async def killed_at(self, step: str) -> None:
         """Runs one until it has killed itself at the step."""
@@ -111,25 +111,31 @@ class Mortals:
         """Waits until it was killed."""
         assert self._process.stdout
         said = (await self._process.stdout.readline()).decode().strip()
-        assert said == str(int(signal.SIGKILL)), f"{step}: ended by signal {said or 'none'}"
+        if said != str(int(signal.SIGKILL)):
+            pytest.fail(f"{step}: ended by signal {said or 'none'}; the workers' log ends:\n{self._log_end()}")
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log.read_text().splitlines()[-60:])
 
 
 @pytest.fixture
-async def mortals(shop: Shop) -> AsyncIterator[Mortals]:
-    async with mortals_of(shop) as mortals:
+async def mortals(shop: Shop, tmp_path: Path) -> AsyncIterator[Mortals]:
+    async with mortals_of(shop, tmp_path) as mortals:
         yield mortals
 
 
 @asynccontextmanager
-async def mortals_of(shop: Shop) -> AsyncIterator[Mortals]:
-    """Workers of this shop."""
+async def mortals_of(shop: Shop, folder: Path) -> AsyncIterator[Mortals]:
+    """Workers of this shop, with their log in the folder."""
     settings = shop.settings.model_dump_json().replace('"**********"', '"' + "x" * 40 + '"')
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    log = folder / "mortals.log"
+    with log.open("w") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+        )  # fmt: skip
     try:
-        yield Mortals(process)
+        yield Mortals(process, log)
     finally:
         assert process.stdin
         process.stdin.close()
@@ -185,14 +191,16 @@ async def until_so_many_live(shop: Shop, count: int, holding: int) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(shop: Shop, traffic: Traffic) -> None:
+async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(
+    shop: Shop, traffic: Traffic, tmp_path: Path
+) -> None:
     """Killed as the other comes, when it holds all, and when they have shared the work."""
     lease = Settings(_env_file=None).worker_lease_seconds
     assert lease * (1 + 1 / BEATS) < 5  # the longest that nobody does a piece of the work
     shop = replace(shop, settings=shop.settings.model_copy(update={"worker_lease_seconds": lease}))
     pieces = sum(len(pieces) for _, pieces in LOOPS.values())
     for seconds in (0.0, lease / 2, lease / 2 + random.uniform(0, lease / BEATS)):
-        async with mortals_of(shop) as mortals:
+        async with mortals_of(shop, tmp_path) as mortals:
             mortals.start()
             await until_so_many_live(shop, 1, pieces)
             await _until_carried(traffic, "never")
