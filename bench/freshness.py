@@ -1,77 +1,157 @@
-"""How long it takes until a catalog change is found, at 200 changes and 50 searches a second; and how soon that is so
-again after a worker is killed, the engine stands still, or 20,000 products change at once."""
+"""How long it takes until a change of the catalog, or of a price, is found by searches and shown by the product's
+page, at 200 changes and 50 searches a second; and how soon that is so again after a worker is killed, the engine
+stands still, or 20,000 products change at once."""
 
 import asyncio
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
 from bench.client import Client
 from bench.running import RunningShop, published, renamed, running_shop, settled
-from quartet import search
+from quartet import inventory, search
+from quartet.cli import open_shop
 from quartet.kernel.errors import StoreUnavailable
-from quartet.stores.mongo import Mongo
-from quartet.stores.search import SearchEngine
+from quartet.sync.tasks import end
+from quartet.web.dependencies import Shop
 
 CHANGES, SEARCHES, PROBES = 200, 50, 20  # a second
 BURST = 20_000
-STEADY_SECONDS, AFTER_SECONDS = 15.0, 15.0
+AFTER_SECONDS = 15.0
 PAUSED_SECONDS = 5.0
 LOOK_SECONDS = 0.04
 GOAL_SECONDS = 1.0
+MOST_LOOKED_AT = 60
 WORDS = ("laptop", "lamp", "tea", "set", "heart", "black", "red", "box", "bag", "retro")
+
+Product = dict[str, Any]
+
+
+Mark = int  # of a change: it only rises
+Look = Callable[[Sequence[Product]], Awaitable[Mapping[str, Mark]]]
 
 
 @dataclass
-class Load:
-    """What writes, and what listens. `found`: when each probe was written, and how many seconds until it was found."""
+class Watch:
+    """A place where changes are to be seen. `look` answers the mark it shows of each of some products, by id.
 
-    mongo: Mongo
-    engine: SearchEngine
-    alias: str
-    products: list[dict[str, Any]]
+    `found`: when each probe was written, and how many seconds until it was seen. `fell`: how often something older was
+    shown than before.
+    """
+
+    name: str
+    look: Look
+    waiting: dict[str, tuple[Product, Mark, float]] = field(default_factory=dict)
     found: list[tuple[float, float]] = field(default_factory=list)
-    waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
-    searched: list[float] = field(default_factory=list)
-    failed: int = 0
-    at: int = 0
+    fell: int = 0
+    _shown: dict[str, Mark] = field(default_factory=dict)
 
-    async def change(self, *, probe: bool = False) -> None:
-        """The next product gets another name, as any change is made."""
-        self.at = (self.at + 1) % len(self.products)
-        if probe:
-            while self.products[self.at]["_id"] in self.waiting:
-                self.at = (self.at + 1) % len(self.products)
-        before = self.products[self.at]
-        name = f"{before['name'].split(' #')[0]} #{time.monotonic_ns()}"
-        place = self.at
-        with suppress(StoreUnavailable):  # the emulator of MongoDB has more to do than it can; the next one then
-            if after := await renamed(self.mongo, before, name):
-                self.products[place] = after
-                if probe:
-                    self.waiting[after["_id"]] = (name, time.monotonic())
-
-    async def look(self) -> None:
-        """Which of the probes a search finds by now. One that was changed again since is found as that."""
+    async def watch(self) -> None:
+        """For ever. A probe that was changed again since is found as that."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if self.waiting:
-                with suppress(Exception):
-                    held = await search.found_by_ids(self.engine, self.alias, list(self.waiting)[:500])
-                    now = time.monotonic()
-                    for id_, document in held.items():
-                        name, written = self.waiting[id_]
-                        if document["name"].rpartition("#")[2] >= name.rpartition("#")[2]:
-                            self.found.append((written, now - written))
-                            del self.waiting[id_]
+                with suppress(StoreUnavailable, OSError, RuntimeError):
+                    await self._look([product for product, *_ in self.waiting.values()][:MOST_LOOKED_AT])
+
+    async def _look(self, products: Sequence[Product]) -> None:
+        shown = await self.look(products)
+        now = time.monotonic()
+        for id_, mark in shown.items():
+            self.fell += mark < self._shown.get(id_, mark)
+            self._shown[id_] = mark
+            _, wanted, written = self.waiting[id_]
+            if mark >= wanted:
+                self.found.append((written, now - written))
+                del self.waiting[id_]
+
+
+class Changes(ABC):
+    """What is changed, one product after the other, and the watches that wait for some of it."""
+
+    name: str
+    burst: str
+
+    def __init__(self, shop: Shop, guest: Client, products: list[Product]) -> None:
+        self.shop, self.products = shop, products
+        self._guest, self._at = guest, 0
+        self.watches = [Watch("search", self._in_search), Watch("product page", self._on_page)]
+
+    async def change(self, *, probe: bool = False) -> None:
+        """Changes the next product."""
+        place = self._next(probe)
+        product = self.products[place]
+        if probe:
+            await self._on_page([product])  # so that the cache has it, which else would have nothing to be wrong with
+        with suppress(StoreUnavailable):  # the emulator of MongoDB has more to do than it can; the next one then
+            if made := await self._make(product):
+                self.products[place], mark = made
+                for watch in self.watches if probe else ():
+                    watch.waiting[product["_id"]] = (product, mark, time.monotonic())
+
+    def _next(self, probe: bool) -> int:
+        while True:
+            self._at = (self._at + 1) % len(self.products)
+            if not probe or not any(self.products[self._at]["_id"] in watch.waiting for watch in self.watches):
+                return self._at
+
+    async def _in_search(self, products: Sequence[Product]) -> Mapping[str, Mark]:
+        ids = [product["_id"] for product in products]
+        held = await search.found_by_ids(self.shop.stores.search, self.shop.settings.search_alias, ids)
+        return {id_: self._mark(document) for id_, document in held.items()}
+
+    async def _on_page(self, products: Sequence[Product]) -> Mapping[str, Mark]:
+        pages = (self._guest.json("GET", f"/products/{quote(product['sku'], safe='')}") for product in products)
+        answers = await asyncio.gather(*pages)
+        return {product["_id"]: self._mark(page) for product, page in zip(products, answers, strict=True)}
+
+    @abstractmethod
+    async def _make(self, product: Product) -> tuple[Product, Mark] | None:
+        """The product as it is now; None when another was quicker."""
+
+    @abstractmethod
+    def _mark(self, shown: Mapping[str, Any]) -> Mark: ...
+
+
+class Names(Changes):
+    """Out of MongoDB: written as any change is made, but past the API, which would tell the cache itself."""
+
+    name = "Names, changed in MongoDB"
+
+    async def _make(self, product: Product) -> tuple[Product, Mark] | None:
+        mark = time.monotonic_ns()
+        after = await renamed(self.shop.stores.mongo, product, f"{product['name'].split(' #')[0]} #{mark}")
+        return None if after is None else (after, mark)
+
+    def _mark(self, shown: Mapping[str, Any]) -> Mark:
+        return int(shown["name"].partition(" #")[2] or 0)
+
+
+class Prices(Changes):
+    """Out of PostgreSQL: a piece comes in and the price rises by a cent."""
+
+    name = "Prices and stock, changed in PostgreSQL"
+
+    async def _make(self, product: Product) -> tuple[Product, Mark] | None:
+        sku, price = product["sku"], product["priceCents"] + 1
+        async with self.shop.stores.pg.tx() as tx:
+            await inventory.put(tx, sku, product["name"], price, currency=self.shop.settings.currency, actor="bench")
+            await inventory.move(tx, sku, 1, "received", actor="bench")
+        return {**product, "priceCents": price}, price
+
+    def _mark(self, shown: Mapping[str, Any]) -> Mark:
+        return int(shown["priceCents"])
 
 
 async def _by_the_clock(rate: float, call: Callable[[int], Awaitable[object]]) -> None:
@@ -87,67 +167,79 @@ async def _by_the_clock(rate: float, call: Callable[[int], Awaitable[object]]) -
 
 
 async def freshness() -> str:
-    """A table as Markdown."""
-    async with running_shop("auto") as running, _another_worker(running.data):
-        await settled(running)
-        settings = running.settings
-        assert settings.search_url
-        mongo = running.mongo()
-        products = await published(mongo)
-        load = Load(mongo, SearchEngine(settings.search_url), settings.search_alias, products)
-        guest = Client(running.url)
-        lines = [
-            "### Freshness\n",
-            f"{len(products)} products, {CHANGES} changes and {SEARCHES} searches a second asked for.\n",
-            "| | p50 s | p99 s | slowest s | under 1 s again after s | changes/s made | searches/s | load average |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        made = 0
-
-        async def write(number: int) -> None:
-            nonlocal made
-            await load.change(probe=number % (CHANGES // PROBES) == 0)
-            made += 1
-
-        async def ask(number: int) -> None:
-            began = time.monotonic()
-            try:
-                await guest.json("GET", f"/search?q={WORDS[number % len(WORDS)]}")
-                load.searched.append(time.monotonic() - began)
-            except Exception:
-                load.failed += 1
-
-        tasks = [asyncio.ensure_future(work) for work in
-                 (load.look(), _by_the_clock(CHANGES, write), _by_the_clock(SEARCHES, ask))]  # fmt: skip
-        await asyncio.sleep(5)
-        for name, event in (
-            ("steady", _nothing),
-            ("a worker killed", lambda: _kill_worker(running)),
-            ("the engine paused for 5 s", lambda: _pause(running.pids["search"])),
-            (f"{BURST:,} changes at once", lambda: _burst(load)),
+    """Tables as Markdown."""
+    parts = ["### Freshness"]
+    for kind in (Names, Prices):
+        async with (
+            running_shop("auto") as running,
+            _another_worker(running.data) as other,
+            open_shop(running.settings) as shop,
         ):
-            began, before, searched = time.monotonic(), made, len(load.searched)
-            await event()
-            over = time.monotonic()
-            await asyncio.sleep(STEADY_SECONDS if event is _nothing else AFTER_SECONDS)
-            seconds = time.monotonic() - began
-            rates = (made - before) / seconds, (len(load.searched) - searched) / seconds
-            lines.append(_row(name, load, began, over, rates))
+            await settled(running)
+            guest = Client(running.url)
+            products = [product for product in await published(running.mongo()) if not product["variants"]]
+            parts.append(await _table(kind(shop, guest, products), running, other, guest))
+            await guest.close()
+    return "\n\n".join(parts)
+
+
+async def _table(changes: Changes, running: RunningShop, other: int, guest: Client) -> str:
+    lines = [
+        f"{changes.name}: {len(changes.products)} products, {CHANGES} changes and {SEARCHES} searches a second.\n",
+        "| | seen in | p50 s | p99 s | slowest s | under 1 s again after s | changes/s | searches/s | load average |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    made = searched = failed = 0
+
+    async def write(number: int) -> None:
+        nonlocal made
+        await changes.change(probe=number % (CHANGES // PROBES) == 0)
+        made += 1
+
+    async def ask(number: int) -> None:
+        nonlocal searched, failed
+        try:
+            await guest.json("GET", f"/search?q={WORDS[number % len(WORDS)]}")
+            searched += 1
+        except Exception:
+            failed += 1
+
+    works = [*(watch.watch() for watch in changes.watches), _by_the_clock(CHANGES, write), _by_the_clock(SEARCHES, ask)]
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.sleep(5)
+    for name, event in (
+        ("steady", _nothing),
+        ("a worker killed", partial(_kill, running.pids["worker"])),
+        ("the other worker killed", partial(_kill, other)),
+        ("the engine stopped for 5 s", lambda: _pause(running.pids["search"])),
+        (f"{BURST:,} changes at once", lambda: _burst(changes)),
+    ):
+        began, before = time.monotonic(), (made, searched)
+        await event()
+        over = time.monotonic()
+        await asyncio.sleep(AFTER_SECONDS)
+        seconds = time.monotonic() - began
+        rates = (made - before[0]) / seconds, (searched - before[1]) / seconds
+        for watch in changes.watches:
+            lines.append(_row(name, watch, began, over, rates))
             print(lines[-1], file=sys.stderr, flush=True)
-        for task in tasks:
-            task.cancel()
-        lines.append(f"\nSearches that failed: {load.failed}. Probes never found: {len(load.waiting)}.")
-        await guest.close()
+    await end(tasks)
+    lines.append(
+        f"\nSearches that failed: {failed}. "
+        + " ".join(
+            f"In {w.name}: {len(w.waiting)} never found, {w.fell} older ones after newer." for w in changes.watches
+        )
+    )
     return "\n".join(lines)
 
 
-def _row(name: str, load: Load, began: float, over: float, rates: tuple[float, float]) -> str:
-    took = sorted(seconds for written, seconds in load.found if written >= began)
-    again = max((written for written, s in load.found if written >= began and s > GOAL_SECONDS), default=over) - over
+def _row(name: str, watch: Watch, began: float, over: float, rates: tuple[float, float]) -> str:
+    took = sorted(seconds for written, seconds in watch.found if written >= began)
+    again = max((written for written, s in watch.found if written >= began and s > GOAL_SECONDS), default=over) - over
     p50, p99 = (took[min(len(took) - 1, int(share * len(took)))] for share in (0.5, 0.99))
     return (
-        f"| {name} | {p50:.2f} | {p99:.2f} | {took[-1]:.2f} | {max(again, 0):.1f} | {rates[0]:.0f} | {rates[1]:.0f} "
-        f"| {os.getloadavg()[0]:.0f} |"
+        f"| {name} | {watch.name} | {p50:.2f} | {p99:.2f} | {took[-1]:.2f} | {max(again, 0):.1f} | {rates[0]:.0f} "
+        f"| {rates[1]:.0f} | {os.getloadavg()[0]:.0f} |"
     )
 
 
@@ -155,8 +247,8 @@ async def _nothing() -> None:
     pass
 
 
-async def _kill_worker(running: RunningShop) -> None:
-    psutil.Process(running.pids["worker"]).kill()
+async def _kill(pid: int) -> None:
+    psutil.Process(pid).kill()
 
 
 async def _pause(pid: int) -> None:
@@ -170,19 +262,19 @@ async def _pause(pid: int) -> None:
             process.resume()
 
 
-async def _burst(load: Load) -> None:
+async def _burst(changes: Changes) -> None:
     left = iter(range(BURST))
 
     async def writer() -> None:
         for _ in left:
-            await load.change()
+            await changes.change()
 
     await asyncio.gather(*(writer() for _ in range(8)))
 
 
 @asynccontextmanager
-async def _another_worker(data: Path) -> AsyncIterator[None]:
-    """So that one can be killed and another goes on."""
+async def _another_worker(data: Path) -> AsyncIterator[int]:
+    """So that one can be killed and another goes on; yields its pid."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -193,7 +285,7 @@ async def _another_worker(data: Path) -> AsyncIterator[None]:
         env={**os.environ, "QUARTET_LOG_LEVEL": "warning", "QUARTET_CANARY_SECONDS": "0"},
     )
     try:
-        yield
+        yield process.pid
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
