@@ -1,7 +1,7 @@
 """The search index: its definition, its alias, what is asked of it and what goes into it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from typing import Any
@@ -95,11 +95,11 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
     """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name. Until it
     goes live it has no replicas and is not refreshed, so that it costs less to fill."""
     await sweep(search, settings)
-    await _clear_the_way(search, next_alias(settings))
     name = f"{settings.search_alias}-{new_id().hex}"
     made = definition(search, settings)
     made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
-    await search.create_index(name, made, aliases=[next_alias(settings), _family(settings)])
+    aliases = [next_alias(settings), _family(settings)]
+    await _with_way_cleared(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
     return name
 
 
@@ -112,8 +112,8 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
         raise Conflict("no former index is kept")
     if not await _is_of_now(search, settings, former):
         raise Conflict("the former index was made by another version of the shop: go back with that version")
-    action = {"add": {"index": former, "alias": next_alias(settings)}}
-    await search.request("POST", "/_aliases", body={"actions": [action]})
+    body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
+    await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
     return former
 
 
@@ -123,8 +123,20 @@ async def next_index(search: SearchEngine, settings: Settings) -> str | None:
     return index if index is not None and await _is_of_now(search, settings, index) else None
 
 
+async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
+    """Puts the alias; again where an index got its name in between."""
+    for tries_left in reversed(range(5)):
+        await _clear_the_way(search, alias)
+        try:
+            await put()
+            return
+        except SearchRefused as refusal:
+            if not tries_left or refusal.status != 400:
+                raise
+
+
 async def _clear_the_way(search: SearchEngine, alias: str) -> None:
-    """Deletes an empty index that has the alias' name: osmem makes one for a delete when the alias went just before."""
+    """Deletes an empty index that has the alias' name: engines make one for a delete when the alias went just before."""
     try:
         if not await search.alias_targets(alias) and await search.count(alias) == 0:
             await search.delete_index(alias)

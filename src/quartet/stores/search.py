@@ -231,7 +231,7 @@ class SearchEngine:
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
         results: list[BulkResult] = []
         if any(document is None for _, document in actions) and not await self.alias_targets(alias):
-            # osmem makes an index for a delete all the same, which would be in the way of the alias for ever.
+            # engines make an index for a delete all the same, which would be in the way of the alias for ever.
             return [BulkResult(next(iter(a.values()))["_id"], 404, f"no index is behind {alias}") for a, _ in actions]
         body = bytearray()
         for action, document in actions:

@@ -1,6 +1,8 @@
 """The engine as the worker needs it: versions, aliases, refusals."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -86,6 +88,36 @@ async def test_an_empty_index_in_the_way_of_the_next_one_is_cleared_away(engine:
     await engine.request("PUT", f"/{search.next_alias(index)}")
     name = await search.build_next(engine, index)
     assert await engine.alias_targets(search.next_alias(index)) == [name]
+
+
+async def untiring(call: Callable[[], Awaitable[str]]) -> str:
+    """Asks again, as the worker does: an index that was made a moment ago does not say yet what is in it."""
+    while True:
+        with suppress(StoreUnavailable):
+            return await call()
+        await asyncio.sleep(0.02)
+
+
+async def test_whoever_deletes_late_is_in_the_way_of_no_next_index(engine: SearchEngine, index: Settings) -> None:
+    """Batches that began while one was being built still write to it when it is live, or given up."""
+    stop = asyncio.Event()
+
+    async def delete_late() -> None:
+        while not stop.is_set():
+            await search.put(engine, search.next_alias(index), 1, {"gone": None})
+
+    async def build_and_go_back() -> None:
+        try:
+            for _ in range(6):
+                name = await untiring(lambda: search.build_next(engine, index))
+                await search.go_live(engine, index, name)
+                former = await untiring(lambda: search.former_as_next(engine, index))
+                assert await engine.alias_targets(search.next_alias(index)) == [former]
+                await search.abandon_next(engine, index)
+        finally:
+            stop.set()
+
+    await asyncio.gather(build_and_go_back(), *(delete_late() for _ in range(2)))
 
 
 async def test_a_search_without_an_index_is_an_engine_away(engine: SearchEngine, index: Settings) -> None:
