@@ -136,7 +136,7 @@ async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], 
 
 
 async def _clear_the_way(search: SearchEngine, alias: str) -> None:
-    """Deletes an empty index that has the alias' name: engines make one for a delete when the alias went just before."""
+    """Deletes an empty index that has the alias' name: engines make one for a delete if the alias went just before."""
     try:
         if not await search.alias_targets(alias) and await search.count(alias) == 0:
             await search.delete_index(alias)
