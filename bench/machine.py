@@ -5,12 +5,23 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 TICK = os.sysconf("SC_CLK_TCK")
+
+
+def compiler_seconds(pid: int) -> float:
+    """What a Java process has spent on compiling: at first, and on what is run often."""
+    total = 0.0
+    for task in psutil.Process(pid).threads():
+        with suppress(OSError):
+            if "CompilerThre" in Path(f"/proc/{pid}/task/{task.id}/comm").read_text():
+                total += task.user_time + task.system_time
+    return total
 
 
 def cpu_seconds(pid: int) -> float:
