@@ -74,13 +74,17 @@ SELECT d.sku, coalesce(v.category, '') AS category,
        sum(units)::bigint AS "all"
 FROM sold_days d JOIN inventory v USING (sku) GROUP BY d.sku, v.category;
 
--- name: clear_bestsellers
-DELETE FROM bestsellers;
-
 -- name: put_bestsellers
--- All of them, after the others have gone in the same transaction.
-INSERT INTO bestsellers (period, product_id, category, units)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]);
+-- All of them; those that stay as they are, which are nearly all, are left alone.
+WITH given AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS g(period, product_id, category, units)
+), gone AS (
+    DELETE FROM bestsellers AS held
+    WHERE NOT EXISTS (SELECT FROM given g WHERE (g.period, g.product_id) = (held.period, held.product_id))
+)
+INSERT INTO bestsellers AS held SELECT period, product_id, category, units FROM given
+ON CONFLICT (period, product_id) DO UPDATE SET category = excluded.category, units = excluded.units
+WHERE (held.category, held.units) <> (excluded.category, excluded.units);
 
 -- name: bestsellers
 -- $2: only of these categories, or of all where it is null.

@@ -100,7 +100,7 @@ async def _rank(shop: Shop, today: date) -> None:
     for start in range(0, len(sums), _SKUS_A_LOOK):
         skus = [line.sku for line in sums[start : start + _SKUS_A_LOOK]]
         product_ids |= await catalog.product_ids_of_skus(shop.stores.mongo, skus)
-    async with shop.stores.pg.tx() as tx:
+    async with shop.stores.pg.once() as tx:
         await store.put_bestsellers(tx, best(sums, product_ids))
     await shop.step("bestsellers ranked")
 

@@ -43,7 +43,6 @@ async def sums(read: Read, today: date) -> list[Sums]:
 
 async def put_bestsellers(tx: Tx, found: Sequence[Bestseller]) -> None:
     """In place of those that there were."""
-    await tx.execute(q.clear_bestsellers)
     await tx.execute(
         q.put_bestsellers,
         [each.period for each in found],
