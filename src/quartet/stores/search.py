@@ -156,9 +156,9 @@ def _reason(info: Any) -> str:
 
 class SearchEngine:
     """The engine behind a URL, one node or several; which one it is, is asked at the first call and again after it was
-    away."""
+    away. `patience`: seconds without an answer to the guard's probe until it counts as away."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = PROBE_SECONDS) -> None:
         self._urls = nodes_of(url)
         self._client: _Client | None = None
         self._finding = asyncio.Lock()
@@ -168,7 +168,7 @@ class SearchEngine:
             self._probe,
             (StoreUnavailable,),
             doubt=DOUBT_SECONDS,
-            patience=PROBE_SECONDS,
+            patience=patience,
             places=MOST_CALLS,
         )
         self.engine = ""

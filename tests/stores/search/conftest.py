@@ -33,8 +33,8 @@ async def engine_url(
 
 @pytest.fixture
 async def engine(engine_url: str) -> AsyncIterator[SearchEngine]:
-    """A client of it."""
-    engine = SearchEngine(engine_url)
+    """A client of it, which gives it time: what is asked here all at once can keep an engine from saying that it lives."""
+    engine = SearchEngine(engine_url, patience=30)
     yield engine
     await engine.close()
 
