@@ -159,7 +159,7 @@ class SearchEngine:
     away. `patience`: seconds without an answer to the guard's probe until it counts as away."""
 
     def __init__(self, url: str, *, patience: float = PROBE_SECONDS) -> None:
-        self._urls = nodes_of(url)
+        self._urls, self._patience = nodes_of(url), patience
         self._client: _Client | None = None
         self._finding = asyncio.Lock()
         self._prober: _OpenSearch | None = None
@@ -324,7 +324,7 @@ class SearchEngine:
         if self._prober is None:
             self._prober = _OpenSearch(self._urls)
         with suppress(SearchRefused):  # an answer
-            await _of_any(self._prober, self._urls, PROBE_SECONDS)
+            await _of_any(self._prober, self._urls, self._patience)
 
     async def _find(self) -> _Client:
         """Asks `GET /` who is there. The OpenSearch client asks, since Elasticsearch answers it too."""

@@ -33,7 +33,7 @@ async def engine_url(
 
 @pytest.fixture
 async def engine(engine_url: str) -> AsyncIterator[SearchEngine]:
-    """A client of it, which gives it time: what is asked here all at once can keep an engine from saying that it lives."""
+    """A client that gives it time: some of what is asked here keeps an engine from saying that it lives."""
     engine = SearchEngine(engine_url, patience=30)
     yield engine
     await engine.close()
