@@ -14,6 +14,7 @@ import pytest
 
 from quartet import cart, catalog, inventory, leaderboard, search, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.catalog.model import numbered
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.stores import outbox
@@ -97,6 +98,41 @@ async def _ready(shop: Shop) -> bool:
 
 
 # The catalog's changes
+
+
+async def test_a_page_does_not_wait_for_search(kitchen: Shop, client: httpx.AsyncClient) -> None:
+    """Search keeps a batch waiting; the next change is on its page all the same, though only the stream tells of it."""
+    waits = asyncio.Event()
+
+    async def step(name: str) -> None:
+        if name == "noted":  # what follows is search
+            waits.set()
+            await asyncio.Event().wait()
+
+    await add(kitchen, kettle("A"), kettle("B"))
+    async with running(changes.follow(kitchen)):
+        await soon(lambda: _ready(kitchen))
+        await soon(lambda: equal(kitchen))
+    async with running(changes.follow(replace(kitchen, step=step))):
+        await rename_behind(kitchen, "A", "Teapot")
+        await asyncio.wait_for(waits.wait(), 20)
+        assert (await client.get("/products/B")).json()["name"] == "Kettle B"
+        assert (await client.get("/products/B")).headers["x-cache"] == "hit"
+        await rename_behind(kitchen, "B", "Samovar")
+        await soon(lambda: has_name(client, "B", "Samovar"))
+
+
+async def rename_behind(shop: Shop, sku: str, name: str) -> None:
+    """Past the API, which would tell the cache itself."""
+    products_ = shop.stores.mongo.collection(catalog.PRODUCTS)
+    [before] = await products_.find({"sku": sku})
+    after = numbered({**before, "name": name}, before["version"] + 1, before["updatedAt"])
+    assert await products_.replace_one({"_id": before["_id"]}, after)
+
+
+async def has_name(client: httpx.AsyncClient, sku: str, name: str) -> bool:
+    """Whether the product's page says so."""
+    return bool((await client.get(f"/products/{sku}")).json()["name"] == name)
 
 
 async def test_what_is_put_in_changed_and_taken_out_is_found_so(kitchen: Shop, worker: None) -> None:

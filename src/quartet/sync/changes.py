@@ -1,7 +1,7 @@
 """The catalog's change stream: which products changed, gathered for a moment, carried together."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -27,20 +27,25 @@ PIPELINE = "changes"
 ECHO_SECONDS = 0.2
 # How often an idle stream is asked where the server itself does not wait (nx-27017 answers at once).
 IDLE_SECONDS = 0.05
+# What changes within this moment is told to the cache together.
+TELL_SECONDS = 0.03
 # Saved so often though nothing changes: the position of a quiet catalog would fall out of the history otherwise.
 SAVE_SECONDS = 1.0
 
 
 @dataclass
 class Gathered:
-    """What the stream has told since the last batch. `token` is that of the last change in `ids`; `carried` counts what
-    was carried since a position was saved, which was at `saved_at`."""
+    """What the stream has told since the last batch. `token` is that of the last change in `ids`; `untold` are those
+    that the cache has not been told of; `carried` counts what was carried since a position was saved, which was at
+    `saved_at`."""
 
     clock: Clock
     ids: set[str] = field(default_factory=set)
     token: Any = None
     drained_at: datetime | None = None
+    untold: set[str] = field(default_factory=set)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     carried: int = 0
@@ -54,7 +59,9 @@ class Gathered:
             self.drained_at = self.clock.now()
         else:
             self.ids.add(id_)
+            self.untold.add(id_)
             self.news.set()
+            self.heard.set()
 
     def take(self) -> tuple[set[str], Any, datetime | None]:
         """Everything so far, with the position after it."""
@@ -62,6 +69,12 @@ class Gathered:
         self.ids = set()
         self.news.clear()
         self.taken.set()
+        return found
+
+    def take_untold(self) -> set[str]:
+        """What the cache is to be told of."""
+        found, self.untold = self.untold, set()
+        self.heard.clear()
         return found
 
 
@@ -76,7 +89,11 @@ async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
         position = await store.position(read, PIPELINE)
     gathered = Gathered(shop.clock)
     try:
-        await together(_read(shop, gathered, position), _carry(shop, gathered, lease, anew=position is None))
+        await together(
+            _read(shop, gathered, position),
+            _tell(shop, gathered),
+            _carry(shop, gathered, lease, anew=position is None),
+        )
     except LostPosition:
         log.warning("the change stream's position is lost; the index will be rebuilt")
         async with shop.stores.pg.once() as tx:
@@ -93,6 +110,18 @@ async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
                 gathered.taken.clear()
                 await gathered.taken.wait()
     raise StoreUnavailable("mongodb", "the change stream has ended")
+
+
+async def _tell(shop: Shop, gathered: Gathered) -> None:
+    """Takes old pages out of the cache as soon as changes are told. Their batch does it too, and does not go on before
+    it is done; but it may have to wait for the one before, and that for search."""
+    while True:
+        await gathered.heard.wait()
+        with suppress(Exception):  # whatever is wrong the batch meets as well, and knows what to do
+            foreign = await without_ours(shop, gathered.take_untold())
+            present = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, foreign)}
+            await catalog.drop_cached(shop, foreign, present)
+        await asyncio.sleep(TELL_SECONDS)
 
 
 async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) -> None:
