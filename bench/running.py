@@ -19,7 +19,6 @@ import psutil
 from bench.client import Client
 from bench.machine import cpu_seconds
 from quartet import catalog
-from quartet.catalog.model import numbered
 from quartet.kernel.clock import SystemClock
 from quartet.kernel.settings import Settings
 from quartet.stores.mongo import Mongo
@@ -93,7 +92,9 @@ async def published(mongo: Mongo) -> list[dict[str, Any]]:
 
 async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The product under another name, written as any change is made; None where somebody was quicker."""
-    after = numbered({**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0))
+    after = catalog.numbered(
+        {**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0)
+    )
     return after if await mongo.collection(catalog.PRODUCTS).replace_one({"_id": before["_id"]}, after) else None
 
 

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from bench.running import renamed
 
 from quartet import cart, catalog, inventory, leaderboard, search, sync
 from quartet.catalog import Category, Draft, Variant
-from quartet.catalog.model import numbered
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.stores import outbox
@@ -124,10 +124,8 @@ async def test_a_page_does_not_wait_for_search(kitchen: Shop, client: httpx.Asyn
 
 async def rename_behind(shop: Shop, sku: str, name: str) -> None:
     """Past the API, which would tell the cache itself."""
-    products_ = shop.stores.mongo.collection(catalog.PRODUCTS)
-    [before] = await products_.find({"sku": sku})
-    after = numbered({**before, "name": name}, before["version"] + 1, before["updatedAt"])
-    assert await products_.replace_one({"_id": before["_id"]}, after)
+    [before] = await shop.stores.mongo.collection(catalog.PRODUCTS).find({"sku": sku})
+    assert await renamed(shop.stores.mongo, before, name)
 
 
 async def has_name(client: httpx.AsyncClient, sku: str, name: str) -> bool:
