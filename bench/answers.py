@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from bench.bare import started
-from bench.client import Client
+from bench.client import Client, by_the_clock
 from bench.machine import Measured, cpu_seconds, measure, table
 from bench.running import RunningShop, free_port, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
@@ -147,9 +147,7 @@ async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, cana
     canary.stale.clear()
     began = time.perf_counter()
     running = set[asyncio.Task[None]]()
-    for number in range(int(rate * SECONDS)):
-        due = began + number / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    async for _, due in by_the_clock(rate, int(rate * SECONDS)):
         if len(running) < 500:  # what comes on top of a queue that long is not even asked
             task = asyncio.create_task(ask(due))
             running.add(task)

@@ -1,9 +1,22 @@
 """A lean HTTP/1.1 client on one kept-alive connection a caller, so that the load costs little beside the server."""
 
 import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
+
+
+async def by_the_clock(rate: float, times: int | None = None) -> AsyncIterator[tuple[int, float]]:
+    """So many a second, whether or not what was begun before is done; for ever, or so many times. Yields the number,
+    from 0, and when it was due by `perf_counter`: what is timed from then counts the wait for its turn."""
+    began = time.perf_counter()
+    for number in itertools.count() if times is None else range(times):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        yield number, due
 
 
 class Connection:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import psutil
 
-from bench.client import Client
+from bench.client import Client, by_the_clock
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from quartet import inventory, search
 from quartet.cli import open_shop
@@ -172,12 +172,10 @@ class Prices(Changes):
         return int(shown["priceCents"])
 
 
-async def _by_the_clock(rate: float, call: Callable[[int], Awaitable[object]]) -> None:
-    """So many a second, whether or not those before are done; at most a hundred at once."""
-    begin, number, running = time.monotonic(), 0, set[asyncio.Task[object]]()
-    while True:
-        number += 1
-        await asyncio.sleep(max(begin + number / rate - time.monotonic(), 0))
+async def _keep_calling(rate: float, call: Callable[[int], Awaitable[object]]) -> None:
+    """For ever; at most a hundred at once."""
+    running = set[asyncio.Task[object]]()
+    async for number, _ in by_the_clock(rate):
         if len(running) < 100:
             task = asyncio.ensure_future(call(number))
             running.add(task)
@@ -222,7 +220,7 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
         except Exception:
             failed += 1
 
-    works = [*(watch.watch() for watch in changes.watches), _by_the_clock(CHANGES, write), _by_the_clock(SEARCHES, ask)]
+    works = [*(watch.watch() for watch in changes.watches), _keep_calling(CHANGES, write), _keep_calling(SEARCHES, ask)]
     tasks = [asyncio.ensure_future(work) for work in works]
     await asyncio.sleep(5)
     for name, event in (

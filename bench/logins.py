@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bench.client import Client
+from bench.client import Client, by_the_clock
 from bench.machine import cpu_seconds
 from bench.running import RunningShop, running_shop, settled
 
@@ -88,15 +88,13 @@ async def _shop_while(
     over = asyncio.ensure_future(meanwhile)
     began, before = time.perf_counter(), cpu_seconds(shop.pids["api"])
     running: set[asyncio.Task[None]] = set()
-    number = 0
-    while not over.done():
+    async for number, due in by_the_clock(RATE):
+        if over.done():
+            break
         name = list(calls)[number % len(calls)]
-        due = began + number / RATE
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         task = asyncio.create_task(_timed(calls[name], due, seen.latencies[name]))
         running.add(task)
         task.add_done_callback(running.discard)
-        number += 1
     seen.seconds += time.perf_counter() - began
     seen.cpu += cpu_seconds(shop.pids["api"]) - before
     await asyncio.gather(*running)

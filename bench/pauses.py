@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from bench.client import Client
+from bench.client import Client, by_the_clock
 from bench.running import RunningShop, running_shop, settled
 
 ROUNDS = 3
@@ -110,12 +110,9 @@ def _stopped(pid: int) -> Iterator[None]:
 
 async def _ask(clients: dict[str, Client], latencies: dict[str, list[float]]) -> None:
     """These routes by turns, at their rate."""
-    began = time.perf_counter()
     running = []
-    for number in range(int(RATE * SECONDS)):
+    async for number, due in by_the_clock(RATE, int(RATE * SECONDS)):
         name = list(latencies)[number % len(latencies)]
-        due = began + number / RATE
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         path, who, _ = ROUTES[name]
         running.append(asyncio.create_task(_timed(clients[who].request, path, due, latencies[name])))
     await asyncio.gather(*running)
