@@ -655,6 +655,40 @@ async def test_a_refund_that_one_saw_fail_and_another_succeed_has_happened(
     assert (too_much.status_code, too_much.json()["pieces"][0]["refundable"]) == (409, 1)
 
 
+class Forgetful(Held):
+    """A provider that can't say which refunds it has made."""
+
+    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+        raise ProviderError("try again later")
+
+
+async def test_a_refund_is_not_failed_because_the_provider_could_not_say_whether_it_was_made(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held
+) -> None:
+    """Called failed, its key would be free, and the same click would give the money back a second time."""
+    await till.stock("MUG", 5)
+    held.way_in.set()
+    held.way_out.set()
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made["id"])).status_code == 201
+    held.way_out.clear()
+    held.waiting_out.clear()
+    path, body, key = f"/orders/{made['id']}/refunds", {"amountCents": 55}, {"Idempotency-Key": "r"}
+    click = asyncio.create_task(staff.post(path, json=body, headers=key))
+    await held.waiting_out.wait()
+    await _crash(click)
+    held.way_out.set()
+
+    clock.advance(30)
+    assert (await recover(shop, {"sandbox": Forgetful(held.inner)})).refunds == 1
+    again = await staff.post(path, json=body, headers=key)
+    assert (again.status_code, again.json()["status"]) == (201, "pending")
+    clock.advance(30)
+    assert (await recover(shop)).refunds == 1
+    assert (await look(shopper, made["id"]))["refundedCents"] == 55
+    assert await till.charged(made["id"]) == made["totalCents"] - 55
+
+
 async def test_a_refund_that_the_provider_will_not_make(
     app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
 ) -> None:

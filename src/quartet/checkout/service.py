@@ -514,10 +514,7 @@ async def _refund(
     asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
-            known = None
-            if again:
-                known = await provider.look_up_refund(asked)
-                await shop.step("refund looked up")
+            known = await _known_refund(shop, provider, asked) if again else None
             outcome = known or await provider.refund(asked)
     except ProviderError as failure:
         if refund.reason == "asked":
@@ -528,6 +525,17 @@ async def _refund(
         log.warning("provider silent", refund=str(refund.id), error=repr(silence))
         return "pending", None, None
     return outcome.status, outcome.provider_ref, None
+
+
+async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) -> Outcome | None:
+    """None when the provider never heard of it. Raises ProviderSilent also where it fails to say: the refund may have
+    been made by the first call, and staff who are told that it failed ask for another."""
+    try:
+        known = await provider.look_up_refund(asked)
+    except ProviderError as failure:
+        raise ProviderSilent(str(failure)) from failure
+    await shop.step("refund looked up")
+    return known
 
 
 def _ask_at(shop: Shop, now: datetime) -> datetime:
