@@ -558,6 +558,52 @@ async def one_key(arena: Arena, dice: random.Random) -> Round:
     return Round(calls, (PERSON, buyer.id), judge)
 
 
+async def one_key_pays(arena: Arena, dice: random.Random) -> Round:
+    """One Idempotency-Key, many clicks on one payment, perhaps also for another order: one card is asked, once."""
+    sku, buyer = await arena.stock(50), arena.people[0]
+    order, other = [await arena.order(buyer, (sku, 1)) for _ in range(2)]
+    key, card = str(uuid4()), dice.choice(["card_ok", "card_declined", "card_slow", "card_async"])
+    calls = {f"click{n}": arena.paying(buyer, order, card, key) for n in range(dice.randint(1, 3))}
+    if len(calls) == 1 or dice.random() < 0.4:
+        calls["other"] = arena.paying(buyer, other, card, key)
+
+    async def judge(answers: dict[str, Any]) -> list[str]:
+        told = {**answers, "again": await arena.paying(buyer, order, card, key)()}
+        await arena.settle(order, other)
+        faults = _strange(told, "request-in-progress", "idempotency-key-reused", "payment-declined")
+        asked = await arena.rows(
+            "SELECT p.id FROM payments p JOIN sandbox.charges c ON c.reference = p.id::text "
+            "WHERE p.order_id IN ($1, $2)", order["id"], other["id"],
+        )  # fmt: skip
+        named = {a.body.get("paymentId", a.body.get("id")) for a in told.values() if a.status in (201, 402)}
+        if named != {str(row["id"]) for row in asked} or len(asked) != 1:
+            faults.append(f"one key asked for {asked}, and told of {named}")
+        return faults + await arena.unbalanced([order, other], [sku])
+
+    return Round(calls, (ORDER, order["id"]), judge)
+
+
+async def one_key_gives_back(arena: Arena, dice: random.Random) -> Round:
+    """One Idempotency-Key, many clicks on one refund, perhaps also of another sum: one goes back, once."""
+    sku, staff = await arena.stock(50), arena.staff[0]
+    order, key = await arena.paid(arena.people[0], (sku, 2)), str(uuid4())
+    calls = {f"click{n}": arena.refunding(staff, order, 100, key) for n in range(dice.randint(2, 4))}
+    if dice.random() < 0.4:
+        calls["other"] = arena.refunding(staff, order, 150, key)
+
+    async def judge(answers: dict[str, Any]) -> list[str]:
+        told = {**answers, "again": await arena.refunding(staff, order, 100, key)()}
+        await arena.settle(order)
+        yes = {(body["id"], body["amountCents"]) for body in _yes(told).values()}
+        faults = _strange(told, "request-in-progress", "idempotency-key-reused")
+        book = await arena.book(order)
+        if [book["refunded_cents"]] != [cents for _, cents in yes]:
+            faults.append(f"one key gave {yes} back, and {book}")
+        return faults + await arena.unbalanced([order], [sku])
+
+    return Round(calls, (ORDER, order["id"]), judge)
+
+
 async def one_address(arena: Arena, dice: random.Random) -> Round:
     """Two people sign up with one address, written in two ways: one account."""
     name = uuid4().hex[:12]
@@ -699,5 +745,10 @@ ATTACKS = (
     Attack(capture_twice, {"no lock": unlocked("start_capture", "complete_payment")}),
     Attack(claim_beside_pay, {"no lock": unlocked("claim_orders")}),
     Attack(one_key, {"seen, not held": _SEEN_NOT_HELD, "no transaction": Variant(unscoped=True)}),
+    Attack(
+        one_key_pays,
+        {"seen, not held": hesitating(_SEEN_NOT_HELD, "start_payment_under_key", "payment := start_payment")},
+    ),
+    Attack(one_key_gives_back, {"seen, not held": _SEEN_NOT_HELD, "no transaction": Variant(unscoped=True)}),
     Attack(one_address, {"looked for, then written": _LOOK_THEN_SIGN_UP}),
 )
