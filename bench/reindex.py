@@ -22,6 +22,7 @@ from quartet import catalog, devstores, search, sync
 from quartet.catalog import Draft, Level
 from quartet.catalog.model import document
 from quartet.cli import open_shop, prepare
+from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.stores.search import SearchEngine
 from quartet.sync import compare, store
@@ -137,7 +138,7 @@ async def _rebuilds(shop: Shop, folder: Path, products: int) -> str:
 
 async def _write_file(shop: Shop, file: Path) -> None:
     with file.open("wb") as out:
-        for low in range(0, compare.BUCKETS, 512):
+        for low in range(0, BUCKETS, 512):
             for product in await catalog.in_buckets(shop.stores.mongo, low, low + 512):
                 about = {"index": {"_id": product["_id"], "version": 1, "version_type": "external_gte"}}
                 out.write(orjson.dumps(about) + b"\n" + orjson.dumps(search.document(product)) + b"\n")
@@ -221,5 +222,5 @@ def _counting(ask: Callable[..., Awaitable[Any]], seen: list[int]) -> Callable[.
 
 
 async def _read_all(shop: Shop) -> None:
-    for low in range(0, compare.BUCKETS, 256):
+    for low in range(0, BUCKETS, 256):
         assert not (await compare.scrub(shop, low, low + 256, patience=0)).suspects

@@ -56,7 +56,7 @@ def _goods(lines: int | None) -> dict[str, Any]:
 
 
 def _document(sku: str, **more: Any) -> Json:
-    plain = {"brand": None, "images": [], "variants": [], "priceCents": 1000, "available": 1,
+    plain: Json = {"brand": None, "images": [], "variants": [], "priceCents": 1000, "available": 1,
              "ratings": {"avg": 0.0, "count": 0}, "publishedAt": datetime(2025, 1, 1, tzinfo=UTC)}  # fmt: skip
     return {**plain, "_id": f"id-{sku}", "sku": sku, "slug": sku.lower(), **more}
 
@@ -111,7 +111,7 @@ class Drawing:
         for product in self.shelf:
             for kind, rule in KINDS.items():
                 for _ in range(each):
-                    text, right = rule(self, product) or ("", frozenset())
+                    text, right = rule(self, product) or ("", set())
                     if text and 1 <= len(right) <= PAGE:
                         drawn.append(Query(kind, text, frozenset(right), half(product["sku"])))
         return drawn
@@ -134,7 +134,7 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[\w']+", name.lower())
 
 
-Drawn = tuple[str, Iterable[str]] | None
+Drawn = tuple[str, set[str]] | None
 Rule = Callable[[Drawing, Json], Drawn]
 
 
@@ -144,12 +144,12 @@ def _all_words(drawing: Drawing, product: Json) -> Drawn:
 
 def _some_words(drawing: Drawing, product: Json) -> Drawn:
     picked = drawing.some(product)
-    return picked and (" ".join(picked), drawing.fitting(picked))
+    return (" ".join(picked), drawing.fitting(picked)) if picked else None
 
 
 def _turned(drawing: Drawing, product: Json) -> Drawn:
     picked = drawing.some(product)
-    return picked and (" ".join(reversed(picked)), drawing.fitting(picked))
+    return (" ".join(reversed(picked)), drawing.fitting(picked)) if picked else None
 
 
 def _misspelt(change: Callable[[random.Random, str, int], str]) -> Rule:
@@ -189,7 +189,7 @@ def _other_number(drawing: Drawing, product: Json) -> Drawn:
         return None
     last = picked[-1]
     other = last[:-1] if last.endswith("s") and not last.endswith("ss") else f"{last}s"
-    fits = drawing.fitting(picked) if last.isalpha() else ()
+    fits = drawing.fitting(picked) if last.isalpha() else set()
     return " ".join([*picked[:-1], other]), fits
 
 
