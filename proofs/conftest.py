@@ -17,7 +17,8 @@ for reused in ("test_shop_machine", "test_api_kill", "test_worker_kill", "test_s
                "test_queries", "test_replica", "test_connections", "test_analytics", "test_place_order", "test_races",
                "test_storms", "test_history", "crowd", "use_cases", "test_step_kill", "test_cut", "test_expiry",
                "till", "furnished", "own_stores", "converging", "test_cluster", "test_cart", "test_leaderboard",
-               "test_limits", "test_mongo_contract", "test_reach"):  # fmt: skip
+               "test_limits", "test_mongo_contract", "test_reach", "test_stores_down", "test_store_kills",
+               "outages"):  # fmt: skip
     pytest.register_assert_rewrite(reused)
 
 

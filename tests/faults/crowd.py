@@ -244,7 +244,7 @@ class Crowd:
             return None
         slug = answer.json().get("type", "") if answer.status_code >= 400 else ""
         self.memory.counted[slug.removeprefix("/problems/") or str(answer.status_code)] += 1
-        if answer.status_code == 503 or slug == "/problems/request-in-progress":
+        if answer.status_code in (503, 504) or slug == "/problems/request-in-progress":
             return None
         if answer.status_code >= 500 and slug != "/problems/provider-error":
             self.memory.faults.append(f"{path} {body}: {answer.status_code} {answer.text}")

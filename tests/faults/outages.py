@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -86,6 +87,15 @@ GROUPS = (
 
 # What else these answer when nothing fails.
 USUAL = {"/sessions": 401, "/users": 409, "/password-resets": 202}
+
+
+async def pay(client: httpx.AsyncClient) -> httpx.Response:
+    """An order of its own, and the payment of it."""
+    placed = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": str(uuid4())})
+    if placed.status_code != 201:
+        return placed
+    payment = {"orderId": placed.json()["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+    return await client.post("/payments", json=payment, headers={"Idempotency-Key": str(uuid4())})
 
 
 def well(request: Request, answer: httpx.Response) -> bool:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from furnished import Json, furnish, new_token
 from lines import Line, lines_to
-from outages import GROUPS, MAKES_DO, ORDER, WAYS, Group, Request, as_told, away, table, well
+from outages import GROUPS, MAKES_DO, ORDER, WAYS, Group, Request, as_told, away, pay, table, well
 from own_stores import STORES, OwnStores, own_stores, settings_over
 
 from conftest import SECRET
@@ -54,16 +54,8 @@ class Street:
     async def ask(self, who: str, method: str, path: str, body: Json | None = None) -> httpx.Response:
         client: httpx.AsyncClient = getattr(self, who)
         if method == "PAY":
-            return await self._pay(client)
+            return await pay(client)
         return await client.request(method, path, json=body)
-
-    async def _pay(self, client: httpx.AsyncClient) -> httpx.Response:
-        """An order of its own, and the payment of it."""
-        placed = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": str(uuid4())})
-        if placed.status_code != 201:
-            return placed
-        payment = {"orderId": placed.json()["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
-        return await client.post("/payments", json=payment, headers={"Idempotency-Key": str(uuid4())})
 
 
 @asynccontextmanager
