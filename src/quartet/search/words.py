@@ -54,6 +54,8 @@ _MEASURE = re.compile(
     rf"(?<![\w.,])(\d{{1,7}})(?:[.,](\d{{1,3}}))?[ -]?({'|'.join(s for _, s in _SPELLINGS.items())})(?!\w)"
 )
 
+_DIGIT = re.compile(r"\d")
+
 
 def joined(text: str) -> str:
     """Folded text whose measures are one word each, spelt one way: `14" and 32 GB` is `14inch and 32gb`."""
@@ -71,6 +73,8 @@ def measure(whole: str, part: str | None, unit: str) -> str:
 def kept(text: str) -> str:
     """As the index keeps a text: as it is written, without accents, and its measures as one word each behind it."""
     folded = fold(text)
+    if not _DIGIT.search(folded):  # most texts: looking for measures costs more than all else that is done to a product
+        return folded
     measures = [measure(found[1], found[2], _UNIT[found[3]]) for found in _MEASURE.finditer(folded)]
     words = set(folded.split())
     return " ".join([folded, *(one for one in dict.fromkeys(measures) if one not in words)])
