@@ -310,6 +310,7 @@ def worker(
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""
     from prometheus_client import start_http_server
+    from uvicorn.loops.auto import auto_loop_factory
 
     from quartet.payments import check_providers
 
@@ -318,7 +319,8 @@ def worker(
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
         start_http_server(metrics_port, "127.0.0.1")
-    asyncio.run(_worker(settings))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
+        runner.run(_worker(settings))
 
 
 async def _worker(settings: Settings) -> None:

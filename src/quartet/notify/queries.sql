@@ -27,13 +27,16 @@ WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id
 UPDATE mails SET state = 'dead', done_at = $2 WHERE id = $1 AND state = 'waiting';
 
 -- name: mark
--- Done with and counted; where it had been given up before, it is no dead letter any more.
+-- Done with and counted; those that had been given up before are no dead letters any more. $1: their ids, in order.
 WITH letter AS (
-    DELETE FROM dead_letters WHERE pipeline = $4 AND key = $1::bigint::text
+    DELETE FROM dead_letters WHERE pipeline = $4 AND key = ANY ($1::bigint[]::text[])
 ), counted AS (
-    INSERT INTO tallies AS t (name, n) VALUES ('mails.' || $2::text, 1) ON CONFLICT (name) DO UPDATE SET n = t.n + 1
+    INSERT INTO tallies AS t (name, n)
+    SELECT 'mails.' || outcome, count(*) FROM unnest($2::text[]) AS outcome GROUP BY outcome ORDER BY outcome
+    ON CONFLICT (name) DO UPDATE SET n = t.n + excluded.n
 )
-UPDATE mails SET state = $2, done_at = $3 WHERE id = $1 AND state = 'waiting';
+UPDATE mails SET state = outcome, done_at = $3 FROM unnest($1::bigint[], $2::text[]) AS done(mail_id, outcome)
+WHERE id = mail_id AND state = 'waiting';
 
 -- name: postpone
 UPDATE mails SET not_before = $2 WHERE id = $1;

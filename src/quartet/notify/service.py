@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from quartet import accounts, orders
-from quartet.kernel.errors import NotFound, StoreUnavailable
+from quartet.kernel.errors import StoreUnavailable
 from quartet.notify import store
 from quartet.notify.model import Letter, Mail
 from quartet.notify.templates import write
@@ -82,25 +82,25 @@ async def deliver(shop: Shop) -> int:
     """Sends what is due; answers how many it took up. Raises StoreUnavailable when PostgreSQL is away."""
     async with shop.stores.pg.once() as tx:
         mails = await store.claim(tx, shop.clock.now(), LEASE_SECONDS, BATCH)
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate, marks = asyncio.Semaphore(AT_ONCE), _Marks(shop)
     theirs: dict[str, list[Mail]] = {}
     for mail in sorted(mails, key=lambda mail: mail.id):
         theirs.setdefault(str(mail.user_id or mail.args["order_id"]), []).append(mail)
-    jobs = (_deliver_all(shop, some, gate) for some in theirs.values())
+    jobs = (_deliver_all(shop, some, gate, marks) for some in theirs.values())
     for found in await asyncio.gather(*jobs, return_exceptions=True):
         if isinstance(found, BaseException):
             raise found
     return len(mails)
 
 
-async def _deliver_all(shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore) -> None:
+async def _deliver_all(shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore, marks: "_Marks") -> None:
     """One person's, in the order in which it happened."""
     async with gate:
         for mail in mails:
-            await _deliver(shop, mail)
+            await _deliver(shop, mail, marks)
 
 
-async def _deliver(shop: Shop, mail: Mail) -> None:
+async def _deliver(shop: Shop, mail: Mail, marks: "_Marks") -> None:
     await shop.step("mail claimed")
     try:
         letter = await KINDS[mail.kind](shop, mail)
@@ -114,7 +114,7 @@ async def _deliver(shop: Shop, mail: Mail) -> None:
         await _again(shop, mail, error)
     else:
         await shop.step("mail sent")
-        await _mark(shop, mail, sent=letter is not None)
+        await marks.put(mail, "dropped" if letter is None else "sent")
         await shop.step("mail marked")
 
 
@@ -125,9 +125,25 @@ async def _send(shop: Shop, mail: Mail, letter: Letter) -> None:
     await shop.mail.send(letter.to, written.subject, written.text, html=written.html, message_id=message_id)
 
 
-async def _mark(shop: Shop, mail: Mail, *, sent: bool) -> None:
-    async with shop.stores.pg.once() as tx:
-        await store.mark(tx, mail, "sent" if sent else "dropped", shop.clock.now(), PIPELINE)
+class _Marks:
+    """What became of e-mails that are done with. Those that come while one mark is on its way go together with the
+    next: by themselves they would all wait for each other's commit, at the one row by which they are counted."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._turn = asyncio.Lock()
+        self._waiting: dict[int, store.Outcome] = {}
+
+    async def put(self, mail: Mail, outcome: store.Outcome) -> None:
+        """Returns when it is written down, by this call or by another's. Raises StoreUnavailable."""
+        self._waiting[mail.id] = outcome
+        async with self._turn:
+            if mail.id in self._waiting:
+                marks = dict(self._waiting)
+                async with self._shop.stores.pg.once() as tx:
+                    await store.mark(tx, marks, self._shop.clock.now(), PIPELINE)
+                for id_ in marks:
+                    del self._waiting[id_]
 
 
 async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True) -> None:
@@ -177,13 +193,10 @@ def _link(mint: Mint, path: str) -> Compose:
 async def _of_order(shop: Shop, mail: Mail) -> Letter | None:
     """To whom the order belongs now. A guest's link opens the order; its key stands where no server sees it."""
     async with shop.stores.pg.read() as read:
-        try:
-            order = await orders.get(read, UUID(mail.args["order_id"]))
-        except NotFound:
-            return None
-        to = await accounts.address(read, order.user_id) if order.user_id else order.email
-    if to is None:
+        found = await orders.to_write_of(read, UUID(mail.args["order_id"]))
+    if found is None or found[1] is None:
         return None
+    order, to = found[0], found[1]
     link = f"{shop.settings.base_url.rstrip('/')}/orders/{order.id}"
     if order.user_id is None:
         link += f"#token={shop.order_tokens.issue(order.id)}"

@@ -1,6 +1,6 @@
 """E-mails that wait, in PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -12,6 +12,7 @@ from quartet.stores.postgres import Read, Tx
 q = queries(__file__)
 
 Row = tuple[UUID, str, UUID | None, Json]
+Outcome = Literal["sent", "dropped"]
 
 
 async def keep(tx: Tx, rows: Sequence[Row]) -> None:
@@ -37,10 +38,10 @@ async def sent_lately(read: Read, mail: Mail) -> int:
     return count
 
 
-async def mark(tx: Tx, mail: Mail, state: Literal["sent", "dropped"], now: datetime, pipeline: str) -> None:
-    """It has left, or there was nobody to write to: done with, no dead letter of the pipeline, and counted as
-    `mails.sent` or `mails.dropped`. One statement."""
-    await tx.execute(q.mark, mail.id, state, now, pipeline)
+async def mark(tx: Tx, outcomes: Mapping[int, Outcome], now: datetime, pipeline: str) -> None:
+    """These have left, or there was nobody to write to: done with, no dead letters of the pipeline, and counted as
+    `mails.sent` and `mails.dropped`. One statement."""
+    await tx.execute(q.mark, *zip(*sorted(outcomes.items()), strict=True), now, pipeline)
 
 
 async def bury(tx: Tx, mail: Mail, now: datetime) -> None:

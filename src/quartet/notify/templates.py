@@ -24,6 +24,7 @@ def write(kind: str, args: dict[str, Any]) -> Written:
 def _templates() -> Environment:
     found = Environment(
         loader=FileSystemLoader(FOLDER),
+        auto_reload=False,  # else every e-mail looks whether its templates have changed
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,

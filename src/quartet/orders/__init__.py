@@ -40,6 +40,7 @@ from quartet.orders.store import (
     place_under_key,
     refund,
     ship,
+    to_write_of,
 )
 
 __all__ = [
@@ -78,4 +79,5 @@ __all__ = [
     "place_under_key",
     "refund",
     "ship",
+    "to_write_of",
 ]

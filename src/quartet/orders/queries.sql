@@ -10,6 +10,11 @@ FROM place_order_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9);
 -- name: get
 SELECT order_document($1);
 
+-- name: to_write_of
+-- And where its buyer is written to now: at an account's address, unless that is gone, or a guest's.
+SELECT order_document(o.id) AS document, coalesce(u.email, o.email) AS address
+FROM orders o LEFT JOIN users u ON u.id = o.user_id AND u.erased_at IS NULL WHERE o.id = $1;
+
 -- name: lock
 -- The order's row lock, held until the transaction ends; orders come before inventory in the order of locks.
 SELECT order_document(id) FROM (SELECT id FROM orders WHERE id = $1 FOR NO KEY UPDATE) AS held;

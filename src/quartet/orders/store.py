@@ -107,6 +107,12 @@ async def get(read: Read, order_id: UUID) -> Order:
     return _found(await read.fetchval(q.get, order_id), order_id)
 
 
+async def to_write_of(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
+    """The order and its buyer's address of now, None when there is nobody (any more); None when there is no order."""
+    row = await read.fetchrow(q.to_write_of, order_id)
+    return row and (_order(row["document"]), row["address"])
+
+
 async def counted_since(read: Read, at: datetime) -> list[Counted]:
     """Users' orders that were confirmed since then."""
     return [Counted(**row) for row in await read.fetch(q.counted_since, at)]
