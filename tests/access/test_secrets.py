@@ -44,7 +44,7 @@ async def test_nothing_secret_is_logged_or_told(floor: Floor, settings: Settings
     async with _process(settings, planted, log, away) as address:
         told += await _walk(address, planted)
     written = log.read_text()
-    assert written.count('"event": "request"') > 80, written[-2000:]
+    assert written.count('"event":"request"') > 80, written[-2000:]
     found = {name for name, secret in planted.items() if secret in written}
     assert not found, [line for line in written.splitlines() for name in found if planted[name] in line][:5]
     for answer in told:
