@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from quartet.kernel import looks
 from quartet.kernel.looks import Looks
 
@@ -52,3 +54,26 @@ async def test_after_one_that_failed_nobody_looks_for_a_while() -> None:
     for _ in range(3):
         await looking.look(store.renew)
     assert (store.asked, store.known, looking.is_due) == (1, 0, False)
+
+
+async def test_shortly_before_it_is_time_one_is_begun_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(looks, "monotonic", lambda: now)
+    store, looking = Store(), Looks("test", 10, 60)
+    await looking.look(store.renew)
+    assert looking.are_recent(store.renew)
+    await asyncio.sleep(0)
+    assert store.asked == 1
+    now += 8
+    store.is_well.clear()
+    assert [looking.are_recent(store.renew) for _ in range(5)] == [True] * 5
+    await asyncio.sleep(0)
+    assert (store.asked, store.known) == (2, 1)
+    now += 3
+    assert not looking.are_recent(store.renew), "the store has not answered yet"
+    store.is_well.set()
+    async with asyncio.timeout(10):
+        while store.known < 2:
+            await asyncio.sleep(0.001)
+            await looking.look(store.renew)
+    assert looking.are_recent(store.renew)

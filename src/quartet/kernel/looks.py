@@ -16,6 +16,8 @@ log = structlog.get_logger("quartet.kernel")
 PATIENCE_SECONDS = 0.05
 # While nothing is known yet.
 FIRST_PATIENCE_SECONDS = 0.5
+# The part of the time between two looks after which the next is begun for those who would not wait for it.
+AHEAD = 0.75
 
 
 class Looks:
@@ -32,15 +34,25 @@ class Looks:
         """Whether it is time to look again."""
         return monotonic() - self._looked_at >= self._seconds
 
+    def are_recent(self, renew: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it is not time to look again. Shortly before it is, it is begun, so that nobody has to wait."""
+        age = monotonic() - self._looked_at
+        if age >= self._seconds * AHEAD and (self._task is None or self._task.done()):
+            self._begin(renew)
+        return age < self._seconds
+
     async def look(self, renew: Callable[[], Awaitable[None]]) -> None:
         """Has it renewed where it is time to, once for all who ask meanwhile, and waits for that a moment."""
         if not self.is_due:
             return
-        if self._task is None or self._task.done():
-            patience = FIRST_PATIENCE_SECONDS if self._looked_at == float("-inf") else PATIENCE_SECONDS
-            self._task, self._waited_for_until = asyncio.create_task(self._look(renew)), monotonic() + patience
+        task = self._begin(renew) if self._task is None or self._task.done() else self._task
         if (left := self._waited_for_until - monotonic()) > 0:
-            await asyncio.wait([self._task], timeout=left)
+            await asyncio.wait([task], timeout=left)
+
+    def _begin(self, renew: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+        patience = FIRST_PATIENCE_SECONDS if self._looked_at == float("-inf") else PATIENCE_SECONDS
+        self._task, self._waited_for_until = asyncio.create_task(self._look(renew)), monotonic() + patience
+        return self._task
 
     async def _look(self, renew: Callable[[], Awaitable[None]]) -> None:
         began = monotonic()

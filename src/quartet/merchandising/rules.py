@@ -111,6 +111,10 @@ class Desk:
         await self.looks.look(partial(self._renew, shop))
         return self.book
 
+    def is_recent(self, shop: Shop) -> bool:
+        """Whether the book is; it is renewed ahead, so that searches that ask often never wait for it."""
+        return self.looks.are_recent(lambda: self._renew(shop))
+
     async def _renew(self, shop: Shop) -> None:
         began = monotonic()
         async with shop.stores.pg.read() as read:
@@ -167,7 +171,7 @@ def stamp_of_late(shop: Shop) -> int | None:
     """Another number whenever staff have changed anything; None when nobody has looked for a moment. For whoever keeps
     answers ready: kept under this, none outlives what was said when it was made."""
     desk = _desks.get(shop.stores.pg)
-    return None if desk is None or desk.looks.is_due else desk.book.stamp
+    return desk.book.stamp if desk is not None and desk.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
