@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 from uuid import UUID
 
@@ -125,6 +126,7 @@ def phrase(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words)
 
 
+@lru_cache(1_000)
 def told(text: str, found: int) -> str:
     """A query as the log keeps it: an address of e-mail, or a number that found nothing, may be somebody's own.
 
