@@ -1,10 +1,12 @@
 """The sliding window against a model in exact fractions, on a clock of its own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -121,6 +123,73 @@ def test_a_process_remembers_no_more_than_it_may() -> None:
         here.take(f"client {number}", 1, now=1.0)
     assert len(here._windows) == here.MOST
     assert not here.take(f"client {here.MOST}", 1, now=1.0).allowed
+
+
+# --- Shares -----------------------------------------------------------------------------------------------------------
+
+AGE = 10 * 365 * 86_400  # a window that no run of a test reaches the end of
+
+
+@settings(max_examples=30, deadline=None, print_blob=True)
+@given(limit=st.integers(1, 300), turns=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 80)), max_size=30))
+async def test_processes_that_take_shares_allow_the_limit_and_no_more(
+    redis: RedisStore, limit: int, turns: list[tuple[int, int]]
+) -> None:
+    name, processes, allowed = uuid4().hex, [limits.Shares(redis) for _ in range(3)], 0
+    for number, times in turns:
+        for _ in range(times):
+            taken = await processes[number].take(name, limit, window=AGE)
+            allowed += taken.allowed
+            assert allowed <= limit
+            if not taken.allowed:  # what the two others hold unused is all that may be missing
+                assert allowed >= limit - 2 * (limit // limits.Shares.PART)
+
+
+async def test_one_process_with_shares_counts_as_without(redis: RedisStore) -> None:
+    name, shares = uuid4().hex, limits.Shares(redis)
+    taken = [await shares.take(name, 500, window=AGE) for _ in range(501)]
+    assert [one.remaining for one in taken] == [*range(499, -1, -1), 0]
+    assert [one.allowed for one in taken] == [True] * 500 + [False]
+
+
+async def test_shares_of_many_at_once_allow_the_limit_and_no_more(redis: RedisStore) -> None:
+    name, processes = uuid4().hex, [limits.Shares(redis) for _ in range(2)]
+    for process in processes:  # so that they take several
+        for _ in range(60):
+            await process.take(name, 1000, window=AGE)
+    taken = await asyncio.gather(*(processes[n % 2].take(name, 1000, window=AGE) for n in range(2000)))
+    assert 1000 - 1000 // limits.Shares.PART <= 120 + sum(one.allowed for one in taken) <= 1000
+
+
+async def test_most_of_a_shares_requests_need_no_trip(redis: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    trips, run = [], redis.run
+
+    async def noted(*asked: Any) -> Any:
+        trips.append(asked)
+        return await run(*asked)
+
+    monkeypatch.setattr(redis, "run", noted)
+    name, shares = uuid4().hex, limits.Shares(redis)
+    for _ in range(2000):
+        assert (await shares.take(name, 3000, window=AGE)).allowed
+    assert len(trips) < 60
+
+
+async def test_a_share_ends_with_its_window_and_others_are_forgotten_for_new_ones(
+    redis: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits.Shares, "MOST", 2)
+    shares, ours = limits.Shares(redis), uuid4().hex
+    for _ in range(10):
+        await shares.take(ours, 1000, window=AGE)
+    assert shares.at_hand(ours, 1000) is not None
+    now = time.monotonic()
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now + AGE)
+    assert shares.at_hand(ours, 1000) is None
+    others = {uuid4().hex, uuid4().hex}
+    for name in others:
+        await shares.take(name, 1000, window=AGE)
+    assert set(shares._shares) == others
 
 
 async def test_of_many_at_once_exactly_the_limit_passes(redis: RedisStore) -> None:

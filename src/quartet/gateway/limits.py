@@ -13,6 +13,9 @@ _READING = {"GET", "HEAD", "OPTIONS"}
 _OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
 _HASHING = {"/sessions", "/users", "/users/me/password", "/users/me/email"}
 _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/webhooks", "/images")
+# Of these a guest's are counted some ahead. A signed-in user's are not: with each goes the question whether the session
+# lives.
+_AHEAD = {"browse", "search"}
 # What of its limit a process grants by itself: a tenth of it here, all of it elsewhere.
 _STRICT = {"auth": 10, "pay": 10}
 
@@ -40,8 +43,9 @@ def hashes(method: str, path: str) -> bool:
 
 
 class Limiter:
-    """One round trip to Redis a request: the window, and whether the session has ended. While Redis is away each
-    process counts by itself: strictly where passwords are tried and money moves, since there may be many of them."""
+    """One round trip to Redis a request: the window, and whether the session has ended; for guests who look around one
+    for a share of several. While Redis is away each process counts by itself: strictly where passwords are tried and
+    money moves, since there may be many of them."""
 
     def __init__(self, settings: Settings, redis: RedisStore) -> None:
         self._limits = {
@@ -53,6 +57,14 @@ class Limiter:
         }
         self._redis = redis.brief
         self._here = limits.Here()
+        self._shares = limits.Shares(redis.brief)
+
+    def at_hand(self, method: str, path: str, address: str) -> Taken | None:
+        """A guest's request that needs no trip."""
+        kind = class_of(method, path)
+        if kind not in _AHEAD:
+            return None
+        return self._shares.at_hand(f"{kind}:{address_group(address)}", self._limits[kind])
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
         """None where no limit applies; Gone where the principal is no longer what the token says. What was taken
@@ -62,6 +74,8 @@ class Limiter:
             return None
         limit = self._limits[kind]
         try:
+            if principal is None and kind in _AHEAD:
+                return await self._shares.take(f"{kind}:{address_group(address)}", limit)
             if principal is None:
                 return await limits.take(self._redis, f"{kind}:{address_group(address)}", limit)
             return await limits.take_signed(

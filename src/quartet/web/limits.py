@@ -1,5 +1,5 @@
-"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client; and the same window in
-one process's memory, for while Redis is away."""
+"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client; shares of it that a
+process takes ahead; and the same window in one process's memory, for while Redis is away."""
 
 import ipaddress
 import time
@@ -106,6 +106,75 @@ def network_of(address: str) -> str | None:
     except ValueError:
         return None
     return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
+@dataclass(slots=True)
+class _Share:
+    """What this process has taken of a window, until that ends by the monotonic clock: `left` of it is not yet used,
+    `remaining` is what Redis had left for others."""
+
+    until: float
+    used: int = 0
+    left: int = 0
+    remaining: int = 0
+
+
+class Shares:
+    """Takes several of a name's requests at once, so that most of them need no trip to Redis. All of a share is counted
+    when it is taken and used within the same window, so the processes together never allow more than `take` would. A
+    share is at most as many as this process has had of the name in this window and a `PART`th of what is left: near
+    the limit it is one, and what other processes may hold unused keeps nobody from more than that part of the limit
+    for each of them."""
+
+    MOST = 10_000
+    PART, LARGEST = 32, 100
+
+    def __init__(self, redis: RedisStore) -> None:
+        self._redis = redis
+        self._shares: dict[str, _Share] = {}
+
+    def at_hand(self, name: str, limit: int) -> Taken | None:
+        """One request, where one is left of a share."""
+        share = self._shares.get(name)
+        if share is None or not share.left or (seconds := share.until - time.monotonic()) <= 0:
+            return None
+        share.used += 1
+        share.left -= 1
+        return Taken(True, limit, share.remaining + share.left, ceil(seconds))
+
+    async def take(self, name: str, limit: int, *, window: int = 60) -> Taken:
+        """One request, as `limits.take`."""
+        if (taken := self.at_hand(name, limit)) is not None:
+            return taken
+        began = time.monotonic()
+        share = self._present(name, began, window)
+        size = max(1, min(share.used, share.remaining // self.PART, self.LARGEST))
+        share.remaining = 0  # whoever comes before the reply takes one only
+        reply = await self._ask(name, limit, window, size)
+        if not reply[0] and size > 1:
+            size = 1
+            reply = await self._ask(name, limit, window, size)
+        if not reply[0]:
+            return self.at_hand(name, limit) or _taken(reply, limit)
+        share.used += 1
+        share.left += size - 1
+        share.remaining = reply[1]
+        # Never too late: we began before Redis looked at its clock.
+        share.until = min(share.until, began + reply[2] / 1000)
+        return _taken([1, share.remaining + share.left, reply[2]], limit)
+
+    async def _ask(self, name: str, limit: int, window: int, size: int) -> list[int]:
+        reply: list[int] = await self._redis.run(SCRIPT, [key(name)], [limit, window * 1000, size, ""])
+        return reply
+
+    def _present(self, name: str, now: float, window: int) -> _Share:
+        share = self._shares.get(name)
+        if share is None or share.until <= now:
+            self._shares.pop(name, None)
+            if len(self._shares) >= self.MOST:
+                del self._shares[next(iter(self._shares))]
+            share = self._shares[name] = _Share(now + window)
+        return share
 
 
 class Here:
