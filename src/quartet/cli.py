@@ -154,8 +154,9 @@ def serve(
     check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
+    api = create_app(lambda: open_shop(settings), names)
     config = uvicorn.Config(
-        create_app(lambda: open_shop(settings), names),
+        api,
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -165,7 +166,7 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
     )
-    Server(config).run([config.bind_socket()])
+    Server(config, api.state.at_once).run([config.bind_socket()])
 
 
 @app.command()

@@ -36,13 +36,18 @@ def desk() -> Desk:
     return Desk()
 
 
+def at_once(scope: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+    """What needs no application."""
+    return (200, [(b"content-length", b"2"), (b"x-kind", b"kept")], b"OK") if scope["path"] == "/kept" else None
+
+
 @pytest.fixture
 async def server(desk: Desk) -> AsyncIterator[Server]:
     """One that serves; `server.config.port` is where."""
     config = uvicorn.Config(desk, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
     listener = config.bind_socket()
     config.port = listener.getsockname()[1]
-    server = Server(config)
+    server = Server(config, at_once)
     serving = asyncio.create_task(server.serve([listener]))
     yield server
     server.should_exit = True
@@ -146,4 +151,39 @@ async def test_what_is_answered_goes_out_at_once(server: Server, port: int) -> N
     [protocol] = server.server_state.connections
     accepted = protocol.transport.get_extra_info("socket")
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    line[1].close()
+
+
+async def test_what_is_at_hand_is_answered_without_the_application(port: int, desk: Desk) -> None:
+    line = await come(port)
+    line[1].write(b"GET /kept?q=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = (await line[0].readuntil(b"\r\n\r\n")).split(b"\r\n")
+    assert head[0] == b"HTTP/1.1 200 OK"
+    assert {b"content-length: 2", b"x-kind: kept"} <= set(head)
+    assert any(one.startswith(b"date: ") for one in head)
+    assert await line[0].readexactly(2) == b"OK"
+    line[1].write(request("GET", "/other", b"asked"))
+    assert await answer(line) == b"asked"
+    assert desk.asked == ["/other"]
+    line[1].close()
+
+
+async def test_pipelined_requests_are_answered_in_their_order_however_many(port: int, desk: Desk) -> None:
+    line, sent, expected = await come(port), b"", []
+    for n in range(2000):
+        kept = n % 7 != 0
+        body = b"" if kept else b"%d" % n
+        sent += b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n" if kept else request("GET", "/asked", body)
+        expected.append(b"OK" if kept else body)
+    line[1].write(sent)
+    # Those that wait their turn are asked of the application, whatever is at hand.
+    assert [await answer(line) or b"OK" for _ in expected] == expected
+    line[1].close()
+
+
+@pytest.mark.parametrize("first", [b"GET /kept HTTP/1.0\r\n", b"GET /kept HTTP/1.1\r\nConnection: close\r\n"])
+async def test_who_wants_the_connection_closed_has_it_closed(port: int, first: bytes) -> None:
+    line = await come(port)
+    line[1].write(first + b"Host: x\r\n\r\n")
+    assert (await line[0].read()).startswith(b"HTTP/1.1 200")
     line[1].close()

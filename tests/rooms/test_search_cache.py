@@ -254,6 +254,61 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def _guests(query: bytes, *headers: tuple[bytes, bytes], method: str = "GET") -> dict[str, Any]:
+    """A guest's request as the server reads it."""
+    return {
+        "type": "http", "method": method, "path": "/search", "query_string": query, "client": ("127.0.0.1", 1),
+        "headers": [(b"host", b"shop"), *headers],
+    }  # fmt: skip
+
+
+async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Shop) -> None:
+    async with _served(mugs, LONG) as client:
+        at_once = client._transport.app.state.at_once  # type: ignore[attr-defined]
+        given = None
+        while given is None:  # until several are counted ahead
+            first = await client.get("/search?q=mug", headers={"X-Request-Id": "ours"})
+            given = at_once(_guests(b"q=mug", (b"x-request-id", b"ours")))
+        status, headers, body = given
+        told = httpx.Headers(headers)
+        assert (status, body) == (200, first.content)
+        assert [name for name in first.headers if name != "date"] == list(told)
+        changing = {"x-search-id", "ratelimit-remaining", "ratelimit-reset"}
+        assert {n: v for n, v in told.items() if n not in changing} == {
+            n: v for n, v in first.headers.items() if n not in changing
+        }
+        assert told["x-search-id"] != first.headers["x-search-id"]
+        left = int(first.headers["ratelimit-remaining"])
+        assert int(told["ratelimit-remaining"]) == left - 1
+        # What was not asked before is not at hand; nor is what tells who asks, or has a body, or is no GET.
+        for other in (
+            _guests(b"q=mugs"),
+            _guests(b"q=mug", (b"authorization", b"Bearer x")),
+            _guests(b"q=mug", (b"cookie", b"quartet=x")),
+            _guests(b"q=mug", (b"content-length", b"2")),
+            _guests(b"q=mug", method="POST"),
+        ):
+            assert at_once(other) is None
+
+
+async def test_what_the_server_answers_counts_towards_the_limit(mugs: Shop) -> None:
+    limit = 200
+    strict = replace(mugs, settings=mugs.settings.model_copy(update={"limit_search": limit}))
+    await mugs.stores.redis.call("FLUSHDB")
+    counted = 0
+    async with _served(strict, LONG) as client:
+        at_once = client._transport.app.state.at_once  # type: ignore[attr-defined]
+        for _ in range(limit):
+            while (
+                at_once(scope := _guests(b"q=mug")) is not None or "taken" in scope
+            ):  # if not at hand, counted already
+                counted += 1
+            if (await client.get("/search?q=mug")).status_code == 429:
+                break
+            counted += 1
+    assert counted == limit
+
+
 def _offered(answer: httpx.Response) -> list[str]:
     return [item["text"] for item in answer.json()["items"]]
 

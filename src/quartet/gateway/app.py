@@ -66,7 +66,9 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
     )
     app.state.merge_cart = cart.merge  # signing in lies below carts, so the house itself introduces them
     at_hand: dict[str, Any] = {}
-    app.add_middleware(Gateway, at_hand=at_hand)
+    gateway = Gateway(at_hand)
+    app.state.at_once = gateway.at_once
+    app.add_middleware(gateway.around)
     add_error_handlers(app)
     app.router.routes += system.router.routes
     for room in rooms:

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import structlog
@@ -44,6 +44,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # By path the route, and its room's way to answer a GET from memory; that answers None where it can't.
 AtHand = Mapping[str, tuple[BaseRoute, Callable[[Shop, Scope], Answer | None]]]
 
+# An answer as the server writes it: status, headers, body.
+AtOnce = tuple[int, list[tuple[bytes, bytes]], bytes]
+
 log = structlog.get_logger("quartet.gateway")
 
 BODY_BYTES = 64 * 1024
@@ -65,6 +68,8 @@ def _counted(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(method, route, status), SECONDS.labels(method, route)
 
 
+# Headers of requests that tell who asks, or that a body comes.
+_TO_BE_READ = frozenset((b"authorization", b"cookie", b"content-length", b"transfer-encoding"))
 _NUL = re.compile("\0")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -73,11 +78,32 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Gateway:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: App, at_hand: AtHand) -> None:
-        self.app, self._at_hand = app, at_hand
+    app: App
+
+    def __init__(self, at_hand: AtHand) -> None:
+        self._at_hand = at_hand
         self._shop: Shop | None = None
         self._door: Door
         self._limiter: Limiter
+
+    def around(self, app: App) -> "Gateway":
+        """Itself, once it knows the application."""
+        self.app = app
+        return self
+
+    def at_once(self, scope: Scope) -> AtOnce | None:
+        """The answer to a guest for which nobody has to be asked and nothing to be read, for the server to write. A
+        task and what passes between server and application would cost as much as all of it."""
+        if self._shop is None or scope["path"] not in self._at_hand or not _reads_nothing(scope):
+            return None
+        began = time.perf_counter()
+        address = _address(scope, Headers(scope=scope), self._shop.settings.trust_proxy)
+        taken = self._limiter.at_hand(scope["method"], scope["path"], address)
+        if taken is None:
+            return None
+        scope["address"], scope["principal"], scope["taken"] = address, None, taken
+        answer = self.ready(scope)
+        return None if answer is None else _Request(self, scope).at_once(answer, began)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +113,7 @@ class Gateway:
         if self._shop is not shop:  # the first request
             self._shop, self._limiter = shop, Limiter(shop.settings, shop.stores.redis)
             self._door = Door(shop, self._limiter)
-        await _Request(self, scope, send).run(receive)
+        await _Request(self, scope).run(receive, send)
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
         """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
@@ -150,22 +176,25 @@ class Gateway:
 class _Request:
     """One request on its way through."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, send: Send) -> None:
-        self.gateway, self.scope, self._send = gateway, scope, send
+    _send: Send
+
+    def __init__(self, gateway: Gateway, scope: Scope) -> None:
+        self.gateway, self.scope = gateway, scope
         self.only_head = scope["method"] == "HEAD"
         if self.only_head:  # answered by the route of GET; the server's own scope keeps the method that was sent
             self.scope = {**scope, "method": "GET"}
         self.headers = Headers(scope=self.scope)
         sent_id = self.headers.get("x-request-id", "")
-        self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid4().hex
+        self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else os.urandom(16).hex()
         self.scope["request_id"] = self.id
         trail.REQUEST_ID.set(self.id)
-        self.taken: Taken | None = None
+        self.taken: Taken | None = scope.get("taken")  # where it could almost be answered at once
         self.status = 0
         self.asked = timing.begin() if gateway.tells_timing else None
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        self._send = send
         try:
             async with asyncio.timeout(self.gateway.seconds):
                 await self._handle(receive)
@@ -180,6 +209,13 @@ class _Request:
         finally:
             self._note(time.perf_counter() - started)
 
+    def at_once(self, answer: Answer, began: float) -> AtOnce:
+        """An answer that needs no run."""
+        self.status = answer.status_code
+        headers = [*answer.raw_headers, *self._headers({name for name, _ in answer.raw_headers})]
+        self._note(time.perf_counter() - began)
+        return self.status, headers, bytes(answer.body)
+
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)
         if not hashes(self.scope["method"], self.scope["path"]):
@@ -192,7 +228,8 @@ class _Request:
             await self._admit(receive)
 
     async def _admit(self, receive: Receive) -> None:
-        self.taken = await self.gateway.admit(self.scope, self.headers)
+        if self.taken is None:
+            self.taken = await self.gateway.admit(self.scope, self.headers)
         if self.taken is not None and not self.taken.allowed:
             raise TooManyRequests(retry_after=self.taken.reset)
         if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
@@ -247,6 +284,11 @@ class _Request:
             ms=round(seconds * 1000, 1),
             user=str(principal.user_id) if principal else None,
         )
+
+
+def _reads_nothing(scope: Scope) -> bool:
+    """Whether the request has neither a body nor tells who asks."""
+    return scope["method"] == "GET" and _TO_BE_READ.isdisjoint([name for name, _ in scope["headers"]])
 
 
 def _address(scope: Scope, headers: Headers, trust_proxy: bool) -> str:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from quartet.gateway.limits import hashes
 
@@ -21,8 +22,17 @@ REST_SECONDS = 0.1
 LONGEST_LINE = 1000
 
 
+# Of a request's scope the answer that needs no task, if it has one: status, headers, body.
+AtOnce = Callable[[HTTPScope], tuple[int, list[tuple[bytes, bytes]], bytes] | None]
+
+
 class Server(uvicorn.Server):
     """One connection is accepted at each turn of the event loop; the others wait in the kernel's line."""
+
+    def __init__(self, config: uvicorn.Config, at_once: AtOnce = lambda _: None) -> None:
+        """`at_once` is asked before the application is."""
+        super().__init__(config)
+        self._at_once = at_once
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but for who listens."""
@@ -61,7 +71,7 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return _Protocol(self._line, self.config, self.server_state, self.lifespan.state)
+        return _Protocol(self._line, self._at_once, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No more are let in; those who are in are served."""
@@ -96,11 +106,12 @@ class _Line:
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection whose requests to have a password hashed stand in line before they are read."""
+    """A connection whose requests to have a password hashed stand in line before they are read, and others may be
+    answered at once."""
 
-    def __init__(self, line: _Line, *args: Any) -> None:
+    def __init__(self, line: _Line, at_once: AtOnce, *args: Any) -> None:
         super().__init__(*args)
-        self._line = line
+        self._line, self._at_once = line, at_once
         self._held: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
@@ -113,6 +124,22 @@ class _Protocol(HttpToolsProtocol):
             self._line.join(self._enter)
         else:
             super().data_received(data)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Not where a reader is slow, or more requests wait: they would be answered within one another."""
+        answer = None
+        if cycle.keep_alive and not self.flow.write_paused and not self.pipeline:
+            answer = self._at_once(cycle.scope)
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        status, headers, body = answer
+        cycle.response_started = cycle.response_complete = True
+        said = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            said += name, b": ", value, b"\r\n"
+        self.transport.write(b"".join((*said, b"\r\n", body)))
+        cycle.on_response()
 
     def _enter(self) -> None:
         data, self._held = b"".join(self._held), []
