@@ -28,6 +28,8 @@ from quartet.devstores import free_port
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
+from quartet.payments import Compared, reconcile
+from quartet.payments.providers.sandbox import Faults, Sandbox
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -274,6 +276,7 @@ class Crowd:
             orders = {str(row["id"]): dict(row) for row in await read.fetch(ORDERS)}
         faults += [fault for said in self.memory.said for fault in self._held(said, orders)]
         faults += self._counted_once(orders)
+        faults += [fault async for fault in self._told_otherwise()]
         for order_id, order in orders.items():
             kept = order["captured_cents"] - order["refunded_cents"]
             if order["taken"] != kept:
@@ -285,6 +288,16 @@ class Crowd:
             if order["status"] == "pending":
                 faults.append(f"order {order_id} is still pending")
         return faults
+
+    async def _told_otherwise(self) -> AsyncIterator[str]:
+        """What `quartet reconcile` finds: the provider's books beside ours, charge by charge and refund by refund."""
+        sandbox, compared = Sandbox(self.shop.settings, self.shop.stores.pg, Faults(random.Random(0))), Compared()
+        today = datetime.now(UTC).date()
+        for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
+            async for one in reconcile(self.shop.stores.pg, "sandbox", sandbox, day, compared):
+                yield f"{one.kind} {one.reference}: {one.finding}"
+        if not compared.ours or not compared.theirs:
+            yield f"nothing was compared: {compared}"
 
     def _held(self, said: Said, orders: dict[str, Json]) -> list[str]:
         """An answer that said yes is true for ever."""
