@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -142,7 +143,7 @@ class World:
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
         """Of two workers, whose clocks are an hour apart and more."""
         memory = self._memories[number]
-        products._ours.pop(memory, None)
+        products._memories.pop(memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
         return Actor(replace(self.shop, clock=clock, stores=replace(self.shop.stores, mongo=memory)), work)
 
@@ -199,10 +200,10 @@ class World:
             self.slow[f"{what} {len(self.log)}"] = Actor(self.shop, slow)
 
     def _batch(self, sku: str) -> Callable[[Shop], Awaitable[None]]:
-        cause = self.dice.choice(["changed", "stock", "doubt"])
+        work = self.dice.choice([products.carry, partial(products.carry, cause="doubt"), products.copy])
 
         async def batch(shop: Shop) -> None:
-            await products.carry(shop, [catalog.loaded_id(sku)], cause=cause)
+            await work(shop, [catalog.loaded_id(sku)])
 
         return batch
 
@@ -315,7 +316,7 @@ class World:
 
     async def _carry_the_rest(self) -> None:
         """What a healthy worker does that begins where the last position was saved."""
-        products._ours.clear()
+        products._memories.clear()
         async with self.shop.stores.pg.read() as read:
             position = await store.position(read, changes.PIPELINE)
         gathered = changes.Gathered(self.shop.clock)

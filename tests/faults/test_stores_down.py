@@ -18,12 +18,14 @@ from outages import GROUPS, MAKES_DO, ORDER, WAYS, Group, Request, as_told, away
 from own_stores import STORES, OwnStores, own_stores, settings_over
 
 from conftest import SECRET
-from quartet import sync
+from quartet import search, sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
 from quartet.devstores import free_port
 from quartet.gateway import create_app
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.search import BULK_SECONDS
+from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
 # Of who asks before anybody knows. A paused PostgreSQL is the slowest: a statement may take ten seconds (an analysis, a
@@ -270,6 +272,42 @@ async def test_a_purchase_needs_postgresql_alone(stores: OwnStores, street: Stre
     assert time.monotonic() - began < PATIENCE["redis"]
     seen = await street.shopper.get(f"/orders/{placed.json()['id']}")
     assert seen.json()["status"] == "confirmed"
+
+
+async def test_prices_reach_their_pages_while_the_engine_stands_still(
+    stores: OwnStores, street: Street, mended: None
+) -> None:
+    """The second as well as the first, while what search was to be told of the first hangs; search follows."""
+
+    async def change_prices() -> None:
+        async with asyncio.timeout(60):
+            while await price_in_search() != await price_on_page():  # noqa: ASYNC110 — the worker has caught up
+                await asyncio.sleep(0.05)
+        stores.freeze("search")
+        before = await price_on_page()
+        for price in (before + 100, before + 200):
+            item = {"name": "A mug", "unitPriceCents": price}
+            changed = await street.staff.put("/inventory/MUG", json=item)
+            assert changed.is_success, changed.text
+            async with asyncio.timeout(BULK_SECONDS / 2):
+                while await price_on_page() != price:  # noqa: ASYNC110 — it comes true elsewhere
+                    await asyncio.sleep(0.02)
+        stores.thaw("search")
+        async with asyncio.timeout(60):
+            while await price_in_search() != price:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def price_on_page() -> int:
+        return int((await street.guest.get("/products/MUG")).json()["priceCents"])
+
+    async def price_in_search() -> int | None:
+        shop = street.shop
+        with suppress(StoreUnavailable):
+            held = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
+            return next((int(found["priceCents"]) for found in held.values() if found["sku"] == "MUG"), None)
+        return None
+
+    await together(sync.run_worker(street.shop, asyncio.Event()), change_prices())
 
 
 @pytest.mark.parametrize("store", STORES)

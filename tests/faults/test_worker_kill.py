@@ -28,7 +28,7 @@ from quartet.web.dependencies import Shop
 
 # As they come in a batch of changes, of events, and in a rebuild.
 STEPS = ("gathered", "drawn", "read", "copied", "noted", "written", "dropped", "carried", "saved")
-EVENT_STEPS = ("claimed", "delivered", "forgotten")
+EVENT_STEPS = ("claimed", "levels read", "levels copied", "pages renewed", "levels noted", "delivered", "forgotten")
 REBUILD_STEPS = ("made", "batch", "filled", "live")
 MORTAL = Path(__file__).with_name("mortal_worker.py")
 POINTS = 7

@@ -142,7 +142,7 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
             reached.set()
             await go_on.wait()
 
-    slow = asyncio.create_task(products.carry(replace(full, step=step), [changed["_id"]], cause="stock"))
+    slow = asyncio.create_task(products.carry(replace(full, step=step), [changed["_id"]]))
     await reached.wait()
     going = asyncio.create_task(sync.reindex(replace(full, step=_opens(go_on, "settled", 1)), back=True))
     await asyncio.gather(slow, going)

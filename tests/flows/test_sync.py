@@ -241,7 +241,7 @@ async def test_what_search_is_sure_to_hold_is_not_written_again(kitchen: Shop, m
         if pieces:
             await receive(kitchen, "A", pieces)
         written.clear()
-        await products.carry(kitchen, [id_], cause="stock")
+        await products.carry(kitchen, [id_])
         assert len(written) == writes, pieces
         assert (await stored(kitchen))["A"]["inStock"] == ((await copies(kitchen))["A"] > 0)
     await products.carry(kitchen, [id_], cause="doubt")
@@ -270,15 +270,15 @@ async def test_a_slow_batch_does_not_undo_what_a_newer_one_left_alone(kitchen: S
             reached.set()
             await go_on.wait()
 
-    slow = asyncio.create_task(products.carry(replace(kitchen, step=step), [id_], cause="stock"))
+    slow = asyncio.create_task(products.carry(replace(kitchen, step=step), [id_]))
     await reached.wait()
     await receive(kitchen, "A", 1)
-    await products.carry(kitchen, [id_], cause="stock")
+    await products.carry(kitchen, [id_])
     go_on.set()
     await slow
     assert (await stored(kitchen))["A"]["inStock"]
     # The slow one's copies may be old: then they come back as a change, and are carried once more.
-    await products.carry(kitchen, await products.without_ours(kitchen, {id_}))
+    await products.carry(kitchen, [id_])
     assert await equal(kitchen)
 
 
@@ -292,9 +292,9 @@ async def test_what_was_noted_and_never_acknowledged_is_written_by_the_next(kitc
             raise InterruptedError
 
     with suppress(InterruptedError):
-        await products._carry(replace(kitchen, step=dies), [id_], cause="stock")
+        await products._carry(replace(kitchen, step=dies), [id_])
     assert not (await stored(kitchen))["A"]["inStock"]
-    await products.carry(kitchen, [id_], cause="stock")
+    await products.carry(kitchen, [id_])
     assert await equal(kitchen)
     assert (await stored(kitchen))["A"]["inStock"]
 
@@ -308,23 +308,56 @@ async def test_what_was_known_of_an_earlier_index_is_not_believed_of_the_next(ki
     await search.put(kitchen.stores.search, kitchen.settings.search_alias, 10**6, {id_: lost})
     async with kitchen.stores.pg.tx() as tx:
         await tx.execute("SELECT setval('sync_version', 2000000)")
-    await products.carry(kitchen, [id_], cause="stock")
+    await products.carry(kitchen, [id_])
     assert not (await stored(kitchen))["A"]["inStock"]
 
 
-async def test_our_own_copies_do_not_come_back_as_changes(kitchen: Shop) -> None:
+async def test_our_own_copies_do_not_come_back_as_changes_where_search_needs_nothing(kitchen: Shop) -> None:
     ids = set(await add(kitchen, kettle("A"), kettle("B")))
-    await sync.catch_up(kitchen)
     for sku in ("A", "B"):
         await receive(kitchen, sku, 3)
-    await products.carry(kitchen, ids, cause="stock")
+    await products.carry(kitchen, ids)  # by which its own copies are done with
     assert await products.without_ours(kitchen, ids) == set()
-    await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
-    [changed] = await products.without_ours(kitchen, ids)
-    await products.carry(kitchen, [changed])
+    await receive(kitchen, "A", -1)
+    await receive(kitchen, "B", -3)
+    await products.copy(kitchen, ids)
+    [sold_out] = await products.without_ours(kitchen, ids)
+    assert (await catalog.find(kitchen.stores.mongo, "B") or {})["_id"] == sold_out
+    await products.carry(kitchen, [sold_out])
     assert await equal(kitchen)
+    await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
     await catalog.delete_product(kitchen, "B", if_match=None)
-    assert len(await products.without_ours(kitchen, ids)) == 2
+    assert await products.without_ours(kitchen, ids) == ids
+
+
+async def test_what_the_cache_knows_of_our_copies_it_is_not_told_again(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But of what somebody else changed just before it is: an old name may stand for an old page."""
+    ids = set(await add(kitchen, kettle("A"), kettle("B")))
+    drop, told = catalog.drop_cached, list[set[str]]()
+
+    async def watched(shop: Shop, changed: Any, present: Any) -> None:
+        told.append(set(changed))
+        await drop(shop, changed, present)
+
+    monkeypatch.setattr(catalog, "drop_cached", watched)
+    await products.tell(kitchen, ids)
+    for sku in ("A", "B"):
+        await receive(kitchen, sku, 3)
+    await products.copy(kitchen, ids)
+    await products.tell(kitchen, ids)
+    await products.carry(kitchen, ids)
+    assert told == [ids, set(), set()]
+    await rename_behind(kitchen, "A", "Teapot")
+    await receive(kitchen, "A", 3)
+    await products.copy(kitchen, ids)
+    await products.tell(kitchen, ids)
+    [renamed_id] = told[-1]
+    assert (await catalog.find(kitchen.stores.mongo, "A") or {})["_id"] == renamed_id
+    await catalog.delete_product(kitchen, "B", if_match=None)
+    await products.tell(kitchen, ids)
+    assert told[-1] == ids - {renamed_id}
 
 
 async def test_two_workers_at_once_do_no_harm(kitchen: Shop) -> None:
@@ -466,13 +499,18 @@ async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_de
         assert (await outbox.depth(read))[0] == 2
 
 
-async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop) -> None:
+async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with kitchen.stores.pg.tx() as tx:
         await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})
     await add(kitchen, kettle("A"))
-    gone = kitchen.settings.model_copy(update={"search_alias": "nowhere"})
-    for _ in range(relay.ATTEMPTS + 2):
-        await relay.relay(replace(kitchen, settings=gone))
+
+    async def away(*_: Any) -> None:
+        raise StoreUnavailable("redis")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog, "renew_cached", away)
+        for _ in range(relay.ATTEMPTS + 2):
+            await relay.relay(kitchen)
         async with kitchen.stores.pg.tx() as tx:
             await tx.execute("UPDATE outbox SET not_before = now()")
     async with kitchen.stores.pg.read() as read:

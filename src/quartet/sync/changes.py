@@ -14,7 +14,7 @@ from quartet.kernel.clock import Clock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import LostPosition
 from quartet.sync import store
-from quartet.sync.products import carry, may_be_ours, without_ours
+from quartet.sync.products import carry, may_be_ours, tell, without_ours
 from quartet.sync.reindex import reindex
 from quartet.sync.store import Lease
 from quartet.sync.tasks import together
@@ -118,9 +118,7 @@ async def _tell(shop: Shop, gathered: Gathered) -> None:
     while True:
         await gathered.heard.wait()
         with suppress(Exception):  # whatever is wrong the batch meets as well, and knows what to do
-            foreign = await without_ours(shop, gathered.take_untold())
-            present = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, foreign)}
-            await catalog.drop_cached(shop, foreign, present)
+            await tell(shop, gathered.take_untold())
         await asyncio.sleep(TELL_SECONDS)
 
 

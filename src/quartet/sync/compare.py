@@ -140,10 +140,10 @@ async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
     return found
 
 
-async def _moment(shop: Shop) -> tuple[datetime, datetime]:
-    """Now, as this process and as PostgreSQL have it."""
+async def _moment(shop: Shop) -> datetime:
+    """Now, as PostgreSQL has it."""
     async with shop.stores.pg.read() as read:
-        return shop.clock.now(), await store.moment(read)
+        return await store.moment(read)
 
 
 async def _sides(shop: Shop, low: int, high: int, alias: str, *, each: bool) -> Sides:
@@ -196,16 +196,18 @@ async def _suspects(shop: Shop, runs: Iterable[tuple[int, int]], alias: str) -> 
     return found
 
 
-async def _arrived(shop: Shop, since: tuple[datetime, datetime], patience: float) -> None:
+async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
     """Waits until what had happened by then has been carried, and can be found; not for ever, since perhaps no worker
-    works."""
-    deadline = monotonic() + patience
+    works. What the outbox told is carried once the copies that were made of it are."""
+    deadline, copied = monotonic() + patience, None
     while monotonic() < deadline:
         await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
         async with shop.stores.pg.read() as read:
             _, oldest = await outbox.depth(read)
             caught_up = await store.caught_up(read)
-        if caught_up is not None and caught_up > since[0] and (oldest is None or oldest > since[1]):
+        if copied is None and (oldest is None or oldest > since):
+            copied = shop.clock.now()
+        if caught_up is not None and copied is not None and caught_up > copied:
             await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
             return
 

@@ -1,4 +1,6 @@
-"""The one path by which products reach search and the copies of price and stock reach the catalog.
+"""The one path by which products reach search (`carry`), and the one by which the copies of price and stock reach the
+catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by the
+change stream; a page does not wait for search then, nor does an engine that is away keep prices from being shown.
 
 An event says only *which* product changed. A batch draws its number first and then reads the present state, so of two
 batches the one with the higher number began later. The last event's own batch drew after that event; any batch with a
@@ -7,14 +9,15 @@ repeated, delayed or carried by two workers at once.
 
 Most sales change nothing that is searched for. So what search is known to hold is kept in PostgreSQL (`store.note`,
 and in queries.sql why it is safe), and a batch writes only what differs from it. The changes that our own writing of
-copies makes come back by the change stream; what was carried to its end here is not carried again.
+copies makes come back by the change stream; where search needed nothing they are not carried.
 """
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -43,12 +46,36 @@ PRODUCTS = Counter("quartet_sync_products", "Products carried to search.")
 UNCHANGED = Counter("quartet_sync_unchanged", "Products whose search document was known to be in place.")
 REFUSED = Counter("quartet_sync_refused", "Products that search refused.")
 
-# Why a product is carried: its document changed; its price or stock did; or what is known of search may be wrong.
-Cause = Literal["changed", "stock", "doubt"]
+# Why a product is carried: its document changed; or what is known of search may be wrong.
+Cause = Literal["changed", "doubt"]
+Work = Callable[[Shop, list[str]], Awaitable[set[str]]]
 
-# The stamp of each document whose copies we wrote last, once all that follows was done. Lost, it only costs work.
-_ours: WeakKeyDictionary[Mongo, dict[str, catalog.Stamp]] = WeakKeyDictionary()
 _MOST_REMEMBERED = 50_000
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """By product the stamp up to which the cache was `told` of all its changes; and that of the document into which we
+    wrote copies last, once it was `done`: cache and search need nothing any more. Lost, it only costs work."""
+
+    told: dict[str, catalog.Stamp] = field(default_factory=dict)
+    done: dict[str, catalog.Stamp] = field(default_factory=dict)
+
+    def untold(self, products: Iterable[Json]) -> set[str]:
+        return {product["_id"] for product in products if self.told.get(product["_id"]) != catalog.stamp(product)}
+
+
+_memories: WeakKeyDictionary[Mongo, _Memory] = WeakKeyDictionary()
+
+
+def _memory(shop: Shop) -> _Memory:
+    return _memories.setdefault(shop.stores.mongo, _Memory())
+
+
+def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None:
+    if len(known) > _MOST_REMEMBERED:
+        known.clear()
+    known |= {product["_id"]: catalog.stamp(product) for product in products}
 
 
 async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
@@ -68,14 +95,24 @@ async def carry(shop: Shop, ids: Collection[str], *, cause: Cause = "changed") -
 
     Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm.
     """
+    return await _each(shop, ids, partial(_carry, cause=cause))
+
+
+async def copy(shop: Shop, ids: Collection[str]) -> None:
+    """Makes catalog copies and cached pages say what inventory says of these products now. Products that can't be read
+    lie among the dead letters. Raises StoreUnavailable, as `carry` does."""
+    await _each(shop, ids, _copy)
+
+
+async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
     refused: set[str] = set()
     for batch in _batches(sorted(ids), shop.settings.sync_batch):
         try:
-            refused |= await _carry(shop, batch, cause=cause)
+            refused |= await work(shop, batch)
         except StoreUnavailable:
             raise
         except Exception as error:
-            refused |= await _carry_rest(shop, batch, error, cause=cause)
+            refused |= await _rest(shop, batch, error, work)
     return refused
 
 
@@ -83,30 +120,68 @@ def _batches(ids: list[str], size: int) -> list[list[str]]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-async def _carry_rest(shop: Shop, ids: list[str], error: Exception, *, cause: Cause) -> set[str]:
+async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set[str]:
     """One of them can't be read as a product: halve until it stands alone, so that it keeps no other back."""
     if len(ids) > 1:
         middle = len(ids) // 2
-        one = await carry(shop, ids[:middle], cause=cause)
-        return one | await carry(shop, ids[middle:], cause=cause)
+        return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.once() as tx:
         await store.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
     return set(ids)
 
 
-async def _carry(shop: Shop, ids: list[str], *, cause: Cause) -> set[str]:
+async def _copy(shop: Shop, ids: list[str]) -> set[str]:
+    async with shop.stores.pg.once() as tx:
+        draw = await store.draw(tx)
+    products = await catalog.by_ids(shop.stores.mongo, ids)
+    now = await present(shop, products)
+    await shop.step("levels read")
+    stale = _stale(products, now)
+    copied = await catalog.refresh_copies(shop, stale)
+    now |= {product["_id"]: product for product in copied.documents}
+    await shop.step("levels copied")
+    await catalog.renew_cached(shop, copied.documents)
+    if catalog.CANARY in now:
+        freshness.cache_told(shop, now[catalog.CANARY]["priceCents"])
+    await shop.step("pages renewed")
+    if not now:
+        return set()
+    documents = {id_: search.document(product) for id_, product in now.items()}
+    sure, latest = await _note(shop, draw, now, documents, believe=not draw.rebuilding)
+    await shop.step("levels noted")
+    if copied.ours:
+        _remember_copies(shop, [read for read, _ in stale], copied.documents, sure if latest else set())
+    return set()
+
+
+def _remember_copies(shop: Shop, read: Sequence[Json], written: Sequence[Json], sure: set[str]) -> None:
+    memory = _memory(shop)
+    # A page of what somebody else changed before may stand under a name that it had: that is left to `tell`.
+    untold = memory.untold(read)
+    told = [product for product in written if product["_id"] not in untold]
+    _remember(memory.told, told)
+    for product in written:
+        memory.done.pop(product["_id"], None)
+    _remember(memory.done, [product for product in told if product["_id"] in sure])
+
+
+def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json, Json]]:
+    """Those whose copies are old, each with what it should be."""
+    return [(product, now[product["_id"]]) for product in products if product != now[product["_id"]]]
+
+
+async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set[str]:
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
     await shop.step("drawn")
     products = await catalog.by_ids(shop.stores.mongo, ids)
     now = await present(shop, products)
     await shop.step("read")
-    stale = [(product, now[product["_id"]]) for product in products if product != now[product["_id"]]]
-    copied = await catalog.refresh_copies(shop, stale)
+    copied = await catalog.refresh_copies(shop, _stale(products, now))
     now |= {product["_id"]: product for product in copied.documents}
     await shop.step("copied")
-    away = await _tell_cache(shop, ids, now, copied.documents, cause)
+    away = await _tell_cache(shop, ids, now)
     await shop.step("dropped")
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
@@ -126,7 +201,7 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause) -> set[str]:
     if away is not None:
         raise away
     if latest and copied.ours:
-        _remember(shop, copied.documents)
+        _remember(_memory(shop).done, copied.documents)
     BATCHES.inc()
     PRODUCTS.inc(len(ids))
     UNCHANGED.inc(len(documents) - len(written))
@@ -134,21 +209,41 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause) -> set[str]:
     return set(refused)
 
 
-async def _tell_cache(
-    shop: Shop, ids: Sequence[str], now: Mapping[str, Json], copied: Sequence[Json], cause: Cause
-) -> StoreUnavailable | None:
-    """Takes old pages out of the cache, or puts newer ones in their place. Before search is written, which takes longer
-    and may be away; and if the cache is, that is said once search has been written."""
+async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -> StoreUnavailable | None:
+    """Before search is written, which takes longer and may be away; and if the cache is, that is said once search has
+    been written."""
     try:
-        if cause == "stock":
-            await catalog.renew_cached(shop, copied)
-        else:
-            await catalog.drop_cached(shop, ids, now)
+        await _drop(shop, (set(ids) - now.keys()) | _memory(shop).untold(now.values()), now)
     except StoreUnavailable as away:
         return away
-    if catalog.CANARY in now:
-        freshness.cache_told(shop, now[catalog.CANARY]["priceCents"])
     return None
+
+
+async def tell(shop: Shop, ids: set[str]) -> None:
+    """Takes old pages of changed products out of the cache. Raises StoreUnavailable."""
+    untold = await _unknown(shop, ids, _memory(shop).told)
+    products = await catalog.by_ids(shop.stores.mongo, untold)
+    await _drop(shop, untold, {product["_id"]: product for product in products})
+
+
+async def _drop(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:
+    await catalog.drop_cached(shop, ids, now)
+    _remember(_memory(shop).told, [now[id_] for id_ in ids & now.keys()])
+
+
+def may_be_ours(shop: Shop, ids: set[str]) -> bool:
+    """Whether every one of these has lately been written by us."""
+    return ids <= _memory(shop).done.keys()
+
+
+async def without_ours(shop: Shop, ids: set[str]) -> set[str]:
+    """Those of them whose present document is not just what we wrote into the catalog ourselves, and then carried."""
+    return await _unknown(shop, ids, _memory(shop).done)
+
+
+async def _unknown(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]) -> set[str]:
+    stamps = await catalog.stamps(shop.stores.mongo, ids & known.keys())
+    return {id_ for id_ in ids if id_ not in known or stamps.get(id_) != known[id_]}
 
 
 async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
@@ -193,26 +288,6 @@ def _noted(id_: str, product: Json | None, document: Json | None) -> store.Note:
         id_, digest, bucket(id_), seen, document["fingerprint"] if document else 0,
         {sku: (level.price_cents, level.available) for sku, level in levels.items()},
     )  # fmt: skip
-
-
-def _remember(shop: Shop, written: Sequence[Json]) -> None:
-    """Their copies are of now, search and cache know them: that they come back as changes needs nothing any more."""
-    ours = _ours.setdefault(shop.stores.mongo, {})
-    if len(ours) > _MOST_REMEMBERED:
-        ours.clear()
-    ours |= {product["_id"]: catalog.stamp(product) for product in written}
-
-
-def may_be_ours(shop: Shop, ids: set[str]) -> bool:
-    """Whether every one of these has lately been written by us."""
-    return ids <= _ours.get(shop.stores.mongo, {}).keys()
-
-
-async def without_ours(shop: Shop, ids: set[str]) -> set[str]:
-    """Those of them whose present document is not just what we wrote into the catalog ourselves, and then carried."""
-    ours = _ours.get(shop.stores.mongo, {})
-    stamps = await catalog.stamps(shop.stores.mongo, ids & ours.keys())
-    return {id_ for id_ in ids if id_ not in ours or stamps.get(id_) != ours[id_]}
 
 
 async def _put(shop: Shop, alias: str, version: int, documents: Mapping[str, Json | None]) -> dict[str, BulkResult]:

@@ -1,4 +1,4 @@
-"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog, search, mailboxes.
+"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog, pages, mailboxes.
 
 Each event is carried at least once and each key's in order, so who hears of it knows it by its id. What is kept in
 PostgreSQL itself (`KEEPERS`) is kept in the transaction that forgets the event: once.
@@ -18,7 +18,7 @@ from quartet.stores import outbox
 from quartet.stores.outbox import Event
 from quartet.sync import store
 from quartet.sync.consumers import CONSUMERS, KEEPERS
-from quartet.sync.products import carry
+from quartet.sync.products import copy
 from quartet.sync.store import Lease
 from quartet.web.dependencies import Shop
 
@@ -63,11 +63,11 @@ Outcome = tuple[Event, Exception | None]
 
 
 async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
-    """Price and stock of SKUs: one product each, however many events."""
+    """Price and stock of SKUs: one product each, however many events. Search follows, told by the change stream."""
     failure: Exception | None = None
     try:
         ids = await catalog.product_ids_of_skus(shop.stores.mongo, {sku for event in events for sku in _skus(event)})
-        await carry(shop, set(ids.values()), cause="stock")
+        await copy(shop, set(ids.values()))
     except Exception as error:
         failure = error
     return [(event, failure) for event in events]
