@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,11 +14,13 @@ from till import Till, order, pay
 
 from quartet import notify
 from quartet.kernel.clock import FixedClock
+from quartet.kernel.errors import StoreUnavailable
 from quartet.notify import store
 from quartet.notify.templates import FOLDER
 from quartet.stores import outbox
 from quartet.stores.mail import MailRefused
 from quartet.stores.outbox import Event
+from quartet.stores.postgres import Tx
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -135,6 +138,29 @@ async def test_of_many_workers_each_mail_is_sent_by_one(shop: Shop, till: Till, 
     while sum(await asyncio.gather(*(notify.deliver(shop) for _ in range(6)))):
         pass
     assert len(sent(shop)) == len(set(shop.mail.ids)) == 90  # type: ignore[attr-defined]
+
+
+async def test_mails_that_leave_together_are_marked_together_and_counted_each(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    await keep(shop, *(told("order.confirmed", {"order_id": placed["id"], "user_id": str(uuid4())}) for _ in range(20)))
+    mark, marks = store.mark, list[set[int]]()
+
+    async def watched(tx: Tx, outcomes: Mapping[int, store.Outcome], *rest: Any) -> None:
+        marks.append(set(outcomes))
+        if len(marks) == 1:
+            raise StoreUnavailable("postgres")
+        await mark(tx, outcomes, *rest)
+
+    monkeypatch.setattr(store, "mark", watched)
+    with pytest.raises(StoreUnavailable):
+        await notify.deliver(shop)
+    assert len(sent(shop)) == 20
+    assert await states(till) == ["sent"] * 20  # the one whose own mark failed went with the next
+    assert 1 < len(marks) < 20
+    assert sum(map(len, marks[1:])) == 20
+    assert [row["n"] for row in await till.rows("SELECT n FROM tallies WHERE name = 'mails.sent'")] == [20]
 
 
 class Stubborn:

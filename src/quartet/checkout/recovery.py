@@ -74,7 +74,7 @@ async def recover(shop: Shop, providers: Providers | None = None) -> Report:
 
 async def _expire(shop: Shop, report: Report, *, paying: bool = True) -> None:
     while True:
-        async with shop.stores.pg.tx() as tx:
+        async with shop.stores.pg.once() as tx:
             expired = await orders.expire_due(tx, _EXPIRED_AT_ONCE, shop.clock.now(), paying=paying)
         await shop.step("orders expired")
         report.expired += len(expired)
