@@ -22,7 +22,7 @@ from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.merchandising import rules
-from quartet.search import service, turn_over
+from quartet.search import cache, service, turn_over
 from quartet.search.cache import ASKED, Answers, Kept, Ready
 from quartet.search.service import MOST_WAITING, Turns, desk
 from quartet.stores import open_stores
@@ -164,6 +164,26 @@ def test_what_is_kept_stays_within_its_bytes(puts: list[tuple[str, int]]) -> Non
         assert kept.bytes <= 10_000
         assert kept.get(key) is not None
     assert kept.bytes == sum(len(ready.body) + 512 + 2 * len(key) for key, (_, ready) in kept._held.items())
+
+
+async def test_at_its_end_one_makes_the_next_and_nobody_else_waits(
+    process: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, answers = Engine(), process(LONG)
+    began = monotonic()
+    first = await answers.get("k", "t", "", engine)
+    monkeypatch.setattr(cache, "monotonic", lambda: began + LONG - 0.001)
+    await answers.turn()  # as if it were gone from Redis, whose clock is its own
+    assert answers.at_hand("t") is None
+    assert answers.at_hand("t") == first
+    renewing = asyncio.create_task(answers.get("k", "t", "", engine))
+    await asyncio.sleep(0)
+    assert await answers.get("k", "another", "", engine) == first
+    assert answers.at_hand("t") == first
+    second = await renewing
+    assert second != first
+    assert engine.made == 2
+    assert answers.at_hand("t") == second
 
 
 async def test_a_clients_searches_take_turns() -> None:

@@ -20,7 +20,8 @@ from quartet.stores.redis import RedisStore
 ASKED = Counter("quartet_search_answers", "Searches and suggestions by where the answer came from.", ["source"])
 # By name each costs a look-up, which is a good part of what a kept answer costs.
 _LOCAL, _SHARED, _REDIS, _ENGINE = (ASKED.labels(source) for source in ("process", "joined", "redis", "engine"))
-# Redis' clock stands still while it carries out what has come in together.
+# Redis' clock stands still while it carries out what has come in together. So much earlier an answer is gone from there
+# and can be made anew.
 _STANDS_STILL = 0.05
 # An entry's key, and what Python needs for it.
 _OVERHEAD = 512
@@ -43,11 +44,16 @@ class Kept:
     def __init__(self, most_bytes: int) -> None:
         self._most, self.bytes = most_bytes, 0
         self._held: OrderedDict[str, tuple[float, Ready]] = OrderedDict()
+        self._renewed: set[str] = set()
 
     def get(self, key: str) -> Ready | None:
-        """The answer, unless its time is over."""
+        """The answer, unless its time is over. At its end one who asks is told that it is, and may bring the next one
+        before all the others would have to wait for it."""
         found = self._held.get(key)
-        if found is None or found[0] <= monotonic():
+        if found is None or (left := found[0] - monotonic()) <= 0:
+            return None
+        if left < _STANDS_STILL and key not in self._renewed:
+            self._renewed.add(key)
             return None
         self._held.move_to_end(key)
         return found[1]
@@ -65,6 +71,7 @@ class Kept:
         return self._held[key][0] if key in self._held else 0.0
 
     def _drop(self, key: str) -> None:
+        self._renewed.discard(key)
         if key in self._held:
             self.bytes -= _weight(key, self._held.pop(key)[1])
 
