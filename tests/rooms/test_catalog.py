@@ -181,7 +181,16 @@ async def test_copies_follow_inventory_and_an_old_reading_never_wins(shop: Shop,
     assert (await catalog.refresh_copies(shop, [])).documents == []
 
 
-async def test_copies_of_several_are_refreshed_though_one_is_changed_meanwhile(shop: Shop, staff: Client) -> None:
+async def test_copies_of_several_are_refreshed_though_one_is_changed_meanwhile(
+    shop: Shop, staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And read again together: not each by itself."""
+    by_ids, reads = store.by_ids, []
+
+    async def counted(mongo: Any, ids: Any) -> Any:
+        reads.append(set(ids))
+        return await by_ids(mongo, ids)
+
     for sku in ("A", "B", "C"):
         await put(staff, thinkpad(sku=sku, slug=f"laptop-{sku.lower()}"))
     read = [await store.by_sku(shop.stores.mongo, sku) or {} for sku in ("A", "B", "C")]
@@ -190,8 +199,10 @@ async def test_copies_of_several_are_refreshed_though_one_is_changed_meanwhile(s
             await inventory.move(tx, sku, 4, "received", actor="test")
     assert (await staff.patch("/products/B", json={"name": "Quicker"})).status_code == 200
     levels = {sku: catalog.Level(164900, 4) for sku in ("A", "B", "C")}
+    monkeypatch.setattr(store, "by_ids", counted)
     copied = await catalog.refresh_copies(shop, [(old, catalog.with_levels(old, levels)) for old in read])
     assert not copied.ours
+    assert reads == [{old["_id"] for old in read}]
     present = [await store.by_sku(shop.stores.mongo, sku) or {} for sku in ("A", "B", "C")]
     assert copied.documents == present
     assert [(p["available"], p["version"]) for p in present] == [(4, 2)] * 3

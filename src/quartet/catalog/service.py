@@ -248,28 +248,32 @@ async def refresh_copies(shop: Shop, stale: Sequence[tuple[Document, Document]])
     still stands, and else both are read again, so a slow refresh can't put older numbers over newer ones. Raises
     StoreUnavailable.
     """
+    written = await _write_copies(shop, stale)
+    if written is not None:
+        return Copied(written)
+    return Copied(await _refresh_again(shop, {product["_id"]: fresh for product, fresh in stale}), ours=False)
+
+
+async def _write_copies(shop: Shop, stale: Sequence[tuple[Document, Document]]) -> list[Document] | None:
+    """None when somebody came between; then some of them may be in."""
     now = millis(shop.clock.now())
     written = [numbered(fresh, product["version"] + 1, now) for product, fresh in stale]
-    if not written or await store.replace_all(shop.stores.mongo, written):
-        return Copied(written)
-    # Somebody came between; those that are in already are found so.
-    return Copied([await _refresh_one(shop, product, fresh) for product, fresh in stale], ours=False)
+    return written if not written or await store.replace_all(shop.stores.mongo, written) else None
 
 
-async def _refresh_one(shop: Shop, product: Document, fresh: Document) -> Document:
+async def _refresh_again(shop: Shop, documents: dict[str, Document]) -> list[Document]:
+    """These as they stand in the end. All are read together, however often: one that somebody changes would else cost
+    each of the others several round trips. What was deleted meanwhile stays as given; the change stream tells that."""
     while True:
-        fields = {name: fresh[name] for name in ("variants", "priceCents", "available")}
-        written = await _set(shop, product, fields)
-        if written is not None:
-            return written
-        found = await store.by_ids(shop.stores.mongo, [product["_id"]])
-        if not found:
-            return fresh  # deleted meanwhile; the change stream tells that too
-        product = found[0]
+        products = await store.by_ids(shop.stores.mongo, documents.keys())
         async with shop.stores.pg.read() as read:
-            items = await inventory.prices(read, sellable_skus(product))
+            items = await inventory.prices(read, {sku for product in products for sku in sellable_skus(product)})
         levels = {sku: Level(item.unit_price_cents, item.available) for sku, item in items.items()}
-        fresh = with_levels(product, levels)
+        fresh = [with_levels(product, levels) for product in products]
+        pairs = zip(products, fresh, strict=True)
+        written = await _write_copies(shop, [(product, now) for product, now in pairs if now != product])
+        if written is not None:
+            return list((documents | {product["_id"]: product for product in [*fresh, *written]}).values())
 
 
 async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> Document | None:
