@@ -607,6 +607,18 @@ async def test_a_crash_around_a_refund_is_mended_and_the_money_goes_back_once(
     assert await till.shelf("MUG") == (4, 0)
 
 
+async def _paid_then_held(shopper: httpx.AsyncClient, till: Till, held: Held) -> Json:
+    """An order of two mugs that is paid; what the provider is asked next it does, and its answer does not leave it."""
+    await till.stock("MUG", 5)
+    held.way_in.set()
+    held.way_out.set()
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made["id"])).status_code == 201
+    held.way_out.clear()
+    held.waiting_out.clear()
+    return made
+
+
 class Refusing(Held):
     """A provider that can't be reached when money is to go back."""
 
@@ -621,13 +633,7 @@ async def test_a_refund_that_one_saw_fail_and_another_succeed_has_happened(
     shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held
 ) -> None:
     """One sweep stands still with the provider's yes in its hand while another is refused."""
-    await till.stock("MUG", 5)
-    held.way_in.set()
-    held.way_out.set()
-    made = await order(shopper, ("MUG", 2))
-    assert (await pay(shopper, made["id"])).status_code == 201
-    held.way_out.clear()
-    held.waiting_out.clear()
+    made = await _paid_then_held(shopper, till, held)
     path, body = f"/orders/{made['id']}/refunds", {"items": [{"sku": "MUG", "qty": 1}], "restock": True}
     held.way_in.clear()
     held.waiting_in.clear()
@@ -666,13 +672,7 @@ async def test_a_refund_is_not_failed_because_the_provider_could_not_say_whether
     shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held
 ) -> None:
     """Called failed, its key would be free, and the same click would give the money back a second time."""
-    await till.stock("MUG", 5)
-    held.way_in.set()
-    held.way_out.set()
-    made = await order(shopper, ("MUG", 2))
-    assert (await pay(shopper, made["id"])).status_code == 201
-    held.way_out.clear()
-    held.waiting_out.clear()
+    made = await _paid_then_held(shopper, till, held)
     path, body, key = f"/orders/{made['id']}/refunds", {"amountCents": 55}, {"Idempotency-Key": "r"}
     click = asyncio.create_task(staff.post(path, json=body, headers=key))
     await held.waiting_out.wait()

@@ -14,6 +14,7 @@ from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from quartet.gateway.limits import hashes
+from quartet.gateway.middleware import AtOnce
 
 # Reading a sign-in and sending it away again costs about 0.2 ms.
 PACE_SECONDS = 0.001
@@ -22,14 +23,14 @@ REST_SECONDS = 0.1
 LONGEST_LINE = 1000
 
 
-# Of a request's scope the answer that needs no task, if it has one: status, headers, body.
-AtOnce = Callable[[HTTPScope], tuple[int, list[tuple[bytes, bytes]], bytes] | None]
+# Of a request's scope the answer that needs no task, if it has one.
+AnswerAtOnce = Callable[[HTTPScope], AtOnce | None]
 
 
 class Server(uvicorn.Server):
     """One connection is accepted at each turn of the event loop; the others wait in the kernel's line."""
 
-    def __init__(self, config: uvicorn.Config, at_once: AtOnce = lambda _: None) -> None:
+    def __init__(self, config: uvicorn.Config, at_once: AnswerAtOnce = lambda _: None) -> None:
         """`at_once` is asked before the application is."""
         super().__init__(config)
         self._at_once = at_once
@@ -109,7 +110,7 @@ class _Protocol(HttpToolsProtocol):
     """A connection whose requests to have a password hashed stand in line before they are read, and others may be
     answered at once."""
 
-    def __init__(self, line: _Line, at_once: AtOnce, *args: Any) -> None:
+    def __init__(self, line: _Line, at_once: AnswerAtOnce, *args: Any) -> None:
         super().__init__(*args)
         self._line, self._at_once = line, at_once
         self._held: list[bytes] = []
