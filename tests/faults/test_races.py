@@ -18,7 +18,7 @@ from quartet.kernel.settings import Settings
 
 SEED = os.environ.get("QUARTET_TEST_SEED", "7")
 ROUNDS = 10
-# Within so many rounds a broken shop has shown it: most do in the first five, the slowest needed 59.
+# Within so many rounds a broken shop has shown it: most do in the first five, hardly one needs more than ten.
 ENOUGH = 500
 MODES = ("steered", "piled", "steered", "free")
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from quartet import cart
 from quartet.payments import Outcome
 from races.arena import Answer, Arena, Call, Json, Person, Round, clock_in, sandbox_of
-from races.steering import Variant
+from races.steering import PATIENCE_SECONDS, Variant
 
 ORDER = "SELECT FROM orders WHERE id = $1 FOR UPDATE"
 SHELF = "SELECT FROM inventory WHERE sku = $1 FOR UPDATE"
@@ -655,9 +655,10 @@ def unlocked(*functions: str, **more: Any) -> Variant:
 
 
 def hesitating(variant: Variant, function: str, before: str) -> Variant:
-    """The same, and that function stands still for a moment before that statement: what a machine under load does now
-    and then happens in every round."""
-    return replace(variant, functions=(*variant.functions, (function, f"({before})", r"PERFORM pg_sleep(0.02); \1")))
+    """The same, and that function stands still before that statement, for longer than the helm waits: others pass in
+    the middle of one statement, as on a machine under load they do now and then."""
+    pause = rf"PERFORM pg_sleep({2 * PATIENCE_SECONDS}); \1"
+    return replace(variant, functions=(*variant.functions, (function, f"({before})", pause)))
 
 
 _FREE = r"stock - reserved >= v_qtys\[i\]"
@@ -733,7 +734,16 @@ ATTACKS = (
     Attack(two_payments, {"an open payment is looked for, not held": _TWO_OPEN}),
     Attack(told_thrice, {"no lock": unlocked("complete_payment", "step_order")}),
     Attack(cancel_beside_pay, {"no lock": unlocked("complete_payment", "step_order", "start_payment")}),
-    Attack(expire_beside_pay, {"no lock": unlocked("complete_payment", "step_order", "start_payment")}),
+    Attack(
+        expire_beside_pay,
+        {
+            "no lock": hesitating(
+                unlocked("complete_payment", "step_order", "start_payment"),
+                "expire_orders",
+                "UPDATE orders SET status = 'cancelled'",
+            )
+        },
+    ),
     Attack(refund_twice, {"no lock": unlocked("start_refund", "complete_refund")}),
     Attack(refund_by_piece, {"no lock": unlocked("start_refund", "complete_refund", "step_order")}),
     Attack(cancel_beside_refund, {"no lock": unlocked("start_refund", "complete_refund", "step_order")}),
