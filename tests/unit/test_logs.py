@@ -12,17 +12,16 @@ _TELL = """
 import structlog
 from uuid import UUID
 from quartet.web import logs
-logs.configure("info", as_json=True)
+logs.configure({level!r}, as_json=True)
 log = structlog.get_logger("test")
-log.info("told", {members})
+{call}
 """
 
 
-def _told(members: str) -> dict[str, Any]:
-    told = subprocess.run([sys.executable, "-c", _TELL.format(members=members)], capture_output=True, check=True)
-    [line] = told.stderr.splitlines()
-    said: dict[str, Any] = json.loads(line)
-    return said
+def _said(level: str, call: str) -> list[dict[str, Any]]:
+    code = _TELL.format(level=level, call=call)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return [json.loads(line) for line in told.stderr.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +35,19 @@ def _told(members: str) -> dict[str, Any]:
     ],
 )
 def test_a_line_is_json_without_secrets(members: str, said: dict[str, Any]) -> None:
-    line = _told(members)
+    [line] = _said("info", f"log.info('told', {members})")
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "told", "level": "info", **said}
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 1), ("warning", 0)])
+def test_a_requests_line_is_as_all_others(level: str, lines: int) -> None:
+    """Though it takes a shorter way."""
+    members = "method='GET', path='/products/\\ud83d', status=200, ms=0.1, user=None"
+    by_gateway, by_others = (
+        _said(level, f"logs.tell_request({members})"),
+        _said(level, f"log.info('request', {members})"),
+    )
+    assert [line.pop("timestamp")[-1:] for line in by_gateway + by_others] == ["Z"] * 2 * lines
+    assert by_gateway == by_others
+    assert len(by_gateway) == lines

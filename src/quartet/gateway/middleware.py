@@ -275,8 +275,7 @@ class _Request:
         requests.inc()
         took.observe(seconds)
         principal = self.scope.get("principal")
-        log.info(
-            "request",
+        logs.tell_request(
             request_id=self.id,
             method=method,
             path=logs.without_token(self.scope["path"]),

@@ -4,7 +4,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -15,13 +16,22 @@ _LINK = re.compile(r"^(/(?:password-resets|email-verifications)/).+", re.DOTALL)
 _SECRET = ("password", "token", "secret", "authorization", "cookie", "signature", "idempotency", "hash", "csrf")
 
 
+def _tell_request(**members: Any) -> None:
+    structlog.get_logger("quartet.gateway").info("request", **members)
+
+
+# Takes the members of a request's line, none of which is secret.
+tell_request: Callable[..., None] = _tell_request
+
+
 def configure(level: str, *, as_json: bool) -> None:
     """Called once by each command that runs for long."""
+    global tell_request  # noqa: PLW0603 — for the whole process, as structlog's own configuration is
+    tell_request = _write_request if as_json and level.upper() in ("DEBUG", "INFO") else _tell_request
     renderer: Any = _line if as_json else structlog.dev.ConsoleRenderer()
     kind: Any = structlog.BytesLoggerFactory if as_json else structlog.PrintLoggerFactory
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -63,6 +73,14 @@ def _line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:  # a lone surrogate, or a number of more than 64 bits
         return json.dumps(event, default=repr).encode()
+
+
+def _write_request(**members: Any) -> None:
+    """The same line as structlog writes. Its way through logger and processors costs as much as all else that is done
+    for an answer that is kept ready."""
+    members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z"}
+    sys.stderr.buffer.write(_line(None, "info", members) + b"\n")
+    sys.stderr.buffer.flush()
 
 
 def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
