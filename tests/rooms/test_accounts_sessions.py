@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from quartet import accounts, notify, sync
+from quartet.accounts import service
 from quartet.kernel.clock import FixedClock
 from quartet.web.dependencies import Shop
 from quartet.web.limits import network_of
@@ -246,3 +247,44 @@ async def test_a_change_under_way_can_be_taken_back(client: httpx.AsyncClient, a
     _, _, token = await _mint(shop, ada["id"])
     assert (await _ask_change(client, headers, ADA["email"])).json() == ada
     assert (await client.post(f"/email-verifications/{token}")).status_code == 410
+
+
+@pytest.mark.parametrize("way", ["changed", "by link", "by hand"])
+async def test_a_new_password_ends_a_change_of_address_that_another_asked_for(
+    client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop, way: str
+) -> None:
+    thief, hers = _bearer(await _sign_in(client)), _bearer(await _sign_in(client))
+    assert (await _ask_change(client, thief, "thief@example.com")).status_code == 202
+    _, _, theirs = await _mint(shop, ada["id"])
+    new = "difference engine"
+    if way == "changed":
+        body = {"currentPassword": ADA["password"], "newPassword": new}
+        assert (await client.post("/users/me/password", json=body, headers=hers)).status_code == 204
+    elif way == "by link":
+        async with shop.stores.pg.tx() as tx:
+            reset = await accounts.mint_reset(tx, UUID(ada["id"]), shop.clock.now())
+        assert reset
+        assert (await client.post(f"/password-resets/{reset[2]}", json={"password": new})).status_code == 204
+    else:
+        assert await accounts.give_password(shop, ADA["email"], new)
+    assert (await client.post(f"/email-verifications/{theirs}")).status_code == 410
+    signed = await client.post("/sessions", json={**ADA, "password": new})
+    me = (await client.get("/users/me", headers=_bearer(signed.json()))).json()
+    assert (me["email"], me["pendingEmail"]) == (ADA["email"], None)
+
+
+async def test_a_change_of_address_asked_for_with_the_password_of_a_moment_ago_is_refused(
+    client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, held = _bearer(await _sign_in(client)), service._refuse_many_mails
+
+    async def meanwhile(shop: Shop, user_id: UUID) -> None:
+        """The password has been checked; now it changes."""
+        assert await accounts.give_password(shop, ADA["email"], "difference engine")
+        await held(shop, user_id)
+
+    monkeypatch.setattr(service, "_refuse_many_mails", meanwhile)
+    refused = await _ask_change(client, headers, "thief@example.com")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "password")
+    async with shop.stores.pg.read() as read:
+        assert await read.fetchval("SELECT count(*) FROM users WHERE pending_email IS NOT NULL") == 0

@@ -132,6 +132,14 @@ DELETE FROM mailed_links WHERE user_id = $1 AND purpose = 'reset' AND email <> $
 -- name: drop_resets
 DELETE FROM mailed_links WHERE user_id = $1 AND purpose = 'reset';
 
+-- name: drop_email_change
+-- Whoever knew the old password may have asked for it: the link in their mailbox must not take the account away.
+UPDATE users SET pending_email = NULL WHERE id = $1 AND pending_email IS NOT NULL;
+
+-- name: hold_password
+-- No row: it is another one by now. It stays until the transaction ends.
+SELECT id FROM users WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE;
+
 -- name: proven_email
 SELECT email FROM users WHERE id = $1 AND email_verified_at IS NOT NULL;
 

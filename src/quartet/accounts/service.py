@@ -224,7 +224,7 @@ async def change_password(
     async with shop.stores.pg.tx() as tx:
         if not await store.replace_password(tx, user.id, hashed, fresh):
             raise invalid("currentPassword", "was changed a moment ago")
-        await store.drop_resets(tx, user.id)
+        await store.drop_what_was_asked(tx, user.id)
         ended = await store.end_sessions(tx, user.id, shop.clock.now(), but=principal.session_id)
     await refuse_tokens_of(shop, user.id, ended)
 
@@ -266,6 +266,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         await store.set_password(tx, user_id, hashed)
         if not await store.spend_link(tx, hashed_token, "reset", now):
             raise ResetGone()
+        await store.drop_what_was_asked(tx, user_id)
         await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
     await shop.step("password reset")
@@ -286,8 +287,11 @@ async def change_email(shop: Shop, principal: Principal, email: str, password: s
     address = valid_email(email)
     user, hashed = await _me(shop, principal)
     await _confirm(shop, user, hashed, password, device)
+    assert hashed is not None
     await _refuse_many_mails(shop, user.id)
     async with shop.stores.pg.tx() as tx:
+        if not await store.hold_password(tx, user.id, hashed):
+            raise invalid("password", "was changed a moment ago")
         user = await store.want_email(tx, user.id, address)
         if user.pending_email is not None:
             await outbox.emit(tx, "user.email_change_asked", str(user.id), {"user_id": str(user.id)})
@@ -338,7 +342,7 @@ async def give_password(shop: Shop, email: str, password: str) -> bool:
             return False
         user_id = found[0].id
         await store.set_password(tx, user_id, hashed)
-        await store.drop_resets(tx, user_id)
+        await store.drop_what_was_asked(tx, user_id)
         ended = await store.end_sessions(tx, user_id, shop.clock.now())
     await refuse_tokens_of(shop, user_id, ended)
     return True

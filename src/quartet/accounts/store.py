@@ -172,9 +172,15 @@ async def spend_link(tx: Tx, token_hash: bytes, purpose: Purpose, now: datetime)
     return await tx.fetchval(q.spend_link, token_hash, purpose, now) is not None
 
 
-async def drop_resets(tx: Tx, user_id: UUID) -> None:
-    """The link in the user's mailbox opens nothing any more."""
+async def drop_what_was_asked(tx: Tx, user_id: UUID) -> None:
+    """There is a new password: links to set one, and to make another address the account's, open nothing any more."""
     await tx.execute(q.drop_resets, user_id)
+    await tx.execute(q.drop_email_change, user_id)
+
+
+async def hold_password(tx: Tx, user_id: UUID, password_hash: str) -> bool:
+    """False when it is another one by now; else nobody changes it before the transaction ends."""
+    return await tx.fetchval(q.hold_password, user_id, password_hash) is not None
 
 
 async def proven_email(read: Read, user_id: UUID) -> str | None:
