@@ -116,6 +116,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"q": "x" * 201}, "q"),
     ({"colour": "black"}, "colour"),
     ({"min_price": 5}, "min_price"),
+    ({"": 5}, "(no name)"),
     ({"attrs.ram_gb.gte": "lots"}, "attrs.ram_gb.gte"),
     ({"attrs.ram_gb.about": 3}, "attrs.ram_gb.about"),
 ]

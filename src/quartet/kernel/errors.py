@@ -160,5 +160,6 @@ class RequestInProgress(Problem):
 
 
 def invalid(field: str, message: str) -> Invalid:
-    """One field that is wrong: `raise invalid("qty", "must be 1 to 999")`."""
+    """One field that is wrong: `raise invalid("qty", "must be 1 to 999")`. One may have come without a name (`?=1`)."""
+    field = field or "(no name)"
     return Invalid(f"{field}: {message}", errors=[{"field": field, "message": message}])
