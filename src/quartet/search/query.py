@@ -43,6 +43,8 @@ MOST_CLAUSES = 800
 # Letters that may be wrong in a word of so many.
 FUZZINESS = "AUTO:3,8"
 MOST_ALTERNATIVES = 8
+# Of a text and the other words for it, together.
+MOST_WORDS_IN_ALL = 48
 # As one types, a word of so many letters may have one wrong.
 FEWEST_LETTERS = 4
 # Attributes by which products are held to be alike.
@@ -91,6 +93,7 @@ class Told:
 def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told) -> Json:
     """One page by one tier."""
     text = words.asked(wanted.q)
+    either, should = _texts(text, words.article(wanted.q), tier, reading, told.said) if text else ([], [])
     filters = dict(_filters(wanted, told.shelves))
     # With text the filters come after it, so that what the words alone find decides the tier, and all facets with it.
     after = bool(filters) and (wanted.counts or bool(text))
@@ -100,11 +103,12 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "_source": [*QUERY["source"], "description"] if text else QUERY["source"],
         "track_total_hits": True,
         "timeout": f"{reading.seconds * 1000:.0f}ms",
-        "query": _query(text, tier, reading, told.said, [published(now), *([] if after else filters.values())]),
+        "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
         # By relevance there is nothing to sort without text: then by rating.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
         "aggs": {
-            **({"matched": {"filter": {"match_all": {}}}} if text else {}),
+            # What stands there because it is pinned was not found by its words.
+            **({"matched": {"filter": _any(either) if told.said.pinned else {"match_all": {}}}} if text else {}),
             **(facets(filters, told.view) if wanted.counts else {}),
         },
     }
@@ -116,11 +120,12 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
     return asked
 
 
-def _query(text: str, tier: Tier, reading: Reading, said: Said, filters: list[Json]) -> Json:
+def _query(text: str, either: list[Json], should: list[Json], said: Said, filters: list[Json]) -> Json:
+    """`either`: what has to match, in one way or another; `should` only weighs."""
     whole: Json = {"filter": filters}
     if text:
-        must, should = _texts(text, tier, reading, said)
-        whole |= {"must": [must], "should": should}
+        ways = [*either, {"terms": {"id": list(said.pinned)}}] if said.pinned else either
+        whole |= {"must": [_any(ways)], "should": should}
     if said.hidden:
         whole["must_not"] = [{"terms": {"id": list(said.hidden)}}]
     query: Json = {"bool": whole}
@@ -134,46 +139,68 @@ def _query(text: str, tier: Tier, reading: Reading, said: Said, filters: list[Js
     return query
 
 
-def _texts(text: str, tier: Tier, reading: Reading, said: Said) -> tuple[Json, list[Json]]:
-    """What has to match, and what only weighs."""
-    asked = [text, *(words.asked(other) for other in said.alternatives[:MOST_ALTERNATIVES])]
+def _texts(text: str, article: str, tier: Tier, reading: Reading, said: Said) -> tuple[list[Json], list[Json]]:
+    """What has to match, one of these ways, and what only weighs. `article`: the text as an article number."""
+    asked = _within_bounds(text, said.alternatives)
+    loosely = _loosely(sum(map(words.count, asked)), reading)
     either: list[Json] = [{"term": {"skus": {"value": text, "boost": 100}}}]
+    if article:
+        either.append({"term": {"skus": {"value": article, "boost": 100}}})
+    if tier is not Tier.EXACT:
+        either += _like_a_sku(article or text)
     should: list[Json] = []
     for one in asked:
-        either += list(_matching(one, tier, reading))
-        should.append(_weighing(one, tier, reading))
-    if said.pinned:
-        either.append({"terms": {"id": list(said.pinned)}})
-    return {"bool": {"should": either, "minimum_should_match": 1}}, should
+        either += list(_matching(one, tier, reading, loosely))
+        should.append(_weighing(one, tier, reading, loosely))
+    return either, should
 
 
-def _matching(text: str, tier: Tier, reading: Reading) -> Iterator[Json]:
+def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
+    """The text and as many of the other words for it as a query may cost."""
+    asked, number = [text], words.count(text)
+    for other in map(words.asked, alternatives[:MOST_ALTERNATIVES]):
+        number += words.count(other)
+        if number > MOST_WORDS_IN_ALL:
+            break
+        asked.append(other)
+    return asked
+
+
+def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterator[Json]:
     if tier is Tier.EXACT:
         yield {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
         return
     if tier is Tier.LOOSE:
-        yield {"match": {"all": {"query": text, **_loosely(text), "minimum_should_match": "2<75%"}}}
+        yield {"match": {"all": {"query": text, **loosely, "minimum_should_match": "2<75%"}}}
     else:
         # The last that is tried: stems, which are shorter, are like more words.
-        yield {"multi_match": {"query": text, "fields": reading.everywhere, **_loosely(text), "fuzziness": "AUTO"}}
+        yield {"multi_match": {"query": text, "fields": reading.everywhere, **loosely, "fuzziness": "AUTO"}}
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
+
+
+def _like_a_sku(text: str) -> Iterator[Json]:
     if " " not in text and any(letter.isdigit() for letter in text) and len(text) >= 4:
         yield {"fuzzy": {"skus": {"value": text, "fuzziness": 1, "max_expansions": MOST_SPELLINGS, "boost": 20}}}
 
 
-def _weighing(text: str, tier: Tier, reading: Reading) -> Json:
+def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
     """How well it matches: adds up over the fields."""
     if tier is Tier.EXACT:
         fields = reading.weighed("name", "exact", "brand", "more", "description")
         return {"multi_match": {"query": text, "type": "most_fields", "fields": fields}}
-    name = {"words.name.plain": {"query": text, **_loosely(text), "boost": reading.weights["name"]}}
+    name = {"words.name.plain": {"query": text, **loosely, "boost": reading.weights["name"]}}
     return {"match": name}
 
 
-def _loosely(text: str) -> Json:
-    """Each word may match this many spellings, and an engine refuses more than 1,024 clauses in all."""
-    spellings = min(MOST_SPELLINGS, MOST_CLAUSES // (2 * words.count(text) or 1))
-    return {"fuzziness": FUZZINESS, "max_expansions": spellings}
+def _loosely(number: int, reading: Reading) -> Json:
+    """Each of so many words may match this many spellings, in the names and in each field that holds everything; an
+    engine refuses more than 1,024 clauses in all."""
+    places = 1 + len(reading.everywhere)
+    return {"fuzziness": FUZZINESS, "max_expansions": min(MOST_SPELLINGS, MOST_CLAUSES // (places * number or 1))}
+
+
+def _any(ways: Sequence[Json]) -> Json:
+    return {"bool": {"should": list(ways), "minimum_should_match": 1}}
 
 
 def _only(id_: str, boost: float) -> Json:

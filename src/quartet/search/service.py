@@ -249,7 +249,8 @@ def _key(wanted: Wanted, said: Said) -> str:
     plain = (
         wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
     )  # fmt: skip
-    return repr((words.asked(wanted.q), sorted(wanted.category), sorted(wanted.brand), plain, clauses, said))
+    text = words.asked(wanted.q), words.article(wanted.q)
+    return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, clauses, said))
 
 
 async def turn_over(shop: Shop) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 # A query's cost grows with its words, each of which may be misspelt; people type three.
 MOST_WORDS = 16
 _WORD = re.compile(r"\w+")
+# Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
+_SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
+_PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
 _LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
 # Letters that are letters of their own and not others with marks on them.
@@ -83,9 +86,17 @@ def kept(text: str) -> str:
 def asked(text: str) -> str:
     """As much of a query as a search heeds, as it is asked: the same words, however they were typed."""
     text = joined(text)
-    ends = [word.end() for word in _WORD.finditer(text)]
+    ends = [word.end() for word in _PART.finditer(text)]
     text = text[: ends[MOST_WORDS - 1]] if len(ends) >= MOST_WORDS else text
     return " ".join(word[:_LONGEST_WORD] for word in text.split())
+
+
+def article(text: str) -> str:
+    """The text as an article number, where `asked` makes something else of it: `TEE-001-M` is no 001 metres long. Else
+    nothing."""
+    number = text.strip().lower()[:_LONGEST_WORD]
+    plain = number.isascii() and _DIGIT.search(number) and " " not in number
+    return number if plain and number != asked(text) else ""
 
 
 def beginnings(text: str) -> set[str]:
@@ -94,8 +105,8 @@ def beginnings(text: str) -> set[str]:
 
 
 def count(text: str) -> int:
-    """Words as an engine's analyzer parts them: a hyphen parts two."""
-    return len(_WORD.findall(text))
+    """Words as an engine's analyzer parts them: a hyphen parts two, an ideograph is one."""
+    return len(_PART.findall(text))
 
 
 def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:

@@ -86,6 +86,17 @@ async def test_a_sku_is_found_in_parts_and_misspelt(ask: Asker) -> None:
     assert (await ask.skus(q="TEE-R-43"))[0] == "TEE"
 
 
+async def test_a_sku_is_found_whole_though_a_part_of_it_could_be_a_measure(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    more = {f"s{sku}": product(sku, "Drive") for sku in ("SSD-1000GB", "SSD-2000GB", "TOP-001-M", "TOP-001-L")}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    for q in ("SSD-1000GB", "ssd-2000gb", "TOP-001-M", "top-001-L"):
+        assert await ask.skus(q=q) == [q.upper()], q
+    assert (await ask.skus(q="TOPP-001-M"))[0] == "TOP-001-M"
+
+
 async def test_numbers_are_understood_with_their_units(ask: Asker) -> None:
     for q in ("32gb", "32 GB", "14 inch", '14"', "14-inch 32 gb laptop"):
         assert await ask.skus(q=q) == ["LAPTOP-001"], q
@@ -125,6 +136,18 @@ async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
     assert pinned == ["TEE", second, first]
     assert await skus(alternatives=("laptop",), hidden=("id-LAPTOP-001",)) == ["LAPTOP-002"]
     assert await skus(pinned=("id-SOON", "id-DRAFT")) == []
+
+
+async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
+    async def skus(q: str, *pinned: str) -> list[str]:
+        told = Told(search.Said(pinned=pinned))
+        return [
+            hit["_source"]["sku"] for hit in (await search.find(ask.engine, ask.settings, Wanted(q), NOW, told)).hits
+        ]
+
+    assert await skus("wireles headphnes") == ["HEAD-1"]
+    assert await skus("wireles headphnes", "id-TEE") == ["TEE", "HEAD-1"]
+    assert await skus("thinkpad", "id-LAPTOP-001") == ["LAPTOP-001"]  # found by its own words, so by no others
 
 
 async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float, list[Reason]]]:
@@ -192,7 +215,17 @@ async def test_many_words_with_many_spellings_each_are_no_error(
         text = words(n).replace(" ", joint)
         assert (await ask.found(q=text)).total > 0
         await search.suggest(engine, shelf.search_alias, text, 10, NOW)
-    await ask.found(q="電視遊戲機" * 40)
+    for n, others in ((2, 8), (4, 8), (16, 1), (16, 8)):
+        said = search.Said(alternatives=tuple(words(n) for _ in range(others)))
+        found = await search.find(engine, ask.settings, Wanted(q=words(n)), NOW, Told(said))
+        assert found.total > 0
+    # Engines part these into words of one sign each.
+    ideographs = "".join(map(chr, range(0x4E00, 0x4EC0)))
+    pictures = "".join(map(chr, range(0x1F300, 0x1F3C0)))
+    for signs in (ideographs, pictures):
+        text = " ".join(signs[start : start + 64] for start in range(0, len(signs), 64))
+        await ask.found(q=text)
+        await search.suggest(engine, shelf.search_alias, text, 10, NOW)
 
 
 async def test_filters(ask: Asker) -> None:
