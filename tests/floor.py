@@ -12,7 +12,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
 from quartet import inventory
-from quartet.web.dependencies import Shop, admin, signed, staff
+from quartet.web.dependencies import Shop, admin, buyer, signed, staff
 
 Json = dict[str, Any]
 Route = tuple[str, str]  # method, path as the document has it
@@ -87,7 +87,7 @@ async def made(call: Any) -> Json:
 
 
 def routes(app: FastAPI) -> Iterator[tuple[Route, str]]:
-    """Every route, and who its own dependencies let in: `anyone`, `user`, `staff` or `admin`."""
+    """Every route, and who its own dependencies let in: `anyone`, `buyer`, `user`, `staff` or `admin`."""
     for route in iter_route_contexts(app.routes):
         dependant = getattr(route, "dependant", None)
         if dependant is not None:
@@ -97,7 +97,8 @@ def routes(app: FastAPI) -> Iterator[tuple[Route, str]]:
 
 def _who(dependant: Dependant) -> str:
     calls = set(_calls(dependant))
-    return "admin" if admin in calls else "staff" if staff in calls else "user" if signed in calls else "anyone"
+    asks = {"admin": admin, "staff": staff, "user": signed, "buyer": buyer}
+    return next((who for who, call in asks.items() if call in calls), "anyone")
 
 
 def _calls(dependant: Dependant) -> Iterator[Any]:

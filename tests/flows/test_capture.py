@@ -291,7 +291,7 @@ async def test_a_buyer_who_is_back_is_told_how_it_stands(
     made = await order(shopper, ("MUG", 1))
     paid = (await pay(shopper, made["id"], "card_async")).json()
     refresh = f"/payments/{paid['id']}/refresh"
-    assert (await client.post(refresh)).status_code == 404
+    assert (await client.post(refresh)).status_code == 401
     async with asyncio.timeout(10):
         while (told := (await shopper.post(refresh)).json())["status"] == "pending":  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -105,10 +105,12 @@ async def test_an_order_opens_to_its_own_token_and_to_no_other(
     wrong = [{}, others, {"X-Order-Token": opened["X-Order-Token"][:-1]}, {"X-Order-Token": "é".encode().hex()}]
     for who in (client, shopper):
         for headers in wrong:
-            assert (await who.get(f"/orders/{made['id']}", headers=headers)).status_code == 404
-            assert (await who.post(f"/orders/{made['id']}/cancel", headers=headers)).status_code == 404
-            assert (await pay(who, made, headers)).status_code == 404
-            assert (await who.get(f"/payments/{paid['id']}", headers=headers)).status_code == 404
+            status = 401 if who is client and not headers else 404
+            assert (await who.get(f"/orders/{made['id']}", headers=headers)).status_code == status
+            assert (await who.post(f"/orders/{made['id']}/cancel", headers=headers)).status_code == status
+            assert (await pay(who, made, headers)).status_code == status
+            assert (await who.get(f"/payments/{paid['id']}", headers=headers)).status_code == status
+            assert (await who.post(f"/payments/{paid['id']}/refresh", headers=headers)).status_code == status
     # Somebody who signs in halfway still holds the token.
     assert (await shopper.get(f"/orders/{other['id']}", headers=others)).status_code == 200
     assert (await pay(shopper, other, others)).status_code == 201
@@ -131,11 +133,15 @@ async def test_a_guest_gives_an_address_and_a_user_none(
     await till.stock("MUG", 5)
     lines = {"items": [{"sku": "MUG", "qty": 1}]}
     for who, body in (
-        (client, lines), (client, lines | {"email": "nobody"}), (client, lines | {"email": ""}),
+        (client, lines | {"email": "nobody"}),
+        (client, lines | {"email": ""}),
         (shopper, lines | {"email": ADA}),
-    ):  # fmt: skip
+    ):
         told = await who.post("/orders", json=body)
         assert (told.status_code, told.json()["errors"][0]["field"]) == (422, "email"), told.text
+    for body in (lines, lines | {"email": None}, {}):
+        told = await client.post("/orders", json=body)
+        assert (told.status_code, told.json()["type"]) == (401, "/problems/unauthenticated"), told.text
     assert (await shopper.post("/orders", json=lines | {"email": None})).status_code == 201
     for token in (None, "x", new_token()):
         empty = await client.post("/orders", json={"email": ADA}, headers={"X-Cart-Token": token} if token else {})
@@ -207,10 +213,9 @@ async def test_whoever_proves_the_address_finds_the_orders_and_the_token_is_spen
         ("confirmed", "confirmed", str(user_id), "claimed"),
     ]
     assert listed[0]["email"] is None
-    for headers in (opened, {}):
-        assert (await client.get(f"/orders/{made['id']}", headers=headers)).status_code == 404
-        assert (await client.post(f"/orders/{made['id']}/cancel", headers=headers)).status_code == 404
-        assert (await pay(client, made, headers)).status_code == 404
+    assert (await client.get(f"/orders/{made['id']}", headers=opened)).status_code == 404
+    assert (await client.post(f"/orders/{made['id']}/cancel", headers=opened)).status_code == 404
+    assert (await pay(client, made, opened)).status_code == 404
     assert (await pay(shopper, made, opened)).status_code == 201
     assert (await shopper.post(f"/orders/{paid['id']}/cancel")).json()["status"] == "cancelled"
     assert (await audit.check(shop, patience=0)).violations == ()

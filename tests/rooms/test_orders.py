@@ -99,7 +99,7 @@ async def test_others_see_nothing_of_an_order(
     assert (await stranger.post(f"/orders/{order.id}/ship")).status_code == 403
     assert (await stranger.post(f"/orders/{order.id}/deliver")).status_code == 403
     assert (await client.get("/orders")).status_code == 401
-    assert (await client.get(f"/orders/{order.id}")).status_code == 404
+    assert (await client.get(f"/orders/{order.id}")).status_code == 401
 
 
 async def test_lists_are_newest_first_one_page_after_the_other(

@@ -43,7 +43,7 @@ from quartet.payments import (
     open_providers,
 )
 from quartet.web.answers import problems
-from quartet.web.dependencies import PathId, ShopDep, Staff, Visiting
+from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text
 
@@ -138,7 +138,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
     responses=problems(NotFound, InvalidTransition, *_ALWAYS),
 )
 async def cancel_order(
-    shop: ShopDep, providers: ProvidersDep, visitor: Visiting, order_id: PathId, key: IdempotencyKey
+    shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey
 ) -> Response:
     """Cancels what has not been sent. The stock is free again, and what was paid goes back."""
     return await service.cancel(shop, providers, visitor, order_id, key)
@@ -176,7 +176,7 @@ async def post_refund(  # noqa: PLR0917
     responses=problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, ProviderError, *_ALWAYS),
 )
 async def post_payment(  # noqa: PLR0917
-    request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Visiting, body: NewPayment, key: IdempotencyKey
+    request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Buying, body: NewPayment, key: IdempotencyKey
 ) -> Response:
     """Pays the whole order. `succeeded`, or `authorized` where the shop captures later: it is confirmed; `pending`: a
     webhook will tell, or the buyer goes to `redirectUrl` first."""
@@ -203,7 +203,7 @@ async def capture_payment(
     response_model=PaymentShape,
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
-async def refresh_payment(shop: ShopDep, providers: ProvidersDep, visitor: Visiting, payment_id: PathId) -> Response:
+async def refresh_payment(shop: ShopDep, providers: ProvidersDep, visitor: Buying, payment_id: PathId) -> Response:
     """Asks the provider how an open payment stands: for a buyer who is back from its page."""
     return await service.refresh(shop, providers, visitor, payment_id)
 

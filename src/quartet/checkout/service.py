@@ -11,7 +11,7 @@ import structlog
 
 from quartet import accounts, cart, merchandising, orders, payments
 from quartet.checkout import answers
-from quartet.kernel.errors import NotFound, StoreUnavailable, invalid
+from quartet.kernel.errors import NotFound, StoreUnavailable, Unauthenticated, invalid
 from quartet.payments import (
     Charge,
     Completed,
@@ -55,8 +55,9 @@ async def place(
     and gets the order's token; `expected` is the total in cents that the buyer was shown, `found_by` the search that
     led to a SKU.
 
-    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (nothing to order, an address missing
-    or too much), and StoreUnavailable where the cart is asked for and Redis is away.
+    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Unauthenticated (a guest without an address),
+    Invalid (nothing to order, or an address too much), and StoreUnavailable where the cart is asked for and Redis is
+    away.
     """
     buyer = _buyer(visitor, email)
     lines = await _cart_lines(shop, visitor) if items is None else items
@@ -98,7 +99,7 @@ def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:
             raise invalid("email", "must not be given: the order is the account's")
         return visitor.user_id
     if email is None:
-        raise invalid("email", "is missing: a guest gives an address")
+        raise Unauthenticated("sign in, or give an email to order without an account")
     token = cart.good_token(visitor.cart_token)
     return orders.Guest(accounts.valid_email(email), token and cart.name_of(token))
 

@@ -7,10 +7,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
+from quartet import access
 from quartet.accounts import cookies
+from quartet.gateway.auth import SAFE
 from quartet.gateway.limits import class_of
 from quartet.kernel.errors import (
     BadRequest,
+    Forbidden,
     Invalid,
     Problem,
     TimedOut,
@@ -60,6 +63,10 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
     kinds = _ALWAYS
     if class_of(method, path) is not None:
         kinds += (TooManyRequests,)
+    if _asks_keys(method, path):
+        kinds += (Forbidden,)
+    if method not in SAFE:
+        kinds += (cookies.CsrfRefused,)
     if method in ("POST", "PUT", "PATCH") or "requestBody" in operation:
         kinds += _WITH_BODY
     responses = operation["responses"]
@@ -72,6 +79,14 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
         response.pop("model", None)
         if PROBLEM in response.get("content", {}):
             response["content"] = {PROBLEM: {"schema": _PROBLEM_SCHEMA}}
+
+
+def _asks_keys(method: str, path: str) -> bool:
+    """Whether an API key may be refused here, for its scopes or for being nobody."""
+    try:
+        return access.needed_scope(method, path) is not None
+    except Forbidden:
+        return True
 
 
 def _asks_for_user(dependant: Dependant) -> bool:

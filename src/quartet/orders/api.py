@@ -23,7 +23,7 @@ from quartet.orders.shapes import OrderShape
 from quartet.stores.postgres import Tx
 from quartet.web import idempotency, trail
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import PathId, Principal, Shop, ShopDep, Signed, Staff, Visiting
+from quartet.web.dependencies import Buying, PathId, Principal, Shop, ShopDep, Signed, Staff
 from quartet.web.idempotency import IdempotencyKey, RequestKey
 from quartet.web.paging import Page, Paging
 from quartet.web.shapes import Shape
@@ -93,7 +93,7 @@ async def claim_orders(shop: ShopDep, principal: Signed) -> Response:
 
 
 @router.get("/{id}", response_model=OrderShape, responses=problems(NotFound, *_ALWAYS))
-async def get_order(shop: ShopDep, visitor: Visiting, order_id: PathId) -> Response:
+async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Response:
     """One's own order, a guest's by its token, any for staff."""
     async with shop.stores.pg.read() as read:
         order = await store.get(read, order_id)

@@ -9,7 +9,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.payments import store
 from quartet.payments.model import Status
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import PathId, ShopDep, Visiting
+from quartet.web.dependencies import Buying, PathId, ShopDep
 from quartet.web.shapes import Shape
 
 router = APIRouter(prefix="/payments", tags=["payments"])
@@ -39,7 +39,7 @@ class PaymentShape(Shape):
     response_model=PaymentShape,
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
-async def get_payment(shop: ShopDep, visitor: Visiting, payment_id: PathId) -> Response:
+async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Response:
     """A payment of one's own, of a guest's order by its token; staff see all."""
     async with shop.stores.pg.read() as read:
         found = await store.with_buyer(read, payment_id)

@@ -137,12 +137,20 @@ async def visitor(
     return Visitor(principal, x_order_token, x_cart_token)
 
 
+async def buyer(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
+    """A user, or a guest with an order's token, whichever it opens; 401 for whoever has neither."""
+    if who.principal is None and not who.order_token:
+        raise Unauthenticated("sign in, or send the order's X-Order-Token")
+    return who
+
+
 # `{id}` in a path.
 PathId = Annotated[UUID, Path(alias="id")]
 
 ShopDep = Annotated[Shop, Depends(get_shop)]
 Anyone = Annotated[Principal | None, Depends(anyone)]
 Visiting = Annotated[Visitor, Depends(visitor)]
+Buying = Annotated[Visitor, Depends(buyer)]
 Signed = Annotated[Principal, Depends(signed)]
 Staff = Annotated[Principal, Depends(staff)]
 Admin = Annotated[Principal, Depends(admin)]
