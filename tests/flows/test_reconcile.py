@@ -1,7 +1,8 @@
 """Our books beside a provider's: every difference is found and named, and nothing else."""
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from quartet.cli import app as commands
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, Compared, Difference, GiveBack, reconcile
+from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, reconcile
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.web.dependencies import Shop
 
@@ -133,6 +134,53 @@ async def test_every_kind_of_difference_is_found_and_named(
     assert len(found) == len(expected)
     (named,) = [d for d in found if d.reference == dear]
     assert named.provider_ref.startswith("sb_")
+
+
+class Twice(Sandbox):
+    """A provider that has done everything a second time, a moment later."""
+
+    async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+        async for entry in super().entries(since, until):
+            yield entry
+            later = entry.created_at + timedelta(seconds=1)
+            again = replace(entry, provider_ref=f"{entry.provider_ref} again", created_at=later)
+            if later < until:
+                yield again
+            if entry.status == "succeeded" and later < until:  # a try that came to nothing is no second time
+                yield replace(again, provider_ref="declined", status="failed", captured_cents=0)
+
+
+async def test_what_was_charged_or_given_back_twice_is_named(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 10)
+    made, declined = [await order(shopper, ("MUG", 1)) for _ in range(2)]
+    charge = (await pay(shopper, made["id"])).json()
+    await pay(shopper, declined["id"], "card_declined")
+    refund = (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 30})).json()["id"]
+    found = await _differences(shop, Twice(shop.settings, shop.stores.pg))
+    first = charge["providerRef"]
+    named = {(d.kind, d.reference): (d.provider_ref, d.finding) for d in found}
+    assert set(named) == {("charge", charge["id"]), ("refund", refund)}
+    assert named["charge", charge["id"]] == (f"{first} again", f"500 GBP succeeded there beside {first}: twice")
+    assert len(found) == 2
+
+
+async def test_money_that_must_go_back_and_can_not_is_named(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await till.stock("MUG", 10)
+    made = await order(shopper, ("MUG", 1))
+    await pay(shopper, made["id"])
+
+    async def cannot(_: GiveBack) -> Outcome:
+        """As Stripe says of a card that is no more."""
+        return Outcome("re_1", "failed")
+
+    monkeypatch.setattr(sandbox, "refund", cannot)
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["status"] == "cancelled"
+    (named,) = await _differences(shop, sandbox)
+    assert (named.kind, named.finding.partition(",")[0]) == ("refund", "500 GBP must go back")
 
 
 async def test_a_charge_on_either_side_of_midnight_is_the_same_charge(

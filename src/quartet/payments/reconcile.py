@@ -73,10 +73,17 @@ async def _hour(
     until = since + _SLICE
     theirs: dict[tuple[str, str], Entry] = {}
     async for entry in provider.entries(since - _MARGIN, until + _MARGIN):
+        is_now = since <= entry.created_at < until
+        compared.theirs += is_now
         # One of another's making may have no reference of ours; its own name is as good here.
-        theirs[entry.kind, entry.reference or entry.provider_ref] = entry
+        key = (entry.kind, entry.reference or entry.provider_ref)
+        first = theirs.get(key)
+        if first is None or first.status not in _MONEY:
+            theirs[key] = entry
+        elif is_now and entry.status in _MONEY and entry.provider_ref != first.provider_ref:
+            finding = f"{entry.amount_cents} {entry.currency} {entry.status} there beside {first.provider_ref}: twice"
+            yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
     made = [key for key, entry in theirs.items() if since <= entry.created_at < until]
-    compared.theirs += len(made)
 
     async for payment in _each(pg, store.made_between, name, since, until):
         compared.ours += 1
@@ -85,6 +92,11 @@ async def _hour(
     async for refund in _each(pg, store.given_back_between, name, since, until):
         compared.ours += 1
         for finding in _beside(refund.status, refund, await _given_back(provider, refund, theirs)):
+            yield Difference("refund", str(refund.id), refund.charge_ref, finding)
+        if refund.status == "failed" and refund.reason != "asked":
+            finding = (
+                f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
+            )
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
 
     for some in range(0, len(made), _PAGE):
