@@ -43,7 +43,8 @@ class Refused(Exception):
 
 @dataclass
 class StripesPlace:
-    """`events` are those not yet delivered. `failing` answers 500 after the work is done, `busy` 429 before it."""
+    """`events` are those not yet delivered. `failing` answers 500 after the work is done, `busy` 429 before it; with
+    `declining` the card's bank refuses to capture and to take money back."""
 
     intents: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class StripesPlace:
     failing: bool = False
     busy: bool = False
     async_refunds: bool = False
+    declining: bool = False
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -83,6 +85,11 @@ class StripesPlace:
             self._charge(intent)
         else:
             self._decline(intent, "authentication_failed")
+
+    def take(self, intent: Json, cents: int) -> None:
+        """Somebody captures by hand, perhaps less than is held; the rest is let go."""
+        intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
+        self._tell("payment_intent.succeeded", intent)
 
     def lapse(self, intent: Json) -> None:
         """Seven days have gone by without a capture."""
@@ -186,6 +193,7 @@ class StripesPlace:
         intent = self._intent(request)
         if intent["status"] != "requires_capture":
             raise Refused(400, "invalid_request_error", "payment_intent_unexpected_state", payment_intent=dict(intent))
+        self._ask_bank()
         self._succeed(intent)
         return dict(intent)
 
@@ -204,6 +212,7 @@ class StripesPlace:
         back = sum(r["amount"] for r in self.refunds.values() if r["payment_intent"] == intent["id"])
         if int(params["amount"]) > intent["amount_received"] - back:
             raise Refused(400, "invalid_request_error", "charge_already_refunded")
+        self._ask_bank()
         refund = {
             "id": f"re_{next(self._numbers)}", "object": "refund", "amount": int(params["amount"]),
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": params.get("metadata", {}),
@@ -227,6 +236,10 @@ class StripesPlace:
             raise Refused(404, "invalid_request_error", "resource_missing")
         return found
 
+    def _ask_bank(self) -> None:
+        if self.declining:
+            raise Refused(402, "card_error", "card_declined", decline_code="generic_decline")
+
     def _charge(self, intent: Json) -> None:
         if intent["capture_method"] == "manual":
             intent |= {"status": "requires_capture", "amount_capturable": intent["amount"]}
@@ -235,8 +248,7 @@ class StripesPlace:
             self._succeed(intent)
 
     def _succeed(self, intent: Json) -> None:
-        intent |= {"status": "succeeded", "amount_received": intent["amount"], "amount_capturable": 0}
-        self._tell("payment_intent.succeeded", intent)
+        self.take(intent, intent["amount"])
 
     def _decline(self, intent: Json, code: str) -> None:
         error = {"type": "card_error", "code": "card_declined", "decline_code": code}

@@ -406,6 +406,9 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
     assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
         ("charge", charge.reference, "succeeded", 500), ("refund", give.reference, "succeeded", 200),
     ]  # fmt: skip
+    (part,) = place.orders[ref]["purchase_units"][0]["payments"]["captures"]
+    part["amount"] = {"currency_code": "GBP", "value": "3.00"}  # less was taken than the order says
+    assert (await paypal.look_up(charge.reference, ref)).cents == 300  # type: ignore[union-attr]
     for currency, sent in (("JPY", "700"), ("KWD", "0.700"), ("GBP", "7.00")):
         await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency=currency))
         assert list(place.orders.values())[-1]["purchase_units"][0]["amount"]["value"] == sent

@@ -314,6 +314,52 @@ async def test_a_capture_and_a_cancellation_over_a_cut_line(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_what_the_cards_bank_refuses_is_told_and_can_be_asked_for_again(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    held = (await pay(shopper, made)).json()
+    for call, done in ((f"/payments/{held['id']}/capture", 200), (f"/orders/{made['id']}/refunds", 201)):
+        place.declining = True
+        refused = await staff.post(call, headers={"Idempotency-Key": call})
+        assert (refused.status_code, refused.json()["type"]) == (502, "/problems/provider-error"), refused.text
+        place.declining = False
+        again = await staff.post(call, headers={"Idempotency-Key": call})
+        assert (again.status_code, again.json()["status"]) == (done, "succeeded"), again.text
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    held = (await pay(shopper, made)).json()
+    place.take(place.intents[held["providerRef"]], 600)
+    assert await place.deliver(client, clock.now()) == [200, 200]
+    assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
+    await _settled(shop, stripe, clock)
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
+    assert await till.rows("SELECT captured_cents FROM orders") == [{"captured_cents": 0}]
+    assert (await shopper.post(f"/payments/{held['id']}/refresh")).json()["status"] == "authorized"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    await _settled(shop, stripe, clock)
+    assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_lapses_at_stripe_cancels_its_order_in_whatever_order_it_is_told(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
@@ -384,7 +430,7 @@ async def test_only_what_stripe_signed_just_now_is_read(
     for ignored in (
         event | {"id": "evt_a", "type": "charge.dispute.created"},
         event | {"id": "evt_b", "data": {"object": event["data"]["object"] | {"metadata": {}}}},
-        event | {"id": "evt_c", "data": {"object": event["data"]["object"] | {"amount": 1}}},
+        event | {"id": "evt_c", "data": {"object": event["data"]["object"] | {"amount": 1, "amount_received": 1}}},
     ):
         sent = json.dumps(ignored).encode()
         assert await send(signatures.sign(sent, SECRETS[1], now), sent) == 200

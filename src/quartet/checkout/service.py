@@ -179,13 +179,18 @@ async def _charge(
 
 
 async def _heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
-    """A provider's answer about a payment, None for its silence. Raises ProviderError."""
+    """A provider's answer about a payment, None for its silence, and where it speaks of another sum. Raises
+    ProviderError."""
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
-            return await call
+            outcome = await call
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), provider=payment.provider, error=repr(silence))
         return None
+    if outcome is not None and not payment.fits(outcome):
+        log.error("another sum at the provider", payment=str(payment.id), provider=payment.provider, said=str(outcome))
+        return None
+    return outcome
 
 
 async def complete(
@@ -365,7 +370,7 @@ async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id
             outcome = await _heard(shop, payment, how_it_stands(shop, provider, payment))
         except ProviderError:
             outcome = None
-        if outcome is not None and payment.fits(outcome):
+        if outcome is not None:
             _, completed = await complete(shop, payment, outcome)
             await follow_up(shop, providers, completed)
             payment = completed.payment
@@ -500,6 +505,8 @@ async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: 
             else:
                 await idempotency.finish(tx, refund.request_owner, refund.request_key, answer)
     await shop.step("refund recorded")
+    if status == "failed" and refund.reason != "asked":
+        log.error("money that must go back did not, and will not by itself", refund=str(refund.id))
     if failure is not None:
         raise failure
     return answer

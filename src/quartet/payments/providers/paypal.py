@@ -290,12 +290,16 @@ def _outcome(order: Json) -> Outcome:
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
+    taken = [
+        _cents(part["amount"]) for part in _parts(order, "captures") if _CAPTURES.get(part["status"]) == "succeeded"
+    ]
+    cents = sum(taken) if status == "succeeded" else amount and _cents(amount)
     return Outcome(
         order["id"],
         status,  # type: ignore[arg-type]
         "declined" if status == "failed" else None,
         _link(order) if status == "pending" and order["status"] in ("CREATED", "PAYER_ACTION_REQUIRED") else None,
-        _cents(amount) if amount else None,
+        cents,
         amount["currency_code"] if amount else None,
     )
 

@@ -86,8 +86,10 @@ class Stripe:
                     )
                 )
             )
-        except stripe.CardError as declined:
-            return _declined(declined)
+        except ProviderError as refused:
+            if isinstance(refused.__cause__, stripe.CardError):
+                return _declined(refused.__cause__)
+            raise
 
     async def capture(self, hold: Hold) -> Outcome:
         return await self._decide(hold, self._api.payment_intents.capture_async)
@@ -156,7 +158,7 @@ class Stripe:
             ref = found.provider_ref
         try:
             return _outcome(await _call(step(ref)))
-        except (ProviderError, stripe.CardError):
+        except ProviderError:
             stands = _outcome(await _call(self._api.payment_intents.retrieve_async(ref)))
             if stands.status == "authorized":
                 raise
@@ -174,18 +176,17 @@ class Stripe:
 
 
 async def _call(call: Awaitable[Any]) -> Any:
-    """What Stripe answers, as plain JSON. Raises CardError for a declined card, ProviderError where Stripe has said
-    that it did nothing or was never reached, and ProviderSilent where nobody knows."""
+    """What Stripe answers, as plain JSON. Raises ProviderError where Stripe, or the card's bank, has said that it did
+    nothing or was never reached, and ProviderSilent where nobody knows."""
     try:
         return (await call).to_dict()
-    except stripe.CardError:
-        raise
     except stripe.APIConnectionError as error:
         if isinstance(error.__cause__, _UNSENT):
             raise ProviderError("Stripe can't be reached; nothing was asked") from error
         raise ProviderSilent(repr(error)) from error
     except (
-        stripe.InvalidRequestError, stripe.AuthenticationError, stripe.PermissionError, stripe.RateLimitError,
+        stripe.CardError, stripe.InvalidRequestError, stripe.AuthenticationError, stripe.PermissionError,
+        stripe.RateLimitError,
     ) as error:  # fmt: skip
         raise ProviderError(f"Stripe refuses: {error.user_message}") from error
     except stripe.StripeError as error:  # the first request with this key still runs, Stripe's own fault, no JSON
@@ -203,7 +204,8 @@ def _outcome(intent: Any) -> Outcome:
         status,  # type: ignore[arg-type]
         storable(error.get("decline_code") or error.get("code") or "declined") if status == "failed" else None,
         (action.get("redirect_to_url") or {}).get("url") if status == "pending" else None,
-        intent["amount"] // _UNITS.get(currency, 1),
+        # What was taken: by hand, at Stripe, that may be less than what was held.
+        intent["amount_received" if status == "succeeded" else "amount"] // _UNITS.get(currency, 1),
         currency,
     )
 
