@@ -265,6 +265,18 @@ def every_field(
                 yield addressed(path, furnished), method, body, where, part
 
 
+async def test_what_people_read_is_not_blank(
+    admin: httpx.AsyncClient, document: Document, furnished: Furnished
+) -> None:
+    faults = []
+    for url, method, body, where, _ in every_field(document, furnished):
+        if where and where[-1] in ("name", "title", "reason"):
+            answer = await admin.request(method, url, json=put(body, where, " \t\u00a0"))
+            faults.append(refused(answer, 422, field=".".join(str(part) for part in where)))
+    assert len(faults) >= 8
+    all_good(faults)
+
+
 def never_ours(answer: httpx.Response) -> str:
     """Empty unless the shop itself failed; a refusal is a problem."""
     if answer.is_success or answer.status_code == 304:

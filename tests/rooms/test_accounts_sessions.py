@@ -64,6 +64,9 @@ async def test_sessions_are_listed_by_what_helps_to_recognise_them(
     used = datetime.fromisoformat(again["lastUsedAt"]) - datetime.fromisoformat(began)
     assert used.total_seconds() == 60
     assert (await client.get("/users/me/sessions")).status_code == 401
+    for other in (renewed.json()["accessToken"], "x"):
+        refused = await client.post("/sessions/refresh", json={"refreshToken": other})
+        assert (refused.status_code, refused.json()["type"]) == (401, "/problems/refresh-refused")
 
 
 def test_a_network_is_a_neighbourhood() -> None:

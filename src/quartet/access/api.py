@@ -15,7 +15,7 @@ from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, PathId, ShopDep, Staff
 from quartet.web.moments import From, To, span, text_only
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Shape, text
+from quartet.web.shapes import Body, Shape, text, words
 
 router = APIRouter(tags=["access"])
 
@@ -25,7 +25,7 @@ _ADMIN = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 class NewKey(Body):
     """`scopes` are a room's `read` or `write`. Without `expiresAt` the key is good until it is revoked."""
 
-    name: Annotated[str, text(100)]
+    name: Annotated[str, words(100)]
     scopes: Annotated[
         list[Annotated[str, text(40), Field(examples=["orders:read"])]], Field(min_length=1, max_length=len(SCOPES))
     ]

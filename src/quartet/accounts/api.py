@@ -42,7 +42,8 @@ FreshPassword = Annotated[str, text(LONGEST_PASSWORD, SHORTEST_PASSWORD), Field(
 DisplayName = Annotated[
     str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
 ]
-Token = Annotated[Str, Field(max_length=256)]
+# Wide enough for an access token sent by mistake, which is no refresh token and said to be none.
+Token = Annotated[Str, Field(max_length=4096)]
 
 
 class NewUser(Body):

@@ -44,7 +44,7 @@ from quartet.web.answers import JSON, answer, has_tag, nothing, problems
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, Shape, Sku, Str, text
+from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, Shape, Sku, Str, text, words
 
 router = APIRouter(tags=["catalog"])
 
@@ -149,16 +149,16 @@ class ProductBody(Body):
     """What makes a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as they
     came and change nothing; `currency` is the shop's."""
 
-    name: Annotated[str, text(200)]
+    name: Annotated[str, words(200)]
     category: Slug
     slug: Annotated[Slug | None, Field(description="Left out: made from the name, and later kept.")] = None
-    brand: Annotated[str, text(100)] | None = None
+    brand: Annotated[str, words(100)] | None = None
     description: Annotated[str, text(20_000, 0)] = ""
     images: Annotated[list[ImageShape], Field(max_length=50)] = Field(default_factory=list)
     attrs: JsonObject = Field(default_factory=dict)
     variants: Annotated[list[VariantBody], Field(max_length=200)] = Field(default_factory=list)
     price_cents: Annotated[Cents | None, Field(description="Goes to inventory. Left out: what inventory says.")] = None
-    tags: Annotated[list[Annotated[str, text(50)]], Field(max_length=50)] = Field(default_factory=list)
+    tags: Annotated[list[Annotated[str, words(50)]], Field(max_length=50)] = Field(default_factory=list)
     published_at: Annotated[
         Moment | None,
         Field(description="Null: a draft. In the future: not shown until then. Left out: now, or as it is."),
@@ -182,7 +182,7 @@ class CategoryBody(Body):
     """`attrs`: JSON Schema (2020-12) of an object, which `type` need not say, whose properties are texts, numbers,
     booleans or lists of these."""
 
-    name: Annotated[str, text(100)]
+    name: Annotated[str, words(100)]
     parent: Slug | None = None
     attrs: JsonObject = Field(default_factory=lambda: {"type": "object", "properties": {}})
     slug: Annotated[Slug | None, Field(description="As in the path.")] = None
@@ -204,8 +204,8 @@ class CategoriesShape(Shape):
 
 class ReviewBody(Body):
     rating: Annotated[Int, Field(ge=1, le=5)]
-    title: Annotated[str, text(120)]
-    body: Annotated[str, text(5000)]
+    title: Annotated[str, words(120)]
+    body: Annotated[str, words(5000)]
 
 
 class ReviewShape(Shape):

@@ -45,7 +45,7 @@ from quartet.payments import (
 from quartet.web.answers import problems
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
-from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text
+from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text, words
 
 router = APIRouter(tags=["checkout"])
 
@@ -100,7 +100,7 @@ class NewRefund(Body):
     amount_cents: Annotated[Int, Field(ge=1, le=MOST_CENTS)] | None = None
     items: Annotated[list[NewLine], Field(min_length=1, max_length=200)] | None = None
     restock: Bool = False
-    reason: Annotated[str, text(200)] | None = None
+    reason: Annotated[str, words(200)] | None = None
 
 
 async def _providers(request: Request, shop: ShopDep) -> Providers:

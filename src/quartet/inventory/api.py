@@ -23,7 +23,7 @@ from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep, Staff
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import MAX_BIGINT, Body, Cents, Int, Shape, Sku, text
+from quartet.web.shapes import MAX_BIGINT, Body, Cents, Int, Shape, Sku, text, words
 
 router = APIRouter(prefix="/inventory", tags=["inventory"])
 
@@ -68,7 +68,7 @@ class MovementShape(Shape):
 class PutItem(Body):
     """Without `stock` the stock stays as it is."""
 
-    name: Annotated[str, text(300)]
+    name: Annotated[str, words(300)]
     unit_price_cents: Cents
     stock: Annotated[Int, Field(ge=0, le=MAX_STOCK)] | None = None
 
@@ -77,7 +77,7 @@ class Move(Body):
     """`reason`: received, adjusted, returned, damaged, … in a word or two."""
 
     delta: Annotated[Int, Field(ge=-MAX_STOCK, le=MAX_STOCK), AfterValidator(_not_zero)]
-    reason: Annotated[str, text(60)]
+    reason: Annotated[str, words(60)]
     note: Annotated[str, text(1000)] | None = None
 
 

@@ -58,6 +58,11 @@ def text(longest: int, shortest: int = 1) -> Any:
     return StringConstraints(strict=True, min_length=shortest, max_length=longest)
 
 
+def words(longest: int) -> Any:
+    """The same for what people read, such as a name: blanks alone are none."""
+    return StringConstraints(strict=True, min_length=1, max_length=longest, pattern=r"\S")
+
+
 class ProblemShape(BaseModel):
     """RFC 9457 problem details; some kinds carry further members."""
 
