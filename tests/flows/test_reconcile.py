@@ -166,6 +166,19 @@ async def test_what_was_charged_or_given_back_twice_is_named(
     assert len(found) == 2
 
 
+async def test_a_refund_of_anothers_making_is_named_before_it_is_done(shop: Shop, sandbox: Sandbox) -> None:
+    class Dashboard(Sandbox):
+        """Somebody gives money back there, which takes some days."""
+
+        async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
+            if since <= (now := datetime.now(UTC) - timedelta(hours=1)) < until:
+                yield Entry("refund", "re_1", "", "pending", 10, 0, "GBP", now, "pi_1")
+                yield Entry("charge", "pi_2", "", "pending", 10, 0, "GBP", now)  # another shop's
+
+    found = {(d.provider_ref, d.finding) for d in await _differences(shop, Dashboard(shop.settings, shop.stores.pg))}
+    assert found == {("re_1", "10 GBP pending there, unknown here")}
+
+
 async def test_money_that_must_go_back_and_can_not_is_named(
     shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

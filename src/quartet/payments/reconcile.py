@@ -29,6 +29,8 @@ _THERE = {
     "voided": ("voided", "failed"),
 }
 _MONEY = ("authorized", "succeeded", "refunded")
+# Of what nobody here knows of: what will be on its way back tomorrow is of a day that is compared today.
+_NAMED = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
 
 Theirs = Mapping[tuple[str, str], Entry]
 T = TypeVar("T", Payment, Refund)
@@ -104,7 +106,7 @@ async def _hour(
             known = await store.known(read, name, [UUID(ref) for _, ref in made[some : some + _PAGE] if _is_uuid(ref)])
         for kind, ref in made[some : some + _PAGE]:
             entry = theirs[kind, ref]
-            if (kind, ref) not in known and entry.status in _MONEY:
+            if (kind, ref) not in known and entry.status in _NAMED[kind]:
                 finding = f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
                 yield Difference(kind, entry.reference, entry.provider_ref, finding)
 
