@@ -36,7 +36,7 @@ class Refused(Exception):
 @dataclass
 class PayPalsPlace:
     """`events` are those not yet delivered. `declining`: the buyer's bank says no; `failing` answers 500 after the work
-    is done; `tokens_given` counts sign-ins."""
+    is done; `tokens_given` counts sign-ins; `taken_back_as` is how reports call refunds."""
 
     orders: dict[str, Json] = field(default_factory=dict)
     answers: dict[str, tuple[int, Json]] = field(default_factory=dict)
@@ -47,6 +47,7 @@ class PayPalsPlace:
     latency: float = 0.0
     failing: bool = False
     declining: bool = False
+    taken_back_as: str = "T1107"
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -225,7 +226,7 @@ class PayPalsPlace:
             payments = self._payments(order)
             for kind, code, sign in (
                 ("captures", "T0006", ""),
-                ("refunds", "T1107", "-"),
+                ("refunds", self.taken_back_as, "-"),
                 ("authorizations", "T1300", ""),
             ):
                 rows += [

@@ -48,6 +48,7 @@ class StripesPlace:
 
     intents: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
+    disputes: list[Json] = field(default_factory=list)
     answers: dict[str, tuple[str, int, Json | None]] = field(default_factory=dict)
     events: list[Json] = field(default_factory=list)
     latency: float = 0.0
@@ -68,6 +69,7 @@ class StripesPlace:
                 Route("/v1/payment_intents/{id}/cancel", self._answered(self._cancel), methods=["POST"]),
                 Route("/v1/refunds", self._answered(self._refund), methods=["POST"]),
                 Route("/v1/refunds", self._answered(self._list_refunds), methods=["GET"]),
+                Route("/v1/disputes", self._answered(self._list_disputes), methods=["GET"]),
             ]
         )
 
@@ -90,6 +92,13 @@ class StripesPlace:
         """Somebody captures by hand, perhaps less than is held; the rest is let go."""
         intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
         self._tell("payment_intent.succeeded", intent)
+
+    def dispute(self, intent: Json, status: str) -> None:
+        """The card's owner says at the bank that it was not he, and the bank believes it or asks about it."""
+        self.disputes.append({
+            "id": f"du_{next(self._numbers)}", "object": "dispute", "amount": intent["amount"], "status": status,
+            "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
+        })  # fmt: skip
 
     def lapse(self, intent: Json) -> None:
         """Seven days have gone by without a capture."""
@@ -227,6 +236,9 @@ class StripesPlace:
     def _list_refunds(self, request: Request, _params: Json) -> Json:
         of = request.query_params.get("payment_intent")
         return _page(request, [r for r in self.refunds.values() if of in (None, r["payment_intent"])])
+
+    def _list_disputes(self, request: Request, _params: Json) -> Json:
+        return _page(request, list(self.disputes))
 
     # What happens inside
 

@@ -406,6 +406,8 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
     assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
         ("charge", charge.reference, "succeeded", 500), ("refund", give.reference, "succeeded", 200),
     ]  # fmt: skip
+    place.taken_back_as = "T1201"  # a chargeback
+    assert [e.kind async for e in paypal.entries(until - timedelta(minutes=5), until)] == ["charge", "refund"]
     (part,) = place.orders[ref]["purchase_units"][0]["payments"]["captures"]
     part["amount"] = {"currency_code": "GBP", "value": "3.00"}  # less was taken than the order says
     assert (await paypal.look_up(charge.reference, ref)).cents == 300  # type: ignore[union-attr]

@@ -473,6 +473,20 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
             await stripe.look_up(charge.reference)
 
 
+async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    for status in ("needs_response", "won", "warning_needs_response"):
+        paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
+        place.dispute(place.intents[paid["providerRef"]], status)
+    today = datetime.now(UTC).date()
+    found = []
+    for day in (today - timedelta(days=1), today):
+        found += [d async for d in payments.reconcile(shop.stores.pg, "stripe", stripe, day, payments.Compared())]
+    (first, *_) = place.disputes
+    assert found == [payments.Difference("refund", "", first["id"], "500 GBP succeeded there, unknown here")]
+
+
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(
     stripe: PaymentProvider, place: StripesPlace
 ) -> None:

@@ -320,9 +320,10 @@ def _refund_outcome(refund: Json) -> Outcome:
 
 
 def _entry(row: Json) -> Entry | None:
-    """A line of PayPal's reports: T00… are payments, T11… what went back; the rest is none of ours to compare."""
+    """A line of PayPal's reports: T00… are payments, T11… what went back, T1201 what a bank took back; the rest is none
+    of ours to compare."""
     code = row["transaction_event_code"]
-    if not code.startswith(("T00", "T11")):
+    if not code.startswith(("T00", "T11", "T1201")):
         return None
     cents = abs(_cents(row["transaction_amount"]))
     status = _REPORTED.get(row["transaction_status"], "pending")
