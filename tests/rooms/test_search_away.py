@@ -27,8 +27,9 @@ GOODS = [
 @pytest.fixture
 async def client(shop: Shop, staff: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
     """A guest of a shop with something to sell, whose search engine has gone."""
-    for slug in ("kitchen", "shirts"):
-        await staff.put(f"/categories/{slug}", json={"name": slug.title(), "attrs": {"type": "object"}})
+    for slug, parent in (("home", None), ("kitchen", "home"), ("shirts", None)):
+        body = {"name": slug.title(), "parent": parent, "attrs": {"type": "object"}}
+        assert (await staff.put(f"/categories/{slug}", json=body)).status_code == 201
     for sku, name, category, brand, price, _ in GOODS:
         body = {"sku": sku, "name": name, "category": category, "brand": brand, "priceCents": price}
         assert (await staff.post("/products", json=body)).status_code == 201
@@ -52,6 +53,7 @@ async def client(shop: Shop, staff: httpx.AsyncClient) -> AsyncIterator[httpx.As
         ("?category=kitchen", "MUG PAN POT"),
         ("?category=kitchen&category=shirts&sort=-rating", "TEE MUG PAN POT"),
         ("?category=kitchen&sort=price", "MUG POT PAN"),
+        ("?category=home", "MUG PAN POT"),
         ("?sort=-price&minPrice=1500&maxPrice=2500", "POT TEE"),
         ("?category=kitchen&sort=-newest", "PAN POT MUG"),
         ("?brand=Iron", "PAN POT"),

@@ -273,6 +273,8 @@ async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Fou
     shelf = shelf_of(wanted)
     if shelf is None:
         raise away
+    if shelf.categories:
+        shelf = replace(shelf, categories=(await _shelves(shop)).below(shelf.categories))
     skipped = (wanted.page - 1) * wanted.size
     found = await _listed(shop, shelf, away, skip=skipped, limit=wanted.size + 1)
     hits = [{"_source": document(product)} for product in found[: wanted.size]]
