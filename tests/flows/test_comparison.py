@@ -3,6 +3,7 @@ is not taken for it."""
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from test_sync import add, copies, equal, kettle, kitchen, receive, running, soo
 from quartet import catalog, inventory, search, sync
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
-from quartet.stores.search import SearchEngine
+from quartet.stores.search import BulkResult, SearchEngine
 from quartet.sync import compare, products, store
 from quartet.web.dependencies import Shop
 
@@ -178,3 +179,36 @@ async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pyt
         await put_in_search(full, {(await product(full, "K12"))["_id"]: None})
         await soon(lambda: equal(full), 60)
     assert await products.compare(full, "") == products.Slice(frozenset(), None)
+
+
+class RestedError(Exception):
+    """The comparison has paused."""
+
+
+async def test_what_search_refuses_is_no_reason_to_hurry(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It differs until somebody decides about it; till then all products would be compared without a pause."""
+    await put_in_search(full, {(await product(full, "K13"))["_id"]: None})
+    await full.stores.search.refresh(full.settings.search_alias)
+    is_mended = False
+
+    async def refuse(engine: SearchEngine, alias: str, version: int, documents: dict[str, Any]) -> list[BulkResult]:
+        return [BulkResult(id_, 400, "no such field") for id_ in documents]
+
+    async def arrived(*_: object) -> None:
+        """Nothing is under way."""
+
+    async def rest(seconds: float) -> None:
+        if is_mended:
+            raise RestedError
+
+    async def step(name: str) -> None:
+        nonlocal is_mended
+        assert not (is_mended and name == "compared"), "it did not pause"
+        is_mended = is_mended or name == "mended"
+
+    monkeypatch.setattr(search, "put", refuse)
+    monkeypatch.setattr(compare, "_arrived", arrived)
+    monkeypatch.setattr(compare, "asyncio", SimpleNamespace(sleep=rest))
+    monkeypatch.setattr(compare, "FEW", 0)
+    with pytest.raises(RestedError):
+        await compare.run(replace(full, step=step))

@@ -257,7 +257,7 @@ async def run(shop: Shop) -> None:
     themselves, a few hundred a time, and round the cached pages. `comparison_share` bounds the share of time in which a
     store is asked for it. Raises StoreUnavailable."""
     low, scrubbed, cursor = 0, 0, "0"
-    wrong: Collection[str] = ()
+    wrong: set[str] = set()
     while True:
         compared = await differing(shop, [low] if len(wrong) <= FEW else RANGES)
         wide = max(1, SCRUBBED * WIDTH // max(compared.products, SCRUBBED))
@@ -266,7 +266,8 @@ async def run(shop: Shop) -> None:
         wrong = compared.suspects.keys() | whole.suspects.keys()
         if wrong:
             log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
-            await mend(shop, wrong)
+            # What search refuses differs until somebody decides about its dead letter: nothing to hurry for.
+            wrong -= await mend(shop, wrong)
         cursor = await _turn_over(shop, cursor)
         low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
         took = compared.seconds + whole.seconds
