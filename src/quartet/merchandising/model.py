@@ -13,7 +13,7 @@ SEARCH_ID = "X-Search-Id"
 LONGEST_QUERY = 100
 MASK = "…"
 _ADDRESS = re.compile(r"\S*@\S*")
-# Article numbers are as long, so only where nothing was found.
+# Article numbers are as long.
 _LONG_NUMBER = re.compile(r"\+?\d(?:[ ./()-]*\d){6,}")
 
 ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
@@ -128,13 +128,14 @@ def phrase(words: Sequence[str]) -> tuple[str, ...]:
 
 @lru_cache(1_000)
 def told(text: str, found: int) -> str:
-    """A query as the log keeps it: an address of e-mail, or a number that found nothing, may be somebody's own.
+    """A query as the log keeps it: an address of e-mail, or a long number, may be somebody's own. Not one that found
+    something by itself: of a query with other words nobody can tell which of them did.
 
-    >>> told("Ann@example.com mug", 1), told("+44 20 7946 0958", 0), told("4006381333931", 1)
-    ('… mug', '…', '4006381333931')
+    >>> told("Ann@example.com mug", 1), told("+44 20 7946 0958", 1), told("4006381333931", 1), told("0207946095 mug", 1)
+    ('… mug', '…', '4006381333931', '… mug')
     """
     masked = _ADDRESS.sub(MASK, text)
-    return normalised(masked if found else _LONG_NUMBER.sub(MASK, masked))
+    return normalised(masked if found and masked.strip().isalnum() else _LONG_NUMBER.sub(MASK, masked))
 
 
 def read_id(text: str | None) -> UUID | None:
