@@ -267,6 +267,8 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
             hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
+    if offered and not await _finds(search, settings, offered, now, reading):
+        offered = None  # one word is of this product and the next of that one, or one is still misspelt
     return Found(
         total=total,
         hits=hits,
@@ -276,6 +278,13 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
         partial=is_partial(found),
         took_ms=took,
     )
+
+
+async def _finds(search: SearchEngine, settings: Settings, text: str, now: datetime, reading: Reading) -> bool:
+    """Whether anything has these words as they are."""
+    asked = Wanted(text, size=1, facets=False)
+    found = await search.search(settings.search_alias, query.body(asked, Tier.EXACT, now, reading, NOTHING))
+    return bool(found["aggregations"]["matched"]["doc_count"] >= ENOUGH)
 
 
 async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:

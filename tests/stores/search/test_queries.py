@@ -318,6 +318,11 @@ async def test_another_spelling_is_offered(ask: Asker) -> None:
     assert (await ask.found(q="Wireles Headphnes")).did_you_mean[0] == "wireless headphones"
     assert (await ask.found(q="wireless headphones")).did_you_mean == []
     assert (await ask.found()).did_you_mean == []
+    # One word is of no product, or each of another one: so spelt nothing would be found.
+    for q, sku in (("headphnes qqqqqqqq", "HEAD-1"), ("headphnes laptpo", "LAPTOP-001")):
+        found = await ask.found(q=q)
+        assert sku in {hit["_source"]["sku"] for hit in found.hits}
+        assert found.did_you_mean == []
 
 
 async def test_drafts_and_what_comes_tomorrow_are_not_found(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
