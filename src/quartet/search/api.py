@@ -229,7 +229,11 @@ async def search(
     return _given(shop, ready)
 
 
-@router.get("/search/suggest", response_model=SuggestionsShape, responses=problems(Invalid, StoreUnavailable))
+@router.get(
+    "/search/suggest",
+    response_model=SuggestionsShape,
+    responses=problems(Invalid, StoreUnavailable, TooManyRequests),
+)
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
@@ -237,7 +241,9 @@ async def suggest(
     one types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
-    ready = await service.suggestions(shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "")
+    ready = await service.suggestions(
+        shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "", client=_client(request)
+    )
     return _given(shop, ready)
 
 

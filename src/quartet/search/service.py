@@ -140,14 +140,16 @@ async def suggestions(
     write: Callable[[list[dict[str, Any]], Beside, bool], bytes],
     *,
     typed: str,
+    client: str,
 ) -> Ready:
     """The ready answer to what somebody has typed so far, its bytes made by `write` of the products' `{text, slug}`, of
-    what is offered `beside` them, and of whether the engine is away. `typed`: its address as it came. Raises
-    StoreUnavailable."""
+    what is offered `beside` them, and of whether the engine is away. `typed`: its address as it came; `client`: whose
+    turn it takes. Raises StoreUnavailable, TooManyRequests."""
 
     async def make() -> Ready:
         try:
-            items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
+            async with desk(shop).turns.turn(client):
+                items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, away)
             return Ready(write(items, beside, True), len(items), whole=False)
