@@ -185,6 +185,38 @@ async def test_whoever_goes_is_forgotten_in_every_store_and_the_books_stay(
     assert again.json()["id"] != str(user_id)
 
 
+async def test_an_address_that_the_account_had_before_is_forgotten_too(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    await _made(staff.post("/webhook-endpoints", json={"url": "https://93.184.216.34/hook", "events": ["*"]}))
+    bought = {"items": [{"sku": "MUG", "qty": 1}], "email": EMAIL}
+    for relayed in (True, False):  # one is told by now, one waits to be carried
+        made = await _made(client.post("/orders", json=bought))
+        await _made(staff.post(f"/orders/{made['id']}/cancel"))
+        if relayed:
+            await sync.catch_up(shop)
+            event = {"key": made["id"], "payload": {"order_id": made["id"], "email": EMAIL}}
+            async with shop.stores.pg.tx() as tx:
+                sql = "INSERT INTO dead_letters (pipeline, key, payload, reason) VALUES ('outbox', 'x', $1, 'broken')"
+                await tx.execute(sql, event)
+    now = "palmyra@example.com"
+    user_id = UUID((await _made(client.post("/users", json={"email": EMAIL, "password": PASSWORD})))["id"])
+    headers = await _sign_in(client)
+    for address in (EMAIL, now):
+        if address == now:
+            body = {"email": now, "password": PASSWORD}
+            await _made(client.post("/users/me/email", json=body, headers=headers))
+        async with shop.stores.pg.tx() as tx:
+            minted = await accounts.mint_verification(tx, user_id, shop.clock.now())
+        assert minted
+        await _made(client.post(f"/email-verifications/{minted[2]}"))
+    where = {trace.partition(":")[0] for trace in await _traces(shop, (EMAIL,))}
+    tables = ("webhook_deliveries", "outbox", "dead_letters")
+    assert where >= {f"postgres public.{table}" for table in tables}
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    assert await _traces(shop, (EMAIL, now)) == set()
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
     app: FastAPI, client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, step: str

@@ -107,5 +107,7 @@ SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN 
 FROM webhook_endpoints GROUP BY 1;
 
 -- name: forget_email
--- What waits is told without it, and what was told says it no longer.
-UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL WHERE payload ->> 'email' = $1;
+-- What waits is told without it, and what was told says it no longer, nor another that these orders were made with. $2:
+-- their keys.
+UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL
+WHERE payload ->> 'email' = $1 OR (key = ANY ($2::text[]) AND payload ? 'email');

@@ -45,9 +45,11 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await payments.forget(tx, theirs)
             await merchandising.forget_lines(tx, theirs)
             await idempotency.forget_person(tx, user.id, user.email)
-            await outbox.forget_email(tx, user.email)
-            await hooks.forget_email(tx, user.email)
-            await letters.forget_person(tx, user.id, user.email)
+            # Some may have been made as a guest, with an address that the account has had before.
+            keys_of_theirs = [str(order_id) for order_id in theirs]
+            await outbox.forget_email(tx, user.email, keys_of_theirs)
+            await hooks.forget_email(tx, user.email, keys_of_theirs)
+            await letters.forget_person(tx, user.id, user.email, keys_of_theirs)
             keys = await access.forget(tx, user.id, now)
             ended = await accounts.erase(tx, user.id, now)
             await addresses.forget(tx, user.id)

@@ -59,6 +59,6 @@ async def drop_letter(tx: Tx, id_: int) -> Letter | None:
     return Letter(**row) if row else None
 
 
-async def forget_person(tx: Tx, user_id: UUID, email: str) -> None:
-    """What could not be carried about somebody who is gone is given up."""
-    await tx.execute(q.forget_letters, str(user_id), email)
+async def forget_person(tx: Tx, user_id: UUID, email: str, keys: Sequence[str]) -> None:
+    """What could not be carried about somebody who is gone is given up, and so are events of these keys."""
+    await tx.execute(q.forget_letters, str(user_id), email, keys)

@@ -70,12 +70,13 @@ INSERT INTO tallies AS t (name, n) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE 
 SELECT name, n FROM tallies;
 
 -- name: forget_email
--- What waits to be carried goes on without it.
-UPDATE outbox SET payload = payload - 'email' WHERE payload ->> 'email' = $1;
+-- What waits to be carried goes on without it, and without another that these orders were made with. $2: their keys.
+UPDATE outbox SET payload = payload - 'email' WHERE payload ->> 'email' = $1 OR (key = ANY ($2::text[]) AND payload ? 'email');
 
 -- name: forget_letters
 DELETE FROM dead_letters
-WHERE strpos(payload::text, $1) > 0 OR strpos(payload::text, $2) > 0 OR strpos(reason, $2) > 0;
+WHERE strpos(payload::text, $1) > 0 OR strpos(payload::text, $2) > 0 OR strpos(reason, $2) > 0
+   OR payload ->> 'key' = ANY ($3::text[]);
 
 -- name: as_of
 -- Until when all that was committed is seen here. A replica knows of nothing after the last commit it was sent, so of a
