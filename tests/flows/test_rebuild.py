@@ -192,6 +192,7 @@ async def test_dead_letters_keep_a_new_index_from_going_live_until_somebody_deci
     assert shown["reindex"]["error"] == rebuild.error
     [letter] = shown["letters"]
     assert (await admin.delete(f"/sync/dead-letters/{letter['id']}")).status_code == 204
+    assert await products.carry(full, [bad["_id"]]) == {bad["_id"]}  # as a comparison does: the decision holds
     ended = await sync.reindex(full)
     assert (ended.id, ended.state, ended.error) == (rebuild.id, "done", None)
     assert await live(full) == ended.index_name

@@ -546,6 +546,20 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     assert (await staff.post("/sync/dead-letters/replay")).status_code == 403
 
 
+async def test_a_product_that_can_be_read_again_lies_dead_no_more(kitchen: Shop) -> None:
+    """Though search holds of it what it held before, so that there is nothing to write."""
+    [id_] = await add(kitchen, kettle("A"))
+    await products.carry(kitchen, [id_])
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    [sound] = await collection.find({"_id": id_})
+    await collection.replace_one({"_id": id_}, {name: held for name, held in sound.items() if name != "slug"})
+    assert await products.carry(kitchen, [id_]) == {id_}
+    await collection.replace_one({"_id": id_}, sound)
+    assert await products.carry(kitchen, [id_]) == set()
+    async with kitchen.stores.pg.read() as read:
+        assert await store.letter_counts(read) == {}
+
+
 async def test_a_busy_engine_is_asked_again(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine under load answers 429 for some items; they go in at the next try, the others are not sent twice."""
     ids = await add(kitchen, kettle("A"), kettle("B"))

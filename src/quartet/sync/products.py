@@ -126,8 +126,9 @@ async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set
         middle = len(ids) // 2
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
-    async with shop.stores.pg.once() as tx:
+    async with shop.stores.pg.tx() as tx:
         await store.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
+        await store.doubt(tx, ids)
     return set(ids)
 
 

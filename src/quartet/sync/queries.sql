@@ -40,6 +40,10 @@ WITH acknowledged AS (
 )
 DELETE FROM dead_letters WHERE pipeline = $3 AND key = ANY ($1::text[]);
 
+-- name: doubt
+-- Whatever is known of these, the next batch that can read them writes them, so that their dead letters go.
+UPDATE search_known SET sure = false WHERE product_id = ANY ($1::text[]);
+
 -- name: sums
 -- How many products these buckets hold as the catalog was seen, and as search should hold them, with the sums of their
 -- fingerprints: by bucket ($3), or all together under the first.
@@ -157,6 +161,12 @@ UPDATE sync_rebuilds SET error = $2 WHERE id = $1;
 -- name: leave_out
 -- The index under way goes live without this product, which staff gave up.
 UPDATE sync_rebuilds SET without = array_append(without, $1) WHERE state = 'building';
+
+-- name: in_the_way
+-- Dead letters of products that staff have not given up for this rebuild. What they gave up is refused again whenever
+-- somebody looks at it.
+SELECT count(*) FROM dead_letters
+WHERE pipeline = $1 AND key <> ALL (SELECT unnest(without) FROM sync_rebuilds WHERE id = $2);
 
 -- name: end_rebuild
 UPDATE sync_rebuilds SET state = CASE WHEN $2::text IS NULL THEN 'done' ELSE 'failed' END, error = $2, ended_at = now()

@@ -170,7 +170,7 @@ async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
     """Whether dead letters keep it from going live: what is refused would be gone from search. Where nothing is in the
     live index, there is nothing to lose."""
     async with shop.stores.pg.read() as read:
-        letters = (await store.letter_counts(read)).get(PIPELINE, 0)
+        letters = await store.in_the_way(read, rebuild, PIPELINE)
     if not letters or not await shop.stores.search.count(shop.settings.search_alias):
         return False
     why = f"{letters} products lie among the dead letters: replay or drop them, and it goes on"

@@ -126,6 +126,11 @@ async def settle(tx: Tx, draw: Draw, pipeline: str, ids: Sequence[str]) -> None:
     await tx.execute(q.settle, ids, draw.version, pipeline)
 
 
+async def doubt(tx: Tx, ids: Sequence[str]) -> None:
+    """Of none of these is search sure to hold what it should."""
+    await tx.execute(q.doubt, ids)
+
+
 async def sums(
     read: Read, low: int, high: int, *, each: bool = False
 ) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
@@ -236,6 +241,12 @@ async def hold_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
 async def leave_out(tx: Tx, product_id: str) -> None:
     """The index under way, if there is one, goes live without this product."""
     await tx.execute(q.leave_out, product_id)
+
+
+async def in_the_way(read: Read, rebuild: Rebuild, pipeline: str) -> int:
+    """How many dead letters keep it from going live."""
+    found: int = await read.fetchval(q.in_the_way, pipeline, rebuild.id)
+    return found
 
 
 async def end_rebuild(tx: Tx, rebuild: Rebuild, error: str | None) -> None:
