@@ -387,6 +387,7 @@ async def test_a_cursor_that_was_cut_or_forged_opens_no_list(
     for word in ("mug", "cup"):
         assert (await admin.post("/search/synonyms", json={"words": [word, "beaker"]})).status_code == 201
         assert (await admin.post("/search/rules", json={"query": word, "pinned": ["MUG"]})).status_code == 201
+    assert (await admin.put("/categories/others", json={"name": "Others"})).status_code == 201
     await sync.catch_up(shop)
     for _, path, operation in document.operations("get"):
         names = {parameter["name"] for parameter in operation.get("parameters", [])}

@@ -682,6 +682,17 @@ async def test_a_category_is_made_listed_changed_and_deleted(staff: Client, clie
     assert (await client.get("/categories/lamps")).status_code == 404
 
 
+async def test_categories_come_in_pages_where_a_limit_is_given(client: Client) -> None:
+    whole = (await client.get("/categories")).json()
+    first = (await client.get("/categories", params={"limit": 1})).json()
+    rest = (await client.get("/categories", params={"limit": 1, "cursor": first["nextCursor"]})).json()
+    assert first["items"] + rest["items"] == whole["items"]
+    assert (len(first["items"]), rest["nextCursor"], whole["nextCursor"]) == (1, None, None)
+    for bad in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": "x"}):
+        refused = await client.get("/categories", params=bad)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, *bad)
+
+
 async def test_categories_form_a_tree(staff: Client) -> None:
     for slug, parent, status in (
         ("a", None, 201), ("b", "a", 201), ("a", "b", 422), ("a", "a", 422), ("c", "nope", 422), ("c", "b", 201)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
@@ -193,13 +193,6 @@ class CategoryShape(Shape):
     name: str
     parent: str | None
     attrs: dict[str, Any]
-
-
-class CategoriesShape(Shape):
-    """All of them: there is no second page."""
-
-    items: list[CategoryShape]
-    next_cursor: None = None
 
 
 class ReviewBody(Body):
@@ -421,10 +414,20 @@ def _json(value: Any, status: int = 200) -> Response:
 CategoryPath = Annotated[Slug, Path(description="A category's slug.")]
 
 
-@router.get("/categories", response_model=CategoriesShape, responses=problems(StoreUnavailable))
-async def list_categories(shop: ShopDep) -> Response:
+@router.get("/categories", response_model=Page[CategoryShape], responses=problems(Invalid, StoreUnavailable))
+async def list_categories(
+    shop: ShopDep,
+    limit: Annotated[int | None, Query(ge=1, le=100, description="How many items; all without it.")] = None,
+    cursor: Annotated[str | None, Query(max_length=512, description="`nextCursor` of the page before.")] = None,
+) -> Response:
     """All categories, by slug, each with the JSON Schema of its products' attributes."""
-    return _json({"items": _categories(await store.categories(shop.stores.mongo)), "nextCursor": None})
+    found = await store.categories(shop.stores.mongo)
+    if cursor is not None:
+        (last,) = shop.cursors.decode(cursor, "categories")
+        found = [category for category in found if category.slug > last]
+    shown = found[:limit]
+    following = shop.cursors.encode([shown[-1].slug], "categories") if len(shown) < len(found) else None
+    return _json({"items": _categories(shown), "nextCursor": following})
 
 
 @router.get("/categories/{slug}", response_model=CategoryShape, responses=problems(NotFound, StoreUnavailable))
