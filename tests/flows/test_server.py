@@ -1,6 +1,7 @@
 """The server's door: a crowd that signs in is let in one by one, and whoever shops does not wait for it."""
 
 import asyncio
+import json
 import os
 import resource
 import socket
@@ -178,6 +179,24 @@ async def test_pipelined_requests_are_answered_in_their_order_however_many(port:
     line[1].write(sent)
     # Those that wait their turn are asked of the application, whatever is at hand.
     assert [await answer(line) or b"OK" for _ in expected] == expected
+    line[1].close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"BREW /pot HTTP/1.1\r\n", b"GET /\xff HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: -5\r\n"]
+)
+async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, sent: bytes) -> None:
+    line = await come(port)
+    line[1].write(sent + b"Host: x\r\n\r\n")
+    head, _, body = (await line[0].read()).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(each.split(": ", 1) for each in lines)
+    assert (status, headers["content-type"]) == ("HTTP/1.1 400 Bad Request", "application/problem+json")
+    assert int(headers["content-length"]) == len(body)
+    problem = json.loads(body)
+    assert (problem["type"], problem["status"]) == ("/problems/bad-request", 400)
+    assert problem["instance"] == headers["x-request-id"]
+    assert (headers["connection"], headers["cache-control"], desk.asked) == ("close", "no-store", [])
     line[1].close()
 
 
