@@ -259,7 +259,9 @@ async def test_before_and_after_are_what_the_act_saw(floor: Floor) -> None:
     sku = await floor.sku(5)
     await made(floor.staff.put(f"/inventory/{sku}", json={"name": "Mug", "unitPriceCents": 900, "stock": 8}))
     (entry,) = await _entries(floor.shop, "inventory.put")
-    assert (entry.before["unit_price_cents"], entry.after["unit_price_cents"]) == (500, 900)
+    assert (entry.before["unitPriceCents"], entry.after["unitPriceCents"]) == (500, 900)
+    assert entry.after["updatedAt"].endswith("Z")
+    assert not [name for name in entry.after if "_" in name]
     assert (entry.before["stock"], entry.after["stock"]) == (5, 8)
 
 

@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import orjson
 import structlog
+from pydantic.alias_generators import to_camel
 
 from quartet.kernel.errors import Problem, StoreUnavailable
 from quartet.stores.files import queries
@@ -60,10 +62,14 @@ async def attempt(
 
 
 def _plain(value: object) -> Any:
-    return None if value is None else _open(orjson.loads(orjson.dumps(value, default=_jsonable)))
+    said = orjson.dumps(value, default=_jsonable, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
+    return _open(orjson.loads(said))
 
 
 def _jsonable(value: object) -> Any:
+    """A dataclass as the wire would say it."""
+    if is_dataclass(value):
+        return {to_camel(field.name): getattr(value, field.name) for field in fields(value)}
     return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
