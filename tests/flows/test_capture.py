@@ -266,6 +266,8 @@ async def test_a_hold_that_comes_too_late_is_let_go(
         "SELECT b.status, p.status AS ours, p.due FROM sandbox.books b JOIN payments p ON p.id::text = b.reference"
     )
     assert (row["status"], row["ours"], row["due"]) == ("voided", "voided", None)
+    (letter,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.returned'")
+    assert (letter["payload"]["reason"], letter["payload"]["held"]) == ("cancelled", True)
     await _books_balance(shop)
 
 

@@ -119,6 +119,22 @@ async def test_money_that_came_too_late_is_told_with_the_reason(
     assert said in text
 
 
+async def test_a_hold_that_came_too_late_is_told_to_be_let_go(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+    returned = {"payment_id": str(uuid4()), "order_id": placed["id"], "user_id": user_id, "amount_cents": 1250,
+                "currency": "GBP", "reason": "expired", "held": True}  # fmt: skip
+    async with shop.stores.pg.tx() as tx:
+        await outbox.emit(tx, "payment.returned", placed["id"], returned)
+    await carry(shop)
+    [(_, subject, text)] = sent(shop)
+    assert subject == f"Your payment for order {placed['number']} is not taken"
+    assert "It is not taken: your bank only held it" in text
+    assert "goes back" not in text
+
+
 async def test_an_event_carried_again_is_no_second_mail(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
     placed = await order(shopper, ("MUG", 1))
     user_id = str(shopper.user_id)  # type: ignore[attr-defined]

@@ -459,7 +459,7 @@ async def test_what_is_paid_after_its_stock_was_sold_goes_back_and_the_buyer_is_
     (letter,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.returned'")
     assert letter["payload"] == {
         "payment_id": payment["id"], "order_id": made["id"], "user_id": str(shopper.user_id),  # type: ignore[attr-defined]
-        "email": None, "amount_cents": 1000, "currency": "GBP", "reason": "expired",
+        "email": None, "amount_cents": 1000, "currency": "GBP", "reason": "expired", "held": False,
     }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ TOPICS: Mapping[str, str] = {
     "payment.returned": "payment-returned",
     "webhook.disabled": "webhook-disabled",
 }
-_ARGS = ("order_id", "amount_cents", "currency", "refunded_cents", "reason", "endpoint_id", "url")
+_ARGS = ("order_id", "amount_cents", "currency", "refunded_cents", "reason", "held", "endpoint_id", "url")
 
 
 def check(event: Event) -> None:

@@ -117,6 +117,8 @@ BEGIN
         PERFORM capture_order(v_order.id);
     ELSIF v_status = 'refunded' AND v_payment.amount_cents > 0 THEN
         PERFORM return_payment(v_payment, p_now);
+    ELSIF v_status = 'voided' AND p_status = 'authorized' THEN
+        PERFORM tell_returned(v_payment);
     ELSIF v_before = 'authorized' AND v_order.status = 'confirmed' THEN
         PERFORM cancel_order(v_order.id, 'payments', 'authorization lapsed');
     END IF;
@@ -144,16 +146,23 @@ BEGIN
     RETURN v_payment;
 END $$;
 
--- Money that came too late goes back whole, and the buyer is told why: the order had 'expired' and its stock was sold,
--- was 'cancelled', or 'paid' by another payment.
+-- Money that came too late goes back whole, and the buyer is told.
 CREATE OR REPLACE FUNCTION return_payment(p_payment payments, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO payment_refunds (payment_id, amount_cents, reason, ask_at, created_at, updated_at)
     VALUES (p_payment.id, p_payment.amount_cents, 'late', p_now, p_now, p_now);
+    PERFORM tell_returned(p_payment);
+END $$;
+
+-- Tells the buyer of money that came too late why it goes back, or (held) is let go and was never taken: the order had
+-- 'expired' and its stock was sold, was 'cancelled', or 'paid' by another payment.
+CREATE OR REPLACE FUNCTION tell_returned(p_payment payments) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO outbox (topic, key, payload)
     SELECT 'payment.returned', o.id::text, jsonb_build_object(
         'payment_id', p_payment.id, 'order_id', o.id, 'user_id', o.user_id, 'email', o.email,
-        'amount_cents', p_payment.amount_cents, 'currency', p_payment.currency, 'reason', CASE WHEN o.status <> 'cancelled' THEN 'paid' ELSE (
+        'amount_cents', p_payment.amount_cents, 'currency', p_payment.currency, 'held', p_payment.status = 'voided',
+        'reason', CASE WHEN o.status <> 'cancelled' THEN 'paid' ELSE (
             SELECT CASE reason WHEN 'expired' THEN reason ELSE 'cancelled' END FROM why_order_stands(o.id) AS reason) END)
     FROM orders o WHERE o.id = p_payment.order_id;
 END $$;
