@@ -1,5 +1,6 @@
 """GET /bestsellers and GET /products/{sku}/related: what was bought leads from one product to another."""
 
+import asyncio
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,8 @@ from conftest import SignIn
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.search.service import MOST_WAITING
+from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -186,6 +189,30 @@ async def test_what_is_alike_shares_what_few_others_have(shelf: Shop, shopper: h
     found = await related(shopper, "DESK-A")
     assert {sku for sku, _ in found} == {"DESK-B", "DESK-C", "DESK-D"}
     assert {reason for _, reason in found} == {"alike"}
+
+
+async def test_what_is_alike_takes_the_clients_share_of_the_engine(
+    shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever looks at many products at once would keep the engine from those who search."""
+    go_on, at_once = asyncio.Event(), 0
+    search = SearchEngine.search
+
+    async def held(engine: SearchEngine, alias: str, body: Json) -> Any:
+        nonlocal at_once
+        at_once += 1
+        await go_on.wait()
+        return await search(engine, alias, body)
+
+    monkeypatch.setattr(SearchEngine, "search", held)
+    share = shelf.settings.search_share
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        asked = [group.create_task(shopper.get("/products/LAMP/related")) for _ in range(share + MOST_WAITING + 2)]
+        while sum(one.done() for one in asked) < 2:  # noqa: ASYNC110 — which ones are refused is no event
+            await asyncio.sleep(0.01)
+        assert at_once == share
+        go_on.set()
+    assert Counter(one.result().status_code for one in asked) == {200: share + MOST_WAITING, 429: 2}
 
 
 async def test_a_dealers_basket_says_nothing(shelf: Shop, shopper: httpx.AsyncClient) -> None:

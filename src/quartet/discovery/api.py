@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from quartet import catalog
 from quartet.discovery import service
 from quartet.discovery.model import Json, Period, Reason
-from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable
+from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, TooManyRequests
 from quartet.web.answers import answer, has_tag, problems
-from quartet.web.dependencies import Shop, ShopDep
+from quartet.web.dependencies import Shop, ShopDep, client_of
 from quartet.web.shapes import Shape
 
 router = APIRouter(tags=["catalog"])
@@ -84,11 +84,11 @@ async def get_bestsellers(
 @router.get(
     "/products/{sku}/related",
     response_model=RelatedListShape,
-    responses=problems(NotFound, Invalid, StoreUnavailable) | _PRESENT,
+    responses=problems(NotFound, Invalid, StoreUnavailable, TooManyRequests) | _PRESENT,
 )
 async def get_related(request: Request, shop: ShopDep, ref: Reference, limit: Limit = 12) -> Response:
     """What was bought together with it, then what is like it."""
-    found = await service.related(shop, ref, limit)
+    found = await service.related(shop, ref, limit, client=client_of(request))
     items = [RelatedShape(**_card(shop, each.product), reason=each.reason) for each in found]
     return _cacheable(request, RelatedListShape(items=items))
 

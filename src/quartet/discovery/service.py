@@ -126,9 +126,9 @@ async def bestsellers(shop: Shop, period: Period, category: str | None, limit: i
     return found[:limit]
 
 
-async def related(shop: Shop, reference: str, limit: int) -> list[Related]:
+async def related(shop: Shop, reference: str, limit: int, *, client: str) -> list[Related]:
     """Public products to show beside this one: bought together with it, then alike. What search knows is left out while
-    search is away. Raises NotFound, StoreUnavailable."""
+    search is away; `client`: whose share of the engine it takes. Raises NotFound, StoreUnavailable, TooManyRequests."""
     product = await catalog.find(shop.stores.mongo, reference)
     if product is None or not catalog.is_published(product, shop.clock.now()):
         raise NotFound(f"there is no product {reference}")
@@ -140,15 +140,15 @@ async def related(shop: Shop, reference: str, limit: int) -> list[Related]:
     found = [Related(products[id_], "bought-together") for id_ in together if id_ in products][:limit]
     if len(found) < limit:
         known = {product["_id"], *together}
-        alike = [id_ for id_ in await _alike(shop, product, limit + len(known)) if id_ not in known]
+        alike = [id_ for id_ in await _alike(shop, product, limit + len(known), client) if id_ not in known]
         products = await _public(shop, alike)
         found += [Related(products[id_], "alike") for id_ in alike if id_ in products]
     return found[:limit]
 
 
-async def _alike(shop: Shop, product: Json, limit: int) -> list[str]:
+async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str]:
     try:
-        return await search.alike(shop.stores.search, shop.settings.search_alias, product, limit, shop.clock.now())
+        return await search.alike_in_turn(shop, product, limit, client=client)
     except StoreUnavailable as away:
         log.warning("nothing alike is found", error=away.detail)
         return []

@@ -4,7 +4,7 @@
 """
 
 from quartet.search.model import Found, Said, Tier, Wanted, document
-from quartet.search.service import turn_over
+from quartet.search.service import alike_in_turn, turn_over
 from quartet.search.store import (
     abandon_next,
     alike,
@@ -34,6 +34,7 @@ __all__ = [
     "Wanted",
     "abandon_next",
     "alike",
+    "alike_in_turn",
     "build_next",
     "document",
     "find",

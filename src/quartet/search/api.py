@@ -26,8 +26,7 @@ from quartet.search.model import (
     attr_filter,
 )
 from quartet.web.answers import JSON, as_json, problems
-from quartet.web.dependencies import Anyone, Principal, Shop, ShopDep, signed, staff
-from quartet.web.limits import address_group
+from quartet.web.dependencies import Anyone, Shop, ShopDep, client_of, signed, staff
 from quartet.web.shapes import Shape
 
 router = APIRouter(tags=["search"])
@@ -222,7 +221,7 @@ async def search(
         wanted,
         _written,
         typed=_typed(shop, request.scope) or "",
-        client=_client(request),
+        client=client_of(request),
         cursor=cursor,
         said=said,
     )
@@ -242,7 +241,7 @@ async def suggest(
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
     ready = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "", client=_client(request)
+        shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "", client=client_of(request)
     )
     return _given(shop, ready)
 
@@ -264,12 +263,6 @@ def _typed(shop: Shop, scope: Scope) -> str | None:
     if stamp is None:
         return None
     return f"{stamp} {scope['path']}?{scope['query_string'].decode('latin-1')}"
-
-
-def _client(request: Request) -> str:
-    """Whose share of the engine a search takes."""
-    principal: Principal | None = request.scope.get("principal")
-    return str(principal.user_id) if principal else address_group(request.scope["address"])
 
 
 def _given(shop: Shop, ready: Ready) -> Response:

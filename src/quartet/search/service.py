@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -158,6 +158,13 @@ async def suggestions(
     # What is beside them may have changed since, and differ where accents and spaces make no other products.
     key = f"as you type {(words.asked(q), size, beside)!r}"
     return await desk(shop).answers.get(key, typed, "", make)
+
+
+async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
+    """Ids of published products of the same category that share most with it, the best first; `client`: whose turn it
+    takes. Raises StoreUnavailable, TooManyRequests."""
+    async with desk(shop).turns.turn(client):
+        return await store.alike(shop.stores.search, shop.settings.search_alias, product, limit, shop.clock.now())
 
 
 # --- Pages by cursor ------------------------------------------------------------------------------------------------

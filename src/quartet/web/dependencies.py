@@ -14,6 +14,7 @@ from quartet.kernel.settings import Settings
 from quartet.kernel.steps import Step, unwatched
 from quartet.stores import Stores
 from quartet.stores.mail import Mailer, mailer
+from quartet.web.limits import address_group
 from quartet.web.order_tokens import OrderTokens
 from quartet.web.paging import Cursors
 
@@ -63,6 +64,12 @@ class Principal:
     def is_admin(self) -> bool:
         """May do everything."""
         return "admin" in self.roles
+
+
+def client_of(request: Request) -> str:
+    """Whose share a request takes of what is shared out: the user's, else the address's."""
+    principal: Principal | None = request.scope.get("principal")
+    return str(principal.user_id) if principal else address_group(request.scope["address"])
 
 
 async def get_shop(request: Request) -> Shop:
