@@ -19,6 +19,7 @@ from urllib.parse import quote
 import psutil
 
 from bench.client import Client, by_the_clock
+from bench.machine import cpu_seconds
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from quartet import inventory, search
 from quartet.cli import open_shop
@@ -206,6 +207,7 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     made = searched = failed = 0
+    steady: dict[str, float] = {}
 
     async def write(number: int) -> None:
         nonlocal made
@@ -230,16 +232,19 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
         ("the engine stopped for 5 s", lambda: _pause(running.pids["search"])),
         (f"{BURST:,} changes at once", lambda: _burst(changes)),
     ):
-        began, before = time.monotonic(), (made, searched)
+        began, before, busy = time.monotonic(), (made, searched), _busy(running, other)
         await event()
         over = time.monotonic()
         await asyncio.sleep(AFTER_SECONDS)
         seconds = time.monotonic() - began
         rates = (made - before[0]) / seconds, (searched - before[1]) / seconds
+        steady = steady or {who: (now - busy[who]) / seconds for who, now in _busy(running, other).items()}
         for watch in changes.watches:
             lines.append(_row(name, watch, began, over, rates))
             print(lines[-1], file=sys.stderr, flush=True)
     await end(tasks)
+    shares = ", ".join(f"{who} {share:.2f}" for who, share in sorted(steady.items(), key=lambda each: -each[1]))
+    lines.append(f"\nCores taken in steady state: {shares}.")
     lines.append(
         f"\nSearches that failed: {failed}. "
         + " ".join(
@@ -257,6 +262,12 @@ def _row(name: str, watch: Watch, began: float, over: float, rates: tuple[float,
         f"| {name} | {watch.name} | {p50:.2f} | {p99:.2f} | {took[-1]:.2f} | {max(again, 0):.1f} | {rates[0]:.0f} "
         f"| {rates[1]:.0f} | {os.getloadavg()[0]:.0f} |"
     )
+
+
+def _busy(running: RunningShop, other: int) -> dict[str, float]:
+    """Seconds of CPU until now of each process, and of this one, which makes the changes and looks for them."""
+    pids = running.pids | {"the other worker": other}
+    return {who: cpu_seconds(pid) for who, pid in pids.items()} | {"these measurements": time.process_time()}
 
 
 async def _nothing() -> None:
