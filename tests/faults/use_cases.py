@@ -373,7 +373,7 @@ USE_CASES: dict[str, UseCase] = {
     ),
     "cancel what is held": UseCase(CANCEL, 200, ("order cancelled", *_LET_GO), LET_GO, (PLACE, PAY), manual=True),
     "webhook of a hold that comes too late": UseCase(
-        TELL, 200, (*_TOLD, *_LET_GO), CANCELLED, (PLACE, PAY_LATER, CANCEL), manual=True
+        TELL, 200, (*_TOLD, *_LET_GO), SENT_BACK, (PLACE, PAY_LATER, CANCEL), manual=True
     ),
     "cancel unpaid": UseCase(CANCEL, 200, ("order cancelled",), CANCELLED, (PLACE,)),
     "cancel paid": UseCase(CANCEL, 200, ("order cancelled", *_GIVING_BACK), TAKEN_BACK, (PLACE, PAY)),
