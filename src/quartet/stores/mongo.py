@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo import AsyncMongoClient, ReplaceOne, errors, monitoring
 from pymongo.asynchronous.collection import AsyncCollection
@@ -15,6 +15,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
+T = TypeVar("T")
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 Sort = Sequence[tuple[str, int]]
@@ -62,6 +63,25 @@ async def _called(guard: Guard, seconds: float | None = CALL_SECONDS, *, brief: 
                 yield
 
 
+async def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """What the driver answers, waited for beside it. Whoever gives up goes at once, and the driver is told once: a task
+    that is cancelled again while it is on its way out (a breaker opens, and the loop that called ends with it) leaves
+    the driver's lock taken for good on Python 3.11, and then no call of this process is ever answered."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_hear_out)
+        task.cancel()
+        raise
+
+
+def _hear_out(task: asyncio.Task[Any]) -> None:
+    """Nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Collection:
     """One collection. Filters and updates are built by rooms from checked values, never from a client's JSON."""
 
@@ -73,7 +93,7 @@ class Collection:
     async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
         """One document or None; `projection` names top-level fields."""
         async with _called(self._guard):
-            return await self._collection.find_one(where, projection)
+            return await _apart(self._collection.find_one(where, projection))
 
     async def find(
         self,
@@ -87,7 +107,7 @@ class Collection:
         """The documents, all in memory: give a limit, or use `scan`."""
         async with _called(self._guard, brief=self._is_brief):
             cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
-            return await cursor.to_list()
+            return await _apart(cursor.to_list())
 
     async def scan(
         self, where: Filter, *, projection: Sequence[str] | None = None, batch: int = 500
@@ -106,13 +126,13 @@ class Collection:
     async def insert_one(self, document: Document) -> None:
         """Raises DuplicateKey."""
         async with _called(self._guard):
-            await self._collection.insert_one(document)
+            await _apart(self._collection.insert_one(document))
 
     async def insert_many(self, documents: Sequence[Document]) -> None:
         """Ordered; raises DuplicateKey at the first that is taken, those before it are in."""
         try:
             async with _called(self._guard, None):
-                await self._collection.insert_many(documents)
+                await _apart(self._collection.insert_many(documents))
         except errors.BulkWriteError as error:
             if any(e.get("code") == 11000 for e in (error.details or {}).get("writeErrors", [])):
                 raise DuplicateKey from error
@@ -121,46 +141,46 @@ class Collection:
     async def replace_one(self, where: Filter, document: Document) -> bool:
         """Whether one matched (put `version` into the filter for an optimistic write). Raises DuplicateKey."""
         async with _called(self._guard):
-            return (await self._collection.replace_one(where, document)).matched_count > 0
+            return (await _apart(self._collection.replace_one(where, document))).matched_count > 0
 
     async def replace_many(self, pairs: Sequence[tuple[Filter, Document]]) -> int:
         """As `replace_one` for each pair, in one call; how many matched."""
         async with _called(self._guard):
             requests = [ReplaceOne(where, document) for where, document in pairs]
-            return (await self._collection.bulk_write(requests, ordered=False)).matched_count
+            return (await _apart(self._collection.bulk_write(requests, ordered=False))).matched_count
 
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
         """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
 
         No moments: nx-27017 keeps a datetime that is `$set` as text. Replace the document instead."""
         async with _called(self._guard):
-            return (await self._collection.update_one(where, update)).matched_count > 0
+            return (await _apart(self._collection.update_one(where, update))).matched_count > 0
 
     async def delete_one(self, where: Filter) -> bool:
         """Whether one was there."""
         async with _called(self._guard):
-            return (await self._collection.delete_one(where)).deleted_count > 0
+            return (await _apart(self._collection.delete_one(where))).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
         """How many went."""
         async with _called(self._guard, None):
-            return (await self._collection.delete_many(where)).deleted_count
+            return (await _apart(self._collection.delete_many(where))).deleted_count
 
     async def count(self, where: Filter) -> int:
         """How many match; reads them all, so not for lists that shoppers see."""
         async with _called(self._guard):
-            return await self._collection.count_documents(where)
+            return await _apart(self._collection.count_documents(where))
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """`$match, $group, $sort, $limit` only."""
         async with _called(self._guard):
-            cursor = await self._collection.aggregate(list(pipeline))
-            return await cursor.to_list()
+            cursor = await _apart(self._collection.aggregate(list(pipeline)))
+            return await _apart(cursor.to_list())
 
     async def create_index(self, keys: Sort, *, unique: bool = False) -> None:
         """Idempotent. Unique only on scalars that are always there."""
         async with _called(self._guard, None):
-            await self._collection.create_index(list(keys), unique=unique)
+            await _apart(self._collection.create_index(list(keys), unique=unique))
 
     async def watch(
         self, *, resume_after: Any = None, max_await_ms: int = 200
@@ -170,22 +190,19 @@ class Collection:
         nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is
         gone raises LostPosition on MongoDB; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
         operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}}
-        task = asyncio.current_task()
-        cancelled = task.cancelling() if task else 0
+        opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=max_await_ms)
         try:
             with _NamedErrors():
-                async with await self._collection.watch(
-                    [operations], resume_after=resume_after, max_await_time_ms=max_await_ms
-                ) as stream:
+                stream = await _apart(opening)
+                try:
                     while stream.alive:
                         asked = time.monotonic()
-                        change = await stream.try_next()
-                        # The driver loses a cancellation that arrives together with an answer.
-                        if task and task.cancelling() > cancelled:
-                            raise asyncio.CancelledError
+                        change = await _apart(stream.try_next())
                         yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
                         if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
                             await asyncio.sleep(_PAUSE_SECONDS)
+                finally:
+                    await _apart(stream.close())
         except errors.OperationFailure as error:
             if error.code in _LOST or "resume" in str(error).lower():
                 raise LostPosition(str(error)) from error
@@ -250,12 +267,12 @@ class Mongo:
         options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
         async with _called(self.guard, None):
             try:
-                await self._database.create_collection(name, check_exists=False, **options)
+                await _apart(self._database.create_collection(name, check_exists=False, **options))
             except errors.OperationFailure as error:
                 if error.code != _NAMESPACE_EXISTS and "exists" not in str(error):
                     raise
                 if validator:
-                    await self._database.command({"collMod": name, **options})
+                    await _apart(self._database.command({"collMod": name, **options}))
 
     async def ping(self) -> str:
         """The server's version."""
@@ -265,13 +282,13 @@ class Mongo:
     async def drop_database(self) -> None:
         """Forgets everything in this database."""
         async with _called(self.guard, None):
-            await self._client.drop_database(self._database)
+            await _apart(self._client.drop_database(self._database))
 
     async def close(self) -> None:
         """Closes every connection."""
         self.guard.close()
-        await self._client.close()
+        await _apart(self._client.close())
 
     async def _probe(self) -> str:
         # Not `server_info()`: it says "buildinfo", a spelling that the emulator does not know.
-        return str((await self._client.admin.command("buildInfo"))["version"])
+        return str((await _apart(self._client.admin.command("buildInfo")))["version"])
