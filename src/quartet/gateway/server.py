@@ -138,26 +138,27 @@ class _Protocol(HttpToolsProtocol):
         if answer is None:
             super()._start_asgi_task(cycle, app)
             return
-        status, headers, body = answer
         cycle.response_started = cycle.response_complete = True
-        said = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            said += name, b": ", value, b"\r\n"
-        self.transport.write(b"".join((*said, b"\r\n", body)))
+        self._write(answer)
         cycle.on_response()
 
     def send_400_response(self, msg: str) -> None:
         """What can't be read as HTTP, an unheard-of method too, is refused as everything else is."""
         request_id = os.urandom(16).hex()
         refusal = problem_response(BadRequest(msg), request_id)
-        said = [STATUS_LINE[400]]
-        for name, value in (
-            *self.server_state.default_headers, *refusal.raw_headers, *security_headers("", is_secure=False),
+        headers = [
+            *refusal.raw_headers, *security_headers("", is_secure=False),
             (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()), (b"connection", b"close"),
-        ):  # fmt: skip
-            said += name, b": ", value, b"\r\n"
-        self.transport.write(b"".join((*said, b"\r\n", bytes(refusal.body))))
+        ]  # fmt: skip
+        self._write((refusal.status_code, headers, bytes(refusal.body)))
         self.transport.close()
+
+    def _write(self, answer: AtOnce) -> None:
+        status, headers, body = answer
+        said = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            said += name, b": ", value, b"\r\n"
+        self.transport.write(b"".join((*said, b"\r\n", body)))
 
     def _enter(self) -> None:
         data, self._held = b"".join(self._held), []

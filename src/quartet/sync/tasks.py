@@ -17,8 +17,8 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancels them, again and again: MongoDB's driver loses a cancellation that arrives with an answer, which is
-    why an `asyncio.TaskGroup` could wait for ever."""
+    """Cancels them, again and again: `asyncio.wait_for`, in a driver too, loses on Python 3.11 a cancellation that
+    arrives with an answer, which is why an `asyncio.TaskGroup` could wait for ever."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
