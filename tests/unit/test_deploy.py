@@ -66,3 +66,59 @@ def test_the_manifests_belong_together() -> None:
     stateful = {name: d["spec"]["replicas"] for name, d in labels.items()}
     assert (stateful["mongodb"], stateful["redis"], stateful["search"]) == (3, 6, 3)
     assert "quartet" in set(_texts(documents))
+
+
+def _pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod of the manifests, with the name of what makes it."""
+    for file in FILES:
+        if file.parent.name == "kubernetes":
+            for document in yaml.safe_load_all(file.open()):
+                if "template" in document.get("spec", {}):
+                    yield document["metadata"]["name"], document["spec"]["template"]["spec"]
+
+
+def test_kubernetes_gives_the_shop_no_setting_of_its_own() -> None:
+    shops = [pod for name, pod in _pods() if name.startswith("quartet-")]
+    assert len(shops) == 2
+    for pod in shops:  # a Service `quartet` means QUARTET_PORT=tcp://… in every pod that does not refuse it
+        assert pod["enableServiceLinks"] is False
+
+
+def test_a_store_that_is_away_takes_no_process_out_of_the_balancer() -> None:
+    probes = [
+        container[probe]["httpGet"]["path"]
+        for name, pod in _pods()
+        for container in pod["containers"]
+        for probe in ("livenessProbe", "readinessProbe")
+        if name == "quartet-api"
+    ]
+    assert probes == ["/health/live", "/health/live"]
+    balanced = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())["services"]["api"]["healthcheck"]["test"]
+    assert "/health/live" in balanced[-1]
+
+
+def test_an_address_that_somebody_tells_is_believed_only_behind_the_balancer() -> None:
+    believing = [file.name for file in [*FILES, DEPLOY / "Dockerfile"] if "QUARTET_TRUST_PROXY" in file.read_text()]
+    assert believing == ["cluster.yaml"]
+    assert "X-Forwarded-For $remote_addr;" in (DEPLOY / "nginx.conf").read_text()
+
+
+def test_what_keeps_data_may_write_where_it_keeps_it() -> None:
+    runs_as = {
+        "search": 1000,
+        "postgres-replica": 999,
+    }  # the others' images give the folder away and step down themselves
+    for name, pod in _pods():
+        if name in runs_as:
+            assert pod["securityContext"]["fsGroup"] == runs_as[name]
+        for container in pod["containers"]:
+            if container.get("volumeMounts") and name not in runs_as:
+                assert "command" not in container, f"{name}: in place of the image's own start"
+
+
+def test_the_image_takes_in_only_what_it_is_made_of() -> None:
+    ignore = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    taken = {line[1:] for line in ignore if line.startswith("!")}
+    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert taken == {name for line in copied for name in line.split()}
