@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.redis import RedisStore
 from quartet.web import limits
 
@@ -161,6 +162,13 @@ async def test_shares_of_many_at_once_allow_the_limit_and_no_more(redis: RedisSt
     assert 1000 - 1000 // limits.Shares.PART <= 120 + sum(one.allowed for one in taken) <= 1000
 
 
+async def _have(shares: limits.Shares, name: str, times: int) -> None:
+    """So many requests, one after the other."""
+    for _ in range(times):
+        assert (await shares.take(name, 3000, window=AGE)).allowed
+        await asyncio.gather(*shares._tasks)
+
+
 async def test_most_of_a_shares_requests_need_no_trip(redis: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     trips, run = [], redis.run
 
@@ -170,9 +178,52 @@ async def test_most_of_a_shares_requests_need_no_trip(redis: RedisStore, monkeyp
 
     monkeypatch.setattr(redis, "run", noted)
     name, shares = uuid4().hex, limits.Shares(redis)
-    for _ in range(2000):
-        assert (await shares.take(name, 3000, window=AGE)).allowed
+    await _have(shares, name, 2000)
     assert len(trips) < 60
+
+
+async def test_before_a_share_is_used_up_the_next_is_taken_behind_the_backs_of_those_who_come(
+    redis: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, shares, run, used = uuid4().hex, limits.Shares(redis), redis.run, 10
+    await _have(shares, name, used)
+    trips, redis_answers = [], asyncio.Event()
+
+    async def slow(*asked: Any) -> Any:
+        trips.append(asked)
+        await redis_answers.wait()
+        return await run(*asked)
+
+    monkeypatch.setattr(redis, "run", slow)
+    while (share := shares.at_hand(name, 3000, window=AGE)) is not None:  # none of them waits
+        share.use(3000)
+        used += 1
+        await asyncio.sleep(0)
+    assert len(trips) == 1
+    redis_answers.set()
+    await asyncio.gather(*shares._tasks)
+    assert (await shares.take(name, 3000, window=AGE)).remaining == 3000 - used - 1
+    assert len(trips) == 1
+
+
+async def test_what_is_left_of_a_share_is_used_while_redis_is_away(
+    redis: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, shares, used = uuid4().hex, limits.Shares(redis), 0
+    await _have(shares, name, 10)
+    left = shares._shares[name].left
+
+    async def away(*_: Any) -> Any:
+        raise StoreUnavailable("redis")
+
+    monkeypatch.setattr(redis, "run", away)
+    while (share := shares.at_hand(name, 3000, window=AGE)) is not None:
+        share.use(3000)
+        used += 1
+        await asyncio.sleep(0)
+    assert used == left > 1
+    with pytest.raises(StoreUnavailable):
+        await shares.take(name, 3000, window=AGE)
 
 
 async def test_a_share_ends_with_its_window_and_others_are_forgotten_for_new_ones(
@@ -180,8 +231,7 @@ async def test_a_share_ends_with_its_window_and_others_are_forgotten_for_new_one
 ) -> None:
     monkeypatch.setattr(limits.Shares, "MOST", 2)
     shares, ours = limits.Shares(redis), uuid4().hex
-    for _ in range(10):
-        await shares.take(ours, 1000, window=AGE)
+    await _have(shares, ours, 10)
     assert shares.at_hand(ours, 1000) is not None
     now = time.monotonic()
     monkeypatch.setattr(limits.time, "monotonic", lambda: now + AGE)

@@ -64,7 +64,9 @@ class Limiter:
         kind = class_of(method, path)
         if kind not in _AHEAD:
             return None
-        return self._shares.at_hand(f"{kind}:{address_group(address)}", self._limits[kind])
+        limit = self._limits[kind]
+        share = self._shares.at_hand(f"{kind}:{address_group(address)}", limit)
+        return None if share is None else share.use(limit)
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
         """None where no limit applies; Gone where the principal is no longer what the token says. What was taken

@@ -1,23 +1,26 @@
 """The sliding-window limiter: one atomic script, the server's clock, constant memory a client; shares of it that a
 process takes ahead; and the same window in one process's memory, for while Redis is away."""
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from math import ceil
+from typing import NamedTuple
 from uuid import UUID
 
+from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import lua
 from quartet.stores.redis import RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """What is left: `reset` is the seconds until a request would pass again, or the window is new. `alone`: this
     process has counted without the others."""
 
@@ -83,7 +86,11 @@ async def take_signed(
 
 def _taken(reply: list[int], limit: int) -> Taken:
     allowed, remaining, reset_ms = reply
-    return Taken(bool(allowed), limit, remaining, -(-reset_ms // 1000))
+    return Taken(bool(allowed), limit, remaining, _seconds(reset_ms))
+
+
+def _seconds(ms: int) -> int:
+    return -(-ms // 1000)
 
 
 @lru_cache(10_000)  # to read one costs as much as all else that is done to count a request
@@ -109,71 +116,105 @@ def network_of(address: str) -> str | None:
 
 
 @dataclass(slots=True)
-class _Share:
+class Share:
     """What this process has taken of a window, until that ends by the monotonic clock: `left` of it is not yet used,
-    `remaining` is what Redis had left for others."""
+    `remaining` is what Redis had left for others. Once no more than `low` are left it is time to take the next, and
+    whether somebody does tells `is_asked_for`."""
 
     until: float
     used: int = 0
     left: int = 0
     remaining: int = 0
+    low: int = 0
+    is_asked_for: bool = False
+
+    def use(self, limit: int) -> Taken:
+        """One request of those that are left."""
+        self.used += 1
+        self.left -= 1
+        return Taken(True, limit, self.remaining + self.left, ceil(self.until - time.monotonic()))
 
 
 class Shares:
     """Takes several of a name's requests at once, so that most of them need no trip to Redis. All of a share is counted
     when it is taken and used within the same window, so the processes together never allow more than `take` would. A
-    share is at most as many as this process has had of the name in this window and a `PART`th of what is left: near
-    the limit it is one, and what other processes may hold unused keeps nobody from more than that part of the limit
-    for each of them."""
+    share is at most as many as this process has had of the name in this window, or `FEW` for who comes again, and a
+    `PART`th of what is left: near the limit it is one, and what other processes may hold unused keeps nobody from more
+    than that part of the limit for each of them. Before a share is used up the next is taken behind the backs of those
+    who come, who would else all take the trip."""
 
     MOST = 10_000
-    PART, LARGEST = 32, 100
+    PART, FEW, LARGEST = 32, 8, 100
 
     def __init__(self, redis: RedisStore) -> None:
         self._redis = redis
-        self._shares: dict[str, _Share] = {}
+        self._shares: dict[str, Share] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def at_hand(self, name: str, limit: int) -> Taken | None:
-        """One request, where one is left of a share."""
+    def at_hand(self, name: str, limit: int, *, window: int = 60) -> Share | None:
+        """A share of which one may be used now."""
         share = self._shares.get(name)
-        if share is None or not share.left or (seconds := share.until - time.monotonic()) <= 0:
+        if share is None or not share.left or share.until <= time.monotonic():
             return None
-        share.used += 1
-        share.left -= 1
-        return Taken(True, limit, share.remaining + share.left, ceil(seconds))
+        if share.left <= share.low and not share.is_asked_for:
+            share.is_asked_for = True
+            task = asyncio.create_task(self._renew(share, name, limit, window))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return share
 
     async def take(self, name: str, limit: int, *, window: int = 60) -> Taken:
         """One request, as `limits.take`."""
-        if (taken := self.at_hand(name, limit)) is not None:
-            return taken
+        if (share := self.at_hand(name, limit, window=window)) is not None:
+            return share.use(limit)
+        share = self._present(name, time.monotonic(), window)
+        if share.is_asked_for:
+            reply = await self._add(share, name, limit, window, 1)
+        else:
+            reply = await self._add_more(share, name, limit, window)
+        if reply[0]:
+            return share.use(limit)._replace(reset=_seconds(reply[2]))
+        return share.use(limit) if share.left and share.until > time.monotonic() else _taken(reply, limit)
+
+    async def _renew(self, share: Share, name: str, limit: int, window: int) -> None:
+        share.low = 0  # where it fails, those that are left are used up first
+        with suppress(StoreUnavailable):
+            await self._add_more(share, name, limit, window)
+
+    async def _add_more(self, share: Share, name: str, limit: int, window: int) -> list[int]:
+        most = min(max(share.used, self.FEW), share.remaining // self.PART, self.LARGEST)
+        share.is_asked_for = True
+        try:
+            return await self._add(share, name, limit, window, max(1, most - share.left))
+        finally:
+            share.is_asked_for = False
+
+    async def _add(self, share: Share, name: str, limit: int, window: int, size: int) -> list[int]:
+        """Takes so many, else one. The script's reply."""
         began = time.monotonic()
-        share = self._present(name, began, window)
-        size = max(1, min(share.used, share.remaining // self.PART, self.LARGEST))
-        share.remaining = 0  # whoever comes before the reply takes one only
         reply = await self._ask(name, limit, window, size)
         if not reply[0] and size > 1:
             size = 1
             reply = await self._ask(name, limit, window, size)
-        if not reply[0]:
-            return self.at_hand(name, limit) or _taken(reply, limit)
-        share.used += 1
-        share.left += size - 1
-        share.remaining = reply[1]
-        # Never too late: we began before Redis looked at its clock.
-        share.until = min(share.until, began + reply[2] / 1000)
-        return _taken([1, share.remaining + share.left, reply[2]], limit)
+        if reply[0]:
+            share.left += size
+            share.low = share.left // 4
+            share.remaining = reply[1]
+            # Never too late: we began before Redis looked at its clock.
+            share.until = min(share.until, began + reply[2] / 1000)
+        return reply
 
     async def _ask(self, name: str, limit: int, window: int, size: int) -> list[int]:
         reply: list[int] = await self._redis.run(SCRIPT, [key(name)], [limit, window * 1000, size, ""])
         return reply
 
-    def _present(self, name: str, now: float, window: int) -> _Share:
+    def _present(self, name: str, now: float, window: int) -> Share:
         share = self._shares.get(name)
         if share is None or share.until <= now:
             self._shares.pop(name, None)
             if len(self._shares) >= self.MOST:
                 del self._shares[next(iter(self._shares))]
-            share = self._shares[name] = _Share(now + window)
+            share = self._shares[name] = Share(now + window)
         return share
 
 

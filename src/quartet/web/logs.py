@@ -27,7 +27,10 @@ tell_request: Callable[..., None] = _tell_request
 def configure(level: str, *, as_json: bool) -> None:
     """Called once by each command that runs for long."""
     global tell_request  # noqa: PLW0603 — for the whole process, as structlog's own configuration is
-    tell_request = _write_request if as_json and level.upper() in ("DEBUG", "INFO") else _tell_request
+    if level.upper() not in ("DEBUG", "INFO"):
+        tell_request = _tell_nothing
+    else:
+        tell_request = _write_request if as_json else _tell_request
     renderer: Any = _line if as_json else structlog.dev.ConsoleRenderer()
     kind: Any = structlog.BytesLoggerFactory if as_json else structlog.PrintLoggerFactory
     structlog.configure(
@@ -81,6 +84,10 @@ def _write_request(**members: Any) -> None:
     members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z"}
     sys.stderr.buffer.write(_line(None, "info", members) + b"\n")
     sys.stderr.buffer.flush()
+
+
+def _tell_nothing(**_: Any) -> None:
+    """Where it is not logged, to find that out through the logger costs as much as to write it."""
 
 
 def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
