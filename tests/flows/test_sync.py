@@ -499,6 +499,24 @@ async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_de
         assert (await outbox.depth(read))[0] == 2
 
 
+async def test_all_that_waits_of_stock_is_one_batch_and_orders_keep_their_turn(kitchen: Shop) -> None:
+    """A burst of prices is over the sooner the longer it has waited, and no order's e-mail comes before its time."""
+    async with kitchen.stores.pg.tx() as tx:
+        for number in range(3):
+            for _ in range(4):
+                await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})
+            order = {"order_id": f"o{number}", "user_id": "nobody"}
+            await outbox.emit(tx, "order.placed", f"o{number}", {})
+            await outbox.emit(tx, "order.confirmed", f"o{number}", order)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
+    assert await relay.relay(few) == 4 + 2 + 4 + 2 + 4 + 1
+    async with kitchen.stores.pg.tx() as tx:
+        left = await tx.fetch("SELECT topic, key, attempts FROM outbox ORDER BY id")
+    assert [(row["topic"], row["key"], row["attempts"]) for row in left] == [
+        ("order.confirmed", "o0", 1), ("order.confirmed", "o1", 1), ("order.confirmed", "o2", 0)
+    ]  # fmt: skip
+
+
 async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with kitchen.stores.pg.tx() as tx:
         await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})

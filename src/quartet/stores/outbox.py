@@ -37,9 +37,12 @@ async def emit(tx: Tx, topic: str, key: str, payload: dict[str, Any]) -> None:
     await tx.execute(q.emit, topic, key, payload)
 
 
-async def due(read: Read, limit: int, parts: Collection[int] = range(PARTS)) -> list[Event]:
-    """The oldest events of these parts that may be tried now, each key's in their order."""
-    return [Event(**row) for row in await read.fetch(q.due, limit, list(parts), PARTS)]
+async def due(
+    read: Read, limit: int, parts: Collection[int] = range(PARTS), *, slow: Collection[str] = (), most: int | None = None
+) -> list[Event]:
+    """The oldest events of these parts that may be tried now, each key's in their order: `limit`, or `most` of which no
+    more than `limit` are of the `slow` topics."""
+    return [Event(**row) for row in await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit)]
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:
