@@ -37,9 +37,9 @@ def desk() -> Desk:
     return Desk()
 
 
-def at_once(scope: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+def at_once(target: bytes, *_: object) -> bytes | None:
     """What needs no application."""
-    return (200, [(b"content-length", b"2"), (b"x-kind", b"kept")], b"OK") if scope["path"] == "/kept" else None
+    return b"content-length: 2\r\nx-kind: kept\r\n\r\nOK" if target.startswith(b"/kept") else None
 
 
 @pytest.fixture
@@ -197,6 +197,25 @@ async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, 
     assert (problem["type"], problem["status"]) == ("/problems/bad-request", 400)
     assert problem["instance"] == headers["x-request-id"]
     assert (headers["connection"], headers["cache-control"], desk.asked) == ("close", "no-store", [])
+    line[1].close()
+
+
+async def test_only_a_get_is_answered_without_the_application(port: int, desk: Desk) -> None:
+    line = await come(port)
+    for method in ("POST", "GET", "PUT", "GET"):
+        line[1].write(b"%s /kept HTTP/1.1\r\nHost: x\r\n\r\n" % method.encode())
+        assert await answer(line) == (b"OK" if method == "GET" else b"")
+    assert desk.asked == ["/kept"] * 2
+    line[1].close()
+
+
+async def test_who_was_answered_at_once_and_comes_no_more_has_the_connection_closed(server: Server) -> None:
+    server.config.timeout_keep_alive = 0.05  # type: ignore[assignment]
+    line = await come(server.config.port)
+    line[1].write(b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await answer(line) == b"OK"
+    assert await line[0].read() == b""
+    assert server.server_state.total_requests == 1
     line[1].close()
 
 

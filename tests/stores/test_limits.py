@@ -196,7 +196,7 @@ async def test_before_a_share_is_used_up_the_next_is_taken_behind_the_backs_of_t
 
     monkeypatch.setattr(redis, "run", slow)
     while (share := shares.at_hand(name, 3000, window=AGE)) is not None:  # none of them waits
-        share.use(3000)
+        share.use()
         used += 1
         await asyncio.sleep(0)
     assert len(trips) == 1
@@ -218,7 +218,7 @@ async def test_what_is_left_of_a_share_is_used_while_redis_is_away(
 
     monkeypatch.setattr(redis, "run", away)
     while (share := shares.at_hand(name, 3000, window=AGE)) is not None:
-        share.use(3000)
+        share.use()
         used += 1
         await asyncio.sleep(0)
     assert used == left > 1

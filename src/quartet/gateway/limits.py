@@ -7,7 +7,7 @@ from quartet.kernel.settings import Settings
 from quartet.stores.redis import RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Principal
-from quartet.web.limits import Gone, Taken, address_group
+from quartet.web.limits import Gone, Share, Taken, address_group
 
 _READING = {"GET", "HEAD", "OPTIONS"}
 _OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
@@ -59,14 +59,12 @@ class Limiter:
         self._here = limits.Here()
         self._shares = limits.Shares(redis.brief)
 
-    def at_hand(self, method: str, path: str, address: str) -> Taken | None:
-        """A guest's request that needs no trip."""
-        kind = class_of(method, path)
+    def at_hand(self, path: str, address: str) -> Share | None:
+        """Where a guest's GET needs no trip, what to use one of."""
+        kind = class_of("GET", path)
         if kind not in _AHEAD:
             return None
-        limit = self._limits[kind]
-        share = self._shares.at_hand(f"{kind}:{address_group(address)}", limit)
-        return None if share is None else share.use(limit)
+        return self._shares.at_hand(f"{kind}:{address_group(address)}", self._limits[kind])
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
         """None where no limit applies; Gone where the principal is no longer what the token says. What was taken

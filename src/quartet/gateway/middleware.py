@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from quartet import accounts
 from quartet.gateway.auth import Door, check_scope
 from quartet.gateway.limits import Limiter, hashes
-from quartet.gateway.security import security_headers
+from quartet.gateway.security import as_lines, security_headers
 from quartet.kernel.errors import (
     BadRequest,
     Problem,
@@ -32,8 +32,8 @@ from quartet.kernel.errors import (
 from quartet.kernel.settings import Settings
 from quartet.stores import timing
 from quartet.web import logs, trail
-from quartet.web.answers import Answer, problem_response
-from quartet.web.dependencies import Shop
+from quartet.web.answers import JSON, AtHand, problem_response
+from quartet.web.dependencies import Principal, Shop
 from quartet.web.limits import Gone, Taken
 
 Message = MutableMapping[str, Any]
@@ -41,11 +41,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-# By path the route, and its room's way to answer a GET from memory; that answers None where it can't.
-AtHand = Mapping[str, tuple[BaseRoute, Callable[[Shop, Scope], Answer | None]]]
-
-# An answer as the server writes it: status, headers, body.
-AtOnce = tuple[int, list[tuple[bytes, bytes]], bytes]
+# By path the route, and its room's way to answer a GET from memory, given path and query; None where it can't.
+Offered = Mapping[str, tuple[BaseRoute, Callable[[Shop, str, str], AtHand | None]]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 log = structlog.get_logger("quartet.gateway")
 
@@ -80,8 +78,9 @@ class Gateway:
 
     app: App
 
-    def __init__(self, at_hand: AtHand) -> None:
+    def __init__(self, at_hand: Offered) -> None:
         self._at_hand = at_hand
+        self._forms: dict[str, bytes] = {}
         self._shop: Shop | None = None
         self._door: Door
         self._limiter: Limiter
@@ -91,19 +90,45 @@ class Gateway:
         self.app = app
         return self
 
-    def at_once(self, scope: Scope) -> AtOnce | None:
-        """The answer to a guest for which nobody has to be asked and nothing to be read, for the server to write. A
-        task and what passes between server and application would cost as much as all of it."""
-        if self._shop is None or scope["path"] not in self._at_hand or not _reads_nothing(scope):
+    def at_once(self, target: bytes, sent: RawHeaders, peer: tuple[str, int] | None) -> bytes | None:
+        """The answer to a guest's GET for which nobody has to be asked and nothing to be read, for the server to write:
+        all that comes after the status 200 and the server's own headers. A task and what passes between server and
+        application would cost as much as all of it."""
+        path, _, query = target.decode("latin-1").partition("?")
+        if self._shop is None or path not in self._at_hand:
             return None
         began = time.perf_counter()
-        address = _address(scope, Headers(scope=scope), self._shop.settings.trust_proxy)
-        taken = self._limiter.at_hand(scope["method"], scope["path"], address)
-        if taken is None:
+        headers = dict(reversed(sent))  # where one comes twice, the first
+        if not _TO_BE_READ.isdisjoint(headers):
             return None
-        scope["address"], scope["principal"], scope["taken"] = address, None, taken
-        answer = self.ready(scope)
-        return None if answer is None else _Request(self, scope).at_once(answer, began)
+        forwarded = headers.get(b"x-forwarded-for", b"") if self._shop.settings.trust_proxy else b""
+        share = self._limiter.at_hand(path, _address(peer, forwarded.decode("latin-1")))
+        if share is None:
+            return None
+        route, find = self._at_hand[path]
+        found = find(self._shop, path, query)
+        if found is None:
+            return None
+        taken = share.use()
+        request_id = _request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        written = self._form(path) % (
+            as_lines(found.headers), len(found.body), request_id.encode(), *taken[1:4], found.body,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        _note(route, 200, seconds, request_id=request_id, method="GET", path=path, user=None)
+        return written
+
+    def _form(self, path: str) -> bytes:
+        """Of the answers at this address what is always the same."""
+        form = self._forms.get(path)
+        if form is None:
+            always = as_lines([*security_headers(path, self.is_secure), (b"cache-control", b"no-store")])
+            form = self._forms[path] = (
+                b"%b" + f"content-length: %d\r\ncontent-type: {JSON}\r\nx-request-id: %b\r\n".encode()
+                + always.replace(b"%", b"%%")
+                + b"ratelimit-limit: %d\r\nratelimit-remaining: %d\r\nratelimit-reset: %d\r\n\r\n%b"
+            )  # fmt: skip
+        return form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,8 +143,8 @@ class Gateway:
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
         """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
         assert self._shop is not None
-        address = _address(scope, headers, self._shop.settings.trust_proxy)
-        scope["address"] = address
+        forwarded = headers.get("x-forwarded-for", "") if self._shop.settings.trust_proxy else ""
+        address = scope["address"] = _address(scope.get("client"), forwarded)
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
         by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
         if by_cookie:
@@ -137,17 +162,18 @@ class Gateway:
         check_scope(scope["principal"], scope["method"], scope["path"])
         return None if isinstance(taken, Gone) else taken
 
-    def ready(self, scope: Scope) -> Answer | None:
+    def ready(self, scope: Scope) -> App | None:
         """What a room has at hand for this request, which then needs neither the framework nor its router."""
         offered = self._at_hand.get(scope["path"]) if scope["method"] == "GET" else None
         if offered is None:
             return None
         assert self._shop is not None
-        route, answer = offered
-        found = answer(self._shop, scope)
-        if found is not None:
-            scope["route"] = route
-        return found
+        route, find = offered
+        found = find(self._shop, scope["path"], scope["query_string"].decode("latin-1"))
+        if found is None:
+            return None
+        scope["route"] = route
+        return found.response()
 
     @property
     def tells_timing(self) -> bool:
@@ -184,11 +210,9 @@ class _Request:
         if self.only_head:  # answered by the route of GET; the server's own scope keeps the method that was sent
             self.scope = {**scope, "method": "GET"}
         self.headers = Headers(scope=self.scope)
-        sent_id = self.headers.get("x-request-id", "")
-        self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else os.urandom(16).hex()
-        self.scope["request_id"] = self.id
+        self.id = self.scope["request_id"] = _request_id(self.headers.get("x-request-id", ""))
         trail.REQUEST_ID.set(self.id)
-        self.taken: Taken | None = scope.get("taken")  # where it could almost be answered at once
+        self.taken: Taken | None = None
         self.status = 0
         self.asked = timing.begin() if gateway.tells_timing else None
 
@@ -207,14 +231,16 @@ class _Request:
             log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=path)
             await self._refuse(Unexpected())
         finally:
-            self._note(time.perf_counter() - started)
-
-    def at_once(self, answer: Answer, began: float) -> AtOnce:
-        """An answer that needs no run."""
-        self.status = answer.status_code
-        headers = [*answer.raw_headers, *self._headers({name for name, _ in answer.raw_headers})]
-        self._note(time.perf_counter() - began)
-        return self.status, headers, bytes(answer.body)
+            principal: Principal | None = self.scope.get("principal")
+            _note(
+                self.scope.get("route"),
+                self.status,
+                time.perf_counter() - started,
+                request_id=self.id,
+                method=self.scope["method"],
+                path=self.scope["path"],
+                user=str(principal.user_id) if principal else None,
+            )
 
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)
@@ -228,8 +254,7 @@ class _Request:
             await self._admit(receive)
 
     async def _admit(self, receive: Receive) -> None:
-        if self.taken is None:
-            self.taken = await self.gateway.admit(self.scope, self.headers)
+        self.taken = await self.gateway.admit(self.scope, self.headers)
         if self.taken is not None and not self.taken.allowed:
             raise TooManyRequests(retry_after=self.taken.reset)
         if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
@@ -267,35 +292,33 @@ class _Request:
         if self.status == 0:
             await problem_response(problem, self.id)(self.scope, _nothing_more, self._answer)
 
-    def _note(self, seconds: float) -> None:
-        route = self.scope.get("route")
-        path = getattr(route, "path", "(none)")
-        method = self.scope["method"]
-        requests, took = _counted(method, path, self.status)
-        requests.inc()
-        took.observe(seconds)
-        principal = self.scope.get("principal")
-        logs.tell_request(
-            request_id=self.id,
-            method=method,
-            path=logs.without_token(self.scope["path"]),
-            status=self.status,
-            ms=round(seconds * 1000, 1),
-            user=str(principal.user_id) if principal else None,
-        )
+
+def _request_id(sent: str) -> str:
+    return sent if sent and _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
 
 
-def _reads_nothing(scope: Scope) -> bool:
-    """Whether the request has neither a body nor tells who asks."""
-    return scope["method"] == "GET" and _TO_BE_READ.isdisjoint([name for name, _ in scope["headers"]])
+def _note(
+    route: object, status: int, seconds: float, *, request_id: str, method: str, path: str, user: str | None
+) -> None:
+    """In metrics and log."""
+    requests, took = _counted(method, getattr(route, "path", "(none)"), status)
+    requests.inc()
+    took.observe(seconds)
+    logs.tell_request(
+        request_id=request_id,
+        method=method,
+        path=logs.without_token(path),
+        status=status,
+        ms=round(seconds * 1000, 1),
+        user=user,
+    )
 
 
-def _address(scope: Scope, headers: Headers, trust_proxy: bool) -> str:
+def _address(peer: tuple[str, int] | None, forwarded: str) -> str:
     """The last address a trusted proxy saw, else the peer's."""
-    if trust_proxy and (forwarded := headers.get("x-forwarded-for")):
+    if forwarded:
         return forwarded.rsplit(",", 1)[-1].strip()
-    client = scope.get("client")
-    return str(client[0]) if client else ""
+    return str(peer[0]) if peer else ""
 
 
 def _check_address(scope: Scope) -> None:

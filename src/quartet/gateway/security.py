@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 
@@ -28,6 +29,11 @@ def security_headers(path: str, is_secure: bool) -> list[tuple[bytes, bytes]]:
     """For the answer at this address; `is_secure` where the shop is reached by https alone."""
     headers = _PICTURES if path.startswith("/images/") else _docs_headers() if path == "/docs" else _API
     return [*headers, _SECURE] if is_secure else headers
+
+
+def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as HTTP writes them."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 @cache

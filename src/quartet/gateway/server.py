@@ -11,12 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from uvicorn._types import ASGI3Application, HTTPScope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quartet.gateway.limits import hashes
-from quartet.gateway.middleware import AtOnce
-from quartet.gateway.security import security_headers
+from quartet.gateway.security import as_lines, security_headers
 from quartet.kernel.errors import BadRequest
 from quartet.web.answers import problem_response
 
@@ -27,14 +25,15 @@ REST_SECONDS = 0.1
 LONGEST_LINE = 1000
 
 
-# Of a request's scope the answer that needs no task, if it has one.
-AnswerAtOnce = Callable[[HTTPScope], AtOnce | None]
+# Of a GET's address, headers and peer the answer that needs no task, if there is one: what follows the status 200 and
+# the headers that the server adds. None where a body comes.
+AnswerAtOnce = Callable[[bytes, list[tuple[bytes, bytes]], tuple[str, int] | None], bytes | None]
 
 
 class Server(uvicorn.Server):
     """One connection is accepted at each turn of the event loop; the others wait in the kernel's line."""
 
-    def __init__(self, config: uvicorn.Config, at_once: AnswerAtOnce = lambda _: None) -> None:
+    def __init__(self, config: uvicorn.Config, at_once: AnswerAtOnce = lambda *_: None) -> None:
         """`at_once` is asked before the application is."""
         super().__init__(config)
         self._at_once = at_once
@@ -118,6 +117,7 @@ class _Protocol(HttpToolsProtocol):
         super().__init__(*args)
         self._line, self._at_once = line, at_once
         self._held: list[bytes] = []
+        self._is_answered = False
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -130,17 +130,34 @@ class _Protocol(HttpToolsProtocol):
         else:
             super().data_received(data)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Not where a reader is slow, or more requests wait: they would be answered within one another."""
-        answer = None
-        if cycle.keep_alive and not self.flow.write_paused and not self.pipeline:
-            answer = self._at_once(cycle.scope)
+    def on_headers_complete(self) -> None:
+        """What is at hand is answered here, and nothing of what an application needs is made."""
+        answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        cycle.response_started = cycle.response_complete = True
-        self._write(answer)
-        cycle.on_response()
+            super().on_headers_complete()
+        else:
+            self._is_answered = True
+            self._write(200, answer)
+            self.on_response_complete()
+
+    def _may_answer(self) -> bool:
+        """Not where a reader is slow, or more requests wait: they would be answered within one another."""
+        return (
+            self.parser.get_method() == b"GET"
+            and self.parser.should_keep_alive()
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.pipeline
+        )
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        if self._is_answered:
+            self._is_answered = False
+        else:
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What can't be read as HTTP, an unheard-of method too, is refused as everything else is."""
@@ -150,15 +167,11 @@ class _Protocol(HttpToolsProtocol):
             *refusal.raw_headers, *security_headers("", is_secure=False),
             (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()), (b"connection", b"close"),
         ]  # fmt: skip
-        self._write((refusal.status_code, headers, bytes(refusal.body)))
+        self._write(refusal.status_code, as_lines(headers) + b"\r\n" + bytes(refusal.body))
         self.transport.close()
 
-    def _write(self, answer: AtOnce) -> None:
-        status, headers, body = answer
-        said = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            said += name, b": ", value, b"\r\n"
-        self.transport.write(b"".join((*said, b"\r\n", body)))
+    def _write(self, status: int, rest: bytes) -> None:
+        self.transport.write(b"".join((STATUS_LINE[status], as_lines(self.server_state.default_headers), rest)))
 
     def _enter(self) -> None:
         data, self._held = b"".join(self._held), []

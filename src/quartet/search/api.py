@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, StringConstraints
-from starlette.types import Scope
 
 from quartet import merchandising
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
@@ -25,7 +24,7 @@ from quartet.search.model import (
     any_of,
     attr_filter,
 )
-from quartet.web.answers import JSON, as_json, problems
+from quartet.web.answers import AtHand, as_json, problems
 from quartet.web.dependencies import Anyone, Shop, ShopDep, client_of, signed, staff
 from quartet.web.shapes import Shape
 
@@ -47,6 +46,7 @@ _KNOWN = {
     "explain",
 }
 _MOST_ATTRS = 20
+_SEARCH_ID = merchandising.SEARCH_ID.lower().encode()
 
 
 class HighlightShape(Shape):
@@ -220,12 +220,12 @@ async def search(
         shop,
         wanted,
         _written,
-        typed=_typed(shop, request.scope) or "",
+        typed=_typed_by(shop, request),
         client=client_of(request),
         cursor=cursor,
         said=said,
     )
-    return _given(shop, ready)
+    return _given(shop, ready).response()
 
 
 @router.get(
@@ -241,15 +241,15 @@ async def suggest(
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
     ready = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed(shop, request.scope) or "", client=client_of(request)
+        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request)
     )
-    return _given(shop, ready)
+    return _given(shop, ready).response()
 
 
-def at_hand(shop: Shop, scope: Scope) -> Response | None:
+def at_hand(shop: Shop, path: str, query: str) -> AtHand | None:
     """The answer to an address that was asked for just so a moment ago, before anything of it is read: reading the
     parameters alone costs more than all the rest of such an answer."""
-    typed = _typed(shop, scope)
+    typed = _typed(shop, path, query)
     ready = service.at_hand(shop, typed) if typed is not None else None
     return None if ready is None else _given(shop, ready)
 
@@ -257,20 +257,22 @@ def at_hand(shop: Shop, scope: Scope) -> Response | None:
 AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
 
 
-def _typed(shop: Shop, scope: Scope) -> str | None:
+def _typed(shop: Shop, path: str, query: str) -> str | None:
     """The address as it came, with the stamp of what staff say of queries; None when it is time to look at that."""
     stamp = merchandising.stamp_of_late(shop)
-    if stamp is None:
-        return None
-    return f"{stamp} {scope['path']}?{scope['query_string'].decode('latin-1')}"
+    return None if stamp is None else f"{stamp} {path}?{query}"
 
 
-def _given(shop: Shop, ready: Ready) -> Response:
+def _typed_by(shop: Shop, request: Request) -> str:
+    return _typed(shop, request.scope["path"], request.scope["query_string"].decode("latin-1")) or ""
+
+
+def _given(shop: Shop, ready: Ready) -> AtHand:
     """A ready answer, noted in the log of searches."""
-    headers = None
-    if ready.noted:
-        headers = {merchandising.SEARCH_ID: str(merchandising.note_search(shop, ready.noted, ready.total))}
-    return Response(ready.body, headers=headers, media_type=JSON)
+    if not ready.noted:
+        return AtHand(ready.body)
+    search_id = merchandising.note_search(shop, ready.noted, ready.total)
+    return AtHand(ready.body, ((_SEARCH_ID, str(search_id).encode()),))
 
 
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:

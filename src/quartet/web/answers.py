@@ -1,7 +1,7 @@
 """Answers as bytes: pydantic writes the JSON once, nothing is serialised twice."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from fastapi import Response
@@ -14,8 +14,22 @@ from quartet.web.shapes import ProblemShape
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
+
 # What a route gives back, for those who make one without knowing the framework.
 Answer = Response
+
+
+class AtHand(NamedTuple):
+    """JSON that a room has at hand for a GET, and the headers that it has of its own: none that every answer has."""
+
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def response(self) -> Response:
+        """For who goes the whole way."""
+        response = Response(self.body, media_type=JSON)
+        response.raw_headers.extend(self.headers)
+        return response
 
 
 def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

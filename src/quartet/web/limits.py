@@ -121,6 +121,7 @@ class Share:
     `remaining` is what Redis had left for others. Once no more than `low` are left it is time to take the next, and
     whether somebody does tells `is_asked_for`."""
 
+    limit: int
     until: float
     used: int = 0
     left: int = 0
@@ -128,11 +129,11 @@ class Share:
     low: int = 0
     is_asked_for: bool = False
 
-    def use(self, limit: int) -> Taken:
+    def use(self) -> Taken:
         """One request of those that are left."""
         self.used += 1
         self.left -= 1
-        return Taken(True, limit, self.remaining + self.left, ceil(self.until - time.monotonic()))
+        return Taken(True, self.limit, self.remaining + self.left, ceil(self.until - time.monotonic()))
 
 
 class Shares:
@@ -166,15 +167,15 @@ class Shares:
     async def take(self, name: str, limit: int, *, window: int = 60) -> Taken:
         """One request, as `limits.take`."""
         if (share := self.at_hand(name, limit, window=window)) is not None:
-            return share.use(limit)
-        share = self._present(name, time.monotonic(), window)
+            return share.use()
+        share = self._present(name, limit, time.monotonic(), window)
         if share.is_asked_for:
             reply = await self._add(share, name, limit, window, 1)
         else:
             reply = await self._add_more(share, name, limit, window)
         if reply[0]:
-            return share.use(limit)._replace(reset=_seconds(reply[2]))
-        return share.use(limit) if share.left and share.until > time.monotonic() else _taken(reply, limit)
+            return share.use()._replace(reset=_seconds(reply[2]))
+        return share.use() if share.left and share.until > time.monotonic() else _taken(reply, limit)
 
     async def _renew(self, share: Share, name: str, limit: int, window: int) -> None:
         share.low = 0  # where it fails, those that are left are used up first
@@ -208,13 +209,13 @@ class Shares:
         reply: list[int] = await self._redis.run(SCRIPT, [key(name)], [limit, window * 1000, size, ""])
         return reply
 
-    def _present(self, name: str, now: float, window: int) -> Share:
+    def _present(self, name: str, limit: int, now: float, window: int) -> Share:
         share = self._shares.get(name)
         if share is None or share.until <= now:
             self._shares.pop(name, None)
             if len(self._shares) >= self.MOST:
                 del self._shares[next(iter(self._shares))]
-            share = self._shares[name] = Share(now + window)
+            share = self._shares[name] = Share(limit, now + window)
         return share
 
 
