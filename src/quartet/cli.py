@@ -1,4 +1,4 @@
-"""The `quartet` command."""
+"""Quartet, an e-commerce backend over four stores. `quartet up` runs the whole of it on this machine."""
 
 import asyncio
 import signal
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError
 
 from quartet.kernel.errors import Problem
-from quartet.kernel.settings import Settings
+from quartet.kernel.settings import SECRET_LENGTH, Settings, complaints
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
 from quartet.web import logs
@@ -36,9 +37,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except ValidationError as error:
-        for found in error.errors():
-            sys.stderr.write(f"QUARTET_{'_'.join(map(str, found['loc'])).upper()}: {found['msg']}\n")
+    except (ValidationError, SettingsError) as error:
+        sys.stderr.writelines(f"{line}\n" for line in complaints(error))
         sys.exit(1)
     except (Problem, ValueError) as error:
         sys.stderr.write(f"quartet: {error}\n")
@@ -144,14 +144,18 @@ def serve(
     """The API, over stores that are running already."""
     import uvicorn
 
+    from quartet import supervise
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
 
     settings = settings_of(data, port=port, host=host)
-    if len(settings.secret.get_secret_value()) < 32:
-        raise ValueError("QUARTET_SECRET must have at least 32 characters (`quartet up` draws one)")
+    if not settings.secret.get_secret_value():
+        raise ValueError(f"QUARTET_SECRET is not set: at least {SECRET_LENGTH} characters (`quartet up` draws one)")
     check_providers(settings)
+    trouble = supervise.port_trouble(settings.port, settings.host)
+    if trouble:
+        raise ValueError(": ".join(trouble))
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
@@ -181,6 +185,8 @@ def tour(
 
     settings = settings_of(data)
     logins = kept_logins(settings.data_dir)
+    if not logins:
+        raise ValueError(f"no demo logins are kept in {settings.data_dir}: `quartet up` without --empty makes them")
     if not asyncio.run(walk_tour(url or settings.base_url, logins, Console())):
         raise typer.Exit(1)
 
@@ -234,7 +240,7 @@ async def _reconcile(settings: Settings, first: date, last: date, only: str | No
     async with open_shop(settings) as shop:
         providers = payments.open_providers(settings, shop.stores.pg)
         if only is not None and only not in providers:
-            raise ValueError(f"the provider {only} is not on; there are {', '.join(providers)}")
+            raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
             for name in [only] if only is not None else providers:
                 before, compared = found, payments.Compared()
@@ -396,7 +402,10 @@ async def _list_dead_letters(settings: Settings, limit: int) -> None:
     from quartet import sync
 
     async with open_shop(settings) as shop:
-        for letter in await sync.dead_letters(shop, limit):
+        letters = await sync.dead_letters(shop, limit)
+        if not letters:
+            typer.echo("there are none")
+        for letter in letters:
             what = letter.payload.get("topic") or letter.payload.get("kind") or ""
             at = letter.created_at.isoformat(timespec="seconds")
             typer.echo(f"{letter.id}  {at}  {letter.pipeline}  {letter.key}  {what}  {letter.reason}")

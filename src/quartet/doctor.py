@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from quartet.devstores import jvm, mongo, postgres, redis, search
 from quartet.gateway import MEANWHILE
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all
-from quartet.supervise import LEAST_FREE_BYTES, STORES, port_taken, without_password
+from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
 
 NOWHERE = "tcp://127.0.0.1:9"
 """Stands in for a store without a URL where a client of every store has to be made; never asked."""
@@ -34,7 +35,7 @@ class Finding:
 async def examine(settings: Settings) -> list[Finding]:
     """Look at everything that `quartet up` needs with these settings; nothing is started or changed."""
     data = settings.data_dir.expanduser().resolve()
-    findings = [_python(), _folder(data), _disk(data), _port(settings, data)]
+    findings = [_python(), *_unknown(settings), _folder(data), _disk(data), _port(settings, data)]
     findings += await asyncio.to_thread(_local_engines, settings)
     return findings + await _given_stores(settings)
 
@@ -59,6 +60,18 @@ def _python() -> Finding:
     return Finding("Python", version, "install Python 3.11 or newer" if old else "", old)
 
 
+def _unknown(settings: Settings) -> list[Finding]:
+    """What is set and does nothing: a slip of the pen would else go unseen."""
+    given = {*os.environ, *dotenv_values(str(settings.model_config["env_file"]))}
+    known = {f"QUARTET_{name.upper()}" for name in Settings.model_fields}
+    unknown = {name.upper() for name in given if name.upper().startswith("QUARTET_")} - known
+    return [
+        Finding("setting", f"{name} is none", ".env.example lists them all")
+        for name in sorted(unknown)
+        if not name.startswith("QUARTET_TEST_")
+    ]
+
+
 def _folder(data: Path) -> Finding:
     there = _existing(data)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
@@ -81,9 +94,9 @@ def _disk(data: Path) -> Finding:
 def _port(settings: Settings, data: Path) -> Finding:
     if devstores.is_held(data):
         return Finding("port", f"{settings.port}: a `quartet up` runs on this data folder")
-    owner = port_taken(settings.port, settings.host)
-    if owner:
-        return Finding("port", f"{settings.port} is in use ({owner})", "stop that, or choose another with --port", True)
+    trouble = port_trouble(settings.port, settings.host)
+    if trouble:
+        return Finding("port", *trouble, wrong=True)
     return Finding("port", f"{settings.port} is free")
 
 

@@ -336,14 +336,26 @@ def local_address(settings: Settings) -> str:
     with suppress(ValueError):  # a name is no address
         address = ip_address(host)
         if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "[::1]"
-    return f"http://{host}:{settings.port}"
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-def port_taken(port: int, host: str) -> str | None:
-    """Who listens there, in words; None when nobody does."""
-    if devstores.is_free(port, host):
+def port_trouble(port: int, host: str) -> tuple[str, str] | None:
+    """What keeps a server from listening there, and what to do about it; None when nothing does."""
+    error = devstores.why_closed(port, host)
+    if error is None:
         return None
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} is in use ({_listener(port)})", "stop that, or choose another with --port"
+        case errno.EACCES:
+            return f"port {port} is not open to this user", "choose one above 1023 with --port"
+        case _:
+            return f"this machine has no address {host} to listen on ({error.strerror})", "choose another with --host"
+
+
+def _listener(port: int) -> str:
+    """Who has it, in words."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
@@ -355,9 +367,9 @@ def port_taken(port: int, host: str) -> str | None:
 def _settled(settings: Settings) -> Settings:
     """Settings with a port that is free and a secret that is drawn once."""
     port = settings.port or devstores.free_port()
-    owner = port_taken(port, settings.host)
-    if owner:
-        raise StartError(f"port {port} is in use ({owner}): stop that, or choose another with --port")
+    trouble = port_trouble(port, settings.host)
+    if trouble:
+        raise StartError(": ".join(trouble))
     update: dict[str, object] = {"port": port}
     if "base_url" not in settings.model_fields_set:
         update["base_url"] = local_address(settings.model_copy(update=update))
@@ -371,7 +383,10 @@ def _settled(settings: Settings) -> Settings:
 
 def _checked_folder(data: Path) -> Path:
     """The data folder, made if need be, with room to work in."""
-    data.mkdir(parents=True, exist_ok=True)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # its parents were made: a file system that keeps no folders, such as /proc
+        raise StartError(f"{data} can't be made: choose another with --data") from error
     _check_disk(data)
     return data
 

@@ -60,6 +60,17 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "3 to be put right" in text
 
 
+async def test_a_setting_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("QUARTET_LIMIT_BROWSING=1\nOTHER=2\n")
+    monkeypatch.setenv("QUARTET_PRT", "8001")
+    status, text = _shown(await examine(Settings(data_dir=tmp_path / "data", port=_free_port())))
+    assert status == 0, text
+    assert "QUARTET_LIMIT_BROWSING is none" in text
+    assert "QUARTET_PRT is none" in text
+    assert "OTHER" not in text
+
+
 async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str, str]) -> None:
     settings = Settings(
         _env_file=None,

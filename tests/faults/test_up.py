@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -220,6 +221,9 @@ async def test_a_folder_that_cannot_be_made_is_said_in_one_line(start: Start, tm
     up = await start(data=tmp_path / "file" / "data")
     assert await up.end() == 1
     assert "can't be written: choose another with --data" in up.said
+    up = await start(data=Path("/proc/quartet"))
+    assert await up.end() == 1
+    assert re.fullmatch(r"/proc/quartet can't be (made|written): choose another with --data", up.said.strip())
 
 
 async def test_without_java_it_says_that_osmem_is_used_and_what_to_install(start: Start, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from quartet.devstores.local import (
     is_free,
     is_held,
     launch,
+    why_closed,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "is_held",
     "launch",
     "throwaway",
+    "why_closed",
 ]
 
 

@@ -300,13 +300,18 @@ def free_port(wanted: int | None = None) -> int:
 
 def is_free(port: int, host: str = HOST) -> bool:
     """Whether a server could listen there now (connections of a former one still closing do not count)."""
-    with socket.socket() as probe:
+    return why_closed(port, host) is None
+
+
+def why_closed(port: int, host: str = HOST) -> OSError | None:
+    """What a server that would listen there now is told; None where it could."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]], patience: float) -> str | None:

@@ -1,32 +1,47 @@
 """Every setting, with a sentence. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 Language = Literal["english", "german"]
 
+SECRET_LENGTH = 32
+"""Characters that `secret` has at least."""
+
 
 class Settings(BaseSettings):
     """The shop's settings; `.env.example` lists them all."""
 
-    model_config = SettingsConfigDict(env_prefix="QUARTET_", env_file=".env", extra="ignore", frozen=True)
-
-    postgres_url: str | None = Field(None, description="PostgreSQL 15 to 18, postgresql://user:password@host/db.")
-    postgres_replica_url: str | None = Field(
-        None, description="A streaming replica of it, where reports are read; it may lag."
+    model_config = SettingsConfigDict(
+        env_prefix="QUARTET_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
-    mongodb_url: str | None = Field(None, description="MongoDB 7 or 8 (replica set), mongodb://host/db.")
+
+    postgres_url: str | None = Field(
+        None, pattern="^postgres(ql)?://", description="PostgreSQL 15 to 18, postgresql://user:password@host/db."
+    )
+    postgres_replica_url: str | None = Field(
+        None,
+        pattern="^postgres(ql)?://",
+        description="A streaming replica of it, where reports are read; it may lag.",
+    )
+    mongodb_url: str | None = Field(
+        None, pattern=r"^mongodb(\+srv)?://", description="MongoDB 7 or 8 (replica set), mongodb://host/db."
+    )
     redis_url: str | None = Field(
         None,
+        pattern=r"^(rediss?(\+cluster)?|unix)://",
         description="Redis 7+ or Valkey 8+, redis://host:6379/0; of a cluster redis+cluster://host:6379,host:6379.",
     )
     search_url: str | None = Field(
         None,
+        pattern="^https?://",
         description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; of a cluster http://host:9200,host:9200.",
     )
 
@@ -36,7 +51,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
-    base_url: str = Field("http://127.0.0.1:8000", description="The shop's public address, used in e-mails.")
+    base_url: str = Field(
+        "http://127.0.0.1:8000", pattern="^https?://", description="The shop's public address, used in e-mails."
+    )
     trust_proxy: bool = Field(
         False,
         description="Take the client's address from X-Forwarded-For (only behind your own load balancer).",
@@ -108,7 +125,11 @@ class Settings(BaseSettings):
         100, ge=1, description="Wrong passwords from a client's address until it has to wait."
     )
 
-    mail_url: str = Field("console:", description="`console:` prints e-mails; smtp://user:password@host:587 sends.")
+    mail_url: str = Field(
+        "console:",
+        pattern="^(console:|smtps?://)",
+        description="`console:` prints e-mails; smtp://user:password@host:587 sends.",
+    )
     mail_from: str = Field("shop@localhost", description="Sender of the shop's e-mails.")
     webhook_loopback: bool = Field(
         False, description="Webhooks may go to this machine, and by http (for development and tests)."
@@ -168,6 +189,28 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_json: bool = Field(True, description="Logs as JSON lines; false for people.")
 
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value()) < SECRET_LENGTH:
+            raise ValueError("too short")
+        return secret
+
     def all_secrets(self) -> list[str]:
         """The one that signs, then those that only verify."""
         return [held.get_secret_value() for held in (self.secret, *self.secrets_retired)]
+
+
+def complaints(error: ValidationError | SettingsError) -> list[str]:
+    """What is wrong with which setting, a line each. No value is told, since it may be a secret."""
+    if isinstance(error, ValidationError):
+        return [_complaint([str(part) for part in found["loc"]], found["msg"]) for found in error.errors()]
+    unread = re.search(r'field "(\w+)"', str(error))
+    return [_complaint([unread[1]], "not JSON") if unread else str(error)]
+
+
+def _complaint(place: list[str], what: str) -> str:
+    name, *within = place
+    where = "".join(f" {part}:" for part in within)
+    meant = f" ({Settings.model_fields[name].description})" if name in Settings.model_fields else ""
+    return f"QUARTET_{name.upper()}:{where} {what.removeprefix('Value error, ')}{meant}"

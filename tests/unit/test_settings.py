@@ -1,0 +1,131 @@
+"""A setting that cannot be is named, with what it is for, and no value is told."""
+
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError
+
+from quartet.cli import main
+from quartet.devstores import free_port
+from quartet.kernel.settings import Settings, complaints
+from quartet.supervise import local_address, port_trouble
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither what whoever runs the tests has set nor their `.env`."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"QUARTET_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
+    monkeypatch.setenv(f"QUARTET_{name}", value)
+    with pytest.raises((ValidationError, SettingsError)) as refused:
+        Settings()
+    return complaints(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "eighty", "valid integer"),
+        ("CURRENCY", "pounds", r"pattern .*ISO 4217"),
+        ("PAYMENT_PROVIDERS", "stripe", r"not JSON .*JSON list"),
+        ("SEARCH_WEIGHTS", '{"colour": 1}', "colour: .*'name'"),
+        ("SECRET", "sesame", r"too short .At least 32"),
+        ("POSTGRES_URL", "sesame", "postgresql://"),
+        ("MONGODB_URL", "sesame:27017", "mongodb://"),
+        ("REDIS_URL", "sesame:6379", "redis://"),
+        ("SEARCH_URL", "sesame:9200", "http://"),
+        ("BASE_URL", "shop.example", "https?"),
+        ("MAIL_URL", "http://sesame", "smtp://"),
+    ],
+)
+def test_what_cannot_be_is_named_with_what_it_is_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    [line] = _said(monkeypatch, name, value)
+    assert line.startswith(f"QUARTET_{name}: ")
+    assert re.search(words, line), line
+    assert "sesame" not in line
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://h:1/0", "redis+cluster://a:1,b:2", "rediss+cluster://u:p@a:1", "unix:///run/redis"]
+)
+def test_every_way_to_reach_redis_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("QUARTET_REDIS_URL", url)
+    assert Settings().redis_url == url
+
+
+def test_the_example_with_every_line_taken_in_changes_nothing(tmp_path: Path) -> None:
+    lines = EXAMPLE.read_text("utf-8")
+    (tmp_path / ".env").write_text(re.sub(r"^# (?=QUARTET_)", "", lines, flags=re.MULTILINE), "utf-8")
+    assert Settings() == Settings(_env_file=None)
+
+
+def test_a_command_says_it_in_lines_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUARTET_PAYMENT_PROVIDERS", "stripe")
+    monkeypatch.setattr(sys, "argv", ["quartet", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("QUARTET_PAYMENT_PROVIDERS: not JSON (")
+
+
+def test_a_tour_without_the_demo_says_what_makes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quartet", "tour"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "`quartet up` without --empty" in capsys.readouterr().err
+
+
+def test_serve_says_who_has_its_port(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("QUARTET_SECRET", "s" * 32)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["quartet", "serve", "--port", str(port)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1
+    assert f"port {port} is in use" in capsys.readouterr().err
+
+
+def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
+    trouble = port_trouble(free_port(), "192.0.2.1")  # RFC 5737: nobody's
+    assert trouble is not None
+    assert trouble[0].startswith("this machine has no address 192.0.2.1")
+    assert "--host" in trouble[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2"), ("box", "box")],
+)
+def test_the_shop_is_reached_where_it_listens(host: str, where: str) -> None:
+    assert local_address(Settings(_env_file=None, host=host, port=81)) == f"http://{where}:81"
+
+
+def test_a_port_is_looked_at_by_ipv6_too() -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with taken:
+        port = taken.getsockname()[1]
+        trouble = port_trouble(port, "::1")
+        assert trouble is not None
+        assert trouble[0].startswith(f"port {port} is in use")
+    assert port_trouble(port, "::1") is None
