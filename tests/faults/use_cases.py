@@ -301,6 +301,9 @@ DITHER = Ask("fate", "UPDATE sandbox.charges SET settles_at = 'infinity' WHERE r
 COME_ROUND = Ask("fate", "UPDATE sandbox.charges SET settles_at = now() WHERE reference = $1")
 FORGET = Ask("fate", "UPDATE sandbox.charges SET reference = 'not ' || reference WHERE reference = $1")
 REMEMBER = Ask("fate", "UPDATE sandbox.charges SET reference = $1 WHERE reference = 'not ' || $1")
+# The sandbox sends nobody to a page of its own. What waits there for its buyer is a charge on its way, or a hold.
+SEND_AWAY = Ask("fate", "UPDATE payments SET redirect_url = 'https://bank.example/' WHERE id = $1::text::uuid")
+HOLD = Ask("fate", "UPDATE sandbox.charges SET capture = false, settles_at = now() WHERE reference = $1")
 SELL_OUT = Ask(
     "fate",
     """UPDATE inventory SET stock = 1 WHERE sku = (
@@ -313,6 +316,7 @@ _LOOKED_UP = ("refund looked up", *_GIVING_BACK)
 _TOLD = ("webhook read", "webhook recorded")
 _CAPTURED = ("provider captured", "payment recorded", "cart taken")
 _LET_GO = ("provider voided", "payment recorded")
+_LEFT = ("waiting payment left", *_LET_GO)
 _EXPIRED_OPEN = (PLACE, PAY_LATER, DITHER, SWEEP, COME_ROUND)
 
 
@@ -345,6 +349,27 @@ USE_CASES: dict[str, UseCase] = {
     "pay while the provider fails": UseCase(_paying("card_error"), 502, _PAYING, PLACED, (PLACE,)),
     "pay by a card that takes until the next day": UseCase(PAY_LATER, 201, _PAYING, PAID, (PLACE,)),
     "pay what is cancelled": UseCase(PAY, 409, ("refusal kept",), CANCELLED, (PLACE, CANCEL), keyless_steps=()),
+    "pay another way": UseCase(
+        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), PAID, (PLACE, PAY_LATER, SEND_AWAY, HOLD)
+    ),
+    "pay another way as a guest": UseCase(
+        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), replace(PAID, xp=0), (PLACE, PAY_LATER, SEND_AWAY, HOLD), guest=True
+    ),
+    "hold another way": UseCase(
+        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), HELD, (PLACE, PAY_LATER, SEND_AWAY, HOLD), manual=True
+    ),
+    "pay another way what can't be let go": UseCase(
+        PAY, 409, (*_LEFT, "refusal kept"), PAID, (PLACE, PAY_LATER, DITHER, SEND_AWAY), after=(COME_ROUND,),
+        keyless_steps=_LEFT,
+    ),
+    "pay another way what is paid": UseCase(
+        PAY, 409, (*_LEFT, "cart taken", "refusal kept"), PAID, (PLACE, PAY_LATER, SEND_AWAY, DECIDE),
+        keyless_steps=(*_LEFT, "cart taken"),
+    ),
+    "recover a payment left for another": UseCase(
+        SWEEP, 0, _swept(payments=_LET_GO), PLACED,
+        (PLACE, PAY_LATER, SEND_AWAY, HOLD, PAY.killed("waiting payment left")),
+    ),
     "webhook": UseCase(TELL, 200, (*_TOLD, "cart taken"), PAID, (PLACE, PAY_LATER)),
     "webhook told twice": UseCase(TELL, 200, ("webhook read",), PAID, (PLACE, PAY_LATER, TELL)),
     "webhook before the request has written": UseCase(

@@ -202,6 +202,95 @@ async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_tak
     assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
 
 
+async def test_who_leaves_paypals_page_pays_another_way_and_what_was_left_is_never_taken(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left, paid = [await pay(shopper, made) for _ in range(2)]
+    assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "voided"
+
+    async def agree_and_tell(payment: Json) -> None:
+        place.approve(payment["providerRef"])
+        assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(6))) == {200}
+        await back(shopper, payment)
+
+    await agree_and_tell(left)
+    await _settled(shop, paypal, clock)
+    assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (0, "pending")
+    await agree_and_tell(paid)
+    assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
+    assert place.orders[left["providerRef"]]["status"] == "APPROVED"
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("step", ["waiting payment left", "provider voided"])
+async def test_who_agrees_while_he_pays_another_way_is_charged_once(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    clock: FixedClock,
+    step: str,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    first = await pay(shopper, made)
+
+    async def agreed_after_all(passed: str) -> None:
+        order_there = place.orders[first["providerRef"]]
+        if passed == step and order_there["status"] == "PAYER_ACTION_REQUIRED":
+            place.approve(order_there["id"])
+            assert set(await place.deliver(client, clock.now())) == {200}
+
+    app.state.shop = replace(shop, step=agreed_after_all)
+    if step == "provider voided":  # too late
+        second = await pay(shopper, made)
+        place.approve(second["providerRef"])
+        await back(shopper, second)
+    else:
+        body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+        refused = await shopper.post("/payments", json=body)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
+    await _settled(shop, paypal, clock)
+    assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_payable_afterwards(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    paypal: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left = await pay(shopper, made)
+    await line.break_at(cut)
+    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+    refused = await shopper.post("/payments", json=body)
+    await line.mend()
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
+    await _settled(shop, paypal, clock)
+    paid = await pay(shopper, made)
+    for one in (left, paid):
+        place.approve(one["providerRef"])
+        await back(shopper, one)
+    assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
+    await _books_balance(shop, place, till)
+
+
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charged(
     shopper: httpx.AsyncClient,

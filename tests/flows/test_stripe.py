@@ -391,6 +391,118 @@ async def test_an_intent_whose_order_expired_is_ended_so_that_nobody_can_pay_it_
     assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
 
 
+@pytest.mark.parametrize("key", [None, "click"])
+async def test_who_leaves_the_banks_page_pays_by_another_card(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+    key: str | None,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left = (await pay(shopper, made, REDIRECTED, key="first")).json()
+    paid = await pay(shopper, made, key=key)
+    assert (paid.status_code, paid.json()["status"]) == (201, "succeeded"), paid.text
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
+    assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "voided"
+    assert (await pay(shopper, made, REDIRECTED, key="first")).json() == left  # its first answer
+    if key is not None:
+        assert (await pay(shopper, made, key=key)).content == paid.content
+    place.take(place.intents[left["providerRef"]], 500)  # whatever Stripe says, money that comes twice goes back
+    assert set(await place.deliver(client, clock.now(), copies=4, dice=random.Random(5))) == {200}
+    assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "refunded"
+    assert place.taken() == 500
+    await _books_balance(shop, place, till)
+
+
+async def test_a_payment_that_succeeded_at_the_banks_page_is_not_made_again(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    first = (await pay(shopper, made, REDIRECTED)).json()
+    place.settle(place.intents[first["providerRef"]])
+    again = await pay(shopper, made)
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/order-not-payable")
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], [payment["id"] for payment in seen["payments"]]) == ("confirmed", [first["id"]])
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_somebody_can(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+    cut: Cut,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    first = (await pay(shopper, made, REDIRECTED)).json()
+    await line.break_at(cut)
+    refused = await pay(shopper, made)
+    await line.mend()
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
+    assert refused.json()["paymentId"] == first["id"]
+    await _settled(shop, stripe, clock)
+    assert (await pay(shopper, made)).json()["status"] == "succeeded"
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
+    await _books_balance(shop, place, till)
+
+
+async def test_of_two_who_pay_another_way_at_once_one_does(
+    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+) -> None:
+    both = asyncio.Barrier(2)
+
+    async def together(step: str) -> None:
+        if step == "waiting payment left":
+            await both.wait()
+
+    made = await order(shopper, ("MUG", 1))
+    await pay(shopper, made, REDIRECTED)
+    app.state.shop = replace(shop, step=together)
+    ends = await asyncio.gather(*(pay(shopper, made, key=key) for key in ("one", None)))
+    assert sorted(end.status_code for end in ends) == [201, 409]
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
+    await _books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    stripe: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    first = (await pay(shopper, made, REDIRECTED)).json()
+
+    async def shown_after_all(step: str) -> None:
+        if step == "waiting payment left":
+            place.settle(place.intents[first["providerRef"]])
+            assert set(await place.deliver(client, clock.now())) == {200}
+
+    app.state.shop = replace(app.state.shop, step=shown_after_all)
+    assert (await pay(shopper, made)).json()["status"] == "authorized"
+    seen = await look(shopper, made["id"])
+    assert (seen["status"], sorted(payment["status"] for payment in seen["payments"])) == (
+        "confirmed", ["authorized", "voided"],
+    )  # fmt: skip
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled", "requires_capture"]
+    assert "payment.returned" not in await till.topics(made["id"])
+    await _books_balance(shop, place, till)
+
+
 async def test_only_what_stripe_signed_just_now_is_read(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

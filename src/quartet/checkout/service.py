@@ -128,7 +128,8 @@ async def pay(
     key: RequestKey | None,
     request_id: str,
 ) -> Answer:
-    """Charges the whole order, or has its sum held where the shop captures by hand.
+    """Charges the whole order, or has its sum held where the shop captures by hand. A payment that waits for its buyer
+    at a provider's page is let go first.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -137,7 +138,11 @@ async def pay(
         raise invalid("provider", f"must be one of {', '.join(providers)}")
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
-    payment = await _start(shop, visitor, order_id, provider, key)
+    try:
+        payment = await _start(shop, visitor, order_id, provider, key)
+    except payments.WaitsForBuyer as other:
+        await _leave(shop, providers, other.payment_id)
+        payment = await _start(shop, visitor, order_id, provider, key, at_last=True)
     if isinstance(payment, Answer):
         return payment
     await shop.step("payment started")
@@ -151,16 +156,33 @@ async def pay(
 
 
 async def _start(
-    shop: Shop, visitor: Visitor, order_id: UUID, provider: str, key: RequestKey | None
+    shop: Shop, visitor: Visitor, order_id: UUID, provider: str, key: RequestKey | None, *, at_last: bool = False
 ) -> Payment | Answer:
-    """The first transaction: the payment, or the key's first answer."""
+    """The first transaction: the payment, or the key's first answer. Raises WaitsForBuyer, `at_last` PaymentInProgress
+    in its place, which is an answer that is kept."""
     now = shop.clock.now()
     ask, as_guest = _ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
     async with idempotency.one_statement(shop, key) as tx:
         asked = (tx, order_id, visitor.user_id, provider)
-        if key is None:
-            return await payments.start(*asked, as_guest=as_guest, now=now, ask=ask)
-        return await payments.start_under_key(*asked, as_guest=as_guest, key=key, now=now, ask=ask)
+        try:
+            if key is None:
+                return await payments.start(*asked, as_guest=as_guest, now=now, ask=ask)
+            return await payments.start_under_key(*asked, as_guest=as_guest, key=key, now=now, ask=ask)
+        except payments.WaitsForBuyer as other:
+            if at_last:
+                raise payments.PaymentInProgress(payment_id=other.payment_id) from other
+            raise
+
+
+async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
+    """Lets go a payment that waits for its buyer, who pays another way. It stays where its provider is off, can't let
+    it go any more, or does not say; then the worker asks again."""
+    now = shop.clock.now()
+    async with shop.stores.pg.once() as tx:
+        left = await payments.leave(tx, payment_id, list(providers), now=now, ask=_ask_at(shop, now))
+    await shop.step("waiting payment left")
+    if left is not None:
+        await let_go(shop, providers, left)
 
 
 async def _charge(
@@ -317,19 +339,19 @@ async def _drop_capture(shop: Shop, payment: Payment) -> None:
 
 
 async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
-    """Has the provider let go what it holds for a payment that nobody wants any more, as is written down. Money that
-    was taken meanwhile goes back."""
+    """Has the provider let go a payment that nobody wants any more, or what it holds for it, as is written down. Money
+    that was taken meanwhile pays the order where that can still be paid, and else goes back."""
     outcome, failure = None, None
     try:
         outcome = await _heard(shop, payment, providers[payment.provider].void(hold_of(payment)))
     except ProviderError as refusal:
         failure = refusal
     await shop.step("provider voided")
-    if failure is not None:
-        log.warning("hold not let go, to be tried again", payment=str(payment.id), error=str(failure))
+    if outcome is None:
+        log.warning("not let go, to be tried again", payment=str(payment.id), error=str(failure or "silence"))
         return payment
-    _, completed = await complete(shop, payment, outcome or Outcome(None, "pending"))
-    if completed.payment.status == "refunded":
+    _, completed = await complete(shop, payment, outcome)
+    if completed.payment.status != "voided":
         await follow_up(shop, providers, completed)
     return completed.payment
 
@@ -341,9 +363,10 @@ def hold_of(payment: Payment, outcome: Outcome | None = None) -> Hold:
 
 
 async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment) -> Outcome | None:
-    """What the provider says of a payment; None when it never heard of it. One that nobody wants any more, declined or
-    of a cancelled order, is let go where it can be rather than gone on with. Raises ProviderError, ProviderSilent."""
-    unwanted = payment.status == "failed"
+    """What the provider says of a payment; None when it never heard of it. One that nobody wants any more, declined, of
+    a cancelled order or left for another, is let go where it can be rather than gone on with. Raises ProviderError,
+    ProviderSilent."""
+    unwanted = payment.status in ("failed", "voided")
     if payment.status == "pending":
         async with shop.stores.pg.read() as read:
             unwanted = await payments.is_unwanted(read, payment.id)

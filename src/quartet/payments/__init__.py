@@ -20,6 +20,7 @@ from quartet.payments.model import (
     ProviderSilent,
     Refund,
     RefundReason,
+    WaitsForBuyer,
     WebhookEvent,
 )
 from quartet.payments.providers import Providers, check_providers, open_providers
@@ -34,6 +35,7 @@ from quartet.payments.store import (
     forget,
     is_unwanted,
     late_refund,
+    leave,
     remember_event,
     start,
     start_capture,
@@ -69,6 +71,7 @@ __all__ = [
     "Providers",
     "Refund",
     "RefundReason",
+    "WaitsForBuyer",
     "WebhookEvent",
     "any_open",
     "by_id",
@@ -79,6 +82,7 @@ __all__ = [
     "forget",
     "is_unwanted",
     "late_refund",
+    "leave",
     "open_providers",
     "reconcile",
     "remember_event",

@@ -15,7 +15,7 @@ RefundReason = Literal["asked", "cancelled", "late"]
 class Payment:
     """One try at paying an order. Cents are minor units of `currency`; `provider_ref` is the provider's own name for
     it, ours until it has one; `refunded_cents` is what the provider has given back so far. `due` is what the provider
-    still has to be told about money it holds, `redirect_url` where the buyer has to go first."""
+    still has to be told about it, `redirect_url` where the buyer has to go first."""
 
     id: UUID
     order_id: UUID
@@ -198,7 +198,8 @@ class PaymentDeclined(Problem):
 
 
 class PaymentInProgress(Conflict):
-    """Another payment of this order is under way. Wait for its outcome: GET /payments/{id} of `paymentId`."""
+    """Another payment of this order is under way and can't be let go. Wait for its outcome: GET /payments/{id} of
+    `paymentId`."""
 
     slug, title = "payment-in-progress", "Another payment of this order is under way"
 
@@ -231,6 +232,14 @@ class ProviderOff(Conflict):
 
 class ProviderSilent(Exception):
     """The provider gave no answer: whether it did what it was asked is unknown."""
+
+
+class WaitsForBuyer(Exception):
+    """The order's open payment waits for its buyer at the provider's page, so that it may be let go for another."""
+
+    def __init__(self, payment_id: UUID) -> None:
+        super().__init__(payment_id)
+        self.payment_id = payment_id
 
 
 class CameOtherwise(Exception):

@@ -24,8 +24,11 @@ WHERE id IN (SELECT id FROM payments
              WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1 ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
+-- name: leave
+SELECT * FROM leave_payment($1, $2, $3, $4);
+
 -- name: is_unwanted
-SELECT o.status = 'cancelled' FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
+SELECT o.status = 'cancelled' OR p.status IN ('failed', 'voided') OR p.due IS NOT DISTINCT FROM 'void' FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
 -- name: start_capture
 SELECT * FROM start_capture($1, $2, $3, $4, $5);

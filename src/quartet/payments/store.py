@@ -22,6 +22,7 @@ from quartet.payments.model import (
     PaymentInProgress,
     Refund,
     RefundReason,
+    WaitsForBuyer,
     WebhookEvent,
 )
 from quartet.stores.files import queries
@@ -49,7 +50,7 @@ async def start(
     """A pending payment of the whole order, the user's or, `as_guest`, one that is a guest's; `ask` is when recovery
     may ask the provider about it.
 
-    Raises NotFound, OrderNotPayable, PaymentInProgress.
+    Raises NotFound, OrderNotPayable, PaymentInProgress, WaitsForBuyer.
     """
     try:
         row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, now, ask)
@@ -118,7 +119,7 @@ async def take_to_ask(tx: Tx, now: datetime, most: int) -> list[Payment]:
 
 
 async def is_unwanted(read: Read, payment_id: UUID) -> bool:
-    """Whether the payment's order was cancelled, so that nobody should pay it any more."""
+    """Whether nobody should pay it any more: its order was cancelled, it was declined, or is let go for another."""
     return bool(await read.fetchval(q.is_unwanted, payment_id))
 
 
@@ -138,6 +139,13 @@ async def drop_capture(tx: Tx, payment_id: UUID, now: datetime) -> None:
 async def start_void(tx: Tx, order_id: UUID, *, now: datetime, ask: datetime) -> Payment | None:
     """What is held for a cancelled order is to be let go; None when nothing is held."""
     row = await tx.fetchrow(q.start_void, order_id, now, ask)
+    return None if row is None else _read(Payment, row)
+
+
+async def leave(tx: Tx, payment_id: UUID, providers: Sequence[str], *, now: datetime, ask: datetime) -> Payment | None:
+    """A payment that waits for its buyer is to be let go, since he pays another way; None when it waits no more, or is
+    of none of these providers."""
+    row = await tx.fetchrow(q.leave, payment_id, providers, now, ask)
     return None if row is None else _read(Payment, row)
 
 
@@ -225,6 +233,8 @@ def _refusal(refused: Violation) -> Exception:
             return NotFound(refused.message)
         case "QT020":
             return OrderNotPayable(f"the order is {refused.detail}", order_status=refused.detail)
+        case "QT021" if refused.constraint:
+            return WaitsForBuyer(UUID(refused.detail))
         case "QT021":
             return PaymentInProgress(payment_id=refused.detail)
         case "QT025":

@@ -13,6 +13,7 @@ is asked for.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -52,6 +53,7 @@ _CAPTURES = {
     "DECLINED": "failed", "FAILED": "failed",
 }  # fmt: skip
 _HOLDS = {"CREATED": "authorized", "PENDING": "pending", "DENIED": "failed", "VOIDED": "voided", "EXPIRED": "voided"}
+_UNAGREED = ("CREATED", "SAVED", "PAYER_ACTION_REQUIRED")
 _REFUNDS = {"COMPLETED": "succeeded", "PENDING": "pending"}
 _REPORTED = {"S": "succeeded", "P": "pending", "D": "failed", "V": "voided"}
 # Currencies that PayPal takes whole only, though ISO 4217 has cents.
@@ -173,15 +175,19 @@ class PayPal:
             raise BadSignature("the signature does not belong to this body")
 
     async def _decide(self, hold: Hold, step: str, body: Json | None) -> Outcome:
-        """Captures or voids what is held, once; what was decided otherwise before is told as it stands."""
+        """Captures or voids what is held, once; what was decided otherwise before is told as it stands. An order that
+        its buyer has not agreed to has no void at PayPal: it is let go by never being captured, which nobody but
+        `look_up` does. One that he has agreed to is as good as paid."""
         order = await self._order(hold.provider_ref)
         if order is None and step == "void":  # PayPal forgets what nobody agreed to in three days
             return Outcome(hold.provider_ref, "voided")
         if order is None:
             raise ProviderError("PayPal knows no such order")
-        held = _parts(order, "authorizations")
-        if _outcome(order).status != "authorized":
-            return _outcome(order)
+        held, stands = _parts(order, "authorizations"), _outcome(order)
+        if step == "void" and order["status"] in _UNAGREED:
+            return replace(stands, status="voided", redirect_url=None)
+        if stands.status != "authorized":
+            return stands
         failure = None
         try:
             path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
@@ -298,7 +304,7 @@ def _outcome(order: Json) -> Outcome:
         order["id"],
         status,  # type: ignore[arg-type]
         "declined" if status == "failed" else None,
-        _link(order) if status == "pending" and order["status"] in ("CREATED", "PAYER_ACTION_REQUIRED") else None,
+        _link(order) if status == "pending" and order["status"] in _UNAGREED else None,
         cents,
         amount["currency_code"] if amount else None,
     )

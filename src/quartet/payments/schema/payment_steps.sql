@@ -4,7 +4,8 @@
 -- A pending payment of the whole order, before the provider is asked. p_ask: when somebody else may ask how it stands.
 -- p_guest: who asks holds the token of the order, which opens it as long as it is a guest's.
 -- Raises QT008 no such order of this buyer, QT020 it can't be paid (DETAIL its status), QT021 another payment of it is
--- open (DETAIL that payment's id).
+-- open (DETAIL that payment's id, CONSTRAINT 'waits for its buyer' where it is he, at the provider's page, who keeps it
+-- open).
 DROP FUNCTION IF EXISTS start_payment(UUID, UUID, UUID, TEXT, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
 CREATE OR REPLACE FUNCTION start_payment(
     p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
@@ -29,9 +30,10 @@ BEGIN
     ON CONFLICT (order_id) WHERE status IN ('pending', 'authorized', 'succeeded') DO NOTHING
     RETURNING * INTO v_payment;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'another payment of this order is open' USING ERRCODE = 'QT021',
-            DETAIL = (SELECT id FROM payments
-                      WHERE order_id = p_order_id AND status IN ('pending', 'authorized', 'succeeded'));
+        SELECT * INTO v_payment FROM payments
+        WHERE order_id = p_order_id AND status IN ('pending', 'authorized', 'succeeded');
+        RAISE EXCEPTION 'another payment of this order is open' USING ERRCODE = 'QT021', DETAIL = v_payment.id,
+            CONSTRAINT = CASE WHEN v_payment.redirect_url IS NULL THEN '' ELSE 'waits for its buyer' END;
     END IF;
     RETURN v_payment;
 END $$;
@@ -57,7 +59,8 @@ END $$;
 -- the same, in whatever order they come. What is further on is never taken back: a captured payment stays captured, but
 -- a failed one may still turn out to have been charged. An order that expired meanwhile is revived where there is stock.
 -- Money for an order that can't take it any more (cancelled, expired, paid by another card) is put on its way back, and
--- what only is held is let go. A hold that lapses takes its order with it.
+-- what only is held is let go, as is what comes to be held while its buyer has it let go. A hold that lapses takes its
+-- order with it.
 CREATE OR REPLACE FUNCTION complete_payment(
     p_id UUID, p_status TEXT, p_ref TEXT, p_decline TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_redirect TEXT
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -67,11 +70,13 @@ DECLARE
     v_order   orders;
     v_taken   BOOLEAN := false;
     v_status  TEXT := p_status;
+    v_left    BOOLEAN;
 BEGIN
     SELECT o.* INTO v_order FROM orders o
     WHERE o.id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
     SELECT * INTO v_payment FROM payments WHERE id = p_id;
     v_before := v_payment.status;
+    v_left := v_before = 'pending' AND v_payment.due IS NOT NULL AND p_status = 'authorized';
     IF v_before = 'voided' AND v_payment.due IS NOT NULL AND p_status IN ('voided', 'failed') THEN
         UPDATE payments SET due = NULL, updated_at = p_now WHERE id = p_id RETURNING * INTO v_payment;
         RETURN v_payment;
@@ -84,13 +89,14 @@ BEGIN
     THEN
         RETURN v_payment;
     ELSIF p_status = 'pending' THEN
+        -- What is to be let go is so only while it waits for its buyer: it may have been said before he was left waiting.
         UPDATE payments
         SET provider_ref = coalesce(p_ref, provider_ref), redirect_url = coalesce(p_redirect, redirect_url),
-            ask_at = p_ask, updated_at = p_now
+            due = CASE WHEN p_redirect IS NOT NULL THEN due END, ask_at = p_ask, updated_at = p_now
         WHERE id = p_id RETURNING * INTO v_payment;
         RETURN v_payment;
     ELSIF p_status IN ('authorized', 'succeeded') AND v_before <> 'authorized' THEN
-        IF NOT EXISTS (
+        IF NOT v_left AND NOT EXISTS (
             SELECT FROM payments p
             WHERE p.order_id = v_order.id AND p.id <> p_id AND p.status IN ('pending', 'authorized', 'succeeded')
         ) THEN
@@ -117,7 +123,7 @@ BEGIN
         PERFORM capture_order(v_order.id);
     ELSIF v_status = 'refunded' AND v_payment.amount_cents > 0 THEN
         PERFORM return_payment(v_payment, p_now);
-    ELSIF v_status = 'voided' AND p_status = 'authorized' THEN
+    ELSIF v_status = 'voided' AND p_status = 'authorized' AND NOT v_left THEN
         PERFORM tell_returned(v_payment);
     ELSIF v_before = 'authorized' AND v_order.status = 'confirmed' THEN
         PERFORM cancel_order(v_order.id, 'payments', 'authorization lapsed');
@@ -204,6 +210,16 @@ LANGUAGE sql AS $$
     UPDATE payments SET status = 'voided', due = 'void', asked = 0, ask_at = p_ask, updated_at = p_now
     WHERE order_id = p_order_id AND status = 'authorized' RETURNING *
 $$;
+
+-- The buyer pays another way than at the provider's page, where this payment waits for him: it is to be let go, written
+-- down before the provider is told. No row when it waits no more, or is of none of these providers.
+CREATE OR REPLACE FUNCTION leave_payment(p_id UUID, p_providers TEXT[], p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ)
+RETURNS SETOF payments LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    RETURN QUERY UPDATE payments SET due = 'void', asked = 0, ask_at = p_ask, updated_at = p_now
+    WHERE id = p_id AND redirect_url IS NOT NULL AND provider = ANY (p_providers) RETURNING *;
+END $$;
 
 -- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
