@@ -32,6 +32,9 @@ async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("which", nargs="*", choices=[*NAMES, []], help="default: all")
     parser.add_argument("--rebuilt", type=int, default=100_000, help="products of the index that is built anew")
+    parser.add_argument(
+        "--by-sums-only", action="store_true", help="of a new index: only how one wrong product among all is found"
+    )
     parser.add_argument("--calls", type=int, default=2000, help="calls of a cheap request")
     parser.add_argument("--orders", type=int, default=300, help="purchases for each number of buyers")
     parser.add_argument("--buyers", type=int, nargs="+", default=BUYERS, help="how many buy at once")
@@ -90,7 +93,7 @@ async def _run(name: str, asked: argparse.Namespace) -> str:
         case "reindex":
             from bench.reindex import reindex
 
-            return await reindex(asked.rebuilt)
+            return await reindex(asked.rebuilt, by_sums_only=asked.by_sums_only)
         case _:
             from bench.loads import loads
 

@@ -19,6 +19,7 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.worker")
 
+# From when one batch of events began to the next.
 RELAY_SECONDS = 0.1
 RECOVER_SECONDS = 1.0
 REBUILD_SECONDS = 2.0
@@ -87,13 +88,15 @@ async def _changes(shop: Shop, lease: Lease) -> None:
 
 
 async def _outbox(shop: Shop, lease: Lease) -> None:
+    clock = asyncio.get_running_loop()
     while True:
+        began = clock.time()
         taken = await relay.relay(shop, lease)
         CARRIED.inc(taken)
         # Asked rather than notified: NOTIFY takes a lock over the whole database at each commit that sends one. And not
         # at once again, so that what is sold meanwhile is one batch, and what is sold often is written once in it.
         if taken < shop.settings.sync_batch:
-            await asyncio.sleep(RELAY_SECONDS)
+            await asyncio.sleep(RELAY_SECONDS - (clock.time() - began))
 
 
 async def _rebuilds(shop: Shop, _: Lease) -> None:
