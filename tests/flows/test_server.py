@@ -37,9 +37,9 @@ def desk() -> Desk:
     return Desk()
 
 
-def at_once(target: bytes, *_: object) -> bytes | None:
+def at_once(target: bytes, *_: object) -> tuple[bytes, bytes] | None:
     """What needs no application."""
-    return b"content-length: 2\r\nx-kind: kept\r\n\r\nOK" if target.startswith(b"/kept") else None
+    return (b"content-length: 2\r\nx-kind: kept\r\n", b"OK") if target.startswith(b"/kept") else None
 
 
 @pytest.fixture

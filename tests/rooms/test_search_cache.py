@@ -286,8 +286,8 @@ async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Sho
         while given is None:  # until several are counted ahead
             first = await client.get("/search?q=mug", headers={"X-Request-Id": "ours"})
             given = at_once(*_guests(b"q=mug", (b"x-request-id", b"ours")))
-        head, _, body = given.partition(b"\r\n\r\n")
-        told = httpx.Headers([line.split(b": ", 1) for line in head.split(b"\r\n")])
+        head, body = given
+        told = httpx.Headers([line.split(b": ", 1) for line in head.split(b"\r\n")[:-1]])
         assert (first.status_code, body) == (200, first.content)
         assert sorted(first.headers) == sorted(told)
         assert len(told.raw) == len(told)
@@ -310,7 +310,7 @@ async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Sho
         ):
             assert at_once(*other) is None
         asked_before = REQUESTS.labels("GET", "/search", 200)._value.get()
-        assert b"x-request-id: a b" not in at_once(*_guests(b"q=mug", (b"x-request-id", b"a b")))
+        assert b"x-request-id: a b" not in at_once(*_guests(b"q=mug", (b"x-request-id", b"a b")))[0]
         assert REQUESTS.labels("GET", "/search", 200)._value.get() == asked_before + 1
 
 

@@ -90,10 +90,10 @@ class Gateway:
         self.app = app
         return self
 
-    def at_once(self, target: bytes, sent: RawHeaders, peer: tuple[str, int] | None) -> bytes | None:
+    def at_once(self, target: bytes, sent: RawHeaders, peer: tuple[str, int] | None) -> tuple[bytes, bytes] | None:
         """The answer to a guest's GET for which nobody has to be asked and nothing to be read, for the server to write:
-        all that comes after the status 200 and the server's own headers. A task and what passes between server and
-        application would cost as much as all of it."""
+        the headers that come after the status 200 and the server's own, and the body. A task and what passes between
+        server and application would cost as much as all of it."""
         path, _, query = target.decode("latin-1").partition("?")
         if self._shop is None or path not in self._at_hand:
             return None
@@ -111,22 +111,20 @@ class Gateway:
             return None
         taken = share.use()
         request_id = _request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
-        written = self._form(path) % (
-            as_lines(found.headers), len(found.body), request_id.encode(), *taken[1:4], found.body,
-        )  # fmt: skip
+        head = self._form(path) % (as_lines(found.headers), len(found.body), request_id.encode(), *taken[1:4])
         seconds = time.perf_counter() - began
         _note(route, 200, seconds, request_id=request_id, method="GET", path=path, user=None)
-        return written
+        return head, found.body
 
     def _form(self, path: str) -> bytes:
-        """Of the answers at this address what is always the same."""
+        """Of the headers of answers at this address what is always the same."""
         form = self._forms.get(path)
         if form is None:
             always = as_lines([*security_headers(path, self.is_secure), (b"cache-control", b"no-store")])
             form = self._forms[path] = (
                 b"%b" + f"content-length: %d\r\ncontent-type: {JSON}\r\nx-request-id: %b\r\n".encode()
                 + always.replace(b"%", b"%%")
-                + b"ratelimit-limit: %d\r\nratelimit-remaining: %d\r\nratelimit-reset: %d\r\n\r\n%b"
+                + b"ratelimit-limit: %d\r\nratelimit-remaining: %d\r\nratelimit-reset: %d\r\n"
             )  # fmt: skip
         return form
 

@@ -25,9 +25,9 @@ REST_SECONDS = 0.1
 LONGEST_LINE = 1000
 
 
-# Of a GET's address, headers and peer the answer that needs no task, if there is one: what follows the status 200 and
-# the headers that the server adds. None where a body comes.
-AnswerAtOnce = Callable[[bytes, list[tuple[bytes, bytes]], tuple[str, int] | None], bytes | None]
+# Of a GET's address, headers and peer the answer that needs no task, if there is one: the headers that follow those of
+# the server after the status 200, and the body. None where the request has a body.
+AnswerAtOnce = Callable[[bytes, list[tuple[bytes, bytes]], tuple[str, int] | None], tuple[bytes, bytes] | None]
 
 
 class Server(uvicorn.Server):
@@ -137,7 +137,7 @@ class _Protocol(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self._is_answered = True
-            self._write(200, answer)
+            self._write(200, *answer)
             self.on_response_complete()
 
     def _may_answer(self) -> bool:
@@ -167,11 +167,12 @@ class _Protocol(HttpToolsProtocol):
             *refusal.raw_headers, *security_headers("", is_secure=False),
             (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()), (b"connection", b"close"),
         ]  # fmt: skip
-        self._write(refusal.status_code, as_lines(headers) + b"\r\n" + bytes(refusal.body))
+        self._write(refusal.status_code, as_lines(headers), bytes(refusal.body))
         self.transport.close()
 
-    def _write(self, status: int, rest: bytes) -> None:
-        self.transport.write(b"".join((STATUS_LINE[status], as_lines(self.server_state.default_headers), rest)))
+    def _write(self, status: int, headers: bytes, body: bytes) -> None:
+        own = as_lines(self.server_state.default_headers)
+        self.transport.write(b"".join((STATUS_LINE[status], own, headers, b"\r\n", body)))
 
     def _enter(self) -> None:
         data, self._held = b"".join(self._held), []

@@ -199,7 +199,7 @@ class Shares:
             reply = await self._ask(name, limit, window, size)
         if reply[0]:
             share.left += size
-            share.low = share.left // 4
+            share.low = share.left // 2
             share.remaining = reply[1]
             # Never too late: we began before Redis looked at its clock.
             share.until = min(share.until, began + reply[2] / 1000)

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import structlog
 
-_LINK = re.compile(r"^(/(?:password-resets|email-verifications)/).+", re.DOTALL)
+_LINKS = ("/password-resets/", "/email-verifications/")
+_LINK = re.compile(f"^({'|'.join(_LINKS)}).+", re.DOTALL)
 _SECRET = ("password", "token", "secret", "authorization", "cookie", "signature", "idempotency", "hash", "csrf")
 
 
@@ -67,21 +68,25 @@ def is_secret(name: str) -> bool:
 
 def without_token(path: str) -> str:
     """An address as it may be logged: the last part of a link in an e-mail opens an account."""
-    return _LINK.sub(r"\1***", path)
+    return _LINK.sub(r"\1***", path) if path.startswith(_LINKS) else path
 
 
 def _line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
     """Written for every request, so by what writes it quickest; whatever that refuses is told all the same."""
     try:
-        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # a lone surrogate, or a number of more than 64 bits
-        return json.dumps(event, default=repr).encode()
+        return json.dumps(event, default=_said).encode()
+
+
+def _said(value: object) -> str:
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else repr(value)
 
 
 def _write_request(**members: Any) -> None:
     """The same line as structlog writes. Its way through logger and processors costs as much as all else that is done
     for an answer that is kept ready."""
-    members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z"}
+    members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC)}
     sys.stderr.buffer.write(_line(None, "info", members) + b"\n")
     sys.stderr.buffer.flush()
 
