@@ -89,7 +89,10 @@ class Settings(BaseSettings):
         0.02, ge=0, description="How long the worker gathers catalog changes into one batch."
     )
     sync_waiting: int = Field(
-        20_000, ge=1, description="Changes that may wait in a worker; past that it reads on once they are carried."
+        20_000,
+        ge=1,
+        description="Changes that may wait in a worker; past that it reads on once they are carried. As many events of "
+        "price and stock are carried at once.",
     )
     canary_seconds: float = Field(
         1.0, ge=0, description="How often freshness is measured by a product that nobody is shown; 0 is never."
