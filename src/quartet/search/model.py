@@ -349,7 +349,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "words": {
             "name": words.kept(name),
             "brand": words.fold(brand),
-            "more": " ".join(dict.fromkeys(map(words.kept, more))),
+            "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
             "description": words.kept(product["description"]),
         },
         "suggest": shown,
