@@ -517,6 +517,18 @@ async def test_all_that_waits_of_stock_is_one_batch_and_orders_keep_their_turn(k
     ]  # fmt: skip
 
 
+async def test_an_order_that_names_no_sku_keeps_no_price_from_its_page(kitchen: Shop) -> None:
+    await add(kitchen, kettle("A"))
+    async with kitchen.stores.pg.tx() as tx:
+        await inventory.put(tx, "A", "Kettle", 700, currency="GBP", actor="test", stock=7)
+        await outbox.emit(tx, "order.placed", "o1", {"items": [{"qty": 1}]})
+    await relay.relay(kitchen)
+    assert (await copies(kitchen))["A"] == 7
+    async with kitchen.stores.pg.tx() as tx:
+        left = await tx.fetch("SELECT topic, attempts FROM outbox")
+    assert [(row["topic"], row["attempts"]) for row in left] == [("order.placed", 1)]
+
+
 async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with kitchen.stores.pg.tx() as tx:
         await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})

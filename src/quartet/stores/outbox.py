@@ -5,7 +5,7 @@ A relay looks (`due`), carries what it saw with no transaction open, and writes 
 `postpone`, `fail`). Killed between, it or another carries the same events again: consumers know an event by its id.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,9 +55,9 @@ async def postpone(tx: Tx, ids: Sequence[int], seconds: float) -> None:
     await tx.execute(q.postpone, ids, seconds)
 
 
-async def fail(tx: Tx, event: Event, seconds: float) -> None:
-    """Later again, one attempt more."""
-    await tx.execute(q.fail, event.id, seconds)
+async def fail(tx: Tx, waits: Mapping[int, float]) -> None:
+    """Later again, one attempt more: the seconds by event's id."""
+    await tx.execute(q.fail, list(waits), list(waits.values()))
 
 
 async def put_back(

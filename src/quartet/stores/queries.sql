@@ -26,7 +26,8 @@ WHERE id = ANY ($1);
 
 -- name: fail
 -- Tried in vain: later again, each time later.
-UPDATE outbox SET attempts = attempts + 1, not_before = now() + $2::float8 * interval '1 second' WHERE id = $1;
+UPDATE outbox SET attempts = attempts + 1, not_before = now() + seconds * interval '1 second'
+FROM unnest($1::bigint[], $2::float8[]) AS failed(id, seconds) WHERE outbox.id = failed.id;
 
 -- name: put_back
 -- An event as it was, its own id and hour with it: consumers that have counted it already still know it.

@@ -66,14 +66,24 @@ Outcome = tuple[Event, Exception | None]
 
 
 async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
-    """Price and stock of SKUs: one product each, however many events. Search follows, told by the change stream."""
+    """Price and stock of SKUs: one product each, however many events. Search follows, told by the change stream. One
+    that can't be read keeps no other back."""
+    skus: set[str] = set()
+    outcomes: list[Outcome] = []
+    legible: list[Event] = []
+    for event in events:
+        try:
+            skus.update(_skus(event))
+            legible.append(event)
+        except Exception as error:
+            outcomes.append((event, error))
     failure: Exception | None = None
     try:
-        ids = await catalog.product_ids_of_skus(shop.stores.mongo, {sku for event in events for sku in _skus(event)})
+        ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
         await copy(shop, set(ids.values()))
     except Exception as error:
         failure = error
-    return [(event, failure) for event in events]
+    return outcomes + [(event, failure) for event in legible]
 
 
 def _skus(event: Event) -> list[str]:
@@ -116,11 +126,12 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
             await store.count_retry(tx, PIPELINE)
-        for event, error in failed:
+        # What is carried together fails together, and is told once.
+        for event, error in {id(error): (event, error) for event, error in reversed(failed)}.values():
             log.warning(
                 "event not carried", topic=event.topic, key=event.key, attempt=event.attempts + 1, error=repr(error)
             )
-            await outbox.fail(tx, event, min(2.0**event.attempts, LONGEST_SECONDS))
+        await outbox.fail(tx, {event.id: min(2.0**event.attempts, LONGEST_SECONDS) for event, _ in failed})
         for event, error in buried:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
         await store.bury(tx, PIPELINE, [_letter(event, error) for event, error in buried])
