@@ -4,13 +4,26 @@ import os
 import time
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
+
+# Version and variant, and where they stand.
+_VERSION_7 = 0x7 << 76 | 0x2 << 62
+_MARKS = 0xF << 76 | 0x3 << 62
+
 
 def new_id() -> UUID:
     """A UUID version 7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits.
 
     Ordered by time, so that a primary key's index grows at one end instead of everywhere.
     """
-    value = int.from_bytes((time.time_ns() // 1_000_000).to_bytes(6) + os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
+    return UUID(int=_drawn())
+
+
+def new_row_id() -> UUID:
+    """The same as PostgreSQL's rows have it: made and said in half the time, but orjson does not know its class."""
+    return pgproto.UUID(_drawn().to_bytes(16))
+
+
+def _drawn() -> int:
+    drawn = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
+    return drawn & ~_MARKS | _VERSION_7

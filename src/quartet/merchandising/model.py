@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 # The header that an answer of search carries, and that a product's page may be asked for with.
@@ -19,8 +19,7 @@ _LONG_NUMBER = re.compile(r"\+?\d(?:[ ./()-]*\d){6,}")
 ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
-@dataclass(frozen=True)
-class Searched:
+class Searched(NamedTuple):
     """A search as it is kept."""
 
     id: UUID

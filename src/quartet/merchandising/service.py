@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from quartet import catalog
 from quartet.kernel.errors import invalid
-from quartet.kernel.ids import new_id
+from quartet.kernel.ids import new_id, new_row_id
 from quartet.merchandising import store
 from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, told
 from quartet.stores.outbox import Event
@@ -91,7 +91,7 @@ def _journal(shop: Shop) -> Journal:
 
 def note_search(shop: Shop, text: str, found: int) -> UUID:
     """Notes a search that has been answered, and gives it the id that its answer carries."""
-    search_id = new_id()
+    search_id = new_row_id()
     if query := told(text, found):
         _journal(shop).note(Searched(search_id, shop.clock.now(), query, found))
     return search_id
