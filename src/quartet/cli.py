@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -459,6 +460,37 @@ async def _rebuild_boards(settings: Settings) -> None:
     async with open_shop(settings) as shop:
         made = await leaderboard.rebuild(shop, actor="command line")
     typer.echo(", ".join(f"the {period} board is made of {sources} sources" for period, sources in made.items()))
+
+
+class Role(StrEnum):
+    """What an account may be given; `none` takes everything away."""
+
+    STAFF = "staff"
+    ADMIN = "admin"
+    NONE = "none"
+
+
+@app.command()
+def roles(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Whose.")],
+    given: Annotated[list[Role] | None, typer.Argument(metavar="[staff] [admin] | none")] = None,
+    data: DataFolder = None,
+) -> None:
+    """Gives an account these roles in place of those it has, or shows them. So the first admin of a shop is made."""
+    if given and Role.NONE in given and len(given) > 1:
+        raise ValueError("`none` goes with no other role")
+    asyncio.run(_roles(settings_of(data), email, given))
+
+
+async def _roles(settings: Settings, email: str, given: list[Role] | None) -> None:
+    from quartet import access
+
+    async with open_shop(settings) as shop:
+        user = await access.of_address(shop, email)
+        if given:
+            wanted = frozenset(role.value for role in given) - {Role.NONE}
+            user = await access.set_roles(shop, user.id, wanted, actor="command line")
+    typer.echo(f"{user.email}: {', '.join(sorted(user.roles)) or 'no role'}")
 
 
 BackupFolder = Annotated[Path, typer.Argument(metavar="FOLDER")]

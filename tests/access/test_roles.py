@@ -1,6 +1,7 @@
 """Roles: given and taken at once, and somebody always left to give them."""
 
 import asyncio
+import sys
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from conftest import SignIn
 from floor import Floor, made
+from quartet import cli
 from quartet.gateway import auth
 from quartet.stores import open_stores
 from quartet.web import limits
@@ -125,3 +127,39 @@ async def test_roles_are_only_those_there_are(floor: Floor) -> None:
         assert (await floor.admin.patch(f"/users/{user_id}/roles", json={"roles": roles})).status_code == 422
     nobody = "0197a0a0-0000-7000-8000-000000000000"
     assert (await floor.admin.patch(f"/users/{nobody}/roles", json={"roles": []})).status_code == 404
+
+
+def _command(shop: Shop, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    for name in ("postgres_url", "mongodb_url", "redis_url", "search_url", "data_dir"):
+        monkeypatch.setenv(f"QUARTET_{name.upper()}", str(getattr(shop.settings, name)))
+    monkeypatch.setattr(sys, "argv", ["quartet", "roles", *words])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+async def test_the_command_line_makes_the_first_admin(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user_id, tokens = await _person(floor)
+
+    async def command(*words: str) -> tuple[int, str]:
+        capsys.readouterr()  # what was said before
+        status = await asyncio.to_thread(_command, floor.shop, monkeypatch, *words)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    assert await command("Ada@Example.com") == (0, "ada@example.com: no role\n")
+    assert await command("ada@example.com", "staff", "admin") == (0, "ada@example.com: admin, staff\n")
+    assert (await floor.guest.get("/users/me", headers=_bearer(tokens))).status_code == 401, "it is told at once"
+    tokens = await made(floor.guest.post("/sessions", json=PERSON))
+    log = (await floor.guest.get("/audit-log", params={"subject": f"user:{user_id}"}, headers=_bearer(tokens))).json()
+    assert log["items"][0]["actor"] == "command line"
+    assert log["items"][0]["after"] == {"roles": ["admin", "staff"]}
+    assert await command("ada@example.com", "none") == (0, "ada@example.com: no role\n")
+    status, said = await command("ada@example.co", "admin")
+    assert status == 1
+    assert "nobody has an account by ada@example.co" in said
+    assert (await command("ada@example.com", "none", "staff"))[0] == 1

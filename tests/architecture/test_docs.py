@@ -60,8 +60,22 @@ def test_the_readme_names_files_commands_and_targets_that_exist() -> None:
     assert {
         name for name in re.findall(r"`make (\w+)`|^make (\w+)", text, re.MULTILINE) for name in name if name
     } <= targets
-    for path in re.findall(r"`((?:src|docs|deploy|tests|bench|proofs)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:src|docs|deploy|tests|bench|proofs)/[\w./*-]*\w)", page.read_text(encoding="utf-8"))
+    gone = [path for path in named if not any(ROOT.glob(path))]
+    assert not gone
+
+
+def test_every_decision_is_in_their_list_by_its_name() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = dict(re.findall(r"\[(\d+ [^\]]+)\]\((\S+)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    headings = {file: file.read_text(encoding="utf-8").partition("\n")[0] for file in folder.glob("[0-9]*.md")}
+    assert {f"# {name.replace(' ', '. ', 1)}": file for name, file in listed.items()} == {
+        heading: file.name for file, heading in headings.items()
+    }
 
 
 def test_the_contract_names_every_route() -> None:

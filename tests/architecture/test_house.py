@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "quartet"
 ROOMS = sorted(p.name for p in SOURCE.iterdir() if p.is_dir() and (p / "__init__.py").exists())
 DRIVERS = {"asyncpg", "pymongo", "redis", "opensearchpy", "elasticsearch", "aiosmtplib"}
 WEB = {"fastapi", "starlette"}
-WEB_ROOMS = {"web", "gateway", "storefront", "admin"}
+WEB_ROOMS = {"web", "gateway"}
 
 
 def _modules() -> list[Path]:

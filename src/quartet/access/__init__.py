@@ -1,7 +1,16 @@
 """Who may do what, and what they did: API keys, roles and the audit log. Held in PostgreSQL."""
 
 from quartet.access.model import GoodKey, LastAdmin, needed_scope
-from quartet.access.service import PREFIX, an_admin_stays, good_key, note_use, tell_revoked, tell_roles
+from quartet.access.service import (
+    PREFIX,
+    an_admin_stays,
+    good_key,
+    note_use,
+    of_address,
+    set_roles,
+    tell_revoked,
+    tell_roles,
+)
 from quartet.access.store import forget
 
 __all__ = [
@@ -13,6 +22,8 @@ __all__ = [
     "good_key",
     "needed_scope",
     "note_use",
+    "of_address",
+    "set_roles",
     "tell_revoked",
     "tell_roles",
 ]

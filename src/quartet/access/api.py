@@ -139,7 +139,7 @@ async def list_people(
 @router.patch("/users/{id}/roles", response_model=PersonShape, responses=problems(NotFound, LastAdmin, *_ADMIN))
 async def set_roles(shop: ShopDep, principal: Admin, user_id: PathId, body: RolesBody) -> Response:
     """Sets somebody's roles, at once: an access token that says otherwise is refused until it is renewed."""
-    return answer(_person(await service.set_roles(shop, principal, user_id, frozenset(body.roles))))
+    return answer(_person(await service.set_roles(shop, user_id, frozenset(body.roles), actor=principal.actor)))
 
 
 def _key(key: ApiKey) -> KeyShape:

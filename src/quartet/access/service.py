@@ -87,7 +87,16 @@ async def note_use(shop: Shop, key: GoodKey) -> None:
         log.warning("use_not_noted", api_key=str(key.id))
 
 
-async def set_roles(shop: Shop, principal: Principal, user_id: UUID, roles: frozenset[str]) -> accounts.User:
+async def of_address(shop: Shop, email: str) -> accounts.User:
+    """Whose address it is. Raises NotFound."""
+    async with shop.stores.pg.read() as read:
+        found = await accounts.by_email(read, email.strip().lower(), after="", limit=1)
+    if not found or found[0].email != email.strip().lower():
+        raise NotFound(f"nobody has an account by {email}")
+    return found[0]
+
+
+async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: str) -> accounts.User:
     """From now on: tokens that say otherwise are refused, and renewed ones say so. Raises NotFound, LastAdmin."""
     with an_admin_stays():
         async with shop.stores.pg.tx() as tx:
@@ -97,7 +106,7 @@ async def set_roles(shop: Shop, principal: Principal, user_id: UUID, roles: froz
             user = await accounts.set_roles(tx, user_id, roles)
             if user.roles != found.roles:
                 await trail.record(
-                    tx, principal.actor, "user.roles", "user", user_id,
+                    tx, actor, "user.roles", "user", user_id,
                     before={"roles": found.roles}, after={"roles": user.roles},
                 )  # fmt: skip
     await tell_roles(shop, user_id, user.roles)
