@@ -1,10 +1,12 @@
 """The documents say what is: settings, files, commands, routes."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import typer
+from prometheus_client import REGISTRY
 
 from quartet.cli import app as commands
 from quartet.gateway import create_app
@@ -67,6 +69,16 @@ def test_the_files_that_a_page_names_are_there(page: Path) -> None:
     named = re.findall(r"`((?:src|docs|deploy|tests|bench|proofs)/[\w./*-]*\w)", page.read_text(encoding="utf-8"))
     gone = [path for path in named if not any(ROOT.glob(path))]
     assert not gone
+
+
+def test_every_metric_is_told_and_what_is_told_is_one() -> None:
+    for name in ("gateway.app", "sync.metrics", "sync.worker", "search", "merchandising"):
+        importlib.import_module(f"quartet.{name}")
+    there = {metric.name for metric in REGISTRY.collect()} | {"quartet_search_freshness_seconds"}  # made when asked
+    there = {name.removesuffix("_total") for name in there if name.startswith("quartet_")}
+    told = re.findall(r"`(quartet_[a-z_]+)", "".join(page.read_text(encoding="utf-8") for page in PAGES))
+    others = {"quartet_app", "quartet_web", "quartet_session", "quartet_csrf"}  # roles and cookies
+    assert {name.removesuffix("_total") for name in told} - others == there
 
 
 def test_every_decision_is_in_their_list_by_its_name() -> None:
