@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quartet.kernel.errors import Problem, StoreUnavailable, invalid
-from quartet.kernel.ids import new_id, new_row_id
+from quartet.kernel.ids import new_id
 from quartet.kernel.money import format_money, minor_digits, to_minor
+from quartet.stores.postgres import new_row_id
 
 
 @pytest.mark.parametrize("draw", [new_id, new_row_id])

@@ -4,8 +4,6 @@ import os
 import time
 from uuid import UUID
 
-from asyncpg.pgproto import pgproto
-
 # Version and variant, and where they stand.
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
 _MARKS = 0xF << 76 | 0x3 << 62
@@ -16,14 +14,10 @@ def new_id() -> UUID:
 
     Ordered by time, so that a primary key's index grows at one end instead of everywhere.
     """
-    return UUID(int=_drawn())
+    return UUID(int=drawn_id())
 
 
-def new_row_id() -> UUID:
-    """The same as PostgreSQL's rows have it: made and said in half the time, but orjson does not know its class."""
-    return pgproto.UUID(_drawn().to_bytes(16))
-
-
-def _drawn() -> int:
+def drawn_id() -> int:
+    """The number that `new_id` would be made of."""
     drawn = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
     return drawn & ~_MARKS | _VERSION_7

@@ -17,11 +17,11 @@ from prometheus_client import Counter
 
 from quartet import catalog
 from quartet.kernel.errors import invalid
-from quartet.kernel.ids import new_id, new_row_id
+from quartet.kernel.ids import new_id
 from quartet.merchandising import store
 from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, told
 from quartet.stores.outbox import Event
-from quartet.stores.postgres import Postgres, Tx
+from quartet.stores.postgres import Postgres, Tx, new_row_id
 from quartet.web import trail
 from quartet.web.dependencies import Shop
 

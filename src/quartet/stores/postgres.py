@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
+from asyncpg.pgproto import pgproto
 
 from quartet.kernel.errors import StoreUnavailable
+from quartet.kernel.ids import drawn_id
 from quartet.stores.files import queries
 from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
@@ -44,6 +47,11 @@ _GONE = (
     TimeoutError,
     ssl.SSLError,
 )
+
+
+def new_row_id() -> UUID:
+    """A new id as rows have it: made and said in half the time of `new_id`'s, but orjson does not know its class."""
+    return pgproto.UUID(drawn_id().to_bytes(16))
 
 
 class Violation(Exception):
