@@ -170,6 +170,27 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
     return found
 
 
+async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
+    """Those of these SKUs whose product shoppers may not see: a draft, or one that is not published yet. A SKU of no
+    product is not among them, since inventory may have what the catalog does not. The cache holds only what may be
+    seen, so that MongoDB is asked for the rest alone; where a store is away, nobody waits for it or is refused."""
+    wanted = list(dict.fromkeys(skus))
+    try:
+        seen = set(await cache.heads(shop.stores.redis.brief, wanted))
+    except StoreUnavailable:
+        seen = set()
+    unseen = [sku for sku in wanted if sku not in seen]
+    if not unseen:
+        return []
+    try:
+        products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt"])
+    except StoreUnavailable:
+        log.warning("order_without_catalog")
+        return []
+    now = shop.clock.now()
+    return [sku for sku in unseen if sku in products and not is_published(products[sku], now)]
+
+
 # Lists
 
 

@@ -69,10 +69,12 @@ async def find(mongo: Mongo, reference: str) -> Document | None:
     return found if found is not None and reference in found["keys"] else None
 
 
-async def find_many(mongo: Mongo, references: Iterable[str]) -> dict[str, Document]:
-    """By reference; what names nothing is left out."""
+async def find_many(
+    mongo: Mongo, references: Iterable[str], fields: Sequence[str] | None = None
+) -> dict[str, Document]:
+    """By reference; what names nothing is left out. `fields`: only these of each document, `keys` among them."""
     ids = await product_ids_of_skus(mongo, references)
-    found = {doc["_id"]: doc for doc in await by_ids(mongo, set(ids.values()))}
+    found = {doc["_id"]: doc for doc in await by_ids(mongo, set(ids.values()), fields)}
     return {ref: found[id_] for ref, id_ in ids.items() if id_ in found and ref in found[id_]["keys"]}
 
 
@@ -81,11 +83,11 @@ async def by_sku(mongo: Mongo, sku: str) -> Document | None:
     return await mongo.collection(PRODUCTS).find_one({"sku": sku})
 
 
-async def by_ids(mongo: Mongo, ids: Collection[str]) -> list[Document]:
-    """Raw documents in no order; what is gone is left out."""
+async def by_ids(mongo: Mongo, ids: Collection[str], fields: Sequence[str] | None = None) -> list[Document]:
+    """Raw documents in no order, or only these fields of each; what is gone is left out."""
     if not ids:
         return []
-    return await mongo.collection(PRODUCTS).find({"_id": {"$in": list(ids)}})
+    return await mongo.collection(PRODUCTS).find({"_id": {"$in": list(ids)}}, projection=fields)
 
 
 def stamp(product: Document) -> Stamp:

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import structlog
 
-from quartet import accounts, cart, merchandising, orders, payments
+from quartet import accounts, cart, catalog, inventory, merchandising, orders, payments
 from quartet.checkout import answers
-from quartet.kernel.errors import NotFound, StoreUnavailable, Unauthenticated, invalid
+from quartet.kernel.errors import NotFound, Problem, StoreUnavailable, Unauthenticated, invalid
 from quartet.payments import (
     Charge,
     Completed,
@@ -62,8 +62,11 @@ async def place(
     buyer = _buyer(visitor, email)
     lines = await _cart_lines(shop, visitor) if items is None else items
     hold = timedelta(seconds=shop.settings.order_hold_seconds)
-    if isinstance(lines, StoreUnavailable) or not lines:
-        return await _nothing_to_order(shop, key, lines, given=items is not None)
+    if isinstance(lines, StoreUnavailable):
+        return await _refuse(shop, key, lines)
+    refusal = await _unorderable(shop, lines, given=items is not None)
+    if refusal is not None:
+        return await _refuse(shop, key, refusal)
     async with idempotency.transaction(shop, key, statements=2 if found_by else 1, claims_itself=True) as slot:
         asked = (slot.tx, buyer, lines, metadata)
         if key is None:
@@ -81,16 +84,25 @@ async def place(
     return answer
 
 
-async def _nothing_to_order(
-    shop: Shop, key: RequestKey | None, lines: Lines | StoreUnavailable, *, given: bool
-) -> Answer:
-    """The first answer, should there be one: then there was something. Raises Invalid, StoreUnavailable."""
+async def _unorderable(shop: Shop, lines: Lines, *, given: bool) -> Problem | None:
+    """Why nothing is ordered, as far as PostgreSQL alone can't tell: what the catalog does not show is not sold."""
+    if not lines:
+        return invalid("items", "must not be empty" if given else "are missing, and the cart is empty")
+    skus = [sku for sku, _ in lines]
+    hidden = await catalog.hidden_skus(shop, skus)
+    if not hidden:
+        return None
+    async with shop.stores.pg.read() as read:
+        known = await inventory.prices(read, skus)
+    return orders.UnknownSku.of([sku for sku in dict.fromkeys(skus) if sku in hidden or sku not in known])
+
+
+async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
+    """The first answer, should there be one: then it could be ordered. Else raises the refusal."""
     async with idempotency.transaction(shop, key, statements=1) as slot:
         if slot.replay is not None:
             return slot.replay
-        if isinstance(lines, StoreUnavailable):
-            raise lines
-        raise invalid("items", "must not be empty" if given else "are missing, and the cart is empty")
+        raise refusal
 
 
 def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:

@@ -141,9 +141,15 @@ class InsufficientStock(Conflict):
 
 
 class UnknownSku(Problem):
-    """The order names SKUs that the shop does not sell; `skus` lists them. Take them out and order again."""
+    """The order names SKUs that the shop does not sell, or not yet, or not any more; `skus` lists them. Take them out
+    and order again."""
 
     slug, status, title = "unknown-sku", 422, "The shop does not sell that"
+
+    @classmethod
+    def of(cls, skus: list[str]) -> "UnknownSku":
+        """Of these SKUs."""
+        return cls(f"the shop does not sell {', '.join(skus[:5])}", skus=skus)
 
 
 class MixedCurrencies(Problem):

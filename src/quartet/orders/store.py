@@ -283,7 +283,7 @@ def _problem(refusal: Violation) -> Problem | None:
             short = ", ".join(f"{s['sku']} ({s['requested']} asked, {s['available']} there)" for s in detail[:5])
             return InsufficientStock(f"short of {short}", shortages=detail)
         case "QT002":
-            return UnknownSku(f"the shop does not sell {', '.join(detail[:5])}", skus=detail)
+            return UnknownSku.of(detail)
         case "QT003":
             errors = [{"field": _field(fault), "message": fault["message"]} for fault in detail]
             return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
