@@ -14,6 +14,7 @@ from conftest import SignIn
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.discovery.service import Round, count
 from quartet.search.service import MOST_WAITING
 from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
@@ -142,6 +143,29 @@ async def test_what_is_cancelled_is_taken_back(shelf: Shop, shopper: httpx.Async
     await discovery.count_all(shelf)
     assert await related(shopper, "TEA") == [("MILK", "alike")]
     assert await bestsellers(shopper) in ([("MILK", 2), ("TEA", 2)], [("TEA", 2), ("MILK", 2)])
+
+
+async def test_what_is_given_back_has_not_sold(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    lines = {"items": [{"sku": "TEA", "qty": 3}, {"sku": "MILK", "qty": 2}]}
+    order = await made(shopper.post("/orders", json=lines))
+    paying = {"orderId": order["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+    await made(shopper.post("/payments", json=paying))
+    state = Round()
+    while await count(shelf, state):
+        pass
+    assert await bestsellers(shopper) == [("TEA", 3), ("MILK", 2)]
+    refund = f"/orders/{order['id']}/refunds"
+    await made(staff.post(refund, json={"items": [{"sku": "TEA", "qty": 2}]}))
+    await count(shelf, state)
+    assert await bestsellers(shopper) == [("MILK", 2), ("TEA", 1)]
+    await made(staff.post(refund, json={"items": [{"sku": "MILK", "qty": 2}]}))
+    await count(shelf, state)
+    assert await bestsellers(shopper) == [("TEA", 1)]
+    await made(staff.post(refund, json={}))
+    await count(shelf, state)
+    assert await bestsellers(shopper) == []
 
 
 async def test_only_what_is_public_is_shown(shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:

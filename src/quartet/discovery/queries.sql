@@ -2,19 +2,23 @@
 SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM orders WHERE created_at >= $1;
 
 -- name: count_day
--- What sold on the day that begins with $1, in place of what was counted of it before.
+-- What sold on the day that begins with $1, in place of what was counted of it before; of how many SKUs that is another
+-- number. What was given back is not sold: all of a refunded order, and pieces that were refunded by line.
 WITH sold AS (
-    SELECT i.sku, sum(i.quantity) AS units FROM orders o JOIN order_items i ON i.order_id = o.id
-    WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day'
-      AND o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
-    GROUP BY i.sku
+    SELECT i.sku, sum(i.quantity - i.refunded_qty) AS units FROM orders o JOIN order_items i ON i.order_id = o.id
+    WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day' AND o.status IN ('confirmed', 'shipped', 'delivered')
+    GROUP BY i.sku HAVING sum(i.quantity - i.refunded_qty) > 0
 ), gone AS (
     DELETE FROM sold_days d WHERE d.day = ($1 AT TIME ZONE 'UTC')::date
       AND NOT EXISTS (SELECT FROM sold WHERE sold.sku = d.sku)
+    RETURNING 1
+), put AS (
+    INSERT INTO sold_days AS d (day, sku, units)
+    SELECT ($1 AT TIME ZONE 'UTC')::date, sku, units FROM sold
+    ON CONFLICT (day, sku) DO UPDATE SET units = excluded.units WHERE d.units <> excluded.units
+    RETURNING 1
 )
-INSERT INTO sold_days AS d (day, sku, units)
-SELECT ($1 AT TIME ZONE 'UTC')::date, sku, units FROM sold
-ON CONFLICT (day, sku) DO UPDATE SET units = excluded.units WHERE d.units <> excluded.units;
+SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put);
 
 -- name: fill_baskets
 -- The baskets of that day, and which SKUs have other ones than before. $2: baskets of more lines than that are a

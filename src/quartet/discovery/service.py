@@ -19,7 +19,7 @@ log = structlog.get_logger("quartet.discovery")
 SHARE = 0.05
 PAUSE_SECONDS = 2.0
 IDLE_SECONDS = 30.0
-# Days gone by change when something is cancelled or imported.
+# Days gone by change when something is cancelled, refunded or imported.
 ROUND_SECONDS = 600.0
 SLICE_SECONDS = 0.2
 SKUS_A_SLICE = 50

@@ -22,9 +22,9 @@ async def next_day(read: Read, at: datetime) -> date | None:
 
 async def count_day(tx: Tx, day: datetime) -> bool:
     """Counts what sold on a day (its first moment) anew, and fills its baskets; whether anything is new."""
-    sold = await tx.execute(q.count_day, day)
+    sold: int = await tx.fetchval(q.count_day, day)
     filled = await tx.execute(q.fill_baskets, day, MOST_LINES)
-    return not (sold.endswith(" 0") and filled.endswith(" 0"))
+    return sold > 0 or not filled.endswith(" 0")
 
 
 async def count_together(tx: Tx, limit: int) -> int:
