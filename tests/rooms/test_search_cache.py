@@ -314,6 +314,22 @@ async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Sho
         assert REQUESTS.labels("GET", "/search", 200)._value.get() == asked_before + 1
 
 
+async def test_behind_a_proxy_the_server_counts_whom_the_proxy_saw(mugs: Shop) -> None:
+    behind = replace(mugs, settings=mugs.settings.model_copy(update={"trust_proxy": True}))
+    async with _served(behind, LONG) as client:
+        at_once = client._transport.app.state.at_once  # type: ignore[attr-defined]
+        ours, others = (
+            (b"x-forwarded-for", b"203.0.113.9, 198.51.100.7"),
+            (b"x-forwarded-for", b"198.51.100.7, 203.0.113.9"),
+        )
+        while (given := at_once(*_guests(b"q=mug", ours))) is None:  # until several are counted ahead
+            await client.get("/search?q=mug", headers={"X-Forwarded-For": "198.51.100.7"})
+        assert b"ratelimit-remaining: " in given[0]
+        assert at_once(*_guests(b"q=mug", others)) is None
+        assert at_once(*_guests(b"q=mug")) is None  # of the proxy itself
+        assert at_once(*_guests(b"q=mug", ours, others)) is not None  # of two lines the first counts
+
+
 async def test_what_the_server_answers_counts_towards_the_limit(mugs: Shop) -> None:
     limit = 200
     strict = replace(mugs, settings=mugs.settings.model_copy(update={"limit_search": limit}))
