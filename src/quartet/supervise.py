@@ -277,8 +277,12 @@ async def up(
     except asyncio.CancelledError:
         if not interrupted.is_set():
             raise
-        console.print("stopped; all data is kept")
+        console.print(_farewell(settings.data_dir), soft_wrap=True, highlight=False)
     return 0
+
+
+def _farewell(data: Path) -> str:
+    return "stopped; all data is kept" if data.exists() else f"stopped; {data} is gone, and what it kept with it"
 
 
 async def _run(settings: Settings, prepare: Prepare, console: Console, programs: Mapping[str, Sequence[str]]) -> None:

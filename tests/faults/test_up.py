@@ -170,6 +170,15 @@ async def test_a_terminal_that_closes_stops_it_too(start: Start) -> None:
     assert psutil.wait_procs(family, timeout=5)[1] == []
 
 
+async def test_where_the_data_was_deleted_none_is_said_to_be_kept(start: Start) -> None:
+    up = await start()
+    await up.until(READY)
+    up.data.rename(up.data.with_name("taken away"))
+    assert await up.ctrl_c() == 0
+    assert f"stopped; {up.data} is gone, and what it kept with it" in up.said
+    assert "all data is kept" not in up.said
+
+
 async def test_after_a_kill_the_next_start_has_all_data(start: Start) -> None:
     up = await start()
     await up.until(READY)
