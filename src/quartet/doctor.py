@@ -2,12 +2,12 @@
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +17,8 @@ from quartet.gateway import MEANWHILE
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all
 from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
+
+_NAMED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 
 NOWHERE = "tcp://127.0.0.1:9"
 """Stands in for a store without a URL where a client of every store has to be made; never asked."""
@@ -62,9 +64,10 @@ def _python() -> Finding:
 
 def _unknown(settings: Settings) -> list[Finding]:
     """What is set and does nothing: a slip of the pen would else go unseen."""
-    given = {*os.environ, *dotenv_values(str(settings.model_config["env_file"]))}
+    file = Path(str(settings.model_config["env_file"]))
+    written = _NAMED.findall(file.read_text("utf-8", "replace")) if file.is_file() else []
     known = {f"QUARTET_{name.upper()}" for name in Settings.model_fields}
-    unknown = {name.upper() for name in given if name.upper().startswith("QUARTET_")} - known
+    unknown = {name.upper() for name in (*os.environ, *written) if name.upper().startswith("QUARTET_")} - known
     return [
         Finding("setting", f"{name} is none", ".env.example lists them all")
         for name in sorted(unknown)
