@@ -301,9 +301,11 @@ DITHER = Ask("fate", "UPDATE sandbox.charges SET settles_at = 'infinity' WHERE r
 COME_ROUND = Ask("fate", "UPDATE sandbox.charges SET settles_at = now() WHERE reference = $1")
 FORGET = Ask("fate", "UPDATE sandbox.charges SET reference = 'not ' || reference WHERE reference = $1")
 REMEMBER = Ask("fate", "UPDATE sandbox.charges SET reference = $1 WHERE reference = 'not ' || $1")
-# The sandbox sends nobody to a page of its own. What waits there for its buyer is a charge on its way, or a hold.
+# The sandbox sends nobody to a page of its own. What waits there for its buyer is a charge on its way, a hold, or one
+# that was given up.
 SEND_AWAY = Ask("fate", "UPDATE payments SET redirect_url = 'https://bank.example/' WHERE id = $1::text::uuid")
 HOLD = Ask("fate", "UPDATE sandbox.charges SET capture = false, settles_at = now() WHERE reference = $1")
+GIVE_UP = Ask("fate", "UPDATE sandbox.charges SET voided_at = now(), settles_at = now() WHERE reference = $1")
 SELL_OUT = Ask(
     "fate",
     """UPDATE inventory SET stock = 1 WHERE sku = (
@@ -350,10 +352,11 @@ USE_CASES: dict[str, UseCase] = {
     "pay by a card that takes until the next day": UseCase(PAY_LATER, 201, _PAYING, PAID, (PLACE,)),
     "pay what is cancelled": UseCase(PAY, 409, ("refusal kept",), CANCELLED, (PLACE, CANCEL), keyless_steps=()),
     "pay another way": UseCase(
-        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), PAID, (PLACE, PAY_LATER, SEND_AWAY, HOLD)
+        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), PAID, (PLACE, PAY_LATER, SEND_AWAY, GIVE_UP)
     ),
     "pay another way as a guest": UseCase(
-        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), replace(PAID, xp=0), (PLACE, PAY_LATER, SEND_AWAY, HOLD), guest=True
+        PAY, 201, (*_LEFT, *_PAYING, "cart taken"), replace(PAID, xp=0), (PLACE, PAY_LATER, SEND_AWAY, GIVE_UP),
+        guest=True,
     ),
     "hold another way": UseCase(
         PAY, 201, (*_LEFT, *_PAYING, "cart taken"), HELD, (PLACE, PAY_LATER, SEND_AWAY, HOLD), manual=True
