@@ -314,7 +314,8 @@ def replay(
 @app.command()
 def worker(
     data: DataFolder = None,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics on loopback; 0 for none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics; 0 for none.")] = 0,
+    metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""
     from prometheus_client import start_http_server
@@ -326,7 +327,7 @@ def worker(
     check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
-        start_http_server(metrics_port, "127.0.0.1")
+        start_http_server(metrics_port, metrics_host)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))
 
