@@ -45,7 +45,7 @@ def settings(settings: Settings, line: Line) -> Settings:
             "paypal_client_secret": SecretStr(SECRET),
             "paypal_webhook_id": WEBHOOK,
             "paypal_api_url": line.url,
-            "payment_timeout": 1.0,
+            "payment_timeout": 3.0,
         }
     )
 
@@ -359,7 +359,7 @@ async def test_a_paypal_that_is_ill_takes_once(
 ) -> None:
     paid = await pay(shopper, await order(shopper, ("MUG", 1)))
     place.approve(paid["providerRef"])
-    setattr(place, fault, 1.5 if fault == "latency" else True)
+    setattr(place, fault, 4.5 if fault == "latency" else True)
     assert (await back(shopper, paid))["status"] == "pending"
     setattr(place, fault, 0)
     await _settled(shop, paypal, clock)

@@ -47,7 +47,7 @@ def settings(settings: Settings, line: Line) -> Settings:
             "stripe_secret_key": SecretStr(KEY),
             "stripe_webhook_secrets": tuple(SecretStr(secret) for secret in SECRETS),
             "stripe_api_url": line.url,
-            "payment_timeout": 1.0,
+            "payment_timeout": 3.0,
         }
     )
 
@@ -225,7 +225,7 @@ async def test_a_stripe_that_is_ill_charges_once(
     fault: str,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
-    setattr(place, fault, 1.5 if fault == "latency" else True)
+    setattr(place, fault, 4.5 if fault == "latency" else True)
     told = await pay(shopper, made)
     setattr(place, fault, 0)
     assert told.status_code == (502 if fault == "busy" else 201)
