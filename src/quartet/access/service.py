@@ -90,8 +90,8 @@ async def note_use(shop: Shop, key: GoodKey) -> None:
 async def of_address(shop: Shop, email: str) -> accounts.User:
     """Whose address it is. Raises NotFound."""
     async with shop.stores.pg.read() as read:
-        found = await accounts.by_email(read, email.strip().lower(), after="", limit=1)
-    if not found or found[0].email != email.strip().lower():
+        found = await accounts.user_by_email(read, email.strip().lower())
+    if found is None:
         raise NotFound(f"nobody has an account by {email}")
     return found[0]
 

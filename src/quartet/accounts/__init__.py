@@ -42,6 +42,7 @@ from quartet.accounts.store import (
     set_roles,
     slide,
     sweep,
+    user_by_email,
 )
 
 __all__ = [
@@ -79,5 +80,6 @@ __all__ = [
     "slide",
     "start_session",
     "sweep",
+    "user_by_email",
     "valid_email",
 ]
