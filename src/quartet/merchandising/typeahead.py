@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import nlargest
 
 from quartet.merchandising.model import normalised
@@ -12,6 +12,7 @@ FEWEST_LETTERS = 4
 LONGEST_TYPED = 32
 # Of what begins with one letter only so many are weighed: the list is short, but the most common letter's part is not.
 MOST_WEIGHED = 2_000
+_LAST = "\U0010ffff"
 
 
 @dataclass(frozen=True)
@@ -21,53 +22,56 @@ class Offers:
     keys: tuple[str, ...] = ()
     weights: tuple[int, ...] = ()
     values: tuple[str, ...] = ()
-    letters: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
     def of(cls, entries: Iterable[tuple[str, int, str]]) -> "Offers":
         """Of (text as it is typed, weight, value)."""
         ordered = sorted(set(entries))
-        keys = tuple(key for key, _, _ in ordered)
-        return cls(
-            keys,
-            tuple(w for _, w, _ in ordered),
-            tuple(v for _, _, v in ordered),
-            frozenset(c for k in keys for c in k),
-        )
+        return cls(*zip(*ordered, strict=True)) if ordered else cls()
 
     def begun(self, typed: str, limit: int) -> list[str]:
         """Values whose text begins as typed, the weightiest first; where there is none, those that nearly do."""
         text = normalised(typed)[:LONGEST_TYPED]
-        if not text or not self.keys:
+        if not text:
             return []
-        places = self._places(text)
+        places = set(self._places(text))
         if not places and len(text) >= FEWEST_LETTERS:
-            places = {place for near in spellings(text, self.letters) for place in self._places(near)}
+            places = {place for near in self._spellings(text) for place in self._places(near)}
         best = nlargest(limit * 2, places, key=lambda place: (self.weights[place], -place))
         return list(dict.fromkeys(self.values[place] for place in best))[:limit]
 
-    def _places(self, text: str) -> set[int]:
+    def _places(self, text: str) -> range:
         start = bisect_left(self.keys, text)
-        end = bisect_left(self.keys, text + "\U0010ffff", start)
-        return set(range(start, min(end, start + MOST_WEIGHED)))
+        return range(start, self._end(text, start, min(len(self.keys), start + MOST_WEIGHED)))
 
+    def _end(self, text: str, start: int, end: int) -> int:
+        """Where those that begin so end; they begin at `start`."""
+        return bisect_left(self.keys, text + _LAST, start, end)
 
-def spellings(text: str, letters: Iterable[str]) -> Iterator[str]:
-    """All that one letter left out, put in, changed, or swapped with the next makes of it, its first letter apart.
-
-    >>> sorted(spellings("ab", "c"))
-    ['a', 'abc', 'ac', 'acb']
-    """
-    for place in range(1, len(text) + 1):
-        before, rest = text[:place], text[place:]
-        for letter in letters:
-            yield before + letter + rest
-            if rest:
-                yield before + letter + rest[1:]
-        if rest:
+    def _spellings(self, text: str) -> Iterator[str]:
+        """All that one letter left out, put in, changed, or swapped with the next makes of it, its first letter apart,
+        as far as texts go on so: a wrong letter is looked for only behind what some of them begin with."""
+        start, end = 0, len(self.keys)
+        for place in range(1, len(text)):
+            before, rest = text[:place], text[place:]
+            start = bisect_left(self.keys, before, start, end)
+            end = self._end(before, start, end)
+            if start == end:
+                return
             yield before + rest[1:]
-        if len(rest) > 1:
-            yield before + rest[1] + rest[0] + rest[2:]
+            if len(rest) > 1:
+                yield before + rest[1] + rest[0] + rest[2:]
+            for letter in self._letters(place, start, end):
+                yield before + letter + rest
+                yield before + letter + rest[1:]
+
+    def _letters(self, place: int, start: int, end: int) -> Iterator[str]:
+        """What stands there in texts that are alike before it."""
+        while start < end:
+            key = self.keys[start]
+            if len(key) > place:
+                yield key[place]
+            start = self._end(key[: place + 1], start, end) if len(key) > place else start + 1
 
 
 def of_categories(names: Mapping[str, str]) -> Offers:
