@@ -47,6 +47,7 @@ MOST_ALTERNATIVES = 8
 MOST_WORDS_IN_ALL = 48
 # As one types, a word of so many letters may have one wrong.
 FEWEST_LETTERS = 4
+ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
 # Attributes by which products are held to be alike.
 MOST_SHARED = 50
 
@@ -338,33 +339,35 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 
 
 def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
-    """Names that begin as typed; None where nothing was. Every word but the last is whole, if perhaps misspelt;
-    `misspelt`: the last one has a letter wrong, though not its first. None as well where that has too few letters.
+    """Names that begin as typed: every word but the last is whole. `misspelt`: words of four letters and more may have
+    one wrong, the last not its first. None where nothing was typed, or a single word too short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
     text = words.asked(q)
-    if not text:
+    *whole, last = text.split() or [""]
+    asked: Json = {"query": text, "operator": "and"}
+    if not misspelt:
+        ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
+    else:
+        asked |= {"fuzziness": ONE_WRONG, "max_expansions": MOST_SPELLINGS}
+        ways = [{"match_bool_prefix": {"suggest": asked}}] if whole else []
+        if len(last) >= FEWEST_LETTERS:
+            spelt = {
+                "value": last[: words.LONGEST_BEGINNING],
+                "fuzziness": 1,
+                "prefix_length": 1,
+                "max_expansions": MOST_SPELLINGS,
+            }
+            before = [{"match": {"suggest": {**asked, "query": " ".join(whole)}}}] if whole else []
+            ways.append({"bool": {"must": [{"fuzzy": {"begun": spelt}}, *before]}})
+    if not ways:
         return None
-    asked = {"query": text, "operator": "and", "fuzziness": "AUTO", "max_expansions": MOST_SPELLINGS}
-    must: list[Json] = [{"match_bool_prefix": {"suggest": asked}}]
-    if misspelt:
-        *whole, last = text.split()
-        if len(last) < FEWEST_LETTERS:
-            return None
-        spelt = {
-            "value": last[: words.LONGEST_BEGINNING],
-            "fuzziness": 1,
-            "prefix_length": 1,
-            "max_expansions": MOST_SPELLINGS,
-        }
-        must = [{"fuzzy": {"begun": spelt}}]
-        must += [{"match": {"suggest": {**asked, "query": " ".join(whole)}}}] if whole else []
     return {
         "size": size,
         "_source": ["name", "slug"],
         "track_total_hits": False,
-        "query": {"bool": {"must": must, "filter": [published(now)]}},
+        "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)]}},
         "sort": QUERY["sorts"]["relevance"],
     }
 

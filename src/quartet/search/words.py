@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 # Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
 _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
-_LONGEST_WORD = 64
+LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
 # Letters that are letters of their own and not others with marks on them.
 _ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
@@ -89,7 +89,7 @@ def kept(text: str) -> str:
 
 def kept_word(text: str) -> str:
     """The same of what many products share: a tag, a category, an attribute's value."""
-    return _kept_short(text) if len(text) <= _LONGEST_WORD else kept(text)
+    return _kept_short(text) if len(text) <= LONGEST_WORD else kept(text)
 
 
 _kept_short = lru_cache(maxsize=20_000)(kept)
@@ -100,13 +100,13 @@ def asked(text: str) -> str:
     text = joined(text)
     ends = [word.end() for word in _PART.finditer(text)]
     text = text[: ends[MOST_WORDS - 1]] if len(ends) >= MOST_WORDS else text
-    return " ".join(word[:_LONGEST_WORD] for word in text.split())
+    return " ".join(word[:LONGEST_WORD] for word in text.split())
 
 
 def article(text: str) -> str:
     """The text as an article number, where `asked` makes something else of it: `TEE-001-M` is no 001 metres long. Else
     nothing."""
-    number = text.strip().lower()[:_LONGEST_WORD]
+    number = text.strip().lower()[:LONGEST_WORD]
     plain = number.isascii() and _has_digit(number) and " " not in number
     return number if plain and number != asked(text) else ""
 
