@@ -127,6 +127,19 @@ async def test_what_is_pinned_stands_first_and_what_is_hidden_is_not_found(
     await until(client, "mug", ["MUG-1", "MUG-2"])  # no pin shows what is not public
 
 
+async def test_a_cursor_leads_on_whatever_is_said_meanwhile(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """As sales say something every minute."""
+    first = await made(client.get("/search", params={"q": "mug", "size": 1}))
+    assert [item["sku"] for item in first["items"]] == ["MUG-1"]
+    await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["MUG-1", "TEE"], "hidden": ["MUG-2"]}))
+    await until(client, "mug", ["MUG-1", "TEE", "MUG-3"])
+    second = await made(client.get("/search", params={"q": "mug", "size": 1, "cursor": first["nextCursor"]}))
+    assert [item["sku"] for item in second["items"]] == ["TEE"]
+    assert await found(client, "mug", size=1, cursor=second["nextCursor"]) == ["MUG-3"]
+
+
 async def test_what_makes_no_sense_is_refused_by_name(shelf: Shop, staff: httpx.AsyncClient) -> None:
     for path, body, field in (
         ("synonyms", {"words": ["one"]}, "words"), ("synonyms", {"words": ["one", "ONE"]}, "words"),

@@ -102,10 +102,11 @@ async def answer(
 ) -> Ready:
     """The ready answer to a search, its bytes made by `write` of what was found and of the next page's cursor. `typed`:
     its address as it came; `client`: whose turn it takes. Raises Invalid, StoreUnavailable, TooManyRequests."""
-    key = _key(wanted, said)
+    key = _key(wanted)
+    scope = f"search {key}"  # without what is said of the query: that may change while somebody leafs
     before = None
     if cursor is not None:
-        before, page = shop.cursors.decode(cursor, f"search {key}")
+        before, page = shop.cursors.decode(cursor, scope)
         wanted = replace(wanted, page=page)
 
     async def make() -> Ready:
@@ -118,14 +119,14 @@ async def answer(
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        further = await _further(shop, wanted, found, told.seen, f"search {key}")
+        further = await _further(shop, wanted, found, told.seen, scope)
         return Ready(write(wanted, found, further), found.total, not found.partial)
 
     if wanted.explain:  # for staff, and of now
         return await make()
     # Further pages belong to the same search.
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
-    return await desk(shop).answers.get(f"{key} {wanted.page} {wanted.counts} {before}", typed, noted, make)
+    return await desk(shop).answers.get(f"{key} {said} {wanted.page} {wanted.counts} {before}", typed, noted, make)
 
 
 # Categories, (name, slug) each, and past queries, which every process has in memory.
@@ -252,14 +253,14 @@ async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> 
     return view
 
 
-def _key(wanted: Wanted, said: Said) -> str:
+def _key(wanted: Wanted) -> str:
     """One key for all ways to ask the same, whichever page of it."""
     clauses = sorted(f"{attr.name} {attr.clause}" for attr in wanted.attrs)
     plain = (
         wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
     )  # fmt: skip
     text = words.asked(wanted.q), words.article(wanted.q)
-    return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, clauses, said))
+    return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, clauses))
 
 
 async def turn_over(shop: Shop) -> None:
