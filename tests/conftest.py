@@ -1,15 +1,18 @@
 """The shop on real servers: one set of local stores for the whole run, a fresh shop in them for each test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import httpx
+import psutil
 import pytest
 from fastapi import FastAPI
 
@@ -24,6 +27,8 @@ from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
 
 SECRET = "a secret for tests, never used elsewhere"
+MEMORY = Path("/dev/shm")
+PLENTY_BYTES = 4 * 2**30
 
 
 class Outbox:
@@ -43,8 +48,29 @@ class Outbox:
 @pytest.fixture(scope="session")
 async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
     """URLs by store: postgres, mongodb, redis, search."""
-    async with devstores.throwaway(tmp_path_factory.mktemp("stores"), search="osmem") as urls:
-        yield urls
+    with in_memory(tmp_path_factory.mktemp("stores")) as folder:
+        async with devstores.throwaway(folder, search="osmem") as urls:
+            yield urls
+
+
+@contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder for servers whose files need not last: in memory where there is plenty of it. A database for each test
+    is hundreds of files, and to make and delete them on a disk is most of what most tests take."""
+    for left in MEMORY.glob("quartet-tests-*"):
+        if not devstores.is_held(left):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    if not MEMORY.is_dir() or min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) < PLENTY_BYTES:
+        yield otherwise
+        return
+    made = Path(mkdtemp(dir=MEMORY, prefix="making-"))
+    with devstores.hold(made):
+        folder = made.rename(MEMORY / f"quartet-tests-{made.name}")  # only now others see it, and that it is held
+        folder.chmod(0o755)  # PostgreSQL runs as somebody else where we are root
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _database(url: str, name: str) -> str:
@@ -73,7 +99,7 @@ async def settings_of_ones_own(servers: dict[str, str], template: str, folder: P
     """Settings of a shop of one's own on the shared servers."""
     name = f"t_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers["postgres"])
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY WAL_LOG")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield Settings(
         _env_file=None,
         postgres_url=_database(servers["postgres"], name),
