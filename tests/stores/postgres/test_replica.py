@@ -96,13 +96,15 @@ class Till:
         assert answer.status_code == 200, answer.text
         return answer.json()["totals"]["units"], datetime.fromisoformat(answer.json()["asOf"])
 
-    async def until(self, units: int, since: datetime = datetime.min.replace(tzinfo=UTC)) -> datetime:
-        """Waits until so many are told of, as of that time or later; of when that is. What is told may be newer than
-        the report says, since it says of when it was before it looked."""
+    async def until(self, units: int, since: datetime | None = None) -> datetime:
+        """Waits until so many are told of, as of that time or later; of when that is.
+
+        What is told may be newer than the report says: it looks at the time first.
+        """
         async with asyncio.timeout(PATIENCE):
             while True:
                 told, as_of = await self.report()
-                if told == units and as_of >= since:
+                if told == units and (since is None or as_of >= since):
                     return as_of
                 await asyncio.sleep(0.05)
 
