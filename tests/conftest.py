@@ -17,8 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from floor import Floor
-from quartet import devstores
-from quartet.cli import prepare
+from quartet import catalog, devstores, search
 from quartet.gateway import create_app
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
@@ -131,7 +130,8 @@ async def shop(settings: Settings) -> AsyncIterator[Shop]:
     async with open_stores(settings) as stores:
         await stores.redis.call("FLUSHDB")
         shop = Shop(settings, stores, mail=Outbox())
-        await prepare(shop)
+        await catalog.prepare(stores.mongo)  # PostgreSQL's part came with the template
+        await search.prepare(stores.search, settings)
         yield shop
         await stores.mongo.drop_database()
 

@@ -49,11 +49,11 @@ async def prepare(mongo: Mongo) -> None:
     validators = {name: json_file(__file__, f"{name}.json") for name in (PRODUCTS, CATEGORIES, REVIEWS)}
     for name in (PRODUCTS, CATEGORIES, REVIEWS, REFERENCES):
         await mongo.ensure_collection(name, validators.get(name))
-    for keys, unique in _PRODUCT_INDEXES:
-        await mongo.collection(PRODUCTS).create_index(keys, unique=unique)
-    await mongo.collection(REVIEWS).create_index([("productId", 1), ("publicId", -1)])
-    await mongo.collection(REVIEWS).create_index([("userId", 1)])
-    await mongo.collection(REFERENCES).create_index([("productId", 1)])
+    await mongo.collection(PRODUCTS).create_indexes(*_PRODUCT_INDEXES)
+    await mongo.collection(REVIEWS).create_indexes(
+        ([("productId", 1), ("publicId", -1)], False), ([("userId", 1)], False)
+    )
+    await mongo.collection(REFERENCES).create_indexes(([("productId", 1)], False))
 
 
 # Products

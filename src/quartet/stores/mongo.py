@@ -8,7 +8,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, ReplaceOne, errors, monitoring
+from pymongo import AsyncMongoClient, IndexModel, ReplaceOne, errors, monitoring
 from pymongo.asynchronous.collection import AsyncCollection
 
 from quartet.kernel.errors import StoreUnavailable
@@ -177,10 +177,11 @@ class Collection:
             cursor = await _apart(self._collection.aggregate(list(pipeline)))
             return await _apart(cursor.to_list())
 
-    async def create_index(self, keys: Sort, *, unique: bool = False) -> None:
-        """Idempotent. Unique only on scalars that are always there."""
+    async def create_indexes(self, *wanted: tuple[Sort, bool]) -> None:
+        """Each of keys, and whether they are unique: only on scalars that are always there. Idempotent. In one command,
+        so that MongoDB goes through the collection once."""
         async with _called(self._guard, None):
-            await _apart(self._collection.create_index(list(keys), unique=unique))
+            await _apart(self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted]))
 
     async def watch(
         self, *, resume_after: Any = None, max_await_ms: int = 200

@@ -45,13 +45,12 @@ async def mongo(servers: dict[str, str]) -> AsyncIterator[Mongo]:
 async def things(mongo: Mongo) -> Collection:
     """Six documents under the indexes that products have."""
     things = mongo.collection("things")
-    await things.create_index([("sku", 1)], unique=True)
-    for keys in (
-        [("tags", 1)],
-        [("category", 1), ("attrs.ram_gb", 1), ("ratings.avg", -1)],
-        [("category", 1), ("ratings.avg", 1), ("sku", 1)],
-    ):
-        await things.create_index(keys)
+    await things.create_indexes(
+        ([("sku", 1)], True),
+        ([("tags", 1)], False),
+        ([("category", 1), ("attrs.ram_gb", 1), ("ratings.avg", -1)], False),
+        ([("category", 1), ("ratings.avg", 1), ("sku", 1)], False),
+    )
     await things.insert_many(
         [
             {
@@ -94,7 +93,7 @@ async def test_preparing_twice_is_preparing_once(mongo: Mongo) -> None:
         await mongo.ensure_collection("things", schema)
     await mongo.ensure_collection("plain")
     for _ in range(2):
-        await mongo.collection("things").create_index([("sku", 1)], unique=True)
+        await mongo.collection("things").create_indexes(([("sku", 1)], True), ([("name", 1)], False))
     await mongo.collection("things").insert_one({"_id": "a", "sku": "a", "name": "b"})
 
 
