@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -28,6 +29,32 @@ from quartet.web.dependencies import Shop
 SECRET = "a secret for tests, never used elsewhere"
 MEMORY = Path("/dev/shm")
 PLENTY_BYTES = 4 * 2**30
+
+
+# Where a test takes longest comes first, so that of two workers none is left alone with it at the end.
+FOLDERS = ("faults", "stores", "flows", "rooms", "access", "architecture", "unit")
+HERE = Path(__file__).resolve().parent
+ENGINES = "tests/stores/search"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of the folders; what is within one stays as it is."""
+    ranks = {str(HERE / folder): rank for rank, folder in enumerate(FOLDERS)}
+    items.sort(key=lambda item: next((ranks[str(above)] for above in item.path.parents if str(above) in ranks), 0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file goes to one worker, in that order, and all that is asked of search engines: each is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rota(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return ENGINES if nodeid.startswith(f"{ENGINES}/") else str(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False
+    return Rota(config, log) if config.option.dist == "loadfile" else None
 
 
 class Outbox:
