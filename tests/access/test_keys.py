@@ -148,6 +148,17 @@ async def test_a_key_ends_when_it_says(floor: Floor) -> None:
     assert (await floor.guest.get("/orders", headers=headers)).status_code == 401
 
 
+async def test_what_a_key_gives_back_is_said_to_be_its_deed(floor: Floor) -> None:
+    key = await _new_key(floor, "orders:write")
+    paid = await floor.payment()
+    back = floor.guest.post(f"/orders/{paid['orderId']}/refunds", json={"restock": True}, headers=_bearer(key))
+    await made(back)
+    seen = await made(floor.shopper.get(f"/orders/{paid['orderId']}"))
+    ledger = await made(floor.staff.get(f"/inventory/{seen['items'][0]['sku']}/movements?limit=1"))
+    deeds = (seen["history"][-1], seen["refunds"][0], ledger["items"][0])
+    assert [deed["by"] for deed in deeds] == [f"key:{key['id']}"] * 3
+
+
 async def test_the_last_use_is_noted_once_a_minute_and_by_itself(floor: Floor) -> None:
     clock = FixedClock(datetime.now(UTC))
     floor.app.state.shop = replace(floor.shop, clock=clock)
@@ -198,6 +209,7 @@ SENSELESS: list[tuple[Json, str]] = [
     ({"name": "", "scopes": ["orders:read"]}, "name"),
     ({"name": "x", "scopes": ["orders:read"], "expiresAt": "2001-01-01T00:00:00Z"}, "expiresAt"),
     ({"name": "x", "scopes": ["orders:read"], "expiresAt": 4102444800}, "expiresAt"),
+    ({"name": "x", "scopes": ["orders:read"], "expiresAt": "9999-12-31T23:59:59-01:00"}, "expiresAt"),
     ({"name": "x", "scopes": ["orders:read"], "keyHash": "00"}, "keyHash"),
 ]
 

@@ -202,11 +202,11 @@ async def test_what_the_provider_refuses_for_a_cancelled_order_is_asked_for_agai
             UUID(made["id"]),
             None,
             "asked",
-            by=staff.user_id,
+            by=str(staff.user_id),  # type: ignore[attr-defined]
             items=[("MUG", 1)],
             restock=True,
             now=now,
-            ask=now,  # type: ignore[attr-defined]
+            ask=now,
         )
     assert held is not None
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1499
@@ -323,7 +323,9 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
             try:
                 async with pg.tx() as tx:
                     await orders.cancel(tx, placed.id)
-                    rest = await payments.start_refund(tx, placed.id, None, "cancelled", by=user_id, now=now, ask=now)
+                    rest = await payments.start_refund(
+                        tx, placed.id, None, "cancelled", by=str(user_id), now=now, ask=now
+                    )
             except orders.InvalidTransition:
                 continue
             cancelled = True
@@ -341,8 +343,8 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
             try:
                 async with pg.tx() as tx:
                     given_back = await payments.start_refund(
-                        tx, placed.id, None if pieces else what, "asked", by=user_id, restock=restock, now=now, ask=now,
-                        items=None if pieces is None else list(pieces.items()),
+                        tx, placed.id, None if pieces else what, "asked", by=str(user_id), restock=restock, now=now,
+                        ask=now, items=None if pieces is None else list(pieces.items()),
                     )  # fmt: skip
             except orders.OverRefund:
                 assert not fits, (deed, left, free)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from quartet import accounts
 from quartet.access import service, store
@@ -13,7 +13,7 @@ from quartet.access.model import SCOPES, ApiKey, Entry, LastAdmin
 from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, PathId, ShopDep, Staff
-from quartet.web.moments import From, To, span, text_only
+from quartet.web.moments import From, To, in_utc, span, text_only
 from quartet.web.paging import Page, Paging
 from quartet.web.shapes import Body, Shape, text, words
 
@@ -29,7 +29,7 @@ class NewKey(Body):
     scopes: Annotated[
         list[Annotated[str, text(40), Field(examples=["orders:read"])]], Field(min_length=1, max_length=len(SCOPES))
     ]
-    expires_at: Annotated[AwareDatetime, BeforeValidator(text_only)] | None = None
+    expires_at: Annotated[AwareDatetime, BeforeValidator(text_only), AfterValidator(in_utc)] | None = None
 
 
 class KeyShape(Shape):

@@ -453,7 +453,7 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
 
     Raises NotFound (also for another's order), InvalidTransition.
     """
-    now, by = shop.clock.now(), visitor.user_id
+    now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
@@ -465,7 +465,7 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
             held = await payments.start_void(slot.tx, order_id, now=now, ask=_ask_at(shop, now))
         found, order = order, await orders.cancel(slot.tx, order_id, by=visitor.by, reason="cancelled")
         refund = await payments.start_refund(
-            slot.tx, order_id, None, "cancelled", by=by, key=key, now=now, ask=_ask_at(shop, now)
+            slot.tx, order_id, None, "cancelled", by=visitor.by, key=key, now=now, ask=_ask_at(shop, now)
         )
         if visitor.principal is not None and visitor.principal.is_staff:
             await trail.record(
@@ -479,7 +479,7 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
             await slot.start()
     await shop.step("order cancelled")
     if held is not None:
-        await follow_up(shop, providers, Completed(held, by, None, {}))
+        await follow_up(shop, providers, Completed(held, visitor.user_id, None, {}))
     return answer if refund is None else await give_back(shop, providers, refund)
 
 
@@ -503,7 +503,7 @@ async def refund(
             return slot.replay
         found = await orders.lock(slot.tx, order_id)
         promised = await payments.start_refund(
-            slot.tx, order_id, cents, "asked", by=principal.user_id, items=items, restock=restock, note=note,
+            slot.tx, order_id, cents, "asked", by=principal.actor, items=items, restock=restock, note=note,
             key=key, now=now, ask=_ask_at(shop, now),
         )  # fmt: skip
         if promised is None:

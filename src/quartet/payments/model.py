@@ -84,7 +84,8 @@ class Bought:
 @dataclass(frozen=True)
 class Refund:
     """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, or the money came too late.
-    `charge_ref` is the provider's name for the payment, `lines` the pieces that it is for, None where it is a sum."""
+    `actor` is whoever gave it, as ledgers name them, `charge_ref` the provider's name for the payment, `lines` the
+    pieces that it is for, None where it is a sum."""
 
     id: UUID
     payment_id: UUID
@@ -96,7 +97,7 @@ class Refund:
     status: Literal["pending", "succeeded", "failed"]
     reason: RefundReason
     restock: bool
-    by_user: UUID | None
+    actor: str | None
     request_owner: str | None
     request_key: str | None
     processed_at: datetime | None

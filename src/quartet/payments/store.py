@@ -155,7 +155,7 @@ async def start_refund(
     cents: int | None,
     reason: RefundReason,
     *,
-    by: UUID | None,
+    by: str | None,
     now: datetime,
     ask: datetime,
     items: Sequence[tuple[str, int]] | None = None,

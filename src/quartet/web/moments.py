@@ -32,6 +32,14 @@ def text_only(value: Any) -> Any:
     return value
 
 
+def in_utc(value: datetime) -> datetime:
+    """The same moment; ValueError for one that is not within UTC's years 1 to 9999, though its own zone's say so."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be between the years 1 and 9999 of UTC") from None
+
+
 def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timedelta = timedelta()) -> datetime:
     """A day (its end when `whole_day`) or an RFC 3339 moment; without a zone it is UTC's."""
     if text is None:

@@ -225,8 +225,9 @@ END $$;
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
 -- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}.
 DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
+DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, JSONB, TEXT);
 CREATE OR REPLACE FUNCTION start_refund(
-    p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by UUID, p_owner TEXT, p_key TEXT,
+    p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_items JSONB, p_note TEXT
 ) RETURNS SETOF payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
@@ -247,7 +248,7 @@ BEGIN
         RAISE EXCEPTION '% of this order can be given back, not %', v_left, p_cents
             USING ERRCODE = 'QT005', DETAIL = json_build_object('refundable_cents', v_left)::text;
     ELSIF v_left > 0 THEN
-        RETURN QUERY INSERT INTO payment_refunds (payment_id, amount_cents, reason, restock, by_user, request_owner,
+        RETURN QUERY INSERT INTO payment_refunds (payment_id, amount_cents, reason, restock, actor, request_owner,
                                                   request_key, ask_at, created_at, updated_at, lines, note)
         VALUES (v_payment.id, coalesce(p_cents, v_left), p_reason, p_restock, p_by, p_owner, p_key, p_ask, p_now, p_now,
                 v_lines, p_note)
@@ -298,7 +299,7 @@ BEGIN
         WHERE id = v_refund.payment_id;
         IF v_refund.reason <> 'late' THEN
             PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
-                                 coalesce(v_refund.by_user::text, 'guest'), coalesce(v_refund.note, v_refund.reason),
+                                 coalesce(v_refund.actor, 'guest'), coalesce(v_refund.note, v_refund.reason),
                                  p_ref, v_refund.lines);
         END IF;
     END IF;
