@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import uvicorn
 
-from quartet.gateway.server import Server
+from quartet.gateway.server import LONGEST_HEAD, Server
 
 CROWD = 300
 
 
 class Desk:
-    """An application that notes what it was asked, and answers with the body."""
+    """An application that notes what it was asked, and answers with the body; `takes` so many seconds."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.takes = 0.0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -28,6 +29,7 @@ class Desk:
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
+        await asyncio.sleep(self.takes)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
@@ -200,6 +202,68 @@ async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, 
     line[1].close()
 
 
+async def test_what_came_before_what_is_no_http_is_answered_first(port: int, desk: Desk) -> None:
+    asked, broken = (
+        request("POST", "/orders", b"mine"),
+        b"POST /orders HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno",
+    )
+    for sent, answers in (
+        (asked + b"BREW /pot\r\n", 1), (asked * 3 + b"\0", 3), (asked * 2 + broken, 2), (broken, 0),
+    ):  # fmt: skip
+        line = await come(port)
+        line[1].write(sent)
+        assert [await answer(line) for _ in range(answers)] == [b"mine"] * answers
+        assert (await line[0].read()).startswith(b"HTTP/1.1 400")
+        line[1].close()
+    # One whose body can't be read comes to the application only where nothing is to be answered before it.
+    assert desk.asked == ["/orders"] * 7
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"GET /other?q=", b"q" * 100),
+        (b"GET /other HTTP/1.1\r\n", b"A: b\r\n"),
+        (b"POST /other HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"A: b\r\n"),
+    ],
+)
+async def test_headers_without_end_are_refused(server: Server, first: bytes, more: bytes) -> None:
+    """Each costs memory: else one client could have all of it."""
+    line = await come(server.config.port)
+    line[1].write(first)
+    while not any(each.headers is not None for each in server.server_state.connections):  # noqa: ASYNC110 — until heard
+        await asyncio.sleep(0)
+    for _ in range(LONGEST_HEAD // 1000 + 1):
+        line[1].write(more * (1000 // len(more) + 1))
+    async with asyncio.timeout(30):
+        assert (await line[0].read()).startswith(b"HTTP/1.1 400")
+    line[1].close()
+
+
+async def test_a_body_may_be_longer_than_headers(port: int) -> None:
+    line, body = await come(port), b"x" * 3 * LONGEST_HEAD
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:1], body[1:]))
+    line[1].write(b"POST /products HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    assert await answer(line) == body
+    for _ in range(2):
+        line[1].write(request("POST", "/products", body))
+        assert await answer(line) == body
+    line[1].close()
+
+
+async def test_who_stands_in_line_when_the_server_ends_is_served(server: Server, desk: Desk) -> None:
+    crowd = [await come(server.config.port) for _ in range(CROWD)]
+    for n, line in enumerate(crowd):
+        line[1].write(request("POST", "/sessions", b"%d" % n))
+    while len(server._line._waiting) + len(desk.asked) < CROWD:  # noqa: ASYNC110 — until all have been heard
+        await asyncio.sleep(0)
+    server.should_exit = True
+    assert [await answer(line) for line in crowd] == [b"%d" % n for n in range(CROWD)]
+    assert [await line[0].read() for line in crowd] == [b""] * CROWD
+    for line in crowd:
+        line[1].close()
+
+
 async def test_only_a_get_is_answered_without_the_application(port: int, desk: Desk) -> None:
     line = await come(port)
     for method in ("POST", "GET", "PUT", "GET"):
@@ -216,6 +280,16 @@ async def test_who_was_answered_at_once_and_comes_no_more_has_the_connection_clo
     assert await answer(line) == b"OK"
     assert await line[0].read() == b""
     assert server.server_state.total_requests == 1
+    line[1].close()
+
+
+async def test_who_was_answered_at_once_and_asked_more_is_waited_for(server: Server, desk: Desk) -> None:
+    server.config.timeout_keep_alive = 0.01  # type: ignore[assignment]
+    desk.takes = 0.1
+    line = await come(server.config.port)
+    line[1].write(b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n" + request("GET", "/other", b"asked"))
+    assert [await answer(line) for _ in range(2)] == [b"OK", b"asked"]
+    assert await line[0].read() == b""
     line[1].close()
 
 

@@ -23,6 +23,8 @@ PACE_SECONDS = 0.001
 REST_SECONDS = 0.1
 # Nobody waits much longer than this: the line moves faster the longer it is.
 LONGEST_LINE = 1000
+# Nothing else bounds what a client may send before its request has begun.
+LONGEST_HEAD = 64 * 1024
 
 
 # Of a GET's address, headers and peer the answer that needs no task, if there is one: the headers that follow those of
@@ -117,10 +119,14 @@ class _Protocol(HttpToolsProtocol):
         super().__init__(*args)
         self._line, self._at_once = line, at_once
         self._held: list[bytes] = []
-        self._is_answered = False
+        self._is_answered = self._is_ending = False
+        self._head = 0  # bytes since something was done with any
+        self._refusal = b""
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
+        if self._refusal:
+            return
         if self._held:  # uvloop may have read on when it was told to pause
             self._held.append(data)
         elif _hashes(data):
@@ -128,17 +134,25 @@ class _Protocol(HttpToolsProtocol):
             self.transport.pause_reading()
             self._line.join(self._enter)
         else:
-            super().data_received(data)
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > LONGEST_HEAD and not self._refusal:
+            self.send_400_response(f"headers must not have more than {LONGEST_HEAD} bytes")
 
     def on_headers_complete(self) -> None:
         """What is at hand is answered here, and nothing of what an application needs is made."""
+        self._head = 0
         answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
+            self._unset_keepalive_if_required()  # set where one that came along was answered here
             super().on_headers_complete()
         else:
             self._is_answered = True
-            self._write(200, *answer)
-            self.on_response_complete()
+            self.transport.write(self._written(200, *answer))
+            super().on_response_complete()
 
     def _may_answer(self) -> bool:
         """Not where a reader is slow, or more requests wait: they would be answered within one another."""
@@ -152,33 +166,73 @@ class _Protocol(HttpToolsProtocol):
             and not self.pipeline
         )
 
+    def on_body(self, body: bytes) -> None:
+        """A part of a request's body."""
+        self._head = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The end of a request."""
         if self._is_answered:
             self._is_answered = False
         else:
+            self._head = 0
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What can't be read as HTTP, an unheard-of method too, is refused as everything else is."""
+        """What can't be read as HTTP, an unheard-of method too, is refused as everything else is, and after what came
+        before it is answered."""
         request_id = os.urandom(16).hex()
         refusal = problem_response(BadRequest(msg), request_id)
         headers = [
             *refusal.raw_headers, *security_headers("", is_secure=False),
             (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()), (b"connection", b"close"),
         ]  # fmt: skip
-        self._write(refusal.status_code, as_lines(headers), bytes(refusal.body))
+        self._refusal = self._written(refusal.status_code, as_lines(headers), bytes(refusal.body))
+        if not self._has_earlier():
+            self._refuse()
+
+    def _has_earlier(self) -> bool:
+        """Whether any request before the one that can't be read is still to be answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if not self.cycle.more_body or self.cycle.response_started:
+            return True
+        # It was the last one's body that can't be read.
+        if self.pipeline:
+            self.pipeline.popleft()
+            return True
+        return False
+
+    def on_response_complete(self) -> None:
+        """The application has answered."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self._refusal and not self.transport.is_closing():
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.transport.write(self._refusal)
         self.transport.close()
 
-    def _write(self, status: int, headers: bytes, body: bytes) -> None:
+    def _written(self, status: int, headers: bytes, body: bytes) -> bytes:
         own = as_lines(self.server_state.default_headers)
-        self.transport.write(b"".join((STATUS_LINE[status], own, headers, b"\r\n", body)))
+        return b"".join((STATUS_LINE[status], own, headers, b"\r\n", body))
+
+    def shutdown(self) -> None:
+        """Whoever stands in line is served first."""
+        if self._held:
+            self._is_ending = True
+        else:
+            super().shutdown()
 
     def _enter(self) -> None:
         data, self._held = b"".join(self._held), []
         if not self.transport.is_closing():
             self.transport.resume_reading()
-            super().data_received(data)
+            self._read(data)
+            if self._is_ending:
+                super().shutdown()
 
 
 def _hashes(data: bytes) -> bool:
