@@ -91,14 +91,22 @@ class Line:
 
 @asynccontextmanager
 async def serving(app: Callable[..., Awaitable[Any]]) -> AsyncIterator[Line]:
-    """The ASGI application on a free port of this machine, behind a line."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error"))  # type: ignore[arg-type]
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    """The ASGI application on a free port of this machine, behind a line.
+
+    Without uvicorn's own loop, which looks ten times a second whether it is to end, and then lets everybody finish.
+    """
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error")  # type: ignore[arg-type]
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
     line = Line(server.servers[0].sockets[0].getsockname()[1])
     await line.plug()
     yield line
     await line.unplug()
-    server.should_exit = True
-    await task
+    for listener in server.servers:
+        listener.close()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()  # type: ignore[union-attr]
+    for answering in list(server.server_state.tasks):
+        answering.cancel()

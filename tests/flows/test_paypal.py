@@ -4,19 +4,20 @@ and what PayPal tells is asked for."""
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from abroad import *  # noqa: F403 — its fixtures
+from abroad import books_balance, settled
 from fastapi import FastAPI
-from line import CUTS, Cut, Line, serving
+from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
 from pydantic import SecretStr
 from till import Json, Till, look, order
 
-from quartet import audit, payments
+from quartet import payments
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
@@ -31,12 +32,6 @@ def place() -> PayPalsPlace:
 
 
 @pytest.fixture
-async def line(place: PayPalsPlace) -> AsyncIterator[Line]:
-    async with serving(place.app) as line:
-        yield line
-
-
-@pytest.fixture
 def settings(settings: Settings, line: Line) -> Settings:
     return settings.model_copy(
         update={
@@ -48,36 +43,6 @@ def settings(settings: Settings, line: Line) -> Settings:
             "payment_timeout": 3.0,
         }
     )
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock(datetime.now(UTC))
-
-
-@pytest.fixture
-def shop(shop: Shop, clock: FixedClock) -> Shop:
-    return replace(shop, clock=clock)
-
-
-@pytest.fixture
-def paypal(app: FastAPI, shop: Shop) -> PaymentProvider:
-    app.state.providers = payments.open_providers(shop.settings, shop.stores.pg)
-    provider: PaymentProvider = app.state.providers["paypal"]
-    return provider
-
-
-@pytest.fixture
-def by_hand(app: FastAPI, shop: Shop, paypal: PaymentProvider) -> None:
-    """The shop captures by hand."""
-    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_capture": "manual"}))
-
-
-@pytest.fixture
-async def till(shop: Shop) -> Till:
-    till = Till(shop)
-    await till.stock("MUG", 100)
-    return till
 
 
 async def pay(shopper: httpx.AsyncClient, made: Json) -> Json:
@@ -96,27 +61,13 @@ async def back(shopper: httpx.AsyncClient, paid: Json) -> Json:
     return seen
 
 
-async def _settled(shop: Shop, paypal: PaymentProvider, clock: FixedClock) -> None:
-    """Recovery, as often as it takes."""
-    for seconds in (30, 60, 120, 240):
-        clock.advance(seconds)
-        await recover(shop, {"paypal": paypal})
-
-
-async def _books_balance(shop: Shop, place: PayPalsPlace, till: Till) -> None:
-    """Ours with themselves, and with theirs."""
-    assert (await audit.check(shop, patience=0)).violations == ()
-    (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
-    assert row["kept"] == place.taken()
-
-
 async def test_the_buyer_agrees_at_paypal_and_is_charged_when_back(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
@@ -136,7 +87,7 @@ async def test_the_buyer_agrees_at_paypal_and_is_charged_when_back(
     assert (part.status_code, part.json()["status"]) == (201, "succeeded"), part.text
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_sweep(
@@ -145,7 +96,7 @@ async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_swe
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = [await order(shopper, ("MUG", 1)) for _ in range(2)]
@@ -156,14 +107,14 @@ async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_swe
     assert set(await place.deliver(client, clock.now(), copies=6, dice=random.Random(2))) == {200}
 
     place.approve(paid[1]["providerRef"])
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
     assert place.taken() == 1000
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, paypal: PaymentProvider
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = await pay(shopper, made)
@@ -176,7 +127,7 @@ async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
     place.approve(again["providerRef"])
     assert (await back(shopper, again))["status"] == "succeeded"
     assert place.taken() == 500
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_taken(
@@ -185,7 +136,7 @@ async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_tak
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -194,11 +145,11 @@ async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_tak
     place.approve(paid["providerRef"])
     assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
     assert (await back(shopper, paid))["status"] == "pending"
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert place.taken() == 0
     del place.orders[paid["providerRef"]]  # after three days PayPal forgets it
     clock.advance(3600)
-    await recover(shop, {"paypal": paypal})
+    await recover(shop, {"paypal": provider})
     assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
 
 
@@ -208,7 +159,7 @@ async def test_who_leaves_paypals_page_pays_another_way_and_what_was_left_is_nev
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -221,12 +172,12 @@ async def test_who_leaves_paypals_page_pays_another_way_and_what_was_left_is_nev
         await back(shopper, payment)
 
     await agree_and_tell(left)
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (0, "pending")
     await agree_and_tell(paid)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
     assert place.orders[left["providerRef"]]["status"] == "APPROVED"
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("step", ["waiting payment left", "provider voided"])
@@ -237,7 +188,7 @@ async def test_who_agrees_while_he_pays_another_way_is_charged_once(
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
     step: str,
 ) -> None:
@@ -259,9 +210,9 @@ async def test_who_agrees_while_he_pays_another_way_is_charged_once(
         body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
         refused = await shopper.post("/payments", json=body)
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -270,7 +221,7 @@ async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_pay
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -282,13 +233,13 @@ async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_pay
     refused = await shopper.post("/payments", json=body)
     await line.mend()
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     paid = await pay(shopper, made)
     for one in (left, paid):
         place.approve(one["providerRef"])
         await back(shopper, one)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -297,7 +248,7 @@ async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charge
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -311,7 +262,7 @@ async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charge
     assert told.status_code == (502 if cut == "unplugged" else 201)
     if cut != "unplugged":
         assert (told.json()["status"], told.json()["redirectUrl"]) == ("pending", None)
-        await _settled(shop, paypal, clock)
+        await settled(shop, provider, clock)
     ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
     assert ours == [{"status": "failed"}]
     assert place.taken() == 0
@@ -324,7 +275,7 @@ async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_onc
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -336,15 +287,15 @@ async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_onc
     assert (await back(shopper, paid))["status"] == "pending"
     await line.mend()
     place.forget_keys()
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert place.taken() == 1000
     await line.break_at(cut)
     told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
     await line.mend()
     assert told.status_code in (201, 502)
     place.forget_keys()
-    await _settled(shop, paypal, clock)
-    await _books_balance(shop, place, till)
+    await settled(shop, provider, clock)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("fault", ["latency", "failing"])
@@ -353,7 +304,7 @@ async def test_a_paypal_that_is_ill_takes_once(
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
     fault: str,
 ) -> None:
@@ -362,9 +313,9 @@ async def test_a_paypal_that_is_ill_takes_once(
     setattr(place, fault, 4.5 if fault == "latency" else True)
     assert (await back(shopper, paid))["status"] == "pending"
     setattr(place, fault, 0)
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     assert place.taken() == 500
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -376,7 +327,7 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -397,7 +348,7 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     assert gone.status_code == 200
     if cut == "unplugged":
         taken = await staff.post(f"/payments/{held[0]['id']}/capture")
-    await _settled(shop, paypal, clock)
+    await settled(shop, provider, clock)
     place.lapse(held[2]["providerRef"])
     assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(4))) == {200}
     assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
@@ -405,7 +356,7 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     ]  # fmt: skip
     assert (await look(shopper, lapsed["id"]))["status"] == "cancelled"
     assert place.taken() == 500
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_only_what_paypal_says_is_its_own_is_read(
@@ -413,7 +364,7 @@ async def test_only_what_paypal_says_is_its_own_is_read(
     shopper: httpx.AsyncClient,
     till: Till,
     place: PayPalsPlace,
-    paypal: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
 ) -> None:
@@ -458,62 +409,62 @@ async def test_only_what_paypal_says_is_its_own_is_read(
 
 
 async def test_a_token_is_kept_renewed_before_it_ends_and_drawn_anew_when_it_ended_early(
-    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, paypal: PaymentProvider
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, provider: PaymentProvider
 ) -> None:
     charge = Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/")
-    await asyncio.gather(*(paypal.authorise(charge) for _ in range(8)))
+    await asyncio.gather(*(provider.authorise(charge) for _ in range(8)))
     assert (len(place.orders), place.tokens_given) == (1, 1)
     place.tokens.clear()
-    await asyncio.gather(*(paypal.authorise(charge) for _ in range(8)))
+    await asyncio.gather(*(provider.authorise(charge) for _ in range(8)))
     assert place.tokens_given == 2
     place.token_seconds = 59
     place.tokens.clear()
     for _ in range(2):
-        await paypal.authorise(charge)
+        await provider.authorise(charge)
     assert place.tokens_given > 3
 
 
 async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
-    paypal: PaymentProvider, place: PayPalsPlace, line: Line
+    provider: PaymentProvider, place: PayPalsPlace, line: Line
 ) -> None:
     charge = Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/")
-    made = await paypal.authorise(charge)
+    made = await provider.authorise(charge)
     ref = made.provider_ref or ""
     assert (made.status, made.cents, made.currency) == ("pending", 500, "GBP")
-    assert await paypal.look_up(charge.reference) is None
-    assert await paypal.look_up(charge.reference, "ORDER-0") is None
+    assert await provider.look_up(charge.reference) is None
+    assert await provider.look_up(charge.reference, "ORDER-0") is None
     place.approve(ref)
-    assert (await paypal.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
+    assert (await provider.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
     give = GiveBack(str(new_id()), charge.reference, ref, 200, "GBP")
-    assert await paypal.look_up_refund(give) is None
-    given = await paypal.refund(give)
-    assert await paypal.refund(give) == await paypal.look_up_refund(give) == given
+    assert await provider.look_up_refund(give) is None
+    given = await provider.refund(give)
+    assert await provider.refund(give) == await provider.look_up_refund(give) == given
     with pytest.raises(ProviderError):
-        await paypal.refund(replace(give, reference=str(new_id()), amount_cents=301))
+        await provider.refund(replace(give, reference=str(new_id()), amount_cents=301))
     until = datetime.now(UTC) + timedelta(minutes=1)
-    entries = [entry async for entry in paypal.entries(until - timedelta(minutes=5), until)]
+    entries = [entry async for entry in provider.entries(until - timedelta(minutes=5), until)]
     assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
         ("charge", charge.reference, "succeeded", 500), ("refund", give.reference, "succeeded", 200),
     ]  # fmt: skip
     place.taken_back_as = "T1201"  # a chargeback
-    assert [e.kind async for e in paypal.entries(until - timedelta(minutes=5), until)] == ["charge", "refund"]
+    assert [e.kind async for e in provider.entries(until - timedelta(minutes=5), until)] == ["charge", "refund"]
     (part,) = place.orders[ref]["purchase_units"][0]["payments"]["captures"]
     part["amount"] = {"currency_code": "GBP", "value": "3.00"}  # less was taken than the order says
-    assert (await paypal.look_up(charge.reference, ref)).cents == 300  # type: ignore[union-attr]
+    assert (await provider.look_up(charge.reference, ref)).cents == 300  # type: ignore[union-attr]
     for currency, sent in (("JPY", "700"), ("KWD", "0.700"), ("GBP", "7.00")):
-        await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency=currency))
+        await provider.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency=currency))
         assert list(place.orders.values())[-1]["purchase_units"][0]["amount"]["value"] == sent
-    await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency="HUF"))
+    await provider.authorise(replace(charge, reference=str(new_id()), amount_cents=700, currency="HUF"))
     with pytest.raises(ProviderError):
-        await paypal.authorise(replace(charge, reference=str(new_id()), amount_cents=750, currency="HUF"))
+        await provider.authorise(replace(charge, reference=str(new_id()), amount_cents=750, currency="HUF"))
     for cut in ("lost", "swallowed", "half"):
         await line.break_at(cut)  # type: ignore[arg-type]
         with pytest.raises(ProviderSilent):
-            await paypal.look_up(charge.reference, ref)
+            await provider.look_up(charge.reference, ref)
         await line.mend()
     await line.break_at("unplugged")
     with pytest.raises(ProviderError):
-        await paypal.authorise(replace(charge, reference=str(new_id())))
+        await provider.authorise(replace(charge, reference=str(new_id())))
 
 
 def test_a_provider_that_is_on_without_its_keys_says_which_are_missing() -> None:

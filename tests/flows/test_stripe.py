@@ -3,20 +3,21 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from abroad import *  # noqa: F403 — its fixtures
+from abroad import books_balance, settled
 from fastapi import FastAPI
-from line import CUTS, Cut, Line, serving
+from line import CUTS, Cut, Line
 from pydantic import SecretStr
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
 from till import Json, Till, look, order
 
-from quartet import audit, payments
+from quartet import payments
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
@@ -34,12 +35,6 @@ def place() -> StripesPlace:
 
 
 @pytest.fixture
-async def line(place: StripesPlace) -> AsyncIterator[Line]:
-    async with serving(place.app) as line:
-        yield line
-
-
-@pytest.fixture
 def settings(settings: Settings, line: Line) -> Settings:
     return settings.model_copy(
         update={
@@ -52,57 +47,13 @@ def settings(settings: Settings, line: Line) -> Settings:
     )
 
 
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock(datetime.now(UTC))
-
-
-@pytest.fixture
-def shop(shop: Shop, clock: FixedClock) -> Shop:
-    return replace(shop, clock=clock)
-
-
-@pytest.fixture
-def stripe(app: FastAPI, shop: Shop) -> PaymentProvider:
-    app.state.providers = payments.open_providers(shop.settings, shop.stores.pg)
-    provider: PaymentProvider = app.state.providers["stripe"]
-    return provider
-
-
-@pytest.fixture
-def by_hand(app: FastAPI, shop: Shop, stripe: PaymentProvider) -> None:
-    """The shop captures by hand."""
-    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_capture": "manual"}))
-
-
-@pytest.fixture
-async def till(shop: Shop) -> Till:
-    till = Till(shop)
-    await till.stock("MUG", 100)
-    return till
-
-
 async def pay(shopper: httpx.AsyncClient, made: Json, method: str = CARD, key: str | None = None) -> httpx.Response:
     body = {"orderId": made["id"], "provider": "stripe", "paymentMethod": method}
     return await shopper.post("/payments", json=body, headers={"Idempotency-Key": key} if key else {})
 
 
-async def _settled(shop: Shop, stripe: PaymentProvider, clock: FixedClock) -> None:
-    """Recovery, as often as it takes."""
-    for seconds in (30, 60, 120, 240):
-        clock.advance(seconds)
-        await recover(shop, {"stripe": stripe})
-
-
-async def _books_balance(shop: Shop, place: StripesPlace, till: Till) -> None:
-    """Ours with themselves, and with theirs."""
-    assert (await audit.check(shop, patience=0)).violations == ()
-    (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
-    assert row["kept"] == place.taken()
-
-
 async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
@@ -111,7 +62,7 @@ async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
     assert paid.json()["providerRef"] == intent["id"]
     assert (intent["amount"], intent["currency"], intent["metadata"]) == (1000, "gbp", {"reference": paid.json()["id"]})
     assert list(place.answers) == [paid.json()["id"]]
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +74,7 @@ async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     method: str,
     code: str,
 ) -> None:
@@ -133,11 +84,11 @@ async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
     failed = (await shopper.get(f"/payments/{declined.json()['paymentId']}")).json()
     assert (failed["status"], failed["providerRef"]) == ("failed", next(iter(place.intents)))
     assert (await pay(shopper, made)).status_code == 201
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_method_that_stripe_does_not_know_charges_nothing(
-    shopper: httpx.AsyncClient, till: Till, place: StripesPlace, stripe: PaymentProvider
+    shopper: httpx.AsyncClient, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     refused = await pay(shopper, made, "pm_of_nobody")
@@ -147,7 +98,7 @@ async def test_a_method_that_stripe_does_not_know_charges_nothing(
 
 
 async def test_a_buyer_who_must_show_who_he_is_is_sent_there_and_back(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     for well in (True, False):
         made = await order(shopper, ("MUG", 1))
@@ -161,7 +112,7 @@ async def test_a_buyer_who_must_show_who_he_is_is_sent_there_and_back(
         back = (await shopper.post(f"/payments/{paid['id']}/refresh")).json()
         assert (back["status"], back["redirectUrl"]) == ("succeeded" if well else "failed", None)
         assert (await look(shopper, made["id"]))["status"] == ("confirmed" if well else "pending")
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_bank_that_takes_days_is_told_by_a_webhook(
@@ -170,7 +121,7 @@ async def test_a_bank_that_takes_days_is_told_by_a_webhook(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -180,7 +131,7 @@ async def test_a_bank_that_takes_days_is_told_by_a_webhook(
     assert set(await place.deliver(client, clock.now(), copies=10, dice=random.Random(1))) == {200}
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
     assert (await till.topics(made["id"])).count("order.confirmed") == 1
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -189,7 +140,7 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -207,11 +158,11 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     else:
         assert (told.status_code, told.json()["status"]) == (201, "pending")
         place.forget_keys()  # nothing hangs on Stripe's memory of keys
-        await _settled(shop, stripe, clock)
+        await settled(shop, provider, clock)
         ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
         assert ours == [{"status": "failed" if cut == "lost" else "succeeded"}]
     assert sum(intent["amount"] == 1000 for intent in place.intents.values()) == (0 if cut == "lost" else 1)
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("fault", ["latency", "failing", "busy"])
@@ -220,7 +171,7 @@ async def test_a_stripe_that_is_ill_charges_once(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
     fault: str,
 ) -> None:
@@ -229,9 +180,9 @@ async def test_a_stripe_that_is_ill_charges_once(
     told = await pay(shopper, made)
     setattr(place, fault, 0)
     assert told.status_code == (502 if fault == "busy" else 201)
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert place.taken() == (0 if fault == "busy" else 500)
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -241,7 +192,7 @@ async def test_a_refund_over_a_cut_line_is_made_once(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -253,9 +204,9 @@ async def test_a_refund_over_a_cut_line_is_made_once(
     await line.mend()
     assert told.status_code == (502 if cut == "unplugged" else 201)
     place.forget_keys()
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert [refund["amount"] for refund in place.refunds.values()] == ([] if cut == "unplugged" else [300])
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
@@ -264,7 +215,7 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -272,13 +223,13 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     place.async_refunds = True
     told = await staff.post(f"/orders/{made['id']}/refunds", json={})
     assert (told.status_code, told.json()["status"]) == (201, "pending")
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     (refund,) = place.refunds.values()
     refund["status"] = "succeeded"
     clock.advance(3600)
-    await recover(shop, {"stripe": stripe})
+    await recover(shop, {"stripe": provider})
     assert (await till.rows("SELECT status FROM payment_refunds")) == [{"status": "succeeded"}]
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -289,7 +240,7 @@ async def test_a_capture_and_a_cancellation_over_a_cut_line(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -305,12 +256,12 @@ async def test_a_capture_and_a_cancellation_over_a_cut_line(
     assert (taken.status_code, gone.status_code) == (502 if cut == "unplugged" else 200, 200)
     if cut == "unplugged":
         taken = await staff.post(f"/payments/{held[0]['id']}/capture")
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert [intent["status"] for intent in place.intents.values()] == ["succeeded", "canceled"]
     assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
         {"status": "succeeded", "due": None}, {"status": "voided", "due": None},
     ]  # fmt: skip
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -320,7 +271,7 @@ async def test_what_the_cards_bank_refuses_is_told_and_can_be_asked_for_again(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     held = (await pay(shopper, made)).json()
@@ -331,7 +282,7 @@ async def test_what_the_cards_bank_refuses_is_told_and_can_be_asked_for_again(
         place.declining = False
         again = await staff.post(call, headers={"Idempotency-Key": call})
         assert (again.status_code, again.json()["status"]) == (done, "succeeded"), again.text
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -342,7 +293,7 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -350,12 +301,12 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     place.take(place.intents[held["providerRef"]], 600)
     assert await place.deliver(client, clock.now()) == [200, 200]
     assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
     assert await till.rows("SELECT captured_cents FROM orders") == [{"captured_cents": 0}]
     assert (await shopper.post(f"/payments/{held['id']}/refresh")).json()["status"] == "authorized"
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
 
 
@@ -366,7 +317,7 @@ async def test_a_hold_that_lapses_at_stripe_cancels_its_order_in_whatever_order_
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -376,17 +327,22 @@ async def test_a_hold_that_lapses_at_stripe_cancels_its_order_in_whatever_order_
     seen = await look(shopper, made["id"])
     assert (seen["status"], seen["payments"][0]["status"]) == ("cancelled", "voided")
     assert await till.shelf("MUG") == (100, 0)
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_an_intent_whose_order_expired_is_ended_so_that_nobody_can_pay_it_any_more(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider, clock: FixedClock
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     await pay(shopper, made, REDIRECTED)
     clock.advance(shop.settings.order_hold_seconds + 60)
-    await recover(shop, {"stripe": stripe})
-    await _settled(shop, stripe, clock)
+    await recover(shop, {"stripe": provider})
+    await settled(shop, provider, clock)
     assert [intent["status"] for intent in place.intents.values()] == ["canceled"]
     assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
 
@@ -398,7 +354,7 @@ async def test_who_leaves_the_banks_page_pays_by_another_card(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
     key: str | None,
 ) -> None:
@@ -415,11 +371,11 @@ async def test_who_leaves_the_banks_page_pays_by_another_card(
     assert set(await place.deliver(client, clock.now(), copies=4, dice=random.Random(5))) == {200}
     assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "refunded"
     assert place.taken() == 500
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_a_payment_that_succeeded_at_the_banks_page_is_not_made_again(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()
@@ -428,7 +384,7 @@ async def test_a_payment_that_succeeded_at_the_banks_page_is_not_made_again(
     assert (again.status_code, again.json()["type"]) == (409, "/problems/order-not-payable")
     seen = await look(shopper, made["id"])
     assert (seen["status"], [payment["id"] for payment in seen["payments"]]) == ("confirmed", [first["id"]])
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -437,7 +393,7 @@ async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_s
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
     cut: Cut,
@@ -449,14 +405,14 @@ async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_s
     await line.mend()
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
     assert refused.json()["paymentId"] == first["id"]
-    await _settled(shop, stripe, clock)
+    await settled(shop, provider, clock)
     assert (await pay(shopper, made)).json()["status"] == "succeeded"
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_of_two_who_pay_another_way_at_once_one_does(
-    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     both = asyncio.Barrier(2)
 
@@ -470,7 +426,7 @@ async def test_of_two_who_pay_another_way_at_once_one_does(
     ends = await asyncio.gather(*(pay(shopper, made, key=key) for key in ("one", None)))
     assert sorted(end.status_code for end in ends) == [201, 409]
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -481,7 +437,7 @@ async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -500,7 +456,7 @@ async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
     )  # fmt: skip
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "requires_capture"]
     assert "payment.returned" not in await till.topics(made["id"])
-    await _books_balance(shop, place, till)
+    await books_balance(shop, place, till)
 
 
 async def test_only_what_stripe_signed_just_now_is_read(
@@ -508,7 +464,7 @@ async def test_only_what_stripe_signed_just_now_is_read(
     shopper: httpx.AsyncClient,
     till: Till,
     place: StripesPlace,
-    stripe: PaymentProvider,
+    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -550,43 +506,43 @@ async def test_only_what_stripe_signed_just_now_is_read(
 
 
 async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
-    stripe: PaymentProvider, place: StripesPlace, line: Line
+    provider: PaymentProvider, place: StripesPlace, line: Line
 ) -> None:
     charge = Charge(str(new_id()), 500, "GBP", CARD, capture=False, return_url="https://shop.example/")
-    held = await stripe.authorise(charge)
+    held = await provider.authorise(charge)
     assert held == Outcome("pi_1", "authorized", cents=500, currency="GBP")
-    assert await stripe.authorise(charge) == held
-    assert await stripe.look_up(charge.reference) == held
-    assert await stripe.look_up(str(new_id())) is None
+    assert await provider.authorise(charge) == held
+    assert await provider.look_up(charge.reference) == held
+    assert await provider.look_up(str(new_id())) is None
     hold = Hold(charge.reference, "pi_1", 500, "GBP")
     unnamed = Hold(charge.reference, charge.reference, 500, "GBP")
-    assert (await stripe.capture(unnamed)).status == "succeeded"
-    assert (await stripe.capture(hold)).status == (await stripe.void(hold)).status == "succeeded"
+    assert (await provider.capture(unnamed)).status == "succeeded"
+    assert (await provider.capture(hold)).status == (await provider.void(hold)).status == "succeeded"
     back = GiveBack(str(new_id()), charge.reference, "pi_1", 200, "GBP")
-    assert await stripe.look_up_refund(back) is None
-    given = await stripe.refund(back)
-    assert await stripe.refund(back) == await stripe.look_up_refund(back) == given
+    assert await provider.look_up_refund(back) is None
+    given = await provider.refund(back)
+    assert await provider.refund(back) == await provider.look_up_refund(back) == given
     with pytest.raises(ProviderError):
-        await stripe.refund(replace(back, reference=str(new_id()), amount_cents=301))
+        await provider.refund(replace(back, reference=str(new_id()), amount_cents=301))
     with pytest.raises(ProviderSilent):  # another request under the same key
-        await stripe.refund(replace(back, amount_cents=100))
+        await provider.refund(replace(back, amount_cents=100))
     until = datetime.now(UTC) + timedelta(minutes=1)
-    entries = [entry async for entry in stripe.entries(until - timedelta(minutes=5), until)]
+    entries = [entry async for entry in provider.entries(until - timedelta(minutes=5), until)]
     assert [(e.kind, e.reference, e.status, e.captured_cents) for e in entries] == [
         ("charge", charge.reference, "succeeded", 500), ("refund", back.reference, "succeeded", 200),
     ]  # fmt: skip
     await line.break_at("unplugged")
     with pytest.raises(ProviderError):
-        await stripe.authorise(replace(charge, reference=str(new_id())))
+        await provider.authorise(replace(charge, reference=str(new_id())))
     for cut in ("lost", "swallowed", "half"):
         await line.mend()
         await line.break_at(cut)  # type: ignore[arg-type]
         with pytest.raises(ProviderSilent):
-            await stripe.look_up(charge.reference)
+            await provider.look_up(charge.reference)
 
 
 async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, stripe: PaymentProvider
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     for status in ("needs_response", "won", "warning_needs_response"):
         paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
@@ -594,27 +550,27 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     today = datetime.now(UTC).date()
     found = []
     for day in (today - timedelta(days=1), today):
-        found += [d async for d in payments.reconcile(shop.stores.pg, "stripe", stripe, day, payments.Compared())]
+        found += [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, payments.Compared())]
     (first, *_) = place.disputes
     assert found == [payments.Difference("refund", "", first["id"], "500 GBP succeeded there, unknown here")]
 
 
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(
-    stripe: PaymentProvider, place: StripesPlace
+    provider: PaymentProvider, place: StripesPlace
 ) -> None:
     for currency, sent in (("JPY", 700), ("ISK", 70_000), ("KWD", 700)):
-        made = await stripe.authorise(Charge(str(new_id()), 700, currency, CARD, return_url="https://shop.example/"))
+        made = await provider.authorise(Charge(str(new_id()), 700, currency, CARD, return_url="https://shop.example/"))
         assert (made.cents, made.currency) == (700, currency)
         assert list(place.intents.values())[-1]["amount"] == sent
 
 
-async def test_many_intents_are_gone_through_page_by_page(stripe: PaymentProvider, place: StripesPlace) -> None:
+async def test_many_intents_are_gone_through_page_by_page(provider: PaymentProvider, place: StripesPlace) -> None:
     charges = [Charge(str(new_id()), 500, "GBP", CARD, return_url="https://shop.example/") for _ in range(130)]
     for some in range(0, 130, 26):
-        await asyncio.gather(*(stripe.authorise(charge) for charge in charges[some : some + 26]))
-    assert await stripe.look_up(charges[0].reference) is not None
+        await asyncio.gather(*(provider.authorise(charge) for charge in charges[some : some + 26]))
+    assert await provider.look_up(charges[0].reference) is not None
     until = datetime.now(UTC) + timedelta(minutes=1)
-    found = [entry.reference async for entry in stripe.entries(until - timedelta(minutes=5), until)]
+    found = [entry.reference async for entry in provider.entries(until - timedelta(minutes=5), until)]
     assert sorted(found) == sorted(charge.reference for charge in charges)
 
 
