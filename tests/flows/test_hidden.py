@@ -101,6 +101,24 @@ async def test_what_is_taken_off_the_shelves_is_not_sold_out_of_the_cache_or_a_c
     assert await till.shelf(MUG) == (10, 3)
 
 
+async def test_what_staff_take_out_of_the_catalog_is_not_sold_until_it_is_back(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await order(shopper, (MUG, 1))
+    assert (await staff.delete(f"/products/{MUG}")).status_code == 204
+    assert refused(await place(shopper, MUG, JAR)) == [MUG]
+    assert await till.shelf(MUG) == (10, 1)
+    again = catalog.Draft(MUG, "Mug", "things", price_cents=500, published_at=NOW)
+    await catalog.create_product(shop, again, actor="test")
+    await order(shopper, (MUG, 1))
+
+    # Of a product that stays, what can no longer be chosen.
+    await publish(staff, "CUP", NOW.isoformat())
+    large = {"sku": "CUP-L", "attrs": {}, "priceCents": 700}
+    assert (await staff.patch("/products/CUP", json={"variants": [large]})).status_code == 200
+    assert refused(await place(shopper, CUP)) == [CUP]
+
+
 @pytest.mark.parametrize("away", ["redis", "mongodb", "both"])
 async def test_where_a_store_is_away_nobody_who_may_buy_is_refused(
     app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, away: str

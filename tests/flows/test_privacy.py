@@ -119,7 +119,7 @@ async def _traces(shop: Shop, needles: tuple[str, ...] = PLANTED) -> set[str]:
     for key in await redis.call("KEYS", "*"):
         kind = await redis.call("TYPE", key)
         look(f"redis {key}", f"{key} {await redis.call(*_READ[kind](key))}")
-    for name in ("products", "categories", "reviews", "product_references"):
+    for name in ("products", "categories", "reviews", "product_references", "withdrawn_skus"):
         async for documents in shop.stores.mongo.collection(name).scan({}):
             for document in documents:
                 look(f"mongodb {name}", str(document))

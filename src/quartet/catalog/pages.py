@@ -171,9 +171,10 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
 
 
 async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
-    """Those of these SKUs whose product shoppers may not see: a draft, or one that is not published yet. A SKU of no
-    product is not among them, since inventory may have what the catalog does not. The cache holds only what may be
-    seen, so that MongoDB is asked for the rest alone; where a store is away, nobody waits for it or is refused."""
+    """Those of these SKUs whose product shoppers may not see: a draft, one that is not published yet, or one that staff
+    took out of the catalog. A SKU that never had a product is not among them, since inventory may have what the catalog
+    does not. The cache holds only what may be seen, so that MongoDB is asked for the rest alone; where a store is away,
+    nobody waits for it or is refused."""
     wanted = list(dict.fromkeys(skus))
     try:
         seen = set(await cache.heads(shop.stores.redis.brief, wanted))
@@ -184,11 +185,14 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
         return []
     try:
         products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt"])
+        others = [sku for sku in unseen if sku not in products]
+        gone = await store.withdrawn(shop.stores.mongo.brief, others) if others else set()
     except StoreUnavailable:
         log.warning("order_without_catalog")
         return []
     now = shop.clock.now()
-    return [sku for sku in unseen if sku in products and not is_published(products[sku], now)]
+    drafts = {sku for sku, product in products.items() if not is_published(product, now)}
+    return [sku for sku in unseen if sku in drafts | gone]
 
 
 # Lists

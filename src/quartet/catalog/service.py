@@ -145,6 +145,7 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
         product = numbered(product, found["version"] + 1, millis(shop.clock.now()))
         gone = await store.marks(mongo, found["_id"], set(found["keys"]) - set(product["keys"]))
         async with trail.attempt(shop, actor, "product.change", "product", found["sku"], before=found, after=product):
+            await store.withdraw(mongo, set(sellable_skus(found)) - set(sellable_skus(product)))
             if not await store.replace(mongo, product, found["version"]):
                 raise _OvertakenError
     except _OvertakenError:
@@ -158,7 +159,8 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
 
 
 async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: str = "system") -> None:
-    """Takes a product out of the catalog, with its reviews; inventory keeps its rows, which orders refer to.
+    """Takes a product out of the catalog, with its reviews; inventory keeps its rows, which orders refer to, and sells
+    nothing more of them.
 
     Raises NotFound, PreconditionFailed, Conflict, StoreUnavailable.
     """
@@ -169,6 +171,7 @@ async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: s
             gone = await store.marks(mongo, found["_id"], found["keys"])
             with suppress(_OvertakenError):
                 async with trail.attempt(shop, actor, "product.delete", "product", sku, before=found):
+                    await store.withdraw(mongo, sellable_skus(found))
                     if not await store.delete(mongo, found):
                         raise _OvertakenError
                 if await pages.forget(shop, found["keys"], found["_id"], None):

@@ -6,6 +6,7 @@ what keeps them unique over products *and* variants, and what finds a product by
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -20,8 +21,10 @@ from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
 
 PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "product_references"
+# SKUs that a product had, whose pieces inventory may have still.
+WITHDRAWN = "withdrawn_skus"
 # What a backup holds. References are made of the products again, so that they fit them.
-COPIED = (PRODUCTS, CATEGORIES, REVIEWS)
+COPIED = (PRODUCTS, CATEGORIES, REVIEWS, WITHDRAWN)
 
 # The brief's, then one a sort order: each ends in the SKU, which makes the order total and so pages exact.
 _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
@@ -47,7 +50,7 @@ CLAIM_MS = 60_000
 async def prepare(mongo: Mongo) -> None:
     """Collections with their validators, and indexes. Idempotent."""
     validators = {name: json_file(__file__, f"{name}.json") for name in (PRODUCTS, CATEGORIES, REVIEWS)}
-    for name in (PRODUCTS, CATEGORIES, REVIEWS, REFERENCES):
+    for name in (PRODUCTS, CATEGORIES, REVIEWS, REFERENCES, WITHDRAWN):
         await mongo.ensure_collection(name, validators.get(name))
     await mongo.collection(PRODUCTS).create_indexes(*_PRODUCT_INDEXES)
     await mongo.collection(REVIEWS).create_indexes(
@@ -362,6 +365,18 @@ async def sweep(mongo: Mongo, claims: Sequence[Document], now: datetime) -> None
     does: the product may have come back since, and a clock that is ahead takes its new claim for an old one."""
     stale = [claim for claim in claims if await _is_stale(mongo, claim, epoch_ms(now))]
     await release(mongo, {claim["_id"]: claim["mark"] for claim in stale})
+
+
+async def withdraw(mongo: Mongo, skus: Iterable[str]) -> None:
+    """Writes down that staff take these SKUs off the shelves. It says nothing of one that a product has."""
+    for sku in skus:
+        with suppress(DuplicateKey):
+            await mongo.collection(WITHDRAWN).insert_one({"_id": sku})
+
+
+async def withdrawn(mongo: Mongo, skus: Collection[str]) -> set[str]:
+    """Those of these that were ever withdrawn."""
+    return {found["_id"] for found in await mongo.collection(WITHDRAWN).find({"_id": {"$in": list(skus)}})}
 
 
 # Many at once
