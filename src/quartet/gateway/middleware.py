@@ -101,8 +101,7 @@ class Gateway:
         headers = dict(reversed(sent))  # where one comes twice, the first
         if not _TO_BE_READ.isdisjoint(headers):
             return None
-        forwarded = headers.get(b"x-forwarded-for", b"") if self._shop.settings.trust_proxy else b""
-        share = self._limiter.at_hand(path, _address(peer, forwarded.decode("latin-1")))
+        share = self._limiter.at_hand(path, self._address(sent, peer))
         if share is None:
             return None
         route, find = self._at_hand[path]
@@ -141,8 +140,7 @@ class Gateway:
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
         """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
         assert self._shop is not None
-        forwarded = headers.get("x-forwarded-for", "") if self._shop.settings.trust_proxy else ""
-        address = scope["address"] = _address(scope.get("client"), forwarded)
+        address = scope["address"] = self._address(headers.raw, scope.get("client"))
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
         by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
         if by_cookie:
@@ -159,6 +157,15 @@ class Gateway:
             await self._door.confirm_staff(scope["principal"])
         check_scope(scope["principal"], scope["method"], scope["path"])
         return None if isinstance(taken, Gone) else taken
+
+    def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
+        """The last address a trusted proxy saw, else the peer's. Some proxies add to the client's line, some add one of
+        their own below it."""
+        if self.settings.trust_proxy:
+            for name, value in reversed(sent):
+                if name == b"x-forwarded-for" and value:
+                    return value.decode("latin-1").rsplit(",", 1)[-1].strip()
+        return str(peer[0]) if peer else ""
 
     def ready(self, scope: Scope) -> App | None:
         """What a room has at hand for this request, which then needs neither the framework nor its router."""
@@ -310,13 +317,6 @@ def _note(
         ms=round(seconds * 1000, 1),
         user=user,
     )
-
-
-def _address(peer: tuple[str, int] | None, forwarded: str) -> str:
-    """The last address a trusted proxy saw, else the peer's."""
-    if forwarded:
-        return forwarded.rsplit(",", 1)[-1].strip()
-    return str(peer[0]) if peer else ""
 
 
 def _check_address(scope: Scope) -> None:
