@@ -95,6 +95,7 @@ async def test_a_worker_killed_at_any_step_of_carrying_loses_nothing(
         said = (await mortals.stdout.readline()).decode().strip()
         assert said == str(int(signal.SIGKILL)), f"{step}: ended by signal {said or 'none'}"
         async with shop.stores.pg.tx() as tx:  # the leases of the dead have run out
+            await tx.execute("UPDATE work_leases SET until = now()")
             await tx.execute("UPDATE webhook_deliveries SET leased_until = now() WHERE leased_until IS NOT NULL")
             await tx.execute("UPDATE mails SET not_before = now() WHERE state = 'waiting'")
     mortals.stdin.close()

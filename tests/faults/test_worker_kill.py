@@ -161,6 +161,7 @@ async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
         if step in REBUILD_STEPS:
             await sync.ask_reindex(shop, "test")
         await mortals.killed_at(step)
+        await leases_run_out(shop)
         await together(sync.run_worker(shop, asyncio.Event()), _until_carried(traffic, step))
     async with shop.stores.pg.read() as read:
         assert await store.position(read, changes.PIPELINE) is not None
@@ -178,6 +179,12 @@ async def leases(shop: Shop) -> dict[str, set[str]]:
     async with shop.stores.pg.read() as read:
         rows = await read.fetch("SELECT worker, piece FROM work_leases WHERE until > now()")
     return {row["worker"]: {r["piece"] for r in rows if r["worker"] == row["worker"]} - {row["worker"]} for row in rows}
+
+
+async def leases_run_out(shop: Shop) -> None:
+    """As they do when a second has passed since a worker was killed."""
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE work_leases SET until = now()")
 
 
 async def until_so_many_live(shop: Shop, count: int, holding: int) -> None:
