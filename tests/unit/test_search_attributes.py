@@ -1,5 +1,6 @@
 """Attributes as tokens: numbers sort as numbers, and what goes in comes out."""
 
+import json
 import math
 
 import pytest
@@ -31,6 +32,13 @@ def test_minus_zero_is_zero() -> None:
 def test_lists_give_a_token_an_entry_and_objects_none() -> None:
     held = {"genre": ["crime", "love"], "size": {"w": 1}, "none": None, "a=b": "x", "pages": 312}
     assert list(tokens(held)) == ["genre=s:crime", "genre=s:love", token("pages", 312)]
+
+
+@given(st.floats(-1e200, 1e200) | st.integers(-(2**63), 2**63))
+def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
+    shown = json.dumps(read_token(token("size", value))[1])
+    assert token("size", value) in attr_filter("attrs.size", shown).clause["terms"]["attrs"]
+    assert attr_filter("attrs.size.gte", shown).clause["range"]["attrs"]["gte"] == token("size", value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is asked of search and what it answers; how a product becomes a search document."""
 
+import math
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,8 @@ AttrValue = str | float | bool
 DEEPEST = 10_000
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt")
-_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,12})?")
+# As JSON writes them, so that whatever a facet shows can be asked for.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _FACET_NAMES = 20
 _FACET_VALUES = 20
 
@@ -265,7 +267,7 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         raise invalid(parameter, f"must read attrs.<name>, or attrs.<name>.<{'|'.join(_COMPARISONS)}>")
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
-    is_number = _NUMBER.fullmatch(value) is not None
+    is_number = _NUMBER.fullmatch(value) is not None and math.isfinite(float(value))
     if not comparison:
         candidates: list[AttrValue] = [value]
         candidates += [float(value)] if is_number else []
