@@ -22,7 +22,7 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, GiveBack, Outcome, PaymentProvider, ProviderError, ProviderSilent
 from quartet.web.dependencies import Shop
 
 
@@ -239,6 +239,44 @@ async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_pay
         place.approve(one["providerRef"])
         await back(shopper, one)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("capture", ["automatic", "manual"])
+async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
+    app: FastAPI,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    capture: str,
+) -> None:
+    patient = {"payment_capture": capture, "payment_timeout": 60.0}
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=patient))
+    made = await order(shopper, ("MUG", 1))
+    left = await pay(shopper, made)
+    asked, answers, look_up = asyncio.Event(), asyncio.Event(), provider.look_up
+
+    async def slowly(reference: str, provider_ref: str | None = None) -> Outcome | None:
+        asked.set()
+        await answers.wait()
+        return await look_up(reference, provider_ref)
+
+    monkeypatch.setattr(provider, "look_up", slowly)
+    looking = asyncio.create_task(back(shopper, left))
+    await asked.wait()
+    paid = await pay(shopper, made)
+    place.approve(left["providerRef"])
+    answers.set()
+    assert (await looking)["status"] == ("refunded" if capture == "automatic" else "voided")
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == ("succeeded" if capture == "automatic" else "authorized")
+    parts = [place.orders[each["providerRef"]]["purchase_units"][0]["payments"] for each in (left, paid)]
+    held = [part["status"] for theirs in parts for part in theirs.get("authorizations", ())]
+    assert held == ([] if capture == "automatic" else ["VOIDED", "CREATED"])
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
     await books_balance(shop, place, till)
 
 

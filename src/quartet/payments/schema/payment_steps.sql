@@ -59,8 +59,8 @@ END $$;
 -- the same, in whatever order they come. What is further on is never taken back: a captured payment stays captured, but
 -- a failed one may still turn out to have been charged. An order that expired meanwhile is revived where there is stock.
 -- Money for an order that can't take it any more (cancelled, expired, paid by another card) is put on its way back, and
--- what only is held is let go, as is what comes to be held while its buyer has it let go. A hold that lapses takes its
--- order with it.
+-- what only is held is let go, as is what comes to be held while its buyer has it let go, or just after: whoever asked
+-- before may have gone on with it. A hold that lapses takes its order with it.
 CREATE OR REPLACE FUNCTION complete_payment(
     p_id UUID, p_status TEXT, p_ref TEXT, p_decline TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_redirect TEXT
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -79,6 +79,10 @@ BEGIN
     v_left := v_before = 'pending' AND v_payment.due IS NOT NULL AND p_status = 'authorized';
     IF v_before = 'voided' AND v_payment.due IS NOT NULL AND p_status IN ('voided', 'failed') THEN
         UPDATE payments SET due = NULL, updated_at = p_now WHERE id = p_id RETURNING * INTO v_payment;
+        RETURN v_payment;
+    ELSIF v_before = 'voided' AND v_payment.due IS NULL AND p_status = 'authorized' THEN
+        UPDATE payments SET due = 'void', asked = 0, ask_at = p_ask, updated_at = p_now
+        WHERE id = p_id RETURNING * INTO v_payment;
         RETURN v_payment;
     ELSIF NOT (CASE v_before
         WHEN 'pending' THEN true
