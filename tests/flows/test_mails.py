@@ -305,6 +305,25 @@ async def test_a_guest_who_was_forgotten_is_not_written_to(shop: Shop, till: Til
     assert await states(till) == ["dropped"]
 
 
+async def test_nobody_reads_in_our_mail_what_a_stranger_has_signed_up_with(
+    shop: Shop, till: Till, client: httpx.AsyncClient
+) -> None:
+    words, email = "Your prize waits at evil.example", "ada@example.com"
+    body = {"email": email, "password": "analytical engine", "displayName": words}
+    assert (await client.post("/users", json=body)).status_code == 201
+    assert (await client.post("/password-resets", json={"email": email})).status_code == 202
+    await carry(shop)
+    texts = {subject: text for _, subject, text in sent(shop)}
+    assert sorted(texts) == ["Choose a new password", "Confirm your e-mail address"]
+    assert words not in str([texts, shop.mail.html])  # type: ignore[attr-defined]
+    proof = re.search(r"/email-verifications/\S+", texts["Confirm your e-mail address"])
+    assert proof is not None
+    assert (await client.post(proof[0])).status_code == 204
+    await client.post("/password-resets", json={"email": email})
+    await carry(shop)
+    assert f"Hello {words}," in sent(shop)[-1][2]
+
+
 async def test_names_of_goods_are_text_never_markup(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
     async with shop.stores.pg.tx() as tx:
         await tx.execute("UPDATE inventory SET name = '<b>Mug</b> & {{ 7 * 7 }}' WHERE sku = 'MUG'")

@@ -109,6 +109,9 @@ async def test_a_bad_value_is_named(client: httpx.AsyncClient) -> None:
         ("displayName", "  "),
         ("displayName", "x" * 101),
         ("displayName", "A\0da"),
+        ("displayName", "Ada\n\nYour order is cancelled"),
+        ("displayName", "\u202eadA"),
+        ("displayName", "\u200d"),
         ("roles", ["admin"]),
         ("plan", "gold"),
     ]
@@ -290,6 +293,9 @@ async def test_signing_out_ends_this_session_at_once(client: httpx.AsyncClient, 
 
 async def test_a_name_can_be_changed_and_taken_away(client: httpx.AsyncClient, ada: dict[str, Any]) -> None:
     headers = _bearer(await _sign_in(client))
+    for odd in ("علی\u200cرضا", "👩\u200d🔧"):
+        named = await client.patch("/users/me", json={"displayName": odd}, headers=headers)
+        assert named.json()["displayName"] == odd
     renamed = await client.patch("/users/me", json={"displayName": "Countess"}, headers=headers)
     assert renamed.json() == {**ada, "displayName": "Countess"}
     assert (await client.patch("/users/me", json={}, headers=headers)).json()["displayName"] == "Countess"

@@ -88,8 +88,12 @@ SELECT 'user.reset_asked', coalesce(users.id, gen_random_uuid())::text, jsonb_bu
 FROM (SELECT $1::text AS email) AS asked LEFT JOIN users USING (email);
 
 -- name: mint_reset
--- A newer link takes the older one's place. No row: there is no such user.
-WITH person AS (SELECT id, email, display_name FROM users WHERE id = $1 AND erased_at IS NULL),
+-- A newer link takes the older one's place. No row: there is no such user. The name goes along only where the address is
+-- proved: else it is a stranger who chose the words that somebody else reads in a mail of ours.
+WITH person AS (
+    SELECT id, email, CASE WHEN email_verified_at IS NOT NULL THEN display_name END AS display_name
+    FROM users WHERE id = $1 AND erased_at IS NULL
+),
 link AS (
     INSERT INTO mailed_links (user_id, purpose, token_hash, email, expires_at)
     SELECT id, 'reset', $2, email, $3 FROM person
@@ -99,9 +103,9 @@ link AS (
 SELECT email, display_name FROM person;
 
 -- name: mint_verification
--- To the address that waits to be proved. No row: none does.
+-- To the address that waits to be proved, and so without a name. No row: none does.
 WITH person AS (
-    SELECT id, coalesce(pending_email, email) AS email, display_name FROM users
+    SELECT id, coalesce(pending_email, email) AS email FROM users
     WHERE id = $1 AND erased_at IS NULL AND (pending_email IS NOT NULL OR email_verified_at IS NULL)
 ),
 link AS (
@@ -110,7 +114,7 @@ link AS (
     ON CONFLICT (user_id, purpose) DO UPDATE
         SET token_hash = excluded.token_hash, email = excluded.email, expires_at = excluded.expires_at
 )
-SELECT email, display_name FROM person;
+SELECT email, NULL AS display_name FROM person;
 
 -- name: find_link
 SELECT user_id, email FROM mailed_links WHERE token_hash = $1 AND purpose = $2 AND expires_at > $3;

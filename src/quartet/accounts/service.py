@@ -236,8 +236,9 @@ async def ask_reset(shop: Shop, email: str) -> None:
 
 
 async def mint_reset(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
-    """Draws the token of a link to set a new password with, when the e-mail is sent: (address, display name, token).
-    Only its hash is kept, and the one before is good no longer. None: there is no such user."""
+    """Draws the token of a link to set a new password with, when the e-mail is sent: (address, display name
+    where the address is proved, token). Only its hash is kept, and the one before is good no longer. None: there is no
+    such user."""
     token = _secret()
     found = await store.mint_reset(tx, _hash(token), user_id, now + RESET_LIFE)
     return (*found, token) if found else None

@@ -13,7 +13,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Signed
 from quartet.web.paging import Page
-from quartet.web.shapes import Body, Bool, Shape
+from quartet.web.shapes import Body, Bool, Shape, one_line
 
 router = APIRouter(prefix="/users/me/addresses", tags=["addresses"])
 
@@ -25,21 +25,15 @@ def _line(longest: int) -> Any:
     return StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=longest)
 
 
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must be one line without control characters")
-    return value
-
-
 def _assigned(value: str) -> str:
     if value not in COUNTRIES:
         raise ValueError("must be a country's two letters in ISO 3166-1, such as GB")
     return value
 
 
-Short = Annotated[str, _line(100), AfterValidator(_printable)]
-Line = Annotated[str, _line(200), AfterValidator(_printable)]
-PostalCode = Annotated[str, _line(20), AfterValidator(_printable)]
+Short = Annotated[str, _line(100), AfterValidator(one_line)]
+Line = Annotated[str, _line(200), AfterValidator(one_line)]
+PostalCode = Annotated[str, _line(20), AfterValidator(one_line)]
 Phone = Annotated[str, StringConstraints(strict=True, pattern=r"^\+?[0-9][0-9 ()./-]{2,30}$")]
 Country = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[A-Z]{2}$"), AfterValidator(_assigned), Field(examples=["GB"])

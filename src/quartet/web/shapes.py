@@ -63,6 +63,18 @@ def words(longest: int) -> Any:
     return StringConstraints(strict=True, min_length=1, max_length=longest, pattern=r"\S")
 
 
+# They show nothing by themselves, but Persian, Hindi and many an emoji are written with them.
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
+
+
+def one_line(value: str) -> str:
+    """Refuses what is not one line of characters that show: for a name, which stands in other people's pages."""
+    shown = value.translate(_JOINERS)
+    if not shown or not shown.isprintable():
+        raise ValueError("must be one line without control characters")
+    return value
+
+
 class ProblemShape(BaseModel):
     """RFC 9457 problem details; some kinds carry further members."""
 
