@@ -304,6 +304,8 @@ async def test_staff_find_the_orders_of_an_address_and_of_no_account(
     assert await found("email=ada@example.com", shopper) == []
     assert await found("") == [paid["id"], before["id"], own["id"]]
     assert (await staff.get(f"/orders?email={ADA}&userId={uuid4()}")).status_code == 422
+    abroad, _ = await order(client, email="ada@bücher.example")
+    assert await found("email=Ada@xn--bcher-kva.example") == [abroad["id"]]
 
     revenue = (await staff.get("/analytics/revenue?from=2020-01-01&to=2030-01-01&groupBy=customer")).json()
     assert [(row["key"], row["label"], row["grossCents"]) for row in revenue["items"]] == [(ADA, ADA, 500)]

@@ -90,7 +90,7 @@ async def note_use(shop: Shop, key: GoodKey) -> None:
 async def of_address(shop: Shop, email: str) -> accounts.User:
     """Whose address it is. Raises NotFound."""
     async with shop.stores.pg.read() as read:
-        found = await accounts.user_by_email(read, email.strip().lower())
+        found = await accounts.user_by_email(read, accounts.known_email(email))
     if found is None:
         raise NotFound(f"nobody has an account by {email}")
     return found[0]

@@ -12,6 +12,7 @@ from quartet.accounts.model import (
     TooManyAttempts,
     User,
     WrongCredentials,
+    known_email,
     valid_email,
 )
 from quartet.accounts.passwords import Busy, hash_password, place
@@ -63,6 +64,7 @@ __all__ = [
     "give_password",
     "hash_password",
     "held",
+    "known_email",
     "known_emails",
     "lock",
     "mint_reset",

@@ -65,7 +65,7 @@ async def list_orders(  # noqa: PLR0917
         if user_id not in (None, principal.user_id) or email is not None:
             return answer(Page[OrderShape](items=[]))
         user_id = principal.user_id
-    email = email and email.strip().lower()
+    email = email and accounts.known_email(email)
     scope = f"orders:{user_id}:{email}:{status}"
     before = store.NEWEST
     if paging.cursor is not None:
