@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,14 +13,14 @@ _TELL = """
 import structlog
 from uuid import UUID
 from quartet.web import logs
-logs.configure({level!r}, as_json=True)
+logs.configure({level!r}, as_json={as_json})
 log = structlog.get_logger("test")
 {call}
 """
 
 
 def _said(level: str, call: str) -> list[dict[str, Any]]:
-    code = _TELL.format(level=level, call=call)
+    code = _TELL.format(level=level, as_json=True, call=call)
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     return [json.loads(line) for line in told.stderr.splitlines()]
 
@@ -51,3 +52,15 @@ def test_a_requests_line_is_as_all_others(level: str, lines: int) -> None:
     assert [line.pop("timestamp")[-1:] for line in by_gateway + by_others] == ["Z"] * 2 * lines
     assert by_gateway == by_others
     assert len(by_gateway) == lines
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_full_disk_keeps_nobody_from_anything(as_json: bool) -> None:
+    """Else a search that was kept ready is refused, and what is done is answered as if it had failed."""
+    many = "for _ in range(500): {}"
+    for call in ("logs.tell_request(path='/search')", "log.warning('told')"):
+        code = _TELL.format(level="info", as_json=as_json, call=f"{many.format(call)}\nprint('done')")
+        with Path("/dev/full").open("w") as full:
+            told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False)
+        assert told.stdout == b"done\n", call

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -43,7 +44,7 @@ def configure(level: str, *, as_json: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=kind(sys.stderr.buffer if as_json else sys.stderr),
+        logger_factory=kind(_Bearing(sys.stderr.buffer if as_json else sys.stderr)),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
@@ -58,6 +59,21 @@ def configure(level: str, *, as_json: bool) -> None:
         "uvicorn.access",
     ):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+class _Bearing:
+    """A stream that may fail, as on a full disk or where nobody reads on: whoever had something to say goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, said: str | bytes) -> None:
+        with suppress(OSError):
+            self._stream.write(said)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 @lru_cache(1_000)  # the names of every request's line are the same
@@ -87,8 +103,12 @@ def _write_request(**members: Any) -> None:
     """The same line as structlog writes. Its way through logger and processors costs as much as all else that is done
     for an answer that is kept ready."""
     members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC)}
-    sys.stderr.buffer.write(_line(None, "info", members) + b"\n")
-    sys.stderr.buffer.flush()
+    line = _line(None, "info", members) + b"\n"
+    try:  # as _Bearing, which takes longer
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+    except OSError:
+        pass
 
 
 def _tell_nothing(**_: Any) -> None:
