@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from standstill import Standstill, until_done
 
 from conftest import SignIn
 from floor import made
@@ -16,7 +17,6 @@ from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.discovery.service import Round, count
 from quartet.search.service import MOST_WAITING
-from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -219,23 +219,12 @@ async def test_what_is_alike_takes_the_clients_share_of_the_engine(
     shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever looks at many products at once would keep the engine from those who search."""
-    go_on, at_once = asyncio.Event(), 0
-    search = SearchEngine.search
-
-    async def held(engine: SearchEngine, alias: str, body: Json) -> Any:
-        nonlocal at_once
-        at_once += 1
-        await go_on.wait()
-        return await search(engine, alias, body)
-
-    monkeypatch.setattr(SearchEngine, "search", held)
-    share = shelf.settings.search_share
+    engine, share = Standstill(monkeypatch), shelf.settings.search_share
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         asked = [group.create_task(shopper.get("/products/LAMP/related")) for _ in range(share + MOST_WAITING + 2)]
-        while sum(one.done() for one in asked) < 2:  # noqa: ASYNC110 — which ones are refused is no event
-            await asyncio.sleep(0.01)
-        assert at_once == share
-        go_on.set()
+        await until_done(asked, 2)
+        assert engine.asked == share
+        engine.go_on()
     assert Counter(one.result().status_code for one in asked) == {200: share + MOST_WAITING, 429: 2}
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standstill import Standstill, until_done
 
 from quartet import catalog
 from quartet.catalog import Category, Draft
@@ -376,28 +377,16 @@ async def test_what_is_offered_as_one_types_is_asked_for_once_for_all(
 
 async def test_what_is_offered_takes_turns_with_searches(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a flood of beginnings would keep the engine from everybody else."""
-    go_on, engines = asyncio.Event(), 0
-    search = SearchEngine.search
-
-    async def held(engine: SearchEngine, alias: str, body: dict[str, Any]) -> Any:
-        nonlocal engines
-        engines += 1
-        await go_on.wait()
-        return await search(engine, alias, body)
-
-    monkeypatch.setattr(SearchEngine, "search", held)
-    share = mugs.settings.search_share
+    engine, share = Standstill(monkeypatch), mugs.settings.search_share
     async with _served(mugs, LONG) as client, asyncio.timeout(60), asyncio.TaskGroup() as group:
         ways = [f"/search{way}?q=mu{n}" for n in range(share) for way in ("/suggest", "")]
         asked = [group.create_task(client.get(way)) for way in ways]
-        while engines < share:  # noqa: ASYNC110 — who asks first is no event
-            await asyncio.sleep(0.01)
+        await engine.until_asked(share)
         flood = [group.create_task(client.get(f"/search/suggest?q=m{n}")) for n in range(2 * MOST_WAITING)]
-        while sum(one.done() for one in flood) < MOST_WAITING + share:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        assert engines == share
+        await until_done(flood, MOST_WAITING + share)
+        assert engine.asked == share
         assert {one.result().status_code for one in flood if one.done()} == {429}
-        go_on.set()
+        engine.go_on()
     assert {one.result().status_code for one in asked} == {200}
 
 
