@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, RedirectResponse
 
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
@@ -119,6 +119,12 @@ def _tell_breakers(stores: Stores) -> None:
         CALLS.labels(guard.store).set(guard.calls)
         for why, times in guard.refused.items():
             REFUSED.labels(guard.store, why).set(times)
+
+
+@router.get("/", include_in_schema=False)
+async def door() -> Response:
+    """Whoever opens the shop's bare address is shown what can be asked of it."""
+    return RedirectResponse("/docs", 302)
 
 
 @router.get("/docs", include_in_schema=False)
