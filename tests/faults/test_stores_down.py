@@ -17,7 +17,7 @@ from lines import Line, lines_to
 from outages import GROUPS, MAKES_DO, ORDER, WAYS, Group, Request, as_told, away, pay, table, well
 from own_stores import STORES, OwnStores, own_stores, settings_over
 
-from conftest import SECRET
+from conftest import SECRET, in_memory
 from quartet import search, sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
@@ -39,8 +39,9 @@ REQUESTS = [request for group in GROUPS for request in group.requests]
 @pytest.fixture(scope="module")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnStores]:
     """Servers that only these tests use."""
-    async with own_stores(tmp_path_factory.mktemp("own")) as stores:
-        yield stores
+    with in_memory(tmp_path_factory.mktemp("own")) as folder:
+        async with own_stores(folder) as stores:
+            yield stores
 
 
 @dataclass(frozen=True)
