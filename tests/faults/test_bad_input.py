@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from furnished import Furnished, Json, furnish, new_token
 
 from conftest import SignIn
 from quartet import sync
+from quartet.gateway import create_app
 from quartet.web.dependencies import Shop
 
 WRITING = ("post", "put", "patch")
@@ -26,8 +26,8 @@ PROBLEM = "application/problem+json"
 class Document:
     """The OpenAPI document, as far as these tests read it."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self.json: Json = app.openapi()
+    def __init__(self, document: Json) -> None:
+        self.json = document
 
     def operations(self, *methods: str) -> Iterator[tuple[str, str, Json]]:
         """Method, path and operation."""
@@ -87,10 +87,10 @@ class Document:
             yield where, schema
 
 
-@pytest.fixture
-def document(app: FastAPI) -> Document:
-    """What the shop says of itself."""
-    return Document(app)
+@pytest.fixture(scope="module")
+def document() -> Document:
+    """What every shop says of itself; to write it down takes half a second."""
+    return Document(create_app(lambda: None).openapi())  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture
