@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from quartet.gateway import server as server_module
 from quartet.gateway.server import LONGEST_HEAD, Server
 
 CROWD = 300
@@ -290,6 +291,24 @@ async def test_who_was_answered_at_once_and_asked_more_is_waited_for(server: Ser
     line[1].write(b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n" + request("GET", "/other", b"asked"))
     assert [await answer(line) for _ in range(2)] == [b"OK", b"asked"]
     assert await line[0].read() == b""
+    line[1].close()
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /other HTTP/1.1\r\nHost: x\r\n"])
+async def test_who_does_not_say_what_he_wants_is_not_waited_for(
+    port: int, first: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where something is said again and again: some hundreds of such would keep everybody else out."""
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.1)
+    line = await come(port)
+    line[1].write(first)
+    reading = asyncio.ensure_future(line[0].read())
+    async with asyncio.timeout(30):
+        while not reading.done():
+            if first:
+                line[1].write(b"A: b\r\n")
+            await asyncio.wait([reading], timeout=0.01)
+    assert isinstance(reading.exception(), ConnectionResetError) or reading.result() == b""
     line[1].close()
 
 

@@ -23,8 +23,9 @@ PACE_SECONDS = 0.001
 REST_SECONDS = 0.1
 # Nobody waits much longer than this: the line moves faster the longer it is.
 LONGEST_LINE = 1000
-# Nothing else bounds what a client may send before its request has begun.
+# Nothing else bounds what a client may send before its request has begun, or how long that takes.
 LONGEST_HEAD = 64 * 1024
+HEAD_SECONDS = 30.0
 
 
 # Of a GET's address, headers and peer the answer that needs no task, if there is one: the headers that follow those of
@@ -122,6 +123,17 @@ class _Protocol(HttpToolsProtocol):
         self._is_answered = self._is_ending = False
         self._head = 0  # bytes since something was done with any
         self._refusal = b""
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody has come."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """And has gone."""
+        super().connection_lost(exc)
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -139,12 +151,29 @@ class _Protocol(HttpToolsProtocol):
     def _read(self, data: bytes) -> None:
         self._head += len(data)
         super().data_received(data)
-        if self._head > LONGEST_HEAD and not self._refusal:
-            self.send_400_response(f"headers must not have more than {LONGEST_HEAD} bytes")
+        if self._head and not self._refusal:
+            if self._head > LONGEST_HEAD:
+                self.send_400_response(f"headers must not have more than {LONGEST_HEAD} bytes")
+            elif self._patience is None:
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the end of the headers that come next."""
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _go_on(self) -> None:
+        self._head = 0
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
         """What is at hand is answered here, and nothing of what an application needs is made."""
-        self._head = 0
+        self._go_on()
         answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
             self._unset_keepalive_if_required()  # set where one that came along was answered here
@@ -168,7 +197,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
-        self._head = 0
+        self._go_on()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -176,7 +205,7 @@ class _Protocol(HttpToolsProtocol):
         if self._is_answered:
             self._is_answered = False
         else:
-            self._head = 0
+            self._go_on()
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
