@@ -250,6 +250,11 @@ def facets(filters: Mapping[str, Json], view: View | None = None) -> Json:
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{name: {"attrs": aggs["attrs"]} for name in filters if name.startswith("attrs.")},
     }
+    if "brand" in filters:  # one that is ticked can be unticked, however few products have it
+        ticked = filters["brand"]["terms"]["brand"]
+        groups["brand"]["ticked"] = {
+            "terms": {"field": "brand", "include": ticked, "size": len(ticked), "min_doc_count": 0}
+        }
     for name, edges in (view.edges if view else {}).items():
         bands = {str(n): band_filter(name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
@@ -264,7 +269,7 @@ def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
 def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | None) -> Facets:
     """The facets of an answer; with a category in view its attributes and no other."""
     by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
-    price = by_name["price"]
+    price, ticked = by_name["price"], _buckets(by_name["brand"].get("ticked", {"buckets": []}))
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"])}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
@@ -275,7 +280,7 @@ def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | 
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
-        brand=_buckets(by_name["brand"]["brand"]),
+        brand=list(dict.fromkeys(_buckets(by_name["brand"]["brand"]) + ticked)),
         price=[
             Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
             for b in price["price"]["buckets"]

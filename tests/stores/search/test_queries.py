@@ -308,6 +308,23 @@ async def test_a_facet_is_not_shrunk_by_its_own_filter(ask: Asker) -> None:
     assert "color" not in dear.attrs
 
 
+async def test_a_brand_that_is_ticked_can_be_unticked_however_few_products_have_it(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    many = [
+        product(f"{brand}{n}", "Vase", brand=f"Brand {brand:02}") for brand in range(25) for n in range(1 + brand // 5)
+    ]
+    documents = {str(n): search.document(one) for n, one in enumerate(many)}
+    await search.put(engine, shelf.search_alias, 8, documents)
+    await engine.refresh(shelf.search_alias)
+    rare = Bucket("Brand 00", 1)
+    shown = (await ask.facets(q="vase")).brand
+    assert len(shown) == 20
+    assert rare not in shown
+    assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [*shown, rare]
+    assert Bucket("Brand 00", 0) in (await ask.facets(q="vase", brand=("Brand 00",), in_stock=False)).brand
+
+
 async def test_facets_come_with_the_first_page_or_when_asked_for(ask: Asker) -> None:
     assert (await ask.found(page=2)).facets is None
     assert (await ask.found(facets=False)).facets is None
