@@ -39,7 +39,7 @@ def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 @cache
 def _docs_headers() -> list[tuple[bytes, bytes]]:
     """The API's documentation is one page with a script of its own, let in by its digest, and what that loads."""
-    page = bytes(docs_page().body).decode()
+    page = docs_page().decode()
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     loads, pictures = "https://cdn.jsdelivr.net", "https://fastapi.tiangolo.com"
@@ -50,4 +50,7 @@ def _docs_headers() -> list[tuple[bytes, bytes]]:
     return [*_ALWAYS, (_POLICY, policy.encode()), (_RESOURCE, b"same-origin")]
 
 
-docs_page = cache(lambda: get_swagger_ui_html(openapi_url="/openapi.json", title="Quartet"))
+@cache
+def docs_page() -> bytes:
+    """The page and not the response, which gets its headers anew each time it is sent."""
+    return bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="Quartet").body)

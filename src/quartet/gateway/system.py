@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from starlette.responses import FileResponse, RedirectResponse
+from starlette.responses import FileResponse, HTMLResponse
 
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
@@ -121,16 +121,10 @@ def _tell_breakers(stores: Stores) -> None:
             REFUSED.labels(guard.store, why).set(times)
 
 
-@router.get("/", include_in_schema=False)
-async def door() -> Response:
-    """Whoever opens the shop's bare address is shown what can be asked of it."""
-    return RedirectResponse("/docs", 302)
-
-
 @router.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     """The OpenAPI document for people."""
-    return docs_page()
+    return HTMLResponse(docs_page())
 
 
 @router.get(
