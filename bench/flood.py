@@ -1,11 +1,13 @@
-"""`python -m bench.flood host port crowd`: for each line on standard input (`email password`) that many people sign in
-at once, each on a connection of their own; the statuses and how long it took leave as a line of JSON.
+"""`python -m bench.flood host port crowd [apart]`: for each line on standard input (`email password`) that many people
+sign in at once, each on a connection of their own; the statuses and how long it took leave as a line of JSON.
 
 A process of its own, so that what is measured meanwhile does not wait for it; it sends bytes that are made beforehand.
+`apart`: it takes a core only while nobody else wants one, so that what is left is what a crowd elsewhere would do.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -41,4 +43,6 @@ async def _sign_in(host: str, port: int, request: bytes) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[4:] == ["apart"]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

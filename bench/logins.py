@@ -15,6 +15,7 @@ from bench.machine import cpu_seconds
 from bench.running import RunningShop, running_shop, settled
 
 T = TypeVar("T")
+Flood = Callable[[], Awaitable[dict[str, dict[str, int]]]]
 
 CROWD = 1000
 ROUNDS = 5
@@ -39,10 +40,14 @@ class Seen:
 
 
 async def logins() -> str:
-    """A table as Markdown."""
+    """Two tables as Markdown, the crowd on these cores as any other process, and where others leave it room."""
+    return "\n\n".join([await _logins(apart=False), await _logins(apart=True)])
+
+
+async def _logins(*, apart: bool) -> str:
     quiet, flooded = Seen(), Seen()
     statuses: Counter[str] = Counter()
-    async with running_shop("osmem") as shop, _flood(shop) as flood:
+    async with running_shop("osmem") as shop, _flood(shop, apart=apart) as flood:
         await settled(shop)
         guest, shopper = Client(shop.url), await shop.sign_in(ADDRESS)
         calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -57,10 +62,10 @@ async def logins() -> str:
             told = await _shop_while(flood(), calls, flooded, shop)
             statuses.update(told["statuses"])
         await asyncio.gather(guest.close(), shopper.close())
-    return _table(quiet, flooded, statuses)
+    return _table(quiet, flooded, statuses, "where others leave it a core" if apart else "on the shop's cores")
 
 
-def _table(quiet: Seen, flooded: Seen, statuses: Counter[str]) -> str:
+def _table(quiet: Seen, flooded: Seen, statuses: Counter[str], where: str) -> str:
     rows = [
         f"| {name}, {'quiet' if seen is quiet else 'while they sign in'} | {seen.quantile(name, 0.5):.1f} "
         f"| {seen.quantile(name, 0.99):.1f} | {max(seen.latencies[name]):.1f} | {len(seen.latencies[name])} |"
@@ -70,7 +75,7 @@ def _table(quiet: Seen, flooded: Seen, statuses: Counter[str]) -> str:
     answered = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
     return "\n".join(
         [
-            "### A thousand sign-ins at once\n",
+            f"### A thousand sign-ins at once, the crowd {where}\n",
             f"{ROUNDS} times {CROWD}, each on a new connection, beside {RATE} requests a second started by the clock: "
             f"{answered}, all answered after {flooded.seconds / ROUNDS:.1f} s each time. The API took "
             f"{quiet.cpu / quiet.seconds:.0%} of a core when quiet, {flooded.cpu / flooded.seconds:.0%} meanwhile.\n",
@@ -107,11 +112,11 @@ async def _timed(call: Callable[[], Awaitable[object]], due: float, latencies: l
 
 
 @asynccontextmanager
-async def _flood(shop: RunningShop) -> AsyncIterator[Callable[[], Awaitable[dict[str, dict[str, int]]]]]:
+async def _flood(shop: RunningShop, *, apart: bool) -> AsyncIterator[Flood]:
     """The crowd's process; a call lets them all come once."""
     host, _, port = shop.url.removeprefix("http://").partition(":")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.flood", host, port, str(CROWD),
+        sys.executable, "-m", "bench.flood", host, port, str(CROWD), *(["apart"] if apart else []),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None
