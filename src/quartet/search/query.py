@@ -28,6 +28,7 @@ from quartet.search.model import (
     Wanted,
     attr_facets,
     band_filter,
+    read_token,
     tokens,
 )
 from quartet.stores.files import json_file
@@ -35,6 +36,7 @@ from quartet.stores.files import json_file
 Json = dict[str, Any]
 
 QUERY: Json = json_file(__file__, "query.json")
+NONE: Json = {"buckets": []}
 FIELDS = ("name", "more", "description")
 WEIGHED = ("name", "exact", "brand", "more", "description")
 # All that an engine may open of the dictionary for one misspelt or begun word.
@@ -244,21 +246,28 @@ def facets(filters: Mapping[str, Json], view: View | None = None) -> Json:
     price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
     groups = {
         "category": {"category": aggs["category"]},
-        "brand": {"brand": aggs["brand"]},
+        "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
         "price": {name: price[name] for name in ("price", "min", "max")},
         "attrs": {"attrs": aggs["attrs"]},
         # An attribute that is filtered by is counted by itself, without its own filter.
-        **{name: {"attrs": aggs["attrs"]} for name in filters if name.startswith("attrs.")},
+        **{
+            name: {"attrs": aggs["attrs"], **_ticked("attrs", held["bool"]["filter"])}
+            for name, held in filters.items()
+            if name.startswith("attrs.")
+        },
     }
-    if "brand" in filters:  # one that is ticked can be unticked, however few products have it
-        ticked = filters["brand"]["terms"]["brand"]
-        groups["brand"]["ticked"] = {
-            "terms": {"field": "brand", "include": ticked, "size": len(ticked), "min_doc_count": 0}
-        }
     for name, edges in (view.edges if view else {}).items():
         bands = {str(n): band_filter(name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
     return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
+
+
+def _ticked(field: str, clauses: Iterable[Json]) -> Json:
+    """Counts what these filter by as well: it can be unticked, however few products have it."""
+    ticked = [value for clause in clauses for value in clause.get("terms", {}).get(field, [])]
+    if not ticked:
+        return {}
+    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked), "min_doc_count": 0}}}
 
 
 def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
@@ -269,18 +278,18 @@ def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
 def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | None) -> Facets:
     """The facets of an answer; with a category in view its attributes and no other."""
     by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
-    price, ticked = by_name["price"], _buckets(by_name["brand"].get("ticked", {"buckets": []}))
+    price = by_name["price"]
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"])}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
-        if own != name:
-            attrs |= {each: values for each, values in _attrs(found).items() if each == own}
+        if own != name and (values := _values(found, own)):
+            attrs[own] = values
     if view is not None:
         attrs = {name: values for name, values in attrs.items() if name in view.others and name not in view.edges}
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
-        brand=list(dict.fromkeys(_buckets(by_name["brand"]["brand"]) + ticked)),
+        brand=list(dict.fromkeys(_buckets(by_name["brand"]["brand"]) + _buckets(by_name["brand"].get("ticked", NONE)))),
         price=[
             Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
             for b in price["price"]["buckets"]
@@ -306,6 +315,12 @@ def numbers(shelf: Sequence[str], now: datetime) -> Json:
 
 def _attrs(found: Json) -> dict[str, list[Bucket]]:
     return attr_facets((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"])
+
+
+def _values(found: Json, name: str) -> list[Bucket]:
+    """Of an attribute that is filtered by."""
+    ticked = [Bucket(read_token(b["key"])[1], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]]
+    return list(dict.fromkeys(_attrs(found).get(name, []) + ticked))
 
 
 def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:

@@ -308,11 +308,13 @@ async def test_a_facet_is_not_shrunk_by_its_own_filter(ask: Asker) -> None:
     assert "color" not in dear.attrs
 
 
-async def test_a_brand_that_is_ticked_can_be_unticked_however_few_products_have_it(
+async def test_what_is_ticked_can_be_unticked_however_few_products_have_it(
     ask: Asker, engine: SearchEngine, shelf: Settings
 ) -> None:
     many = [
-        product(f"{brand}{n}", "Vase", brand=f"Brand {brand:02}") for brand in range(25) for n in range(1 + brand // 5)
+        product(f"{brand}{n}", "Vase", brand=f"Brand {brand:02}", attrs={"style": f"style {brand:02}"})
+        for brand in range(25)
+        for n in range(1 + brand // 5)
     ]
     documents = {str(n): search.document(one) for n, one in enumerate(many)}
     await search.put(engine, shelf.search_alias, 8, documents)
@@ -323,6 +325,12 @@ async def test_a_brand_that_is_ticked_can_be_unticked_however_few_products_have_
     assert rare not in shown
     assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [*shown, rare]
     assert Bucket("Brand 00", 0) in (await ask.facets(q="vase", brand=("Brand 00",), in_stock=False)).brand
+
+    shown_styles = (await ask.facets(q="vase")).attrs["style"]
+    assert len(shown_styles) == 20
+    ticked = any_of([attr_filter("attrs.style", "style 00"), attr_filter("attrs.style", "none")])
+    assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1)]
+    assert (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"] == [Bucket("style 00", 0)]
 
 
 async def test_facets_come_with_the_first_page_or_when_asked_for(ask: Asker) -> None:
