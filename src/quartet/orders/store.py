@@ -179,7 +179,7 @@ async def claim(tx: Tx, email: str, user_id: UUID) -> int:
 
 
 async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
-    """Whether the user has paid for any of these SKUs and not given it back."""
+    """Whether the user has paid for any of these SKUs, in an order that was not given back whole."""
     return bool(await read.fetchval(q.has_bought, user_id, list(skus)))
 
 
