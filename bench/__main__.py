@@ -45,6 +45,9 @@ async def main() -> None:
     parser.add_argument(
         "--queries", type=int, nargs="+", default=(1000, 10_000, 100_000), help="distinct ones that are asked"
     )
+    parser.add_argument(
+        "--changed", nargs="+", default=("prices", "names"), choices=("prices", "names"), help="what is to be fresh"
+    )
     asked = parser.parse_args()
     print(f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine.machine()}.\n", flush=True)
     for name in asked.which or NAMES:
@@ -69,7 +72,7 @@ async def _run(name: str, asked: argparse.Namespace) -> str:
         case "freshness":
             from bench.freshness import freshness
 
-            return await freshness()
+            return await freshness(asked.changed)
         case "pauses":
             from bench.pauses import pauses
 

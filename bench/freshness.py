@@ -185,10 +185,13 @@ async def _keep_calling(rate: float, call: Callable[[int], Awaitable[object]]) -
             task.add_done_callback(running.discard)
 
 
-async def freshness() -> str:
-    """Tables as Markdown."""
+KINDS: Mapping[str, type[Changes]] = {"prices": Prices, "names": Names}
+
+
+async def freshness(changed: Sequence[str]) -> str:
+    """Tables as Markdown, one for each of KINDS that is `changed`."""
     parts = ["### Freshness"]
-    for kind in (Prices, Names):
+    for kind in map(KINDS.__getitem__, changed):
         async with (
             running_shop("auto") as running,
             _another_worker(running.data) as other,
