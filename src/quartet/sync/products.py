@@ -40,7 +40,6 @@ PIPELINE = "search"
 # As many as are compared in one slice.
 BATCH = 500
 TRIES = 5
-LANES = 2
 
 BATCHES = Counter("quartet_sync_batches", "Batches of products carried to search.")
 PRODUCTS = Counter("quartet_sync_products", "Products carried to search.")
@@ -106,23 +105,14 @@ async def copy(shop: Shop, ids: Collection[str]) -> None:
 
 
 async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
-    """In batches, some beside each other: while stores are at one of them we are at another. Once one finds a store
-    away, its lane takes up no more."""
     refused: set[str] = set()
-    batches = iter(_batches(sorted(ids), shop.settings.sync_batch))
-
-    async def lane() -> None:
-        for batch in batches:
-            try:
-                refused.update(await work(shop, batch))
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                refused.update(await _rest(shop, batch, error, work))
-
-    outcomes = await asyncio.gather(*(lane() for _ in range(LANES)), return_exceptions=True)
-    for failure in filter(None, outcomes):
-        raise failure
+    for batch in _batches(sorted(ids), shop.settings.sync_batch):
+        try:
+            refused |= await work(shop, batch)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            refused |= await _rest(shop, batch, error, work)
     return refused
 
 
