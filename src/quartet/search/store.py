@@ -304,11 +304,9 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
 
 async def suggest(search: SearchEngine, alias: str, q: str, size: int, now: datetime) -> list[Json]:
     """Names that begin as typed, `{text, slug}`; only where there are none, those that nearly do."""
-    sources: list[Json] = []
-    for misspelt in (False, True):
-        # A fuzzy word costs the engine several milliseconds, one as typed a few tenths.
-        asked = None if sources else query.begun(q, size, now, misspelt=misspelt)
-        if asked:
+    for misspelt in (False, True):  # a fuzzy word costs the engine several times what one as typed does
+        if asked := query.begun(q, size, now, misspelt=misspelt):
             found = await search.search(alias, asked)
-            sources = [hit["_source"] for hit in found["hits"]["hits"]]
-    return [{"text": source["name"], "slug": source["slug"]} for source in sources]
+            if hits := found["hits"]["hits"]:
+                return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits]
+    return []
