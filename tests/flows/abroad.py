@@ -3,12 +3,12 @@ own, and what the `settings` are that lead there over the `line`."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pytest
 from fastapi import FastAPI
 from line import Line, serving
+from stopped_clock import clock, shop
 from till import Till
 
 from quartet import audit, payments
@@ -33,16 +33,6 @@ class Place(Protocol):
 async def line(place: Place) -> AsyncIterator[Line]:
     async with serving(place.app) as line:
         yield line
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock(datetime.now(UTC))
-
-
-@pytest.fixture
-def shop(shop: Shop, clock: FixedClock) -> Shop:
-    return replace(shop, clock=clock)
 
 
 @pytest.fixture

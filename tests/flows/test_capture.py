@@ -2,12 +2,11 @@
 
 import asyncio
 import random
-from dataclasses import replace
-from datetime import UTC, datetime
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from stopped_clock import *  # noqa: F403 — its fixtures
 from till import Json, Till, look, order, pay
 
 from quartet import audit
@@ -32,16 +31,6 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"payment_capture": "manual", "sandbox_async_seconds": 0.2, "base_url": "http://127.0.0.1:1"}
     )
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock(datetime.now(UTC))
-
-
-@pytest.fixture
-def shop(shop: Shop, clock: FixedClock) -> Shop:
-    return replace(shop, clock=clock)
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import random
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
+from stopped_clock import *  # noqa: F403 — its fixtures
 from till import Json, Till, look, order, pay
 
 from quartet.checkout import recover
@@ -108,17 +109,6 @@ def settings(settings: Settings) -> Settings:
     """A provider that does not take its time, and nobody at the shop's address."""
     quick = {"sandbox_slow_seconds": 0.5, "sandbox_async_seconds": 0.1, "base_url": "http://127.0.0.1:1"}
     return settings.model_copy(update=quick)
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    """The shop's clock, moved by hand."""
-    return FixedClock(datetime.now(UTC))
-
-
-@pytest.fixture
-def shop(shop: Shop, clock: FixedClock) -> Shop:
-    return replace(shop, clock=clock)
 
 
 @pytest.fixture
