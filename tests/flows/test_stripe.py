@@ -70,11 +70,13 @@ async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
     [("pm_card_chargeDeclined", "generic_decline"), ("pm_card_chargeDeclinedInsufficientFunds", "insufficient_funds")],
 )
 async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
+    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     shop: Shop,
     till: Till,
     place: StripesPlace,
     provider: PaymentProvider,
+    clock: FixedClock,
     method: str,
     code: str,
 ) -> None:
@@ -83,6 +85,10 @@ async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
     assert (declined.status_code, declined.json()["declineCode"]) == (402, code)
     failed = (await shopper.get(f"/payments/{declined.json()['paymentId']}")).json()
     assert (failed["status"], failed["providerRef"]) == ("failed", next(iter(place.intents)))
+    place.lapse(place.intents[failed["providerRef"]])
+    assert set(await place.deliver(client, clock.now())) == {200}
+    ended = (await shopper.get(f"/payments/{failed['id']}")).json()
+    assert (ended["status"], ended["declineCode"]) == ("voided", code)
     assert (await pay(shopper, made)).status_code == 201
     await books_balance(shop, place, till)
 

@@ -11,8 +11,10 @@ from quartet.merchandising.model import (
 from quartet.merchandising.rules import offers, ruling, stamp_of_late
 from quartet.merchandising.service import count_queries, keep, note_opened, note_search, sweep, write_log
 from quartet.merchandising.store import expect, forget_lines, report
+from quartet.merchandising.typeahead import FEWEST_LETTERS
 
 __all__ = [
+    "FEWEST_LETTERS",
     "SEARCH_ID",
     "QueryLine",
     "ReportOrder",

@@ -7,7 +7,7 @@ from heapq import nlargest
 
 from quartet.merchandising.model import normalised
 
-# As with products: from so many letters on one may be wrong, though not the first.
+# As one types, a word of so many letters may have one wrong, of products' names too, though not the first.
 FEWEST_LETTERS = 4
 LONGEST_TYPED = 32
 # Of what begins with one letter only so many are weighed: the list is short, but the most common letter's part is not.

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from quartet.kernel.settings import Settings
+from quartet.merchandising import FEWEST_LETTERS
 from quartet.search import words
 from quartet.search.model import (
     Band,
@@ -47,8 +48,6 @@ FUZZINESS = "AUTO:3,8"
 MOST_ALTERNATIVES = 8
 # Of a text and the other words for it, together.
 MOST_WORDS_IN_ALL = 48
-# As one types, a word of so many letters may have one wrong.
-FEWEST_LETTERS = 4
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
 # Attributes by which products are held to be alike.
 MOST_SHARED = 50

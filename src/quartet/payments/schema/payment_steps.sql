@@ -112,9 +112,11 @@ BEGIN
         END IF;
     END IF;
 
-    -- A hold needs no haste: its provider is asked an hour later and then every hour, what it must be told at once.
+    -- A hold needs no haste: its provider is asked an hour later and then every hour, what it must be told at once. Why a
+    -- payment was declined stays with it when its provider ends it afterwards.
     UPDATE payments
-    SET status = v_status, provider_ref = coalesce(p_ref, provider_ref), decline_code = p_decline, redirect_url = NULL,
+    SET status = v_status, provider_ref = coalesce(p_ref, provider_ref),
+        decline_code = CASE p_status WHEN 'voided' THEN decline_code ELSE p_decline END, redirect_url = NULL,
         due = CASE WHEN v_status = 'voided' AND p_status = 'authorized' THEN 'void' END,
         asked = CASE v_status WHEN 'authorized' THEN 12 ELSE asked END,
         ask_at = CASE v_status WHEN 'authorized' THEN p_now + interval '1 hour' ELSE p_now END,
