@@ -241,6 +241,24 @@ async def test_headers_without_end_are_refused(server: Server, first: bytes, mor
     line[1].close()
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * LONGEST_HEAD])
+async def test_headers_that_come_in_one_piece_may_not_be_longer_either(server: Server, desk: Desk, body: bytes) -> None:
+    """A transport hands over what has come, and that may be far more."""
+    protocol = server._protocol()
+    met = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
+    line = await come(met.sockets[0].getsockname()[1])
+    line[1].write(b"GET / HTTP/1.1\r\n\r\n")
+    assert await answer(line) == b""
+    long = b"X: %b\r\n" % (b"x" * (LONGEST_HEAD // 2)) * 2
+    protocol.data_received(b"PUT /long HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (long, len(body), body))
+    heard = await line[0].read()
+    assert heard.startswith(b"HTTP/1.1 400")
+    assert b"more than 65536 bytes" in heard
+    assert (heard.count(b"HTTP/1.1"), desk.asked) == (1, ["/"])
+    line[1].close()
+    met.close()
+
+
 async def test_a_body_may_be_longer_than_headers(port: int) -> None:
     line, body = await come(port), b"x" * 3 * LONGEST_HEAD
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:1], body[1:]))

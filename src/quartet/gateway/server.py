@@ -26,6 +26,7 @@ LONGEST_LINE = 1000
 # Nothing else bounds what a client may send before its request has begun, or how long that takes.
 LONGEST_HEAD = 64 * 1024
 HEAD_SECONDS = 30.0
+_TOO_LONG = f"headers must not have more than {LONGEST_HEAD} bytes"
 
 
 # Of a GET's address, headers and peer the answer that needs no task, if there is one: the headers that follow those of
@@ -153,7 +154,7 @@ class _Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head and not self._refusal:
             if self._head > LONGEST_HEAD:
-                self.send_400_response(f"headers must not have more than {LONGEST_HEAD} bytes")
+                self.send_400_response(_TOO_LONG)
             elif self._patience is None:
                 self._wait()
 
@@ -173,6 +174,9 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """What is at hand is answered here, and nothing of what an application needs is made."""
+        if self._head > LONGEST_HEAD and self._length() > LONGEST_HEAD:  # in one piece, perhaps with a body
+            self.send_400_response(_TOO_LONG)
+            raise ValueError(_TOO_LONG)  # so that nothing more is read
         self._go_on()
         answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
@@ -182,6 +186,9 @@ class _Protocol(HttpToolsProtocol):
             self._is_answered = True
             self.transport.write(self._written(200, *answer))
             super().on_response_complete()
+
+    def _length(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _may_answer(self) -> bool:
         """Not where a reader is slow, or more requests wait: they would be answered within one another."""
@@ -211,6 +218,8 @@ class _Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What can't be read as HTTP, an unheard-of method too, is refused as everything else is, and after what came
         before it is answered."""
+        if self._refusal:
+            return
         request_id = os.urandom(16).hex()
         refusal = problem_response(BadRequest(msg), request_id)
         headers = [
