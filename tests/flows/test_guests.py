@@ -12,6 +12,7 @@ from till import Till
 from conftest import SignIn
 from quartet import accounts, audit, cart, notify, orders, payments
 from quartet.cart import new_token
+from quartet.cart.store import Carts
 from quartet.stores.postgres import Violation
 from quartet.sync.relay import relay
 from quartet.web.dependencies import Shop
@@ -77,6 +78,32 @@ async def test_a_guest_buys_the_cart_and_comes_back_with_the_token(
     assert await till.shelf("MUG") == (5, 0)
     rows = await till.rows("SELECT * FROM orders")
     assert token not in str(rows) + str(await till.rows("SELECT * FROM outbox"))
+
+
+async def test_what_a_guest_ordered_leaves_the_cart_that_has_it_by_then(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    """The guest orders, signs in, which brings the cart along, and then pays."""
+    await till.stock("MUG", 9)
+    token = new_token()
+    carts = Carts(shop.stores.redis, 30)
+    await carts.add(token, "MUG", 2)
+    await carts.add(shopper.user_id, "MUG", 1)  # type: ignore[attr-defined]
+    sent = {"X-Cart-Token": token}
+    body = {"email": ADA}
+    first, second = [(await client.post("/orders", json=body, headers=sent)).json() for _ in range(2)]
+    assert (await shopper.get("/cart", headers=sent)).status_code == 200
+    assert await carts.lines(shopper.user_id) == {"MUG": 3}  # type: ignore[attr-defined]
+    assert (await pay(client, first, {"X-Order-Token": first["orderToken"]})).status_code == 201
+    assert await carts.lines(shopper.user_id) == {"MUG": 1}  # type: ignore[attr-defined]
+
+    await carts.add(token, "MUG", 3)  # somebody at the same browser who did not sign in
+    assert (await pay(client, second, {"X-Order-Token": second["orderToken"]})).status_code == 201
+    assert await carts.lines(token) == {"MUG": 1}
+    assert (await shopper.get("/cart", headers=sent)).status_code == 200
+    while await relay(shop):
+        pass
+    assert await carts.lines(shopper.user_id) == {"MUG": 2}, "and nothing leaves twice"  # type: ignore[attr-defined]
 
 
 async def test_the_worker_empties_a_guests_cart_when_the_request_did_not_live_to(

@@ -341,7 +341,7 @@ async def test_a_cart_does_as_the_model(redis: RedisStore, steps: list[Any]) -> 
             seen.add(number)
         else:
             wanted = held.get(what, 0) * (how == "add") + number
-            said, *rest = await redis.run(store.ADD, [key], [what, number, how, CAP, LINES, 60])
+            said, *rest = await redis.run(store.ADD, [key, f"{key}:moved"], [what, number, how, CAP, LINES, 60])
             if wanted > CAP:
                 assert (said, int(rest[0])) == ("qty", held.get(what, 0))
             elif wanted and what not in held and len(held) == LINES:

@@ -1,5 +1,6 @@
 -- Adds pieces to a line, or sets it. Reading and writing here is one step: two taps at once make two pieces.
--- KEYS[1] the cart. ARGV: sku, qty, 'add' or 'set', most pieces a line, most lines, seconds to live.
+-- KEYS[1] the cart, KEYS[2] the note of whose it became, which says nothing of what is put in afterwards.
+-- ARGV: sku, qty, 'add' or 'set', most pieces a line, most lines, seconds to live.
 -- Reply: {'ok', sku, qty, sku, qty, …} with the whole cart, or {'qty', present} or {'lines', present} with nothing changed.
 local sku, qty = ARGV[1], tonumber(ARGV[2])
 local present = tonumber(redis.call('HGET', KEYS[1], sku) or '0')
@@ -12,6 +13,7 @@ if wanted > 0 and present == 0 then
 end
 if wanted > 0 then
   redis.call('HSET', KEYS[1], sku, wanted)
+  redis.call('DEL', KEYS[2])
 else
   redis.call('HDEL', KEYS[1], sku)
 end

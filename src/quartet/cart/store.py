@@ -58,7 +58,8 @@ class Carts:
             # The mark outlives the guest's note, else a merge found late could be counted again.
             await self.redis.run(RECEIVE, [key(to), mark], [2 * self._ttl, MOST_PIECES, self._ttl, *flat])
             await self.step("merge received")
-            await self.redis.run(TAKE, [key(token), _note(token)], ["settle", merge_id, *flat])
+            keys = [key(token), _note(token), _moved(key(token))]
+            await self.redis.run(TAKE, keys, ["settle", merge_id, *flat])
             await self.step("merge settled")
             if merge_id == ours:  # and not one that was left unfinished, after which there may be more
                 return
@@ -72,7 +73,8 @@ class Carts:
         return merge_id, to, {sku: int(qty) for sku, qty in note.items()}
 
     async def _change(self, owner: Owner, sku: str, qty: int, how: str) -> dict[str, int]:
-        said, *rest = await self.redis.run(ADD, [key(owner)], [sku, qty, how, MOST_PIECES, MOST_LINES, self._ttl])
+        keys = [key(owner), _moved(key(owner))]
+        said, *rest = await self.redis.run(ADD, keys, [sku, qty, how, MOST_PIECES, MOST_LINES, self._ttl])
         if said == "qty":
             raise _full("qty", f"at most {MOST_PIECES} of one thing fit into a cart, and there are {rest[0]} in it")
         if said == "lines":
@@ -91,9 +93,13 @@ async def lines(redis: RedisStore, owner: Owner) -> dict[str, int]:
 
 async def take_bought(redis: RedisStore, whose: UUID | str, items: Mapping[str, int], event_id: UUID | str) -> bool:
     """Takes what was bought out of a cart, a user's or a guest's by its name, once for each event (the order's id will
-    do); what was put in meanwhile stays. False: done before."""
+    do); what was put in meanwhile stays. Where the guest's became part of a user's since, out of that. False: done
+    before."""
     held = _key(whose)
-    return bool(await redis.run(TAKE, [held, f"{held}:bought:{event_id}"], ["once", BOUGHT_SECONDS, *_flat(items)]))
+    if isinstance(whose, str):
+        to, done = await redis.pipeline([("GET", _moved(held)), ("EXISTS", _bought(held, event_id))])
+        held = _key(UUID(to)) if to and not done else held
+    return bool(await redis.run(TAKE, [held, _bought(held, event_id)], ["once", BOUGHT_SECONDS, *_flat(items)]))
 
 
 def key(owner: Owner) -> str:
@@ -103,6 +109,15 @@ def key(owner: Owner) -> str:
 
 def _key(whose: UUID | str) -> str:
     return f"cart:{{{whose}}}" if isinstance(whose, UUID) else f"cart:{{guest:{whose}}}"
+
+
+def _moved(cart: str) -> str:
+    """Names the user who has what was in a guest's cart, until that has something again."""
+    return f"{cart}:moved"
+
+
+def _bought(cart: str, event_id: UUID | str) -> str:
+    return f"{cart}:bought:{event_id}"
 
 
 def _note(token: str) -> str:
