@@ -227,8 +227,8 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
         except Exception:
             failed += 1
 
-    works = [*(watch.watch() for watch in changes.watches), _keep_calling(CHANGES, write), _keep_calling(SEARCHES, ask)]
-    tasks = [asyncio.ensure_future(work) for work in works]
+    watching = [asyncio.ensure_future(watch.watch()) for watch in changes.watches]
+    load = [asyncio.ensure_future(_keep_calling(rate, call)) for rate, call in ((CHANGES, write), (SEARCHES, ask))]
     await asyncio.sleep(WARM_SECONDS)
     for name, event in (
         ("steady", _nothing),
@@ -247,7 +247,9 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
         for watch in changes.watches:
             lines.append(_row(name, watch, began, over, rates))
             print(lines[-1], file=sys.stderr, flush=True)
-    await end(tasks)
+    await end(load)
+    await asyncio.sleep(AFTER_SECONDS)  # what was changed last is found as well, or never
+    await end(watching)
     shares = ", ".join(f"{who} {share:.2f}" for who, share in sorted(steady.items(), key=lambda each: -each[1]))
     lines.append(f"\nCores taken in steady state: {shares}.")
     lines.append(

@@ -91,8 +91,8 @@ class Settings(BaseSettings):
     sync_waiting: int = Field(
         20_000,
         ge=1,
-        description="Changes that may wait in a worker; past that it reads on once they are carried. As many events of "
-        "price and stock are carried at once.",
+        description="Changes that may wait in a worker; past that it reads on once they are carried. As many events at "
+        "once are looked through for those of a batch of products.",
     )
     canary_seconds: float = Field(
         1.0, ge=0, description="How often freshness is measured by a product that nobody is shown; 0 is never."

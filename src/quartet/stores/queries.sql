@@ -5,15 +5,16 @@ INSERT INTO outbox (topic, key, payload) VALUES ($1, $2, $3);
 -- name: due
 -- The oldest that may be tried now. An event waits while an earlier one of its key does, so that each key's events are
 -- carried in their order. Only events that were tried once can be waiting: they alone are in the index outbox_waiting.
--- $2: of the $3 parts, which keys are shared out among, only these. Up to $5 events, but none after the first $1 of the
--- topics $4: a batch ends at an event, and leaves none out before it, or an order's events would be carried out of turn.
-SELECT id, event_id, topic, key, payload, attempts, created_at FROM (
+-- $2: of the $3 parts, which keys are shared out among, only these. Up to $5 events of the first $1 keys, none after the
+-- first $1 of the topics $4: what is left out of a key is what came last, or its events would be carried out of turn.
+WITH oldest AS MATERIALIZED (
     SELECT *, count(*) FILTER (WHERE topic = ANY ($4::text[])) OVER (ORDER BY id) AS slow FROM outbox AS event
     WHERE not_before <= now() AND abs(hashtext(key) % $3::int) = ANY ($2::int[]) AND NOT EXISTS (
         SELECT FROM outbox AS earlier
         WHERE earlier.key = event.key AND earlier.attempts > 0 AND earlier.id < event.id AND earlier.not_before > now())
-    ORDER BY id LIMIT $5) AS oldest
-WHERE slow <= $1 ORDER BY id;
+    ORDER BY id LIMIT $5)
+SELECT id, event_id, topic, key, payload, attempts, created_at FROM oldest
+WHERE slow <= $1 AND key IN (SELECT key FROM oldest GROUP BY key ORDER BY min(id) LIMIT $1) ORDER BY id;
 
 -- name: forget
 -- They have been carried, or buried.
