@@ -141,11 +141,13 @@ class World:
             await store.save(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
 
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
-        """Of two workers, whose clocks are an hour apart and more."""
+        """Of two workers, whose clocks are an hour apart and more, and of whom one carries little at a time."""
         memory = self._memories[number]
         products._memories.pop(memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
-        return Actor(replace(self.shop, clock=clock, stores=replace(self.shop.stores, mongo=memory)), work)
+        settings = self.shop.settings.model_copy(update={"sync_batch": (2, 500)[number]})
+        stores = replace(self.shop.stores, mongo=memory)
+        return Actor(replace(self.shop, clock=clock, settings=settings, stores=stores), work)
 
     async def _move(self) -> None:
         what = self.dice.random()
@@ -322,7 +324,7 @@ class World:
         gathered = changes.Gathered(self.shop.clock)
         async with aclosing(catalog.watch(self.shop.stores.mongo, position)) as stream:
             told = 1
-            while told:
+            while told or gathered.ids:
                 told = await read_on(stream, gathered)
                 await changes.carry_batch(replace(self.shop, step=unwatched), gathered)
                 told += await relay.relay(self.shop)
@@ -382,11 +384,17 @@ async def carry_events(shop: Shop) -> None:
 
 async def save_before_carrying(shop: Shop, gathered: changes.Gathered, *_: Any) -> None:
     """`changes.carry_batch` the wrong way round: what is saved as done is lost when it is killed now."""
-    ids, token, drained_at = gathered.take()
+    ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     async with shop.stores.pg.once() as tx:
         await store.save(tx, changes.PIPELINE, token, caught_up_at=drained_at, items=0)
     await shop.step("saved")
     await products.carry(shop, ids)
+
+
+def take_all_but_the_ids(self: changes.Gathered, most: int) -> tuple[set[str], Any, datetime | None]:
+    """What is saved as done is what has been read: what waits then is lost when it is killed."""
+    ids, _, drained_at = TAKE(self, most)
+    return ids, self.token, drained_at
 
 
 async def put_without_version(engine: Any, alias: str, _version: int, documents: Mapping[str, Json | None]) -> Any:
@@ -404,9 +412,10 @@ async def delete_without_version(engine: Any, alias: str, version: int, document
     return [*results, *(await PUT(engine, alias, version, left) if left else [])]
 
 
-PUT = search.put
+PUT, TAKE = search.put, changes.Gathered.take
 BROKEN: Sequence[tuple[str, Any, str, Any]] = (
     ("a position saved before what it stands for is written", changes, "carry_batch", save_before_carrying),
+    ("a position saved past what still waits", changes.Gathered, "take", take_all_but_the_ids),
     ("writes without a version", search, "put", put_without_version),
     ("deletes without a version", search, "put", delete_without_version),
 )

@@ -189,6 +189,18 @@ async def test_parts_of_the_outbox_are_every_event_once_and_a_key_is_in_one_part
 # The stream
 
 
+async def test_what_waited_longest_is_carried_first_and_the_position_keeps_what_waits(kitchen: Shop) -> None:
+    gathered = changes.Gathered(kitchen.clock)
+    for at, id_ in enumerate("CABACD", 1):
+        gathered.add(id_, {"at": at})
+    gathered.add(None, {"at": 6})
+    assert gathered.take(2) == ({"C", "A"}, {"at": 2}, None)
+    gathered.add("A", {"at": 7})
+    assert gathered.take(2) == ({"B", "D"}, {"at": 6}, None)
+    assert gathered.take(2) == ({"A"}, {"at": 7}, gathered.drained_at)
+    assert gathered.take(2) == (set(), {"at": 7}, gathered.drained_at)
+
+
 async def test_the_stream_is_not_read_on_while_nothing_is_carried(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +219,7 @@ async def test_the_stream_is_not_read_on_while_nothing_is_carried(
     async with running(changes._read(few, gathered, None)):
         await asyncio.sleep(0.2)
         assert (told, len(gathered.ids)) == (50, 50)
-        ids, token, _ = gathered.take()
+        ids, token, _ = gathered.take(few.settings.sync_batch)
         assert (len(ids), token) == (50, {"at": 50})
         await asyncio.sleep(0.2)
         assert told == 100

@@ -513,8 +513,11 @@ async def test_all_that_waits_of_a_product_is_one_batch_and_orders_keep_their_tu
     async with kitchen.stores.pg.tx() as tx:
         left = await tx.fetch("SELECT topic, key, attempts FROM outbox ORDER BY id")
     assert [(row["topic"], row["key"], row["attempts"]) for row in left] == [
-        ("order.confirmed", "o0", 1), ("order.confirmed", "o1", 1), ("order.placed", "o2", 0), ("order.confirmed", "o2", 0)
-    ]  # fmt: skip
+        ("order.confirmed", "o0", 1),
+        ("order.confirmed", "o1", 1),
+        ("order.placed", "o2", 0),
+        ("order.confirmed", "o2", 0),
+    ]
 
 
 async def test_a_burst_is_carried_by_the_product_and_the_oldest_first(kitchen: Shop) -> None:

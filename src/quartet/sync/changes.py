@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -35,12 +36,12 @@ SAVE_SECONDS = 1.0
 
 @dataclass
 class Gathered:
-    """What the stream has told since the last batch. `token` is that of the last change in `ids`; `untold` are those
-    that the cache has not been told of; `carried` counts what was carried since a position was saved, which was at
-    `saved_at`."""
+    """What the stream has told and no batch has taken. `ids` come in the order of their first change, each with the
+    position before it; `token` is that of the last change; `untold` are those that the cache has not been told of;
+    `carried` counts what was carried since a position was saved, which was at `saved_at`."""
 
     clock: Clock
-    ids: set[str] = field(default_factory=set)
+    ids: dict[str, Any] = field(default_factory=dict)
     token: Any = None
     drained_at: datetime | None = None
     untold: set[str] = field(default_factory=set)
@@ -53,23 +54,27 @@ class Gathered:
 
     def add(self, id_: str | None, token: Any) -> None:
         """One change, or None when there is none for now: then all there was has been told."""
-        self.token = token
         self.opened.set()
         if id_ is None:
             self.drained_at = self.clock.now()
         else:
-            self.ids.add(id_)
+            self.ids.setdefault(id_, self.token)
             self.untold.add(id_)
             self.news.set()
             self.heard.set()
+        self.token = token
 
-    def take(self) -> tuple[set[str], Any, datetime | None]:
-        """Everything so far, with the position after it."""
-        found = self.ids, self.token, self.drained_at
-        self.ids = set()
-        self.news.clear()
+    def take(self, most: int) -> tuple[set[str], Any, datetime | None]:
+        """So many of those that have waited longest; the position up to which nothing is left then, and since when
+        nothing was. Of all at once what changes meanwhile would wait for two rounds through all of them."""
+        found = set(islice(self.ids, most))
+        for id_ in found:
+            del self.ids[id_]
         self.taken.set()
-        return found
+        if self.ids:
+            return found, next(iter(self.ids.values())), None
+        self.news.clear()
+        return found, self.token, self.drained_at
 
     def take_untold(self) -> set[str]:
         """What the cache is to be told of."""
@@ -135,14 +140,16 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
     """Until there is a batch: whatever is told within a moment of the first news."""
     try:
         await asyncio.wait_for(gathered.news.wait(), SAVE_SECONDS)
-        await asyncio.sleep(ECHO_SECONDS if may_be_ours(shop, gathered.ids) else shop.settings.sync_gather_seconds)
+        if len(gathered.ids) < shop.settings.sync_batch:
+            ours = may_be_ours(shop, gathered.ids.keys())
+            await asyncio.sleep(ECHO_SECONDS if ours else shop.settings.sync_gather_seconds)
     except TimeoutError:
         pass  # nothing new: the position is saved all the same, since an old one is lost sooner
 
 
 async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS) -> None:
-    """Carries what has been gathered, then saves the position after it. Raises Overtaken, StoreUnavailable."""
-    ids, token, drained_at = gathered.take()
+    """Carries what has waited longest, then saves the position after it. Raises Overtaken, StoreUnavailable."""
+    ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
     foreign = await without_ours(shop, ids)
     await carry(shop, foreign)

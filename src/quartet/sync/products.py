@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -232,7 +233,7 @@ async def _drop(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:
     _remember(_memory(shop).told, [now[id_] for id_ in ids & now.keys()])
 
 
-def may_be_ours(shop: Shop, ids: set[str]) -> bool:
+def may_be_ours(shop: Shop, ids: AbstractSet[str]) -> bool:
     """Whether every one of these has lately been written by us."""
     return ids <= _memory(shop).done.keys()
 

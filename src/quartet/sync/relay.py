@@ -43,8 +43,8 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
     Overtaken when the parts are another's by now, who carries the same events again."""
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
-        # Of a product's price and stock all that waits: it is written once in a batch, however often it has changed. But
-        # not of all products, or what changes after a burst would wait for two rounds through all of them.
+        # Of a product's price and stock all that waits: it is written once in a batch, however often it has changed.
+        # Not of all products, or what changes after a burst would wait for two rounds through all of them.
         batch, most = shop.settings.sync_batch, shop.settings.sync_waiting
         events = await outbox.due(read, batch, parts, slow=CONSUMERS.keys(), most=max(batch, most))
     if not events:
