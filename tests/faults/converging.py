@@ -141,11 +141,11 @@ class World:
             await store.save(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
 
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
-        """Of two workers, whose clocks are an hour apart and more, and of whom one carries little at a time."""
+        """Of two workers, whose clocks are an hour apart and more, and of whom one carries one product at a time."""
         memory = self._memories[number]
         products._memories.pop(memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
-        settings = self.shop.settings.model_copy(update={"sync_batch": (2, 500)[number]})
+        settings = self.shop.settings.model_copy(update={"sync_batch": (1, 500)[number]})
         stores = replace(self.shop.stores, mongo=memory)
         return Actor(replace(self.shop, clock=clock, settings=settings, stores=stores), work)
 
