@@ -151,8 +151,8 @@ def body_of(shop: Shop, product: Document) -> bytes:
 
 async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict[str, Card]:
     """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
-    nothing that is published, and those of what is sold in its variants alone, are left out. Raises
-    StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`: as soon as that is likely."""
+    nothing that is published, and those of what is sold in its variants alone, are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`:
+    as soon as that is likely."""
     wanted = list(dict.fromkeys(skus))
     if not wanted:
         return {}
@@ -176,9 +176,9 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
 
 async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     """Those of these SKUs whose product shoppers may not see: a draft, one that is not published yet, or one that staff
-    took out of the catalog; and those of products that are sold in their variants alone. A SKU that never had a product
-    is not among them, since inventory may have what the catalog does not. The cache holds only what may be seen, so
-    that MongoDB is asked for the rest alone; where a store is away, nobody waits for it or is refused."""
+    took out of the catalog; and those of products that are sold in their variants alone. A SKU that never had a product is not among them, since inventory may have what the catalog
+    does not. The cache holds only what may be seen, so that MongoDB is asked for the rest alone; where a store is away,
+    nobody waits for it or is refused."""
     wanted = list(dict.fromkeys(skus))
     try:
         seen = await cache.sold(shop.stores.redis.brief, wanted)
