@@ -268,12 +268,6 @@ def is_published(found: Document, now: datetime) -> bool:
     return published is not None and published <= now
 
 
-def sold_in_variants(found: Document, sku: str) -> bool:
-    """Whether that is the SKU of a product, as its document or its wire form, of which only variants are sold."""
-    variants = [variant["sku"] for variant in found.get("variants") or ()]
-    return sku == found.get("sku") and bool(variants) and sku not in variants
-
-
 def etag(found: Document) -> str:
     """Strong: it names the document and its version, since a slug may come to name another document."""
     return f'"{found["_id"][-12:]}-{found["version"]}"'

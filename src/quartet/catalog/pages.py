@@ -14,7 +14,7 @@ import structlog
 
 from quartet.catalog import cache, store
 from quartet.catalog.attributes import Condition, condition
-from quartet.catalog.model import Card, Document, card, is_published, sold_in_variants, wire
+from quartet.catalog.model import Card, Document, card, is_published, wire
 from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
@@ -130,7 +130,7 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
     """Puts what is published into the cache; whether every lease was still held."""
     now = shop.clock.now()
     entries = {
-        reference: _entry(product, reference, body_of(shop, product))
+        reference: cache.entry(product["_id"], product["version"], body_of(shop, product))
         for reference, product in products.items()
         if is_published(product, now)
     }
@@ -140,10 +140,6 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
         return False
 
 
-def _entry(product: Document, reference: str, body: bytes) -> bytes:
-    return cache.entry(product["_id"], product["version"], body, sold=not sold_in_variants(product, reference))
-
-
 def body_of(shop: Shop, product: Document) -> bytes:
     """The product as JSON."""
     return orjson.dumps(wire(product, shop.settings.currency), option=orjson.OPT_UTC_Z)
@@ -151,16 +147,16 @@ def body_of(shop: Shop, product: Document) -> bytes:
 
 async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict[str, Card]:
     """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
-    nothing that is published, and those of what is sold in its variants alone, are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`:
+    nothing that is published are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`:
     as soon as that is likely."""
     wanted = list(dict.fromkeys(skus))
     if not wanted:
         return {}
     leases: dict[str, str] = {}
-    found: dict[str, Document] = {}
+    found: dict[str, Card] = {}
     try:
         for sku, (_, _, body) in (await cache.get(shop.stores.redis, wanted)).items():
-            found[sku] = orjson.loads(body)
+            found[sku] = card(orjson.loads(body), sku)
         missing = [sku for sku in wanted if sku not in found]
         if missing:
             leases = await cache.lease(shop.stores.redis, missing)
@@ -170,33 +166,33 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
         products = await store.find_many(shop.stores.mongo.brief if brief else shop.stores.mongo, missing)
         await _keep(shop, leases, products)
         now = shop.clock.now()
-        found |= {sku: product for sku, product in products.items() if is_published(product, now)}
-    return {sku: card(product, sku) for sku, product in found.items() if not sold_in_variants(product, sku)}
+        found |= {sku: card(product, sku) for sku, product in products.items() if is_published(product, now)}
+    return found
 
 
 async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     """Those of these SKUs whose product shoppers may not see: a draft, one that is not published yet, or one that staff
-    took out of the catalog; and those of products that are sold in their variants alone. A SKU that never had a product is not among them, since inventory may have what the catalog
+    took out of the catalog. A SKU that never had a product is not among them, since inventory may have what the catalog
     does not. The cache holds only what may be seen, so that MongoDB is asked for the rest alone; where a store is away,
     nobody waits for it or is refused."""
     wanted = list(dict.fromkeys(skus))
     try:
-        seen = await cache.sold(shop.stores.redis.brief, wanted)
+        seen = set(await cache.heads(shop.stores.redis.brief, wanted))
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]
     if not unseen:
         return []
     try:
-        products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt", "sku", "variants"])
+        products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt"])
         others = [sku for sku in unseen if sku not in products]
         gone = await store.withdrawn(shop.stores.mongo.brief, others) if others else set()
     except StoreUnavailable:
         log.warning("order_without_catalog")
         return []
     now = shop.clock.now()
-    unsold = {s for s, product in products.items() if not is_published(product, now) or sold_in_variants(product, s)}
-    return [sku for sku in unseen if sku in unsold | gone]
+    drafts = {sku for sku, product in products.items() if not is_published(product, now)}
+    return [sku for sku in unseen if sku in drafts | gone]
 
 
 # Lists
@@ -347,8 +343,7 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
     hidden: dict[str, tuple[str, int | None]] = {}
     for product in changed:
         if is_published(product, shop.clock.now()):
-            body = body_of(shop, product)
-            shown |= {key: (product["_id"], product["version"], _entry(product, key, body)) for key in product["keys"]}
+            shown |= dict.fromkeys(product["keys"], (product["_id"], product["version"], body_of(shop, product)))
         else:
             hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
     await cache.renew(shop.stores.redis, shown)
