@@ -45,11 +45,10 @@ async def test_what_others_searched_for_is_offered_from_the_first_letter(shop: S
     assert await offered(client, "r", size=1) == ([], ["red rope"])
     assert await offered(client, "hea") == (["headphones"], [])
     assert await offered(client, "wireless h") == (["headphones"], [])
-    for misspelt in ("bleu", "blu m", "bllue", "blux mug", "blue mg"):
+    for misspelt in ("bleu", "blu m", "bllue", "blux mug", "blue mg", "lbue", "lue m", "clue mug"):
         assert await offered(client, misspelt) == ([], ["blue mug"]), misspelt
     assert await offered(client, "haed") == (["headphones"], [])
     assert await offered(client, "blx") == ([], [])  # too few letters to say
-    assert await offered(client, "lbue") == ([], [])  # the first is right
     assert await offered(client, "") == ([], [])
 
 
@@ -74,8 +73,8 @@ async def test_counting_again_changes_nothing(shop: Shop) -> None:
 
 
 def spellings(text: str, letters: str) -> set[str]:
-    """All that one letter left out, put in, changed, or swapped with the next makes of it, its first letter apart."""
-    parts = [(text[:place], text[place:]) for place in range(1, len(text) + 1)]
+    """All that one letter left out, put in, changed, or swapped with the next makes of it."""
+    parts = [(text[:place], text[place:]) for place in range(len(text) + 1)]
     return {
         *(before + rest[1:] for before, rest in parts),
         *(before + rest[1] + rest[0] + rest[2:] for before, rest in parts if len(rest) > 1),

@@ -47,6 +47,22 @@ def test_a_query_that_was_read_is_read_no_further(text: str) -> None:
     assert asked(asked(text)) == asked(text)
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("hear", ("", "hear")),
+        ("wall clo", ("wall", "clo")),
+        ("red t-ligh", ("red t-", "ligh")),
+        ("t-light!", ("t-", "light")),
+        ("- hear", ("", "hear")),
+        ("- -", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_the_last_word_is_the_one_that_is_being_typed(typed: str, read: tuple[str, str]) -> None:
+    assert words.so_far(typed) == read
+
+
 def test_a_text_is_kept_with_its_measures_behind_it() -> None:
     assert kept('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
     assert kept("32gb") == "32gb"

@@ -7,7 +7,7 @@ from heapq import nlargest
 
 from quartet.merchandising.model import normalised
 
-# As one types, a word of so many letters may have one wrong, of products' names too, though not the first.
+# As one types, a word of so many letters may have one wrong, of products' names too.
 FEWEST_LETTERS = 4
 LONGEST_TYPED = 32
 # Of what begins with one letter only so many are weighed: the list is short, but the most common letter's part is not.
@@ -49,10 +49,10 @@ class Offers:
         return bisect_left(self.keys, text + _LAST, start, end)
 
     def _spellings(self, text: str) -> Iterator[str]:
-        """All that one letter left out, put in, changed, or swapped with the next makes of it, its first letter apart,
-        as far as texts go on so: a wrong letter is looked for only behind what some of them begin with."""
+        """All that one letter left out, put in, changed, or swapped with the next makes of it, as far as texts go on
+        so: a wrong letter is looked for only behind what some of them begin with."""
         start, end = 0, len(self.keys)
-        for place in range(1, len(text)):
+        for place in range(len(text)):
             before, rest = text[:place], text[place:]
             start = bisect_left(self.keys, before, start, end)
             end = self._end(before, start, end)

@@ -359,12 +359,12 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 
 def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
     """Names that begin as typed: every word but the last is whole. `misspelt`: words of four letters and more may have
-    one wrong, the last not its first. None where nothing was typed, or a single word too short for that.
+    one wrong. None where nothing was typed, or a single word too short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
     text = words.asked(q)
-    *whole, last = text.split() or [""]
+    whole, last = words.so_far(text)
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
@@ -372,13 +372,8 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
         asked |= {"fuzziness": ONE_WRONG, "max_expansions": MOST_SPELLINGS}
         ways = [{"match_bool_prefix": {"suggest": asked}}] if whole else []
         if len(last) >= FEWEST_LETTERS:
-            spelt = {
-                "value": last[: words.LONGEST_BEGINNING],
-                "fuzziness": 1,
-                "prefix_length": 1,
-                "max_expansions": MOST_SPELLINGS,
-            }
-            before = [{"match": {"suggest": {**asked, "query": " ".join(whole)}}}] if whole else []
+            spelt = {"value": last[: words.LONGEST_BEGINNING], "fuzziness": 1, "max_expansions": MOST_SPELLINGS}
+            before = [{"match": {"suggest": {**asked, "query": whole}}}] if whole else []
             ways.append({"bool": {"must": [{"fuzzy": {"begun": spelt}}, *before]}})
     if not ways:
         return None

@@ -116,6 +116,14 @@ def beginnings(text: str) -> set[str]:
     return set().union(*map(_begun, _WORD.findall(text)))
 
 
+def so_far(text: str) -> tuple[str, str]:
+    """What is typed whole, and the word that is begun after it: a hyphen parts them as a space does."""
+    found = list(_WORD.finditer(text))
+    if not found:
+        return "", ""
+    return (text[: found[-1].start()].strip() if len(found) > 1 else ""), found[-1][0]
+
+
 @lru_cache(maxsize=10_000)  # a catalog's names share their words
 def _begun(word: str) -> tuple[str, ...]:
     return tuple(word[:length] for length in range(3, min(len(word), LONGEST_BEGINNING) + 1))

@@ -366,7 +366,17 @@ async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, 
     assert await typed("lenovo th") == ["laptop-001"]
     assert await typed("wireles hea") == ["head-1"]
     assert await typed("carb x1") == []
-    for misspelt in ("thnikp", "thimkp", "thikp", "thiinkp", "lenovo thnikp"):
+    for misspelt in (
+        "thnikp",
+        "thimkp",
+        "thikp",
+        "thiinkp",
+        "htinkp",
+        "rhinkp",
+        "hink",
+        "lenovo thnikp",
+        "lenovo-thnikp",
+    ):
         assert await typed(misspelt) == ["laptop-001"], misspelt
     assert await typed("thx") == []  # too few letters to say
     assert await typed("e") == ["tee"]
