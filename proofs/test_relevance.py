@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from bench.relevance import GOALS, Drawing, briefs, engine_of, measured, ours, products
+from bench.relevance import GOALS, KINDS, SUGGESTED, Drawing, briefs, engine_of, measured, ours, products, suggestions
 
 
 async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query() -> None:
@@ -13,7 +13,17 @@ async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query
     async with engine_of("opensearch") as engine:
         mine = await measured(await ours(engine, shelf), queries)
         theirs = await measured(await briefs(engine, shelf), queries)
-    assert set(mine) == set(GOALS)
+    assert set(mine) == set(KINDS)
     for kind, found in mine.items():
         assert found.ten >= GOALS[kind], (kind, found)
         assert found.ten >= theirs[kind].ten, (kind, found, theirs[kind])
+
+
+async def test_what_is_begun_is_offered() -> None:
+    shelf = await asyncio.to_thread(products)
+    drawn = [query for query in Drawing(shelf).queries(kinds=SUGGESTED) if query.half == "report"]
+    async with engine_of("opensearch") as engine:
+        offered = await measured(await suggestions(engine, shelf), random.Random(3).sample(drawn, 1500))
+    assert set(offered) == set(SUGGESTED)
+    for kind, found in offered.items():
+        assert found.ten >= GOALS[kind], (kind, found)
