@@ -11,6 +11,7 @@ import pytest
 from test_sync import add, equal, kettle, kitchen, receive, running, soon, stored
 
 from quartet import catalog, search, sync
+from quartet.catalog import Variant
 from quartet.kernel.errors import Conflict
 from quartet.kernel.steps import Step
 from quartet.sync import compare, products, store
@@ -98,6 +99,25 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> Non
     assert min(begun) == halfway.upto
     assert await live(full) == halfway.index_name
     assert await as_changed(full)
+
+
+async def test_filling_reads_all_that_documents_are_made_of_and_carries_none_once_more(full: Shop) -> None:
+    sizes = (Variant("POT-S", {"litres": 1}), Variant("POT-L", {"litres": 3}))
+    pot = kettle("POT", brand="Alto", description="Of steel.", tags=("new",), variants=sizes)
+    await add(full, pot, kettle("DRAFT", published_at=None))
+    await receive(full, "POT-L", 3)
+    await sync.catch_up(full)
+    before = await stored(full)
+    stops: list[str] = []
+
+    async def noted(name: str) -> None:
+        stops.append(name)
+
+    await sync.reindex(replace(full, step=noted))
+    assert "batch" in stops
+    assert "drawn" not in stops
+    assert await stored(full) == before
+    assert await equal(full)
 
 
 @pytest.mark.parametrize("step", ["made", "filled", "settled", "live"])

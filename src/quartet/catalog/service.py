@@ -224,7 +224,7 @@ def loaded_id(sku: str) -> str:
 
 def sellable_skus(product: Document) -> list[str]:
     """Of a document: what inventory keeps a row of."""
-    return list(present_levels(product))
+    return [row["sku"] for row in product["variants"] or [product]]
 
 
 def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:

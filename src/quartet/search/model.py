@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -234,7 +235,7 @@ def token(name: str, value: AttrValue) -> str:
     """One attribute's value as a token."""
     if isinstance(value, bool):
         return f"{name}=b:{str(value).lower()}"
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):
         return f"{name}=n:{sortable(value)}"
     return f"{name}=s:{value[:_LONGEST_VALUE]}"
 
@@ -249,14 +250,18 @@ def read_token(text: str) -> tuple[str, AttrValue]:
     return name, value == "true" if kind == "b" else value
 
 
+# Products share their values; `typed`, since 1, 1.0 and true are one key.
+_token_of_many = lru_cache(maxsize=20_000, typed=True)(token)
+
+
 def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
     """Every value that can be searched for: lists give one token an entry; objects and null none, nor does a name with
     `=` in it, which no query string could ask for."""
     for name, held in attrs.items():
         if "=" not in name:
             for value in held if isinstance(held, list) else [held]:
-                if isinstance(value, str | int | float):
-                    yield token(name, value)
+                if isinstance(value, (str, int, float)):
+                    yield _token_of_many(name, value)
 
 
 def attr_filter(parameter: str, value: str) -> AttrFilter:
@@ -323,6 +328,13 @@ def attr_facets(counted: Iterable[tuple[str, int]]) -> dict[str, list[Bucket]]:
 
 
 # --- Documents ------------------------------------------------------------------------------------------------------
+
+
+# What `document` reads of a product.
+READS = (
+    "sku", "name", "slug", "category", "brand", "description", "tags", "attrs", "variants", "priceCents", "ratings",
+    "images", "available", "publishedAt",
+)  # fmt: skip
 
 
 def document(product: Mapping[str, Any]) -> Json | None:

@@ -176,12 +176,15 @@ async def sweep(search: SearchEngine, settings: Settings) -> None:
             await search.delete_index(index)
 
 
-async def put(search: SearchEngine, alias: str, version: int, documents: Mapping[str, Json | None]) -> list[BulkResult]:
-    """Writes documents by id, whole, and deletes those that are None; only over what has a lower or the same version.
+async def put(
+    search: SearchEngine, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
+) -> list[BulkResult]:
+    """Writes documents by id, whole, and deletes those that are None; only over what has a lower or the same version. A
+    document may be the bytes of its JSON.
 
     The versions of deletes are remembered for an hour (`gc_deletes`; 60 s by default): longer than any batch could
     still be on its way, so that none brings back what was deleted."""
-    actions: list[tuple[Json, Json | None]] = []
+    actions: list[tuple[Json, Json | bytes | None]] = []
     for id_, held in documents.items():
         about = {"_id": id_, "version": version, "version_type": "external_gte"}
         actions.append(({"delete" if held is None else "index": about}, held))

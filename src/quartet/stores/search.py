@@ -242,10 +242,11 @@ class SearchEngine:
         return found
 
     async def bulk(
-        self, alias: str, actions: Sequence[tuple[Json, Json | None]], *, refresh: bool = False
+        self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]], *, refresh: bool = False
     ) -> list[BulkResult]:
-        """`_bulk` of (action, document or None for a delete); one result an action, in order. Through an alias only:
-        a write to an index that is not there would make one, with guessed fields; this way each item is refused 404.
+        """`_bulk` of (action, document or its JSON, or None for a delete); one result an action, in order. Through an
+        alias only: a write to an index that is not there would make one, with guessed fields; this way each item is
+        refused 404.
 
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
         results: list[BulkResult] = []
@@ -254,7 +255,9 @@ class SearchEngine:
             return [BulkResult(next(iter(a.values()))["_id"], 404, f"no index is behind {alias}") for a, _ in actions]
         body = bytearray()
         for action, document in actions:
-            body += b"".join(orjson.dumps(part) + b"\n" for part in (action, document) if part is not None)
+            body += orjson.dumps(action, option=orjson.OPT_APPEND_NEWLINE)
+            if document is not None:
+                body += (document if isinstance(document, bytes) else orjson.dumps(document)) + b"\n"
             if len(body) > BULK_BYTES:
                 results += await self._bulk(alias, bytes(body), refresh)
                 body.clear()

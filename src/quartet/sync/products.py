@@ -52,6 +52,8 @@ Cause = Literal["changed", "doubt"]
 Work = Callable[[Shop, list[str]], Awaitable[set[str]]]
 
 _MOST_REMEMBERED = 50_000
+# What filling an index needs of a product: the rest of it, a third, costs MongoDB and us as much as the same of these.
+_FILLED = (*search.READS, "version", "updatedAt", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
     has read; and their prices and pieces as they stand in the catalog, so that copies which are old are seen to be."""
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
-    products = await catalog.in_buckets(shop.stores.mongo, low, high)
+    products = await catalog.in_buckets(shop.stores.mongo, low, high, _FILLED)
     try:
         now = await present(shop, products)
         documents = {id_: search.document(product) for id_, product in now.items()}
@@ -264,10 +266,12 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
         raise
     except Exception:  # one of them can't be read as a product
         return len(products), await carry(shop, [product["_id"] for product in products], cause="doubt")
-    shown = {id_: document for id_, document in documents.items() if document is not None}
+    # Half of what a note takes is the JSON, of which it keeps a digest: made once, for the engine as well.
+    written = {id_: orjson.dumps(document) for id_, document in documents.items()}
+    shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
     refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
     if products:
-        notes = [_noted(p["_id"], {**now[p["_id"]], **p}, documents[p["_id"]]) for p in products]
+        notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
         async with shop.stores.pg.tx() as tx:
             await store.note(tx, draw, notes, believe=False)
             await store.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
@@ -277,13 +281,14 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
 async def _note(
     shop: Shop, draw: store.Draw, now: Mapping[str, Json], documents: Mapping[str, Json | None], *, believe: bool
 ) -> tuple[set[str], bool]:
-    notes = [_noted(id_, now.get(id_), document) for id_, document in documents.items()]
+    notes = [_noted(id_, now.get(id_), held, orjson.dumps(held)) for id_, held in documents.items()]
     async with shop.stores.pg.once() as tx:
         return await store.note(tx, draw, notes, believe=believe)
 
 
-def _noted(id_: str, product: Json | None, document: Json | None) -> store.Note:
-    digest = hashlib.blake2b(orjson.dumps(document), digest_size=16).digest()
+def _noted(id_: str, product: Json | None, document: Json | None, written: bytes) -> store.Note:
+    """`written`: the document's JSON."""
+    digest = hashlib.blake2b(written, digest_size=16).digest()
     seen = product["fingerprint"] if product else 0
     levels = catalog.present_levels(product) if product else {}
     return store.Note(
@@ -292,7 +297,9 @@ def _noted(id_: str, product: Json | None, document: Json | None) -> store.Note:
     )  # fmt: skip
 
 
-async def _put(shop: Shop, alias: str, version: int, documents: Mapping[str, Json | None]) -> dict[str, BulkResult]:
+async def _put(
+    shop: Shop, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
+) -> dict[str, BulkResult]:
     """Writes them, again and again where the engine is only busy; answers what it refuses for good."""
     refused: dict[str, BulkResult] = {}
     left = dict(documents)
