@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from bench import machine
 
 BUYERS = (1, 2, 4, 8, 16, 32, 64)
+STORES = ("postgres", "mongodb", "redis", "search")
 SCENARIOS = ("many", "hot", "real")
 NAMES = (
     "orders",
@@ -48,6 +49,8 @@ async def main() -> None:
     parser.add_argument(
         "--changed", nargs="+", default=("prices", "names"), choices=("prices", "names"), help="what is to be fresh"
     )
+    parser.add_argument("--rounds", type=int, default=10, help="pauses of each store")
+    parser.add_argument("--paused", nargs="+", default=STORES, choices=STORES, help="which stores pause")
     asked = parser.parse_args()
     print(f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine.machine()}.\n", flush=True)
     for name in asked.which or NAMES:
@@ -76,7 +79,7 @@ async def _run(name: str, asked: argparse.Namespace) -> str:
         case "pauses":
             from bench.pauses import pauses
 
-            return await pauses()
+            return await pauses(asked.rounds, asked.paused)
         case "logins":
             from bench.logins import logins
 

@@ -1,9 +1,10 @@
 """What a store that says nothing for five seconds costs those who do not need it, and how soon it is used again."""
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -11,8 +12,8 @@ import psutil
 from bench.client import Client, by_the_clock
 from bench.running import RunningShop, running_shop, settled
 
-ROUNDS = 3
 SECONDS = 5.0
+FIRST_SECONDS = 0.05
 # Requests start by the clock, whether or not those before them have been answered: who waits is counted as waiting.
 RATE = 60
 ADDRESS = "shopper@demo.test"
@@ -24,15 +25,18 @@ ROUTES = {
     "cart": ("/cart", "shopper", {"redis", "postgres"}),
     "orders": ("/orders", "shopper", {"postgres"}),
 }
-STORES = ("postgres", "mongodb", "redis", "search")
 
 
 @dataclass
 class Seen:
-    """Milliseconds of a route that does not need the store, before and during its pauses."""
+    """Milliseconds of a route that does not need the store, before and during its pauses; and of those who were under
+    way when it stopped, or came within `FIRST_SECONDS` after, when nobody knew. `refused`: how many were, at any time,
+    by a machine that could do no more."""
 
     quiet: list[float] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    refused: int = 0
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -40,45 +44,56 @@ def _quantile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def pauses() -> str:
+async def pauses(rounds: int, stores: Sequence[str]) -> str:
     """A table as Markdown."""
     rows = []
     async with running_shop("osmem") as shop:
         await settled(shop)
         clients = {"guest": Client(shop.url), "shopper": await shop.sign_in(ADDRESS)}
-        for store in STORES:
-            seen, back = await _pause(shop, clients, store)
+        for store in stores:
+            seen, back = await _pause(shop, clients, store, rounds)
             rows += [
                 f"| {store} | {name} | {len(s.paused)} "
                 f"| {_quantile(s.quiet, 0.5):.1f} | {_quantile(s.paused, 0.5):.1f} "
                 f"| {_quantile(s.quiet, 0.99):.1f} | {_quantile(s.paused, 0.99):.1f} "
-                f"| {_quantile(s.paused, 0.99) / _quantile(s.quiet, 0.99):.2f} | {max(back):.2f} |"
+                f"| {_quantile(s.paused, 0.99) / _quantile(s.quiet, 0.99):.2f} "
+                f"| {len(s.first)} | {_quantile(s.first or [0], 0.5):.0f} | {max(s.first, default=0):.0f} "
+                f"| {s.refused} | {max(back):.2f} |"
                 for name, s in seen.items()
             ]
         await asyncio.gather(*(client.close() for client in clients.values()))
     return "\n".join(
         [
             "### A store that pauses for five seconds\n",
-            f"{ROUNDS} pauses of each, by SIGSTOP, beside {RATE} requests a second started by the clock; before each, "
-            "as long without. Only routes that do not need the store.\n",
-            "| paused | route | requests | p50 ms before | during | p99 ms before | during | × | s until used again |",
-            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"{rounds} pauses of each, by SIGSTOP, beside {RATE} requests a second started by the clock; before each, "
+            "as long without. Only routes that do not need the store. The first: who was under way when it stopped, or "
+            f"came within {FIRST_SECONDS * 1000:.0f} ms.\n",
+            "| paused | route | requests | p50 ms before | during | p99 ms before | during | × "
+            "| the first | their p50 ms | longest | refused | s until used again |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
             *rows,
         ]
     )
 
 
-async def _pause(shop: RunningShop, clients: dict[str, Client], store: str) -> tuple[dict[str, Seen], list[float]]:
+async def _pause(
+    shop: RunningShop, clients: dict[str, Client], store: str, rounds: int
+) -> tuple[dict[str, Seen], list[float]]:
     names = [name for name, (_, _, needs) in ROUTES.items() if store not in needs]
     seen, back = {name: Seen() for name in names}, []
     needing = next(name for name, (_, _, needs) in ROUTES.items() if store in needs)
-    for _ in range(ROUNDS):
-        await _ask(clients, {name: seen[name].quiet for name in names})
-        with _stopped(shop.pids[store]):
-            # Somebody who needs it, so that the shop comes to know.
-            victim = asyncio.create_task(_answered(clients, needing))
-            await _ask(clients, {name: seen[name].paused for name in names})
-        began = time.perf_counter()
+    for _ in range(rounds):
+        stopped: list[float] = []
+        async with _asking(clients, seen, stopped):
+            # At no certain place among the requests, else it is always the same that is under way.
+            await asyncio.sleep(SECONDS + random.random() / RATE * len(names))
+            with _stopped(shop.pids[store]):
+                stopped.append(time.perf_counter())
+                # Somebody who needs it, so that the shop comes to know.
+                victim = asyncio.create_task(_answered(clients, needing))
+                await asyncio.sleep(SECONDS)
+            began = time.perf_counter()
+            stopped.append(began)
         while not await _answered(clients, needing):  # noqa: ASYNC110 — it comes true in the shop
             await asyncio.sleep(0.02)
         back.append(time.perf_counter() - began)
@@ -108,16 +123,35 @@ def _stopped(pid: int) -> Iterator[None]:
             process.resume()
 
 
-async def _ask(clients: dict[str, Client], latencies: dict[str, list[float]]) -> None:
-    """These routes by turns, at their rate."""
+@asynccontextmanager
+async def _asking(clients: dict[str, Client], seen: dict[str, Seen], stopped: list[float]) -> AsyncIterator[None]:
+    """These routes by turns, at their rate. Who is under way while the store is stopped counts as paused."""
     running = []
-    async for number, due in by_the_clock(RATE, int(RATE * SECONDS)):
-        name = list(latencies)[number % len(latencies)]
-        path, who, _ = ROUTES[name]
-        running.append(asyncio.create_task(_timed(clients[who].request, path, due, latencies[name])))
-    await asyncio.gather(*running)
+
+    async def ask() -> None:
+        async for number, due in by_the_clock(RATE):
+            name = list(seen)[number % len(seen)]
+            running.append(asyncio.create_task(_timed(clients, name, due, seen[name], stopped)))
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.gather(*running)
 
 
-async def _timed(request: Callable[..., Awaitable[object]], path: str, due: float, latencies: list[float]) -> None:
-    await request("GET", path)
-    latencies.append((time.perf_counter() - due) * 1000)
+async def _timed(clients: dict[str, Client], name: str, due: float, seen: Seen, stopped: list[float]) -> None:
+    path, who, _ = ROUTES[name]
+    try:
+        await clients[who].request("GET", path)
+    except RuntimeError:
+        seen.refused += 1
+        return
+    ended = time.perf_counter()
+    if not stopped or ended < stopped[0]:
+        seen.quiet.append((ended - due) * 1000)
+    elif len(stopped) < 2 or due < stopped[1]:
+        seen.paused.append((ended - due) * 1000)
+        if due < stopped[0] + FIRST_SECONDS:
+            seen.first.append((ended - due) * 1000)
