@@ -77,3 +77,18 @@ async def test_shortly_before_it_is_time_one_is_begun_that_nobody_waits_for(monk
             await asyncio.sleep(0.001)
             await looking.look(store.renew)
     assert looking.are_recent(store.renew)
+
+
+async def test_while_what_is_known_is_bearable_nobody_waits_for_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(looks, "monotonic", lambda: now)
+    store, looking = Store(), Looks("test", 10, 60, bearable=15)
+    await looking.look(store.renew)
+    now += 14
+    await looking.look(store.renew)
+    assert store.known == 1, "it has not even been given a turn"
+    await asyncio.sleep(0)
+    assert store.known == 2
+    now += 16
+    await looking.look(store.renew)
+    assert store.known == 3, "what is too old is waited for"

@@ -21,11 +21,12 @@ AHEAD = 0.75
 
 
 class Looks:
-    """At one thing (`what`, for the log): every so many `seconds`, after one that failed not for `rest` more."""
+    """At one thing (`what`, for the log): every so many `seconds`, after one that failed not for `rest` more. While
+    what is known is less than `bearable` seconds old, nobody waits for a look."""
 
-    def __init__(self, what: str, seconds: float, rest: float) -> None:
-        self._what, self._seconds, self._rest = what, seconds, rest
-        self._looked_at = float("-inf")
+    def __init__(self, what: str, seconds: float, rest: float, *, bearable: float = 0.0) -> None:
+        self._what, self._seconds, self._rest, self._bearable = what, seconds, rest, bearable
+        self._looked_at = self._known_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self._waited_for_until = 0.0
 
@@ -46,7 +47,8 @@ class Looks:
         if not self.is_due:
             return
         task = self._begin(renew) if self._task is None or self._task.done() else self._task
-        if (left := self._waited_for_until - monotonic()) > 0:
+        now = monotonic()
+        if (left := self._waited_for_until - now) > 0 and now - self._known_at >= self._bearable:
             await asyncio.wait([task], timeout=left)
 
     def _begin(self, renew: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
@@ -58,7 +60,7 @@ class Looks:
         began = monotonic()
         try:
             await renew()
-            self._looked_at = began
+            self._looked_at = self._known_at = began
         except Exception as error:
             log.warning("not looked up", what=self._what, error=repr(error))
             self._looked_at = monotonic() + self._rest

@@ -70,7 +70,7 @@ class Desk:
         )
         self.turns = Turns(settings.search_share)
         self.shelves = Shelves()
-        self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS)
+        self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS, bearable=BEARABLE_SECONDS)
         self.views: dict[str, tuple[float, View]] = {}
 
 
@@ -183,7 +183,7 @@ async def _seen(shop: Shop, before: str | None) -> tuple[str, ...]:
     if before is None:
         return ()
     try:
-        held = await shop.stores.redis.call("GET", _leaf(shop, before))
+        held = await shop.stores.redis.brief.call("GET", _leaf(shop, before))
     except StoreUnavailable:
         return ()
     return tuple(held.split()) if held else ()
@@ -197,7 +197,7 @@ async def _further(shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ..
         return None
     digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
     try:
-        await shop.stores.redis.call("SET", _leaf(shop, digest), ids, "EX", LEAF_SECONDS)
+        await shop.stores.redis.brief.call("SET", _leaf(shop, digest), ids, "EX", LEAF_SECONDS)
     except StoreUnavailable:
         log.warning("pages before not kept")
     return shop.cursors.encode([digest, wanted.page + 1], scope)
@@ -210,11 +210,14 @@ def _leaf(shop: Shop, digest: str) -> str:
 # --- The category in view -------------------------------------------------------------------------------------------
 
 SHELVES_SECONDS = 1.0
+# Until then a search goes on with what is known while that is renewed: where many search nobody waits for it, not even
+# when MongoDB has just begun to hang.
+BEARABLE_SECONDS = 1.5
 VIEW_SECONDS = 60.0
 
 
 async def _shelves(shop: Shop) -> Shelves:
-    """The shop's categories, at most a second old; the last known while MongoDB is slow or away."""
+    """The shop's categories, at most `BEARABLE_SECONDS` old; the last known while MongoDB is slow or away."""
     kept = desk(shop)
 
     async def renew() -> None:
