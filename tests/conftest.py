@@ -143,7 +143,7 @@ async def settings_of_ones_own(servers: dict[str, str], template: str, folder: P
         search_url=servers["search"],
         search_alias=name,
         search_cache_seconds=0,  # tests look again at once
-        redis_doubt=2.0,  # on a busy machine Redis may take as long, and nobody is to do without it for that
+        redis_doubt=8.0,  # on a busy machine Redis may be silent for long, and nobody is to do without it for that
         secret=SECRET,
         data_dir=folder,
         canary_seconds=0,

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,6 +262,31 @@ async def test_without_redis_the_page_comes_from_mongodb(tees: None, redisless: 
     assert page is not None
     assert page.hit is False
     assert (await catalog.cards(redisless, ["TEE-RED-M"])).keys() == {"TEE-RED-M"}
+
+
+async def test_a_name_that_was_looked_for_before_is_found_by_one_look_up(
+    tees: None, redisless: Shop, staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, find_one = [], Collection.find_one
+
+    async def noted(collection: Collection, *asked: Any) -> Document | None:
+        reads.append(asked)
+        return await find_one(collection, *asked)
+
+    monkeypatch.setattr(Collection, "find_one", noted)
+
+    async def look(reference: str) -> tuple[str | None, int]:
+        reads.clear()
+        page = await product_page(redisless, reference)
+        return page and orjson.loads(page.body)["sku"], len(reads)
+
+    assert [await look("everyday-tee") for _ in range(2)] == [("TEE", 2), ("TEE", 1)]
+    await staff.patch("/products/TEE", json={"slug": "plain-tee"})
+    assert await look("everyday-tee") == (None, 2)
+    await put(staff, thinkpad(slug="everyday-tee"))
+    assert [await look("everyday-tee") for _ in range(2)] == [("LAPTOP-001", 3), ("LAPTOP-001", 1)]
+    await staff.delete("/products/LAPTOP-001")
+    assert await look("everyday-tee") == (None, 2)
 
 
 async def test_what_a_change_could_not_tell_redis_the_worker_does(

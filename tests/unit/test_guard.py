@@ -1,6 +1,7 @@
 """The breaker between the shop and a store, with a store that does as it is told."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,12 @@ class Lost(Exception):
 class Store:
     """Lives, hangs, or is gone."""
 
-    def __init__(self, *, places: int = 10, doubt: float = DOUBT) -> None:
+    def __init__(self, *, places: int = 10, doubt: float = DOUBT, silence: float | None = None) -> None:
         self.lives = asyncio.Event()
         self.lives.set()
         self.is_gone = False
         self.probes = 0
-        self.guard = Guard("redis", self.probe, (Lost,), doubt=doubt, patience=PATIENCE, places=places)
+        self.guard = Guard("redis", self.probe, (Lost,), doubt=doubt, silence=silence, patience=PATIENCE, places=places)
 
     async def probe(self) -> None:
         self.probes += 1
@@ -150,6 +151,48 @@ async def test_who_can_do_without_does_so_as_soon_as_there_is_doubt() -> None:
     store.lives.set()
     assert await needing == "well"
     await store.until(lambda: store.guard.state == "closed")
+
+
+async def test_who_has_something_else_at_hand_turns_to_it_before_there_is_doubt() -> None:
+    store = Store(doubt=60, silence=DOUBT)
+    store.lives.clear()
+    hasty: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    store.guard.hasty.add(hasty)
+    brief = asyncio.create_task(store.ask(brief=True))
+    with pytest.raises(StoreUnavailable):
+        await hasty
+    assert (store.guard.is_silent, store.guard.state) == (True, "closed")
+    late = asyncio.create_task(store.ask(brief=True))  # is not refused
+    store.lives.set()
+    assert [await brief, await late] == ["well", "well"]
+    assert (store.guard.is_silent, store.guard.openings) == (False, 0)
+
+
+async def test_silence_becomes_doubt_though_nobody_waits_any_more() -> None:
+    store = Store(doubt=3, silence=DOUBT)
+    store.lives.clear()
+    asking = asyncio.create_task(store.ask())
+    await store.until(lambda: store.guard.is_silent)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await store.until(lambda: store.guard.is_doubtful)
+    await store.until(lambda: store.guard.openings == 1)
+    store.lives.set()
+    await store.until(lambda: store.guard.state == "closed")
+    assert not store.guard.is_silent
+    assert await store.ask() == "well"
+
+
+async def test_a_moment_in_which_the_process_itself_stood_still_is_no_silence() -> None:
+    store = Store(doubt=60, silence=DOUBT)
+    store.lives.clear()
+    asking = asyncio.create_task(store.ask())
+    await asyncio.sleep(0)
+    time.sleep(5 * DOUBT)  # noqa: ASYNC251 — that is what is tried
+    store.lives.set()
+    assert await asking == "well"
+    await asyncio.sleep(DOUBT)
+    assert (store.guard.is_silent, store.probes) == (False, 0)
 
 
 async def test_no_more_calls_wait_than_there_are_places() -> None:

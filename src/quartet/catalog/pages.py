@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 import structlog
@@ -67,22 +68,45 @@ class _Flight:
     reading: bool = False
 
 
+class _Named:
+    """Which product a reference named when it was last looked for: of the two look-ups in MongoDB it mostly spares
+    one."""
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._ids: WeakKeyDictionary[Mongo, dict[str, str]] = WeakKeyDictionary()
+
+    def get(self, mongo: Mongo, reference: str) -> str | None:
+        """The product's id."""
+        return self._ids.get(mongo, {}).get(reference)
+
+    def put(self, mongo: Mongo, reference: str, product_id: str) -> None:
+        """Remembers it."""
+        ids = self._ids.setdefault(mongo, {})
+        if reference not in ids and len(ids) >= self.MOST:
+            del ids[next(iter(ids))]
+        ids[reference] = product_id
+
+
+_named = _Named()
 _flights: dict[tuple[Any, str], _Flight] = {}
 
 
 async def product_page(shop: Shop, reference: str) -> ProductPage | None:
     """What this SKU or slug names, published or not; None when nothing."""
-    age = None
+    age, redis = None, shop.stores.redis
     try:
         if shop.stores.mongo.guard.is_doubtful:  # then Redis is all there may be, and worth waiting for
-            found, left = await cache.get_with_life(shop.stores.redis, reference)
+            found, left = await cache.get_with_life(redis, reference)
             age = max(0, shop.settings.product_cache_seconds - left)
         else:
-            found = cache.read(await shop.stores.redis.brief.call("GET", cache.key(reference)))
+            found = cache.read(await redis.hastily(redis.brief.call, "GET", cache.key(reference)))
     except StoreUnavailable:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
+        _named.put(shop.stores.mongo, reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -109,8 +133,9 @@ def _land(at: tuple[Any, str], flight: _Flight, _: object) -> None:
 
 
 async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
+    redis = shop.stores.redis
     try:
-        leases = await cache.lease(shop.stores.redis, [reference]) if cached else {}
+        leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
     _flights[shop.stores.mongo, reference].reading = True
@@ -118,9 +143,10 @@ async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | 
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    product = await store.find(shop.stores.mongo, reference)
+    product = await store.find(shop.stores.mongo, reference, _named.get(shop.stores.mongo, reference))
     page = None
     if product is not None:
+        _named.put(shop.stores.mongo, reference, product["_id"])
         published = is_published(product, shop.clock.now())
         page = ProductPage(product["_id"], product["version"], body_of(shop, product), hit=False, published=published)
     return page, await _keep(shop, leases, {} if product is None else {reference: product})
@@ -128,14 +154,15 @@ async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[Pr
 
 async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document]) -> bool:
     """Puts what is published into the cache; whether every lease was still held."""
-    now = shop.clock.now()
+    now, redis = shop.clock.now(), shop.stores.redis
     entries = {
         reference: cache.entry(product["_id"], product["version"], body_of(shop, product))
         for reference, product in products.items()
         if is_published(product, now)
     }
     try:
-        return await cache.fill(shop.stores.redis, leases, entries, shop.settings.product_cache_seconds)
+        seconds = shop.settings.product_cache_seconds
+        return await redis.hastily(cache.fill, redis.brief, leases, entries, seconds) if leases else False
     except StoreUnavailable:
         return False
 
@@ -175,9 +202,9 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     took out of the catalog. A SKU that never had a product is not among them, since inventory may have what the catalog
     does not. The cache holds only what may be seen, so that MongoDB is asked for the rest alone; where a store is away,
     nobody waits for it or is refused."""
-    wanted = list(dict.fromkeys(skus))
+    wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
-        seen = set(await cache.heads(shop.stores.redis.brief, wanted))
+        seen = set(await redis.hastily(cache.heads, redis.brief, wanted))
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]

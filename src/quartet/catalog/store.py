@@ -62,8 +62,13 @@ async def prepare(mongo: Mongo) -> None:
 # Products
 
 
-async def find(mongo: Mongo, reference: str) -> Document | None:
-    """The product that a SKU, a variant's SKU or a slug names now."""
+async def find(mongo: Mongo, reference: str, likely: str | None = None) -> Document | None:
+    """The product that a SKU, a variant's SKU or a slug names now. `likely`: the id of the one that it named before,
+    which is read first: whichever product holds a reference has claimed it, so that one look-up is enough then."""
+    if likely is not None:
+        found = await mongo.collection(PRODUCTS).find_one({"_id": likely})
+        if found is not None and reference in found["keys"]:
+            return found
     claim = await mongo.collection(REFERENCES).find_one({"_id": reference}, ["productId"])
     if claim is None:
         return None

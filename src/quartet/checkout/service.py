@@ -291,7 +291,7 @@ async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> N
     payment = completed.payment
     try:
         if payment.status in ("succeeded", "authorized") and completed.whose is not None:
-            await cart.take_bought(shop.stores.redis, completed.whose, completed.bought, payment.order_id)
+            await cart.take_bought(shop.stores.redis.brief, completed.whose, completed.bought, payment.order_id)
             await shop.step("cart taken")
         elif payment.status == "refunded":
             async with shop.stores.pg.read() as read:

@@ -184,7 +184,10 @@ class Settings(BaseSettings):
     request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
     postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
     redis_doubt: float = Field(
-        0.04, gt=0, description="Seconds without any answer of Redis until limits and product pages do without it."
+        0.04,
+        gt=0,
+        description="Seconds without any answer of Redis until limits do without it; those of guests who look around, "
+        "and product pages, after a quarter of that. More than four times the way to Redis and back.",
     )
     server_timing: bool = Field(
         False, description="Answers tell in `Server-Timing` which stores were asked, and how long each took."

@@ -5,6 +5,8 @@ asked whether it lives, on a connection of its own: the *probe*. Only a probe th
 neither one lost connection nor one slow query does; while it is open every call is refused at once, and the probe goes
 on until it is answered, so that no request has to find out by waiting. A call that was sent is never said to be
 refused: it ends by its own limit or with `StoreUnavailable`, its outcome unknown.
+
+Before there is doubt the store may be *silent*: it is asked already, and who has something else at hand turns to that.
 """
 
 import asyncio
@@ -29,8 +31,9 @@ class Guard:
     """Of one store: `with guard.call(): …` around each call to it.
 
     `probe` returns when the store lives and raises when it does not, or takes `patience` seconds. `doubt`: seconds
-    without any answer until it is doubtful. `places`: how many calls may be under way. `away`: what a call raises when
-    the store is to blame; anything else that it raises is the store's answer.
+    without any answer until it is doubtful; `silence`: until it is silent, the same if not given. `places`: how many
+    calls may be under way. `away`: what a call raises when the store is to blame; anything else that it raises is the
+    store's answer.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Guard:
         away: tuple[type[BaseException], ...],
         *,
         doubt: float,
+        silence: float | None = None,
         patience: float,
         places: int,
     ) -> None:
@@ -48,8 +52,9 @@ class Guard:
         self.openings = 0
         self.refused = {"open": 0, "full": 0, "doubtful": 0}
         self._probe, self._away = probe, away
-        self._glance, self._patience, self._places = doubt / 2, patience, places
-        self._is_doubtful = self._is_open = self._is_asking = self._is_closed = False
+        self._glance, self._doubt = (doubt if silence is None else silence) / 2, doubt
+        self._patience, self._places = patience, places
+        self._is_silent = self._is_doubtful = self._is_open = self._is_asking = self._is_closed = False
         self._opened = self._heard = self._answered = self._glanced = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -58,6 +63,8 @@ class Guard:
         self.briefly_held: set[asyncio.Timeout] = set()
         self.brief: set[asyncio.Future[Any]] = set()
         """What brief calls wait for: it ends as soon as there is doubt."""
+        self.hasty: set[asyncio.Future[Any]] = set()
+        """What hasty callers wait for: it ends as soon as the store is silent."""
 
     @property
     def state(self) -> State:
@@ -70,6 +77,11 @@ class Guard:
     def is_doubtful(self) -> bool:
         """It may be away, or is."""
         return self._is_doubtful
+
+    @property
+    def is_silent(self) -> bool:
+        """It has said nothing for a moment, or is doubtful."""
+        return self._is_silent
 
     def call(self, limit: asyncio.Timeout | None = None, *, brief: bool = False) -> "_Call":
         """Around one call. One with a `limit` is given up when the breaker opens; a `brief` one, for those who can do
@@ -88,43 +100,60 @@ class Guard:
             self.refused["open" if self._is_open else "full" if self.calls >= self._places else "doubtful"] += 1
             raise StoreUnavailable(self.store)
         self.calls += 1
-        if self.calls == 1:
+        if self.calls == 1 and not self._is_silent:
             self._heard = monotonic()
         if self._timer is None:
             self._look_again(self._glance)
 
     def leave(self, error: BaseException | None) -> None:
         self.calls -= 1
-        if error is None:
-            self._heard = self._answered = monotonic()
-        elif isinstance(error, self._away):
+        if isinstance(error, self._away):
             self.doubt()
-        elif isinstance(error, Exception):  # and not that somebody gave up waiting
+        elif error is None or isinstance(error, Exception):  # and not that somebody gave up waiting
             self._heard = self._answered = monotonic()
+            self._is_silent = self._is_doubtful
 
     def _look_again(self, seconds: float) -> None:
         self._glanced = monotonic()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Twice as often as it takes to doubt. When this look itself comes late, the process had no time to hear."""
+        """Twice as often as it takes to be silent."""
         self._timer = None
-        if self.calls == 0:
+        if self.calls == 0 and self._is_silent == self._is_doubtful:
             return
-        if self._heard < self._glanced and monotonic() - self._glanced < 2 * self._glance:
-            self.doubt()
+        if self._heard < self._glanced:
+            # What has come in at this turn of the loop is to be heard first.
+            asyncio.get_running_loop().call_soon(self._judge, self._glanced, monotonic())
         self._look_again(self._glance)
+
+    def _judge(self, glanced: float, now: float) -> None:
+        """When that look itself came late, the process had no time to hear."""
+        if self._heard >= glanced:
+            return
+        if now - glanced < 2 * self._glance:
+            self._find_silent()
+        if now - self._heard > self._doubt - 1.5 * self._glance and now - glanced < self._doubt:
+            self.doubt()
+
+    def _find_silent(self) -> None:
+        self._is_silent = True
+        self._refuse(self.hasty)
+        if not self._is_closed and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
 
     def doubt(self) -> None:
         """Something speaks against it: it is asked whether it lives."""
         self._is_doubtful = True
-        for reply in self.brief:
+        self._refuse(self.brief)
+        _end(self.briefly_held)
+        self._find_silent()
+
+    def _refuse(self, replies: set[asyncio.Future[Any]]) -> None:
+        for reply in replies:
             if not reply.done():
                 reply.set_exception(StoreUnavailable(self.store))
                 reply.exception()  # nobody need look: of several, one is enough
-        _end(self.briefly_held)
-        if not self._is_closed and (self._probing is None or self._probing.done()):
-            self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
 
     async def _ask_until_it_lives(self) -> None:
         while (error := await self._ask()) is not None:
@@ -132,7 +161,7 @@ class Guard:
             await asyncio.sleep(REST_SECONDS)
         if self._is_open:
             log.warning("store is back", store=self.store, seconds=round(monotonic() - self._opened, 1))
-        self._is_open = self._is_doubtful = False
+        self._is_open = self._is_doubtful = self._is_silent = False
         self._heard = monotonic()
 
     async def _ask(self) -> Exception | None:
@@ -160,6 +189,7 @@ class Guard:
         self._is_open, self._opened = True, monotonic()
         self.openings += 1
         log.warning("store is away", store=self.store, error=repr(error))
+        self.doubt()
         _end(self.held)
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio.connection import parse_url
 
@@ -16,11 +16,15 @@ from quartet.stores.files import Script
 from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Arg = str | bytes | int | float
 Command = Sequence[Arg]
 
 PROBE_SECONDS = 1.0
 MOST_CALLS = 2000
+# Of the time until there is doubt.
+SILENCE = 1 / 4
 
 # Replies of a server that runs but can't serve, or not us, or not now: loading, out of memory, disk full, a replica
 # without its master, a master without its replicas, a script that never ends, slots that move faster than we follow.
@@ -63,6 +67,27 @@ class RedisStore:
         [reply] = await self._line.ask([command], self._is_brief)
         return _sound(reply)
 
+    async def hastily(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `ask` gives, for those who have something else at hand: StoreUnavailable as soon as the server has said
+        nothing for some milliseconds. What was begun then goes on all the same, and nobody hears of it."""
+        if self.guard.is_silent:
+            raise StoreUnavailable("redis")
+        asking = asyncio.create_task(ask(*args, **kwargs))
+        done = asking.get_loop().create_future()
+
+        def tell(answered: "asyncio.Task[T]") -> None:
+            resp.seen(answered)
+            if not done.done():
+                done.set_result(None)
+
+        asking.add_done_callback(tell)
+        self.guard.hasty.add(done)
+        try:
+            await done
+        finally:
+            self.guard.hasty.discard(done)
+        return asking.result()
+
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """A Lua script, atomic. Known by its hash; sent whole when the server has forgotten it (a restart)."""
         try:
@@ -94,6 +119,7 @@ class _Line:
             self._server.probe,
             (resp.Gone, StoreUnavailable),
             doubt=doubt,
+            silence=doubt * SILENCE,
             patience=PROBE_SECONDS,
             places=MOST_CALLS,
         )

@@ -165,9 +165,13 @@ class Shares:
         return share
 
     async def take(self, name: str, limit: int, *, window: int = 60) -> Taken:
-        """One request, as `limits.take`."""
+        """One request, as `limits.take`; StoreUnavailable as soon as Redis says nothing for a moment."""
         if (share := self.at_hand(name, limit, window=window)) is not None:
             return share.use()
+        # Whoever does not wait for it leaves what it brings to those who come.
+        return await self._redis.hastily(self._take, name, limit, window)
+
+    async def _take(self, name: str, limit: int, window: int) -> Taken:
         share = self._present(name, limit, time.monotonic(), window)
         if share.is_asked_for:
             reply = await self._add(share, name, limit, window, 1)
