@@ -125,10 +125,13 @@ async def test_further_pages_and_browsing_are_no_searches(
     assert (await report(shelf, staff))["totals"]["searches"] == 0
 
 
-async def test_an_id_that_is_none_is_ignored(shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+async def test_an_id_that_is_none_is_ignored(
+    shelf: Shop, client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
     for odd in ("", "x", "0" * 32, str(uuid4()), "é" * 40, "{" + str(uuid4()) + "}"):
         answer = await client.get("/products/MUG-RED", headers={"X-Search-Id": odd.encode()})
         assert answer.status_code == 200
+        await bought(shopper, odd, ("MUG-RED", 1))
     found = await report(shelf, staff)
     assert (found["items"], found["totals"]["opened"]) == ([], 0)
 

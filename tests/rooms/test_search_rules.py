@@ -146,6 +146,7 @@ async def test_what_makes_no_sense_is_refused_by_name(shelf: Shop, staff: httpx.
         ("synonyms", {"words": ["one", " "]}, "words"), ("rules", {"query": " "}, "query"),
         ("rules", {"query": "mug", "pinned": ["NO-SUCH"]}, "pinned"),
         ("rules", {"query": "mug", "pinned": ["MUG-1"], "hidden": ["MUG-1"]}, "hidden"),
+        ("rules", {"query": "mug", "pinned": ["TEE"], "hidden": ["TEE-S"]}, "hidden"),
     ):  # fmt: skip
         answer = await staff.post(f"/search/{path}", json=body)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field), body

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import AfterValidator, Field
 
+from quartet import merchandising
 from quartet.checkout import service
 from quartet.checkout.answers import RefundShape
 from quartet.kernel.errors import (
@@ -45,7 +46,7 @@ from quartet.payments import (
 from quartet.web.answers import problems
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
-from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, text, words
+from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, Str, text, words
 
 router = APIRouter(tags=["checkout"])
 
@@ -66,10 +67,10 @@ class NewLine(Body):
 
 
 class FoundBy(Body):
-    """Which search a line of the order came from."""
+    """Which search a line of the order came from; an id that is none of ours is ignored."""
 
     sku: Sku
-    search_id: UUID
+    search_id: Annotated[Str, Field(max_length=200, json_schema_extra={"format": "uuid"})]
 
 
 class NewOrder(Body):
@@ -128,7 +129,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
     return await service.place(
         shop, visitor, lines, body.metadata or {}, key, email=body.email, expected=body.expected_total_cents,
-        found_by=[(line.sku, line.search_id) for line in body.found_by],
+        found_by=[(line.sku, id_) for line in body.found_by if (id_ := merchandising.read_id(line.search_id))],
     )  # fmt: skip
 
 

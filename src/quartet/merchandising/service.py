@@ -175,15 +175,14 @@ async def put_rule(shop: Shop, query: str, pinned: Sequence[str], hidden: Sequen
     query = normalised(query)
     if not query:
         raise invalid("query", "must be words")
-    if both := sorted(set(pinned) & set(hidden)):
-        raise invalid("hidden", f"has {both[0]}, which is pinned")
     ids = await catalog.product_ids_of_skus(shop.stores.mongo, [*pinned, *hidden])
     for field, skus in (("pinned", pinned), ("hidden", hidden)):
         if unknown := [sku for sku in skus if sku not in ids]:
             raise invalid(field, f"there is no product {unknown[0]}")
-    rule = Rule(
-        new_id(), query, tuple(pinned), tuple(hidden), _products(pinned, ids), _products(hidden, ids), shop.clock.now()
-    )
+    pinned_ids, hidden_ids = _products(pinned, ids), _products(hidden, ids)
+    if both := [sku for sku in hidden if ids[sku] in pinned_ids]:  # each perhaps by another variant's SKU
+        raise invalid("hidden", f"has {both[0]}, which is pinned")
+    rule = Rule(new_id(), query, tuple(pinned), tuple(hidden), pinned_ids, hidden_ids, shop.clock.now())
     async with shop.stores.pg.tx() as tx:
         before, after = await store.put_rule(tx, rule)
         await trail.record(tx, actor, "search-rule.put", "search-rule", after.id, before=before, after=after)
