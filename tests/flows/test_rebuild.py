@@ -101,7 +101,7 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> Non
     assert await as_changed(full)
 
 
-async def test_filling_reads_all_that_documents_are_made_of_and_carries_none_once_more(full: Shop) -> None:
+async def test_filling_makes_every_document_and_carries_none_once_more(full: Shop) -> None:
     sizes = (Variant("POT-S", {"litres": 1}), Variant("POT-L", {"litres": 3}))
     pot = kettle("POT", brand="Alto", description="Of steel.", tags=("new",), variants=sizes)
     await add(full, pot, kettle("DRAFT", published_at=None))

@@ -136,11 +136,11 @@ async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
     return [product["_id"] for product in found]
 
 
-async def in_buckets(mongo: Mongo, low: int, high: int, fields: Sequence[str] | None = None) -> list[Document]:
-    """The documents of the buckets from `low` to below `high`, or only these fields of each, in no order; the first
-    bucket also has those that somebody wrote without one."""
-    found = await mongo.collection(PRODUCTS).find(_within(low, high), projection=fields)
-    return found + (await mongo.collection(PRODUCTS).find(_NOWHERE, projection=fields) if low == 0 else [])
+async def in_buckets(mongo: Mongo, low: int, high: int) -> list[Document]:
+    """The documents of the buckets from `low` to below `high`, in no order; the first bucket also has those that
+    somebody wrote without one."""
+    found = await mongo.collection(PRODUCTS).find(_within(low, high))
+    return found + (await mongo.collection(PRODUCTS).find(_NOWHERE) if low == 0 else [])
 
 
 async def fingerprints(mongo: Mongo, low: int, high: int) -> dict[str, int]:

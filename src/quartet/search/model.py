@@ -330,13 +330,6 @@ def attr_facets(counted: Iterable[tuple[str, int]]) -> dict[str, list[Bucket]]:
 # --- Documents ------------------------------------------------------------------------------------------------------
 
 
-# What `document` reads of a product.
-READS = (
-    "sku", "name", "slug", "category", "brand", "description", "tags", "attrs", "variants", "priceCents", "ratings",
-    "images", "available", "publishedAt",
-)  # fmt: skip
-
-
 def document(product: Mapping[str, Any]) -> Json | None:
     """The catalog's document as search keeps it, whole; None for a draft, which nobody may find. Nothing is in it that
     no search asks for or answers: whatever is has to be written there each time it changes, as pieces left would.

@@ -52,8 +52,6 @@ Cause = Literal["changed", "doubt"]
 Work = Callable[[Shop, list[str]], Awaitable[set[str]]]
 
 _MOST_REMEMBERED = 50_000
-# What filling an index needs of a product: the rest of it, a third, costs MongoDB and us as much as the same of these.
-_FILLED = (*search.READS, "version", "updatedAt", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,7 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
     has read; and their prices and pieces as they stand in the catalog, so that copies which are old are seen to be."""
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
-    products = await catalog.in_buckets(shop.stores.mongo, low, high, _FILLED)
+    products = await catalog.in_buckets(shop.stores.mongo, low, high)
     try:
         now = await present(shop, products)
         documents = {id_: search.document(product) for id_, product in now.items()}
