@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -270,8 +271,9 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
             hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
-    if offered and not await _finds(search, settings, offered, now, reading):
-        offered = None  # one word is of this product and the next of that one, or one is still misspelt
+    if offered and not await _finds(search, settings, replace(wanted, q=offered), now, told.shelves):
+        # One word is of this product and the next of that one, one is still misspelt, or filters leave nothing.
+        offered = None
     return Found(
         total=total,
         hits=hits,
@@ -283,11 +285,12 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
     )
 
 
-async def _finds(search: SearchEngine, settings: Settings, text: str, now: datetime, reading: Reading) -> bool:
-    """Whether anything has these words as they are."""
-    asked = Wanted(text, size=1, facets=False)
-    found = await search.search(settings.search_alias, query.body(asked, Tier.EXACT, now, reading, NOTHING))
-    return bool(found["aggregations"]["matched"]["doc_count"] >= ENOUGH)
+async def _finds(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, shelves: Shelves) -> bool:
+    """Whether anything has these words as they are and passes the filters."""
+    one = replace(wanted, page=1, size=1, facets=False, explain=False)
+    told, reading = Told(shelves=shelves), Reading.of(settings)
+    found = await search.search(settings.search_alias, query.body(one, Tier.EXACT, now, reading, told))
+    return bool(found["hits"]["total"]["value"])
 
 
 async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:

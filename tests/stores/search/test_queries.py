@@ -350,6 +350,22 @@ async def test_another_spelling_is_offered(ask: Asker) -> None:
         assert found.did_you_mean == []
 
 
+async def test_another_spelling_is_offered_only_where_the_filters_leave_something_of_it(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    names = ("Wireless Headphonez", "Wirelesz Headphones")
+    more = {f"j{n}": search.document(product(f"J{n}", name, brand="Juniper")) for n, name in enumerate(names)}
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+
+    async def offered(**filters: Any) -> list[str]:
+        return (await ask.found(q="wireles headphnes", **filters)).did_you_mean
+
+    assert await offered() == await offered(brand=("Sony",)) == ["wireless headphones"]
+    assert await ask.skus(q="wireles headphnes", brand=("Juniper",)) != []
+    assert await offered(brand=("Juniper",)) == []
+
+
 async def test_drafts_and_what_comes_tomorrow_are_not_found(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     assert await ask.skus(q="thinkpad") == ["LAPTOP-001"]
     tomorrow = NOW + timedelta(days=1)
