@@ -101,7 +101,7 @@ class NotedRedis(RedisStore):
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         found = await super().pipeline(commands)
-        if {command[0] for command in commands} == {"GETRANGE"}:  # only looks
+        if {command[0] for command in commands} <= {"GET", "GETRANGE", "EXISTS"}:  # only looks
             return found
         self._notes.effect(f"Redis {commands[0][0]} and others")
         return found

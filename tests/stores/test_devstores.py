@@ -74,16 +74,23 @@ async def test_postgres_starts_after_a_kill_and_has_what_was_committed(place: Pl
     await again.stop()
 
 
+async def told_in(log: Path, words: str) -> None:
+    async with asyncio.timeout(20):
+        while words not in log.read_text():  # noqa: ASYNC110, ASYNC240 — another process writes it
+            await asyncio.sleep(0.05)
+
+
 async def test_postgres_waits_for_what_a_killed_one_left_to_let_go(place: Place) -> None:
     first = await postgres.start(place)
     slow = psutil.Process(first.server.pid).children()[0]
     slow.suspend()
     kill(first)
     await first.child.wait()
-    asyncio.get_running_loop().call_later(0.7, slow.resume)
+    held = asyncio.create_task(told_in(place.log("postgres"), "is still in use"))
+    held.add_done_callback(lambda _: slow.resume())
     again = await postgres.start(place)
     await again.stop()
-    assert "is still in use" in place.log("postgres").read_text()
+    await held
 
 
 async def test_postgres_starts_where_its_old_number_belongs_to_another_process(place: Place) -> None:
