@@ -63,6 +63,7 @@ def settings_of(data: Path | None = None, **overrides: object) -> Settings:
 async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
     """The shop as every process opens it."""
     async with open_stores(settings) as stores:
+        gc.collect()
         gc.freeze()  # what is loaded stays: no collection need look through it again
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
 

@@ -1,6 +1,5 @@
 """The application: every room's routes behind one gateway. A new room is one folder and one name in ROOMS."""
 
-import gc
 import importlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -50,8 +49,6 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_shop() as shop:
             app.state.shop = shop
-            gc.collect()
-            gc.freeze()  # what is there now stays: no collection need look through it again
             yield
             await merchandising.write_log(shop)
 
