@@ -38,8 +38,8 @@ async def test_the_clock_tells_nobody_who_has_an_account(floor: Floor, monkeypat
     print(f"seed {SEED}")
     draw, hashed = random.Random(SEED), await accounts.hash_password(floor.shop.settings, "correct horse battery")
     worked: list[object] = []
-    checked = passwords._matches
-    monkeypatch.setattr(passwords, "_matches", lambda *given: (worked.append(given), checked(*given))[1])
+    asked = passwords._ask
+    monkeypatch.setattr(passwords, "_ask", lambda *question: (worked.append(question), asked(*question))[1])
     for path, body, status in (
         ("/sessions", {"password": "the wrong battery"}, 401),
         ("/password-resets", {}, 202),

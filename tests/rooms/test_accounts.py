@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import jwt
+import psutil
 import pytest
 from fastapi import FastAPI
 
@@ -158,13 +160,13 @@ async def test_an_unknown_address_costs_a_hash_too(
     client: httpx.AsyncClient, ada: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str | None] = []
-    real = passwords._matches
+    real = passwords.check
 
-    def seen(password: str, known: str | None) -> bool:
+    async def seen(queue: passwords.Turns, password: str, known: str | None) -> tuple[bool, str | None]:
         hashed.append(known)
-        return real(password, known)
+        return await real(queue, password, known)
 
-    monkeypatch.setattr(passwords, "_matches", seen)
+    monkeypatch.setattr(passwords, "check", seen)
     for email in ("ada@example.com", "nobody@example.com", "nobody"):
         await client.post("/sessions", json={"email": email, "password": "difference engine"})
     assert [known is None for known in hashed] == [False, True, True]
@@ -231,6 +233,38 @@ async def test_past_the_queue_of_sign_ins_one_is_told_to_come_back(shop: Shop) -
 async def test_the_hash_is_argon2id_of_the_agreed_cost(settings: Settings) -> None:
     hashed = await accounts.hash_password(settings, "analytical engine")
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+def _hashers(pid: int | None = None) -> list[psutil.Process]:
+    children = psutil.Process(pid).children()
+    return [child for child in children if any("hasher.py" in word for word in child.cmdline())]
+
+
+async def test_hashing_gives_way_and_another_takes_the_place_of_a_hasher_that_was_killed(settings: Settings) -> None:
+    await accounts.hash_password(settings, "analytical engine")
+    for hasher in _hashers():
+        assert hasher.nice() > psutil.Process().nice()
+        hasher.kill()
+    assert (await accounts.hash_password(settings, "difference engine")).startswith("$argon2id$")
+    assert _hashers()
+
+
+async def test_no_hasher_outlives_a_shop_that_was_killed() -> None:
+    hash_for_ever = (
+        "import asyncio; from quartet import accounts; from quartet.kernel.settings import Settings\n"
+        "async def main():\n"
+        "    while True: print(await accounts.hash_password(Settings(), 'analytical engine'), flush=True)\n"
+        "asyncio.run(main())"
+    )
+    shop = await asyncio.create_subprocess_exec(sys.executable, "-c", hash_for_ever, stdout=asyncio.subprocess.PIPE)
+    assert shop.stdout is not None
+    assert (await shop.stdout.readline()).startswith(b"$argon2id$")
+    hashers = _hashers(shop.pid)
+    assert hashers
+    shop.kill()
+    await shop.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, hashers, timeout=30)
+    assert not alive
 
 
 async def test_a_refresh_token_is_exchanged_once(client: httpx.AsyncClient, ada: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ async def test_an_account_that_has_to_wait_costs_no_hash_and_looks_like_one_that
     def never(*_: object) -> bool:
         raise AssertionError("hashed")
 
-    monkeypatch.setattr(passwords, "_matches", never)
+    monkeypatch.setattr(passwords, "_ask", never)
     told = []
     for email in ("ada@example.com", "nobody@example.com"):
         refused = await client.post("/sessions", json={**ADA, "email": email})

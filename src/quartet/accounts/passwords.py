@@ -1,39 +1,77 @@
-"""argon2id in threads of its own, behind a queue that says no: 37 ms of CPU each would starve everything else."""
+"""argon2id in processes of its own, behind a queue that says no: 37 ms of CPU each would starve everything else."""
 
 import asyncio
-import os
+import json
+import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
-from typing import TypeVar
-from weakref import WeakKeyDictionary
+from typing import IO, Any, cast
+from weakref import WeakKeyDictionary, finalize
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-
+from quartet.accounts import hasher
 from quartet.accounts.model import normal_password
 from quartet.kernel.errors import TooManyRequests
 from quartet.kernel.settings import Settings
 
-T = TypeVar("T")
-
-# OWASP's Password Storage Cheat Sheet: argon2id with 19 MiB, two passes, one lane.
-_ARGON2 = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-
 # A turn that has not come by then is no use to anybody: the sign-in would be given up on its way.
 LONGEST_WAIT = 5.0
 BUSY_SECONDS = 3
-NICER = 5
 
 
 class Busy(TooManyRequests):
     """More people are signing in than passwords can be checked. Wait for `Retry-After` seconds."""
 
     slug, title = "busy", "Too many people are signing in"
+
+
+class _Hasher:
+    """One of those processes, and the thread's that asks it."""
+
+    def __init__(self) -> None:
+        # A session of its own: where Linux shares the cores by session, what hashing takes would count as the shop's,
+        # whose requests then wait for a core. It ends when its input does, so with the shop however that ends.
+        process = subprocess.Popen(
+            [sys.executable, "-P", hasher.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        self._questions, self._answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        finalize(self, _end, process)
+
+    def ask(self, question: tuple[str | None, ...]) -> Any:
+        """Raises OSError or ValueError when it is gone."""
+        self._questions.write(json.dumps(question).encode() + b"\n")
+        self._questions.flush()
+        return json.loads(self._answers.readline())
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(BrokenPipeError), process:  # closes its input, and waits for it
+        pass
+
+
+_of_thread = threading.local()
+
+
+def _begin() -> None:
+    _of_thread.hasher = _Hasher()
+
+
+def _ask(*question: str | None) -> Any:
+    try:
+        return _of_thread.hasher.ask(question)
+    except (OSError, ValueError):  # gone, as a process can be; to hash once more does no harm
+        _begin()
+        return _of_thread.hasher.ask(question)
+
+
+@cache
+def _threads(hashers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(hashers, "argon2", _begin)
 
 
 _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
@@ -43,7 +81,7 @@ class Turns:
     """`hashers` at a time and one more that gets ready, at most `waiting` before the door, none of them for long."""
 
     def __init__(self, hashers: int, waiting: int) -> None:
-        self._threads = ThreadPoolExecutor(hashers, "argon2", _step_back)
+        self._threads = _threads(hashers)
         self._free = asyncio.Semaphore(hashers)
         self._inside = asyncio.Semaphore(hashers + 1)
         self._room = hashers + waiting
@@ -78,20 +116,13 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for a thread to be free; hold a place."""
+        """Waits for a hasher to be free; hold a place."""
         async with self._free:
             yield
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """In one of the threads; hold a turn."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _step_back() -> None:
-    """Hashing leaves the shop the first choice of the cores: on Linux a thread has a niceness of its own."""
-    if sys.platform == "linux":
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, own + NICER))
+    async def ask(self, *question: str | None) -> Any:
+        """What a function of the hasher answers, by its name and what it is given; hold a turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, int], Turns]] = WeakKeyDictionary()
@@ -116,32 +147,11 @@ async def hash_password(settings: Settings, password: str) -> str:
     """The argon2id string. Call it outside any transaction. Raises Busy."""
     queue = turns(settings)
     async with queue.place(), queue.turn():
-        return await queue.run(lambda: _ARGON2.hash(normal_password(password)))
+        return cast(str, await queue.ask("make", normal_password(password)))
 
 
 async def check(queue: Turns, password: str, password_hash: str | None) -> tuple[bool, str | None]:
     """Whether it is right, and a new hash where the one given was made at another cost than today's. Takes the same
     time where there is no account or no password. Hold a turn."""
-    return await queue.run(lambda: _check(password, password_hash))
-
-
-def _check(password: str, password_hash: str | None) -> tuple[bool, str | None]:
-    if not _matches(password, password_hash):
-        return False, None
-    stale = password_hash is not None and _ARGON2.check_needs_rehash(password_hash)
-    return True, _ARGON2.hash(normal_password(password)) if stale else None
-
-
-def _matches(password: str, password_hash: str | None) -> bool:
-    decoy = _decoy()
-    try:
-        matches = _ARGON2.verify(password_hash or decoy, normal_password(password))
-    except (VerificationError, InvalidHashError):
-        return False
-    return matches and password_hash is not None
-
-
-@cache
-def _decoy() -> str:
-    """A hash for addresses that have none, so that looking for them costs as much."""
-    return _ARGON2.hash("nobody has this password")
+    is_right, renewed = await queue.ask("check", normal_password(password), password_hash)
+    return is_right, renewed

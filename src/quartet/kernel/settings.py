@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     access_ttl: int = Field(900, ge=1, description="Seconds an access token lives.")
     refresh_ttl: int = Field(2_592_000, ge=60, description="Seconds a refresh token lives (30 days).")
-    password_hashers: int = Field(1, ge=1, description="Threads that hash passwords (argon2id, 37 ms CPU each).")
+    password_hashers: int = Field(1, ge=1, description="Processes that hash passwords (argon2id, 37 ms CPU each).")
     password_queue: int = Field(64, ge=1, description="Sign-ins that may wait for a hasher; past it 429.")
     order_hold_seconds: int = Field(900, ge=1, description="Seconds an unpaid order keeps its stock reserved.")
     product_cache_seconds: int = Field(900, ge=1, description="Bound of a cached product's age.")
