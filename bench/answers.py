@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -18,8 +19,11 @@ from bench.machine import Measured, cpu_seconds, measure, table
 from bench.running import RunningShop, free_port, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
 
+Call = Callable[[int], Coroutine[Any, Any, object]]
+
 CALLERS = 8
-CALLS, MISSES = 4000, 300
+CALLS, MISSES, ROUNDS = 12_000, 300, 7
+KEPT = (("a search", "/search?q=laptop"), ("as you type", "/search/suggest?q=lap"))
 # Asked before anything counts: at first a Java engine takes longer to compile what it runs than to run it.
 WARM = 3000
 TYPED_RATE = 50  # a second, by the clock
@@ -47,49 +51,94 @@ async def answers(distinct: Sequence[int]) -> str:
 
 
 async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
-    """One query that everybody asks, beside an answer of as many bytes with nothing behind it; and queries that nobody
-    has asked before."""
+    """Queries that nobody has asked before; then such as everybody asks, beside answers of as many bytes with nothing
+    behind them."""
     guest = Client(shop.url)
-    path = "/search?q=laptop"
-    _, body = await guest.request("GET", path)
     mongo = shop.mongo()
     words = iter(typed(await published(mongo), 2 * WARM + 20 * MISSES, seed=3))
     await mongo.close()
 
-    def asking(client: Client, path: str) -> Callable[[int], Coroutine[Any, Any, object]]:
-        return lambda _: client.request("GET", path)
-
-    def new(where: str) -> Callable[[int], Coroutine[Any, Any, object]]:
+    def new(where: str) -> Call:
         return lambda _: guest.request("GET", f"{where}?q={quote_plus(next(words))}")
 
     for where in ("/search", "/search/suggest"):
         await measure(where, new(where), calls=WARM, callers=CALLERS, processes={})
-    async with started(free_port(), len(body)) as (url, pid):
-        bare = Client(url)
-        floor = await measure(
-            f"a bare answer of {len(body):,} bytes", asking(bare, "/"), calls=CALLS, callers=CALLERS,
-            processes={"api": pid},
-        )  # fmt: skip
-        await bare.close()
-    runs = [floor]
+    runs = []
     for name, ask, calls in (
-        ("empty answer: GET /health/live", asking(guest, "/health/live"), CALLS),
-        ("a search that is kept ready", asking(guest, path), CALLS),
+        ("empty answer: GET /health/live", _asking(guest, "/health/live"), CALLS),
         ("a search that nobody asked before", new("/search"), MISSES),
-        ("as you type, kept ready", asking(guest, "/search/suggest?q=lap"), CALLS),
         ("as you type, what nobody typed before", new("/search/suggest"), MISSES),
     ):
         runs.append(await measure(name, ask, calls=calls, callers=CALLERS, processes=shop.pids))
     runs.append(await _by_the_clock(shop, "the same, so many a second", new("/search/suggest")))
+    kept = [await _in_turns(shop, guest, *known) for known in KEPT]
     await guest.close()
     note = (
         f"{CALLERS} callers, the last line by the clock, {TYPED_RATE} a second; {2 * WARM:,} others were asked before "
         "that nobody had asked. The load's own process is not counted."
     )
-    return f"### A search over HTTP\n\n{note}\n\n{table(runs, floor)}", {"kept": runs[2], "new": runs[3]}
+    told = f"### A search over HTTP\n\n{note}\n\n{table(runs)}\n\n{_kept(kept)}"
+    return told, {"kept": _middle(kept[0].kept), "new": runs[1]}
 
 
-async def _by_the_clock(shop: RunningShop, name: str, ask: Callable[[int], Coroutine[Any, Any, object]]) -> Measured:
+def _asking(client: Client, path: str) -> Call:
+    return lambda _: client.request("GET", path)
+
+
+@dataclass
+class Turns:
+    """A kept answer and a bare one of as many bytes, so many times by turns."""
+
+    name: str
+    size: int
+    bare: list[Measured] = field(default_factory=list)
+    kept: list[Measured] = field(default_factory=list)
+
+
+async def _in_turns(shop: RunningShop, guest: Client, name: str, path: str) -> Turns:
+    """By turns: how much a core does in a second changes within seconds here, and then changes both."""
+    _, body = await guest.request("GET", path)
+    turns = Turns(name, len(body))
+    async with started(free_port(), len(body)) as (url, pid):
+        bare = Client(url)
+        for calls in (WARM, *[CALLS] * ROUNDS):
+            one = await measure("bare", _asking(bare, "/"), calls=calls, callers=CALLERS, processes={"api": pid})
+            other = await measure(name, _asking(guest, path), calls=calls, callers=CALLERS, processes=shop.pids)
+            if calls == CALLS:
+                turns.bare.append(one)
+                turns.kept.append(other)
+        await bare.close()
+    return turns
+
+
+def _kept(found: Sequence[Turns]) -> str:
+    lines = [
+        "### Kept answers beside bare ones\n",
+        f"{ROUNDS} times {CALLS:,} of each by turns, {CALLERS} callers: CPU µs of the process that answers, the middle "
+        "one, the least and the most; and how many times the bare one's, turn by turn.\n",
+        "| kept ready | bytes | bare µs | kept µs | times: the middle | least | most | bare/s | kept/s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for turns in found:
+        ratios = sorted(k.cpu["api"] / b.cpu["api"] for k, b in zip(turns.kept, turns.bare, strict=True))
+        lines.append(
+            f"| {turns.name} | {turns.size:,} | {_spread(turns.bare)} | {_spread(turns.kept)} "
+            f"| **{median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} "
+            f"| {_middle(turns.bare).rate:,.0f} | {_middle(turns.kept).rate:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(runs: Sequence[Measured]) -> str:
+    spent = sorted(run.cpu["api"] for run in runs)
+    return f"{median(spent):.0f} ({spent[0]:.0f} to {spent[-1]:.0f})"
+
+
+def _middle(runs: Sequence[Measured]) -> Measured:
+    return sorted(runs, key=lambda run: run.cpu["api"])[len(runs) // 2]
+
+
+async def _by_the_clock(shop: RunningShop, name: str, ask: Call) -> Measured:
     """Timed from when each was due."""
     took: list[float] = []
 
