@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from quartet.kernel.settings import Settings
 # A turn that has not come by then is no use to anybody: the sign-in would be given up on its way.
 LONGEST_WAIT = 5.0
 BUSY_SECONDS = 3
+# For one answer: nobody waits for it any longer, and whatever has stopped that process may never end.
+PATIENCE = 15.0
 
 
 class Busy(TooManyRequests):
@@ -43,35 +46,40 @@ class _Hasher:
         finalize(self, _end, process)
 
     def ask(self, question: tuple[str | None, ...]) -> Any:
-        """Raises OSError or ValueError when it is gone."""
+        """Raises OSError or ValueError when it is gone or has stopped."""
         self._questions.write(json.dumps(question).encode() + b"\n")
         self._questions.flush()
+        answer = select.poll()
+        answer.register(self._answers, select.POLLIN)
+        if not answer.poll(PATIENCE * 1000):
+            raise TimeoutError
         return json.loads(self._answers.readline())
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     with suppress(BrokenPipeError), process:  # closes its input, and waits for it
-        pass
+        process.kill()  # one that has stopped would never see that
 
 
 _of_thread = threading.local()
 
 
-def _begin() -> None:
+def _begun() -> _Hasher:
     _of_thread.hasher = _Hasher()
+    return cast(_Hasher, _of_thread.hasher)
 
 
 def _ask(*question: str | None) -> Any:
+    hasher: _Hasher | None = getattr(_of_thread, "hasher", None)
     try:
-        return _of_thread.hasher.ask(question)
+        return (hasher or _begun()).ask(question)
     except (OSError, ValueError):  # gone, as a process can be; to hash once more does no harm
-        _begin()
-        return _of_thread.hasher.ask(question)
+        return _begun().ask(question)
 
 
 @cache
 def _threads(hashers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(hashers, "argon2", _begin)
+    return ThreadPoolExecutor(hashers, "argon2")
 
 
 _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
