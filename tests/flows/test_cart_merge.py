@@ -136,6 +136,23 @@ async def test_a_full_cart_takes_every_line_and_no_line_holds_more_than_it_may(
     assert await carts.lines(token) == {}
 
 
+async def test_a_cart_that_grew_past_its_bound_by_a_merge_is_ordered_whole(
+    client: httpx.AsyncClient, carts: Carts, till: Till
+) -> None:
+    mine, theirs = ({f"{whose}-{n}": 1 for n in range(cart.MOST_LINES)} for whose in ("MINE", "THEIRS"))
+    for sku in mine | theirs:
+        await till.stock(sku, 1)
+    await account(client, carts, **mine)
+    _, sent = await guest(carts, **theirs)
+    token = (await client.post("/sessions", json=WHO, headers=sent)).json()["accessToken"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    named = [{"sku": sku, "qty": qty} for sku, qty in (mine | theirs).items()]
+    assert (await client.post("/orders", json={"items": named}, headers=bearer)).status_code == 422
+    made = await client.post("/orders", headers=bearer)
+    assert made.status_code == 201, made.text
+    assert {line["sku"]: line["qty"] for line in made.json()["items"]} == mine | theirs
+
+
 async def test_with_redis_away_signing_in_succeeds_and_the_next_look_or_order_takes_the_cart_along(
     client: httpx.AsyncClient, app: FastAPI, shop: Shop, till: Till, carts: Carts
 ) -> None:
