@@ -5,9 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -15,6 +13,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 # OWASP's Password Storage Cheat Sheet: argon2id with 19 MiB, two passes, one lane.
 _ARGON2 = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
+# Hashing leaves the shop the first choice of the cores.
 NICER = 5
 
 
@@ -47,16 +46,8 @@ def _decoy() -> str:
     return make("nobody has this password")
 
 
-def _step_back() -> None:
-    """Leaves the shop the first choice of the cores. Linux shares them by session first, where it is told to, and then
-    a niceness counts within the session alone."""
-    os.nice(NICER)
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICER))
-
-
 def _serve() -> None:
-    _step_back()
+    os.nice(NICER)
     work: dict[str, Callable[..., object]] = {"make": make, "check": check}
     for line in sys.stdin.buffer:
         name, *given = json.loads(line)
