@@ -109,13 +109,26 @@ async def test_what_the_shop_does_not_sell_gets_into_no_cart(
     goods: None, shopper: httpx.AsyncClient, shop: Shop
 ) -> None:
     await catalog.create_product(shop, catalog.Draft("DRAFT-1", "Draft", "things", price_cents=100), actor="test")
-    async with shop.stores.pg.tx() as tx:
-        await inventory.put(tx, "SHELF-1", "In no catalog", 100, currency="GBP", actor="test", stock=5)
-    for sku in ("NOPE-1", "DRAFT-1", "SHELF-1", "SHIRT-003"):
+    await catalog.delete_product(shop, CABLE, if_match=None)
+    for sku in ("NOPE-1", "DRAFT-1", CABLE, "SHIRT-003"):
         for answer in (await _add(shopper, sku), await shopper.put(f"/cart/items/{sku}", json={"qty": 1})):
             assert answer.status_code == 404, sku
             assert answer.json()["errors"][0]["field"] == "sku"
     assert _held(await shopper.get("/cart")) == {}
+
+
+async def test_what_inventory_alone_has_is_sold_under_its_name_there(
+    goods: None, shopper: httpx.AsyncClient, shop: Shop
+) -> None:
+    async with shop.stores.pg.tx() as tx:
+        await inventory.put(tx, "SHELF-1", "In no catalog", 100, currency="GBP", actor="test", stock=5)
+    await _add(shopper, MOUSE)
+    added = await _add(shopper, "SHELF-1", 2)
+    assert added.status_code == 200
+    [line] = [line for line in added.json()["items"] if line["sku"] == "SHELF-1"]
+    assert (line["name"], line["slug"], line["image"]) == ("In no catalog", None, None)
+    assert (line["unitPriceCents"], line["lineTotalCents"], line["available"]) == (100, 200, 5)
+    assert (await shopper.get("/cart")).json() == added.json()
 
 
 async def test_bad_values_are_named_and_change_nothing(goods: None, shopper: httpx.AsyncClient) -> None:
@@ -169,7 +182,7 @@ async def test_what_is_no_longer_sold_stays_to_be_seen(goods: None, shopper: htt
     assert [lines[sku]["available"] for sku in (MOUSE, CABLE, "GONE-1")] == [10, 0, 0]
     gone = lines["GONE-1"]
     assert (gone["name"], gone["slug"], gone["image"], gone["lineTotalCents"]) == ("GONE-1", None, None, 0)
-    assert lines[CABLE]["slug"] is None
+    assert (lines[CABLE]["slug"], lines[CABLE]["name"]) == (None, "Cable")
     assert _held(await shopper.delete("/cart/items/GONE-1")) == {MOUSE: 2, CABLE: 1}
 
 

@@ -69,7 +69,8 @@ async def _sold(shop: Shop, owner: Owner, sku: str) -> _Goods:
     without asking again."""
     goods = await _goods(shop, [*await cart_lines(shop.stores.redis, owner), sku])
     cards = await catalog.cards(shop, [sku]) if goods.cards is None else goods.cards
-    if sku not in goods.items or sku not in cards:
+    # As an order does, it takes what inventory alone has, and nothing that the catalog keeps from being seen.
+    if sku not in goods.items or (sku not in cards and await catalog.hidden_skus(shop, [sku])):
         raise NotFound(
             f"the shop sells nothing as {sku}", errors=[{"field": "sku", "message": "is not sold in this shop"}]
         )
@@ -82,26 +83,26 @@ async def _priced(shop: Shop, lines: Mapping[str, int], goods: _Goods | None = N
     if goods is None or not lines.keys() <= goods.asked:  # another tab was quicker
         goods = await _goods(shop, lines)
     items = {sku: goods.items[sku] for sku in lines if sku in goods.items}
-    cards = goods.cards
+    cards = goods.cards or {}
+    bare = items.keys() - cards.keys() if goods.cards is not None else ()
+    hidden = await catalog.hidden_skus(shop, bare) if bare else ()
     currencies = {item.currency for item in items.values()}
     currency = shop.settings.currency if shop.settings.currency in currencies or not currencies else min(currencies)
-    return Cart([_line(sku, qty, items.get(sku), cards, currency) for sku, qty in lines.items()], currency)
+    shown = [
+        _line(sku, qty, items.get(sku), cards.get(sku), currency, is_hidden=sku in hidden) for sku, qty in lines.items()
+    ]
+    return Cart(shown, currency)
 
 
 def _line(
-    sku: str,
-    qty: int,
-    item: inventory.Item | None,
-    cards: Mapping[str, catalog.Card] | None,
-    currency: str,
+    sku: str, qty: int, item: inventory.Item | None, card: catalog.Card | None, currency: str, *, is_hidden: bool
 ) -> Line:
     """What is no longer sold, or is sold in another currency than the rest, can't be bought with it: 0 available."""
-    card = cards.get(sku) if cards is not None else None
     name = card.name if card else item.name if item else sku
     slug, image = (card.slug, card.image) if card else (None, None)
     if item is None or item.currency != currency:
         return Line(sku, qty, name, slug, image, 0, 0)
-    return Line(sku, qty, name, slug, image, item.unit_price_cents, item.available if card or cards is None else 0)
+    return Line(sku, qty, name, slug, image, item.unit_price_cents, 0 if is_hidden else item.available)
 
 
 async def _items(shop: Shop, skus: Iterable[str]) -> dict[str, inventory.Item]:
