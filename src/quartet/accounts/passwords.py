@@ -70,9 +70,9 @@ def _begun() -> _Hasher:
 
 
 def _ask(*question: str | None) -> Any:
-    hasher: _Hasher | None = getattr(_of_thread, "hasher", None)
+    own: _Hasher | None = getattr(_of_thread, "hasher", None)
     try:
-        return (hasher or _begun()).ask(question)
+        return (own or _begun()).ask(question)
     except (OSError, ValueError):  # gone, as a process can be; to hash once more does no harm
         return _begun().ask(question)
 

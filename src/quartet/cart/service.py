@@ -51,26 +51,32 @@ def _carts(shop: Shop) -> Carts:
 
 @dataclass(frozen=True)
 class _Goods:
-    """What is known of the SKUs asked for; `cards` is None while the catalog is away."""
+    """What is known of the SKUs asked for; `cards` is None while the catalog is away. `hidden`: what inventory has, and
+    the catalog keeps from being seen."""
 
     asked: frozenset[str]
     items: dict[str, inventory.Item]
     cards: dict[str, catalog.Card] | None
+    hidden: frozenset[str]
 
 
 async def _goods(shop: Shop, skus: Iterable[str]) -> _Goods:
     asked = frozenset(skus)
     items, cards = await asyncio.gather(_items(shop, asked), _cards(shop, asked))
-    return _Goods(asked, items, cards)
+    bare = items.keys() - cards.keys() if cards is not None else ()
+    hidden = await catalog.hidden_skus(shop, bare) if bare else ()
+    return _Goods(asked, items, cards, frozenset(hidden))
 
 
 async def _sold(shop: Shop, owner: Owner, sku: str) -> _Goods:
     """Raises NotFound for what is not sold. Asks for everything in the cart at once, so that it can be shown afterwards
     without asking again."""
     goods = await _goods(shop, [*await cart_lines(shop.stores.redis, owner), sku])
-    cards = await catalog.cards(shop, [sku]) if goods.cards is None else goods.cards
+    hidden = goods.hidden
+    if goods.cards is None and sku not in await catalog.cards(shop, [sku]):  # the catalog was only slow
+        hidden = frozenset(await catalog.hidden_skus(shop, [sku]))
     # As an order does, it takes what inventory alone has, and nothing that the catalog keeps from being seen.
-    if sku not in goods.items or (sku not in cards and await catalog.hidden_skus(shop, [sku])):
+    if sku not in goods.items or sku in hidden:
         raise NotFound(
             f"the shop sells nothing as {sku}", errors=[{"field": "sku", "message": "is not sold in this shop"}]
         )
@@ -84,12 +90,11 @@ async def _priced(shop: Shop, lines: Mapping[str, int], goods: _Goods | None = N
         goods = await _goods(shop, lines)
     items = {sku: goods.items[sku] for sku in lines if sku in goods.items}
     cards = goods.cards or {}
-    bare = items.keys() - cards.keys() if goods.cards is not None else ()
-    hidden = await catalog.hidden_skus(shop, bare) if bare else ()
     currencies = {item.currency for item in items.values()}
     currency = shop.settings.currency if shop.settings.currency in currencies or not currencies else min(currencies)
     shown = [
-        _line(sku, qty, items.get(sku), cards.get(sku), currency, is_hidden=sku in hidden) for sku, qty in lines.items()
+        _line(sku, qty, items.get(sku), cards.get(sku), currency, is_hidden=sku in goods.hidden)
+        for sku, qty in lines.items()
     ]
     return Cart(shown, currency)
 
