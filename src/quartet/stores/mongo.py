@@ -1,6 +1,7 @@
 """MongoDB by pymongo's asyncio client, narrowed to what behaves the same on every engine (docs/engines.md)."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, IndexModel, ReplaceOne, errors, monitoring
+from pymongo import AsyncMongoClient, IndexModel, ReplaceOne, errors, lock, monitoring
 from pymongo.asynchronous.collection import AsyncCollection
 
 from quartet.kernel.errors import StoreUnavailable
@@ -63,10 +64,22 @@ async def _called(guard: Guard, seconds: float | None = CALL_SECONDS, *, brief: 
                 yield
 
 
+async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """As asyncio's since Python 3.12: what is waited for runs in the waiting task."""
+    async with asyncio.timeout(seconds):
+        return await work
+
+
+if sys.version_info < (3, 12):
+    # The driver waits on a condition by asyncio's, which before 3.12 made a task of it. Whoever was cancelled just when
+    # that wait had run out went without it; then it took the driver's lock with nobody to give it back, no call of this
+    # process was answered any more, and it did not even end.
+    lock.wait_for = _wait_for  # type: ignore[assignment,attr-defined]
+
+
 async def _apart(work: Coroutine[Any, Any, T]) -> T:
-    """What the driver answers, waited for beside it. Whoever gives up goes at once, and the driver is told once: a task
-    that is cancelled again while it is on its way out (a breaker opens, and the loop that called ends with it) leaves
-    the driver's lock taken for good on Python 3.11, and then no call of this process is ever answered."""
+    """What the driver answers, waited for beside it: whoever gives up goes at once, and the driver is told once. It may
+    take long to go, and on Python 3.11 overhears that it should when an answer comes at that moment."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
