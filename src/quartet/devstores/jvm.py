@@ -140,7 +140,8 @@ async def _run(
     try:
         while True:
             with suppress(TimeoutError):
-                return await asyncio.wait_for(child.wait(), 0.5), child
+                async with asyncio.timeout(0.5):
+                    return await child.wait(), child
             watch(child)
     finally:
         await child.stop()

@@ -131,7 +131,8 @@ class Child:
         if self.alive:
             self._process.send_signal(self._stop_signal)
             try:
-                await asyncio.wait_for(self._over.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._over.wait()
             except TimeoutError:
                 with suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)

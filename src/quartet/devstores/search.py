@@ -250,7 +250,8 @@ async def _get(port: int, path: str = "/") -> dict[str, Any]:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n\r\n".encode())
-        head, _, body = (await asyncio.wait_for(reader.read(), 5.0)).partition(b"\r\n\r\n")
+        async with asyncio.timeout(5.0):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     finally:
         writer.close()
     if b" 200 " not in head.split(b"\r\n", 1)[0]:

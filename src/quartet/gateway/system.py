@@ -85,7 +85,8 @@ async def ready(shop: ShopDep) -> Response:
 async def _ping(store: Any) -> StoreHealth:
     started = time.perf_counter()
     try:
-        version = await asyncio.wait_for(store.ping(), PING_SECONDS)
+        async with asyncio.timeout(PING_SECONDS):
+            version = await store.ping()
     except Exception as error:  # whatever it is, the store is of no use now
         reason = error.detail if isinstance(error, Problem) else type(error).__name__
         guard = store.guard

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from quartet.kernel.errors import Conflict
+from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.search import query, words
@@ -286,10 +286,13 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
 
 
 async def _finds(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, shelves: Shelves) -> bool:
-    """Whether anything has these words as they are and passes the filters."""
+    """Whether anything has these words as they are and passes the filters, as far as the engine says."""
     one = replace(wanted, page=1, size=1, facets=False, explain=False)
     told, reading = Told(shelves=shelves), Reading.of(settings)
-    found = await search.search(settings.search_alias, query.body(one, Tier.EXACT, now, reading, told))
+    try:
+        found = await search.search(settings.search_alias, query.body(one, Tier.EXACT, now, reading, told))
+    except StoreUnavailable:  # gone since it answered what was asked, which is what counts
+        return False
     return bool(found["hits"]["total"]["value"])
 
 

@@ -139,7 +139,8 @@ async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) ->
 async def _gather(shop: Shop, gathered: Gathered) -> None:
     """Until there is a batch: whatever is told within a moment of the first news."""
     try:
-        await asyncio.wait_for(gathered.news.wait(), SAVE_SECONDS)
+        async with asyncio.timeout(SAVE_SECONDS):
+            await gathered.news.wait()
         if len(gathered.ids) < shop.settings.sync_batch:
             ours = may_be_ours(shop, gathered.ids.keys())
             await asyncio.sleep(ECHO_SECONDS if ours else shop.settings.sync_gather_seconds)

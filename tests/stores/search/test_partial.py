@@ -65,3 +65,30 @@ async def test_a_shopper_is_given_a_part_and_told_so(shelf: Settings, hurt: Sear
     found = await search.find(hurt, shelf, Wanted(), NOW)
     assert found.hits
     assert found.partial
+
+
+class GoesAway(SearchEngine):
+    """Answers so many searches and no more."""
+
+    answers = 100
+
+    async def search(self, index: str, body: dict[str, Any]) -> Any:
+        if self.answers == 0:
+            raise StoreUnavailable("search")
+        self.answers -= 1
+        return await super().search(index, body)
+
+
+@pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
+async def test_what_was_found_is_given_though_the_engine_is_gone_before_a_spelling_is_looked_up(
+    engine: SearchEngine, shelf: Settings, engine_url: str
+) -> None:
+    wanted = Wanted(q="wireles headphnes")
+    leaving = GoesAway(engine_url)
+    whole = await search.find(leaving, shelf, wanted, NOW)
+    assert whole.did_you_mean == ["wireless headphones"]
+    leaving.answers = GoesAway.answers - leaving.answers - 1
+    found = await search.find(leaving, shelf, wanted, NOW)
+    await leaving.close()
+    assert [hit["_id"] for hit in found.hits] == [hit["_id"] for hit in whole.hits]
+    assert found.did_you_mean == []
