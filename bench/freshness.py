@@ -19,7 +19,7 @@ from urllib.parse import quote
 import psutil
 
 from bench.client import Client, by_the_clock
-from bench.machine import compiler_seconds, cpu_seconds
+from bench.machine import compiler_seconds, cpu_seconds, held_still
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from quartet import inventory, search
 from quartet.cli import open_shop
@@ -290,14 +290,8 @@ async def _kill(pid: int) -> None:
 
 
 async def _pause(pid: int) -> None:
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    for process in family:
-        process.suspend()
-    try:
+    with held_still(pid):
         await asyncio.sleep(PAUSED_SECONDS)
-    finally:
-        for process in family:
-            process.resume()
 
 
 async def _burst(changes: Changes) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import platform
+import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,23 @@ def compiler_seconds(pid: int) -> float:
             if "CompilerThre" in Path(f"/proc/{pid}/task/{task.id}/comm").read_text():
                 total += task.user_time + task.system_time
     return total
+
+
+@contextmanager
+def held_still(pid: int) -> Iterator[None]:
+    """A process and its children keep what they have and do nothing meanwhile."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    _tell(family, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _tell(family, signal.SIGCONT)
+
+
+def _tell(family: Sequence[psutil.Process], what: signal.Signals) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # a server's helpers come and go
+            process.send_signal(what)
 
 
 def cpu_seconds(pid: int) -> float:

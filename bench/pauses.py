@@ -3,13 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-import psutil
-
 from bench.client import Client, by_the_clock
+from bench.machine import held_still
 from bench.running import RunningShop, running_shop, settled
 
 SECONDS = 5.0
@@ -87,7 +86,7 @@ async def _pause(
         async with _asking(clients, seen, stopped):
             # At no certain place among the requests, else it is always the same that is under way.
             await asyncio.sleep(SECONDS + random.random() / RATE * len(names))
-            with _stopped(shop.pids[store]):
+            with held_still(shop.pids[store]):
                 stopped.append(time.perf_counter())
                 # Somebody who needs it, so that the shop comes to know.
                 victim = asyncio.create_task(_answered(clients, needing))
@@ -108,19 +107,6 @@ async def _answered(clients: dict[str, Client], name: str) -> bool:
         _, body = await clients[who].request("GET", path)
         return b'"degraded":true' not in body
     return False
-
-
-@contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    parent = psutil.Process(pid)
-    family = [parent, *parent.children(recursive=True)]
-    for process in family:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in family:
-            process.resume()
 
 
 @asynccontextmanager

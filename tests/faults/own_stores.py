@@ -1,8 +1,9 @@
 """Four stores of one's own, to be killed and frozen by process id."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,20 +39,17 @@ class OwnStores:
     async def kill(self, name: str) -> None:
         """As a power cut does: the server and whatever it started."""
         running = self._running.pop(name)
-        for process in self._family(running.server.pid):
-            process.kill()
+        _tell(running, signal.SIGKILL)
         await running.child.wait()
 
     def freeze(self, name: str) -> None:
         """It keeps its connections and says nothing any more."""
-        for process in self._family(self._running[name].server.pid):
-            process.suspend()
+        _tell(self._running[name], signal.SIGSTOP)
         self._frozen.add(name)
 
     def thaw(self, name: str) -> None:
         """It goes on."""
-        for process in self._family(self._running[name].server.pid):
-            process.resume()
+        _tell(self._running[name], signal.SIGCONT)
         self._frozen.discard(name)
 
     async def mend(self) -> None:
@@ -67,10 +65,13 @@ class OwnStores:
         await asyncio.gather(*(running.stop() for running in self._running.values()))
         await asyncio.to_thread(postgres.discard, self._place)
 
-    @staticmethod
-    def _family(pid: int) -> list[psutil.Process]:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
+
+def _tell(running: Running, what: signal.Signals) -> None:
+    """The server and whatever it started."""
+    server = psutil.Process(running.server.pid)
+    for process in (server, *server.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # PostgreSQL's helpers come and go
+            process.send_signal(what)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,16 +177,14 @@ async def test_while_the_replica_is_away_the_primary_tells(till: Till, pair: Pai
 async def test_a_replica_that_hangs_holds_no_report_for_long(till: Till, pair: Pair) -> None:
     """All its processes stop, so that neither it nor what it has open answers."""
     family = _processes(pair)
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
+    _tell(family, signal.SIGSTOP)
     try:
         await till.sell()
         async with asyncio.timeout(PATIENCE):
             told = await asyncio.gather(*(till.report() for _ in range(20)))
         assert {units for units, _ in told} == {2}
     finally:
-        for pid in family:
-            os.kill(pid, signal.SIGCONT)
+        _tell(family, signal.SIGCONT)
     await till.until_at_replica()
 
 
@@ -211,9 +209,15 @@ async def test_the_shops_own_role_may_ask_of_when_it_is(till: Till, settings: Se
     await connection.close()
 
 
-def _processes(pair: Pair) -> list[int]:
+def _processes(pair: Pair) -> list[psutil.Process]:
     postmaster = psutil.Process(pair.replica.server.pid)
-    return [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+def _tell(family: list[psutil.Process], what: signal.Signals) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # some of its helpers come and go
+            process.send_signal(what)
 
 
 @asynccontextmanager
