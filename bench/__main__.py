@@ -31,7 +31,9 @@ NAMES = (
 async def main() -> None:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=[*NAMES, []], help="default: all")
+    parser.add_argument(
+        "which", nargs="*", metavar="name", choices=[*NAMES, []], help=f"of {', '.join(NAMES)}; default: all"
+    )
     parser.add_argument("--rebuilt", type=int, default=100_000, help="products of the index that is built anew")
     parser.add_argument(
         "--by-sums-only", action="store_true", help="of a new index: only how one wrong product among all is found"
@@ -39,9 +41,7 @@ async def main() -> None:
     parser.add_argument("--calls", type=int, default=2000, help="calls of a cheap request")
     parser.add_argument("--orders", type=int, default=300, help="purchases for each number of buyers")
     parser.add_argument("--buyers", type=int, nargs="+", default=BUYERS, help="how many buy at once")
-    parser.add_argument(
-        "--scenarios", nargs="+", default=(), choices=[*SCENARIOS, []], help="what they buy; default: all"
-    )
+    parser.add_argument("--scenarios", nargs="+", default=(), choices=SCENARIOS, help="what they buy; default: all")
     parser.add_argument("--products", type=int, nargs="+", default=(20_000, 100_000), help="how many are searched")
     parser.add_argument(
         "--queries", type=int, nargs="+", default=(1000, 10_000, 100_000), help="distinct ones that are asked"
