@@ -152,6 +152,15 @@ async def test_unknown_skus_are_named(shopper: httpx.AsyncClient, till: Till) ->
     assert answer.json()["skus"] == ["NO-1", "NO-2"]
 
 
+async def test_what_cannot_be_a_sku_is_an_unknown_one(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 1)
+    odd = [" MUG", "MUG/1", "__nope__", "x" * 200, "~canary", "Täßchen"]
+    answer = await shopper.post("/orders", json={"items": [{"sku": sku, "qty": 1} for sku in (*odd, "MUG")]})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-sku")
+    assert sorted(answer.json()["skus"]) == sorted(odd)
+    assert await till.shelf("MUG") == (1, 0)
+
+
 async def test_a_quantity_that_is_none_is_refused_by_name(shopper: httpx.AsyncClient, till: Till) -> None:
     await till.stock("MUG", 5)
     for qty in (0, -1, 10**9, 1.5, "2", True, None, {"$gt": ""}, [1], 10**30):

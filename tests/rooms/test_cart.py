@@ -110,10 +110,11 @@ async def test_what_the_shop_does_not_sell_gets_into_no_cart(
 ) -> None:
     await catalog.create_product(shop, catalog.Draft("DRAFT-1", "Draft", "things", price_cents=100), actor="test")
     await catalog.delete_product(shop, CABLE, if_match=None)
-    for sku in ("NOPE-1", "DRAFT-1", CABLE, "SHIRT-003"):
+    for sku in ("NOPE-1", "DRAFT-1", CABLE, "SHIRT-003", "__nope__", "mäuschen", f" {MOUSE}", "💥", ":id", "x" * 200):
         for answer in (await _add(shopper, sku), await shopper.put(f"/cart/items/{sku}", json={"qty": 1})):
             assert answer.status_code == 404, sku
             assert answer.json()["errors"][0]["field"] == "sku"
+        assert _held(await shopper.delete(f"/cart/items/{sku}")) == {}
     assert _held(await shopper.get("/cart")) == {}
 
 
@@ -141,7 +142,7 @@ async def test_bad_values_are_named_and_change_nothing(goods: None, shopper: htt
         answer = await shopper.put(f"/cart/items/{MOUSE}", json={"qty": qty})
         assert answer.status_code == 422, qty
         assert answer.json()["errors"][0]["field"] == "qty"
-    for sku in ("", " ", 1, None, {"$gt": ""}, ["x"], "x" * 65, "a\0b", "*", "a/b", "💥", ":id"):
+    for sku in ("", 1, None, {"$gt": ""}, ["x"], "x" * 201, "a\0b"):
         answer = await _add(shopper, sku)
         assert answer.status_code == 422, sku
         assert answer.json()["errors"][0]["field"] == "sku"

@@ -12,7 +12,7 @@ from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, n
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Anyone, ShopDep
-from quartet.web.shapes import Body, Qty, Shape, Sku
+from quartet.web.shapes import AnySku, Body, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
 
@@ -43,7 +43,7 @@ class CartShape(Shape):
 
 
 class NewItem(Body):
-    sku: Sku
+    sku: AnySku
     qty: Qty
 
 
@@ -69,7 +69,7 @@ async def _owner(
 
 
 CartOf = Annotated[Owner, Depends(_owner)]
-SkuPath = Annotated[Sku, PathParameter(description="As in the cart.")]
+SkuPath = Annotated[AnySku, PathParameter(description="As in the cart.")]
 
 
 def _key(owner: Owner) -> dict[str, str]:

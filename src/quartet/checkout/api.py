@@ -46,7 +46,7 @@ from quartet.payments import (
 from quartet.web.answers import problems
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
-from quartet.web.shapes import Body, Bool, Int, JsonObject, Qty, Sku, Str, text, words
+from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, Qty, Str, text, words
 
 router = APIRouter(tags=["checkout"])
 
@@ -62,14 +62,14 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class NewLine(Body):
-    sku: Sku
+    sku: AnySku
     qty: Qty
 
 
 class FoundBy(Body):
     """Which search a line of the order came from; an id that is none of ours is ignored."""
 
-    sku: Sku
+    sku: AnySku
     search_id: Annotated[Str, Field(max_length=200, json_schema_extra={"format": "uuid"})]
 
 
