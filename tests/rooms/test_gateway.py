@@ -135,6 +135,15 @@ async def test_past_the_limit_one_waits(settings: Settings) -> None:
     assert answers[5].json()["type"] == "/problems/too-many-requests"
 
 
+async def test_who_sends_bad_tokens_waits_as_everybody_does(settings: Settings) -> None:
+    async with _shop(settings.model_copy(update={"limit_browse": 2})) as client:
+        bad = {"Authorization": "Bearer x"}
+        answers = [await client.get("/users/me", headers=bad) for _ in range(3)]
+    assert [a.status_code for a in answers] == [401, 401, 429]
+    assert [a.headers["RateLimit-Remaining"] for a in answers] == ["1", "0", "0"]
+    assert int(answers[2].headers["Retry-After"]) >= 1
+
+
 async def test_many_at_once_get_no_more_than_the_limit(settings: Settings) -> None:
     async with _shop(settings.model_copy(update={"limit_browse": 20})) as client:
         answers = await asyncio.gather(*(client.get("/products") for _ in range(60)))

@@ -25,6 +25,7 @@ from quartet.kernel.errors import (
     TimedOut,
     TooLarge,
     TooManyRequests,
+    Unauthenticated,
     Unexpected,
     UnsupportedMediaType,
     invalid,
@@ -158,6 +159,12 @@ class Gateway:
         check_scope(scope["principal"], scope["method"], scope["path"])
         return None if isinstance(taken, Gone) else taken
 
+    async def count_guest(self, scope: Scope) -> Taken | None:
+        """Whoever's token is not good asks as often as a guest may: else guessing would be free."""
+        taken = await self._limiter.check(scope["method"], scope["path"], None, scope["address"])
+        assert not isinstance(taken, Gone)
+        return taken
+
     def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
         """The last address a trusted proxy saw, else the peer's. Some proxies add to the client's line, some add one of
         their own below it."""
@@ -259,7 +266,14 @@ class _Request:
             await self._admit(receive)
 
     async def _admit(self, receive: Receive) -> None:
-        self.taken = await self.gateway.admit(self.scope, self.headers)
+        try:
+            self.taken = await self.gateway.admit(self.scope, self.headers)
+        except Unauthenticated:
+            if "principal" in self.scope:  # a good token, of a session that has ended
+                raise
+            self.taken = await self.gateway.count_guest(self.scope)
+            if self.taken is None or self.taken.allowed:
+                raise
         if self.taken is not None and not self.taken.allowed:
             raise TooManyRequests(retry_after=self.taken.reset)
         if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
