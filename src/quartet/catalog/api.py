@@ -251,7 +251,7 @@ async def get_product(
     }
     if page.age is not None:
         headers["Age"] = str(page.age)
-    if has_tag(request.headers.get("if-none-match"), page.etag):
+    if has_tag(request.headers, page.etag):
         return Response(status_code=304, headers=headers)
     return Response(page.body, headers=headers, media_type=JSON)
 

@@ -7,6 +7,7 @@ import orjson
 from fastapi import Response
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
+from starlette.datastructures import Headers
 
 from quartet.kernel.errors import Problem
 from quartet.web.shapes import ProblemShape
@@ -47,11 +48,10 @@ def nothing() -> Response:
     return Response(status_code=204)
 
 
-def has_tag(header: str | None, tag: str) -> bool:
-    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly)."""
-    if header is None:
-        return False
-    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
+def has_tag(headers: Headers, tag: str) -> bool:
+    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly). Several lines of it are one list."""
+    given = [each.strip() for line in headers.getlist("if-none-match") for each in line.split(",")]
+    return given == ["*"] or tag in (each.removeprefix("W/") for each in given)
 
 
 def problem_response(problem: Problem, instance: str = "") -> Response:
