@@ -230,6 +230,7 @@ async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClie
         ("revenue?to=0001-01-01T00:00:00%2B14:00", "to"),
         ("revenue?from=%00", "from"),
         ("revenue?from=2011-02-01&to=2011-01-01", "to"),
+        ("revenue?from=2011-02-01&to=2011-01-31", "to"),
         ("revenue?groupBy=hour", "groupBy"),
         ("revenue?currency=pounds", "currency"),
         ("revenue?limit=0", "limit"),

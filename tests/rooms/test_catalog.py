@@ -553,6 +553,7 @@ BAD: list[tuple[Json, str]] = [
     ({"tags": ["x"] * 51}, "tags"),
     ({"publishedAt": 5}, "publishedAt"),
     ({"publishedAt": "yesterday"}, "publishedAt"),
+    ({"publishedAt": "1577836800"}, "publishedAt"),
     ({"publishedAt": "2026-01-31T12:00:00"}, "publishedAt"),
     ({"publishedAt": "0001-01-01T00:00:00+14:00"}, "publishedAt"),
     ({"publishedAt": "9999-12-31T23:59:59-14:00"}, "publishedAt"),

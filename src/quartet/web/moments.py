@@ -9,6 +9,8 @@ from fastapi import Query
 from quartet.kernel.errors import invalid
 
 _SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python reads many more ways to write a day
+_DATED = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_A_DAY = len("2011-01-31")
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _Moment = Annotated[str | None, Query(max_length=40, examples=["2011-01-31", "2011-01-31T12:00:00Z"])]
@@ -20,14 +22,15 @@ def span(start: str | None, end: str | None) -> tuple[datetime, datetime]:
     """From the first moment to before the second, each as far as it goes where it is left out. A day without a time is
     whole, so `to` includes it. Raises Invalid naming `from` or `to`."""
     since, before = _moment("from", start, _EARLIEST), _moment("to", end, _LATEST, whole_day=timedelta(days=1))
-    if before < since:
+    # The day before `from` ends just where that begins: nothing is in between, and nobody means it.
+    if before < since or (before == since and end is not None and len(end) == _A_DAY):
         raise invalid("to", "must not be before `from`")
     return since, before
 
 
 def text_only(value: Any) -> Any:
-    """Before a moment in a body is read: a number is none."""
-    if value is not None and not isinstance(value, str):
+    """Before a moment in a body is read: a number is none, nor are digits, which pydantic would read as seconds."""
+    if value is not None and not (isinstance(value, str) and _DATED.match(value)):
         raise ValueError("must be a text such as 2026-01-31T12:00:00Z")
     return value
 
@@ -47,7 +50,7 @@ def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timede
     try:
         if not _SHAPED.match(text):
             raise ValueError(text)
-        if len(text) == len("2011-01-31"):
+        if len(text) == _A_DAY:
             return _within(datetime.combine(date.fromisoformat(text), time(), UTC)) + whole_day
         moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + arrives as a space
         return _within(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
