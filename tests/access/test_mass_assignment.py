@@ -21,9 +21,10 @@ async def test_no_column_is_written_by_naming_it(floor: Floor) -> None:
     names = await _names(floor)
     assert {"passwordHash", "password_hash", "refundedCents", "ratingsBefore", "roles", "isAdmin"} <= names
     document = floor.app.openapi()
+    order_id = (await floor.payment())["orderId"]
     things = {
-        "sku": await floor.product(), "slug": await floor.category(), "token": "spent",
-        "id": (await floor.payment())["orderId"],
+        "sku": await floor.product(), "slug": await floor.category(), "token": "spent", "id": order_id,
+        "deliveryId": order_id,
     }  # fmt: skip
     before, asked, faults = await _everything(floor), 0, []
     for method, path, schema in _bodies(document):

@@ -189,6 +189,20 @@ async def test_an_order_that_is_none_is_refused_by_name(shopper: httpx.AsyncClie
         assert answer.json()["errors"][0]["field"].startswith(field)
 
 
+async def test_a_field_is_refused_where_none_is_taken(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    await till.stock("MUG", 5)
+    made = (await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]})).json()
+    for step, body in (("cancel", {"reason": "too late"}), ("ship", {"carrier": "post"}), ("deliver", {"at": "noon"})):
+        path = f"/orders/{made['id']}/{step}"
+        answer = await staff.post(path, json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, next(iter(body)))
+        assert (await client.post(path, json=body)).status_code == 401
+    assert (await look(shopper, made["id"]))["status"] == "pending"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel", json={})).json()["status"] == "cancelled"
+
+
 async def test_a_payment_that_is_none_is_refused_by_name(shopper: httpx.AsyncClient) -> None:
     changes: list[tuple[dict[str, object], str]] = [
         ({"orderId": "1"}, "orderId"),

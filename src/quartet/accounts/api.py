@@ -30,7 +30,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, TooManyRe
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, Shop, ShopDep, Signed
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Bool, Shape, Str, one_line, text
+from quartet.web.shapes import Body, Bool, NoBody, Shape, Str, one_line, text
 
 router = APIRouter(tags=["accounts"])
 log = structlog.get_logger("quartet.accounts")
@@ -320,7 +320,7 @@ async def reset_password(shop: ShopDep, token: MailedToken, body: NewPassword) -
     response_class=Response,
     responses=problems(Unauthenticated, TooManyRequests, StoreUnavailable),
 )
-async def ask_verification(shop: ShopDep, principal: Signed) -> Response:
+async def ask_verification(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
     """Sends the link that proves your address again, if it is not proved yet; ten times an hour at most."""
     await service.ask_verification(shop, principal)
     return Response(status_code=202)
@@ -329,7 +329,7 @@ async def ask_verification(shop: ShopDep, principal: Signed) -> Response:
 @router.post(
     "/email-verifications/{token}", status_code=204, responses=problems(VerificationGone, EmailTaken, StoreUnavailable)
 )
-async def verify_email(shop: ShopDep, token: MailedToken) -> Response:
+async def verify_email(shop: ShopDep, token: MailedToken, _: NoBody = None) -> Response:
     """Proves an address by the token of the link. Where the address is a new one, it is the account's from now on."""
     await service.verify_email(shop, token)
     return nothing()

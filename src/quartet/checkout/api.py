@@ -46,7 +46,7 @@ from quartet.payments import (
 from quartet.web.answers import problems
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
-from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, Qty, Str, text, words
+from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty, Str, text, words
 
 router = APIRouter(tags=["checkout"])
 
@@ -139,7 +139,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
     responses=problems(NotFound, InvalidTransition, *_ALWAYS),
 )
 async def cancel_order(
-    shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey
+    shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
     """Cancels what has not been sent. The stock is free again, and what was paid goes back."""
     return await service.cancel(shop, providers, visitor, order_id, key)
@@ -193,7 +193,7 @@ async def post_payment(  # noqa: PLR0917
     responses=problems(NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
 )
 async def capture_payment(
-    shop: ShopDep, providers: ProvidersDep, principal: Staff, payment_id: PathId, key: IdempotencyKey
+    shop: ShopDep, providers: ProvidersDep, principal: Staff, payment_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
     """Takes what is held: the order can be shipped. Still `authorized` when the provider has not said so yet."""
     return await service.capture(shop, providers, principal, payment_id, key)
@@ -204,7 +204,9 @@ async def capture_payment(
     response_model=PaymentShape,
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
-async def refresh_payment(shop: ShopDep, providers: ProvidersDep, visitor: Buying, payment_id: PathId) -> Response:
+async def refresh_payment(
+    shop: ShopDep, providers: ProvidersDep, visitor: Buying, payment_id: PathId, _: NoBody = None
+) -> Response:
     """Asks the provider how an open payment stands: for a buyer who is back from its page."""
     return await service.refresh(shop, providers, visitor, payment_id)
 

@@ -13,7 +13,7 @@ from quartet.kernel.errors import Conflict, Forbidden, Invalid, NotFound, StoreU
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Staff
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import MAX_BIGINT, Body, Bool, Shape, text
+from quartet.web.shapes import MAX_BIGINT, Body, Bool, NoBody, Shape, text
 
 router = APIRouter(prefix="/webhook-endpoints", tags=["webhooks"])
 
@@ -153,7 +153,7 @@ async def remove(shop: ShopDep, principal: Staff, endpoint_id: PathId) -> Respon
 
 
 @router.post("/{id}/rotate-secret", response_model=EndpointWithSecret, responses=problems(NotFound, *_ALWAYS))
-async def rotate(shop: ShopDep, principal: Staff, endpoint_id: PathId) -> Response:
+async def rotate(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
     """A new secret, shown this once; for 24 hours the one before signs as well."""
     endpoint, secret = await service.rotate(shop, principal, endpoint_id)
     return answer(_with_secret(shop, endpoint, secret))
@@ -162,7 +162,7 @@ async def rotate(shop: ShopDep, principal: Staff, endpoint_id: PathId) -> Respon
 @router.post(
     "/{id}/test", status_code=202, response_model=DeliveryShape, responses=problems(NotFound, Conflict, *_ALWAYS)
 )
-async def test(shop: ShopDep, principal: Staff, endpoint_id: PathId) -> Response:
+async def test(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
     """Sends an event `webhook.test`, to see whether it arrives."""
     return answer(_delivery(await service.test(shop, principal, endpoint_id)), 202)
 
@@ -193,6 +193,8 @@ async def list_deliveries(
     response_model=DeliveryShape,
     responses=problems(NotFound, Conflict, *_ALWAYS),
 )
-async def redeliver(shop: ShopDep, principal: Staff, endpoint_id: PathId, delivery_id: DeliveryId) -> Response:
+async def redeliver(
+    shop: ShopDep, principal: Staff, endpoint_id: PathId, delivery_id: DeliveryId, _: NoBody = None
+) -> Response:
     """Sends it once more under the same id, delivered before or not."""
     return answer(_delivery(await service.redeliver(shop, principal, endpoint_id, delivery_id)), 202)

@@ -11,7 +11,7 @@ from quartet.leaderboard import service
 from quartet.leaderboard.model import Period
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import Admin, ShopDep, Signed, Staff
-from quartet.web.shapes import Body, Shape, text
+from quartet.web.shapes import Body, NoBody, Shape, text
 
 router = APIRouter(prefix="/leaderboard", tags=["leaderboard"])
 
@@ -82,7 +82,7 @@ class Rebuilt(Shape):
 
 
 @router.post("/rebuild", response_model=Rebuilt, responses=problems(Unauthenticated, Forbidden, StoreUnavailable))
-async def rebuild(shop: ShopDep, principal: Admin) -> Response:
+async def rebuild(shop: ShopDep, principal: Admin, _: NoBody = None) -> Response:
     """Makes today's and this week's board anew from orders and from what staff gave, while both stay in use."""
     return answer(Rebuilt.model_validate(await service.rebuild(shop, actor=principal.actor)))
 

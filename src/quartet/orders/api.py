@@ -26,7 +26,7 @@ from quartet.web.answers import answer, problems
 from quartet.web.dependencies import Buying, PathId, Principal, Shop, ShopDep, Signed, Staff
 from quartet.web.idempotency import IdempotencyKey, RequestKey
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Shape
+from quartet.web.shapes import NoBody, Shape
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 
@@ -83,7 +83,7 @@ async def list_orders(  # noqa: PLR0917
 
 
 @router.post("/claim", response_model=Claimed, responses=problems(EmailNotVerified, *_ALWAYS))
-async def claim_orders(shop: ShopDep, principal: Signed) -> Response:
+async def claim_orders(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
     """What a guest ordered with the account's address, which has been proved, becomes the account's."""
     async with shop.stores.pg.tx() as tx:
         email = await accounts.proven_email(tx, principal.user_id)
@@ -107,7 +107,9 @@ async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Respons
     response_model=OrderShape,
     responses=problems(NotFound, InvalidTransition, PaymentNotCaptured, Forbidden, *_KEYED),
 )
-async def ship_order(shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey) -> Response:
+async def ship_order(
+    shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None
+) -> Response:
     """A confirmed order is on its way; its payment has been captured."""
     return await _step(shop, principal, order_id, key, store.ship, "order.ship")
 
@@ -117,7 +119,9 @@ async def ship_order(shop: ShopDep, principal: Staff, order_id: PathId, key: Ide
     response_model=OrderShape,
     responses=problems(NotFound, InvalidTransition, Forbidden, *_KEYED),
 )
-async def deliver_order(shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey) -> Response:
+async def deliver_order(
+    shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None
+) -> Response:
     """A shipped order has arrived."""
     return await _step(shop, principal, order_id, key, store.deliver, "order.deliver")
 

@@ -10,7 +10,7 @@ from quartet.sync import service
 from quartet.sync.reindex import ask
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, ShopDep, Staff
-from quartet.web.shapes import MAX_BIGINT, Shape
+from quartet.web.shapes import MAX_BIGINT, NoBody, Shape
 
 router = APIRouter(tags=["sync"])
 
@@ -118,14 +118,14 @@ async def show(shop: ShopDep, _staff: Staff) -> Response:
 
 
 @router.post("/sync/reindex", status_code=202, response_model=RebuildShape, responses=_REFUSALS)
-async def rebuild(shop: ShopDep, admin: Admin) -> Response:
+async def rebuild(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
     """Asks the worker for a new search index beside the live one; while one is being built, that one is answered."""
     asked = await ask(shop, f"asked for by {admin.actor}", admin.actor)
     return answer(RebuildShape.model_validate(asked), 202)
 
 
 @router.post("/sync/dead-letters/replay", response_model=ReplayedShape, responses=_REFUSALS)
-async def replay(shop: ShopDep, admin: Admin) -> Response:
+async def replay(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
     """Tries what could not be carried once more."""
     return answer(ReplayedShape(replayed=await service.replay_dead_letters(shop, admin.actor)))
 

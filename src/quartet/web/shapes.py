@@ -21,6 +21,13 @@ class Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid")
 
 
+class Nothing(Body):
+    """For calls that take no fields: one that is sent is refused, lest anybody believe it was heeded."""
+
+
+NoBody = Nothing | None
+
+
 def _storable(value: Any) -> Any:
     """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100), and numbers that no store
     takes."""
