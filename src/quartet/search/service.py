@@ -30,8 +30,9 @@ DEEPEST_LISTED = 1000
 _SORTS = {"relevance": "-rating", "-rating": "-rating", "price": "price", "-price": "-price", "-newest": "newest"}
 _ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
 NOTHING_SAID = Said()
-# Of one client's searches that wait for the engine; past it 429.
-MOST_WAITING = 16
+# Of one client's searches that wait for the engine; past it 429. As many as clients commonly keep connections, so that
+# who is within the limit of searches a minute is not refused for asking them together; waiting keeps nobody else.
+MOST_WAITING = 100
 
 
 class Turns:
