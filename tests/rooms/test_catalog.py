@@ -713,7 +713,22 @@ async def test_a_schema_is_of_an_object_said_or_not(staff: Client) -> None:
         assert (await staff.get("/categories/plain")).json() == answer.json()
 
 
+async def test_an_attribute_has_the_type_of_the_values_that_it_may_have(staff: Client, client: Client) -> None:
+    shades, sizes = {"enum": ["red", "blue", None]}, {"enum": [1, 1.5, 2]}
+    attributes = {"shade": shades, "size": sizes, "lit": {"const": True}, "for": {"type": "array", "items": shades}}
+    body = {"name": "Lamps", "attrs": {"type": "object", "properties": attributes}}
+    assert (await staff.put("/categories/lamps", json=body)).status_code == 201
+    lamp = {"shade": "red", "size": 1.5, "lit": True, "for": ["blue"]}
+    await put(staff, thinkpad(category="lamps", attrs=lamp))
+    other = await staff.post("/products", json=thinkpad(sku="OTHER", category="lamps", attrs={"shade": "green"}))
+    assert (other.status_code, fields(other)) == (422, ["attrs.shade"])
+    for asked in ("attrs.shade=red", "attrs.size.gte=1.5", "attrs.lit=true", "attrs.for=blue"):
+        assert await skus(client, f"category=lamps&{asked}") == ["LAPTOP-001"], asked
+
+
 SCHEMAS: list[tuple[Any, str]] = [
+    ({"type": "object", "properties": {"a": {"enum": ["red", 1]}}}, "attrs.properties.a.type"),
+    ({"type": "object", "properties": {"a": {"enum": [{"red": 1}]}}}, "attrs.properties.a.type"),
     ({"type": "array"}, "attrs.type"),
     ({"type": "object", "properties": []}, "attrs.properties"),
     ({"type": "object", "properties": {"a": 5}}, "attrs.properties.a"),

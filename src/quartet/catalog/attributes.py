@@ -19,6 +19,7 @@ LONGEST_TEXT = 1000
 LONGEST_LIST = 100
 SCALARS = ("string", "integer", "number", "boolean")
 OPS = ("eq", "gte", "lte", "gt", "lt")
+_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 DIALECTS: dict[str, Any] = {
     DIALECT: Draft202012Validator,
@@ -132,16 +133,25 @@ def _attribute_faults(name: str, attribute: Any) -> Iterator[Fault]:
 
 def _kind(attribute: Mapping[str, Any]) -> tuple[str, bool] | None:
     """The type of one value, and whether the attribute is a list of such; None when it is neither."""
-    type_ = attribute.get("type")
-    if isinstance(type_, list):  # ["string", "null"] is a string
-        named = [each for each in type_ if each != "null"]
-        type_ = named[0] if len(named) == 1 else None
+    type_ = _type(attribute)
     if type_ in SCALARS:
         return type_, False
     items = attribute.get("items")
-    if type_ == "array" and isinstance(items, dict) and items.get("type") in SCALARS:
-        return items["type"], True
+    if type_ == "array" and isinstance(items, dict) and (member := _type(items)) in SCALARS:
+        return member, True
     return None
+
+
+def _type(schema: Mapping[str, Any]) -> str | None:
+    """The one type that a schema names, or that all of its `enum` or `const` have."""
+    named = schema.get("type")
+    if named is None:
+        listed = schema.get("enum", [schema["const"]] if "const" in schema else [])
+        named = list({_TYPES.get(type(value), "object") for value in listed})
+    if isinstance(named, list):  # ["string", "null"] is a string
+        named = sorted(each for each in named if each != "null")
+        named = "number" if named == ["integer", "number"] else named[0] if len(named) == 1 else None
+    return named if isinstance(named, str) else None
 
 
 # What products say
