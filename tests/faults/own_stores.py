@@ -3,11 +3,10 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
-
+from conftest import tell_family
 from quartet.devstores import Place, Running, mongo, postgres, redis
 from quartet.devstores import search as search_engine
 from quartet.kernel.settings import Settings
@@ -39,17 +38,17 @@ class OwnStores:
     async def kill(self, name: str) -> None:
         """As a power cut does: the server and whatever it started."""
         running = self._running.pop(name)
-        _tell(running, signal.SIGKILL)
+        tell_family(running.server.pid, signal.SIGKILL)
         await running.child.wait()
 
     def freeze(self, name: str) -> None:
         """It keeps its connections and says nothing any more."""
-        _tell(self._running[name], signal.SIGSTOP)
+        tell_family(self._running[name].server.pid, signal.SIGSTOP)
         self._frozen.add(name)
 
     def thaw(self, name: str) -> None:
         """It goes on."""
-        _tell(self._running[name], signal.SIGCONT)
+        tell_family(self._running[name].server.pid, signal.SIGCONT)
         self._frozen.discard(name)
 
     async def mend(self) -> None:
@@ -64,14 +63,6 @@ class OwnStores:
             self.thaw(name)
         await asyncio.gather(*(running.stop() for running in self._running.values()))
         await asyncio.to_thread(postgres.discard, self._place)
-
-
-def _tell(running: Running, what: signal.Signals) -> None:
-    """The server and whatever it started."""
-    server = psutil.Process(running.server.pid)
-    for process in (server, *server.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):  # PostgreSQL's helpers come and go
-            process.send_signal(what)
 
 
 @asynccontextmanager

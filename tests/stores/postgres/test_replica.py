@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
-import psutil
 import pytest
 
-from conftest import SignIn, make_template, settings_of_ones_own
+from conftest import SignIn, make_template, settings_of_ones_own, tell_family
 from quartet import inventory, orders
 from quartet.devstores import Place, Running, postgres
 from quartet.kernel.errors import StoreUnavailable
@@ -176,15 +175,14 @@ async def test_while_the_replica_is_away_the_primary_tells(till: Till, pair: Pai
 
 async def test_a_replica_that_hangs_holds_no_report_for_long(till: Till, pair: Pair) -> None:
     """All its processes stop, so that neither it nor what it has open answers."""
-    family = _processes(pair)
-    _tell(family, signal.SIGSTOP)
+    tell_family(pair.replica.server.pid, signal.SIGSTOP)
     try:
         await till.sell()
         async with asyncio.timeout(PATIENCE):
             told = await asyncio.gather(*(till.report() for _ in range(20)))
         assert {units for units, _ in told} == {2}
     finally:
-        _tell(family, signal.SIGCONT)
+        tell_family(pair.replica.server.pid, signal.SIGCONT)
     await till.until_at_replica()
 
 
@@ -207,17 +205,6 @@ async def test_the_shops_own_role_may_ask_of_when_it_is(till: Till, settings: Se
         assert await connection.fetchval(q.as_of) is not None
         assert await connection.fetchval("SELECT checkpoint_time FROM pg_control_checkpoint()") is not None
     await connection.close()
-
-
-def _processes(pair: Pair) -> list[psutil.Process]:
-    postmaster = psutil.Process(pair.replica.server.pid)
-    return [postmaster, *postmaster.children(recursive=True)]
-
-
-def _tell(family: list[psutil.Process], what: signal.Signals) -> None:
-    for process in family:
-        with suppress(psutil.NoSuchProcess):  # some of its helpers come and go
-            process.send_signal(what)
 
 
 @asynccontextmanager
