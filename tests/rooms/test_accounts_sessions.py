@@ -9,9 +9,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from quartet import accounts, notify, sync
+from quartet import access, accounts, notify, sync
 from quartet.accounts import service
 from quartet.kernel.clock import FixedClock
+from quartet.stores import open_stores
 from quartet.web.dependencies import Shop
 from quartet.web.limits import network_of
 
@@ -43,6 +44,33 @@ async def _sessions(client: httpx.AsyncClient, signed: dict[str, Any]) -> list[d
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["items"]
     return found
+
+
+async def test_redis_is_told_again_of_the_sessions_that_have_ended(
+    client: httpx.AsyncClient, ada: dict[str, Any], app: FastAPI, shop: Shop
+) -> None:
+    redis = shop.stores.redis
+    lost, unheard, living = [await _sign_in(client) for _ in range(3)]
+    assert (await client.delete("/sessions/current", headers=_bearer(lost))).status_code == 204
+    await access.tell_again(shop)
+    away = shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
+    async with open_stores(away) as stores:
+        app.state.shop = Shop(away, stores, mail=shop.mail)
+        assert (await client.delete("/sessions/current", headers=_bearer(unheard))).status_code == 204
+        # PostgreSQL knows, and is asked.
+        assert (await client.get("/orders", headers=_bearer(unheard))).status_code == 401
+        assert (await client.get("/orders", headers=_bearer(living))).status_code == 200
+    app.state.shop = shop
+    await access.tell_again(shop)
+    assert [(await client.get("/cart", headers=_bearer(each))).status_code for each in (lost, unheard, living)] == [
+        401, 401, 200,
+    ]  # fmt: skip
+    await redis.call("FLUSHDB")
+    assert (await client.get("/cart", headers=_bearer(lost))).status_code == 200, "else this test tells nothing"
+    await access.tell_again(shop)
+    assert [(await client.get("/cart", headers=_bearer(each))).status_code for each in (lost, unheard, living)] == [
+        401, 401, 200,
+    ]  # fmt: skip
 
 
 async def test_sessions_are_listed_by_what_helps_to_recognise_them(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from showcase import laptop, load, make_categories, put, tee
 
-from conftest import settings_of_ones_own
+from conftest import SignIn, settings_of_ones_own
 from quartet import sync
 from quartet.catalog import cache
 from quartet.devstores import Place, Running, redis
@@ -151,6 +151,19 @@ async def test_tries_of_passwords_are_not_counted_without_redis_for_a_moments_si
     tried = await trying
     assert isinstance(tried, limits.Taken)
     assert not tried.alone
+
+
+async def test_postgres_is_asked_of_a_session_whose_redis_is_silent(
+    shop: Shop, stop: Stop, sign_in: SignIn, shopper: httpx.AsyncClient
+) -> None:
+    ended = await sign_in()
+    assert (await ended.delete("/sessions/current")).status_code == 204
+    stop.before = lambda commands: "session:{" in str(commands)
+    async with asyncio.timeout(DOUBT / 2):
+        answers = await asyncio.gather(*(who.get("/orders") for who in (ended, shopper, ended, shopper)))
+    assert [answer.status_code for answer in answers] == [401, 200, 401, 200]
+    assert stop.before is None
+    assert not shop.stores.redis.guard.is_doubtful
 
 
 async def test_a_search_does_not_wait_until_its_cursor_is_kept(

@@ -8,6 +8,7 @@ from quartet.access.service import (
     note_use,
     of_address,
     set_roles,
+    tell_again,
     tell_revoked,
     tell_roles,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "note_use",
     "of_address",
     "set_roles",
+    "tell_again",
     "tell_revoked",
     "tell_roles",
 ]

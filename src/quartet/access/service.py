@@ -17,6 +17,7 @@ from quartet.access.model import SCOPES, ApiKey, GoodKey, LastAdmin
 from quartet.kernel.errors import NotFound, StoreUnavailable, invalid
 from quartet.kernel.ids import new_id
 from quartet.stores.postgres import Violation
+from quartet.stores.redis import Arg, Command
 from quartet.web import limits, trail
 from quartet.web.dependencies import Principal, Shop
 
@@ -27,6 +28,11 @@ _SHOWN = len(PREFIX) + 8
 # Longer than any process remembers that a key was good.
 _MARK_SECONDS = 60
 _USE_NOTED = timedelta(minutes=1)
+# Until when Redis knows of all that makes access tokens bad.
+_TOLD = "access:told"
+# So long after its moment a change may be seen at last: transactions last, and clocks differ.
+_UNSEEN = timedelta(minutes=1)
+_AT_ONCE = 1000
 
 
 async def create_key(
@@ -103,7 +109,7 @@ async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: 
             found = await accounts.lock(tx, user_id)
             if found is None:
                 raise NotFound(f"there is no user {user_id}")
-            user = await accounts.set_roles(tx, user_id, roles)
+            user = await accounts.set_roles(tx, user_id, roles, shop.clock.now())
             if user.roles != found.roles:
                 await trail.record(
                     tx, actor, "user.roles", "user", user_id,
@@ -126,10 +132,32 @@ def an_admin_stays() -> Iterator[None]:
 
 async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
     """Every process asks PostgreSQL about tokens of this user that say otherwise, for as long as there can be any."""
-    await _tell(shop, "SET", limits.roles_key(user_id), limits.said(roles), "EX", shop.settings.access_ttl)
+    await _tell(shop, *_roles_mark(shop, user_id, roles))
 
 
-async def _tell(shop: Shop, *command: str | int) -> None:
+async def tell_again(shop: Shop) -> None:
+    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last, or while any
+    access token can live where it does not know: it was away, has lost what it held, or whoever ended a session died
+    before he told. Raises StoreUnavailable."""
+    redis, now = shop.stores.redis, shop.clock.now()
+    since = now - timedelta(seconds=shop.settings.access_ttl)
+    if (told := await redis.call("GET", _TOLD)) is not None:
+        since = max(since, datetime.fromisoformat(told) - _UNSEEN)
+    async with shop.stores.pg.read() as read:
+        ended = await accounts.ended_since(read, since)
+        changed = await accounts.roles_changed_since(read, since)
+    marks = [accounts.end_mark(shop, user, session) for user, session in ended]
+    marks += [_roles_mark(shop, user, roles) for user, roles in changed]
+    for first in range(0, len(marks), _AT_ONCE):
+        await redis.pipeline(marks[first : first + _AT_ONCE])
+    await redis.call("SET", _TOLD, now.isoformat(), "EX", shop.settings.access_ttl)
+
+
+def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:
+    return "SET", limits.roles_key(user_id), limits.said(roles), "EX", shop.settings.access_ttl
+
+
+async def _tell(shop: Shop, *command: Arg) -> None:
     try:
         await shop.stores.redis.call(*command)
     except StoreUnavailable:

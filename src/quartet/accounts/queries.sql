@@ -174,12 +174,18 @@ WHERE id = $1 AND erased_at IS NULL FOR NO KEY UPDATE;
 
 -- name: set_roles
 -- A trigger keeps one admin at least.
-UPDATE users SET roles = $2 WHERE id = $1
+UPDATE users SET roles = $2, roles_changed_at = $3 WHERE id = $1
 RETURNING id, email, display_name, plan, roles, created_at, email_verified_at, pending_email;
 
 -- name: roles_of_session
 SELECT users.roles FROM sessions JOIN users ON users.id = sessions.user_id
 WHERE sessions.id = $1 AND sessions.ended_at IS NULL AND sessions.expires_at > $2;
+
+-- name: sessions_ended_since
+SELECT user_id, id FROM sessions WHERE ended_at >= $1;
+
+-- name: roles_changed_since
+SELECT id, roles FROM users WHERE roles_changed_at >= $1;
 
 -- name: slide
 -- A page is used, and its session lives on from now. No row: it has ended.

@@ -171,7 +171,7 @@ async def refresh(shop: Shop, refresh_token: str, device: Device = UNKNOWN_DEVIC
 
 
 async def sign_out(shop: Shop, principal: Principal) -> None:
-    """Ends the session: its refresh token at once for good, its access tokens at once while Redis is up."""
+    """Ends the session: its refresh token at once for good, its access tokens at once or, without Redis, in seconds."""
     async with shop.stores.pg.once() as tx:
         await store.end_session(tx, principal.session_id, shop.clock.now())
     await refuse_tokens_of(shop, principal.user_id, [principal.session_id])
@@ -416,7 +416,7 @@ async def refuse_erased(shop: Shop, user_id: UUID) -> None:
     """The access tokens of somebody who was erased are good no longer. Raises StoreUnavailable."""
     async with shop.stores.pg.read() as read:
         ended = await store.sessions_of_erased(read, user_id)
-    await shop.stores.redis.pipeline(_ends(user_id, ended, shop.settings.access_ttl))
+    await shop.stores.redis.pipeline([end_mark(shop, user_id, session) for session in ended])
 
 
 async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, list[OpenSession]]:
@@ -427,18 +427,19 @@ async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, l
 
 
 async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
-    """Tells the gateway, which refuses their access tokens at once. Without Redis they live out their minutes."""
+    """Tells the gateway, which refuses their access tokens at once; `access.tell_again` does where this could not."""
     if not sessions:
         return
     await shop.step("sessions ended")
     try:
-        await shop.stores.redis.pipeline(_ends(user_id, sessions, shop.settings.access_ttl))
+        await shop.stores.redis.pipeline([end_mark(shop, user_id, session) for session in sessions])
     except StoreUnavailable:
         log.warning("session_end_not_announced", sessions=len(sessions))
 
 
-def _ends(user_id: UUID, sessions: Iterable[UUID], seconds: int) -> list[Command]:
-    return [("SET", limits.session_key(user_id, session), "ended", "EX", seconds) for session in sessions]
+def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
+    """What tells Redis that a session has ended."""
+    return "SET", limits.session_key(user_id, session_id), "ended", "EX", shop.settings.access_ttl
 
 
 def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session: Session, now: datetime) -> SignedIn:

@@ -227,9 +227,19 @@ async def lock(tx: Tx, user_id: UUID) -> User | None:
     return _user(row) if row else None
 
 
-async def set_roles(tx: Tx, user_id: UUID, roles: frozenset[str]) -> User:
+async def set_roles(tx: Tx, user_id: UUID, roles: frozenset[str], now: datetime) -> User:
     """Of a user that there is. A Violation QT015 refuses to leave the shop without an admin."""
-    return _user(await tx.fetchrow(q.set_roles, user_id, sorted(roles)))
+    return _user(await tx.fetchrow(q.set_roles, user_id, sorted(roles), now))
+
+
+async def ended_since(read: Read, since: datetime) -> list[tuple[UUID, UUID]]:
+    """User and session of those that have ended."""
+    return [(row["user_id"], row["id"]) for row in await read.fetch(q.sessions_ended_since, since)]
+
+
+async def roles_changed_since(read: Read, since: datetime) -> list[tuple[UUID, frozenset[str]]]:
+    """The roles of now of whoever's were changed."""
+    return [(row["id"], frozenset(row["roles"])) for row in await read.fetch(q.roles_changed_since, since)]
 
 
 async def roles_of_session(read: Read, session_id: UUID, now: datetime) -> frozenset[str] | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 10_000
 SAFE = {"GET", "HEAD", "OPTIONS"}
-# How long a process may believe what PostgreSQL said of a key or, while Redis is away, of a member of staff.
+# How long a process may believe what PostgreSQL said of a key.
 BELIEVED_SECONDS = 5.0
 
 
@@ -32,7 +32,6 @@ class Door:
         self._known: dict[str, tuple[Principal, datetime]] = {}
         self._keys: dict[bytes, tuple[access.GoodKey, float]] = {}
         self._pages: dict[str, tuple[Principal, datetime]] = {}
-        self._staff: dict[Principal, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
     async def principal(self, headers: "Headers", address: str) -> Principal | None:
@@ -116,34 +115,39 @@ class Door:
         present = replace(principal, roles=roles)
         return present, cookies.opened(settings, present, now)
 
-    async def confirm(self, principal: Principal, *, believed: bool) -> None:
-        """Asks PostgreSQL whether the session lives and its user still has these roles; `believed`: what it said within
-        the last seconds will do. Raises Unauthenticated."""
-        if believed and self._staff.get(principal, 0.0) > time.monotonic():
-            return
+    async def gone(self, principal: Principal | None) -> Gone | None:
+        """What PostgreSQL says of the session while Redis says nothing. Where it is away too whoever shops goes on, and
+        staff, who can do more harm, do not. Keys are believed for seconds only anyway."""
+        if principal is None or principal.scopes is not None:
+            return None
+        if self._shop.stores.pg.guard.is_doubtful and not principal.is_staff:
+            return None
+        try:
+            return await self._ask(principal)
+        except StoreUnavailable:
+            if principal.is_staff:
+                raise
+            return None
+
+    async def _ask(self, principal: Principal) -> Gone | None:
         async with self._shop.stores.pg.read() as read:
             roles = await accounts.roles_of_session(read, principal.session_id, self._shop.clock.now())
-        if roles is None:
-            raise Unauthenticated("this session has ended")
-        if roles != principal.roles:
-            raise Unauthenticated("your roles have changed: renew the access token")
-        if len(self._staff) >= _REMEMBERED:
-            self._staff.clear()
-        self._staff[principal] = time.monotonic() + BELIEVED_SECONDS
-
-    async def confirm_staff(self, principal: Principal | None) -> None:
-        """While Redis is away: staff, who can do more harm, are asked after all the same. Keys are believed for seconds
-        only anyway."""
-        if principal is not None and principal.is_staff and principal.scopes is None:
-            await self.confirm(principal, believed=True)
+        if roles == principal.roles:
+            return None
+        return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
     async def refuse_gone(self, principal: Principal, why: Gone) -> None:
-        """Redis says that a session or key has ended, or that the roles are others: either so, or two changes were told
-        in the wrong order. Raises Unauthenticated."""
-        if why is Gone.ENDED:
-            raise Unauthenticated("this session has ended" if principal.scopes is None else "the API key is not valid")
-        await self.confirm(principal, believed=False)
-        await access.tell_roles(self._shop, principal.user_id, principal.roles)
+        """A session or key has ended, or the roles are others: either so, or two changes were told to Redis in the
+        wrong order. Raises Unauthenticated."""
+        if why is Gone.OTHER_ROLES:
+            now = await self._ask(principal)
+            if now is None:
+                await access.tell_roles(self._shop, principal.user_id, principal.roles)
+                return
+            why = now
+        if why is Gone.OTHER_ROLES:
+            raise Unauthenticated("your roles have changed: renew the access token")
+        raise Unauthenticated("this session has ended" if principal.scopes is None else "the API key is not valid")
 
 
 def check_scope(principal: Principal | None, method: str, path: str) -> None:

@@ -1,5 +1,7 @@
 """How many requests a minute: by class of route, for a user, else for an address (IPv6 by /64)."""
 
+from functools import partial
+
 from prometheus_client import Counter
 
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
@@ -13,9 +15,9 @@ _READING = {"GET", "HEAD", "OPTIONS"}
 _OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
 _HASHING = {"/sessions", "/users", "/users/me/password", "/users/me/email"}
 _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/webhooks", "/images")
-# Of these a guest's are counted some ahead. A signed-in user's are not: with each goes the question whether the session
-# lives.
-_AHEAD = {"browse", "search"}
+# These do not wait for a Redis that is silent, and a guest's are counted some ahead. A signed-in user's are not: with
+# each goes the question whether the session lives.
+_LOOKING = {"browse", "search"}
 # What of its limit a process grants by itself: a tenth of it here, all of it elsewhere.
 _STRICT = {"auth": 10, "pay": 10}
 
@@ -62,7 +64,7 @@ class Limiter:
     def at_hand(self, path: str, address: str) -> Share | None:
         """Where a guest's GET needs no trip, what to use one of."""
         kind = class_of("GET", path)
-        if kind not in _AHEAD:
+        if kind not in _LOOKING:
             return None
         return self._shares.at_hand(f"{kind}:{address_group(address)}", self._limits[kind])
 
@@ -74,13 +76,12 @@ class Limiter:
             return None
         limit = self._limits[kind]
         try:
-            if principal is None and kind in _AHEAD:
-                return await self._shares.take(f"{kind}:{address_group(address)}", limit)
-            if principal is None:
-                return await limits.take(self._redis, f"{kind}:{address_group(address)}", limit)
-            return await limits.take_signed(
-                self._redis, kind, principal.user_id, principal.session_id, limit, roles=principal.roles
-            )
+            if principal is not None:
+                user, session, roles = principal.user_id, principal.session_id, principal.roles
+                taking = partial(limits.take_signed, self._redis, kind, user, session, limit, roles=roles)
+                return await (self._redis.hastily(taking) if kind in _LOOKING else taking())
+            name = f"{kind}:{address_group(address)}"
+            return await (self._shares.take(name, limit) if kind in _LOOKING else limits.take(self._redis, name, limit))
         except StoreUnavailable:
             ALONE.inc()
             who = address_group(address) if principal is None else principal.user_id

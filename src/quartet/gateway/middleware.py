@@ -149,13 +149,14 @@ class Gateway:
         else:
             scope["principal"] = await self._door.principal(headers, address)
         taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
-        if isinstance(taken, Gone) and by_cookie:
+        gone = taken if isinstance(taken, Gone) else None
+        if isinstance(taken, Taken) and taken.alone:
+            gone = await self._door.gone(scope["principal"])
+        if gone is not None and by_cookie:
             # An ended session's page goes on as a guest's; one whose roles have changed, with those of now.
             scope["principal"], scope["set_cookies"] = await self._door.slide(scope["principal"])
-        elif isinstance(taken, Gone):
-            await self._door.refuse_gone(scope["principal"], taken)
-        elif taken is not None and taken.alone:
-            await self._door.confirm_staff(scope["principal"])
+        elif gone is not None:
+            await self._door.refuse_gone(scope["principal"], gone)
         check_scope(scope["principal"], scope["method"], scope["path"])
         return None if isinstance(taken, Gone) else taken
 

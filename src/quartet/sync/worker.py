@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from quartet import checkout, discovery, hooks, merchandising, notify, search
+from quartet import access, checkout, discovery, hooks, merchandising, notify, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync import changes, compare, freshness, metrics, relay, store
 from quartet.sync.leases import Share, Work
@@ -24,6 +24,7 @@ RELAY_SECONDS = 0.1
 RECOVER_SECONDS = 1.0
 REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
+ACCESS_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
 LONGEST_PAUSE = 5.0
 # Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
@@ -122,6 +123,12 @@ async def _recovery(shop: Shop, _: Lease) -> None:
         await asyncio.sleep(RECOVER_SECONDS)
 
 
+async def _access(shop: Shop, _: Lease) -> None:
+    while True:
+        await access.tell_again(shop)
+        await asyncio.sleep(ACCESS_SECONDS)
+
+
 async def _mails(shop: Shop, _: Lease) -> None:
     while True:
         if not await notify.deliver(shop):
@@ -164,6 +171,7 @@ LOOPS: Mapping[str, tuple[Loop, Sequence[str]]] = {
     "rebuilds": (_rebuilds, ["rebuilds"]),
     "comparison": (_comparison, ["comparison"]),
     "recovery": (_recovery, ["recovery"]),
+    "access": (_access, ["access"]),
     "mails": (_mails, ["mails"]),
     "webhooks": (_webhooks, ["webhooks"]),
     "sweeps": (_sweeps, ["sweeps"]),

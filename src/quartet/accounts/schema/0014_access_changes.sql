@@ -1,0 +1,10 @@
+-- migrate:up
+
+-- What makes access tokens bad before their time, by when it was: Redis is told again what it may not have heard.
+ALTER TABLE users ADD COLUMN roles_changed_at TIMESTAMPTZ;
+CREATE INDEX users_roles_changed ON users (roles_changed_at) WHERE roles_changed_at IS NOT NULL;
+CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+
+-- migrate:down
+DROP INDEX sessions_ended;
+ALTER TABLE users DROP COLUMN roles_changed_at;
