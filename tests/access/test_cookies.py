@@ -153,6 +153,39 @@ async def test_a_session_slides_while_it_is_used_and_ends_when_it_is_not(floor: 
     assert (await browser.get("/users/me")).status_code == 401
 
 
+async def test_an_ended_sessions_cookie_counts_as_a_guest(floor: Floor) -> None:
+    narrow = floor.shop.settings.model_copy(update={"limit_browse": 3})
+    floor.app.state.shop = replace(floor.shop, settings=narrow)
+    browser, page = await _page(floor)
+    kept = browser.cookies["quartet_session"]
+    assert (await browser.delete("/sessions/current", headers=page)).status_code == 204
+    statuses = []
+    for _ in range(5):
+        browser.cookies.set("quartet_session", kept)
+        answer = await browser.get("/products")
+        assert answer.headers["RateLimit-Limit"] == "3"
+        statuses.append(answer.status_code)
+    assert statuses == [200, 200, 200, 429, 429]
+
+
+async def test_no_cache_keeps_an_answer_that_carries_a_session(floor: Floor) -> None:
+    picture = "/images/aperture-pro.svg"
+    clock = FixedClock(datetime.now(UTC))
+    floor.app.state.shop = replace(floor.shop, clock=clock)
+    browser, _ = await _page(floor)
+    first = browser.cookies["quartet_session"]
+    public = await browser.get(picture)
+    assert (public.headers["Cache-Control"].split(",")[0], _set(public)) == ("public", {})
+    clock.advance(floor.shop.settings.access_ttl + 1)
+    renewed = await browser.get(picture)
+    assert "quartet_session" in _set(renewed)
+    assert renewed.headers.get_list("Cache-Control") == ["no-store"]
+    # The page's pictures, asked for by the same cookie, do not each renew it.
+    browser.cookies.clear()
+    browser.cookies.set("quartet_session", first)
+    assert not _set(await browser.get(picture))
+
+
 async def test_a_change_of_password_ends_the_other_pages(floor: Floor) -> None:
     browser, page = await _page(floor)
     mine = await made(floor.guest.post("/sessions", json=PERSON))

@@ -145,6 +145,7 @@ async def test_at_the_door_a_token_ends_to_the_second_and_with_its_session(floor
     assert (await floor.guest.delete("/sessions/current", headers=headers)).status_code == 204
     ended = await floor.guest.get("/users/me", headers=headers)
     assert (ended.status_code, ended.json()["type"]) == (401, "/problems/unauthenticated")
+    assert "RateLimit-Remaining" in ended.headers, "it counts as a guest"
     # A token for a session that never was, signed by ourselves, as somebody with the secret could: a known risk that
     # rotation ends. Everything that money or people hang on asks PostgreSQL all the same.
     forged = tokens.issue(shop.settings, Principal(uuid4(), frozenset(), uuid4()), clock.now() + timedelta(seconds=1))

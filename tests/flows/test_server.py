@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ class Desk:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.takes = 0.0
+        self.heeds_bodies = True
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        body, more = b"", True
+        body, more = b"", self.heeds_bodies
         self.asked.append(scope["path"])
         while more:
             message = await receive()
@@ -327,6 +329,48 @@ async def test_who_does_not_say_what_he_wants_is_not_waited_for(
                 line[1].write(b"A: b\r\n")
             await asyncio.wait([reading], timeout=0.01)
     assert isinstance(reading.exception(), ConnectionResetError) or reading.result() == b""
+    line[1].close()
+
+
+@pytest.mark.parametrize("rest", [b"y", b"y" * 10])
+async def test_a_body_after_its_answer_keeps_no_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch, rest: bytes, desk: Desk
+) -> None:
+    """Whether it ends, or trickles in for ever."""
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.3)
+    desk.heeds_bodies = False
+    line = await come(port)
+    line[1].write(b"POST /products HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+    assert await answer(line) == b""
+    reading = asyncio.ensure_future(line[0].read())
+    async with asyncio.timeout(30):
+        for n in range(len(rest)):
+            line[1].write(rest[n : n + 1])
+            await asyncio.wait([reading], timeout=0.01)
+        await asyncio.wait([reading])
+    assert isinstance(reading.exception(), ConnectionResetError) or reading.result() == b""
+    line[1].close()
+
+
+async def test_who_does_not_read_is_not_waited_for(
+    port: int, monkeypatch: pytest.MonkeyPatch, desk: Desk, server: Server
+) -> None:
+    monkeypatch.setattr(server_module, "UNREAD_SECONDS", 0.1)
+    line, body = await come(port), b"x" * 900_000
+    sending = asyncio.ensure_future(_send(line, request("POST", "/products", body) * 30))
+    async with asyncio.timeout(30):
+        while not server.server_state.connections:  # noqa: ASYNC110 — until it has come
+            await asyncio.sleep(0.01)
+        while server.server_state.connections:  # noqa: ASYNC110 — until it was sent away
+            await asyncio.sleep(0.01)
+    await sending
+    assert len(desk.asked) < 30
+
+
+async def _send(line: Line, data: bytes) -> None:
+    with suppress(ConnectionError):
+        line[1].write(data)
+        await line[1].drain()
     line[1].close()
 
 

@@ -97,14 +97,24 @@ class Door:
         if believed > now:
             return principal, []
         try:
-            return await self.slide(principal)
+            present, opened = await self._slide(principal)
         except StoreUnavailable:
             # Whoever only looks may go on looking; staff can do more harm.
             if method in SAFE and not principal.is_staff:
                 return principal, []
             raise
+        if present is not None:  # the browser asks for a page's pictures by this cookie yet
+            self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
+        return present, opened
 
-    async def slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
+    async def renew(self, principal: Principal) -> tuple[Principal | None, list[str]]:
+        """The same for one of whom Redis, or PostgreSQL in its place, says that he is not what his cookie says."""
+        present, cookies = await self._slide(principal)
+        if present is not None:
+            await access.tell_roles(self._shop, present.user_id, present.roles)
+        return present, cookies
+
+    async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
         """A cookie's session goes on, with the roles of now, if PostgreSQL knows it still."""
         settings, now = self._shop.settings, self._shop.clock.now()
         async with self._shop.stores.pg.once() as tx:

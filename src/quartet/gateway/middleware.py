@@ -152,16 +152,18 @@ class Gateway:
         gone = taken if isinstance(taken, Gone) else None
         if isinstance(taken, Taken) and taken.alone:
             gone = await self._door.gone(scope["principal"])
-        if gone is not None and by_cookie:
-            # An ended session's page goes on as a guest's; one whose roles have changed, with those of now.
-            scope["principal"], scope["set_cookies"] = await self._door.slide(scope["principal"])
-        elif gone is not None:
-            await self._door.refuse_gone(scope["principal"], gone)
+        if gone is not None:
+            if by_cookie:
+                # An ended session's page goes on as a guest's; one whose roles have changed, with those of now.
+                scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"])
+            else:
+                await self._door.refuse_gone(scope["principal"], gone)
+            taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
         check_scope(scope["principal"], scope["method"], scope["path"])
-        return None if isinstance(taken, Gone) else taken
+        return await self.count_guest(scope) if isinstance(taken, Gone) else taken
 
     async def count_guest(self, scope: Scope) -> Taken | None:
-        """Whoever's token is not good asks as often as a guest may: else guessing would be free."""
+        """Whoever's token is not good, or good no longer, asks as often as a guest may: else guessing would be free."""
         taken = await self._limiter.check(scope["method"], scope["path"], None, scope["address"])
         assert not isinstance(taken, Gone)
         return taken
@@ -189,12 +191,6 @@ class Gateway:
         return found.response()
 
     @property
-    def tells_timing(self) -> bool:
-        """Whether answers say which stores were asked."""
-        assert self._shop is not None
-        return self._shop.settings.server_timing
-
-    @property
     def settings(self) -> Settings:
         """The shop's."""
         assert self._shop is not None
@@ -204,12 +200,6 @@ class Gateway:
     def is_secure(self) -> bool:
         """Whether the shop is reached by https alone."""
         return self.settings.base_url.startswith("https:")
-
-    @property
-    def seconds(self) -> float:
-        """How long a request may take."""
-        assert self._shop is not None
-        return self._shop.settings.request_timeout
 
 
 class _Request:
@@ -227,13 +217,13 @@ class _Request:
         trail.REQUEST_ID.set(self.id)
         self.taken: Taken | None = None
         self.status = 0
-        self.asked = timing.begin() if gateway.tells_timing else None
+        self.asked = timing.begin() if gateway.settings.server_timing else None
 
     async def run(self, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         self._send = send
         try:
-            async with asyncio.timeout(self.gateway.seconds):
+            async with asyncio.timeout(self.gateway.settings.request_timeout):
                 await self._handle(receive)
         except Problem as problem:
             await self._refuse(problem)
@@ -270,8 +260,6 @@ class _Request:
         try:
             self.taken = await self.gateway.admit(self.scope, self.headers)
         except Unauthenticated:
-            if "principal" in self.scope:  # a good token, of a session that has ended
-                raise
             self.taken = await self.gateway.count_guest(self.scope)
             if self.taken is None or self.taken.allowed:
                 raise
@@ -279,7 +267,7 @@ class _Request:
             raise TooManyRequests(retry_after=self.taken.reset)
         if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
             body = await _read_body(receive, self.headers, self.scope["path"])
-            if self.scope["path"].startswith("/webhooks/") is False:
+            if not self.scope["path"].startswith("/webhooks/"):
                 _check_json(body, self.headers)
             receive = _replayed(body, receive)
         await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
@@ -287,20 +275,25 @@ class _Request:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"].extend(self._headers({name for name, _ in message["headers"]}))
+            message["headers"] = [*self._headers(message["headers"])]
         elif self.only_head:
             message = {**message, "body": b""}
         await self._send(message)
 
-    def _headers(self, given: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """What every answer has beside what its route has given."""
+    def _headers(self, given: RawHeaders) -> Iterator[tuple[bytes, bytes]]:
+        """The route's, and what every answer has beside them."""
+        names = {name for name, _ in given}
+        # A route's own cookies are of who is signing in or out just now.
+        cookies = () if b"set-cookie" in names else self.scope.get("set_cookies", ())
+        for name, value in given:
+            if not (cookies and name == b"cache-control"):  # else a cache would hand one's session to others
+                yield name, value
         yield b"x-request-id", self.id.encode()
         yield from security_headers(self.scope["path"], self.gateway.is_secure)
-        if b"cache-control" not in given:
+        if cookies or b"cache-control" not in names:
             yield b"cache-control", b"no-store"
-        if b"set-cookie" not in given:  # else somebody is signing in or out just now
-            for cookie in self.scope.get("set_cookies", ()):
-                yield b"set-cookie", cookie.encode("latin-1")
+        for cookie in cookies:
+            yield b"set-cookie", cookie.encode("latin-1")
         if self.asked:
             yield b"server-timing", timing.header(self.asked).encode()
         if self.taken is not None:

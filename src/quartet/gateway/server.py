@@ -26,6 +26,8 @@ LONGEST_LINE = 1000
 # Nothing else bounds what a client may send before its request has begun, or how long that takes.
 LONGEST_HEAD = 64 * 1024
 HEAD_SECONDS = 30.0
+# Nor how long somebody may let an answer stand.
+UNREAD_SECONDS = 30.0
 _TOO_LONG = f"headers must not have more than {LONGEST_HEAD} bytes"
 
 
@@ -125,6 +127,7 @@ class _Protocol(HttpToolsProtocol):
         self._head = 0  # bytes since something was done with any
         self._refusal = b""
         self._patience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody has come."""
@@ -135,6 +138,22 @@ class _Protocol(HttpToolsProtocol):
         """And has gone."""
         super().connection_lost(exc)
         self._go_on()
+        self._end_unread()
+
+    def pause_writing(self) -> None:
+        """Nobody takes what is written."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Somebody does again."""
+        super().resume_writing()
+        self._end_unread()
+
+    def _end_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -152,11 +171,16 @@ class _Protocol(HttpToolsProtocol):
     def _read(self, data: bytes) -> None:
         self._head += len(data)
         super().data_received(data)
-        if self._head and not self._refusal:
-            if self._head > LONGEST_HEAD:
-                self.send_400_response(_TOO_LONG)
-            elif self._patience is None:
-                self._wait()
+        if self._refusal:
+            return
+        if self._head > LONGEST_HEAD:
+            self.send_400_response(_TOO_LONG)
+        elif self._patience is None and (self._head or self._is_forgotten()):
+            self._wait()
+
+    def _is_forgotten(self) -> bool:
+        """Nobody looks to the time: what came of a request that was answered before has ended the wait for the next."""
+        return self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
 
     def _wait(self) -> None:
         """For the end of the headers that come next."""
@@ -204,7 +228,10 @@ class _Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
-        self._go_on()
+        if self.cycle.response_complete:  # a body that trickles in after that keeps no connection
+            self._head = 0
+        else:
+            self._go_on()
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import HTMLResponse
 
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
@@ -152,4 +152,5 @@ async def image(name: Annotated[str, PathParameter(pattern=r"^[a-z0-9][a-z0-9-]*
     path = IMAGES / name
     if not path.is_file():
         raise NotFound(f"no picture is called {name}")
-    return FileResponse(path, media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=86400"})
+    # Not a FileResponse, which refuses a malformed range in plain text.
+    return Response(path.read_bytes(), media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=86400"})
