@@ -134,6 +134,23 @@ async def test_variants_sell_for_their_product(shelf: Shop, shopper: httpx.Async
     assert ("SHIRT", "bought-together") in await related(shopper, "ROPE")
 
 
+async def test_a_product_that_moved_when_it_got_variants_is_a_bestseller_where_most_of_it_sold(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """Its own SKU, which nobody buys any more, stays in inventory as it was."""
+    await sold(shelf, shopper, "LAMP", qty=5, days_ago=20)
+    sizes = [{"sku": f"LAMP-{size}", "attrs": {"size": size}, "priceCents": 100} for size in "SL"]
+    await made(staff.patch("/products/LAMP", json={"category": "food", "variants": sizes}))
+    for size in "SL":
+        await made(staff.post(f"/inventory/LAMP-{size}/movements", json={"delta": 10, "reason": "restocked"}))
+    await sold(shelf, shopper, "LAMP-S", qty=2)
+    await sold(shelf, shopper, "LAMP-L")
+    await discovery.count_all(shelf)
+    assert await bestsellers(shopper, period="week", category="food") == [("LAMP", 3)]
+    assert await bestsellers(shopper, period="month", category="home") == [("LAMP", 8)]
+    assert await bestsellers(shopper, period="month", category="food") == []
+
+
 async def test_what_is_cancelled_is_taken_back(shelf: Shop, shopper: httpx.AsyncClient) -> None:
     ids = [await sold(shelf, shopper, "TEA", "MILK", qty=2, days_ago=3) for _ in range(2)]
     await discovery.count_all(shelf)

@@ -41,15 +41,19 @@ class Related:
 
 
 def best(sums: Iterable[Sums], product_ids: Mapping[str, str]) -> list[Bestseller]:
-    """The products that sold best of each category and period; SKUs that no product has are left out."""
-    units: dict[tuple[Period, str, str], int] = {}
+    """The products that sold best of each category and period; SKUs that no product has are left out. A product counts
+    in one category, that of its SKU which sold best: one that it had before may still be of another."""
+    units: dict[tuple[Period, str], int] = {}
+    leading: dict[tuple[Period, str], tuple[int, str]] = {}
     for line in sums:
         product_id = product_ids.get(line.sku)
         for period in PERIODS if product_id is not None else ():
-            at = (period, line.category, product_id or "")
-            units[at] = units.get(at, 0) + line.units[period]
+            at, sold = (period, product_id or ""), line.units[period]
+            units[at] = units.get(at, 0) + sold
+            leading[at] = max(leading.get(at, (0, "")), (sold, line.category))
     ranked: dict[tuple[Period, str], list[Bestseller]] = {}
-    for (period, category, product_id), sold in sorted(units.items(), key=lambda item: (-item[1], item[0])):
+    for (period, product_id), sold in sorted(units.items(), key=lambda item: (-item[1], item[0])):
+        category = leading[period, product_id][1]
         shelf = ranked.setdefault((period, category), [])
         if sold and len(shelf) < KEPT:
             shelf.append(Bestseller(period, product_id, category, sold))
