@@ -745,6 +745,8 @@ SCHEMAS: list[tuple[Any, str]] = [
     ({"type": "object", "$id": "http://evil.test/"}, "attrs.$id"),
     ({"type": "object", "$schema": "http://json-schema.org/draft-04/schema#"}, "attrs.$schema"),
     ({"type": "object", "$schema": 4}, "attrs.$schema"),
+    ({"type": "object", "$schema": []}, "attrs.$schema"),
+    ({"type": "object", "$schema": {}}, "attrs.$schema"),
     ({"type": "object", "required": "a"}, "attrs.required"),
     (
         {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+$"}}},

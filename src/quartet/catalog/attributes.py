@@ -77,7 +77,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     if schema.get("type") != "object":
         raise invalid("attrs.type", 'must be "object"')
     dialect = schema.get("$schema", DIALECT)
-    if dialect not in DIALECTS:
+    if not isinstance(dialect, str) or dialect not in DIALECTS:
         raise invalid("attrs.$schema", f"must be one of {', '.join(DIALECTS)}, or left out")
     refuse(list(_unsafe(schema, "attrs")))
     try:
