@@ -705,6 +705,19 @@ async def test_categories_form_a_tree(staff: Client) -> None:
     assert (await staff.delete("/categories/b")).status_code == 409
 
 
+async def test_categories_put_below_each_other_at_once_can_be_parted(shop: Shop, staff: Client) -> None:
+    for slug, parent in (("a", None), ("b", "a"), ("a", "b")):
+        await store.put_category(shop.stores.mongo, catalog.Category(slug, slug, parent, {"type": "object"}))
+    await put(staff, thinkpad())
+    assert (await staff.put("/products/LAPTOP-001", json=thinkpad(category="a"))).is_success
+    assert await skus(staff, "category=b") == ["LAPTOP-001"]
+    for slug, parent, status in (
+        ("c", "a", 201), ("a", "b", 422), ("a", "c", 422), ("b", None, 200), ("a", "b", 200), ("b", "c", 422)
+    ):  # fmt: skip
+        answer = await staff.put(f"/categories/{slug}", json={"name": slug, "parent": parent})
+        assert answer.status_code == status, answer.text
+
+
 async def test_a_schema_is_of_an_object_said_or_not(staff: Client) -> None:
     for schema in ({}, {"properties": {"size": {"type": "string"}}}):
         answer = await staff.put("/categories/plain", json={"name": "Plain", "attrs": schema})

@@ -26,6 +26,7 @@ from quartet.catalog.model import (
     canary,
     compared_by,
     copies,
+    descendants,
     document,
     etag,
     is_published,
@@ -362,14 +363,13 @@ async def put_category(shop: Shop, category: Category, *, actor: str = "system")
     attributes.check_schema(category.attrs)
     mongo = shop.stores.mongo
     if category.parent is not None:
+        # Two that are put below each other at the same moment may both pass. Whoever walks the tree bears that, and to
+        # put one of them elsewhere undoes it.
         parents = await store.parents(mongo)
-        above: str | None = category.parent
-        if above != category.slug and above not in parents:
-            raise invalid("parent", f"there is no category {above}")
-        while above is not None:
-            if above == category.slug:
-                raise invalid("parent", "a category can't stand below itself")
-            above = parents.get(above)
+        if category.parent in descendants(parents, category.slug):
+            raise invalid("parent", "a category can't stand below itself")
+        if category.parent not in parents:
+            raise invalid("parent", f"there is no category {category.parent}")
     before = await store.category(mongo, category.slug)
     async with trail.attempt(shop, actor, "category.put", "category", category.slug, before=before, after=category):
         return await store.put_category(mongo, category)
