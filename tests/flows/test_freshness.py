@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
 from test_sync import add, kettle, kitchen, running, soon
 
 from quartet import audit, catalog, search, sync
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
-from quartet.sync import freshness, metrics, store
+from quartet.stores import open_stores
+from quartet.sync import freshness, metrics, store, worker
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]  # a fixture
+
+NOWHERE = "postgresql://127.0.0.1:1/none"
 
 
 @pytest.fixture
@@ -116,6 +121,35 @@ async def test_what_is_old_is_summed_up_and_never_counted_less(kitchen: Shop) ->
     assert [(took.bound, took.n) for took in after] == [(0.05, 4), (0.3, 1), (10, 1), (float("inf"), 1)]
     assert sum(took.lately for took in after) == 1
     assert len(rows) == 4
+
+
+async def test_what_cannot_be_written_down_is_kept_for_the_next_time(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freshness.observe(kitchen, freshness.CATALOG, 0.3)
+    with monkeypatch.context() as away:
+        away.setattr(store, "observe", _away)
+        with pytest.raises(StoreUnavailable):
+            await freshness.write_down(kitchen)
+    freshness.observe(kitchen, freshness.CATALOG, 0.2)
+    await freshness.write_down(kitchen)
+    async with kitchen.stores.pg.read() as read:
+        written = [(took.n, took.seconds) for took in await store.freshness(read)]
+    assert written == [(1, 0.2), (1, 0.3)]
+
+
+async def _away(*_: Any) -> None:
+    raise StoreUnavailable("postgresql")
+
+
+async def test_a_worker_says_so_when_it_cannot_ask_for_its_figures(kitchen: Shop) -> None:
+    metrics.MEASURED.set(1)
+    async with open_stores(kitchen.settings.model_copy(update={"postgres_url": NOWHERE})) as stores:
+        lonely = replace(kitchen, stores=stores)
+        freshness.observe(lonely, freshness.CATALOG, 0.3)  # which it has nowhere to write down
+        with pytest.raises(StoreUnavailable):
+            await worker._measures(lonely, store.NOBODYS)
+    assert metrics.MEASURED._value.get() == 0
 
 
 @pytest.mark.parametrize(

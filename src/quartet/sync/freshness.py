@@ -67,11 +67,17 @@ def cache_told(shop: Shop, song: int) -> None:
 async def write_down(shop: Shop) -> None:
     """What this process has seen since it last did so. Raises StoreUnavailable; then it is kept for the next time."""
     samples = _of(shop)
-    if samples.counts:
+    counts, seconds = samples.counts, samples.seconds
+    if not counts:
+        return
+    samples.counts, samples.seconds = Counter(), Counter()
+    try:
         async with shop.stores.pg.once() as tx:
-            rows = [(what, bound, n, samples.seconds[what, bound]) for (what, bound), n in samples.counts.items()]
-            samples.counts, samples.seconds = Counter(), Counter()
-            await store.observe(tx, rows)
+            await store.observe(tx, [(what, bound, n, seconds[what, bound]) for (what, bound), n in counts.items()])
+    except BaseException:
+        samples.counts.update(counts)
+        samples.seconds.update(seconds)
+        raise
 
 
 @dataclass(frozen=True)

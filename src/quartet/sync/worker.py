@@ -157,10 +157,11 @@ async def _discovery(shop: Shop, _: Lease) -> None:
 
 
 async def _measures(shop: Shop, _: Lease) -> None:
-    """What this process' own /metrics says of all, and what all others say of what this process has seen."""
+    """What this process' own /metrics says of all, also while PostgreSQL is away, and what all others say of what this
+    process has seen."""
     while True:
-        await freshness.write_down(shop)
         await metrics.measure(shop)
+        await freshness.write_down(shop)
         await asyncio.sleep(metrics.FRESH_SECONDS)
 
 
