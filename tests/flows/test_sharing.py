@@ -2,16 +2,20 @@
 was only stalled does no harm when it goes on."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pymongo import errors
 from test_sync import add, copies, equal, kettle, kitchen, running, soon, stored
 
-from quartet import catalog, inventory, sync
+from quartet import catalog, inventory, merchandising, sync
+from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
 from quartet.stores.mongo import LostPosition
 from quartet.sync import changes, products, relay, store, worker
@@ -311,3 +315,43 @@ async def test_a_batch_is_no_larger_than_is_set(kitchen: Shop) -> None:
         await products.carry(few, ids)
     assert drawn == 3
     assert await equal(kitchen)
+
+
+async def test_the_log_of_searches_is_swept_also_while_it_is_too_long_to_be_counted(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And PostgreSQL is not made to count all the time."""
+    tries: list[float] = []
+
+    async def too_long(_: Shop) -> None:
+        tries.append(monotonic())
+        raise StoreUnavailable("postgresql")
+
+    async def swept() -> bool:
+        async with shop.stores.pg.read() as read:
+            return bool(await read.fetchval("SELECT count(*) FROM searches") == 0)
+
+    async def tried() -> bool:
+        return len(tries) > 2
+
+    monkeypatch.setattr(merchandising, "count_queries", too_long)
+    monkeypatch.setattr(worker, "COUNT_SECONDS", 1.0)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("INSERT INTO searches VALUES ($1, now() - interval '91 days', 'mug', 1)", uuid4())
+    async with running(sync.run_worker(shop, asyncio.Event())):
+        await soon(swept)
+        await soon(tried)
+    assert min(later - earlier for earlier, later in itertools.pairwise(tries)) >= 1
+
+
+async def test_what_is_searched_for_is_counted_by_the_worker(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def counted() -> bool:
+        async with shop.stores.pg.read() as read:
+            return bool(await read.fetchval("SELECT sum(searches) FROM query_days") == 2)
+
+    monkeypatch.setattr(worker, "COUNT_SECONDS", 0.2)
+    async with shop.stores.pg.tx() as tx:
+        for days in (0, 1, 2):
+            await tx.execute("INSERT INTO searches VALUES ($1, now() - $2 * interval '1 day', 'mug', 1)", uuid4(), days)
+    async with running(sync.run_worker(shop, asyncio.Event())):
+        await soon(counted)

@@ -134,12 +134,12 @@ WHERE day > ($1 AT TIME ZONE 'UTC')::date - $2::int
 GROUP BY query, sku HAVING sum(units) >= $3 ORDER BY units DESC, query, sku LIMIT $4;
 
 -- name: count_queries
--- The days from $1 on counted anew, as far as the log tells. Search ids are drawn anew for each answer, but whoever loads
--- one page again and again is no crowd: of one query a minute counts once.
+-- The day that begins with $1 counted anew, as far as the log tells. Search ids are drawn anew for each answer, but
+-- whoever loads one page again and again is no crowd: of one query a minute counts once.
 INSERT INTO query_days AS d (day, query, searches, found)
 SELECT (at AT TIME ZONE 'UTC')::date, query, count(DISTINCT date_trunc('minute', at)),
        count(DISTINCT date_trunc('minute', at)) FILTER (WHERE found > 0)
-FROM searches WHERE at >= $1 AND strpos(query, '…') = 0
+FROM searches WHERE at >= $1 AND at < $1 + interval '1 day' AND strpos(query, '…') = 0
 GROUP BY 1, 2 ORDER BY 1, 2
 ON CONFLICT (day, query) DO UPDATE SET searches = excluded.searches, found = excluded.found
 WHERE (d.searches, d.found) <> (excluded.searches, excluded.found);

@@ -126,10 +126,12 @@ def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
 
 
 async def count_queries(shop: Shop) -> None:
-    """Counts how often queries of today and yesterday were searched for, so that they can be offered."""
+    """Counts how often queries of today and yesterday were searched for, so that they can be offered. Today's first:
+    yesterday's were counted all day long."""
     midnight = shop.clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    async with shop.stores.pg.tx() as tx:
-        await store.count_queries(tx, midnight - timedelta(days=1))
+    for day in (midnight, midnight - timedelta(days=1)):
+        async with shop.stores.pg.once() as tx:
+            await store.count_queries(tx, day)
     await shop.step("queries counted")
 
 

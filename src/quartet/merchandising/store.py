@@ -67,9 +67,9 @@ async def sweep(tx: Tx, before: datetime) -> bool:
     return f"DELETE {PORTION}" not in tags
 
 
-async def count_queries(tx: Tx, since: datetime) -> None:
-    """Counts queries of the days from that moment's on anew; it is the first of its day."""
-    await tx.execute(q.count_queries, since)
+async def count_queries(tx: Tx, day: datetime) -> None:
+    """Counts the queries of a day (its first moment) anew."""
+    await tx.execute(q.count_queries, day)
 
 
 async def past_queries(read: Read, since: datetime, least: int, limit: int) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
 ACCESS_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
+COUNT_SECONDS = 60.0
 LONGEST_PAUSE = 5.0
 # Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
 AWAY_SECONDS = 1.0
@@ -143,9 +144,16 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
             await hooks.sweep(tx, shop.clock.now())
             await store.sweep_workers(tx)
             await store.sweep_freshness(tx)
-        await merchandising.count_queries(shop)
         await merchandising.sweep(shop)
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _queries(shop: Shop, _: Lease) -> None:
+    """Counts what is searched for. It rests before and not after, also when counting has failed: that may have been
+    because it took too long."""
+    while True:
+        await asyncio.sleep(COUNT_SECONDS)
+        await merchandising.count_queries(shop)
 
 
 async def _webhooks(shop: Shop, _: Lease) -> None:
@@ -176,6 +184,7 @@ LOOPS: Mapping[str, tuple[Loop, Sequence[str]]] = {
     "mails": (_mails, ["mails"]),
     "webhooks": (_webhooks, ["webhooks"]),
     "sweeps": (_sweeps, ["sweeps"]),
+    "queries": (_queries, ["queries"]),
     "discovery": (_discovery, ["discovery"]),
     "canary": (freshness.sing, ["canary"]),
 }
