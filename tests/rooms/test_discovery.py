@@ -15,7 +15,7 @@ from conftest import SignIn
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
-from quartet.discovery.service import Round, count
+from quartet.discovery.service import LEAST_READ, Round, count
 from quartet.search.service import MOST_WAITING
 from quartet.web.dependencies import Shop
 
@@ -196,6 +196,30 @@ async def test_only_what_is_public_is_shown(shelf: Shop, shopper: httpx.AsyncCli
     assert (await shopper.get("/products/MILK/related")).status_code == 404
     await made(staff.delete("/products/MILK"))
     assert await bestsellers(shopper) == [("TEA", 2)]
+
+
+async def test_of_what_is_bought_together_no_more_is_read_than_is_shown(
+    shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the drafts that come first a portion is read, then one of the others."""
+    skus = [f"BAG-{n:02}" for n in range(60)]
+    for n, sku in enumerate(skus):
+        published_at = NOW if n >= LEAST_READ else None
+        draft = Draft(sku, sku, "home", price_cents=100, published_at=published_at)
+        await catalog.create_product(shelf, draft, actor="test")
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("INSERT INTO bought_together (sku, baskets, others) VALUES ('TEA', 1, $1)", skus)
+    read: list[int] = []
+    by_ids = catalog.by_ids
+
+    async def noted(mongo: Any, ids: Any) -> Any:
+        read.append(len(ids))
+        return await by_ids(mongo, ids)
+
+    monkeypatch.setattr(catalog, "by_ids", noted)
+    shown = await related(shopper, "TEA", limit=3)
+    assert shown == [(sku, "bought-together") for sku in skus[LEAST_READ : LEAST_READ + 3]]
+    assert read == [LEAST_READ, LEAST_READ]
 
 
 async def test_a_card_says_what_there_is_now_and_is_cacheable(

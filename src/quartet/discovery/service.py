@@ -1,6 +1,7 @@
 """Bestsellers and related products: counted behind the shop's back, a slice at a time, and looked up."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic
@@ -24,6 +25,10 @@ ROUND_SECONDS = 600.0
 SLICE_SECONDS = 0.2
 SKUS_A_SLICE = 50
 _SKUS_A_LOOK = 1_000
+# SKUs bought together with a product of many variants, the best of each first; there might be thousands.
+MOST_OTHERS = 500
+# Products that are read together, though fewer are shown.
+LEAST_READ = 20
 
 
 @dataclass
@@ -116,14 +121,8 @@ async def bestsellers(shop: Shop, period: Period, category: str | None, limit: i
     below = None if category is None else await catalog.category_and_below(shop.stores.mongo, category)
     async with shop.stores.pg.read() as read:
         ranked = await store.bestsellers(read, period, below, KEPT)
-    found: list[tuple[Json, int]] = []
-    for start in range(0, len(ranked), 2 * limit):
-        some = ranked[start : start + 2 * limit]
-        products = await _public(shop, [product_id for product_id, _ in some])
-        found += [(products[product_id], units) for product_id, units in some if product_id in products]
-        if len(found) >= limit:
-            break
-    return found[:limit]
+    units = dict(ranked)
+    return [(product, units[product["_id"]]) for product in await _first_public(shop, list(units), limit)]
 
 
 async def related(shop: Shop, reference: str, limit: int, *, client: str) -> list[Related]:
@@ -133,17 +132,16 @@ async def related(shop: Shop, reference: str, limit: int, *, client: str) -> lis
     if product is None or not catalog.is_published(product, shop.clock.now()):
         raise NotFound(f"there is no product {reference}")
     async with shop.stores.pg.read() as read:
-        skus = in_turn(await store.together(read, catalog.sellable_skus(product)))
+        skus = in_turn(await store.together(read, catalog.sellable_skus(product)))[:MOST_OTHERS]
     ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
-    together = [id_ for id_ in dict.fromkeys(ids[sku] for sku in skus if sku in ids) if id_ != product["_id"]]
-    products = await _public(shop, together)
-    found = [Related(products[id_], "bought-together") for id_ in together if id_ in products][:limit]
-    if len(found) < limit:
-        known = {product["_id"], *together}
-        alike = [id_ for id_ in await _alike(shop, product, limit + len(known), client) if id_ not in known]
-        products = await _public(shop, alike)
-        found += [Related(products[id_], "alike") for id_ in alike if id_ in products]
-    return found[:limit]
+    others = [id_ for id_ in dict.fromkeys(ids[sku] for sku in skus if sku in ids) if id_ != product["_id"]]
+    together = await _first_public(shop, others, limit)
+    if len(together) == limit:
+        return [Related(other, "bought-together") for other in together]
+    known = {other["_id"] for other in (product, *together)}
+    near = [id_ for id_ in await _alike(shop, product, limit + len(known), client) if id_ not in known]
+    alike = await _first_public(shop, near, limit - len(together))
+    return [Related(other, "bought-together") for other in together] + [Related(other, "alike") for other in alike]
 
 
 async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str]:
@@ -154,7 +152,14 @@ async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str
         return []
 
 
-async def _public(shop: Shop, ids: list[str]) -> dict[str, Json]:
-    now = shop.clock.now()
-    products = await catalog.by_ids(shop.stores.mongo, ids)
-    return {product["_id"]: product for product in products if catalog.is_published(product, now)}
+async def _first_public(shop: Shop, ids: Sequence[str], limit: int) -> list[Json]:
+    """The first so many of these products that are public. Not all are read at once, since most of them mostly are."""
+    now, portion = shop.clock.now(), max(2 * limit, LEAST_READ)
+    found: list[Json] = []
+    for start in range(0, len(ids), portion):
+        some = ids[start : start + portion]
+        products = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, some)}
+        found += [products[id_] for id_ in some if id_ in products and catalog.is_published(products[id_], now)]
+        if len(found) >= limit:
+            break
+    return found[:limit]
