@@ -205,6 +205,28 @@ async def test_what_waited_longest_is_carried_first_and_the_position_keeps_what_
     assert gathered.take(2) == (set(), {"at": 7}, gathered.drained_at)
 
 
+async def test_the_cache_is_told_of_many_changes_a_batch_at_a_time(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[set[str]] = []
+
+    async def noted(_: Shop, ids: set[str]) -> None:
+        told.append(ids)
+
+    monkeypatch.setattr(changes, "tell", noted)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 3}))
+    gathered = changes.Gathered(kitchen.clock)
+    for at, id_ in enumerate("CABACDEFG", 1):
+        gathered.add(id_, {"at": at})
+
+    async def all_told() -> bool:
+        return not gathered.heard.is_set()
+
+    async with running(changes._tell(few, gathered)):
+        await soon(all_told)
+    assert told == [{"C", "A", "B"}, {"D", "E", "F"}, {"G"}]
+
+
 async def test_the_stream_is_not_read_on_while_nothing_is_carried(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

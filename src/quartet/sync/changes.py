@@ -44,7 +44,7 @@ class Gathered:
     ids: dict[str, Any] = field(default_factory=dict)
     token: Any = None
     drained_at: datetime | None = None
-    untold: set[str] = field(default_factory=set)
+    untold: dict[str, None] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,7 +59,7 @@ class Gathered:
             self.drained_at = self.clock.now()
         else:
             self.ids.setdefault(id_, self.token)
-            self.untold.add(id_)
+            self.untold[id_] = None
             self.news.set()
             self.heard.set()
         self.token = token
@@ -76,10 +76,13 @@ class Gathered:
         self.news.clear()
         return found, self.token, self.drained_at
 
-    def take_untold(self) -> set[str]:
-        """What the cache is to be told of."""
-        found, self.untold = self.untold, set()
-        self.heard.clear()
+    def take_untold(self, most: int) -> set[str]:
+        """What the cache is to be told of; so many of those that have waited longest."""
+        found = set(islice(self.untold, most))
+        for id_ in found:
+            del self.untold[id_]
+        if not self.untold:
+            self.heard.clear()
         return found
 
 
@@ -123,7 +126,7 @@ async def _tell(shop: Shop, gathered: Gathered) -> None:
     while True:
         await gathered.heard.wait()
         with suppress(Exception):  # whatever is wrong the batch meets as well, and knows what to do
-            await tell(shop, gathered.take_untold())
+            await tell(shop, gathered.take_untold(shop.settings.sync_batch))
         await asyncio.sleep(TELL_SECONDS)
 
 
