@@ -388,8 +388,11 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
 
 def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts of what was found, as words are looked up in them for another spelling."""
-    sources = [hit["_source"] for hit in hits]
-    return [words.fold(f"{source['name']} {source['brand'] or ''} {source['description']}") for source in sources]
+    return [words.fold(" ".join(_spelt(hit["_source"]))) for hit in hits]
+
+
+def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
+    return source["name"], source["brand"] or "", words.beginning(source["description"], words.SPELT_BY)
 
 
 # --- Why ------------------------------------------------------------------------------------------------------------

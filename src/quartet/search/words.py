@@ -8,7 +8,10 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
+from heapq import merge
+from itertools import chain, takewhile
+from operator import or_
 from typing import Any
 
 # A query's cost grows with its words, each of which may be misspelt; people type three.
@@ -160,6 +163,11 @@ def of_sku(sku: str) -> Iterator[str]:
 
 # --- What a query hit -----------------------------------------------------------------------------------------------
 
+# Characters of a text's part that is shown, and of a long text as much as is looked at: for where a hit is, and for how
+# a word is spelt. Each of a hundred texts may have thousands of words, and a query sixteen that each is compared with.
+SHOWN = 150
+MOST_READ = 2_000
+SPELT_BY = 500
 # Endings that one word may have in different places. Only for showing: what is found, the engine decides.
 _ENDINGS = ("ies", "ing", "ern", "ed", "en", "er", "es", "e", "n", "s", "y")
 
@@ -171,8 +179,18 @@ def _stem(word: str) -> str:
 
 
 @lru_cache(maxsize=50_000)
-def _near(one: str, other: str) -> bool:
-    return distance(one, other, allowed(one)) <= allowed(one)
+def _letters(word: str) -> int:
+    """Which letters it has, as bits; some share one."""
+    return reduce(or_, (1 << ord(letter) % 64 for letter in word), 0)
+
+
+def _seen_to_differ(one: str, other: str, most: int) -> bool:
+    """Whether each has so many letters that the other hasn't at all, or so many more, that more than `most` are wrong.
+    That tells most words apart, at a tenth of what it takes to count."""
+    if abs(len(one) - len(other)) > most:
+        return True
+    these, those = _letters(one), _letters(other)
+    return (these & ~those).bit_count() > most or (those & ~these).bit_count() > most
 
 
 def allowed(word: str) -> int:
@@ -182,7 +200,7 @@ def allowed(word: str) -> int:
 
 def distance(one: str, other: str, most: int) -> int:
     """Letters added, left out, replaced or swapped with their neighbour, counted to `most` + 1."""
-    if abs(len(one) - len(other)) > most:
+    if _seen_to_differ(one, other, most):
         return most + 1
     before: list[int] = []
     row = list(range(len(other) + 1))
@@ -207,29 +225,42 @@ class Marker:
         self._stems = {_stem(word) for word in self._words}
         self._measures = {word for word in self._words if word[0].isdigit()}
         self._loosely = loosely
+        self._allowed = {word: allowed(word) for word in self._words}
+        self._compared: dict[str, bool] = {}  # texts of one answer share many of their words
 
     def _hit(self, word: str) -> bool:
+        hit = self._compared.get(word)
+        if hit is None:
+            hit = self._compared[word] = self._compare(word)
+        return hit
+
+    def _compare(self, word: str) -> bool:
         folded = fold(word)
         if _stem(folded) in self._stems:
             return True
-        return self._loosely and (any(_near(one, folded) for one in self._words) or folded.startswith(self._words[-1]))
+        if not self._loosely:
+            return False
+        near = any(distance(one, folded, most) <= most for one, most in self._allowed.items())
+        return near or folded.startswith(self._words[-1])
 
     def whole(self, text: str) -> str | None:
         """The text as safe HTML with `<em>`; None where nothing was hit."""
         spans = list(self._spans(text))
         return _marked(text, spans) if spans else None
 
-    def part(self, text: str, length: int = 150) -> str | None:
-        """The same of a part of the text, about where the first hit is."""
-        spans = list(self._spans(text))
-        if not spans:
+    def part(self, text: str) -> str | None:
+        """The same of a part of the text, about where the first hit is; only the beginning of a long one is looked at,
+        and nothing behind that part."""
+        text = beginning(text, MOST_READ)
+        spans = self._spans(text)
+        if (first := next(spans, None)) is None:
             return None
-        start = 0 if len(text) <= length else max(0, spans[0][0] - length // 3)
-        start = 0 if start == 0 else text.find(" ", start, spans[0][0]) + 1 or spans[0][0]
-        end = min(len(text), start + length)
-        end = end if end == len(text) else max(text.rfind(" ", start, end), spans[0][1])
-        inside = [(a - start, b - start) for a, b in spans if a >= start and b <= end]
-        return _marked(text[start:end], inside)
+        start = 0 if len(text) <= SHOWN else max(0, first[0] - SHOWN // 3)
+        start = 0 if start == 0 else text.find(" ", start, first[0]) + 1 or first[0]
+        end = min(len(text), start + SHOWN)
+        end = end if end == len(text) else max(text.rfind(" ", start, end), first[1])
+        shown = takewhile(lambda span: span[1] <= end, chain([first], spans))
+        return _marked(text[start:end], [(a - start, b - start) for a, b in shown])
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
         if self._measures:
@@ -238,12 +269,17 @@ class Marker:
             yield from (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
 
     def _with_measures(self, text: str) -> Iterator[tuple[int, int]]:
-        """Measures may be two words, and have their own spelling."""
+        """Measures may be two words, and have their own spelling. In the order of the text."""
         folded = fold(text)
         found = _MEASURE.finditer(folded) if len(folded) == len(text) else iter(())
         measures = [m.span() for m in found if measure(m[1], m[2], _UNIT[m[3]]) in self._measures]
-        words = [word.span() for word in _WORD.finditer(text) if self._hit(word[0])]
-        yield from sorted(measures + [(a, b) for a, b in words if not any(c <= a < d for c, d in measures)])
+        words = (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
+        yield from merge(measures, ((a, b) for a, b in words if not any(c <= a < d for c, d in measures)))
+
+
+def beginning(text: str, most: int) -> str:
+    """So much of a text as has no more characters, in whole words."""
+    return text if len(text) <= most else text[: text.rfind(" ", 0, most + 1)]
 
 
 def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
@@ -265,11 +301,12 @@ def respelt(query: str, texts: Iterable[str]) -> str | None:
     stems = {_stem(word) for word in there}
 
     def better(word: str) -> str:
-        if word in there or _stem(word) in stems or allowed(word) == 0:
+        most = allowed(word)
+        if word in there or _stem(word) in stems or most == 0:
             return word
-        near = [(distance(word, other, 2), -n, other) for other, n in there.items() if not other.isdigit()]
+        near = [(distance(word, other, most), -n, other) for other, n in there.items() if not other.isdigit()]
         best = min(near, default=(3, 0, word))
-        return best[2] if best[0] <= allowed(word) else word
+        return best[2] if best[0] <= most else word
 
     offered = " ".join(better(word) for word in _WORD.findall(query))
     return offered if offered != " ".join(_WORD.findall(query)) else None
