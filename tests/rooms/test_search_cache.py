@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -54,7 +54,7 @@ class Engine:
 def process(shop: Shop) -> Callable[..., Answers]:
     """What another process of the same shop keeps; for so many seconds."""
     alias = uuid4().hex
-    return lambda seconds=SECOND: Answers(shop.stores.redis, alias, seconds, MUCH)
+    return lambda seconds=SECOND, *more: Answers(shop.stores.redis, alias, seconds, MUCH, *more)
 
 
 async def test_what_many_ask_at_once_is_made_once(process: Callable[..., Answers]) -> None:
@@ -205,6 +205,79 @@ async def test_a_clients_searches_take_turns() -> None:
     await asyncio.gather(*(search(f"client {n}") for n in range(10)))
     assert most == 10
     assert turns._places == {}
+
+
+async def test_nobody_is_held_up_or_refused_for_the_queue_of_one_who_asks_the_same(
+    process: Callable[..., Answers],
+) -> None:
+    engine, turns = Engine(), Turns(1)
+    answers, goes_on = process(LONG, turns.turn), asyncio.Event()
+
+    async def slowly() -> Ready:
+        await goes_on.wait()
+        return await engine()
+
+    queue = [asyncio.create_task(answers.get(f"strange {n}", "t", "", slowly, "anna")) for n in range(MOST_WAITING)]
+    queue.append(asyncio.create_task(answers.get("mug", "t", "", engine, "anna")))
+    async with asyncio.timeout(30):
+        while turns._places.get("anna", (None, 0))[1] < 1 + MOST_WAITING:  # noqa: ASYNC110 — they look in Redis first
+            await asyncio.sleep(0.01)
+        annas, bens = await asyncio.gather(
+            answers.get("cup", "t", "", engine, "anna"), answers.get("cup", "t", "", engine, "ben"),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert isinstance(annas, TooManyRequests)
+        assert isinstance(bens, Ready)
+        ready = await answers.get("mug", "t", "", engine, "ben")
+        # What he has been given she need not ask for, once it is her turn; nor does she need one while it is kept.
+        assert await answers.get("mug", "t", "", slowly, "anna") == ready
+        goes_on.set()
+        assert (await asyncio.gather(*queue))[-1] == ready
+    assert engine.made == MOST_WAITING + 2
+    assert (turns._places, answers._waiting, answers._under_way) == ({}, {}, {})
+
+
+async def test_who_waits_for_what_another_is_asking_takes_no_turn(process: Callable[..., Answers]) -> None:
+    engine, turns = Engine(takes=0.2), Turns(1)
+    answers = process(LONG, turns.turn)
+    asked = asyncio.create_task(answers.get("mug", "t", "", engine, "anna"))
+    while not engine.made:  # noqa: ASYNC110 — it looks in Redis first
+        await asyncio.sleep(0.01)
+    joined = [asyncio.create_task(answers.get("mug", "t", "", engine, "ben")) for _ in range(2 * MOST_WAITING)]
+    await asyncio.sleep(0)
+    assert "ben" not in turns._places
+    assert {await one for one in joined} == {await asked}
+    assert engine.made == 1
+
+
+async def test_who_goes_away_leaves_his_turn_to_nobody_while_the_engine_works(process: Callable[..., Answers]) -> None:
+    turns, running, most = Turns(2), 0, 0
+    answers = process(LONG, turns.turn)
+
+    async def search() -> Ready:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return Ready(b"", 1)
+
+    for n in range(10):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(answers.get(f"k{n}", "t", "", search, "hasty"), 0.005)
+    await answers.get("the last", "t", "", search, "hasty")
+    assert most == 2
+
+
+async def test_what_waited_for_its_turn_is_as_new_as_any(process: Callable[..., Answers]) -> None:
+    slow, engine, one, other = Engine(takes=1.2 * SECOND), Engine(), process(SECOND, Turns(1).turn), process()
+    first = asyncio.create_task(one.get("slow", "t", "", slow, "anna"))
+    while not slow.made:  # noqa: ASYNC110 — it looks in Redis first
+        await asyncio.sleep(0.01)
+    waited = await one.get("mug", "t", "", engine, "anna")
+    assert await other.get("mug", "t", "", engine) == waited
+    assert other.kept.until("mug") <= float(waited.body) + SECOND + 0.01
+    await first
 
 
 # --- Over HTTP ------------------------------------------------------------------------------------------------------
@@ -389,6 +462,23 @@ async def test_what_is_offered_takes_turns_with_searches(mugs: Shop, monkeypatch
         assert {one.result().status_code for one in flood if one.done()} == {429}
         engine.go_on()
     assert {one.result().status_code for one in asked} == {200}
+
+
+async def test_a_search_is_not_held_up_by_the_queue_of_another_who_asks_the_same(
+    mugs: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, share = Standstill(monkeypatch), mugs.settings.search_share
+    async with _served(mugs, LONG) as client, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        asked = [group.create_task(client.get(f"/search/suggest?q=mu{n}")) for n in range(share)]
+        await engine.until_asked(share)
+        ways, places = ("/search?q=mug", "/search/suggest?q=mug"), desk(mugs).turns._places
+        asked += [group.create_task(client.get(way)) for way in ways]
+        while [count for _, count in places.values()] != [share + 2]:  # noqa: ASYNC110 — they look in Redis first
+            await asyncio.sleep(0.01)
+        ours = [group.create_task(client.get(way, headers=shopper.headers)) for way in ways]
+        await engine.until_asked(2)
+        engine.go_on()
+    assert {one.result().status_code for one in asked + ours} == {200}
 
 
 async def test_what_was_offered_from_another_index_is_not_taken_over(

@@ -1,14 +1,17 @@
 """Ready answers of searches and suggestions, kept for a second: in each process, and in Redis for all of them.
 
-What many ask at once is asked of the engine once. An answer's second begins when the engine is asked, and Redis hands
-it on with what is left of it, so that nobody is told what was true more than a second before. Nothing of who asked is
-in it. An answer that found nothing is kept for a fifth of that: somebody may be waiting for the product to appear.
+What many ask at once is asked of the engine once: by whoever of them first has a turn of his own, since another's queue
+may be long. Who finds it asked already waits for that answer and takes no turn. An answer's second begins when the
+engine is asked, and Redis hands it on with what is left of it, so that nobody is told what was true more than a second
+before. Nothing of who asked is in it. An answer that found nothing is kept for a fifth of that: somebody may be waiting
+for the product to appear.
 """
 
 import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -81,15 +84,22 @@ def _weight(key: str, ready: Ready) -> int:
 
 
 Make = Callable[[], Awaitable[Ready]]
+Turn = Callable[[str], AbstractAsyncContextManager[None]]
+
+
+def _no_turn(_: str) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 class Answers:
-    """The answers of one shop, by what was asked. `seconds` 0 keeps none."""
+    """The answers of one shop, by what was asked. `seconds` 0 keeps none; `turn`: a client's turn with the engine."""
 
-    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int) -> None:
-        self._redis, self._seconds = redis, seconds
+    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn = _no_turn) -> None:
+        self._redis, self._seconds, self._turn = redis, seconds, turn
         self._generation_key = f"search:{{{alias}}}:generation"
         self._prefix = f"search:{{{alias}}}:"
+        # By client and what it asks, those without a turn yet; by what is asked, since when the engine has been at it.
+        self._waiting: dict[tuple[str, str], asyncio.Task[Ready]] = {}
         self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
         self.kept = Kept(most_bytes)
 
@@ -100,33 +110,40 @@ class Answers:
             _LOCAL.inc()
         return found
 
-    async def get(self, key: str, typed: str, noted: str, make: Make) -> Ready:
-        """The answer to what `key` says in one way and `typed` as it came; `make` asks the engine. Raises what `make`
-        raises, to all who wait for the same."""
+    async def get(self, key: str, typed: str, noted: str, make: Make, client: str = "") -> Ready:
+        """The answer to what `key` says in one way and `typed` as it came; `make` asks the engine, in a turn of the
+        client's. Raises what `make` raises, to all who wait for the same, and what the turn raises, to this client."""
         if not self._seconds:
-            return replace(await make(), noted=noted)
+            async with self._turn(client):
+                return replace(await make(), noted=noted)
         if (found := self.kept.get(key)) is not None:
             _LOCAL.inc()
         else:
-            found = await self._ask(key, make)
+            found = await self._ask(key, client, make)
         ready = replace(found, noted=noted)
         if ready.whole:
             self.kept.put(typed, ready, self.kept.until(key))
         return ready
 
-    async def _ask(self, key: str, make: Make) -> Ready:
-        """Once for all who ask at once, as long as what is being asked is not too old for who comes now."""
-        began, task = self._under_way.get(key, (0.0, None))
-        if task is None or monotonic() - began > self._seconds / 2:
-            task = asyncio.create_task(self._fetch(key, make))
-            self._under_way[key] = monotonic(), task
-            task.add_done_callback(lambda done: self._ended(key, done))
+    async def _ask(self, key: str, client: str, make: Make) -> Ready:
+        """Once for all who ask at once."""
+        task = self._with_engine(key) or self._waiting.get((client, key))
+        if task is None:
+            task = self._waiting[client, key] = asyncio.create_task(self._fetch(key, client, make))
+            task.add_done_callback(lambda done: self._ended(key, client, done))
         else:
             _SHARED.inc()
         # Who gives up waiting takes nothing from the others.
         return await asyncio.shield(task)
 
-    def _ended(self, key: str, task: "asyncio.Task[Ready]") -> None:
+    def _with_engine(self, key: str) -> "asyncio.Task[Ready] | None":
+        """What is being asked, unless it is too old for who comes now."""
+        began, task = self._under_way.get(key, (0.0, None))
+        return task if monotonic() - began <= self._seconds / 2 else None
+
+    def _ended(self, key: str, client: str, task: "asyncio.Task[Ready]") -> None:
+        if self._waiting.get((client, key)) is task:
+            del self._waiting[client, key]
         if self._under_way.get(key, (0.0, None))[1] is task:
             del self._under_way[key]
         if not task.cancelled():
@@ -136,36 +153,62 @@ class Answers:
         """What is kept in Redis is of an index that is no longer searched. Raises StoreUnavailable."""
         await self._redis.call("INCR", self._generation_key)
 
-    async def _fetch(self, key: str, make: Make) -> Ready:
-        began = monotonic()
+    async def _fetch(self, key: str, client: str, make: Make) -> Ready:
+        """From Redis, else in the client's turn from the engine; or what comes of another's turn meanwhile."""
+        known = self.kept.until(key)
         entry = self._prefix + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        generation, clock, found = await self._look(key, entry)
+        if found is not None:
+            return found
+        looked = monotonic()
+        async with self._turn(client):
+            del self._waiting[client, key]
+            if self.kept.until(key) > known and (found := self.kept.get(key)) is not None:
+                _LOCAL.inc()
+                return found
+            if (joined := self._with_engine(key)) is None:
+                began = monotonic()
+                self._under_way[key] = began, _this_task()
+                _ENGINE.inc()
+                ready = await make()
+        if joined is not None:
+            _SHARED.inc()
+            return await joined
+        seconds = self._seconds if ready.total else self._seconds / 5
+        if ready.whole:
+            self.kept.put(key, ready, began + seconds)
+        if ready.whole and clock is not None:
+            # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
+            until = clock + int((began - looked + seconds - _STANDS_STILL) * 1000)
+            await self._share(entry, f"{generation}\n{ready.total}\n".encode() + ready.body, until)
+        return ready
+
+    async def _look(self, key: str, entry: str) -> tuple[str, int | None, Ready | None]:
+        """The generation of now, Redis' clock in milliseconds, and the answer if it is there and has some time left."""
+        began = monotonic()
         try:
             generation, found, left, clock = await self._redis.brief.pipeline(
                 [("GET", self._generation_key), ("GET", entry), ("PTTL", entry), ("TIME",)]
             )
         except StoreUnavailable:
-            generation, found, left, clock = None, None, 0, None
+            return "", None, None
+        ready = None
         if found is not None and left > 0:
             of, total, body = found.split("\n", 2)
             if of == (generation or ""):
                 _REDIS.inc()
                 ready = Ready(body.encode(), int(total))
                 self.kept.put(key, ready, began + left / 1000)
-                return ready
-        began = monotonic()
-        _ENGINE.inc()
-        ready = await make()
-        seconds = self._seconds if ready.total else self._seconds / 5
-        if ready.whole:
-            self.kept.put(key, ready, began + seconds)
-        if ready.whole and clock is not None:
-            # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
-            until = int(clock[0]) * 1000 + int(clock[1]) // 1000 + int((seconds - _STANDS_STILL) * 1000)
-            await self._share(entry, f"{generation or ''}\n{ready.total}\n".encode() + ready.body, until)
-        return ready
+        return generation or "", int(clock[0]) * 1000 + int(clock[1]) // 1000, ready
 
     async def _share(self, entry: str, value: bytes, until: int) -> None:
         try:
             await self._redis.brief.call("SET", entry, value, "PXAT", until)
         except StoreUnavailable:
             return  # the others ask the engine themselves
+
+
+def _this_task() -> "asyncio.Task[Ready]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -37,7 +37,8 @@ MOST_WAITING = 100
 
 class Turns:
     """How many searches a client has with the engine: at most `share` at once, some more wait, further ones are
-    refused. So nobody's flood of strange queries keeps the others waiting; whatever is kept ready takes no turn."""
+    refused. So nobody's flood of strange queries keeps the others waiting. Whatever is kept ready takes no turn, nor
+    does who waits for what another is just asking."""
 
     def __init__(self, share: int) -> None:
         self._share = share
@@ -66,10 +67,14 @@ class Desk:
 
     def __init__(self, shop: Shop) -> None:
         settings = shop.settings
-        self.answers = Answers(
-            shop.stores.redis, settings.search_alias, settings.search_cache_seconds, settings.search_cache_bytes
-        )
         self.turns = Turns(settings.search_share)
+        self.answers = Answers(
+            shop.stores.redis,
+            settings.search_alias,
+            settings.search_cache_seconds,
+            settings.search_cache_bytes,
+            self.turns.turn,
+        )
         self.shelves = Shelves()
         self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS, bearable=BEARABLE_SECONDS)
         self.views: dict[str, tuple[float, View]] = {}
@@ -112,11 +117,10 @@ async def answer(
 
     async def make() -> Ready:
         try:
-            async with desk(shop).turns.turn(client):
-                now = shop.clock.now()
-                shelves = await _shelves(shop)
-                told = Told(said, shelves, await _view(shop, wanted, shelves, now), await _seen(shop, before))
-                found = await store.find(shop.stores.search, shop.settings, wanted, now, told)
+            now = shop.clock.now()
+            shelves = await _shelves(shop)
+            told = Told(said, shelves, await _view(shop, wanted, shelves, now), await _seen(shop, before))
+            found = await store.find(shop.stores.search, shop.settings, wanted, now, told)
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
@@ -124,10 +128,12 @@ async def answer(
         return Ready(write(wanted, found, further), found.total, not found.partial)
 
     if wanted.explain:  # for staff, and of now
-        return await make()
+        async with desk(shop).turns.turn(client):
+            return await make()
     # Further pages belong to the same search.
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
-    return await desk(shop).answers.get(f"{key} {said} {wanted.page} {wanted.counts} {before}", typed, noted, make)
+    asked = f"{key} {said} {wanted.page} {wanted.counts} {before}"
+    return await desk(shop).answers.get(asked, typed, noted, make, client)
 
 
 # Categories, (name, slug) each, and past queries, which every process has in memory.
@@ -150,8 +156,7 @@ async def suggestions(
 
     async def make() -> Ready:
         try:
-            async with desk(shop).turns.turn(client):
-                items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
+            items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, away)
             return Ready(write(items, beside, True), len(items), whole=False)
@@ -159,7 +164,7 @@ async def suggestions(
 
     # What is beside them may have changed since, and differ where accents and spaces make no other products.
     key = f"as you type {(words.asked(q), size, beside)!r}"
-    return await desk(shop).answers.get(key, typed, "", make)
+    return await desk(shop).answers.get(key, typed, "", make, client)
 
 
 async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
