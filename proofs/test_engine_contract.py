@@ -52,7 +52,7 @@ async def test_where_a_shard_has_no_copy_a_part_is_told_as_one_and_not_compared(
         f"/{nowhere}",
         params={"wait_for_active_shards": "0"},
         body={
-            **search.store.definition(engine, shelf),
+            **search.store.definition(shelf),
             "settings": {"index.routing.allocation.require._name": "nobody"},
         },
     )

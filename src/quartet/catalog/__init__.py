@@ -1,21 +1,16 @@
 """What the shop shows: products, categories, reviews. Held in MongoDB, the product page cached in Redis.
 
-Documents are MongoDB's own (see `products.json`); `wire(document, currency)` is a product as clients see it.
+Documents are MongoDB's own (see `products.json`).
 """
 
 from quartet.catalog.model import (
     CANARY,
-    AlreadyReviewed,
     Card,
     Category,
-    CategoryInUse,
     Draft,
     Image,
     Level,
-    NotBought,
     Ratings,
-    SkuTaken,
-    SlugTaken,
     Variant,
     is_published,
     numbered,
@@ -23,7 +18,6 @@ from quartet.catalog.model import (
     primary_image,
     slugify,
     song_of,
-    wire,
 )
 from quartet.catalog.pages import (
     Shelf,
@@ -56,7 +50,6 @@ from quartet.catalog.store import (
     Stamp,
     by_ids,
     categories,
-    category,
     category_and_below,
     clear,
     find,
@@ -81,18 +74,13 @@ __all__ = [
     "CANARY",
     "COPIED",
     "PRODUCTS",
-    "AlreadyReviewed",
     "Card",
     "Category",
-    "CategoryInUse",
     "Draft",
     "Image",
     "Level",
-    "NotBought",
     "Ratings",
     "Shelf",
-    "SkuTaken",
-    "SlugTaken",
     "Stamp",
     "Variant",
     "by_ids",
@@ -100,7 +88,6 @@ __all__ = [
     "cached_products",
     "cards",
     "categories",
-    "category",
     "category_and_below",
     "change_product",
     "clear",
@@ -141,6 +128,5 @@ __all__ = [
     "stamps",
     "sums",
     "watch",
-    "wire",
     "with_levels",
 ]

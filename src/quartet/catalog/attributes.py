@@ -161,7 +161,7 @@ def attribute_faults(category: Category, attrs: Mapping[str, Any], field: str, *
     """What is wrong with the attributes of one thing that can be bought. Those in `own` are named by `field`
     (`variants.0.attrs`), the others by the product's `attrs`."""
     faults = []
-    for error in _validator(category.slug, orjson.dumps(category.attrs)).iter_errors(dict(attrs)):
+    for error in _validator(orjson.dumps(category.attrs)).iter_errors(dict(attrs)):
         names, message = _named(error, attrs)
         faults += [Fault(f"{field if name in own else 'attrs'}.{name}" if name else "attrs", message) for name in names]
     return faults
@@ -210,7 +210,7 @@ def _plain(value: Any) -> str | None:
 
 
 @lru_cache(256)
-def _validator(slug: str, schema: bytes) -> Any:  # noqa: ARG001
+def _validator(schema: bytes) -> Any:
     read = orjson.loads(schema)
     return DIALECTS[read.get("$schema", DIALECT)](read)
 

@@ -226,11 +226,10 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
 
 
 async def list_products(
-    shop: Shop, parameters: Sequence[tuple[str, str]], *, limit: int, cursor: str | None = None, drafts: bool = False
+    shop: Shop, parameters: Sequence[tuple[str, str]], *, limit: int, cursor: str | None = None
 ) -> tuple[list[Document], str | None]:
-    """Documents of one page and the cursor of the next. `parameters` as they stand in the address:
+    """Public documents of one page and the cursor of the next. `parameters` as they stand in the address:
     `category`, `brand`, `tag`, `sort`, `attrs.<name>[.gte|.lte|.gt|.lt]`. A category includes those below it.
-    `drafts` shows also what is not published (which has no place among the newest and oldest).
 
     Raises Invalid naming the parameter, StoreUnavailable.
     """
@@ -243,7 +242,7 @@ async def list_products(
     slugs = None if category is None else await store.category_and_below(shop.stores.mongo, category)
     conditions, varying = await _conditions(shop, asked, slugs)
     where = store.filter_of(
-        published_by=None if drafts else shop.clock.now(),
+        published_by=shop.clock.now(),
         categories=slugs,
         brand=given.get("brand"),
         tag=given.get("tag"),

@@ -232,7 +232,7 @@ async def listed(
 
 def filter_of(
     *,
-    published_by: datetime | None,
+    published_by: datetime,
     categories: Collection[str] | None = None,
     brand: str | None = None,
     tag: str | None = None,
@@ -241,11 +241,7 @@ def filter_of(
 ) -> dict[str, Any]:
     """The filter of a list. An attribute that variants of the category carry (`varying`) is looked for in `options`,
     so that black in L is one shirt that is both; any other in `attrs`, where the brief's index serves it."""
-    where: dict[str, Any] = {}
-    if published_by is not None:
-        where["publishedMs"] = {"$lte": epoch_ms(published_by)}
-    else:
-        where["sku"] = {"$lt": CANARY}  # of what is not published, all but the canary
+    where: dict[str, Any] = {"publishedMs": {"$lte": epoch_ms(published_by)}}
     if categories is not None:
         # One category as an equality: an index then gives the sort order too.
         where["category"] = next(iter(categories)) if len(categories) == 1 else {"$in": sorted(categories)}

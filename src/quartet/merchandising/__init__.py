@@ -2,10 +2,7 @@
 
 from quartet.merchandising.model import (
     SEARCH_ID,
-    QueryLine,
     ReportOrder,
-    SearchReport,
-    normalised,
     read_id,
 )
 from quartet.merchandising.rules import offers, ruling, stamp_of_late
@@ -16,14 +13,11 @@ from quartet.merchandising.typeahead import FEWEST_LETTERS
 __all__ = [
     "FEWEST_LETTERS",
     "SEARCH_ID",
-    "QueryLine",
     "ReportOrder",
-    "SearchReport",
     "count_queries",
     "expect",
     "forget_lines",
     "keep",
-    "normalised",
     "note_opened",
     "note_search",
     "offers",

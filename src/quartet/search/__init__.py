@@ -24,7 +24,6 @@ from quartet.search.store import (
     stored,
     suggest,
     sums,
-    sweep,
 )
 
 __all__ = [
@@ -52,6 +51,5 @@ __all__ = [
     "stored",
     "suggest",
     "sums",
-    "sweep",
     "turn_over",
 ]

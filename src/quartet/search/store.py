@@ -26,13 +26,10 @@ NOTHING = Told()
 ENOUGH = 1
 
 
-def definition(search: SearchEngine, settings: Settings) -> Json:
+def definition(settings: Settings) -> Json:
     """Settings and mappings as created; `_meta.definition` tells later whether an index is of this very kind."""
     made = deepcopy(INDEX)
     made["settings"]["index"]["number_of_replicas"] = settings.search_replicas
-    if search.engine == "elasticsearch":
-        # Its way of marking whole phrases makes highlighting nine times dearer; OpenSearch knows no such setting.
-        made["settings"]["index"]["highlight.weight_matches_mode.enabled"] = False
     made["mappings"] = _mappings(settings)
     made["mappings"]["_meta"] = {"definition": _kind(settings)}
     return made
@@ -59,9 +56,7 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
     alias = settings.search_alias
     if await search.alias_target(alias) is None:
         try:
-            await search.create_index(
-                f"{alias}-first", definition(search, settings), aliases=[alias, _family(settings)]
-            )
+            await search.create_index(f"{alias}-first", definition(settings), aliases=[alias, _family(settings)])
         except SearchRefused:
             if await search.alias_target(alias) is None:
                 raise
@@ -97,7 +92,7 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
     goes live it has no replicas and is not refreshed, so that it costs less to fill."""
     await sweep(search, settings)
     name = f"{settings.search_alias}-{new_id().hex}"
-    made = definition(search, settings)
+    made = definition(settings)
     made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
     aliases = [next_alias(settings), _family(settings)]
     await _with_way_cleared(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
@@ -148,7 +143,7 @@ async def _clear_the_way(search: SearchEngine, alias: str) -> None:
 
 async def make_ready(search: SearchEngine, settings: Settings) -> None:
     """The index behind the next alias is filled: from here on it is refreshed and copied as the live one is."""
-    wanted = definition(search, settings)["settings"]["index"]
+    wanted = definition(settings)["settings"]["index"]
     names = ("number_of_replicas", "refresh_interval")
     await search.change_settings(next_alias(settings), {name: wanted[name] for name in names})
     await search.refresh(next_alias(settings))

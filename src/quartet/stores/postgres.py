@@ -119,11 +119,6 @@ class Tx(Read):
         with _Statement():
             return await self._connection.execute(sql, *args)
 
-    async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """One statement for many rows, pipelined."""
-        with _Statement():
-            await self._connection.executemany(sql, rows)
-
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
         """COPY in binary; answers the tag."""
         with _Statement():

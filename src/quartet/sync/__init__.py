@@ -10,23 +10,15 @@ from quartet.sync.reindex import ask as ask_reindex
 from quartet.sync.reindex import last as last_rebuild
 from quartet.sync.reindex import reindex
 from quartet.sync.service import (
-    Pipeline,
-    State,
     begin_anew,
     catch_up,
     dead_letters,
     drop_dead_letter,
     replay_dead_letters,
-    state,
 )
-from quartet.sync.store import Letter, Rebuild
 from quartet.sync.worker import run_worker
 
 __all__ = [
-    "Letter",
-    "Pipeline",
-    "Rebuild",
-    "State",
     "ask_reindex",
     "begin_anew",
     "catch_up",
@@ -40,5 +32,4 @@ __all__ = [
     "reindex",
     "replay_dead_letters",
     "run_worker",
-    "state",
 ]

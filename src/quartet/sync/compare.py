@@ -85,17 +85,15 @@ class Look:
     seconds: float = 0.0
 
 
-async def differing(
-    shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "", patience: float = PATIENCE_SECONDS
-) -> Look:
+async def differing(shop: Shop, lows: Iterable[int] = RANGES, *, patience: float = PATIENCE_SECONDS) -> Look:
     """The products of these ranges (each of `WIDTH` buckets; all of them) that differ, and still do after what was
-    under way has arrived. `alias`: the index compared, else the live one. Raises StoreUnavailable."""
+    under way has arrived. Raises StoreUnavailable."""
     began = await _moment(shop)
-    found = await look_at_all(shop, lows, alias=alias)
+    found = await look_at_all(shop, lows)
     if found.suspects:
         await _arrived(shop, began, patience)
         asked = monotonic()
-        found.suspects = still(found.suspects, await look_again(shop, found, alias=alias))
+        found.suspects = still(found.suspects, await look_again(shop, found))
         found.seconds += monotonic() - asked
     return found
 

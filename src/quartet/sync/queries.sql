@@ -124,7 +124,7 @@ INSERT INTO sync_positions AS p (pipeline, retries) VALUES ($1, 1)
 ON CONFLICT (pipeline) DO UPDATE SET retries = p.retries + 1, updated_at = now();
 
 -- name: positions
-SELECT pipeline, token, caught_up_at, batches, items, retries, updated_at FROM sync_positions ORDER BY pipeline;
+SELECT pipeline, token, caught_up_at, batches, items, retries FROM sync_positions ORDER BY pipeline;
 
 -- name: ask_rebuild
 -- One is open at most: asking twice is asking once.

@@ -61,7 +61,6 @@ class Position:
     batches: int
     items: int
     retries: int
-    updated_at: datetime
 
 
 @dataclass(frozen=True)
