@@ -162,13 +162,13 @@ class Answers:
             return found
         looked = monotonic()
         async with self._turn(client):
-            del self._waiting[client, key]
+            task = self._waiting.pop((client, key))
             if self.kept.until(key) > known and (found := self.kept.get(key)) is not None:
                 _LOCAL.inc()
                 return found
             if (joined := self._with_engine(key)) is None:
                 began = monotonic()
-                self._under_way[key] = began, _this_task()
+                self._under_way[key] = began, task  # which is this one
                 _ENGINE.inc()
                 ready = await make()
         if joined is not None:
@@ -206,9 +206,3 @@ class Answers:
             await self._redis.brief.call("SET", entry, value, "PXAT", until)
         except StoreUnavailable:
             return  # the others ask the engine themselves
-
-
-def _this_task() -> "asyncio.Task[Ready]":
-    task = asyncio.current_task()
-    assert task is not None
-    return task
