@@ -191,6 +191,8 @@ class PayPalsPlace:
         order, held = self._part(request, "authorizations")
         if held["status"] != "CREATED":
             raise Refused(422, "AUTHORIZATION_ALREADY_CAPTURED")
+        if self.declining:
+            return 201, self._add(order, "captures", "DECLINED", "PAYMENT.CAPTURE.DECLINED")
         held["status"] = "CAPTURED"
         return 201, self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
 

@@ -397,6 +397,36 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     await books_balance(shop, place, till)
 
 
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_paypal_could_not_take_is_still_one(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.declining = True
+    for _ in range(2):
+        declined = await staff.post(f"/payments/{held['id']}/capture")
+        assert (declined.status_code, declined.json()["type"]) == (502, "/problems/provider-error")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await back(shopper, paid))["status"] == "authorized"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    await settled(shop, provider, clock)
+    assert [
+        part["status"] for part in place.orders[paid["providerRef"]]["purchase_units"][0]["payments"]["authorizations"]
+    ] == ["VOIDED"]
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
 async def test_only_what_paypal_says_is_its_own_is_read(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

@@ -700,6 +700,76 @@ async def test_a_refund_that_the_provider_will_not_make(
     assert (await look(shopper, made["id"]))["refundedCents"] == 500
 
 
+async def test_a_refund_that_the_provider_answers_as_failed_is_told_and_can_be_tried_again(
+    app: FastAPI, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"])).status_code == 201
+
+    class Failing(Held):
+        async def refund(self, refund: GiveBack) -> Outcome:
+            return Outcome("re_1", "failed")
+
+    app.state.providers = {"sandbox": Failing(sandbox)}
+    key = {"Idempotency-Key": "back"}
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={}, headers=key)
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    app.state.providers = _providers(sandbox)
+    again = await staff.post(f"/orders/{made['id']}/refunds", json={}, headers=key)
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded")
+    assert await till.charged(made["id"]) == 0
+
+
+async def test_a_payment_that_takes_long_is_asked_after_ever_more_rarely(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    asked = 0
+
+    class Pondering(Held):
+        async def authorise(self, charge: Charge) -> Outcome:
+            return Outcome(None, "pending")
+
+        async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+            nonlocal asked
+            asked += 1
+            return Outcome(None, "pending")
+
+    app.state.providers = {"sandbox": Pondering(sandbox)}
+    assert (await pay(shopper, made["id"])).json()["status"] == "pending"
+    for _ in range(300):
+        clock.advance(1)
+        await recover(shop, app.state.providers)
+    assert 5 <= asked <= 9, "after 2, 4, 8 … seconds"
+
+
+async def test_who_pays_in_the_last_second_is_waited_for(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 2)
+    made, left = await order(shopper, ("MUG", 2)), shop.settings.order_hold_seconds
+    clock.advance(left - 1)
+    click = asyncio.create_task(pay(shopper, made["id"]))
+    await held.waiting_in.wait()
+    clock.advance(2)
+    assert (await recover(shop, _providers(sandbox))).expired == 0
+    held.way_in.set()
+    held.way_out.set()
+    assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))
+
+
+async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
+    await till.stock("GIFT", 2, cents=0)
+    made = await order(shopper, ("GIFT", 1))
+    async with asyncio.timeout(10):
+        paid = await pay(shopper, made["id"])
+    assert (paid.status_code, paid.json()["status"]) == (201, "succeeded")
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert not held.waiting_in.is_set()
+
+
 async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, till: Till) -> None:
     await till.stock("MUG", 5)
     for key in ("old", "new"):

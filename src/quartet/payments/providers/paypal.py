@@ -195,8 +195,8 @@ class PayPal:
         except ProviderError as refused:
             failure = refused
         stands = _outcome(await self._order(hold.provider_ref) or order)
-        if failure is not None and stands.status == "authorized":
-            raise failure
+        if stands.status == "authorized" and (failure is not None or step == "capture"):
+            raise failure or ProviderError("PayPal was declined the capture; the hold stands")
         return stands
 
     async def _order(self, order_id: str) -> Json | None:
@@ -290,9 +290,12 @@ def _new_order(charge: Charge) -> Json:
 
 
 def _outcome(order: Json) -> Outcome:
-    """What was taken says more than what was held, and that more than the order."""
+    """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
+    still one."""
+    holds = [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
-    statuses = statuses or [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    if holds and set(statuses) <= {"failed"}:
+        statuses = holds
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
