@@ -294,7 +294,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             if order.status != "pending":
                 return
             order.lapsed = True
-            sql = "UPDATE orders SET expires_at = now() - interval '1 second' WHERE id = $1 RETURNING id"
+            sql = "UPDATE orders SET expires_at = now() - interval '1 minute' WHERE id = $1 RETURNING id"
             world.do(world.till.rows(sql, order_id))
 
         @rule(sweeps=st.integers(1, 3))
