@@ -22,7 +22,7 @@ from quartet import hooks
 from quartet.hooks import delivery, model, sender
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
-from quartet.stores import outbox
+from quartet.stores import outbox, tallies
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -460,6 +460,23 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     while await hooks.deliver(shop, send):
         pass
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
+
+
+async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    receiver.behave = says("500 Oops")
+    made = await endpoint(staff, receiver.url)
+    for n in range(20):
+        await happen(shop, "price.changed", f"S{n}")
+    while await hooks.deliver(shop, send):
+        pass
+    for _ in range(2):
+        async with shop.stores.pg.tx() as tx:
+            await hooks.sweep(tx, datetime.now(UTC) + timedelta(hours=25))
+    assert {d["state"] for d in await deliveries(staff, made)} == {"dead"}
+    async with shop.stores.pg.read() as read:
+        assert (await tallies.counted(read))["webhooks.dead"] == 20
 
 
 async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_a_notice(

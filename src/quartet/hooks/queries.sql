@@ -91,9 +91,12 @@ WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= 
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
 
 -- name: expire
--- What a day of trying, or of an open breaker, has not brought over.
-UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
-WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1);
+-- What a day of trying, or of an open breaker, has not brought over; how many that were.
+WITH dead AS (
+    UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
+    WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1) RETURNING id
+)
+SELECT count(*) FROM dead;
 
 -- name: sweep
 DELETE FROM webhook_deliveries WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days';

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from quartet.hooks.model import EVENTS, Delivery, Endpoint, State
 from quartet.kernel.errors import NotFound
+from quartet.stores import tallies
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Record, Tx
 
@@ -103,8 +104,9 @@ async def again(tx: Tx, endpoint_id: UUID, id_: int, now: datetime) -> Delivery 
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Gives up what is too late, and forgets what was done with long ago."""
-    await tx.execute(q.expire, now)
+    """Gives up what is too late, counted as `webhooks.dead`, and forgets what was done with long ago."""
+    if dead := await tx.fetchval(q.expire, now):
+        await tallies.count(tx, "webhooks.dead", dead)
     await tx.execute(q.sweep, now)
 
 
