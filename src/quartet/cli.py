@@ -148,7 +148,6 @@ def serve(
     """The API, over stores that are running already."""
     import uvicorn
 
-    from quartet import supervise
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
@@ -157,9 +156,7 @@ def serve(
     if not settings.secret.get_secret_value():
         raise ValueError(f"QUARTET_SECRET is not set: at least {SECRET_LENGTH} characters (`quartet up` draws one)")
     check_providers(settings)
-    trouble = supervise.port_trouble(settings.port, settings.host)
-    if trouble:
-        raise ValueError(": ".join(trouble))
+    _check_port(settings.port, settings.host)
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
@@ -175,6 +172,14 @@ def serve(
         timeout_graceful_shutdown=10,
     )
     Server(config, api.state.at_once).run([config.bind_socket()])
+
+
+def _check_port(port: int, host: str, option: str = "--") -> None:
+    from quartet import supervise
+
+    trouble = supervise.port_trouble(port, host, option)
+    if trouble:
+        raise ValueError(": ".join(trouble))
 
 
 @app.command()
@@ -330,6 +335,7 @@ def worker(
     check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
+        _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))
