@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
+# How long the API keeps a connection on which nothing is asked: longer than a balancer in front of it does
+# (deploy/nginx.conf), so that none is closed under a request.
+IDLE_SECONDS = 30
+
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
 StoreUrl = Annotated[str | None, typer.Option(help="A store of your own; unset, a local server is started.")]
 
@@ -168,7 +172,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
     Server(config, api.state.at_once).run([config.bind_socket()])
