@@ -104,6 +104,16 @@ def test_an_address_that_somebody_tells_is_believed_only_behind_the_balancer() -
     assert "X-Forwarded-For $remote_addr;" in (DEPLOY / "nginx.conf").read_text()
 
 
+def test_nobody_deploys_the_shop_without_saying_by_whom_it_is_paid() -> None:
+    said = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())["x-quartet"]["environment"]
+    assert said["QUARTET_PAYMENT_PROVIDERS"].startswith("${QUARTET_PAYMENT_PROVIDERS:?")
+    shops = [container for name, pod in _pods() if name.startswith("quartet-") for container in pod["containers"]]
+    assert len(shops) == 2
+    for container in shops:
+        [given] = [each["valueFrom"]["secretKeyRef"] for each in container["env"]]
+        assert given == {"name": "quartet", "key": "QUARTET_PAYMENT_PROVIDERS"}, "it does not start without"
+
+
 def test_the_balancer_lets_go_of_a_connection_before_the_api_does() -> None:
     [upstream] = re.findall(r"upstream api \{.+?\}", (DEPLOY / "nginx.conf").read_text(), re.DOTALL)
     [kept] = re.findall(r"^ *keepalive_timeout (\d+)s;$", upstream, re.MULTILINE)
