@@ -56,11 +56,14 @@ def settings_of(data: Path | None = None, **overrides: object) -> Settings:
     `quartet up` where none is set."""
     from quartet.supervise import running_urls
 
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if data is not None:
-        given["data_dir"] = data
-    settings = Settings(**given)  # type: ignore[arg-type]
+    settings = _given(data_dir=data, **overrides)
     return settings.model_copy(update=running_urls(settings))
+
+
+def _given(**options: object) -> Settings:
+    """The settings, and on top of them those options that are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return Settings(**given)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -91,16 +94,15 @@ def up(
     from quartet import supervise
     from quartet.payments import check_providers
 
-    given = {
-        "port": port,
-        "host": host,
-        "data_dir": data,
-        "postgres_url": postgres_url,
-        "mongodb_url": mongodb_url,
-        "redis_url": redis_url,
-        "search_url": search_url,
-    }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    settings = _given(
+        port=port,
+        host=host,
+        data_dir=data,
+        postgres_url=postgres_url,
+        mongodb_url=mongodb_url,
+        redis_url=redis_url,
+        search_url=search_url,
+    )
     check_providers(settings)
     sys.exit(asyncio.run(supervise.up(settings, partial(bring_up, empty=empty), Console())))
 
@@ -137,9 +139,7 @@ def doctor(
 
     from quartet.doctor import examine, show
 
-    given = {"port": port, "data_dir": data}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    sys.exit(show(asyncio.run(examine(settings)), Console()))
+    sys.exit(show(asyncio.run(examine(_given(port=port, data_dir=data))), Console()))
 
 
 @app.command()

@@ -323,7 +323,7 @@ def note_running(settings: Settings) -> None:
     """Keep what was settled for other commands of the same user; it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
     noted = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
-    _write_private(_running_note(settings.data_dir), json.dumps(noted))
+    devstores.write_private(_running_note(settings.data_dir), json.dumps(noted))
 
 
 def without_password(url: str) -> str:
@@ -382,7 +382,7 @@ def _settled(settings: Settings) -> Settings:
     if not settings.secret.get_secret_value():
         kept = settings.data_dir / "secret"
         if not kept.exists():
-            _write_private(kept, secrets.token_urlsafe(48))
+            devstores.write_private(kept, secrets.token_urlsafe(48))
         update["secret"] = SecretStr(kept.read_text().strip())
     return settings.model_copy(update=update)
 
@@ -473,9 +473,3 @@ def _progress(console: Console) -> Progress:
 
 def _running_note(data: Path) -> Path:
     return data / "up.json"
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)

@@ -1,6 +1,6 @@
 -- name: add
 INSERT INTO webhook_endpoints (id, url, events, description, salt, created_by, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $7) RETURNING *;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $7);
 
 -- name: get
 SELECT * FROM webhook_endpoints WHERE id = $1;
@@ -20,7 +20,7 @@ SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until
 WHERE id = $1;
 
 -- name: remove
-DELETE FROM webhook_endpoints WHERE id = $1 RETURNING id;
+DELETE FROM webhook_endpoints WHERE id = $1;
 
 -- name: keep
 -- While the events still lie in the outbox, in the transaction that takes them out: nothing of them travels, and where

@@ -55,9 +55,8 @@ async def save(tx: Tx, e: Endpoint) -> None:
 
 
 async def remove(tx: Tx, id_: UUID) -> None:
-    """With all its deliveries. Raises NotFound."""
-    if await tx.fetchval(q.remove, id_) is None:
-        raise NotFound(f"there is no webhook endpoint {id_}")
+    """With all its deliveries; its row is locked."""
+    await tx.execute(q.remove, id_)
 
 
 async def keep(tx: Tx, outbox_ids: Sequence[int]) -> None:
