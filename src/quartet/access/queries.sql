@@ -50,6 +50,10 @@ RETURNING id, name, prefix, scopes, created_at, created_by, last_used_at, expire
 -- At most once a minute, however many processes saw it.
 UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute');
 
+-- name: person
+-- Keys of a person who is gone are nobody's, and so is their id.
+SELECT coalesce((SELECT created_by FROM api_keys WHERE id = $1), $1);
+
 -- name: forget
 -- Keys that somebody made who is gone open nothing any more.
 UPDATE api_keys SET revoked_at = $2 WHERE created_by = $1 AND revoked_at IS NULL RETURNING id;

@@ -85,6 +85,12 @@ async def note_use(tx: Tx, key_id: UUID, now: datetime) -> None:
     await tx.execute(q.note_use, key_id, now)
 
 
+async def person(read: Read, id_: UUID) -> UUID:
+    """Who stands behind the id of a principal: whoever made the key, if it is a key's, else the user whose it is."""
+    found: UUID = await read.fetchval(q.person, id_)
+    return found
+
+
 async def forget(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
     """Revokes the keys that the user made; answers which."""
     return [row["id"] for row in await tx.fetch(q.forget, user_id, now)]

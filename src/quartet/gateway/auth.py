@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quartet import access, accounts
 from quartet.accounts import cookies, tokens
-from quartet.gateway.limits import Limiter
+from quartet.gateway.limits import SAFE, Limiter
 from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
 from quartet.web.dependencies import Principal, Shop
 from quartet.web.limits import Gone
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
 _REMEMBERED = 10_000
-SAFE = {"GET", "HEAD", "OPTIONS"}
 # How long a process may believe what PostgreSQL said of a key.
 BELIEVED_SECONDS = 5.0
 

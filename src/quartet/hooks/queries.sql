@@ -1,6 +1,6 @@
 -- name: add
 INSERT INTO webhook_endpoints (id, url, events, description, salt, created_by, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $7) RETURNING *;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $7);
 
 -- name: get
 SELECT * FROM webhook_endpoints WHERE id = $1;
@@ -20,7 +20,7 @@ SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until
 WHERE id = $1;
 
 -- name: remove
-DELETE FROM webhook_endpoints WHERE id = $1 RETURNING id;
+DELETE FROM webhook_endpoints WHERE id = $1;
 
 -- name: keep
 -- While the events still lie in the outbox, in the transaction that takes them out: nothing of them travels, and where
@@ -91,9 +91,12 @@ WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= 
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
 
 -- name: expire
--- What a day of trying, or of an open breaker, has not brought over.
-UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
-WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1);
+-- What a day of trying, or of an open breaker, has not brought over; how many that were.
+WITH dead AS (
+    UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
+    WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1) RETURNING id
+)
+SELECT count(*) FROM dead;
 
 -- name: sweep
 DELETE FROM webhook_deliveries WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days';
