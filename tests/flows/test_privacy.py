@@ -9,7 +9,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from quartet import accounts, sync
+from conftest import SignIn
+from quartet import accounts, orders, sync
 from quartet.kernel.clock import FixedClock
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
@@ -215,6 +216,60 @@ async def test_an_address_that_the_account_had_before_is_forgotten_too(
     assert where >= {f"postgres public.{table}" for table in tables}
     assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
     assert await _traces(shop, (EMAIL, now)) == set()
+
+
+@pytest.mark.parametrize("theirs", ["e@gmail.com", "joe@gmail.com"])
+async def test_an_account_by_an_address_that_nobody_proved_takes_nothing_of_others_along(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, theirs: str
+) -> None:
+    """One whose address is the end of another's, and one that somebody made by another's."""
+    await _made(staff.post("/webhook-endpoints", json={"url": "https://93.184.216.34/hook", "events": ["*"]}))
+    joe = {"items": [{"sku": "MUG", "qty": 1}], "email": "joe@gmail.com"}, {"Idempotency-Key": "of Joe"}
+    bought = await _made(client.post("/orders", json=joe[0], headers=joe[1]))
+    await _made(staff.post(f"/orders/{bought['id']}/cancel"))
+    await sync.catch_up(shop)
+    async with shop.stores.pg.tx() as tx:
+        sql = "INSERT INTO dead_letters (pipeline, key, payload, reason) VALUES ('outbox', 'x', $1, 'broken')"
+        await tx.execute(sql, {"key": bought["id"], "payload": {"email": "joe@gmail.com"}})
+    waits = await _made(client.post("/orders", json=joe[0]))
+    await _made(staff.post(f"/orders/{waits['id']}/cancel"))
+    before = await _traces(shop, ("joe@gmail.com",))
+    await _made(client.post("/users", json={"email": theirs, "password": PASSWORD}))
+    headers = await _sign_in(client, theirs)
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    assert await _traces(shop, ("joe@gmail.com",)) == before
+    again = await client.post("/orders", json=joe[0], headers=joe[1])
+    assert (again.json()["id"], again.headers["Idempotent-Replayed"]) == (bought["id"], "true")
+
+
+async def test_what_is_just_being_ordered_is_forgotten_too(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    user_id, headers = await _live(client, shop, staff)
+    async with shop.stores.pg.tx() as tx:
+        await orders.place(tx, user_id, [("MUG", 1)], {"note": NOTE})
+        leaving = asyncio.create_task(_delete(client, headers, password=PASSWORD))
+        async with shop.stores.pg.read() as read, asyncio.timeout(30):
+            while not await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert (await leaving).status_code == 204
+    await sync.catch_up(shop)
+    assert await _traces(shop) == set()
+
+
+async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody_refuses(
+    client: httpx.AsyncClient, shop: Shop, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
+) -> None:
+    await sign_in("admin")  # somebody stays
+    me = UUID(str((await _made(admin.get("/users/me")))["id"]))
+    async with shop.stores.pg.tx() as tx:
+        await accounts.erase(tx, me, shop.clock.now())
+    for path, body in (
+        ("/orders", {"items": [{"sku": "MUG", "qty": 1}]}),
+        ("/api-keys", {"name": "mine", "scopes": ["catalog:read"]}),
+    ):
+        refused = await admin.post(path, json=body)
+        assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -28,7 +28,7 @@ ORDER BY at DESC, id DESC LIMIT $5;
 
 -- name: insert_key
 INSERT INTO api_keys (id, name, prefix, key_hash, scopes, created_at, created_by, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT $1, $2, $3, $4, $5, $6, id, $8 FROM users WHERE id = $7 AND erased_at IS NULL FOR KEY SHARE
 RETURNING id, name, prefix, scopes, created_at, created_by, last_used_at, expires_at, revoked_at;
 
 -- name: keys

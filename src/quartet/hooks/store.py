@@ -120,6 +120,6 @@ async def breakers(read: Read, now: datetime) -> dict[str, int]:
     return {row["breaker"]: row["endpoints"] for row in await read.fetch(q.breakers, now)}
 
 
-async def forget_email(tx: Tx, email: str, keys: Sequence[str]) -> None:
+async def forget_email(tx: Tx, order_ids: Sequence[UUID]) -> None:
     """No delivery names the address any more, nor one of these keys any address."""
-    await tx.execute(q.forget_email, email, keys)
+    await tx.execute(q.forget_email, order_ids)

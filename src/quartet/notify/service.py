@@ -191,7 +191,10 @@ async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True
 
 async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
     log.error("mail given up", mail=mail.id, kind=mail.kind, error=repr(error))
-    held = {"kind": mail.kind, "event_id": str(mail.event_id), "user_id": str(mail.user_id) if mail.user_id else None}
+    held = {
+        "kind": mail.kind, "event_id": str(mail.event_id), "order_id": mail.args.get("order_id"),
+        "user_id": str(mail.user_id) if mail.user_id else None,
+    }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
         await store.bury(tx, mail, shop.clock.now())
         await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])

@@ -14,7 +14,19 @@ from uuid import UUID
 import orjson
 from pydantic.alias_generators import to_camel
 
-from quartet import access, accounts, addresses, cart, catalog, hooks, leaderboard, merchandising, orders, payments
+from quartet import (
+    access,
+    accounts,
+    addresses,
+    cart,
+    catalog,
+    hooks,
+    leaderboard,
+    merchandising,
+    notify,
+    orders,
+    payments,
+)
 from quartet.privacy.model import OrdersOpen
 from quartet.stores import letters, outbox
 from quartet.web import idempotency
@@ -38,20 +50,22 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
     with access.an_admin_stays():
         async with shop.stores.pg.tx() as tx:
             # Orders' rows are locked first, as everywhere; then none of their payments can begin or end meanwhile.
+            await orders.lock_of_person(tx, user.id, proven)
+            # This waits for what they are just ordering or making, so that it is found; what comes after is refused.
+            ended = await accounts.erase(tx, user.id, now)
             theirs = await orders.lock_of_person(tx, user.id, proven)
             if await payments.any_open(tx, theirs):
                 raise OrdersOpen()
             await orders.forget(tx, theirs, now)
             await payments.forget(tx, theirs)
             await merchandising.forget_lines(tx, theirs)
-            await idempotency.forget_person(tx, user.id, user.email)
-            # Some may have been made as a guest, with an address that the account has had before.
-            keys_of_theirs = [str(order_id) for order_id in theirs]
-            await outbox.forget_email(tx, user.email, keys_of_theirs)
-            await hooks.forget_email(tx, user.email, keys_of_theirs)
-            await letters.forget_person(tx, user.id, user.email, keys_of_theirs)
+            await idempotency.forget_person(tx, user.id, proven)
+            # By their orders alone: an address that nobody has proved may be somebody else's.
+            await outbox.forget_email(tx, theirs)
+            await hooks.forget_email(tx, theirs)
+            await notify.forget_orders(tx, theirs)
+            await letters.forget_person(tx, user.id, theirs)
             keys = await access.forget(tx, user.id, now)
-            ended = await accounts.erase(tx, user.id, now)
             await addresses.forget(tx, user.id)
             await outbox.emit(tx, "user.erased", str(user.id), {"user_id": str(user.id)})
     await shop.step("person erased")
