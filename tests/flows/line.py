@@ -27,6 +27,11 @@ class Line:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def connected(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
     async def plug(self) -> None:
         """Listens, on the port it had."""
         self.cut = ""

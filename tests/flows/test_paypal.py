@@ -23,6 +23,8 @@ from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, GiveBack, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.sync import worker
+from quartet.sync.store import NOBODYS
 from quartet.web.dependencies import Shop
 
 
@@ -354,6 +356,32 @@ async def test_a_paypal_that_is_ill_takes_once(
     await settled(shop, provider, clock)
     assert place.taken() == 500
     await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("provider")
+async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_connection_open(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    line: Line,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "RECOVER_SECONDS", 0.01)
+    await pay(shopper, await order(shopper, ("MUG", 1)))
+    signed_in, connected = place.tokens_given, line.connected
+
+    async with asyncio.timeout(20):
+        sweeping = asyncio.create_task(worker.LOOPS["recovery"][0](shop, NOBODYS))
+        while not await till.rows("SELECT FROM payments WHERE asked > 3"):
+            clock.advance(5)
+            await asyncio.sleep(0.05)
+        assert place.tokens_given == signed_in + 1
+        assert line.connected == connected + 1
+        sweeping.cancel()
+        while line.connected > connected:  # noqa: ASYNC110 — the line tells nobody
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.usefixtures("by_hand")

@@ -23,7 +23,7 @@ from quartet.payments.model import (
     WaitsForBuyer,
     WebhookEvent,
 )
-from quartet.payments.providers import Providers, check_providers, open_providers
+from quartet.payments.providers import Providers, check_providers, open_providers, opened_providers
 from quartet.payments.providers.port import PaymentProvider
 from quartet.payments.reconcile import Compared, Difference, reconcile
 from quartet.payments.store import (
@@ -84,6 +84,7 @@ __all__ = [
     "late_refund",
     "leave",
     "open_providers",
+    "opened_providers",
     "reconcile",
     "remember_event",
     "start",

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from quartet import access, checkout, discovery, hooks, merchandising, notify, search
+from quartet import access, checkout, discovery, hooks, merchandising, notify, payments, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync import changes, compare, freshness, metrics, relay, store
 from quartet.sync.leases import Share, Work
@@ -118,9 +118,11 @@ async def _comparison(shop: Shop, _: Lease) -> None:
 
 
 async def _recovery(shop: Shop, _: Lease) -> None:
-    while True:
-        await checkout.recover(shop)
-        await asyncio.sleep(RECOVER_SECONDS)
+    # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
+    async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
+        while True:
+            await checkout.recover(shop, providers)
+            await asyncio.sleep(RECOVER_SECONDS)
 
 
 async def _access(shop: Shop, _: Lease) -> None:

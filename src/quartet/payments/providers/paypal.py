@@ -75,6 +75,9 @@ class PayPal:
         self._token, self._token_until = "", 0.0
         self._renewing = asyncio.Lock()
 
+    async def close(self) -> None:
+        await self._http.aclose()
+
     @property
     def methods(self) -> Collection[str]:
         return {"paypal"}

@@ -49,6 +49,10 @@ class PaymentProvider(Protocol):
         """Every charge and every refund made from `since` and before `until`, page by page, in the provider's order."""
         ...
 
+    async def close(self) -> None:
+        """Nothing is asked of it any more."""
+        ...
+
     async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
         """What the provider tells. Raises BadSignature, BadRequest. Header names are in lower case, the body is as it
         came."""

@@ -58,12 +58,16 @@ class Stripe:
         self._secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
         stripe.enable_telemetry = False
         addresses: Any = {"api": settings.stripe_api_url} if settings.stripe_api_url else None
+        self._http = stripe.HTTPXClient(timeout=settings.payment_timeout)
         self._api = stripe.StripeClient(
             settings.stripe_secret_key.get_secret_value(),
             base_addresses=addresses,
             max_network_retries=0,
-            http_client=stripe.HTTPXClient(timeout=settings.payment_timeout),
+            http_client=self._http,
         ).v1
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]
 
     @property
     def methods(self) -> Collection[str] | None:
