@@ -22,7 +22,7 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, GiveBack, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent
 from quartet.sync import worker
 from quartet.sync.store import NOBODYS
 from quartet.web.dependencies import Shop
@@ -306,6 +306,48 @@ async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charge
     ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
     assert ours == [{"status": "failed"}]
     assert place.taken() == 0
+
+
+@pytest.mark.usefixtures("provider")
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, line: Line, signed_in: bool
+) -> None:
+    if signed_in:
+        await pay(shopper, await order(shopper, ("MUG", 1)))
+    made = await order(shopper, ("MUG", 1))
+    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+    click = {"Idempotency-Key": "click"}
+    await line.break_at("ringing")
+    told = await shopper.post("/payments", json=body, headers=click)
+    await line.mend()
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    assert (await shopper.post("/payments", json=body, headers=click)).status_code == 201
+
+
+async def test_a_sign_in_that_takes_too_long_asked_for_nothing(
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    charges = [Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/") for _ in range(5)]
+    place.sign_in_seconds = 2.0
+    async with asyncio.timeout(2):
+        told = await asyncio.gather(*(provider.authorise(charge) for charge in charges), return_exceptions=True)
+    assert {type(each) for each in told} == {ProviderError}
+    assert not place.orders
+
+
+async def test_money_that_was_taken_is_not_told_as_untaken_because_nobody_could_look_afterwards(
+    place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    charge = Charge(str(new_id()), 500, "GBP", "paypal", capture=False, return_url="https://shop.example/")
+    ref = (await provider.authorise(charge)).provider_ref or ""
+    place.approve(ref)
+    assert (await provider.look_up(charge.reference, ref)).status == "authorized"  # type: ignore[union-attr]
+    place.hiding = True
+    with pytest.raises(ProviderSilent):
+        await provider.capture(Hold(charge.reference, ref, 500, "GBP"))
+    place.hiding = False
+    assert (await provider.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -4,7 +4,12 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+import httpx
+
 from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, WebhookEvent
+
+# The connection was never made, so that nothing was asked.
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class PaymentProvider(Protocol):
@@ -57,6 +62,18 @@ class PaymentProvider(Protocol):
         """What the provider tells. Raises BadSignature, BadRequest. Header names are in lower case, the body is as it
         came."""
         ...
+
+
+def for_what_comes_before(seconds: float) -> float:
+    """How much of the seconds for a whole call its connection or its sign-in may take: so much less that it is known to
+    have failed, and nothing to have been asked, before whoever waits gives up and nobody knows."""
+    return seconds / 3
+
+
+def limits(seconds: float) -> httpx.Timeout:
+    """Of a provider's client."""
+    before = for_what_comes_before(seconds)
+    return httpx.Timeout(seconds, connect=before, pool=before)
 
 
 def storable(value: Any) -> str:
