@@ -585,6 +585,16 @@ async def test_everything_at_once_ends_without_a_deadlock_and_with_true_books(
         assert await till.charged(made["id"]) == made["left"]
 
 
+async def test_whose_account_is_gone_is_told_so_and_nothing_is_reserved(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    await till.rows("DELETE FROM users WHERE id = $1 RETURNING id", shopper.user_id)  # type: ignore[attr-defined]
+    body = {"items": [{"sku": "MUG", "qty": 1}]}
+    for headers in ({}, {"Idempotency-Key": "click"}):
+        told = await shopper.post("/orders", json=body, headers=headers)
+        assert (told.status_code, told.json()["type"]) == (401, "/problems/unauthenticated")
+    assert await till.shelf("MUG") == (5, 0)
+
+
 # Without Redis
 
 
