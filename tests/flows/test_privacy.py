@@ -289,6 +289,17 @@ async def test_the_last_administrator_stays(admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/users/me")).status_code == 200
 
 
+async def test_nobody_is_listed_who_was_forgotten(shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    async def listed() -> set[str]:
+        return {person["id"] for person in (await staff.get("/users", params={"limit": 100})).json()["items"]}
+
+    them = str(shopper.user_id)  # type: ignore[attr-defined]
+    assert them in await listed()
+    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+    assert them not in await listed()
+    assert (await staff.get("/users", params={"email": "erased-"})).json()["items"] == []
+
+
 async def test_what_was_forgotten_can_not_be_put_back(shopper: httpx.AsyncClient, shop: Shop) -> None:
     assert (await shopper.request("DELETE", "/users/me")).status_code == 204
     for change in ("password_hash = 'x'", "display_name = 'x'", "email = 'x@example.com'", "roles = '{staff}'"):
