@@ -7,8 +7,6 @@ To make an account: `hashed = await hash_password(settings, password)` outside t
 from quartet.accounts.model import (
     Device,
     EmailTaken,
-    OpenSession,
-    SignedIn,
     TooManyAttempts,
     User,
     WrongCredentials,
@@ -27,9 +25,6 @@ from quartet.accounts.service import (
     mint_verification,
     refuse_erased,
     refuse_tokens_of,
-    sign_in,
-    sign_out,
-    sign_up,
     start_session,
 )
 from quartet.accounts.store import (
@@ -53,8 +48,6 @@ __all__ = [
     "Busy",
     "Device",
     "EmailTaken",
-    "OpenSession",
-    "SignedIn",
     "TooManyAttempts",
     "User",
     "WrongCredentials",
@@ -82,9 +75,6 @@ __all__ = [
     "roles_changed_since",
     "roles_of_session",
     "set_roles",
-    "sign_in",
-    "sign_out",
-    "sign_up",
     "slide",
     "start_session",
     "sweep",

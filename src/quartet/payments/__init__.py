@@ -19,7 +19,6 @@ from quartet.payments.model import (
     ProviderOff,
     ProviderSilent,
     Refund,
-    RefundReason,
     WaitsForBuyer,
     WebhookEvent,
 )
@@ -71,7 +70,6 @@ __all__ = [
     "ProviderSilent",
     "Providers",
     "Refund",
-    "RefundReason",
     "WaitsForBuyer",
     "WebhookEvent",
     "any_open",
