@@ -4,6 +4,7 @@ To make an account: `hashed = await hash_password(settings, password)` outside t
 `await create_user(tx, email, hashed, display_name, roles=(…))`.
 """
 
+from quartet.accounts.api import PersonShape, UserShape
 from quartet.accounts.model import (
     Device,
     EmailTaken,
@@ -48,8 +49,10 @@ __all__ = [
     "Busy",
     "Device",
     "EmailTaken",
+    "PersonShape",
     "TooManyAttempts",
     "User",
+    "UserShape",
     "WrongCredentials",
     "address",
     "by_email",
