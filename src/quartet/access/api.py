@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from quartet import accounts
 from quartet.access import service, store
-from quartet.access.model import SCOPES, ApiKey, Entry, LastAdmin
+from quartet.access.model import SCOPES, Entry, LastAdmin
 from quartet.accounts import PersonShape
 from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
@@ -97,7 +97,7 @@ async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
         found = await store.keys(read, before=UUID(before) if before else None, limit=paging.limit + 1)
     shown = found[: paging.limit]
     more = shop.cursors.encode([shown[-1].id], "api-keys") if len(found) > paging.limit else None
-    return answer(Page[KeyShape](items=[_key(key) for key in shown], next_cursor=more))
+    return answer(Page[KeyShape](items=[KeyShape.model_validate(key) for key in shown], next_cursor=more))
 
 
 @router.delete("/api-keys/{id}", status_code=204, responses=problems(NotFound, *_ADMIN))
@@ -129,10 +129,6 @@ async def list_people(
 async def set_roles(shop: ShopDep, principal: Admin, user_id: PathId, body: RolesBody) -> Response:
     """Sets somebody's roles, at once: an access token that says otherwise is refused until it is renewed."""
     return answer(PersonShape.of(await service.set_roles(shop, user_id, frozenset(body.roles), actor=principal.actor)))
-
-
-def _key(key: ApiKey) -> KeyShape:
-    return KeyShape.model_validate(key)
 
 
 @router.get("/audit-log", response_model=Page[EntryShape], responses=problems(*_ADMIN))
