@@ -250,8 +250,7 @@ async def _reconcile(settings: Settings, first: date, last: date, only: str | No
     from quartet import payments
 
     found = 0
-    async with open_shop(settings) as shop:
-        providers = payments.open_providers(settings, shop.stores.pg)
+    async with open_shop(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):

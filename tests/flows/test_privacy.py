@@ -1,6 +1,7 @@
 """Who goes is forgotten in every store, wherever the process dies meanwhile; and may take along what is held."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from conftest import SignIn
 from quartet import accounts, orders, sync
 from quartet.kernel.clock import FixedClock
+from quartet.stores.mongo import Mongo
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -342,6 +344,17 @@ async def test_the_last_administrator_stays(admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/users/me")).status_code == 200
 
 
+async def test_nobody_is_listed_who_was_forgotten(shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    async def listed() -> set[str]:
+        return {person["id"] for person in (await staff.get("/users", params={"limit": 100})).json()["items"]}
+
+    them = str(shopper.user_id)  # type: ignore[attr-defined]
+    assert them in await listed()
+    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+    assert them not in await listed()
+    assert (await staff.get("/users", params={"email": "erased-"})).json()["items"] == []
+
+
 async def test_what_was_forgotten_can_not_be_put_back(shopper: httpx.AsyncClient, shop: Shop) -> None:
     assert (await shopper.request("DELETE", "/users/me")).status_code == 204
     for change in ("password_hash = 'x'", "display_name = 'x'", "email = 'x@example.com'", "roles = '{staff}'"):
@@ -371,6 +384,16 @@ async def test_everything_held_about_one_is_one_document(
     assert (await client.get("/users/me/export")).status_code == 401
 
 
+async def test_while_mongodb_is_away_nobody_is_given_half_of_what_is_held(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient
+) -> None:
+    app.state.shop = replace(shop, stores=replace(shop.stores, mongo=Mongo("mongodb://127.0.0.1:1", "none")))
+    away = await shopper.get("/users/me/export")
+    assert (away.status_code, away.json()["type"]) == (503, "/problems/store-unavailable")
+    assert "retry-after" in away.headers
+    await app.state.shop.stores.mongo.close()
+
+
 async def test_a_long_history_is_exported_whole(
     client: httpx.AsyncClient, shop: Shop, sign_in: Any, stocked: None
 ) -> None:
@@ -378,5 +401,10 @@ async def test_a_long_history_is_exported_whole(
     async with shop.stores.pg.tx() as tx:
         for _ in range(230):
             await tx.execute('SELECT place_order($1, \'[{"sku": "MUG", "qty": 1}]\')', shopper.user_id)
+    reviews = shop.stores.mongo.collection("reviews")
+    written = {"userId": str(shopper.user_id), "productId": "x", "rating": 5, "title": "", "body": "", "author": None}
+    for n in range(620):
+        await reviews.insert_one({"_id": f"r{n}", "createdAt": datetime.now(UTC), **written})
     held = (await shopper.get("/users/me/export")).json()
     assert len({order["id"] for order in held["orders"]}) == 230
+    assert len(held["reviews"]) == 620

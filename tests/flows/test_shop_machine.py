@@ -25,7 +25,7 @@ from till import Json, Till
 from conftest import SignIn
 from quartet.checkout import recover
 from quartet.kernel.settings import Settings
-from quartet.payments import Outcome
+from quartet.payments import Outcome, open_providers
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.web.dependencies import Shop
 
@@ -300,7 +300,8 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         @rule(sweeps=st.integers(1, 3))
         def recover(self, sweeps: int) -> None:
             async def at_once() -> None:
-                await asyncio.gather(*(recover(world.shop) for _ in range(sweeps)))
+                providers = open_providers(world.shop.settings, world.shop.stores.pg)
+                await asyncio.gather(*(recover(world.shop, providers) for _ in range(sweeps)))
 
             world.do(at_once())
             for order in self.model.orders.values():

@@ -1,7 +1,7 @@
 """Routes of accounts."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import structlog
@@ -90,17 +90,27 @@ class NewPassword(Body):
     password: FreshPassword
 
 
-class UserShape(Shape):
-    """An account as its owner sees it."""
+class PersonShape(Shape):
+    """An account as staff see it."""
 
     id: UUID
     email: str
     email_verified: bool
-    pending_email: str | None
     display_name: str | None
     plan: str
     roles: list[str]
     created_at: datetime
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        """This one."""
+        return cls.model_validate({**vars(user), "roles": sorted(user.roles)})
+
+
+class UserShape(PersonShape):
+    """An account as its owner sees it."""
+
+    pending_email: str | None
 
 
 class PageSessionShape(Shape):
@@ -133,7 +143,7 @@ class TokenShape(Shape):
 
 
 def _user(user: User, status: int = 200) -> Response:
-    return answer(UserShape.model_validate({**vars(user), "roles": sorted(user.roles)}), status)
+    return answer(UserShape.of(user), status)
 
 
 def _page_session(shop: Shop, signed: SignedIn) -> Response:

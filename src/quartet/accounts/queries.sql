@@ -168,6 +168,7 @@ DELETE FROM mailed_links WHERE expires_at <= $1;
 -- In the index's order, so that a page costs what it shows. An address has no character beyond chr(1114111).
 SELECT id, email, password_hash, display_name, plan, roles, created_at, email_verified_at, pending_email FROM users
 WHERE email COLLATE "C" > $2 AND email COLLATE "C" >= $1 AND email COLLATE "C" < $1 || chr(1114111)
+  AND erased_at IS NULL
 ORDER BY email COLLATE "C" LIMIT $3;
 
 -- name: lock_user

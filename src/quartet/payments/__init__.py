@@ -19,11 +19,10 @@ from quartet.payments.model import (
     ProviderOff,
     ProviderSilent,
     Refund,
-    RefundReason,
     WaitsForBuyer,
     WebhookEvent,
 )
-from quartet.payments.providers import Providers, check_providers, open_providers
+from quartet.payments.providers import Providers, check_providers, open_providers, opened_providers
 from quartet.payments.providers.port import PaymentProvider
 from quartet.payments.reconcile import Compared, Difference, reconcile
 from quartet.payments.store import (
@@ -42,6 +41,7 @@ from quartet.payments.store import (
     start_refund,
     start_under_key,
     start_void,
+    sweep_events,
     take_refunds_to_ask,
     take_to_ask,
     with_buyer,
@@ -70,7 +70,6 @@ __all__ = [
     "ProviderSilent",
     "Providers",
     "Refund",
-    "RefundReason",
     "WaitsForBuyer",
     "WebhookEvent",
     "any_open",
@@ -84,6 +83,7 @@ __all__ = [
     "late_refund",
     "leave",
     "open_providers",
+    "opened_providers",
     "reconcile",
     "remember_event",
     "start",
@@ -91,6 +91,7 @@ __all__ = [
     "start_refund",
     "start_under_key",
     "start_void",
+    "sweep_events",
     "take_refunds_to_ask",
     "take_to_ask",
     "with_buyer",
