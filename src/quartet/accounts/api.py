@@ -240,8 +240,7 @@ async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Res
     if paging.cursor is not None:
         before = UUID(shop.cursors.decode(paging.cursor, scope)[0])
     found = await service.sessions(shop, principal, before, paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.id])
     items = [_session(session, principal.session_id) for session in shown]
     return answer(Page[SessionShape](items=items, next_cursor=more))
 
