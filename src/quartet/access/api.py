@@ -95,8 +95,7 @@ async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
         (before,) = shop.cursors.decode(paging.cursor, "api-keys")
     async with shop.stores.pg.read() as read:
         found = await store.keys(read, before=UUID(before) if before else None, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], "api-keys") if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, "api-keys", lambda last: [last.id])
     return answer(Page[KeyShape](items=[KeyShape.model_validate(key) for key in shown], next_cursor=more))
 
 
@@ -120,8 +119,7 @@ async def list_people(
         (after,) = shop.cursors.decode(paging.cursor, scope)
     async with shop.stores.pg.read() as read:
         found = await accounts.by_email(read, email.lower(), after=after, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].email], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.email])
     return answer(Page[PersonShape](items=[PersonShape.of(user) for user in shown], next_cursor=more))
 
 
@@ -156,8 +154,7 @@ async def list_entries(
         before = store.Before(datetime.fromisoformat(at), entry_id)
     async with shop.stores.pg.read() as read:
         found = await store.entries(read, wanted, since=since, until=until, before=before, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].at.isoformat(), shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.at.isoformat(), last.id])
     return answer(Page[EntryShape](items=[_entry(entry) for entry in shown], next_cursor=more))
 
 
