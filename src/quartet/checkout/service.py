@@ -458,7 +458,8 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
     except ValueError:
         return None
     async with shop.stores.pg.read() as read:
-        return await payments.by_id(read, payment_id)
+        found = await payments.with_buyer(read, payment_id)
+    return found and found.payment
 
 
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:

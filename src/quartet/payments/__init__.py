@@ -27,7 +27,6 @@ from quartet.payments.providers.port import PaymentProvider
 from quartet.payments.reconcile import Compared, Difference, reconcile
 from quartet.payments.store import (
     any_open,
-    by_id,
     complete,
     complete_refund,
     drop_capture,
@@ -73,7 +72,6 @@ __all__ = [
     "WaitsForBuyer",
     "WebhookEvent",
     "any_open",
-    "by_id",
     "check_providers",
     "complete",
     "complete_refund",

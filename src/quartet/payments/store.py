@@ -104,12 +104,6 @@ async def complete(
     return Completed(_read(Payment, row), row["user_id"], row["guest_cart"], row["bought"] or {})
 
 
-async def by_id(read: Read, payment_id: UUID) -> Payment | None:
-    """None when there is no such payment."""
-    found = await with_buyer(read, payment_id)
-    return None if found is None else found.payment
-
-
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
     """The same, with whose it is."""
     row = await read.fetchrow(q.with_buyer, payment_id)
