@@ -459,7 +459,7 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
         return None
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)
-    return found and found.payment
+    return None if found is None else found.payment
 
 
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
