@@ -9,7 +9,7 @@ import pytest
 from till import Till, order, pay
 
 from conftest import SignIn
-from quartet import audit, checkout
+from quartet import audit, checkout, payments
 from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Shop
 
@@ -90,6 +90,7 @@ async def test_carts_in_any_order_never_wait_for_each_other(
     same goods, all at once, each naming them in another order."""
     print(f"seeds 0 to {STORMS - 1}")
     skus = [f"{letter}-1" for letter in "ABCDEF"]
+    providers = payments.open_providers(shop.settings, shop.stores.pg)
     for sku in skus:
         await till.stock(sku, 100_000)
     shoppers = [await sign_in() for _ in range(12)]
@@ -129,7 +130,7 @@ async def test_carts_in_any_order_never_wait_for_each_other(
 
         async def sweep() -> list[int]:
             for _ in range(10):
-                await checkout.recover(shop)
+                await checkout.recover(shop, providers)
                 await asyncio.sleep(0.01)
             return []
 
@@ -137,8 +138,8 @@ async def test_carts_in_any_order_never_wait_for_each_other(
         found = await asyncio.gather(*crowd, count(), count(), sweep(), sweep())
         assert {status for said in found for status in said} <= {200, 201, 402, 409}, f"seed {seed}"
         assert await _deadlocks(till) == 0, f"seed {seed}"
-    await till.rows("UPDATE orders SET expires_at = now() WHERE status = 'pending' RETURNING id")
-    while await checkout.recover(shop):
+    await till.rows("UPDATE orders SET expires_at = now() - interval '1 minute' WHERE status = 'pending' RETURNING id")
+    while await checkout.recover(shop, providers):
         pass
     assert (await audit.check(shop)).violations == ()
     for sku in skus:

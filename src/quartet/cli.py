@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
+# How long the API keeps a connection on which nothing is asked: longer than a balancer in front of it does
+# (deploy/nginx.conf), so that none is closed under a request.
+IDLE_SECONDS = 30
+
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
 StoreUrl = Annotated[str | None, typer.Option(help="A store of your own; unset, a local server is started.")]
 
@@ -52,11 +56,14 @@ def settings_of(data: Path | None = None, **overrides: object) -> Settings:
     `quartet up` where none is set."""
     from quartet.supervise import running_urls
 
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if data is not None:
-        given["data_dir"] = data
-    settings = Settings(**given)  # type: ignore[arg-type]
+    settings = _given(data_dir=data, **overrides)
     return settings.model_copy(update=running_urls(settings))
+
+
+def _given(**options: object) -> Settings:
+    """The settings, and on top of them those options that are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return Settings(**given)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -87,16 +94,15 @@ def up(
     from quartet import supervise
     from quartet.payments import check_providers
 
-    given = {
-        "port": port,
-        "host": host,
-        "data_dir": data,
-        "postgres_url": postgres_url,
-        "mongodb_url": mongodb_url,
-        "redis_url": redis_url,
-        "search_url": search_url,
-    }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    settings = _given(
+        port=port,
+        host=host,
+        data_dir=data,
+        postgres_url=postgres_url,
+        mongodb_url=mongodb_url,
+        redis_url=redis_url,
+        search_url=search_url,
+    )
     check_providers(settings)
     sys.exit(asyncio.run(supervise.up(settings, partial(bring_up, empty=empty), Console())))
 
@@ -133,9 +139,7 @@ def doctor(
 
     from quartet.doctor import examine, show
 
-    given = {"port": port, "data_dir": data}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    sys.exit(show(asyncio.run(examine(settings)), Console()))
+    sys.exit(show(asyncio.run(examine(_given(port=port, data_dir=data))), Console()))
 
 
 @app.command()
@@ -148,7 +152,6 @@ def serve(
     """The API, over stores that are running already."""
     import uvicorn
 
-    from quartet import supervise
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
@@ -157,9 +160,7 @@ def serve(
     if not settings.secret.get_secret_value():
         raise ValueError(f"QUARTET_SECRET is not set: at least {SECRET_LENGTH} characters (`quartet up` draws one)")
     check_providers(settings)
-    trouble = supervise.port_trouble(settings.port, settings.host)
-    if trouble:
-        raise ValueError(": ".join(trouble))
+    _check_port(settings.port, settings.host)
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
@@ -171,10 +172,18 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
     Server(config, api.state.at_once).run([config.bind_socket()])
+
+
+def _check_port(port: int, host: str, option: str = "--") -> None:
+    from quartet import supervise
+
+    trouble = supervise.port_trouble(port, host, option)
+    if trouble:
+        raise ValueError(": ".join(trouble))
 
 
 @app.command()
@@ -241,8 +250,7 @@ async def _reconcile(settings: Settings, first: date, last: date, only: str | No
     from quartet import payments
 
     found = 0
-    async with open_shop(settings) as shop:
-        providers = payments.open_providers(settings, shop.stores.pg)
+    async with open_shop(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
@@ -330,6 +338,7 @@ def worker(
     check_providers(settings)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
+        _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))

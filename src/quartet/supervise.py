@@ -323,7 +323,7 @@ def note_running(settings: Settings) -> None:
     """Keep what was settled for other commands of the same user; it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
     noted = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
-    _write_private(_running_note(settings.data_dir), json.dumps(noted))
+    devstores.write_private(_running_note(settings.data_dir), json.dumps(noted))
 
 
 def without_password(url: str) -> str:
@@ -344,18 +344,20 @@ def local_address(settings: Settings) -> str:
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-def port_trouble(port: int, host: str) -> tuple[str, str] | None:
-    """What keeps a server from listening there, and what to do about it; None when nothing does."""
+def port_trouble(port: int, host: str, option: str = "--") -> tuple[str, str] | None:
+    """What keeps a server from listening there, and what to do about it; None when nothing does. `option` is how the
+    names of the options `port` and `host` begin."""
     error = devstores.why_closed(port, host)
     if error is None:
         return None
     match error.errno:
         case errno.EADDRINUSE:
-            return f"port {port} is in use ({_listener(port)})", "stop that, or choose another with --port"
+            return f"port {port} is in use ({_listener(port)})", f"stop that, or choose another with {option}port"
         case errno.EACCES:
-            return f"port {port} is not open to this user", "choose one above 1023 with --port"
+            return f"port {port} is not open to this user", f"choose one above 1023 with {option}port"
         case _:
-            return f"this machine has no address {host} to listen on ({error.strerror})", "choose another with --host"
+            why = f"this machine has no address {host} to listen on ({error.strerror})"
+            return why, f"choose another with {option}host"
 
 
 def _listener(port: int) -> str:
@@ -380,7 +382,7 @@ def _settled(settings: Settings) -> Settings:
     if not settings.secret.get_secret_value():
         kept = settings.data_dir / "secret"
         if not kept.exists():
-            _write_private(kept, secrets.token_urlsafe(48))
+            devstores.write_private(kept, secrets.token_urlsafe(48))
         update["secret"] = SecretStr(kept.read_text().strip())
     return settings.model_copy(update=update)
 
@@ -396,7 +398,10 @@ def _checked_folder(data: Path) -> Path:
 
 
 def _check_disk(data: Path) -> None:
-    free = shutil.disk_usage(data).free
+    try:
+        free = shutil.disk_usage(data).free
+    except FileNotFoundError as error:
+        raise StartError(f"{data} is gone, and what it kept with it: the next `quartet up` makes a new one") from error
     if free < LEAST_FREE_BYTES:
         raise StartError(
             f"only {free // 2**20} MB are free for {data}, and {LEAST_FREE_BYTES // 2**20} MB are needed: make room, "
@@ -468,9 +473,3 @@ def _progress(console: Console) -> Progress:
 
 def _running_note(data: Path) -> Path:
     return data / "up.json"
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)

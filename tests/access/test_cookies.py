@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from floor import Floor, made
+from quartet import accounts
 from quartet.accounts import cookies, tokens
 from quartet.kernel.clock import FixedClock
 from quartet.web.dependencies import Shop
@@ -166,6 +167,28 @@ async def test_an_ended_sessions_cookie_counts_as_a_guest(floor: Floor) -> None:
         assert answer.headers["RateLimit-Limit"] == "3"
         statuses.append(answer.status_code)
     assert statuses == [200, 200, 200, 429, 429]
+
+
+async def test_an_old_cookie_of_an_ended_session_is_looked_up_once(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    floor.app.state.shop = replace(floor.shop, clock=clock)
+    browser, page = await _page(floor)
+    kept = browser.cookies["quartet_session"]
+    assert (await browser.delete("/sessions/current", headers=page)).status_code == 204
+    clock.advance(floor.shop.settings.access_ttl + 1)
+    asked, slide = [], accounts.slide
+
+    async def noted(*args: Any) -> Any:
+        asked.append(args)
+        return await slide(*args)
+
+    monkeypatch.setattr(accounts, "slide", noted)
+    for _ in range(3):
+        browser.cookies.set("quartet_session", kept)
+        assert _set(await browser.get("/products"))["quartet_session"]["max-age"] == "0"
+    assert len(asked) == 1
 
 
 async def test_no_cache_keeps_an_answer_that_carries_a_session(floor: Floor) -> None:

@@ -21,7 +21,7 @@ from furnished import new_token
 from own_stores import OwnStores, settings_over
 from pydantic import SecretStr
 
-from quartet import audit, checkout, inventory, sync
+from quartet import audit, checkout, inventory, payments, sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
 from quartet.devstores import free_port
@@ -375,9 +375,10 @@ async def recover_until_quiet(shop: Shop) -> None:
     """Each sweep a moment after the other, by the shop's own clock; the longer nothing was to do the later the next,
     since what a provider did not answer is asked again later each time."""
     await postgres_answers(shop)
+    providers = payments.open_providers(shop.settings, shop.stores.pg)
     quiet = 0
     for _ in range(200):
-        quiet = 0 if await checkout.recover(shop) else quiet + 1
+        quiet = 0 if await checkout.recover(shop, providers) else quiet + 1
         if quiet == 3:
             return
         shop.clock.advance(4**quiet)  # type: ignore[attr-defined]
@@ -386,7 +387,8 @@ async def recover_until_quiet(shop: Shop) -> None:
 
 async def recover_now_and_then(shop: Shop, every: float = 0.5) -> None:
     """As the worker does, whatever becomes of the stores."""
+    providers = payments.open_providers(shop.settings, shop.stores.pg)
     while True:
         with suppress(StoreUnavailable):
-            await checkout.recover(shop)
+            await checkout.recover(shop, providers)
         await asyncio.sleep(every)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
-from quartet import checkout, notify
+from quartet import checkout, notify, payments
 from quartet.cli import open_shop
 from quartet.gateway import ROOMS, create_app
 from quartet.kernel.clock import SystemClock
@@ -67,9 +67,10 @@ async def work(settings: Settings, doom: Path, what: str) -> None:
     job, _, ahead = what.rpartition(" ")
     async with mortal_shop(settings, doom) as shop:
         later = replace(shop, clock=Later(float(ahead)))
+        providers = payments.open_providers(shop.settings, shop.stores.pg)
         while True:
             with suppress(StoreUnavailable):
-                await (carry(later) if job == "carry" else checkout.recover(later))
+                await (carry(later) if job == "carry" else checkout.recover(later, providers))
             await asyncio.sleep(0.05)
 
 

@@ -23,7 +23,7 @@ from use_cases import (
     without_delay,
 )
 
-from quartet import audit, checkout
+from quartet import audit, checkout, payments
 from quartet.devstores import free_port
 from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Shop
@@ -51,7 +51,8 @@ class MortalHouse:
 
     async def sweep(self, corner: Corner) -> None:
         if not self._doomed:
-            await checkout.recover(replace(self.shop, clock=corner.later))
+            providers = payments.open_providers(self.shop.settings, self.shop.stores.pg)
+            await checkout.recover(replace(self.shop, clock=corner.later), providers)
             return
         if await self.api.first_to_die([await self.api.sweeper(self._ahead(corner))]):
             raise Died

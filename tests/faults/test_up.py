@@ -179,6 +179,18 @@ async def test_where_the_data_was_deleted_none_is_said_to_be_kept(start: Start) 
     assert "all data is kept" not in up.said
 
 
+async def test_where_the_data_was_deleted_what_ends_is_not_started_again(start: Start) -> None:
+    up = await start()
+    await up.until(READY)
+    family, worker = up.family(), up.pid("worker")
+    up.data.rename(up.data.with_name("taken away"))
+    os.kill(worker, signal.SIGKILL)
+    assert await up.end() == 1
+    assert f"{up.data} is gone, and what it kept with it: the next `quartet up` makes a new one" in up.said
+    assert "Traceback" not in up.said
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+
+
 async def test_after_a_kill_the_next_start_has_all_data(start: Start) -> None:
     up = await start()
     await up.until(READY)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from furnished import new_token as new_token_of
 
-from quartet import cart, checkout, inventory, leaderboard, notify
+from quartet import cart, checkout, inventory, leaderboard, notify, payments
 from quartet.accounts import create_user
 from quartet.cart import new_token
 from quartet.cart.store import Carts
@@ -125,8 +125,9 @@ class Corner:
 
     async def settle(self) -> None:
         """The worker's sweeps, until nothing of this shopper's is open."""
+        providers = payments.open_providers(self.shop.settings, self.shop.stores.pg)
         for _ in range(15):
-            await checkout.recover(replace(self.shop, clock=self.later))
+            await checkout.recover(replace(self.shop, clock=self.later), providers)
             async with self.shop.stores.pg.read() as read:
                 if not await read.fetchval(OPEN, self.shopper, self.email):
                     return

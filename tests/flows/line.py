@@ -1,6 +1,7 @@
 """A line to a server, cut wherever a test wants it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -8,8 +9,8 @@ from typing import Any, Literal
 import uvicorn
 
 # unplugged: nobody listens · lost: the request never arrives · swallowed: it does, its answer does not ·
-# half: half of its answer does
-Cut = Literal["", "unplugged", "lost", "swallowed", "half"]
+# half: half of its answer does · ringing: somebody listens, and takes up no connection
+Cut = Literal["", "unplugged", "lost", "swallowed", "half", "ringing"]
 CUTS: tuple[Cut, ...] = ("unplugged", "lost", "swallowed", "half")
 
 
@@ -20,12 +21,18 @@ class Line:
         self._port = port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._waiting: list[socket.socket] = []
         self.port = 0
         self.cut: Cut = ""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connected(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
 
     async def plug(self) -> None:
         """Listens, on the port it had."""
@@ -36,12 +43,16 @@ class Line:
     async def break_at(self, cut: Cut) -> None:
         """From now on the line is cut there, also for those who are connected."""
         self.cut = cut
-        if cut == "unplugged":
+        if cut in ("unplugged", "ringing"):
             await self.unplug()
+        if cut == "ringing":
+            self._ring()
 
     async def mend(self) -> None:
         """As new."""
-        if self.cut == "unplugged":
+        for waiting in self._waiting:
+            waiting.close()
+        if self.cut in ("unplugged", "ringing"):
             await self.plug()
         self.cut = ""
 
@@ -52,6 +63,11 @@ class Line:
         for writer in list(self._open):
             writer.transport.abort()
         await asyncio.sleep(0)
+
+    def _ring(self) -> None:
+        """The one place for those who wait is taken."""
+        listener = socket.create_server(("127.0.0.1", self.port), backlog=0)
+        self._waiting = [listener, socket.create_connection(("127.0.0.1", self.port))]
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)

@@ -36,7 +36,8 @@ class Refused(Exception):
 @dataclass
 class PayPalsPlace:
     """`events` are those not yet delivered. `declining`: the buyer's bank says no; `failing` answers 500 after the work
-    is done; `tokens_given` counts sign-ins; `taken_back_as` is how reports call refunds."""
+    is done; `hiding`: orders of which something was taken can't be looked at just now; `tokens_given` counts sign-ins,
+    each of which takes `sign_in_seconds`; `taken_back_as` is how reports call refunds."""
 
     orders: dict[str, Json] = field(default_factory=dict)
     answers: dict[str, tuple[int, Json]] = field(default_factory=dict)
@@ -45,7 +46,9 @@ class PayPalsPlace:
     tokens_given: int = 0
     token_seconds: int = 32400
     latency: float = 0.0
+    sign_in_seconds: float = 0.0
     failing: bool = False
+    hiding: bool = False
     declining: bool = False
     taken_back_as: str = "T1107"
     _numbers: Any = field(default_factory=lambda: count(1))
@@ -124,6 +127,7 @@ class PayPalsPlace:
         basic = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
         if request.headers.get("authorization") != f"Basic {basic}":
             return JSONResponse({"error": "invalid_client"}, 401)
+        await asyncio.sleep(self.sign_in_seconds)
         self.tokens_given += 1
         self.tokens.add(f"A21-{self.tokens_given}")
         return JSONResponse({"access_token": f"A21-{self.tokens_given}", "expires_in": self.token_seconds})
@@ -164,7 +168,10 @@ class PayPalsPlace:
         return 201, order
 
     def _get(self, request: Request, _body: bytes) -> tuple[int, Json]:
-        return 200, self._order(request)
+        order = self._order(request)
+        if self.hiding and "captures" in self._payments(order):
+            raise Refused(429, "RATE_LIMIT_REACHED")
+        return 200, order
 
     def _take(self, request: Request, _body: bytes) -> tuple[int, Json]:
         order = self._agreed(request, "CAPTURE")
@@ -191,6 +198,8 @@ class PayPalsPlace:
         order, held = self._part(request, "authorizations")
         if held["status"] != "CREATED":
             raise Refused(422, "AUTHORIZATION_ALREADY_CAPTURED")
+        if self.declining:
+            return 201, self._add(order, "captures", "DECLINED", "PAYMENT.CAPTURE.DECLINED")
         held["status"] = "CAPTURED"
         return 201, self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
 

@@ -178,6 +178,51 @@ async def test_a_capture_that_fails_leaves_the_hold_as_it_was(
     assert (taken.status_code, taken.json()["status"]) == (200, "succeeded")
 
 
+async def test_a_buyer_who_looks_while_staff_capture_does_not_answer_in_their_place(
+    app: FastAPI, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    _, payment = await _held(shopper, till)
+    asked, looked = asyncio.Event(), asyncio.Event()
+
+    class Refusing(Sandbox):
+        async def capture(self, hold: Hold) -> Outcome:
+            asked.set()
+            await looked.wait()
+            raise ProviderError("not now")
+
+    app.state.providers = {"sandbox": Refusing(sandbox._settings, sandbox._pg)}
+    key = {"Idempotency-Key": "capture"}
+    capturing = asyncio.create_task(staff.post(f"/payments/{payment['id']}/capture", headers=key))
+    await asked.wait()
+    seen = await shopper.post(f"/payments/{payment['id']}/refresh")
+    assert (seen.status_code, seen.json()["status"]) == (200, "authorized")
+    looked.set()
+    assert (await capturing).status_code == 502
+    app.state.providers = {"sandbox": sandbox}
+    taken = await staff.post(f"/payments/{payment['id']}/capture", headers=key)
+    assert (taken.status_code, taken.json()["status"]) == (200, "succeeded")
+
+
+async def test_nothing_is_promised_of_money_at_a_provider_that_is_off(
+    app: FastAPI, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    held, _ = await _held(shopper, till)
+    taken, payment = await _held(shopper, till)
+    assert (await staff.post(f"/payments/{payment['id']}/capture")).status_code == 200
+    app.state.providers = {}
+    for made in (held, taken):
+        refused = await shopper.post(f"/orders/{made['id']}/cancel")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/provider-off")
+        assert refused.json()["provider"] == "sandbox"
+        assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    app.state.providers = {"sandbox": sandbox}
+    for made in (held, taken):
+        assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+        assert await till.charged(made["id"]) == 0
+
+
 @pytest.mark.parametrize("when", ["silent_before", "silent_after", "error"])
 async def test_a_hold_that_could_not_be_let_go_is_let_go_later(
     shop: Shop,

@@ -16,6 +16,7 @@ from quartet import audit, cart
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
+from quartet.payments import open_providers
 from quartet.web.dependencies import Shop
 
 
@@ -564,9 +565,11 @@ async def test_everything_at_once_ends_without_a_deadlock_and_with_true_books(
         dice.shuffle(deeds)
         return [answer.status_code for answer in await asyncio.gather(*deeds)]
 
+    providers = open_providers(shop.settings, shop.stores.pg)
+
     async def sweep() -> None:
         for _ in range(5):
-            await recover(replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(seconds=60))))
+            await recover(replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(seconds=60))), providers)
 
     statuses, _ = await asyncio.gather(
         asyncio.gather(*(buy(buyers[n % 4]) for n in range(40))), asyncio.gather(*(sweep() for _ in range(2)))
@@ -576,10 +579,20 @@ async def test_everything_at_once_ends_without_a_deadlock_and_with_true_books(
     left = "SELECT FROM {} WHERE status = 'pending'"
     while any([await till.rows(left.format(table)) for table in ("orders", "payments", "payment_refunds")]):
         clock.advance(3600)
-        await recover(replace(shop, clock=clock))
+        await recover(replace(shop, clock=clock), providers)
     assert (await audit.check(shop, patience=0)).violations == ()
     for made in await till.rows("SELECT id, captured_cents - refunded_cents AS left FROM orders"):
         assert await till.charged(made["id"]) == made["left"]
+
+
+async def test_whose_account_is_gone_is_told_so_and_nothing_is_reserved(shopper: httpx.AsyncClient, till: Till) -> None:
+    await till.stock("MUG", 5)
+    await till.rows("DELETE FROM users WHERE id = $1 RETURNING id", shopper.user_id)  # type: ignore[attr-defined]
+    body = {"items": [{"sku": "MUG", "qty": 1}]}
+    for headers in ({}, {"Idempotency-Key": "click"}):
+        told = await shopper.post("/orders", json=body, headers=headers)
+        assert (told.status_code, told.json()["type"]) == (401, "/problems/unauthenticated")
+    assert await till.shelf("MUG") == (5, 0)
 
 
 # Without Redis

@@ -347,7 +347,7 @@ async def test_an_order_that_expired_comes_back_when_it_is_paid_though_it_was_cl
     assert (await pay(client, made, opened, "card_async")).json()["status"] == "pending"
     user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
     async with shop.stores.pg.once() as tx:
-        await tx.execute("UPDATE orders SET expires_at = now()")
+        await tx.execute("UPDATE orders SET expires_at = now() - interval '1 minute'")
     async with shop.stores.pg.tx() as tx:
         assert len(await orders.expire_due(tx)) == 1
     assert await claim(shop, ADA, user_id) == 1

@@ -13,6 +13,7 @@ from till import Till, order, pay
 
 from quartet.checkout import recover
 from quartet.kernel.settings import Settings
+from quartet.payments import open_providers
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -237,8 +238,9 @@ async def test_a_key_is_swept_after_a_day_and_not_before(desk: Desk, shop: Shop,
     assert (await send(ready, "key")).is_success
     age = "UPDATE idempotency_keys SET created_at = now() - $1::interval RETURNING key"
     await desk.till.rows(age, timedelta(hours=23, minutes=59))
-    await recover(shop)
+    providers = open_providers(shop.settings, shop.stores.pg)
+    await recover(shop, providers)
     assert len(await desk.till.rows("SELECT FROM idempotency_keys WHERE key = 'key'")) == 1
     await desk.till.rows(age, timedelta(hours=24, seconds=1))
-    await recover(shop)
+    await recover(shop, providers)
     assert await desk.till.rows("SELECT FROM idempotency_keys WHERE key = 'key'") == []

@@ -22,7 +22,7 @@ from quartet.stores import outbox
 from quartet.stores.mail import MailRefused
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Tx
-from quartet.sync import relay
+from quartet.sync import relay, tasks
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -190,6 +190,94 @@ class Stubborn:
         self.tries.append(message_id)
         if self.failures:
             raise self.failures.pop(0)
+
+
+class Slow:
+    """A mail server that takes a mail at once, and says so when it is let."""
+
+    def __init__(self) -> None:
+        self.says = asyncio.Event()
+        self.taken: list[str] = []
+
+    async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
+        self.taken.append(message_id)
+        await self.says.wait()
+
+
+async def test_a_worker_that_stops_waits_for_the_mail_servers_yes_and_begins_no_other(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    server = Slow()
+    shop = Shop(shop.settings, shop.stores, shop.clock, server)
+    placed = await order(shopper, ("MUG", 1))
+    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
+    await keep(shop, told("order.confirmed", payload), told("order.refunded", payload))
+    sending = asyncio.create_task(notify.deliver(shop))
+
+    async def taken() -> bool:
+        return bool(server.taken)
+
+    await soon(taken)
+    stopping = asyncio.create_task(tasks.end([sending]))
+    assert not (await asyncio.wait([stopping], timeout=1.2))[0]  # cancelled twice by then
+    server.says.set()
+    await stopping
+    assert sending.cancelled()
+    assert len(server.taken) == 1
+    assert await states(till) == ["sent", "waiting"]
+
+
+async def test_a_worker_that_stops_waits_some_moments_only(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LAST_SECONDS", 0.2)
+    shop = Shop(shop.settings, shop.stores, shop.clock, Slow())
+    placed = await order(shopper, ("MUG", 1))
+    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    sending = asyncio.create_task(notify.deliver(shop))
+    await asyncio.wait([sending], timeout=0.3)
+    async with asyncio.timeout(5):
+        await tasks.end([sending])
+    assert sending.cancelled()
+    assert await states(till) == ["waiting"]
+
+
+async def test_none_is_still_being_sent_when_its_lease_ends(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sluggish(Stubborn):
+        """A mail takes it a whole minute."""
+
+        async def send(self, *words: str, **more: str) -> None:
+            await super().send(*words, **more)
+            passed.append(60.0)
+
+    passed: list[float] = []
+    monkeypatch.setattr(service, "monotonic", lambda: sum(passed))
+    clock, server = FixedClock(datetime.now(UTC)), Sluggish()
+    shop = Shop(shop.settings, shop.stores, clock, server)
+    placed = await order(shopper, ("MUG", 1))
+    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
+    await keep(shop, *(told("order.confirmed", payload) for _ in range(20)))
+    while await notify.deliver(shop):
+        assert sum(passed) <= service.LEASE_SECONDS
+        clock.advance(service.LEASE_SECONDS + 1)
+        passed.clear()
+    assert await states(till) == ["sent"] * 20
+    assert len(set(server.tries)) == len(server.tries) == 20
+
+
+async def test_a_mail_server_that_never_ends_is_given_a_minute(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAIL_SECONDS", 0.2)
+    shop = Shop(shop.settings, shop.stores, shop.clock, Slow())
+    placed = await order(shopper, ("MUG", 1))
+    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        assert await notify.deliver(shop) == 1
+    assert await states(till) == ["waiting"]
+    assert [row["n"] for row in await till.rows("SELECT n FROM tallies WHERE name = 'mails.failed'")] == [1]
 
 
 async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_message_id(

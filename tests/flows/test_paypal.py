@@ -22,7 +22,9 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, GiveBack, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.sync import worker
+from quartet.sync.store import NOBODYS
 from quartet.web.dependencies import Shop
 
 
@@ -306,6 +308,48 @@ async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charge
     assert place.taken() == 0
 
 
+@pytest.mark.usefixtures("provider")
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, line: Line, signed_in: bool
+) -> None:
+    if signed_in:
+        await pay(shopper, await order(shopper, ("MUG", 1)))
+    made = await order(shopper, ("MUG", 1))
+    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
+    click = {"Idempotency-Key": "click"}
+    await line.break_at("ringing")
+    told = await shopper.post("/payments", json=body, headers=click)
+    await line.mend()
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    assert (await shopper.post("/payments", json=body, headers=click)).status_code == 201
+
+
+async def test_a_sign_in_that_takes_too_long_asked_for_nothing(
+    shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    charges = [Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/") for _ in range(5)]
+    place.sign_in_seconds = 2.0
+    async with asyncio.timeout(2):
+        told = await asyncio.gather(*(provider.authorise(charge) for charge in charges), return_exceptions=True)
+    assert {type(each) for each in told} == {ProviderError}
+    assert not place.orders
+
+
+async def test_money_that_was_taken_is_not_told_as_untaken_because_nobody_could_look_afterwards(
+    place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    charge = Charge(str(new_id()), 500, "GBP", "paypal", capture=False, return_url="https://shop.example/")
+    ref = (await provider.authorise(charge)).provider_ref or ""
+    place.approve(ref)
+    assert (await provider.look_up(charge.reference, ref)).status == "authorized"  # type: ignore[union-attr]
+    place.hiding = True
+    with pytest.raises(ProviderSilent):
+        await provider.capture(Hold(charge.reference, ref, 500, "GBP"))
+    place.hiding = False
+    assert (await provider.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_once(
     shopper: httpx.AsyncClient,
@@ -356,6 +400,32 @@ async def test_a_paypal_that_is_ill_takes_once(
     await books_balance(shop, place, till)
 
 
+@pytest.mark.usefixtures("provider")
+async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_connection_open(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    line: Line,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "RECOVER_SECONDS", 0.01)
+    await pay(shopper, await order(shopper, ("MUG", 1)))
+    signed_in, connected = place.tokens_given, line.connected
+
+    async with asyncio.timeout(20):
+        sweeping = asyncio.create_task(worker.LOOPS["recovery"][0](shop, NOBODYS))
+        while not await till.rows("SELECT FROM payments WHERE asked > 3"):
+            clock.advance(5)
+            await asyncio.sleep(0.05)
+        assert place.tokens_given == signed_in + 1
+        assert line.connected == connected + 1
+        sweeping.cancel()
+        while line.connected > connected:  # noqa: ASYNC110 — the line tells nobody
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_what_is_held_is_taken_let_go_or_lapses(
@@ -394,6 +464,36 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     ]  # fmt: skip
     assert (await look(shopper, lapsed["id"]))["status"] == "cancelled"
     assert place.taken() == 500
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_paypal_could_not_take_is_still_one(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.declining = True
+    for _ in range(2):
+        declined = await staff.post(f"/payments/{held['id']}/capture")
+        assert (declined.status_code, declined.json()["type"]) == (502, "/problems/provider-error")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await back(shopper, paid))["status"] == "authorized"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    await settled(shop, provider, clock)
+    assert [
+        part["status"] for part in place.orders[paid["providerRef"]]["purchase_units"][0]["payments"]["authorizations"]
+    ] == ["VOIDED"]
+    assert place.taken() == 0
     await books_balance(shop, place, till)
 
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from quartet import inventory, orders
-from quartet.kernel.errors import Invalid
+from quartet.kernel.errors import Invalid, Unauthenticated
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.stores.postgres import Postgres, Violation
@@ -430,7 +430,7 @@ async def test_sweeps_at_once_expire_each_order_once(pg: Postgres, buyer: UUID) 
 
 async def test_nobody_orders_without_an_account(pg: Postgres) -> None:
     await stock(pg, 5, "MUG")
-    with pytest.raises(Violation):
+    with pytest.raises(Unauthenticated):
         await place(pg, uuid4(), ("MUG", 1))
     assert await shelves(pg) == {"MUG": (5, 0)}
 

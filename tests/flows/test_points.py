@@ -11,7 +11,7 @@ import httpx
 import pytest
 from till import Till, order, pay
 
-from quartet import leaderboard, orders
+from quartet import accounts, leaderboard, orders
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import store
 from quartet.leaderboard.model import Place, Worth
@@ -256,4 +256,19 @@ async def test_boards_made_anew_leave_out_who_was_forgotten(
     assert (await shopper.request("DELETE", "/users/me", json={})).status_code == 204
     await carry(shop)
     assert (await admin.post("/leaderboard/rebuild")).status_code == 200
+    assert await points(shop, user_id) == (0, 0)
+
+
+async def test_a_refund_after_they_were_forgotten_brings_nobody_back(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    bought = await paid(shopper, 2)
+    await carry(shop)
+    async with shop.stores.pg.tx() as tx:
+        await accounts.erase(tx, user_id, shop.clock.now())
+    await leaderboard.forget(shop, user_id)
+    await leaderboard.rebuild(shop, actor="test")
+    assert (await staff.post(f"/orders/{bought}/refunds", json={"amountCents": 100})).status_code == 201
+    await carry(shop)
     assert await points(shop, user_id) == (0, 0)

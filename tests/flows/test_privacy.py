@@ -1,6 +1,7 @@
 """Who goes is forgotten in every store, wherever the process dies meanwhile; and may take along what is held."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from quartet import accounts, sync
+from conftest import SignIn
+from quartet import accounts, orders, sync
 from quartet.kernel.clock import FixedClock
+from quartet.stores.mongo import Mongo
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -217,6 +220,60 @@ async def test_an_address_that_the_account_had_before_is_forgotten_too(
     assert await _traces(shop, (EMAIL, now)) == set()
 
 
+@pytest.mark.parametrize("theirs", ["e@gmail.com", "joe@gmail.com"])
+async def test_an_account_by_an_address_that_nobody_proved_takes_nothing_of_others_along(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, theirs: str
+) -> None:
+    """One whose address is the end of another's, and one that somebody made by another's."""
+    await _made(staff.post("/webhook-endpoints", json={"url": "https://93.184.216.34/hook", "events": ["*"]}))
+    joe = {"items": [{"sku": "MUG", "qty": 1}], "email": "joe@gmail.com"}, {"Idempotency-Key": "of Joe"}
+    bought = await _made(client.post("/orders", json=joe[0], headers=joe[1]))
+    await _made(staff.post(f"/orders/{bought['id']}/cancel"))
+    await sync.catch_up(shop)
+    async with shop.stores.pg.tx() as tx:
+        sql = "INSERT INTO dead_letters (pipeline, key, payload, reason) VALUES ('outbox', 'x', $1, 'broken')"
+        await tx.execute(sql, {"key": bought["id"], "payload": {"email": "joe@gmail.com"}})
+    waits = await _made(client.post("/orders", json=joe[0]))
+    await _made(staff.post(f"/orders/{waits['id']}/cancel"))
+    before = await _traces(shop, ("joe@gmail.com",))
+    await _made(client.post("/users", json={"email": theirs, "password": PASSWORD}))
+    headers = await _sign_in(client, theirs)
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    assert await _traces(shop, ("joe@gmail.com",)) == before
+    again = await client.post("/orders", json=joe[0], headers=joe[1])
+    assert (again.json()["id"], again.headers["Idempotent-Replayed"]) == (bought["id"], "true")
+
+
+async def test_what_is_just_being_ordered_is_forgotten_too(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    user_id, headers = await _live(client, shop, staff)
+    async with shop.stores.pg.tx() as tx:
+        await orders.place(tx, user_id, [("MUG", 1)], {"note": NOTE})
+        leaving = asyncio.create_task(_delete(client, headers, password=PASSWORD))
+        async with shop.stores.pg.read() as read, asyncio.timeout(30):
+            while not await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert (await leaving).status_code == 204
+    await sync.catch_up(shop)
+    assert await _traces(shop) == set()
+
+
+async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody_refuses(
+    client: httpx.AsyncClient, shop: Shop, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
+) -> None:
+    await sign_in("admin")  # somebody stays
+    me = UUID(str((await _made(admin.get("/users/me")))["id"]))
+    async with shop.stores.pg.tx() as tx:
+        await accounts.erase(tx, me, shop.clock.now())
+    for path, body in (
+        ("/orders", {"items": [{"sku": "MUG", "qty": 1}]}),
+        ("/api-keys", {"name": "mine", "scopes": ["catalog:read"]}),
+    ):
+        refused = await admin.post(path, json=body)
+        assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
     app: FastAPI, client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, step: str
@@ -287,6 +344,17 @@ async def test_the_last_administrator_stays(admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/users/me")).status_code == 200
 
 
+async def test_nobody_is_listed_who_was_forgotten(shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    async def listed() -> set[str]:
+        return {person["id"] for person in (await staff.get("/users", params={"limit": 100})).json()["items"]}
+
+    them = str(shopper.user_id)  # type: ignore[attr-defined]
+    assert them in await listed()
+    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+    assert them not in await listed()
+    assert (await staff.get("/users", params={"email": "erased-"})).json()["items"] == []
+
+
 async def test_what_was_forgotten_can_not_be_put_back(shopper: httpx.AsyncClient, shop: Shop) -> None:
     assert (await shopper.request("DELETE", "/users/me")).status_code == 204
     for change in ("password_hash = 'x'", "display_name = 'x'", "email = 'x@example.com'", "roles = '{staff}'"):
@@ -316,6 +384,16 @@ async def test_everything_held_about_one_is_one_document(
     assert (await client.get("/users/me/export")).status_code == 401
 
 
+async def test_while_mongodb_is_away_nobody_is_given_half_of_what_is_held(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient
+) -> None:
+    app.state.shop = replace(shop, stores=replace(shop.stores, mongo=Mongo("mongodb://127.0.0.1:1", "none")))
+    away = await shopper.get("/users/me/export")
+    assert (away.status_code, away.json()["type"]) == (503, "/problems/store-unavailable")
+    assert "retry-after" in away.headers
+    await app.state.shop.stores.mongo.close()
+
+
 async def test_a_long_history_is_exported_whole(
     client: httpx.AsyncClient, shop: Shop, sign_in: Any, stocked: None
 ) -> None:
@@ -323,5 +401,10 @@ async def test_a_long_history_is_exported_whole(
     async with shop.stores.pg.tx() as tx:
         for _ in range(230):
             await tx.execute('SELECT place_order($1, \'[{"sku": "MUG", "qty": 1}]\')', shopper.user_id)
+    reviews = shop.stores.mongo.collection("reviews")
+    written = {"userId": str(shopper.user_id), "productId": "x", "rating": 5, "title": "", "body": "", "author": None}
+    for n in range(620):
+        await reviews.insert_one({"_id": f"r{n}", "createdAt": datetime.now(UTC), **written})
     held = (await shopper.get("/users/me/export")).json()
     assert len({order["id"] for order in held["orders"]}) == 230
+    assert len(held["reviews"]) == 620

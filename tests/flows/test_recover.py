@@ -29,9 +29,13 @@ from quartet.payments import (
     Providers,
     ProviderSilent,
     WebhookEvent,
+    open_providers,
 )
+from quartet.payments import store as payments_store
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.stores.postgres import Violation
+from quartet.sync import worker
+from quartet.sync.store import NOBODYS
 from quartet.web.dependencies import Shop
 
 
@@ -69,6 +73,9 @@ class Held:
 
     def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
         return self.inner.entries(since, until)
+
+    async def close(self) -> None:
+        await self.inner.close()
 
     async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
         return await self.inner.parse_webhook(headers, body, now)
@@ -675,7 +682,7 @@ async def test_a_refund_is_not_failed_because_the_provider_could_not_say_whether
     again = await staff.post(path, json=body, headers=key)
     assert (again.status_code, again.json()["status"]) == (201, "pending")
     clock.advance(30)
-    assert (await recover(shop)).refunds == 1
+    assert (await recover(shop, {"sandbox": held.inner})).refunds == 1
     assert (await look(shopper, made["id"]))["refundedCents"] == 55
     assert await till.charged(made["id"]) == made["totalCents"] - 55
 
@@ -696,8 +703,78 @@ async def test_a_refund_that_the_provider_will_not_make(
     assert (cancelled.status_code, cancelled.json()["refundedCents"]) == (200, 0)
     await till.rows("UPDATE sandbox.charges SET amount_cents = 500 WHERE reference = $1 RETURNING id", paid["id"])
     clock.advance(30)
-    assert (await recover(shop)).refunds == 1
+    assert (await recover(shop, open_providers(shop.settings, shop.stores.pg))).refunds == 1
     assert (await look(shopper, made["id"]))["refundedCents"] == 500
+
+
+async def test_a_refund_that_the_provider_answers_as_failed_is_told_and_can_be_tried_again(
+    app: FastAPI, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"])).status_code == 201
+
+    class Failing(Held):
+        async def refund(self, refund: GiveBack) -> Outcome:
+            return Outcome("re_1", "failed")
+
+    app.state.providers = {"sandbox": Failing(sandbox)}
+    key = {"Idempotency-Key": "back"}
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={}, headers=key)
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    app.state.providers = _providers(sandbox)
+    again = await staff.post(f"/orders/{made['id']}/refunds", json={}, headers=key)
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded")
+    assert await till.charged(made["id"]) == 0
+
+
+async def test_a_payment_that_takes_long_is_asked_after_ever_more_rarely(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    asked = 0
+
+    class Pondering(Held):
+        async def authorise(self, charge: Charge) -> Outcome:
+            return Outcome(None, "pending")
+
+        async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+            nonlocal asked
+            asked += 1
+            return Outcome(None, "pending")
+
+    app.state.providers = {"sandbox": Pondering(sandbox)}
+    assert (await pay(shopper, made["id"])).json()["status"] == "pending"
+    for _ in range(300):
+        clock.advance(1)
+        await recover(shop, app.state.providers)
+    assert 5 <= asked <= 9, "after 2, 4, 8 … seconds"
+
+
+async def test_who_pays_in_the_last_second_is_waited_for(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 2)
+    made, left = await order(shopper, ("MUG", 2)), shop.settings.order_hold_seconds
+    clock.advance(left - 1)
+    click = asyncio.create_task(pay(shopper, made["id"]))
+    await held.waiting_in.wait()
+    clock.advance(2)
+    assert (await recover(shop, _providers(sandbox))).expired == 0
+    held.way_in.set()
+    held.way_out.set()
+    assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))
+
+
+async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
+    await till.stock("GIFT", 2, cents=0)
+    made = await order(shopper, ("GIFT", 1))
+    async with asyncio.timeout(10):
+        paid = await pay(shopper, made["id"])
+    assert (paid.status_code, paid.json()["status"]) == (201, "succeeded")
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert not held.waiting_in.is_set()
 
 
 async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, till: Till) -> None:
@@ -708,8 +785,41 @@ async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, ti
     await till.rows(
         "UPDATE idempotency_keys SET created_at = now() - interval '24 hours' WHERE key = 'old' RETURNING key"
     )
-    await recover(shop)
+    await recover(shop, open_providers(shop.settings, shop.stores.pg))
     assert [row["key"] for row in await till.rows("SELECT key FROM idempotency_keys")] == ["new"]
+
+
+async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothing_if_they_come_all_the_same(
+    client: httpx.AsyncClient,
+    shop: Shop,
+    shopper: httpx.AsyncClient,
+    till: Till,
+    clock: FixedClock,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(payments_store, "PORTION", 2)
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    paid = (await pay(shopper, made["id"])).json()
+    told = sandbox.event(paid["id"], Outcome(paid["providerRef"], "succeeded"))
+    assert (await _webhook(client, sandbox, told, clock)).is_success
+    old = "INSERT INTO webhook_events SELECT 'sandbox', n::text, 'x', NULL, $1 FROM generate_series(1, 5) n RETURNING 1"
+    await till.rows(old, clock.now() - timedelta(days=30, seconds=1))
+
+    async def swept_until(left: int) -> None:
+        sweeping = asyncio.create_task(worker.LOOPS["recovery"][0](shop, NOBODYS))
+        async with asyncio.timeout(10):
+            while len(await till.rows("SELECT FROM webhook_events")) > left:  # noqa: ASYNC110 — nobody tells
+                await asyncio.sleep(0.02)
+        sweeping.cancel()
+
+    await swept_until(1)
+    clock.advance(31 * 24 * 3600)
+    await swept_until(0)
+    shopper.headers.update(_token(shop, shopper))
+    assert (await _webhook(client, sandbox, told, clock)).is_success
+    await _paid_once(till, shopper, made, 5)
 
 
 async def _webhook(client: httpx.AsyncClient, sandbox: Sandbox, body: bytes, clock: FixedClock) -> httpx.Response:

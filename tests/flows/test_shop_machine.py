@@ -25,7 +25,7 @@ from till import Json, Till
 from conftest import SignIn
 from quartet.checkout import recover
 from quartet.kernel.settings import Settings
-from quartet.payments import Outcome
+from quartet.payments import Outcome, open_providers
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.web.dependencies import Shop
 
@@ -294,13 +294,14 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             if order.status != "pending":
                 return
             order.lapsed = True
-            sql = "UPDATE orders SET expires_at = now() - interval '1 second' WHERE id = $1 RETURNING id"
+            sql = "UPDATE orders SET expires_at = now() - interval '1 minute' WHERE id = $1 RETURNING id"
             world.do(world.till.rows(sql, order_id))
 
         @rule(sweeps=st.integers(1, 3))
         def recover(self, sweeps: int) -> None:
             async def at_once() -> None:
-                await asyncio.gather(*(recover(world.shop) for _ in range(sweeps)))
+                providers = open_providers(world.shop.settings, world.shop.stores.pg)
+                await asyncio.gather(*(recover(world.shop, providers) for _ in range(sweeps)))
 
             world.do(at_once())
             for order in self.model.orders.values():

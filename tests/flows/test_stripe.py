@@ -171,6 +171,20 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     await books_balance(shop, place, till)
 
 
+@pytest.mark.usefixtures("provider")
+async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, line: Line
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    await line.break_at("ringing")
+    told = await pay(shopper, made, key="click")
+    await line.mend()
+    assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
+    assert (await pay(shopper, made, key="click")).status_code == 201
+    assert place.taken() == 500
+    await books_balance(shop, place, till)
+
+
 @pytest.mark.parametrize("fault", ["latency", "failing", "busy"])
 async def test_a_stripe_that_is_ill_charges_once(
     shopper: httpx.AsyncClient,

@@ -18,11 +18,11 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook, WebhookVerificationError
 from till import Till, order, pay
 
-from quartet import hooks
+from quartet import accounts, hooks
 from quartet.hooks import delivery, model, sender
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
-from quartet.stores import outbox
+from quartet.stores import outbox, tallies
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -462,6 +462,23 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
 
 
+async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    receiver.behave = says("500 Oops")
+    made = await endpoint(staff, receiver.url)
+    for n in range(20):
+        await happen(shop, "price.changed", f"S{n}")
+    while await hooks.deliver(shop, send):
+        pass
+    for _ in range(2):
+        async with shop.stores.pg.tx() as tx:
+            await hooks.sweep(tx, datetime.now(UTC) + timedelta(hours=25))
+    assert {d["state"] for d in await deliveries(staff, made)} == {"dead"}
+    async with shop.stores.pg.read() as read:
+        assert (await tallies.counted(read))["webhooks.dead"] == 20
+
+
 async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_a_notice(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:
@@ -498,19 +515,28 @@ async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_
     assert (on.json()["enabled"], on.json()["disabledReason"], on.json()["breaker"]["state"]) == (True, None, "closed")
 
 
+@pytest.mark.parametrize("by_key", [False, True], ids=["by hand", "by a key"])
 async def test_the_notice_reaches_whoever_made_the_endpoint(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
-) -> None:
+    shop: Shop, admin: httpx.AsyncClient, client: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender,
+    by_key: bool,
+) -> None:  # fmt: skip
     from quartet import notify
 
     receiver.behave = says("410 Gone")
-    await endpoint(staff, receiver.url)
+    maker = admin
+    if by_key:
+        key = (await admin.post("/api-keys", json={"name": "till", "scopes": ["webhooks:write"]})).json()
+        client.headers["Authorization"] = f"Bearer {key['key']}"
+        maker = client
+    await endpoint(maker, receiver.url)
     await happen(shop, "price.changed")
     await hooks.deliver(shop, send)
     while await relay.relay(shop):
         pass
     await notify.deliver(shop)
-    [(_, subject, text)] = shop.mail.sent  # type: ignore[attr-defined]
+    [(to, subject, text)] = shop.mail.sent  # type: ignore[attr-defined]
+    async with shop.stores.pg.read() as read:
+        assert to == await accounts.address(read, admin.user_id)  # type: ignore[attr-defined]
     assert subject == "A webhook endpoint was switched off"
     assert receiver.url in text
     assert "410 Gone" in text

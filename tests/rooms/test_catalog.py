@@ -14,7 +14,7 @@ from showcase import LAPTOPS, at, fields, hours, laptop, load, make_categories, 
 from quartet import catalog, inventory
 from quartet.catalog import store
 from quartet.catalog.pages import SORTS, list_products
-from quartet.kernel.errors import Invalid
+from quartet.kernel.errors import Invalid, StoreUnavailable
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -118,6 +118,44 @@ async def test_names_given_up_can_be_taken_again(staff: Client, client: Client) 
     for reference in ("TEE", "plain-tee", "TEE-BLACK-L"):
         assert (await client.get(f"/products/{reference}")).status_code == 404
     await put(staff, tee(slug="plain-tee", variants=tee()["variants"][:1]))
+
+
+@pytest.mark.parametrize("write", ["insert", "replace"])
+async def test_a_product_whose_write_was_not_heard_to_succeed_keeps_its_names(
+    shop: Shop, staff: Client, client: Client, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    await make_categories(shop)
+    if write == "replace":
+        await put(staff, tee(slug="before"))
+    do = getattr(store, write)
+
+    async def cut(*args: object) -> None:
+        await do(*args)
+        raise StoreUnavailable("mongodb")
+
+    monkeypatch.setattr(store, write, cut)
+    sent = tee(slug="after")
+    path = "/products" if write == "insert" else "/products/TEE"
+    answer = await staff.request("POST" if write == "insert" else "PUT", path, json=sent)
+    assert answer.status_code == 503
+    assert (await client.get("/products/after")).json()["sku"] == "TEE"
+    monkeypatch.undo()
+    again = await staff.request("POST" if write == "insert" else "PUT", path, json=sent)
+    assert again.status_code == (409 if write == "insert" else 200)
+
+
+async def test_a_write_that_was_never_sent_keeps_no_name(
+    shop: Shop, staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_categories(shop)
+
+    async def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("postgres")
+
+    monkeypatch.setattr(inventory, "put", away)
+    assert (await staff.post("/products", json=tee())).status_code == 503
+    monkeypatch.undo()
+    assert (await staff.post("/products", json=tee())).status_code == 201
 
 
 async def test_a_claim_that_a_crash_left_is_taken_over_in_time(shop: Shop) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from quartet import catalog, search
 from quartet.catalog import Category, Draft, Ratings, Variant
+from quartet.search import cache
 from quartet.sync import catch_up
 from quartet.web.dependencies import Shop
 
@@ -167,6 +168,22 @@ async def test_without_what_was_seen_pages_go_by_number(shelf: Shop, client: htt
     first, cursor = await _leaf(client, None, size=2)
     await shelf.stores.redis.call("FLUSHDB")
     assert (first, await _leaf(client, cursor, size=2)) == (["LAPTOP-001", "LAPTOP-002"], (["TEE"], None))
+
+
+async def test_nobody_fills_redis_by_leafing(
+    shelf: Shop, client: httpx.AsyncClient, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MOST_OF_ONE", 900)
+    for name in ("laptop", "tee", "field", "thinkpad", "l", "t", "f"):
+        await _leaf(client, None, q=name, size=1)
+    for size in range(1, 3):
+        for sort in ("price", "-price", "-newest", "-rating"):
+            await _leaf(client, None, size=size, sort=sort)
+    kept = await shelf.stores.redis.call("KEYS", "search:*:seen:*")
+    assert 1 <= len(kept) <= 3
+    # Whoever has not had a share yet leafs on as ever.
+    _, cursor = await _leaf(shopper, None, q="laptop", size=1, sort="-price")
+    assert (await _leaf(shopper, cursor, q="laptop", size=1, sort="-price"))[0] == ["LAPTOP-002"]
 
 
 async def test_a_category_is_those_below_it_too(shelf: Shop, client: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """Local servers: what they keep over stops and kills, and that nothing of them is left behind."""
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,19 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import DuplicateKeyError
 from redis.asyncio import Redis
 
-from quartet.devstores import Place, Running, StartError, clear_leftovers, hold, is_held, mongo, postgres, redis, search
+from quartet.devstores import (
+    Place,
+    Running,
+    StartError,
+    clear_leftovers,
+    hold,
+    is_held,
+    jvm,
+    mongo,
+    postgres,
+    redis,
+    search,
+)
 from quartet.devstores.jvm import find_java
 
 # Where CI runs, Java and Maven are promised; a machine of one's own may do without them.
@@ -236,6 +249,34 @@ async def test_where_opensearch_cannot_be_had_osmem_runs_and_says_why(
     assert "Maven could not fetch OpenSearch's libraries: [ERROR] offline" in cut_off.server.note
     with pytest.raises(StartError, match="check the network, or set QUARTET_DEV_SEARCH=osmem"):
         await search.start(place, "opensearch")
+
+
+async def test_ctrl_c_ends_who_waits_while_another_builds_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(StartError):
+        await jvm.build(jvm.Jvm(*[Path("/bin/false")] * 4, 21), "OpenSearch", "opensearch", print)
+    [lock] = tmp_path.rglob("lock")  # noqa: ASYNC240 — the build is over
+    program = """if True:
+        import asyncio, pathlib
+        from quartet.devstores import jvm
+        async def main():
+            asyncio.get_running_loop().call_later(0.5, lambda: print("waits", flush=True))
+            await jvm.build(jvm.Jvm(*[pathlib.Path("/bin/false")] * 4, 21), "OpenSearch", "opensearch", print)
+        asyncio.run(main())
+    """
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = _started(program)
+        assert waiting.stdout is not None
+        assert await asyncio.to_thread(waiting.stdout.readline) == "waits\n"
+        waiting.send_signal(signal.SIGINT)
+        try:
+            assert await asyncio.to_thread(waiting.wait, 15) != 0
+        finally:
+            waiting.kill()
+            waiting.communicate()
 
 
 Starter = Callable[[Place], Awaitable[Running]]

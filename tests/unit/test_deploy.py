@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from quartet.cli import IDLE_SECONDS
 from quartet.kernel.settings import Settings
 from quartet.stores.cluster import is_cluster
 from quartet.stores.search import nodes_of
@@ -101,6 +102,22 @@ def test_an_address_that_somebody_tells_is_believed_only_behind_the_balancer() -
     believing = [file.name for file in [*FILES, DEPLOY / "Dockerfile"] if "QUARTET_TRUST_PROXY" in file.read_text()]
     assert believing == ["cluster.yaml"]
     assert "X-Forwarded-For $remote_addr;" in (DEPLOY / "nginx.conf").read_text()
+
+
+def test_nobody_deploys_the_shop_without_saying_by_whom_it_is_paid() -> None:
+    said = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())["x-quartet"]["environment"]
+    assert said["QUARTET_PAYMENT_PROVIDERS"].startswith("${QUARTET_PAYMENT_PROVIDERS:?")
+    shops = [container for name, pod in _pods() if name.startswith("quartet-") for container in pod["containers"]]
+    assert len(shops) == 2
+    for container in shops:
+        [given] = [each["valueFrom"]["secretKeyRef"] for each in container["env"]]
+        assert given == {"name": "quartet", "key": "QUARTET_PAYMENT_PROVIDERS"}, "it does not start without"
+
+
+def test_the_balancer_lets_go_of_a_connection_before_the_api_does() -> None:
+    [upstream] = re.findall(r"upstream api \{.+?\}", (DEPLOY / "nginx.conf").read_text(), re.DOTALL)
+    [kept] = re.findall(r"^ *keepalive_timeout (\d+)s;$", upstream, re.MULTILINE)
+    assert int(kept) + 5 <= IDLE_SECONDS
 
 
 def test_what_keeps_data_may_write_where_it_keeps_it() -> None:

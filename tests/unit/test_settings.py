@@ -103,6 +103,23 @@ def test_serve_says_who_has_its_port(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"port {port} is in use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("host", "words"), [("127.0.0.1", "port {port} is in use"), ("192.0.2.1", "this machine has no address 192.0.2.1")]
+)
+def test_a_worker_says_why_it_can_tell_no_metrics(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["quartet", "worker", "--metrics-port", str(port), "--metrics-host", host])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert words.format(port=port) in said
+    assert "choose another with --metrics-" in said
+
+
 def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
     trouble = port_trouble(free_port(), "192.0.2.1")  # RFC 5737: nobody's
     assert trouble is not None

@@ -46,7 +46,13 @@ def test_only_this_machine_is_allowed_where_a_developer_says_so() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://example.com", "https://example.com/a?b=c%20d", "https://example.com:8443/", "https://[2606:4700::1]/"],
+    [
+        "https://example.com",
+        "https://example.com/a?b=c%20d",
+        "https://example.com:443/",
+        "https://example.com:8443/",
+        "https://[2606:4700::1]/",
+    ],
 )
 def test_an_address_of_the_usual_kind_is_taken(url: str) -> None:
     assert parse(url).scheme == "https"
@@ -57,6 +63,7 @@ def test_an_address_of_the_usual_kind_is_taken(url: str) -> None:
     [
         "", "example.com", "//example.com/", "http://example.com/", "file:///etc/passwd", "gopher://example.com/",
         "https://", "https:///path", "https://user@example.com/", "https://a:b@example.com/", "https://example.com:22/",
+        "https://example.com:80/",
         "https://example.com:0/", "https://example.com:65536/", "https://example.com:x/", "https://example.com/#a",
         "https://exa mple.com/", "https://example.com\\@evil.example/", "https://example.com/\n", "https://ex\0.com/",
         "https://exämple.com/", "https://[::1", f"https://example.com/{'a' * 2000}", "javascript:alert(1)",

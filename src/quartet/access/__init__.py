@@ -12,7 +12,7 @@ from quartet.access.service import (
     tell_revoked,
     tell_roles,
 )
-from quartet.access.store import forget
+from quartet.access.store import forget, person
 
 __all__ = [
     "PREFIX",
@@ -24,6 +24,7 @@ __all__ = [
     "needed_scope",
     "note_use",
     "of_address",
+    "person",
     "set_roles",
     "tell_again",
     "tell_revoked",

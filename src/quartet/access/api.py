@@ -9,7 +9,8 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from quartet import accounts
 from quartet.access import service, store
-from quartet.access.model import SCOPES, ApiKey, Entry, LastAdmin
+from quartet.access.model import SCOPES, Entry, LastAdmin
+from quartet.accounts import PersonShape
 from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, PathId, ShopDep, Staff
@@ -58,18 +59,6 @@ class RolesBody(Body):
     roles: Annotated[list[Literal["staff", "admin"]], Field(max_length=2)]
 
 
-class PersonShape(Shape):
-    """An account as staff see it."""
-
-    id: UUID
-    email: str
-    email_verified: bool
-    display_name: str | None
-    plan: str
-    roles: list[str]
-    created_at: datetime
-
-
 class SubjectShape(Shape):
     """What it was done to, such as kind `order`; `id` is an order's or user's id, a SKU, a slug."""
 
@@ -106,9 +95,8 @@ async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
         (before,) = shop.cursors.decode(paging.cursor, "api-keys")
     async with shop.stores.pg.read() as read:
         found = await store.keys(read, before=UUID(before) if before else None, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], "api-keys") if len(found) > paging.limit else None
-    return answer(Page[KeyShape](items=[_key(key) for key in shown], next_cursor=more))
+    shown, more = shop.cursors.cut(found, paging, "api-keys", lambda last: [last.id])
+    return answer(Page[KeyShape](items=[KeyShape.model_validate(key) for key in shown], next_cursor=more))
 
 
 @router.delete("/api-keys/{id}", status_code=204, responses=problems(NotFound, *_ADMIN))
@@ -131,23 +119,14 @@ async def list_people(
         (after,) = shop.cursors.decode(paging.cursor, scope)
     async with shop.stores.pg.read() as read:
         found = await accounts.by_email(read, email.lower(), after=after, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].email], scope) if len(found) > paging.limit else None
-    return answer(Page[PersonShape](items=[_person(user) for user in shown], next_cursor=more))
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.email])
+    return answer(Page[PersonShape](items=[PersonShape.of(user) for user in shown], next_cursor=more))
 
 
 @router.patch("/users/{id}/roles", response_model=PersonShape, responses=problems(NotFound, LastAdmin, *_ADMIN))
 async def set_roles(shop: ShopDep, principal: Admin, user_id: PathId, body: RolesBody) -> Response:
     """Sets somebody's roles, at once: an access token that says otherwise is refused until it is renewed."""
-    return answer(_person(await service.set_roles(shop, user_id, frozenset(body.roles), actor=principal.actor)))
-
-
-def _key(key: ApiKey) -> KeyShape:
-    return KeyShape.model_validate(key)
-
-
-def _person(user: accounts.User) -> PersonShape:
-    return PersonShape.model_validate({**vars(user), "roles": sorted(user.roles)})
+    return answer(PersonShape.of(await service.set_roles(shop, user_id, frozenset(body.roles), actor=principal.actor)))
 
 
 @router.get("/audit-log", response_model=Page[EntryShape], responses=problems(*_ADMIN))
@@ -175,8 +154,7 @@ async def list_entries(
         before = store.Before(datetime.fromisoformat(at), entry_id)
     async with shop.stores.pg.read() as read:
         found = await store.entries(read, wanted, since=since, until=until, before=before, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].at.isoformat(), shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.at.isoformat(), last.id])
     return answer(Page[EntryShape](items=[_entry(entry) for entry in shown], next_cursor=more))
 
 

@@ -28,7 +28,7 @@ ORDER BY at DESC, id DESC LIMIT $5;
 
 -- name: insert_key
 INSERT INTO api_keys (id, name, prefix, key_hash, scopes, created_at, created_by, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT $1, $2, $3, $4, $5, $6, id, $8 FROM users WHERE id = $7 AND erased_at IS NULL FOR KEY SHARE
 RETURNING id, name, prefix, scopes, created_at, created_by, last_used_at, expires_at, revoked_at;
 
 -- name: keys
@@ -49,6 +49,10 @@ RETURNING id, name, prefix, scopes, created_at, created_by, last_used_at, expire
 -- name: note_use
 -- At most once a minute, however many processes saw it.
 UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute');
+
+-- name: person
+-- Keys of a person who is gone are nobody's, and so is their id.
+SELECT coalesce((SELECT created_by FROM api_keys WHERE id = $1), $1);
 
 -- name: forget
 -- Keys that somebody made who is gone open nothing any more.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from quartet.access.model import ApiKey, Entry, GoodKey
+from quartet.kernel.errors import Unauthenticated
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx
 
@@ -58,8 +59,10 @@ async def insert_key(
     by: UUID,
     expires_at: datetime | None,
 ) -> ApiKey:
-    """A new key, by the hash of it."""
+    """A new key, by the hash of it. Raises Unauthenticated where whoever makes it is gone."""
     row = await tx.fetchrow(q.insert_key, key_id, name, prefix, key_hash, sorted(scopes), now, by, expires_at)
+    if row is None:
+        raise Unauthenticated("this account is gone")
     return ApiKey(**row)
 
 
@@ -83,6 +86,12 @@ async def revoke_key(tx: Tx, key_id: UUID, now: datetime) -> ApiKey | None:
 async def note_use(tx: Tx, key_id: UUID, now: datetime) -> None:
     """The key was used, unless that was noted within the last minute."""
     await tx.execute(q.note_use, key_id, now)
+
+
+async def person(read: Read, id_: UUID) -> UUID:
+    """Who stands behind the id of a principal: whoever made the key, if it is a key's, else the user whose it is."""
+    found: UUID = await read.fetchval(q.person, id_)
+    return found
 
 
 async def forget(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:

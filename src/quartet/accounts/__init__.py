@@ -4,11 +4,10 @@ To make an account: `hashed = await hash_password(settings, password)` outside t
 `await create_user(tx, email, hashed, display_name, roles=(…))`.
 """
 
+from quartet.accounts.api import PersonShape, UserShape
 from quartet.accounts.model import (
     Device,
     EmailTaken,
-    OpenSession,
-    SignedIn,
     TooManyAttempts,
     User,
     WrongCredentials,
@@ -27,9 +26,6 @@ from quartet.accounts.service import (
     mint_verification,
     refuse_erased,
     refuse_tokens_of,
-    sign_in,
-    sign_out,
-    sign_up,
     start_session,
 )
 from quartet.accounts.store import (
@@ -53,10 +49,10 @@ __all__ = [
     "Busy",
     "Device",
     "EmailTaken",
-    "OpenSession",
-    "SignedIn",
+    "PersonShape",
     "TooManyAttempts",
     "User",
+    "UserShape",
     "WrongCredentials",
     "address",
     "by_email",
@@ -82,9 +78,6 @@ __all__ = [
     "roles_changed_since",
     "roles_of_session",
     "set_roles",
-    "sign_in",
-    "sign_out",
-    "sign_up",
     "slide",
     "start_session",
     "sweep",

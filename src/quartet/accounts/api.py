@@ -1,12 +1,12 @@
 """Routes of accounts."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from quartet.accounts import cookies, service, tokens
 from quartet.accounts.model import (
@@ -30,7 +30,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, TooManyRe
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, Shop, ShopDep, Signed
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Bool, NoBody, Shape, Str, one_line, text
+from quartet.web.shapes import Body, Bool, NoBody, Shape, Str, one_line, text, trimmed
 
 router = APIRouter(tags=["accounts"])
 log = structlog.get_logger("quartet.accounts")
@@ -39,11 +39,7 @@ log = structlog.get_logger("quartet.accounts")
 Email = Annotated[str, text(320), Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})]
 Password = Annotated[str, text(1024), Field(examples=["correct horse battery"])]
 FreshPassword = Annotated[str, text(LONGEST_PASSWORD, SHORTEST_PASSWORD), Field(examples=["correct horse battery"])]
-DisplayName = Annotated[
-    str,
-    StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=LONGEST_NAME),
-    AfterValidator(one_line),
-]
+DisplayName = Annotated[str, trimmed(LONGEST_NAME), AfterValidator(one_line)]
 # Wide enough for an access token sent by mistake, which is no refresh token and said to be none.
 Token = Annotated[Str, Field(max_length=4096)]
 
@@ -90,17 +86,27 @@ class NewPassword(Body):
     password: FreshPassword
 
 
-class UserShape(Shape):
-    """An account as its owner sees it."""
+class PersonShape(Shape):
+    """An account as staff see it."""
 
     id: UUID
     email: str
     email_verified: bool
-    pending_email: str | None
     display_name: str | None
     plan: str
     roles: list[str]
     created_at: datetime
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        """This one."""
+        return cls.model_validate({**vars(user), "roles": sorted(user.roles)})
+
+
+class UserShape(PersonShape):
+    """An account as its owner sees it."""
+
+    pending_email: str | None
 
 
 class PageSessionShape(Shape):
@@ -133,7 +139,7 @@ class TokenShape(Shape):
 
 
 def _user(user: User, status: int = 200) -> Response:
-    return answer(UserShape.model_validate({**vars(user), "roles": sorted(user.roles)}), status)
+    return answer(UserShape.of(user), status)
 
 
 def _page_session(shop: Shop, signed: SignedIn) -> Response:
@@ -234,8 +240,7 @@ async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Res
     if paging.cursor is not None:
         before = UUID(shop.cursors.decode(paging.cursor, scope)[0])
     found = await service.sessions(shop, principal, before, paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.id])
     items = [_session(session, principal.session_id) for session in shown]
     return answer(Page[SessionShape](items=items, next_cursor=more))
 

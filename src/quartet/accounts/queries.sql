@@ -89,10 +89,11 @@ FROM (SELECT $1::text AS email) AS asked LEFT JOIN users USING (email);
 
 -- name: mint_reset
 -- A newer link takes the older one's place. No row: there is no such user. The name goes along only where the address is
--- proved: else it is a stranger who chose the words that somebody else reads in a mail of ours.
+-- proved: else it is a stranger who chose the words that somebody else reads in a mail of ours. Locked as a foreign key
+-- does: whoever is just being forgotten has no link left behind.
 WITH person AS (
     SELECT id, email, CASE WHEN email_verified_at IS NOT NULL THEN display_name END AS display_name
-    FROM users WHERE id = $1 AND erased_at IS NULL
+    FROM users WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE
 ),
 link AS (
     INSERT INTO mailed_links (user_id, purpose, token_hash, email, expires_at)
@@ -107,6 +108,7 @@ SELECT email, display_name FROM person;
 WITH person AS (
     SELECT id, coalesce(pending_email, email) AS email FROM users
     WHERE id = $1 AND erased_at IS NULL AND (pending_email IS NOT NULL OR email_verified_at IS NULL)
+    FOR KEY SHARE
 ),
 link AS (
     INSERT INTO mailed_links (user_id, purpose, token_hash, email, expires_at)
@@ -166,6 +168,7 @@ DELETE FROM mailed_links WHERE expires_at <= $1;
 -- In the index's order, so that a page costs what it shows. An address has no character beyond chr(1114111).
 SELECT id, email, password_hash, display_name, plan, roles, created_at, email_verified_at, pending_email FROM users
 WHERE email COLLATE "C" > $2 AND email COLLATE "C" >= $1 AND email COLLATE "C" < $1 || chr(1114111)
+  AND erased_at IS NULL
 ORDER BY email COLLATE "C" LIMIT $3;
 
 -- name: lock_user

@@ -1,7 +1,7 @@
 """Routes of addresses."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -13,16 +13,11 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Signed
 from quartet.web.paging import Page
-from quartet.web.shapes import Body, Bool, Shape, one_line
+from quartet.web.shapes import Body, Bool, Shape, one_line, trimmed
 
 router = APIRouter(prefix="/users/me/addresses", tags=["addresses"])
 
 _ALWAYS = (Unauthenticated, Invalid, StoreUnavailable)
-
-
-def _line(longest: int) -> Any:
-    """One line of text; what surrounds it is cut off."""
-    return StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=longest)
 
 
 def _assigned(value: str) -> str:
@@ -31,9 +26,9 @@ def _assigned(value: str) -> str:
     return value
 
 
-Short = Annotated[str, _line(100), AfterValidator(one_line)]
-Line = Annotated[str, _line(200), AfterValidator(one_line)]
-PostalCode = Annotated[str, _line(20), AfterValidator(one_line)]
+Short = Annotated[str, trimmed(100), AfterValidator(one_line)]
+Line = Annotated[str, trimmed(200), AfterValidator(one_line)]
+PostalCode = Annotated[str, trimmed(20), AfterValidator(one_line)]
 Phone = Annotated[str, StringConstraints(strict=True, pattern=r"^\+?[0-9][0-9 ()./-]{2,30}$")]
 Country = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[A-Z]{2}$"), AfterValidator(_assigned), Field(examples=["GB"])

@@ -31,7 +31,8 @@ class TotalsShape(Shape):
 
 
 class RevenueLineShape(TotalsShape):
-    """`key` is a day, an ISO week (2011-W05), a month (2011-01), a SKU, a category's slug or a user's id."""
+    """`key` is a day, an ISO week (2011-W05), a month (2011-01), a SKU, a category's slug, or of a customer a
+    user's id, a guest's address, or '' for guests who were forgotten."""
 
     key: str
     label: str

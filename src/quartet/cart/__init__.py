@@ -4,25 +4,19 @@ An owner is a user's id, or the token that a guest was given. Checkout reads `li
 order is paid; whoever signs somebody in calls `merge`.
 """
 
-from quartet.cart.model import MOST_LINES, MOST_PIECES, Cart, CartFull, Line, Owner, good_token, name_of, new_token
-from quartet.cart.service import add, clear, merge, put, show
+from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, good_token, name_of, new_token
+from quartet.cart.service import clear, merge
 from quartet.cart.store import lines, take_bought
 
 __all__ = [
     "MOST_LINES",
     "MOST_PIECES",
-    "Cart",
     "CartFull",
-    "Line",
-    "Owner",
-    "add",
     "clear",
     "good_token",
     "lines",
     "merge",
     "name_of",
     "new_token",
-    "put",
-    "show",
     "take_bought",
 ]

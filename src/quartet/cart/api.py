@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, StrictInt
 
@@ -11,7 +11,7 @@ from quartet.cart import service
 from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, new_token
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
-from quartet.web.dependencies import Anyone, ShopDep
+from quartet.web.dependencies import Anyone, CartToken, ShopDep
 from quartet.web.shapes import AnySku, Body, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
@@ -53,13 +53,7 @@ class NewQty(Body):
     qty: Annotated[StrictInt, Field(ge=0, le=MOST_PIECES)]
 
 
-async def _owner(
-    shop: ShopDep,
-    principal: Anyone,
-    x_cart_token: Annotated[
-        str | None, Header(description="A guest's key to the cart, as the first answer gave it.")
-    ] = None,
-) -> Owner:
+async def _owner(shop: ShopDep, principal: Anyone, x_cart_token: CartToken = None) -> Owner:
     """The user, whose cart takes in a guest's that is sent along; else the guest, who gets a key if there is none (or
     one that is not ours: a browser with a broken cookie must be able to go on)."""
     if principal is not None:

@@ -38,9 +38,9 @@ from quartet.catalog.model import (
     sellable,
     slugify,
 )
-from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, invalid
+from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable, invalid
 from quartet.kernel.ids import new_id
-from quartet.stores.mongo import DuplicateKey
+from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.stores.postgres import Tx
 from quartet.web import trail
 from quartet.web.dependencies import Shop
@@ -69,6 +69,25 @@ async def _turn(sku: str) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def _claimed(mongo: Mongo, claims: store.Claims) -> AsyncIterator[Callable[[], None]]:
+    """Around a write that has claimed references, which are given up where it fails. But not where MongoDB was asked,
+    as the block says before it does, and nobody heard the answer: the product may be there, and would not be found by
+    them any more. Where it is not, whoever wants them may have them a minute later."""
+    is_asked = False
+
+    def asking() -> None:
+        nonlocal is_asked
+        is_asked = True
+
+    try:
+        yield asking
+    except BaseException as error:
+        if not (is_asked and isinstance(error, StoreUnavailable | asyncio.CancelledError)):
+            await store.abandon(mongo, claims)
+        raise
+
+
 async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
     """Puts a new product on sale; answers its document. Its prices go to inventory, whose rows it makes (stock 0).
 
@@ -81,23 +100,21 @@ async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
     product_id = str(new_id())
     slug, claims = await _claim(shop, product_id, draft)
     try:
-        levels = await _levels(shop, draft, None, actor)
-        ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
-        product = {
-            "_id": product_id,
-            **document(draft, slug, levels),
-            "ratings": ratings,
-            "ratingsBefore": ratings,
-        }
-        product = numbered(product, 1, now)
-        async with trail.attempt(shop, actor, "product.create", "product", draft.sku, after=product):
-            await store.insert(mongo, product)
+        async with _claimed(mongo, claims) as asking:
+            levels = await _levels(shop, draft, None, actor)
+            ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
+            product = {
+                "_id": product_id,
+                **document(draft, slug, levels),
+                "ratings": ratings,
+                "ratingsBefore": ratings,
+            }
+            product = numbered(product, 1, now)
+            async with trail.attempt(shop, actor, "product.create", "product", draft.sku, after=product):
+                asking()
+                await store.insert(mongo, product)
     except DuplicateKey:
-        await store.abandon(mongo, claims)
         raise SkuTaken(f"{draft.sku} or {slug} is taken", skus=[draft.sku]) from None
-    except BaseException:
-        await store.abandon(mongo, claims)
-        raise
     await pages.forget(shop, product["keys"], product_id, None)
     return product
 
@@ -138,22 +155,23 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
     fresh = [key for key in references(draft, slug) if key not in found["keys"]]
     claims = await store.claim(mongo, found["_id"], fresh, shop.clock.now())
     _refuse_taken(slug, claims.taken)
-    try:
+    async with _claimed(mongo, claims) as asking:
         levels = await _levels(shop, draft, found, actor)
         product = {**found, **document(draft, slug, levels)}
         if product == found:
             return found
         product = numbered(product, found["version"] + 1, millis(shop.clock.now()))
         gone = await store.marks(mongo, found["_id"], set(found["keys"]) - set(product["keys"]))
-        async with trail.attempt(shop, actor, "product.change", "product", found["sku"], before=found, after=product):
-            await store.withdraw(mongo, set(sellable_skus(found)) - set(sellable_skus(product)))
-            if not await store.replace(mongo, product, found["version"]):
-                raise _OvertakenError
-    except _OvertakenError:
-        return None
-    except BaseException:
-        await store.abandon(mongo, claims)
-        raise
+        try:
+            async with trail.attempt(
+                shop, actor, "product.change", "product", found["sku"], before=found, after=product
+            ):
+                await store.withdraw(mongo, set(sellable_skus(found)) - set(sellable_skus(product)))
+                asking()
+                if not await store.replace(mongo, product, found["version"]):
+                    raise _OvertakenError
+        except _OvertakenError:
+            return None
     if await pages.forget(shop, {*found["keys"], *product["keys"]}, product["_id"], product["version"]):
         await store.release(mongo, gone)  # else they stay, so that the worker can tell what to take from the cache
     return product

@@ -136,7 +136,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
 @router.post(
     "/orders/{id}/cancel",
     response_model=OrderShape,
-    responses=problems(NotFound, InvalidTransition, *_ALWAYS),
+    responses=problems(NotFound, InvalidTransition, ProviderOff, *_ALWAYS),
 )
 async def cancel_order(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey, _: NoBody = None

@@ -42,15 +42,13 @@ class Report:
         return any(getattr(self, field.name) for field in fields(self))
 
 
-async def recover(shop: Shop, providers: Providers | None = None) -> Report:
+async def recover(shop: Shop, providers: Providers) -> Report:
     """One sweep: expires unpaid orders, asks the providers about open payments, finishes refunds, forgets old keys and
     dead sessions. An order for which a payment is under way expires only when the provider was asked, or takes its
     time: what was paid and not noticed is confirmed, not given back.
 
     Raises StoreUnavailable when PostgreSQL is away.
     """
-    if providers is None:
-        providers = payments.open_providers(shop.settings, shop.stores.pg)
     report = Report()
     await _expire(shop, report, paying=False)
     async with shop.stores.pg.once() as tx:

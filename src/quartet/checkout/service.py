@@ -3,6 +3,7 @@ first writes down what is about to happen, the second what did; a crash between 
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,9 @@ log = structlog.get_logger("quartet.checkout")
 
 # The gateway gives a request up before this; only then may recovery ask the provider about what it left.
 _MARGIN = timedelta(seconds=5)
+
+# Providers refuse to charge nothing.
+_NOTHING_TO_PAY = Outcome(None, "succeeded")
 
 Lines = Sequence[tuple[str, int]]
 
@@ -201,6 +205,8 @@ async def _charge(
     shop: Shop, provider: PaymentProvider, payment: Payment, method: str
 ) -> tuple[Outcome, ProviderError | None]:
     """What the provider says. Its failure means that nothing was charged; its silence that nobody knows."""
+    if payment.amount_cents == 0:
+        return _NOTHING_TO_PAY, None
     back = shop.settings.payment_return_url or shop.settings.base_url
     charge = Charge(
         str(payment.id), payment.amount_cents, payment.currency, method,
@@ -313,8 +319,7 @@ async def capture(
         if slot.replay is not None:
             return slot.replay
         payment = await payments.start_capture(slot.tx, payment_id, key=key, now=now, ask=_ask_at(shop, now))
-        if payment.provider not in providers:
-            raise ProviderOff(f"it is held by {payment.provider}: take it there", provider=payment.provider)
+        _check_is_on(providers, payment)
         await trail.record(
             slot.tx, principal.actor, "payment.capture", "payment", payment_id,
             before={"status": "authorized"}, after={"capturing": payment.amount_cents, "orderId": payment.order_id},
@@ -378,6 +383,8 @@ async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment)
     """What the provider says of a payment; None when it never heard of it. One that nobody wants any more, declined, of
     a cancelled order or left for another, is let go where it can be rather than gone on with. Raises ProviderError,
     ProviderSilent."""
+    if payment.amount_cents == 0:
+        return _NOTHING_TO_PAY
     unwanted = payment.status in ("failed", "voided")
     if payment.status == "pending":
         async with shop.stores.pg.read() as read:
@@ -406,10 +413,16 @@ async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id
         except ProviderError:
             outcome = None
         if outcome is not None:
-            _, completed = await complete(shop, payment, outcome)
+            _, completed = await complete(shop, _beside_its_request(payment, outcome), outcome)
             await follow_up(shop, providers, completed)
             payment = completed.payment
     return answers.of_payment_as_it_stands(payment)
+
+
+def _beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
+    """For who asks how a payment stands while the request that pays it, or takes what it holds, may be under way: where
+    nothing is decided yet the answer is that one's to give, and its key stays as it is."""
+    return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
 
 
 async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[str, str], body: bytes) -> None:
@@ -434,7 +447,7 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     async with shop.stores.pg.tx() as tx:
         if not await payments.remember_event(tx, name, event, payment.id, now):
             return
-        _, completed = await complete_in(tx, payment, outcome, now)
+        _, completed = await complete_in(tx, _beside_its_request(payment, outcome), outcome, now)
     await shop.step("webhook recorded")
     await follow_up(shop, providers, completed)
 
@@ -445,13 +458,14 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
     except ValueError:
         return None
     async with shop.stores.pg.read() as read:
-        return await payments.by_id(read, payment_id)
+        found = await payments.with_buyer(read, payment_id)
+    return None if found is None else found.payment
 
 
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
     """The stock is free again, and what was paid goes back.
 
-    Raises NotFound (also for another's order), InvalidTransition.
+    Raises NotFound (also for another's order), InvalidTransition, ProviderOff.
     """
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
@@ -467,6 +481,9 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
         refund = await payments.start_refund(
             slot.tx, order_id, None, "cancelled", by=visitor.by, key=key, now=now, ask=_ask_at(shop, now)
         )
+        for money in (held, refund):
+            if money is not None:
+                _check_is_on(providers, money)
         if visitor.principal is not None and visitor.principal.is_staff:
             await trail.record(
                 slot.tx, visitor.by, "order.cancel", "order", order_id,
@@ -508,10 +525,7 @@ async def refund(
         )  # fmt: skip
         if promised is None:
             raise orders.OverRefund("nothing is left to give back", refundable_cents=0)
-        if promised.provider not in providers:  # nobody would ever see to it
-            raise ProviderOff(
-                f"it was paid through {promised.provider}: give the money back there", provider=promised.provider
-            )
+        _check_is_on(providers, promised)
         await trail.record(
             slot.tx, principal.actor, "order.refund", "order", order_id,
             before={"status": found.status, "refundedCents": found.refunded_cents},
@@ -567,6 +581,8 @@ async def _refund(
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", refund=str(refund.id), error=repr(silence))
         return "pending", None, None
+    if outcome.status == "failed" and refund.reason == "asked":
+        return "failed", outcome.provider_ref, ProviderError(f"{refund.provider} will not give this money back")
     return outcome.status, outcome.provider_ref, None
 
 
@@ -579,6 +595,12 @@ async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) 
         raise ProviderSilent(str(failure)) from failure
     await shop.step("refund looked up")
     return known
+
+
+def _check_is_on(providers: Providers, money: Payment | Refund) -> None:
+    """Before something is promised that nobody would ever see to. Raises ProviderOff."""
+    if money.provider not in providers:
+        raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
 
 
 def _ask_at(shop: Shop, now: datetime) -> datetime:

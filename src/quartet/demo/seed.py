@@ -6,23 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from quartet import accounts, catalog, inventory
 from quartet.demo.logins import LOGINS, keep, kept, new_password
 from quartet.demo.model import load, sellables
+from quartet.kernel.watch import Watch, unwatched
 from quartet.web.dependencies import Shop
 
 ACTOR = "demo"
-
-
-class Watch(Protocol):
-    """Told how far a stage has come."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
-
-
-def _unwatched(_stage: str, _done: int, _total: int, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class SeedReport:
     logins: Mapping[str, str]
 
 
-async def seed(shop: Shop, watch: Watch = _unwatched) -> SeedReport:
+async def seed(shop: Shop, watch: Watch = unwatched) -> SeedReport:
     """Loads what is missing; run again it changes nothing. Raises StoreUnavailable.
 
     People come last, so that their being there says that an earlier run got to its end: from then on the goods are

@@ -23,10 +23,10 @@ from quartet.devstores.local import (
     clear_leftovers,
     free_port,
     hold,
-    is_free,
     is_held,
     launch,
     why_closed,
+    write_private,
 )
 
 __all__ = [
@@ -39,11 +39,11 @@ __all__ = [
     "clear_leftovers",
     "free_port",
     "hold",
-    "is_free",
     "is_held",
     "launch",
     "throwaway",
     "why_closed",
+    "write_private",
 ]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from quartet.devstores.local import Child, Command, Place, StartError, launch
 
@@ -85,7 +86,7 @@ async def build(
     ready = built / "ready"
     with (built / "lock").open("w") as lock:
         if not ready.exists():
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            await _locked(lock)
         if not ready.exists():
             await _fetch(jvm, engine, source, built, report, advice=advice)
             await _compile(jvm, engine, source, built)
@@ -93,6 +94,15 @@ async def build(
                 await finish(built)
             ready.touch()
     return built
+
+
+async def _locked(file: IO[str]) -> None:
+    """Waits its turn by asking again: a thread that waits in the system could not be ended by Ctrl-C."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(0.2)
 
 
 async def _fetch(jvm: Jvm, engine: str, source: Path, built: Path, report: Report, *, advice: str) -> None:

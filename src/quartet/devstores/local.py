@@ -290,6 +290,13 @@ def is_held(data: Path) -> bool:
     return False
 
 
+def write_private(path: Path, text: str) -> None:
+    """Keep what nobody else may read, anew if it was there."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
 def free_port(wanted: int | None = None) -> int:
     """A port on loopback nobody listens on: `wanted` where it is free, else one that the system picks."""
     if wanted is not None and is_free(wanted):

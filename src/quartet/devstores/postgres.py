@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import psutil
 
-from quartet.devstores.local import HOST, Account, Command, Place, Running, StartError, serve
+from quartet.devstores.local import HOST, Account, Command, Place, Running, StartError, serve, write_private
 
 USER = "quartet"
 DATABASE = "quartet"
@@ -281,7 +281,7 @@ def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Accoun
     """Make an empty cluster whose only way in is a password drawn now."""
     half_made = _half_made(cluster)
     password = secrets.token_urlsafe(18)
-    _keep_password(place, password)
+    write_private(_password_file(place), password)
     if binaries.major >= 17:
         locale = ["--locale-provider=builtin", "--locale=C.UTF-8", "--lc-collate=C", "--lc-ctype=C"]
     else:
@@ -299,7 +299,7 @@ def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Accoun
 def _copy(place: Place, binaries: Binaries, cluster: Path, account: Account | None, primary: str) -> None:
     """Copy a running server, and note in the copy whom to follow."""
     half_made = _half_made(cluster)
-    _keep_password(place, urlsplit(primary).password or "")
+    write_private(_password_file(place), urlsplit(primary).password or "")
     words = ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", f"--dbname={primary}"]
     _make(place, [str(binaries.folder / "pg_basebackup"), "-D", str(half_made), *words], account)
     half_made.rename(cluster)
@@ -333,14 +333,6 @@ async def _major_of(url: str) -> int:
         return connection.get_server_version().major
     finally:
         await connection.close()
-
-
-def _keep_password(place: Place, password: str) -> None:
-    kept = _password_file(place)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.unlink(missing_ok=True)
-    kept.touch(mode=0o600)
-    kept.write_text(password)
 
 
 def _password(place: Place) -> str:

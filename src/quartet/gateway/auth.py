@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quartet import access, accounts
 from quartet.accounts import cookies, tokens
-from quartet.gateway.limits import Limiter
+from quartet.gateway.limits import SAFE, Limiter
 from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
 from quartet.web.dependencies import Principal, Shop
 from quartet.web.limits import Gone
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
 _REMEMBERED = 10_000
-SAFE = {"GET", "HEAD", "OPTIONS"}
 # How long a process may believe what PostgreSQL said of a key.
 BELIEVED_SECONDS = 5.0
 
@@ -31,7 +30,7 @@ class Door:
         self._shop, self._limiter = shop, limiter
         self._known: dict[str, tuple[Principal, datetime]] = {}
         self._keys: dict[bytes, tuple[access.GoodKey, float]] = {}
-        self._pages: dict[str, tuple[Principal, datetime]] = {}
+        self._pages: dict[str, tuple[Principal | None, datetime]] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
     async def principal(self, headers: "Headers", address: str) -> Principal | None:
@@ -88,6 +87,8 @@ class Door:
         try:
             principal, believed = self._pages.get(text) or tokens.read_cookie(settings, text, now)
         except Unauthenticated:
+            principal = None
+        if principal is None:
             return None, cookies.closed(settings)
         if len(self._pages) >= _REMEMBERED:
             self._pages.clear()
@@ -97,22 +98,25 @@ class Door:
         if believed > now:
             return principal, []
         try:
-            present, opened = await self._slide(principal)
+            present, set_cookies = await self._slide(principal)
         except StoreUnavailable:
             # Whoever only looks may go on looking; staff can do more harm.
             if method in SAFE and not principal.is_staff:
                 return principal, []
             raise
-        if present is not None:  # the browser asks for a page's pictures by this cookie yet
-            self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
-        return present, opened
+        # It comes yet, with each of a page's pictures, and need not be looked up each time; one that ended stays so.
+        self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
+        return present, set_cookies
 
-    async def renew(self, principal: Principal) -> tuple[Principal | None, list[str]]:
-        """The same for one of whom Redis, or PostgreSQL in its place, says that he is not what his cookie says."""
-        present, cookies = await self._slide(principal)
+    async def renew(self, principal: Principal, why: Gone) -> tuple[Principal | None, list[str]]:
+        """The same for one who is not what his cookie says: an ended session's page goes on as a guest's, one whose
+        roles have changed with those of now."""
+        if why is Gone.ENDED:
+            return None, cookies.closed(self._shop.settings)
+        present, set_cookies = await self._slide(principal)
         if present is not None:
             await access.tell_roles(self._shop, present.user_id, present.roles)
-        return present, cookies
+        return present, set_cookies
 
     async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
         """A cookie's session goes on, with the roles of now, if PostgreSQL knows it still."""

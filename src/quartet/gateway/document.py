@@ -9,8 +9,7 @@ from fastapi.routing import iter_route_contexts
 
 from quartet import access
 from quartet.accounts import cookies
-from quartet.gateway.auth import SAFE
-from quartet.gateway.limits import class_of
+from quartet.gateway.limits import SAFE, class_of
 from quartet.kernel.errors import (
     BadRequest,
     Forbidden,

@@ -11,7 +11,8 @@ from quartet.web import limits
 from quartet.web.dependencies import Principal
 from quartet.web.limits import Gone, Share, Taken, address_group
 
-_READING = {"GET", "HEAD", "OPTIONS"}
+# What only looks (RFC 9110, 9.2.1).
+SAFE = {"GET", "HEAD", "OPTIONS"}
 _OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
 _HASHING = {"/sessions", "/users", "/users/me/password", "/users/me/email"}
 _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/webhooks", "/images")
@@ -30,7 +31,7 @@ def class_of(method: str, path: str) -> str | None:
         return None
     if path.startswith("/search"):
         return "search"
-    if method in _READING:
+    if method in SAFE:
         return "browse"
     if path.startswith(_OF_ACCOUNTS) and path != "/sessions/current":
         return "auth"

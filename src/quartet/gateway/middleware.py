@@ -154,8 +154,7 @@ class Gateway:
             gone = await self._door.gone(scope["principal"])
         if gone is not None:
             if by_cookie:
-                # An ended session's page goes on as a guest's; one whose roles have changed, with those of now.
-                scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"])
+                scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"], gone)
             else:
                 await self._door.refuse_gone(scope["principal"], gone)
             taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)

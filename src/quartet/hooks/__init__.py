@@ -3,22 +3,15 @@
 The relay calls `keep` in the transaction that takes the events out of the outbox; the worker keeps `run` running.
 """
 
-from quartet.hooks.addresses import Refused, is_public
 from quartet.hooks.delivery import deliver, keep, run
-from quartet.hooks.model import EVENTS, Delivery, Endpoint
 from quartet.hooks.sender import Sender, open_sender
 from quartet.hooks.store import breakers, forget_email, sweep, waiting
 
 __all__ = [
-    "EVENTS",
-    "Delivery",
-    "Endpoint",
-    "Refused",
     "Sender",
     "breakers",
     "deliver",
     "forget_email",
-    "is_public",
     "keep",
     "open_sender",
     "run",

@@ -80,6 +80,6 @@ def parse(url: str, *, loopback: bool = False) -> httpx.URL:
         raise Refused("must not hold a name or a password")
     if found.fragment:
         raise Refused("must not have a fragment")
-    if found.port is not None and found.port not in (80, 443) and not 1024 <= found.port <= 65535:
+    if found.port is not None and not 1024 <= found.port <= 65535:  # the usual one is None
         raise Refused("must use port 443 or one above 1023")
     return found

@@ -122,8 +122,7 @@ async def list_endpoints(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     before = UUID(shop.cursors.decode(paging.cursor, "webhooks")[0]) if paging.cursor is not None else None
     async with shop.stores.pg.read() as read:
         found = await store.page(read, before, paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], "webhooks") if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, "webhooks", lambda last: [last.id])
     return answer(Page[EndpointShape](items=[_shape(shop, endpoint) for endpoint in shown], next_cursor=more))
 
 
@@ -182,8 +181,7 @@ async def list_deliveries(
     async with shop.stores.pg.read() as read:
         await store.get(read, endpoint_id)
         found = await store.deliveries(read, endpoint_id, before=before, state=state, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.id])
     return answer(Page[DeliveryShape](items=[_delivery(delivery) for delivery in shown], next_cursor=more))
 
 

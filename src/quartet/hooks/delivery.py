@@ -15,6 +15,7 @@ import structlog
 from pydantic.alias_generators import to_camel
 from standardwebhooks import Webhook
 
+from quartet import access
 from quartet.hooks import store
 from quartet.hooks.model import Delivery, Endpoint, Said
 from quartet.hooks.sender import WHOLE_SECONDS, Sender, open_sender
@@ -151,6 +152,6 @@ async def _tell_disabled(tx: Tx, endpoint: Endpoint) -> None:
     log.error("webhook endpoint switched off", endpoint=str(endpoint.id), reason=endpoint.disabled_reason)
     told = {
         "endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": endpoint.disabled_reason,
-        "user_id": str(endpoint.created_by),
+        "user_id": str(await access.person(tx, endpoint.created_by)),
     }  # fmt: skip
     await outbox.emit(tx, "webhook.disabled", str(endpoint.id), told)

@@ -1,6 +1,6 @@
 -- name: add
 INSERT INTO webhook_endpoints (id, url, events, description, salt, created_by, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $7) RETURNING *;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $7);
 
 -- name: get
 SELECT * FROM webhook_endpoints WHERE id = $1;
@@ -20,16 +20,18 @@ SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until
 WHERE id = $1;
 
 -- name: remove
-DELETE FROM webhook_endpoints WHERE id = $1 RETURNING id;
+DELETE FROM webhook_endpoints WHERE id = $1;
 
 -- name: keep
 -- While the events still lie in the outbox, in the transaction that takes them out: nothing of them travels, and where
--- nobody listens this finds no endpoint and is done.
+-- nobody listens this finds no endpoint and is done. Locked, so that an address which is just being taken out of one does
+-- not come along.
 INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
 SELECT e.id, o.event_id, o.topic, o.key, o.payload, o.created_at, now() + interval '24 hours'
 FROM webhook_endpoints AS e JOIN outbox AS o ON e.events && ARRAY[o.topic, '*']
 WHERE e.enabled AND o.id = ANY ($1::bigint[]) AND o.topic = ANY ($2::text[])
 ORDER BY o.id
+FOR UPDATE OF o
 ON CONFLICT ON CONSTRAINT webhook_deliveries_once DO NOTHING;
 
 -- name: put
@@ -91,9 +93,12 @@ WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= 
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
 
 -- name: expire
--- What a day of trying, or of an open breaker, has not brought over.
-UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
-WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1);
+-- What a day of trying, or of an open breaker, has not brought over; how many that were.
+WITH dead AS (
+    UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
+    WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1) RETURNING id
+)
+SELECT count(*) FROM dead;
 
 -- name: sweep
 DELETE FROM webhook_deliveries WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days';
@@ -107,7 +112,6 @@ SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN 
 FROM webhook_endpoints GROUP BY 1;
 
 -- name: forget_email
--- What waits is told without it, and what was told says it no longer, nor another that these orders were made with. $2:
--- their keys.
+-- What waits of these orders is told without a guest's address, and what was told says it no longer.
 UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL
-WHERE payload ->> 'email' = $1 OR (key = ANY ($2::text[]) AND payload ? 'email');
+WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';

@@ -59,13 +59,7 @@ class Sender:
             return Said(error=f"no answer within {WHOLE_SECONDS:g} s")
         except Refused as refusal:
             return Said(error=f"refused: {refusal}")
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            ssl.SSLError,
-            OSError,
-        ) as error:
+        except (*_BROKEN, OSError) as error:
             return Said(error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Said:

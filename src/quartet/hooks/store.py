@@ -6,6 +6,7 @@ from uuid import UUID
 
 from quartet.hooks.model import EVENTS, Delivery, Endpoint, State
 from quartet.kernel.errors import NotFound
+from quartet.stores import tallies
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Record, Tx
 
@@ -54,9 +55,8 @@ async def save(tx: Tx, e: Endpoint) -> None:
 
 
 async def remove(tx: Tx, id_: UUID) -> None:
-    """With all its deliveries. Raises NotFound."""
-    if await tx.fetchval(q.remove, id_) is None:
-        raise NotFound(f"there is no webhook endpoint {id_}")
+    """With all its deliveries; its row is locked."""
+    await tx.execute(q.remove, id_)
 
 
 async def keep(tx: Tx, outbox_ids: Sequence[int]) -> None:
@@ -103,8 +103,9 @@ async def again(tx: Tx, endpoint_id: UUID, id_: int, now: datetime) -> Delivery 
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Gives up what is too late, and forgets what was done with long ago."""
-    await tx.execute(q.expire, now)
+    """Gives up what is too late, counted as `webhooks.dead`, and forgets what was done with long ago."""
+    if dead := await tx.fetchval(q.expire, now):
+        await tallies.count(tx, "webhooks.dead", dead)
     await tx.execute(q.sweep, now)
 
 
@@ -119,6 +120,6 @@ async def breakers(read: Read, now: datetime) -> dict[str, int]:
     return {row["breaker"]: row["endpoints"] for row in await read.fetch(q.breakers, now)}
 
 
-async def forget_email(tx: Tx, email: str, keys: Sequence[str]) -> None:
+async def forget_email(tx: Tx, order_ids: Sequence[UUID]) -> None:
     """No delivery names the address any more, nor one of these keys any address."""
-    await tx.execute(q.forget_email, email, keys)
+    await tx.execute(q.forget_email, order_ids)

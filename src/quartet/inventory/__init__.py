@@ -1,6 +1,6 @@
 """What can be sold: price, stock and what open orders hold of it, with a ledger of every change. Held in PostgreSQL."""
 
-from quartet.inventory.model import MAX_STOCK, Item, Movement, StockOutOfBounds
+from quartet.inventory.model import Item, Movement, StockOutOfBounds
 from quartet.inventory.store import get, lock, move, prices, put, rename
 
-__all__ = ["MAX_STOCK", "Item", "Movement", "StockOutOfBounds", "get", "lock", "move", "prices", "put", "rename"]
+__all__ = ["Item", "Movement", "StockOutOfBounds", "get", "lock", "move", "prices", "put", "rename"]

@@ -109,8 +109,7 @@ async def list_items(
         (after,) = shop.cursors.decode(paging.cursor, "inventory")
     async with shop.stores.pg.read() as read:
         items = await store.page(read, after=after, limit=paging.limit + 1, below=below_available, text=q or None)
-    shown = items[: paging.limit]
-    more = shop.cursors.encode([shown[-1].sku], "inventory") if len(items) > paging.limit else None
+    shown, more = shop.cursors.cut(items, paging, "inventory", lambda last: [last.sku])
     return answer(Page[ItemShape](items=[_shape(item) for item in shown], next_cursor=more))
 
 
@@ -164,6 +163,5 @@ async def list_movements(shop: ShopDep, _: Staff, sku: SkuPath, paging: Paging) 
     async with shop.stores.pg.read() as read:
         await store.get(read, sku)
         found = await store.movements(read, sku, before=before, limit=paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].id], scope) if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.id])
     return answer(Page[MovementShape](items=[_movement(entry) for entry in shown], next_cursor=more))

@@ -121,8 +121,14 @@ class Settings(BaseSettings):
     limit_browse: int = Field(6000, ge=1, description="Reads a minute for a user, else for an address.")
     limit_search: int = Field(3000, ge=1, description="Searches a minute for a user, else for an address.")
     limit_write: int = Field(3000, ge=1, description="Writes a minute for a user, else for an address.")
-    limit_auth: int = Field(1200, ge=1, description="Sign-ups and sign-ins a minute for an address.")
-    limit_pay: int = Field(1200, ge=1, description="Orders and payments a minute for a user.")
+    limit_auth: int = Field(
+        1200,
+        ge=1,
+        description="Sign-ins and all that changes an account, a minute for a user, else for an address.",
+    )
+    limit_pay: int = Field(
+        1200, ge=1, description="Orders, payments and what is done to them, a minute for a user, else for an address."
+    )
     limit_sign_in_failures: int = Field(10, ge=1, description="Wrong passwords for an account until it has to wait.")
     limit_address_failures: int = Field(
         100, ge=1, description="Wrong passwords from a client's address until it has to wait."

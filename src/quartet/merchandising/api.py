@@ -81,8 +81,7 @@ async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     before = UUID(shop.cursors.decode(paging.cursor, "synonyms")[0]) if paging.cursor is not None else _LAST
     async with shop.stores.pg.read() as read:
         found = await store.synonyms_page(read, before, paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([str(shown[-1].id)], "synonyms") if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, "synonyms", lambda last: [last.id])
     items = [SynonymsShape.model_validate(each) for each in shown]
     return answer(Page[SynonymsShape](items=items, next_cursor=more))
 
@@ -107,8 +106,7 @@ async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     after = str(shop.cursors.decode(paging.cursor, "search-rules")[0]) if paging.cursor is not None else ""
     async with shop.stores.pg.read() as read:
         found = await store.rules_page(read, after, paging.limit + 1)
-    shown = found[: paging.limit]
-    more = shop.cursors.encode([shown[-1].query], "search-rules") if len(found) > paging.limit else None
+    shown, more = shop.cursors.cut(found, paging, "search-rules", lambda last: [last.query])
     return answer(Page[RuleShape](items=[RuleShape.model_validate(each) for each in shown], next_cursor=more))
 
 

@@ -4,6 +4,18 @@ The relay calls `keep` in the transaction that forgets the events; the worker ca
 """
 
 from quartet.notify.service import KINDS, PIPELINE, TOPICS, check, deliver, keep
-from quartet.notify.store import drop, revive, sweep, waiting
+from quartet.notify.store import drop, forget_orders, revive, sweep, waiting
 
-__all__ = ["KINDS", "PIPELINE", "TOPICS", "check", "deliver", "drop", "keep", "revive", "sweep", "waiting"]
+__all__ = [
+    "KINDS",
+    "PIPELINE",
+    "TOPICS",
+    "check",
+    "deliver",
+    "drop",
+    "forget_orders",
+    "keep",
+    "revive",
+    "sweep",
+    "waiting",
+]

@@ -9,6 +9,11 @@ ON CONFLICT ON CONSTRAINT mails_once DO NOTHING;
 UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
 WHERE user_id = ANY ($1) AND state IN ('waiting', 'dead');
 
+-- name: forget_orders
+-- Nor of orders whose buyer is gone.
+UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
+WHERE args ->> 'order_id' = ANY ($1::uuid[]::text[]) AND state IN ('waiting', 'dead');
+
 -- name: claim
 -- Out of every other's sight until the lease ends. The mail server is spoken to with no transaction open, so a crash
 -- leaves the e-mail to be claimed again.

@@ -1,14 +1,17 @@
 """From an event to an e-mail: kept as a row where the event is forgotten, written and sent by the worker.
 
-An e-mail leaves once. Only a crash, or a cut, between the mail server's yes and our mark lets it leave again, and then
-under the same Message-ID; but for one with a link, whose token is drawn anew and makes it another message.
+An e-mail leaves once. Only where the mail server's yes does not reach our mark (a crash, a cut, an answer that is not
+waited for) does it leave again, and then under the same Message-ID; but for one with a link, whose token is drawn anew
+and makes it another message.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -30,8 +33,13 @@ log = structlog.get_logger("quartet.notify")
 PIPELINE = "mails"
 BATCH = 20
 AT_ONCE = 4
-# Longer than the mail port may take for a whole batch: nobody else takes up what is still being sent.
+# For all the steps of one e-mail, and how long after the claim one may begin. The rest of the lease is long enough for
+# it, so nobody else takes up what is still being sent; what was not begun is due again when the lease ends.
+MAIL_SECONDS, BEGIN_SECONDS = 60.0, 150.0
 LEASE_SECONDS = 300.0
+# For what is being sent when its worker stops: less than a worker's own lease (QUARTET_WORKER_LEASE_SECONDS), since
+# meanwhile that worker does not say that it lives.
+LAST_SECONDS = 2.0
 GIVE_UP = timedelta(hours=24)
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0
 # Of links that anybody may ask for in another's name: a mailbox is not to be filled.
@@ -80,32 +88,54 @@ def _row(event: Event) -> list[store.Row]:
 
 async def deliver(shop: Shop) -> int:
     """Sends what is due; answers how many it took up. Raises StoreUnavailable when PostgreSQL is away."""
+    until = monotonic() + BEGIN_SECONDS
     async with shop.stores.pg.once() as tx:
         mails = await store.claim(tx, shop.clock.now(), LEASE_SECONDS, BATCH)
     gate, marks = asyncio.Semaphore(AT_ONCE), _Marks(shop)
     theirs: dict[str, list[Mail]] = {}
     for mail in sorted(mails, key=lambda mail: mail.id):
         theirs.setdefault(str(mail.user_id or mail.args["order_id"]), []).append(mail)
-    jobs = (_deliver_all(shop, some, gate, marks) for some in theirs.values())
+    jobs = (_deliver_all(shop, some, gate, marks, until) for some in theirs.values())
     for found in await asyncio.gather(*jobs, return_exceptions=True):
         if isinstance(found, BaseException):
             raise found
     return len(mails)
 
 
-async def _deliver_all(shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore, marks: "_Marks") -> None:
+async def _deliver_all(
+    shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore, marks: "_Marks", until: float
+) -> None:
     """One person's, in the order in which it happened."""
     async with gate:
         for mail in mails:
-            await _deliver(shop, mail, marks)
+            if monotonic() > until:
+                return
+            await _to_its_end(_deliver(shop, mail, marks))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Cancelled, it lets the work come to its end first, for some moments: else what the mail server has taken already
+    would be sent again. Nobody who cancels again and again makes these shorter or longer."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        until = monotonic() + LAST_SECONDS
+        while not task.done() and (left := until - monotonic()) > 0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task], timeout=left)
+        task.cancel()
+        await task
+        raise
 
 
 async def _deliver(shop: Shop, mail: Mail, marks: "_Marks") -> None:
     await shop.step("mail claimed")
     try:
-        letter = await KINDS[mail.kind](shop, mail)
-        if letter is not None:
-            await _send(shop, mail, letter)
+        async with asyncio.timeout(MAIL_SECONDS):
+            letter = await KINDS[mail.kind](shop, mail)
+            if letter is not None:
+                await _send(shop, mail, letter)
     except StoreUnavailable as away:
         await _again(shop, mail, away, fault=False)
     except MailRefused as refusal:
@@ -161,7 +191,10 @@ async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True
 
 async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
     log.error("mail given up", mail=mail.id, kind=mail.kind, error=repr(error))
-    held = {"kind": mail.kind, "event_id": str(mail.event_id), "user_id": str(mail.user_id) if mail.user_id else None}
+    held = {
+        "kind": mail.kind, "event_id": str(mail.event_id), "order_id": mail.args.get("order_id"),
+        "user_id": str(mail.user_id) if mail.user_id else None,
+    }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
         await store.bury(tx, mail, shop.clock.now())
         await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])

@@ -21,6 +21,11 @@ async def keep(tx: Tx, rows: Sequence[Row]) -> None:
         await tx.execute(q.keep, *zip(*rows, strict=True))
 
 
+async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """What was to be written of these orders is not."""
+    await tx.execute(q.forget_orders, order_ids)
+
+
 async def forget_people(tx: Tx, user_ids: Sequence[UUID]) -> None:
     """What waits for them is dropped."""
     if user_ids:

@@ -4,19 +4,15 @@
 """
 
 from quartet.orders.model import (
-    Counted,
     Guest,
     InsufficientStock,
     InvalidTransition,
     MixedCurrencies,
     Order,
     OrderItem,
-    OrderPayment,
     OrderRefund,
     OverRefund,
-    PaymentNotCaptured,
     PriceChanged,
-    Status,
     Step,
     UnknownSku,
 )
@@ -46,7 +42,6 @@ from quartet.orders.store import (
 __all__ = [
     "NEWEST",
     "Before",
-    "Counted",
     "Guest",
     "InsufficientStock",
     "InvalidTransition",
@@ -54,13 +49,10 @@ __all__ = [
     "NewOrderShape",
     "Order",
     "OrderItem",
-    "OrderPayment",
     "OrderRefund",
     "OrderShape",
     "OverRefund",
-    "PaymentNotCaptured",
     "PriceChanged",
-    "Status",
     "Step",
     "UnknownSku",
     "cancel",

@@ -75,10 +75,7 @@ async def list_orders(  # noqa: PLR0917
         found = await store.page(
             read, limit=paging.limit + 1, before=before, user_id=user_id, email=email, status=status
         )
-    shown = found[: paging.limit]
-    more = None
-    if len(found) > paging.limit:
-        more = shop.cursors.encode([shown[-1].created_at.isoformat(), str(shown[-1].id)], scope)
+    shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.created_at.isoformat(), last.id])
     return answer(Page[OrderShape](items=[OrderShape.model_validate(order) for order in shown], next_cursor=more))
 
 

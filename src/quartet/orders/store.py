@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 
-from quartet.kernel.errors import Invalid, NotFound, Problem
+from quartet.kernel.errors import Invalid, NotFound, Problem, Unauthenticated
 from quartet.orders.model import (
     Counted,
     GivenBack,
@@ -275,6 +275,8 @@ def _refusals() -> Iterator[None]:
 
 
 def _problem(refusal: Violation) -> Problem | None:
+    if refusal.constraint == "orders_user_id_fkey":  # a token outlives its account for some minutes
+        return Unauthenticated("this account is gone")
     if not refusal.sqlstate.startswith("QT"):
         return None
     detail: Any = orjson.loads(refusal.detail) if refusal.detail else None

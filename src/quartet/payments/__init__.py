@@ -19,16 +19,14 @@ from quartet.payments.model import (
     ProviderOff,
     ProviderSilent,
     Refund,
-    RefundReason,
     WaitsForBuyer,
     WebhookEvent,
 )
-from quartet.payments.providers import Providers, check_providers, open_providers
+from quartet.payments.providers import Providers, check_providers, open_providers, opened_providers
 from quartet.payments.providers.port import PaymentProvider
 from quartet.payments.reconcile import Compared, Difference, reconcile
 from quartet.payments.store import (
     any_open,
-    by_id,
     complete,
     complete_refund,
     drop_capture,
@@ -42,6 +40,7 @@ from quartet.payments.store import (
     start_refund,
     start_under_key,
     start_void,
+    sweep_events,
     take_refunds_to_ask,
     take_to_ask,
     with_buyer,
@@ -70,11 +69,9 @@ __all__ = [
     "ProviderSilent",
     "Providers",
     "Refund",
-    "RefundReason",
     "WaitsForBuyer",
     "WebhookEvent",
     "any_open",
-    "by_id",
     "check_providers",
     "complete",
     "complete_refund",
@@ -84,6 +81,7 @@ __all__ = [
     "late_refund",
     "leave",
     "open_providers",
+    "opened_providers",
     "reconcile",
     "remember_event",
     "start",
@@ -91,6 +89,7 @@ __all__ = [
     "start_refund",
     "start_under_key",
     "start_void",
+    "sweep_events",
     "take_refunds_to_ask",
     "take_to_ask",
     "with_buyer",

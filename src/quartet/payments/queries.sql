@@ -73,6 +73,10 @@ INSERT INTO webhook_events (provider, event_id, kind, payment_id, received_at) V
 ON CONFLICT DO NOTHING
 RETURNING true;
 
+-- name: sweep_events
+-- In portions, so that no sweep holds anybody up. By no index: what is a month's is gone through once an hour.
+DELETE FROM webhook_events WHERE ctid = ANY (ARRAY(SELECT ctid FROM webhook_events WHERE received_at < $1 LIMIT $2));
+
 -- name: made_between
 -- A page of a provider's payments in the order of time, by payments_newest.
 SELECT * FROM payments

@@ -114,7 +114,7 @@ async def _hour(
 def _beside(status: str, ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
     """What differs between one of ours and its counterpart."""
     if theirs is None:
-        if status in _MONEY:
+        if status in _MONEY and ours.amount_cents > 0:  # no provider hears of a sum of nothing
             yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
         return
     if theirs.currency != ours.currency:

@@ -35,6 +35,9 @@ T = TypeVar("T", Payment, Refund)
 
 # A pending payment is looked at again this soon, should no webhook come.
 SOON = timedelta(seconds=2)
+# Stripe and PayPal send an event again for three days.
+EVENTS_KEPT = timedelta(days=30)
+PORTION = 1000
 
 
 async def start(
@@ -99,12 +102,6 @@ async def complete(
     except Violation as refused:
         raise _refusal(refused) from refused
     return Completed(_read(Payment, row), row["user_id"], row["guest_cart"], row["bought"] or {})
-
-
-async def by_id(read: Read, payment_id: UUID) -> Payment | None:
-    """None when there is no such payment."""
-    found = await with_buyer(read, payment_id)
-    return None if found is None else found.payment
 
 
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
@@ -196,6 +193,11 @@ async def take_refunds_to_ask(tx: Tx, now: datetime, most: int, lease: timedelta
 async def remember_event(tx: Tx, provider: str, event: WebhookEvent, payment_id: UUID, now: datetime) -> bool:
     """Whether the event is new. Belongs into the transaction of its effect."""
     return bool(await tx.fetchval(q.remember_event, provider, event.id, event.kind, payment_id, now))
+
+
+async def sweep_events(tx: Tx, now: datetime) -> bool:
+    """Forgets events that nobody sends any more, a portion of them; whether that was all."""
+    return await tx.execute(q.sweep_events, now - EVENTS_KEPT, PORTION) != f"DELETE {PORTION}"
 
 
 # Where a page begins: after this moment, and after this id among those of that moment.

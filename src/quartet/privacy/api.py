@@ -1,15 +1,13 @@
 """Routes of what the law gives people: to be forgotten, and to be told what is held."""
 
-from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from quartet.access import LastAdmin
-from quartet.accounts import Busy, Device, TooManyAttempts
+from quartet.accounts import Busy, Device, TooManyAttempts, UserShape
 from quartet.kernel.errors import Invalid, StoreUnavailable, Unauthenticated
 from quartet.orders import OrderShape
 from quartet.privacy import service
@@ -27,19 +25,6 @@ class Goodbye(Body):
     password: Annotated[str, text(1024)] | None = None
 
 
-class HeldProfile(Shape):
-    """Who the account says you are."""
-
-    id: UUID
-    email: str
-    email_verified: bool
-    pending_email: str | None
-    display_name: str | None
-    plan: str
-    roles: list[str]
-    created_at: datetime
-
-
 class HeldOrder(OrderShape):
     """An order with what was written into it."""
 
@@ -49,7 +34,7 @@ class HeldOrder(OrderShape):
 class Held(Shape):
     """Everything that is held about you. `points` are today's and this week's."""
 
-    profile: HeldProfile
+    profile: UserShape
     sessions: list[dict[str, Any]]
     addresses: list[dict[str, Any]]
     cart: list[dict[str, Any]]

@@ -5,20 +5,16 @@
 
 from quartet.retail.console import run_import, run_replay, watching
 from quartet.retail.dataset import SHIPPED, NotTheRetailersFile
-from quartet.retail.replay import Basket, Outcome, Replayed, baskets, replay
-from quartet.retail.report import Report, pounds
+from quartet.retail.replay import Basket, baskets, replay
+from quartet.retail.report import pounds
 from quartet.retail.service import import_retail
 from quartet.retail.store import has_month
-from quartet.retail.verify import Verified, verify
+from quartet.retail.verify import verify
 
 __all__ = [
     "SHIPPED",
     "Basket",
     "NotTheRetailersFile",
-    "Outcome",
-    "Replayed",
-    "Report",
-    "Verified",
     "baskets",
     "has_month",
     "import_retail",

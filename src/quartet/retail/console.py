@@ -22,8 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from quartet.kernel.money import format_money
+from quartet.kernel.watch import Watch
 from quartet.retail.replay import Basket, Outcome, Replayed, percentile, replay
-from quartet.retail.report import Report, Stage, Watch, pounds
+from quartet.retail.report import Report, Stage, pounds
 from quartet.retail.service import import_retail
 from quartet.retail.verify import Verified, verify
 from quartet.web.dependencies import Shop

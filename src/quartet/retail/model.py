@@ -31,8 +31,6 @@ SERVICES = {
 # The retailer's own books: what marketplaces, banks and charities took, samples, bad debts. No customer bought them.
 BOOKKEEPING = frozenset({"AMAZONFEE", "BANK CHARGES", "B", "CRUK", "S"})
 
-_MAX_QUANTITY = 2**31 - 1
-
 
 class Refusal(StrEnum):
     """Why a line was not taken. The value is the word in the report, `because` the sentence for people."""

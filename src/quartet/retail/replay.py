@@ -20,7 +20,7 @@ from uuid import uuid4
 import httpx
 
 from quartet.retail.dataset import Unread, opened, read
-from quartet.retail.model import BOOKKEEPING, SERVICES, Line, refusal
+from quartet.retail.model import SERVICES, Line, refusal
 
 # A server that stays unavailable for longer than these tries is a finding, not something to wait out.
 _TRIES = 6
@@ -62,7 +62,7 @@ def _baskets(lines: Iterable[Line]) -> Iterator[Basket]:
     for invoice, bought in groupby(lines, key=lambda line: line.invoice):
         pieces: Counter[str] = Counter()
         for line in bought:
-            if not line.is_cancellation and line.sku not in SERVICES and line.sku not in BOOKKEEPING:
+            if not line.is_cancellation and line.sku not in SERVICES:
                 pieces[line.sku] += line.quantity
         if pieces:
             yield Basket(invoice, tuple(pieces.items()))

@@ -50,16 +50,6 @@ class Stage(StrEnum):
     BASKETS = "buying baskets"
 
 
-class Watch(Protocol):
-    """Told how far a stage has come; `total` is in the stage's own unit."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
-
-
-def unwatched(_stage: str, _done: int, _total: int, /) -> None:
-    """For who does not look."""
-
-
 def pounds(mills: int) -> Decimal:
     """Thousandths as the file writes them, exact."""
     return Decimal(mills).scaleb(-3)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from quartet import sync
 from quartet.kernel.errors import Conflict, invalid
+from quartet.kernel.watch import Watch, unwatched
 from quartet.retail import shelves, store
 from quartet.retail.dataset import SHIPPED, Survey, Unread, digest, invoices, opened, read, survey
 from quartet.retail.model import Invoice, Line, Refusal, Sales, id_of, refusal
-from quartet.retail.report import Refuser, Report, Stage, Watch, refusing, unwatched
+from quartet.retail.report import Refuser, Report, Stage, refusing
 from quartet.retail.store import Books
 from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop

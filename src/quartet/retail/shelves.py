@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quartet import catalog, inventory
+from quartet.kernel.watch import Watch
 from quartet.retail import naming
 from quartet.retail.model import SERVICES, Goods, product_name
-from quartet.retail.report import Stage, Watch
+from quartet.retail.report import Stage
 from quartet.stores.files import json_file
 from quartet.web.dependencies import Shop
 

@@ -5,20 +5,27 @@ may be long. Who finds it asked already waits for that answer and takes no turn.
 engine is asked, and Redis hands it on with what is left of it, so that nobody is told what was true more than a second
 before. Nothing of who asked is in it. An answer that found nothing is kept for a fifth of that: somebody may be waiting
 for the product to appear.
+
+And, for a quarter of an hour, what was shown to whoever leafs through a search.
 """
 
 import asyncio
 import hashlib
+import re
+from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic
 
+import structlog
 from prometheus_client import Counter
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.redis import RedisStore
+
+log = structlog.get_logger("quartet.search")
 
 ASKED = Counter("quartet_search_answers", "Searches and suggestions by where the answer came from.", ["source"])
 # By name each costs a look-up, which is a good part of what a kept answer costs.
@@ -206,3 +213,81 @@ class Answers:
             await self._redis.brief.call("SET", entry, value, "PXAT", until)
         except StoreUnavailable:
             return  # the others ask the engine themselves
+
+
+# --- Pages by cursor ------------------------------------------------------------------------------------------------
+#
+# Products move while somebody leafs: a page by number then shows some twice and others not at all. A cursor names the
+# ids of the pages before, kept in Redis under a digest of themselves, and a page is the best of all the others. So
+# nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
+
+LEAF_SECONDS = 900
+# Bytes that one process keeps within that time: for one client, and for all. Redis has carts to keep as well.
+MOST_OF_ONE = 8_000_000
+MOST_OF_ALL = 64_000_000
+# What Redis needs for an entry itself.
+_ENTRY = 200
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+# Where it says so at its beginning; no id begins with a space.
+_PACKED = " "
+
+
+class Leaves:
+    """Those of one shop, as far as one process keeps them."""
+
+    def __init__(self, redis: RedisStore, alias: str) -> None:
+        self._redis, self._alias = redis, alias
+        self._taken: dict[str, int] = {}
+        self._all, self._until = 0, 0.0
+
+    async def before(self, digest: str | None) -> tuple[str, ...]:
+        """The ids of the pages before; none when they are forgotten, or never were kept: then pages go by number."""
+        if digest is None:
+            return ()
+        try:
+            held = await self._redis.brief.call("GET", self._key(digest))
+        except StoreUnavailable:
+            return ()
+        return unpack(held) if held else ()
+
+    async def keep(self, ids: Sequence[str], client: str) -> str:
+        """Their digest, for a cursor. They are kept unless Redis is away or `client` has had its share."""
+        digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
+        held = pack(ids)
+        if self._take(client, len(held) + _ENTRY):
+            try:
+                await self._redis.brief.call("SET", self._key(digest), held, "EX", LEAF_SECONDS)
+            except StoreUnavailable:
+                log.warning("pages before not kept")
+        return digest
+
+    def _take(self, client: str, size: int) -> bool:
+        """Whether so much more may be kept. By windows, so that at most twice as much is in Redis."""
+        if monotonic() >= self._until:
+            self._taken.clear()
+            self._all, self._until = 0, monotonic() + LEAF_SECONDS
+        taken = self._taken.get(client, 0) + size
+        if taken > MOST_OF_ONE or self._all + size > MOST_OF_ALL:
+            return False
+        self._taken[client] = taken
+        self._all += size
+        return True
+
+    def _key(self, digest: str) -> str:
+        return f"search:{{{self._alias}}}:seen:{digest}"
+
+
+def pack(ids: Sequence[str]) -> str:
+    """UUIDs by their bytes; where there are others, text."""
+    if not all(map(_UUID.fullmatch, ids)):
+        return " ".join(ids)
+    return _PACKED + b64encode(bytes.fromhex("".join(ids).replace("-", ""))).decode()
+
+
+def unpack(held: str) -> tuple[str, ...]:
+    """What was packed."""
+    if not held.startswith(_PACKED):
+        return tuple(held.split())
+    digits = b64decode(held.removeprefix(_PACKED)).hex()
+    each = [digits[n : n + 32] for n in range(0, len(digits), 32)]
+    return tuple(f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in each)

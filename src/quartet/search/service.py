@@ -1,7 +1,6 @@
 """A search or suggestion from what was asked to the ready answer: what is kept, the engine by turns, or the catalog."""
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.search import store, words
-from quartet.search.cache import Answers, Ready
+from quartet.search.cache import Answers, Leaves, Ready
 from quartet.search.model import Found, Said, Shelves, View, Wanted, document
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
@@ -67,6 +66,7 @@ class Desk:
 
     def __init__(self, shop: Shop) -> None:
         settings = shop.settings
+        self.leaves = Leaves(shop.stores.redis, settings.search_alias)
         self.turns = Turns(settings.search_share)
         self.answers = Answers(
             shop.stores.redis,
@@ -119,12 +119,14 @@ async def answer(
         try:
             now = shop.clock.now()
             shelves = await _shelves(shop)
-            told = Told(said, shelves, await _view(shop, wanted, shelves, now), await _seen(shop, before))
+            view, seen = await _view(shop, wanted, shelves, now), await desk(shop).leaves.before(before)
+            told = Told(said, shelves, view, seen)
             found = await store.find(shop.stores.search, shop.settings, wanted, now, told)
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        further = await _further(shop, wanted, found, told.seen, scope)
+        digest = await _further(shop, wanted, found, told.seen, client)
+        further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
         return Ready(write(wanted, found, further), found.total, not found.partial)
 
     if wanted.explain:  # for staff, and of now
@@ -175,42 +177,16 @@ async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, c
 
 
 # --- Pages by cursor ------------------------------------------------------------------------------------------------
-#
-# Products move while somebody leafs: a page by number then shows some twice and others not at all. A cursor names the
-# ids of the pages before, kept in Redis under a digest of themselves, and a page is the best of all the others. So
-# nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
 
-LEAF_SECONDS = 900
 MOST_SEEN = 1000
 
 
-async def _seen(shop: Shop, before: str | None) -> tuple[str, ...]:
-    """The ids of the pages before; none when they are forgotten: then pages go by number."""
-    if before is None:
-        return ()
-    try:
-        held = await shop.stores.redis.brief.call("GET", _leaf(shop, before))
-    except StoreUnavailable:
-        return ()
-    return tuple(held.split()) if held else ()
-
-
-async def _further(shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], scope: str) -> str | None:
-    """The cursor of the next page; None on the last, and where it gets too far: refine the search instead."""
-    ids = " ".join([*seen, *(hit["_id"] for hit in found.hits)])
+async def _further(shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str) -> str | None:
+    """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead."""
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
     if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
         return None
-    digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
-    try:
-        await shop.stores.redis.brief.call("SET", _leaf(shop, digest), ids, "EX", LEAF_SECONDS)
-    except StoreUnavailable:
-        log.warning("pages before not kept")
-    return shop.cursors.encode([digest, wanted.page + 1], scope)
-
-
-def _leaf(shop: Shop, digest: str) -> str:
-    return f"search:{{{shop.settings.search_alias}}}:seen:{digest}"
+    return await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client)
 
 
 # --- The category in view -------------------------------------------------------------------------------------------

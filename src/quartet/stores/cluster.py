@@ -152,7 +152,17 @@ class Cluster:
         return sorted({owner for owner in self._owners if owner is not None})
 
     def _known(self) -> list[Address]:
-        return list(dict.fromkeys([*self._servers, *self._seeds]))
+        """Those to ask, which answer soonest first: one that is gone costs a second to find out."""
+        opened = [address for address, server in self._servers.items() if server.opened]
+        return list(dict.fromkeys([*opened, *self._servers, *self._seeds]))
+
+    def _part_with_others(self) -> None:
+        """Where servers come back at other addresses each time, those that they had are not asked for ever."""
+        needed = {*self._masters(), *self._seeds}
+        for address, server in list(self._servers.items()):
+            if address not in needed and server.is_at_rest:
+                del self._servers[address]
+                server.close()
 
     def _server(self, address: Address) -> resp.Server:
         if address not in self._servers:
@@ -187,6 +197,7 @@ class Cluster:
                 error = told
             elif told and ("cluster_state:ok" in state or not self._owners):
                 self._owners = _owners(told, address)
+                self._part_with_others()
                 return
         raise error
 

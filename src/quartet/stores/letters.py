@@ -59,6 +59,6 @@ async def drop_letter(tx: Tx, id_: int) -> Letter | None:
     return Letter(**row) if row else None
 
 
-async def forget_person(tx: Tx, user_id: UUID, email: str, keys: Sequence[str]) -> None:
-    """What could not be carried about somebody who is gone is given up, and so are events of these keys."""
-    await tx.execute(q.forget_letters, str(user_id), email, keys)
+async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
+    """What could not be carried about somebody who is gone is given up, and what was about these orders of theirs."""
+    await tx.execute(q.forget_letters, str(user_id), order_ids)

@@ -1,5 +1,6 @@
 """The mail port: the console, or SMTP."""
 
+import re
 import sys
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -60,9 +61,14 @@ class SmtpMailer:
             )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError) as error:
             kind = MailRefused if all(code >= 500 for code in _codes(error)) else OSError
-            raise kind(f"the mail server refused it: {error}") from error
+            raise kind(f"the mail server refused it: {_nameless(error)}") from error
         except (aiosmtplib.SMTPException, TimeoutError) as error:
-            raise OSError(f"the mail server did not take it: {error!r}") from error
+            raise OSError(f"the mail server did not take it: {_nameless(error)}") from error
+
+
+def _nameless(error: Exception) -> str:
+    """What went wrong without whose mailbox it was: this goes into logs, which no wish to be forgotten reaches."""
+    return re.sub(r"[^\s<'\"(]+@[^\s>'\"),;]+", "…", repr(error))
 
 
 def _codes(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPDataError) -> list[int]:

@@ -30,7 +30,14 @@ _PAUSE_SECONDS = 0.02
 # History lost, fatal stream error, invalid resume token, stream closed, token not found, the oplog has rolled past us.
 _LOST = (286, 280, 260, 222, 50811, 136)
 _NAMESPACE_EXISTS = 48
-_AWAY = (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WaitQueueTimeoutError, OSError)
+# A write concern error: the server stepped down before the majority had the write, so that its outcome is unknown.
+_AWAY = (
+    errors.ConnectionFailure,
+    errors.WriteConcernError,
+    errors.ExecutionTimeout,
+    errors.WaitQueueTimeoutError,
+    OSError,
+)
 
 
 class DuplicateKey(Exception):

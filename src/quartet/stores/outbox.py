@@ -78,6 +78,6 @@ async def depth_by_topic(read: Read) -> dict[str, tuple[int, datetime]]:
     return {row["topic"]: (row["pending"], row["oldest"]) for row in await read.fetch(q.depth_by_topic)}
 
 
-async def forget_email(tx: Tx, email: str, keys: Sequence[str]) -> None:
+async def forget_email(tx: Tx, order_ids: Sequence[UUID]) -> None:
     """No event that waits names the address any more, nor one of these keys any address."""
-    await tx.execute(q.forget_email, email, keys)
+    await tx.execute(q.forget_email, order_ids)

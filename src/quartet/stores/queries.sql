@@ -63,7 +63,8 @@ SELECT pipeline, count(*) AS letters FROM dead_letters GROUP BY pipeline;
 
 -- name: take_letters
 -- To be replayed: the oldest of this pipeline.
-SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY id LIMIT $2;
+SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY id LIMIT $2
+FOR UPDATE;
 
 -- name: drop_letter
 DELETE FROM dead_letters WHERE id = $1 RETURNING id, pipeline, key, payload, reason, created_at;
@@ -75,13 +76,13 @@ INSERT INTO tallies AS t (name, n) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE 
 SELECT name, n FROM tallies;
 
 -- name: forget_email
--- What waits to be carried goes on without it, and without another that these orders were made with. $2: their keys.
-UPDATE outbox SET payload = payload - 'email' WHERE payload ->> 'email' = $1 OR (key = ANY ($2::text[]) AND payload ? 'email');
+-- What waits to be carried of these orders goes on without a guest's address.
+UPDATE outbox SET payload = payload - 'email' WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';
 
 -- name: forget_letters
 DELETE FROM dead_letters
-WHERE strpos(payload::text, $1) > 0 OR strpos(payload::text, $2) > 0 OR strpos(reason, $2) > 0
-   OR payload ->> 'key' = ANY ($3::text[]);
+WHERE strpos(payload::text, $1) > 0 OR payload ->> 'key' = ANY ($2::uuid[]::text[])
+   OR payload ->> 'order_id' = ANY ($2::uuid[]::text[]);
 
 -- name: as_of
 -- Until when all that was committed is seen here. A replica knows of nothing after the last commit it was sent, so of a

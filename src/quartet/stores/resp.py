@@ -33,6 +33,12 @@ class Server:
         """None while there is none."""
         return None if self._opened is None or self._opened.gone else self._opened
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Nobody waits for it."""
+        opening = self._opening is not None and not self._opening.done()
+        return not opening and (self.opened is None or self.opened.is_at_rest)
+
     async def open(self) -> "Connection":
         """One try for all who wait: were they to take turns, the last would wait for all the others' seconds. Raises
         Gone, Refused."""
@@ -93,6 +99,11 @@ class Connection(asyncio.Protocol):
         if self._watch is None:
             self._watch = self.loop.call_later(CALL_SECONDS, self._look)
         return reply
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whatever it was asked is answered."""
+        return not self._asked
 
     def close(self) -> None:
         """Ends it; whoever still waits learns that it is gone."""

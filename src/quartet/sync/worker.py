@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from quartet import access, checkout, discovery, hooks, merchandising, notify, search
+from quartet import access, checkout, discovery, hooks, merchandising, notify, payments, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync import changes, compare, freshness, metrics, relay, store
 from quartet.sync.leases import Share, Work
@@ -22,6 +22,7 @@ log = structlog.get_logger("quartet.worker")
 # From when one batch of events began to the next.
 RELAY_SECONDS = 0.1
 RECOVER_SECONDS = 1.0
+EVENTS_SECONDS = 3600.0
 REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
 ACCESS_SECONDS = 5.0
@@ -119,9 +120,23 @@ async def _comparison(shop: Shop, _: Lease) -> None:
 
 
 async def _recovery(shop: Shop, _: Lease) -> None:
-    while True:
-        await checkout.recover(shop)
-        await asyncio.sleep(RECOVER_SECONDS)
+    # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
+    async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
+        clock = asyncio.get_running_loop()
+        swept = float("-inf")
+        while True:
+            await checkout.recover(shop, providers)
+            if clock.time() - swept > EVENTS_SECONDS:
+                await _forget_events(shop)
+                swept = clock.time()
+            await asyncio.sleep(RECOVER_SECONDS)
+
+
+async def _forget_events(shop: Shop) -> None:
+    done = False
+    while not done:
+        async with shop.stores.pg.once() as tx:
+            done = await payments.sweep_events(tx, shop.clock.now())
 
 
 async def _access(shop: Shop, _: Lease) -> None:

@@ -131,14 +131,16 @@ class Visitor:
         return email is not None and shop.order_tokens.opens(order_id, self.order_token)
 
 
+# The parameter `x_cart_token`, or None.
+CartToken = Annotated[str | None, Header(description="A guest's key to the cart, as the first answer gave it.")]
+
+
 async def visitor(
     principal: Annotated[Principal | None, Depends(anyone)],
     x_order_token: Annotated[
         str | None, Header(description="A guest's key to the order, `orderToken` of the answer to POST /orders.")
     ] = None,
-    x_cart_token: Annotated[
-        str | None, Header(description="A guest's key to the cart, as the first answer gave it.")
-    ] = None,
+    x_cart_token: CartToken = None,
 ) -> Visitor:
     """Anyone, with what was sent along."""
     return Visitor(principal, x_order_token, x_cart_token)

@@ -163,8 +163,8 @@ async def release(tx: Tx, owner: str, key: str) -> None:
     await tx.execute(q.release, owner, key)
 
 
-async def forget_person(tx: Tx, user_id: UUID, email: str) -> None:
-    """No answer to them is kept, nor one that names the address."""
+async def forget_person(tx: Tx, user_id: UUID, email: str | None) -> None:
+    """No answer to them is kept, nor one that names the address that they have proved."""
     await tx.execute(q.forget_person, str(user_id), email)
 
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from quartet.kernel.errors import invalid
 from quartet.web.shapes import Shape
 
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 _SIGNATURE = 12
 
@@ -54,6 +56,14 @@ class Cursors:
         """`scope` names the list, so that one list's cursor does not open another."""
         data = orjson.dumps(values, default=str)
         return _text(_signature(self._keys[0], data, scope) + data)
+
+    def cut(
+        self, found: Sequence[Row], paging: PageQuery, scope: str, place: Callable[[Row], list[Any]]
+    ) -> tuple[Sequence[Row], str | None]:
+        """Of one row more than a page shows: the page, and the cursor of the next, if there is one, from the `place` of
+        the last row shown."""
+        shown = found[: paging.limit]
+        return shown, self.encode(place(shown[-1]), scope) if len(found) > paging.limit else None
 
     def decode(self, cursor: str, scope: str = "") -> list[Any]:
         """The values; Invalid naming `cursor` when it is cut, forged or of another list."""

@@ -19,5 +19,8 @@ INSERT INTO audit_log (actor, action, subject_kind, subject_id, before, after, r
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: forget_person
--- The user's own, and any answer that names the address, such as a guest's. All there are is a day's: a scan will do.
-DELETE FROM idempotency_keys WHERE owner = 'user:' || $1::text OR position(convert_to($2, 'UTF8') IN body) > 0;
+-- The user's own, and any answer that has the address they have proved, such as a guest's. All there are is a day's: a
+-- scan will do.
+DELETE FROM idempotency_keys
+WHERE owner = 'user:' || $1::text
+   OR position(convert_to('"email":' || to_json($2::text)::text, 'UTF8') IN body) > 0;

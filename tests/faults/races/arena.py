@@ -261,8 +261,9 @@ class Arena:
     async def settle(self, *orders: Json) -> None:
         """What a worker would have done in a minute, for these orders."""
         clock = clock_in(60)
+        providers = open_providers(self.shop.settings, self.shop.stores.pg)
         for _ in range(10):
-            await checkout.recover(replace(self.shop, clock=clock))
+            await checkout.recover(replace(self.shop, clock=clock), providers)
             (row,) = await self.rows(f"SELECT coalesce(sum(open), 0) AS open FROM ({ORDERS}) o WHERE id = ANY($1)",
                                      [order["id"] for order in orders])  # fmt: skip
             if not row["open"]:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pymongo.errors import WriteConcernError
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import Collection, DuplicateKey, Mongo
@@ -281,6 +282,20 @@ async def test_a_missing_server_is_said_quickly() -> None:
         assert refused.value.store == "mongodb"
     assert asyncio.get_running_loop().time() - started < 6 * 4
     await gone.close()
+
+
+class SteppingDown:
+    """A primary that is deposed while it waits for the others to have what was written."""
+
+    async def insert_one(self, document: Any) -> None:
+        raise WriteConcernError("operation was interrupted", 11602, {"code": 11602})
+
+
+async def test_a_write_that_the_others_may_not_have_is_unknown_and_the_server_in_doubt(mongo: Mongo) -> None:
+    things = Collection(SteppingDown(), mongo.guard)  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable):
+        await things.insert_one({"_id": "a"})
+    assert mongo.guard.is_doubtful
 
 
 async def test_a_server_says_its_version(mongo: Mongo) -> None:

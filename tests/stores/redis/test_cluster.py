@@ -1,10 +1,13 @@
 """A cluster of six: keys are found wherever they lie, and followed when they move."""
 
 import asyncio
+import contextlib
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import hiredis
 import pytest
 from redis.crc import key_slot
 
@@ -106,6 +109,90 @@ async def test_a_cluster_that_is_away_is_said_so() -> None:
         with pytest.raises(StoreUnavailable):
             await store.call("GET", "a")
     await store.close()
+
+
+class Pod:
+    """A server that says who keeps what, and for the rest says OK."""
+
+    def __init__(self) -> None:
+        self.owners: list[Pod] = []
+        self._lines: list[asyncio.StreamWriter] = []
+        self._queue: list[socket.socket] = []
+
+    async def start(self) -> "Pod":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def end(self, *, silently: bool = False) -> None:
+        """From now on nobody is at this address; `silently`: a try to connect is not even refused."""
+        self._server.close()
+        for line in self._lines:
+            line.transport.abort()
+        await asyncio.sleep(0.01)
+        if silently:
+            listener = socket.create_server(("127.0.0.1", self.port), backlog=0)
+            self._queue = [listener, socket.create_connection(("127.0.0.1", self.port))]
+
+    def clear(self) -> None:
+        for each in self._queue:
+            each.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._lines.append(writer)
+        asked = hiredis.Reader()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                asked.feed(data)
+                while (command := asked.gets()) is not False:
+                    writer.write(self._answer(command[:2]))
+
+    def _answer(self, command: list[bytes]) -> bytes:
+        if command == [b"CLUSTER", b"INFO"]:
+            return b"$16\r\ncluster_state:ok\r\n"
+        if command == [b"CLUSTER", b"SLOTS"]:
+            share = SLOTS // len(self.owners)
+            parts = [
+                f"*3\r\n:{n * share}\r\n:{(n + 1) * share - 1}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{owner.port}\r\n"
+                for n, owner in enumerate(self.owners)
+            ]
+            return f"*{len(parts)}\r\n{''.join(parts)}".encode()
+        return b"+OK\r\n"
+
+
+@pytest.mark.parametrize("one_lives", [True, False])
+async def test_addresses_that_servers_had_are_not_waited_for(one_lives: bool) -> None:
+    """As where a restart gives each a new one."""
+    here, there = (
+        next(f"k{n}" for n in range(99) if key_slot(f"k{n}".encode()) * 2 // SLOTS == half) for half in (0, 1)
+    )
+    pods = first, second, steady = [await Pod().start() for _ in range(3)]
+    store = RedisStore(f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{second.port}", doubt=60)
+
+    async def moves(before: Pod | None, *, silently: bool = False) -> Pod:
+        after = await Pod().start()
+        pods.append(after)
+        if before is not None:
+            await before.end(silently=silently)
+        for each in pods:
+            each.owners = [steady, after]
+        return after
+
+    owner = await moves(None)
+    for _ in range(5):
+        assert await store.pipeline([("GET", here), ("GET", there)]) == ["OK", "OK"]
+        owner = await moves(owner)
+    assert await store.call("GET", there) == "OK"
+    for gone in [first, *pods[3:-1], *([] if one_lives else [steady])]:
+        await gone.end(silently=True)
+    await moves(owner, silently=True)
+    began = asyncio.get_running_loop().time()
+    assert await store.call("GET", there) == "OK"
+    assert asyncio.get_running_loop().time() - began < (1.5 if one_lives else 5)
+    await store.close()
+    for pod in pods:
+        pod.clear()
+        await pod.end()
 
 
 async def connect(node: Running) -> resp.Connection:

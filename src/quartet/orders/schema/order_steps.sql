@@ -170,7 +170,9 @@ END $$;
 
 -- Cancels unpaid orders whose time is over, the oldest first; answers their ids. Two sweeps at once share the work. What
 -- cancel_order does for one is done here for many with a statement each, so that ten thousand that expire in the same
--- second are gone within seconds. p_paying: also those for which a payment is under way. Locks: the orders, then all their inventory rows in SKU order.
+-- second are gone within seconds. p_paying: also those for which a payment is under way, but not within 3 s where its
+-- provider is being asked for the first time: who pays in time is not to be told that he came too late. Locks: the
+-- orders, then all their inventory rows in SKU order.
 DROP FUNCTION IF EXISTS expire_orders(INT, TIMESTAMPTZ);
 CREATE OR REPLACE FUNCTION expire_orders(
     p_limit INT DEFAULT 100, p_now TIMESTAMPTZ DEFAULT now(), p_paying BOOLEAN DEFAULT true
@@ -179,8 +181,10 @@ DECLARE
     v_due UUID[];
 BEGIN
     v_due := array(SELECT id FROM orders WHERE status = 'pending' AND expires_at <= p_now
-                   AND (p_paying OR NOT EXISTS (
-                       SELECT FROM payments p WHERE p.order_id = orders.id AND p.status = 'pending'))
+                   AND NOT EXISTS (
+                       SELECT FROM payments p WHERE p.order_id = orders.id AND p.status = 'pending'
+                       AND (NOT p_paying
+                            OR p.asked = 0 AND p.ask_at > p_now AND expires_at > p_now - interval '3 seconds'))
                    ORDER BY expires_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED);
     PERFORM FROM inventory
     WHERE sku IN (SELECT i.sku FROM order_items i WHERE i.order_id = ANY (v_due))

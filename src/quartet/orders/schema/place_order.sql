@@ -147,6 +147,16 @@ BEGIN
         PERFORM refuse_total(p_expected, v_total, v_currency, v_skus, v_qtys, v_prices);
     END IF;
 
+    -- The lock that the foreign key takes anyway, and a look at whether the user was forgotten meanwhile: what is ordered
+    -- has to be there for the erasure to find, or not to be at all.
+    IF p_user_id IS NOT NULL THEN
+        PERFORM FROM users WHERE id = p_user_id AND erased_at IS NULL FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no user %', p_user_id
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'orders_user_id_fkey';
+        END IF;
+    END IF;
+
     -- One statement, because starting one costs more than a row does. Ids of lines are named by order and SKU, since
     -- drawing each would be a system call where PostgreSQL is built without OpenSSL. One event for all: order.placed
     -- says that the stock of its SKUs changed, so a basket of twenty lines is one row for the relay and not twenty-one.

@@ -1,6 +1,7 @@
 """The companies that move the money: one file each, all behind `PaymentProvider`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from pydantic import SecretStr
 
@@ -35,6 +36,16 @@ def open_providers(settings: Settings, pg: Postgres) -> Providers:
     """The providers that `settings.payment_providers` turns on, by name. Raises ValueError as `check_providers`."""
     check_providers(settings)
     return {name: _KNOWN[name](settings, pg) for name in settings.payment_providers}
+
+
+@asynccontextmanager
+async def opened_providers(settings: Settings, pg: Postgres) -> AsyncIterator[Providers]:
+    """The same, closed at the end."""
+    async with AsyncExitStack() as closing:
+        providers = open_providers(settings, pg)
+        for provider in providers.values():
+            closing.push_async_callback(provider.close)
+        yield providers
 
 
 def check_providers(settings: Settings) -> None:

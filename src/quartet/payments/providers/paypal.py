@@ -36,7 +36,7 @@ from quartet.payments.model import (
     ProviderSilent,
     WebhookEvent,
 )
-from quartet.payments.providers.port import storable
+from quartet.payments.providers.port import UNSENT, for_what_comes_before, limits, storable
 
 Json = dict[str, Any]
 
@@ -46,8 +46,6 @@ TOLERANCE = timedelta(days=3)
 _SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
 _EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
 _PAGE = 100
-# The connection was never made, so that nothing was asked.
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CAPTURES = {
     "COMPLETED": "succeeded", "REFUNDED": "succeeded", "PARTIALLY_REFUNDED": "succeeded", "PENDING": "pending",
     "DECLINED": "failed", "FAILED": "failed",
@@ -71,9 +69,12 @@ class PayPal:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         at = settings.paypal_api_url or (LIVE if settings.paypal_live else TESTING)
-        self._http = httpx.AsyncClient(base_url=at, timeout=settings.payment_timeout)
+        self._http = httpx.AsyncClient(base_url=at, timeout=limits(settings.payment_timeout))
         self._token, self._token_until = "", 0.0
         self._renewing = asyncio.Lock()
+
+    async def close(self) -> None:
+        await self._http.aclose()
 
     @property
     def methods(self) -> Collection[str]:
@@ -194,9 +195,12 @@ class PayPal:
             await self._ask("POST", path, body, f"{hold.reference}-{step}")
         except ProviderError as refused:
             failure = refused
-        stands = _outcome(await self._order(hold.provider_ref) or order)
-        if failure is not None and stands.status == "authorized":
-            raise failure
+        try:
+            stands = _outcome(await self._order(hold.provider_ref) or order)
+        except ProviderError as unseen:  # which says nothing of what was done before
+            raise failure or ProviderSilent("PayPal did it, and does not say how it stands") from unseen
+        if stands.status == "authorized" and (failure is not None or step == "capture"):
+            raise failure or ProviderError("PayPal was declined the capture; the hold stands")
         return stands
 
     async def _order(self, order_id: str) -> Json | None:
@@ -229,29 +233,33 @@ class PayPal:
         content = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         try:
             return await self._http.request(method, path, content=content, headers=headers)
-        except _UNSENT as error:
+        except UNSENT as error:
             raise ProviderError("PayPal can't be reached; nothing was asked") from error
         except httpx.HTTPError as error:
             raise ProviderSilent(repr(error)) from error
 
     async def _signed_in(self, *, ended: str = "") -> str:
         """A token that is good for another minute. Its absence means that nothing was asked."""
-        async with self._renewing:
-            clock = asyncio.get_running_loop().time
-            if self._token == ended or clock() >= self._token_until:
-                secret = self._settings.paypal_client_secret.get_secret_value()
-                try:
-                    answer = await self._http.post(
-                        "/v1/oauth2/token",
-                        data={"grant_type": "client_credentials"},
-                        auth=(self._settings.paypal_client_id, secret),
-                    )
-                    said = _read(answer)
-                except (httpx.HTTPError, ProviderSilent) as error:
-                    raise ProviderError("PayPal lets nobody in; nothing was asked") from error
-                self._token = said["access_token"]
-                self._token_until = clock() + int(said["expires_in"]) - 60
-            return self._token
+        clock = asyncio.get_running_loop().time
+        try:
+            # Who waits for another's sign-in waits no longer than for his own.
+            async with asyncio.timeout(for_what_comes_before(self._settings.payment_timeout)), self._renewing:
+                if self._token == ended or clock() >= self._token_until:
+                    said = await self._sign_in()
+                    self._token = said["access_token"]
+                    self._token_until = clock() + int(said["expires_in"]) - 60
+                return self._token
+        except (httpx.HTTPError, ProviderSilent, TimeoutError) as error:
+            raise ProviderError("PayPal lets nobody in; nothing was asked") from error
+
+    async def _sign_in(self) -> Json:
+        secret = self._settings.paypal_client_secret.get_secret_value()
+        answer = await self._http.post(
+            "/v1/oauth2/token",
+            data={"grant_type": "client_credentials"},
+            auth=(self._settings.paypal_client_id, secret),
+        )
+        return _read(answer)
 
 
 def _read(answer: httpx.Response) -> Json:
@@ -290,9 +298,12 @@ def _new_order(charge: Charge) -> Json:
 
 
 def _outcome(order: Json) -> Outcome:
-    """What was taken says more than what was held, and that more than the order."""
+    """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
+    still one."""
+    holds = [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
-    statuses = statuses or [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    if holds and set(statuses) <= {"failed"}:
+        statuses = holds
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None

@@ -4,7 +4,12 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+import httpx
+
 from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, WebhookEvent
+
+# The connection was never made, so that nothing was asked.
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class PaymentProvider(Protocol):
@@ -49,10 +54,26 @@ class PaymentProvider(Protocol):
         """Every charge and every refund made from `since` and before `until`, page by page, in the provider's order."""
         ...
 
+    async def close(self) -> None:
+        """Nothing is asked of it any more."""
+        ...
+
     async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
         """What the provider tells. Raises BadSignature, BadRequest. Header names are in lower case, the body is as it
         came."""
         ...
+
+
+def for_what_comes_before(seconds: float) -> float:
+    """How much of the seconds for a whole call its connection or its sign-in may take: so much less that it is known to
+    have failed, and nothing to have been asked, before whoever waits gives up and nobody knows."""
+    return seconds / 3
+
+
+def limits(seconds: float) -> httpx.Timeout:
+    """Of a provider's client."""
+    before = for_what_comes_before(seconds)
+    return httpx.Timeout(seconds, connect=before, pool=before)
 
 
 def storable(value: Any) -> str:

@@ -112,6 +112,9 @@ class Sandbox:
         self.faults = faults or Faults.of(settings)
         self._sending: set[asyncio.Task[None]] = set()
 
+    async def close(self) -> None:
+        pass  # it has nothing of its own open
+
     @property
     def methods(self) -> Collection[str]:
         return _METHODS

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 import orjson
 import stripe
 
@@ -19,7 +18,7 @@ from quartet.kernel.errors import BadRequest
 from quartet.kernel.settings import Settings
 from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderError, ProviderSilent, WebhookEvent
 from quartet.payments.providers import signatures
-from quartet.payments.providers.port import storable
+from quartet.payments.providers.port import UNSENT, limits, storable
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
@@ -47,8 +46,6 @@ _EVENTS = {
 }  # fmt: skip
 # Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours.
 _UNITS = {"ISK": 100, "UGX": 100}
-# The connection was never made, so that nothing was asked.
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Stripe:
@@ -58,12 +55,16 @@ class Stripe:
         self._secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
         stripe.enable_telemetry = False
         addresses: Any = {"api": settings.stripe_api_url} if settings.stripe_api_url else None
+        self._http = stripe.HTTPXClient(timeout=limits(settings.payment_timeout))
         self._api = stripe.StripeClient(
             settings.stripe_secret_key.get_secret_value(),
             base_addresses=addresses,
             max_network_retries=0,
-            http_client=stripe.HTTPXClient(timeout=settings.payment_timeout),
+            http_client=self._http,
         ).v1
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]
 
     @property
     def methods(self) -> Collection[str] | None:
@@ -187,7 +188,7 @@ async def _call(call: Awaitable[Any]) -> Any:
     try:
         return (await call).to_dict()
     except stripe.APIConnectionError as error:
-        if isinstance(error.__cause__, _UNSENT):
+        if isinstance(error.__cause__, UNSENT):
             raise ProviderError("Stripe can't be reached; nothing was asked") from error
         raise ProviderSilent(repr(error)) from error
     except (

@@ -96,7 +96,8 @@ BEGIN
         -- What is to be let go is so only while it waits for its buyer: it may have been said before he was left waiting.
         UPDATE payments
         SET provider_ref = coalesce(p_ref, provider_ref), redirect_url = coalesce(p_redirect, redirect_url),
-            due = CASE WHEN p_redirect IS NOT NULL THEN due END, ask_at = p_ask, updated_at = p_now
+            due = CASE WHEN p_redirect IS NOT NULL THEN due END, updated_at = p_now,
+            ask_at = CASE asked WHEN 0 THEN p_ask ELSE ask_at END  -- else whoever has just asked has put it off
         WHERE id = p_id RETURNING * INTO v_payment;
         RETURN v_payment;
     ELSIF p_status IN ('authorized', 'succeeded') AND v_before <> 'authorized' THEN
