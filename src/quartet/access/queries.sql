@@ -48,7 +48,8 @@ RETURNING id, name, prefix, scopes, created_at, created_by, last_used_at, expire
 
 -- name: note_use
 -- At most once a minute, however many processes saw it.
-UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute');
+UPDATE api_keys SET last_used_at = $2
+WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute');
 
 -- name: person
 -- Keys of a person who is gone are nobody's, and so is their id.

@@ -16,19 +16,21 @@ FROM complete_payment_with_answer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c JOI
 SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
 -- name: take_to_ask
--- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one worker only: ask_at moves on before the provider is asked, by
--- 2 s, doubled each time, an hour at most.
+-- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one
+-- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most.
 UPDATE payments
 SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
 WHERE id IN (SELECT id FROM payments
-             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1 ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1
+             ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- name: leave
 SELECT * FROM leave_payment($1, $2, $3, $4);
 
 -- name: is_unwanted
-SELECT o.status = 'cancelled' OR p.status IN ('failed', 'voided') OR p.due IS NOT DISTINCT FROM 'void' FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
+SELECT o.status = 'cancelled' OR p.status IN ('failed', 'voided') OR p.due IS NOT DISTINCT FROM 'void'
+FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
 -- name: start_capture
 SELECT * FROM start_capture($1, $2, $3, $4, $5);
