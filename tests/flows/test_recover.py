@@ -31,7 +31,6 @@ from quartet.payments import (
     WebhookEvent,
     open_providers,
 )
-from quartet.payments import store as payments_store
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.stores.postgres import Violation
 from quartet.sync import worker
@@ -752,6 +751,56 @@ async def test_a_payment_that_takes_long_is_asked_after_ever_more_rarely(
     assert 5 <= asked <= 9, "after 2, 4, 8 … seconds"
 
 
+async def test_what_was_paid_long_ago_and_not_told_is_asked_for_before_the_order_expires(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    agreed = clock.now() + timedelta(seconds=shop.settings.order_hold_seconds * 2 / 3)
+
+    class Untold(Held):
+        async def authorise(self, charge: Charge) -> Outcome:
+            return Outcome(None, "pending")
+
+        async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+            return Outcome("ch_1", "succeeded" if clock.now() > agreed else "pending")
+
+    app.state.providers = {"sandbox": Untold(sandbox)}
+    assert (await pay(shopper, made["id"])).json()["status"] == "pending"
+    for _ in range(shop.settings.order_hold_seconds // 20 + 2):
+        clock.advance(20)
+        assert (await recover(shop, app.state.providers)).expired == 0
+    shopper.headers.update(_token(shop, shopper))
+    seen = await look(shopper, made["id"])
+    assert [(step["to"], step["reason"]) for step in seen["history"]] == [("pending", None), ("confirmed", "paid")]
+
+
+async def test_nobody_answers_for_a_request_that_is_being_paid(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    """The buyer looks, and the worker asks soon after, while the provider takes its time."""
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+
+    class Slow(Held):
+        async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+            return Outcome(None, "pending")
+
+    app.state.providers = {"sandbox": (slow := Slow(sandbox))}
+    paying = asyncio.create_task(pay(shopper, made["id"], key="slow"))
+    await slow.waiting_in.wait()
+    (payment,) = await till.rows("SELECT id FROM payments")
+    assert (await shopper.post(f"/payments/{payment['id']}/refresh")).json()["status"] == "pending"
+    clock.advance(3)
+    assert (await recover(shop, app.state.providers)).asked == 1
+    slow.way_in.set()
+    slow.way_out.set()
+    paid = await paying
+    assert (paid.status_code, paid.json()["status"]) == (201, "succeeded")
+    again = await pay(shopper, made["id"], key="slow")
+    assert (again.content, again.headers["idempotent-replayed"]) == (paid.content, "true")
+
+
 async def test_who_pays_in_the_last_second_is_waited_for(
     shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
 ) -> None:
@@ -796,9 +845,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     till: Till,
     clock: FixedClock,
     sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(payments_store, "PORTION", 2)
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
     paid = (await pay(shopper, made["id"])).json()
@@ -808,7 +855,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     await till.rows(old, clock.now() - timedelta(days=30, seconds=1))
 
     async def swept_until(left: int) -> None:
-        sweeping = asyncio.create_task(worker.LOOPS["recovery"][0](shop, NOBODYS))
+        sweeping = asyncio.create_task(worker.LOOPS["sweeps"][0](shop, NOBODYS))
         async with asyncio.timeout(10):
             while len(await till.rows("SELECT FROM webhook_events")) > left:  # noqa: ASYNC110 — nobody tells
                 await asyncio.sleep(0.02)

@@ -121,7 +121,9 @@ def test_of_a_long_text_the_beginning_is_looked_at() -> None:
     marker, far = Marker("needel", loosely=True), words.MOST_READ // len("hay ") - len("needle")
     assert "<em>needle</em>" in (marker.part("hay " * far + "needle " + "hay " * 9_000) or "")
     assert marker.part("hay " * 9_000 + "needle") is None
-    assert words.beginning("hay needle", 9) == "hay"
+    assert words.beginning("hay needle", 6) == "hay"
+    assert words.beginning("語" * 1000, 500) == "語" * 500
+    assert words.beginning("a\n" * 1000, 500) == "a\n" * 249 + "a"
     assert words.beginning("hay needle", 10) == "hay needle"
 
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -135,22 +135,32 @@ async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
     await _tell(shop, *_roles_mark(shop, user_id, roles))
 
 
-async def tell_again(shop: Shop) -> None:
-    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last, or while any
-    access token can live where it does not know: it was away, has lost what it held, or whoever ended a session died
-    before he told. Raises StoreUnavailable."""
-    redis, now = shop.stores.redis, shop.clock.now()
+async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
+    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last; or within the
+    life of an access token where it does not know when that was, and for `all_of_it`. It was away, or has lost what it
+    held, or whoever ended a session died before he told. Raises StoreUnavailable."""
+    now = shop.clock.now()
     since = now - timedelta(seconds=shop.settings.access_ttl)
-    if (told := await redis.call("GET", _TOLD)) is not None:
+    if not all_of_it and (told := await shop.stores.redis.call("GET", _TOLD)) is not None:
         since = max(since, datetime.fromisoformat(told) - _UNSEEN)
     async with shop.stores.pg.read() as read:
         ended = await accounts.ended_since(read, since)
-        changed = await accounts.roles_changed_since(read, since)
-    marks = [accounts.end_mark(shop, user, session) for user, session in ended]
-    marks += [_roles_mark(shop, user, roles) for user, roles in changed]
+    await _tell_all(shop, [accounts.end_mark(shop, user, session) for user, session in ended])
+    known: dict[UUID, frozenset[str]] = {}
+    while (changed := await _roles_since(shop, since)) != known:  # or else one just changed would be told as before
+        await _tell_all(shop, [_roles_mark(shop, user, roles) for user, roles in changed.items()])
+        known = changed
+    await shop.stores.redis.call("SET", _TOLD, now.isoformat(), "EX", shop.settings.access_ttl)
+
+
+async def _roles_since(shop: Shop, since: datetime) -> dict[UUID, frozenset[str]]:
+    async with shop.stores.pg.read() as read:
+        return dict(await accounts.roles_changed_since(read, since))
+
+
+async def _tell_all(shop: Shop, marks: Sequence[Command]) -> None:
     for first in range(0, len(marks), _AT_ONCE):
-        await redis.pipeline(marks[first : first + _AT_ONCE])
-    await redis.call("SET", _TOLD, now.isoformat(), "EX", shop.settings.access_ttl)
+        await shop.stores.redis.pipeline(marks[first : first + _AT_ONCE])
 
 
 def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:

@@ -132,6 +132,8 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
         if payment.status != "pending" or shop.clock.now() - payment.created_at < still_young:
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
+    if shop.clock.now() < service.ask_at(shop, payment.created_at):  # a webhook, or the buyer, has moved it up
+        payment = service.beside_its_request(payment, outcome)
     _, completed = await service.complete(shop, payment, outcome, failure=failure)
     report.settled += completed.payment.status != payment.status
     await service.follow_up(shop, providers, completed)

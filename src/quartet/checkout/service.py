@@ -177,7 +177,7 @@ async def _start(
     """The first transaction: the payment, or the key's first answer. Raises WaitsForBuyer, `at_last` PaymentInProgress
     in its place, which is an answer that is kept."""
     now = shop.clock.now()
-    ask, as_guest = _ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
+    ask, as_guest = ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
     async with idempotency.one_statement(shop, key) as tx:
         asked = (tx, order_id, visitor.user_id, provider)
         try:
@@ -195,7 +195,7 @@ async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
     it go any more, or does not say; then the worker asks again."""
     now = shop.clock.now()
     async with shop.stores.pg.once() as tx:
-        left = await payments.leave(tx, payment_id, list(providers), now=now, ask=_ask_at(shop, now))
+        left = await payments.leave(tx, payment_id, list(providers), now=now, ask=ask_at(shop, now))
     await shop.step("waiting payment left")
     if left is not None:
         await let_go(shop, providers, left)
@@ -318,7 +318,7 @@ async def capture(
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
-        payment = await payments.start_capture(slot.tx, payment_id, key=key, now=now, ask=_ask_at(shop, now))
+        payment = await payments.start_capture(slot.tx, payment_id, key=key, now=now, ask=ask_at(shop, now))
         _check_is_on(providers, payment)
         await trail.record(
             slot.tx, principal.actor, "payment.capture", "payment", payment_id,
@@ -413,13 +413,13 @@ async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id
         except ProviderError:
             outcome = None
         if outcome is not None:
-            _, completed = await complete(shop, _beside_its_request(payment, outcome), outcome)
+            _, completed = await complete(shop, beside_its_request(payment, outcome), outcome)
             await follow_up(shop, providers, completed)
             payment = completed.payment
     return answers.of_payment_as_it_stands(payment)
 
 
-def _beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
+def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
     """For who asks how a payment stands while the request that pays it, or takes what it holds, may be under way: where
     nothing is decided yet the answer is that one's to give, and its key stays as it is."""
     return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
@@ -447,7 +447,7 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     async with shop.stores.pg.tx() as tx:
         if not await payments.remember_event(tx, name, event, payment.id, now):
             return
-        _, completed = await complete_in(tx, _beside_its_request(payment, outcome), outcome, now)
+        _, completed = await complete_in(tx, beside_its_request(payment, outcome), outcome, now)
     await shop.step("webhook recorded")
     await follow_up(shop, providers, completed)
 
@@ -476,10 +476,10 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
             raise NotFound(f"there is no order {order_id}")
         held = None
         if any(payment.status == "authorized" for payment in order.payments):
-            held = await payments.start_void(slot.tx, order_id, now=now, ask=_ask_at(shop, now))
+            held = await payments.start_void(slot.tx, order_id, now=now, ask=ask_at(shop, now))
         found, order = order, await orders.cancel(slot.tx, order_id, by=visitor.by, reason="cancelled")
         refund = await payments.start_refund(
-            slot.tx, order_id, None, "cancelled", by=visitor.by, key=key, now=now, ask=_ask_at(shop, now)
+            slot.tx, order_id, None, "cancelled", by=visitor.by, key=key, now=now, ask=ask_at(shop, now)
         )
         for money in (held, refund):
             if money is not None:
@@ -521,7 +521,7 @@ async def refund(
         found = await orders.lock(slot.tx, order_id)
         promised = await payments.start_refund(
             slot.tx, order_id, cents, "asked", by=principal.actor, items=items, restock=restock, note=note,
-            key=key, now=now, ask=_ask_at(shop, now),
+            key=key, now=now, ask=ask_at(shop, now),
         )  # fmt: skip
         if promised is None:
             raise orders.OverRefund("nothing is left to give back", refundable_cents=0)
@@ -603,5 +603,6 @@ def _check_is_on(providers: Providers, money: Payment | Refund) -> None:
         raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
 
 
-def _ask_at(shop: Shop, now: datetime) -> datetime:
+def ask_at(shop: Shop, now: datetime) -> datetime:
+    """When the request that begins now has ended, one way or another."""
     return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN

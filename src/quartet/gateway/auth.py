@@ -150,15 +150,14 @@ class Door:
             return None
         return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
-    async def refuse_gone(self, principal: Principal, why: Gone) -> None:
+    async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
         """A session or key has ended, or the roles are others: either so, or two changes were told to Redis in the
         wrong order. Raises Unauthenticated."""
         if why is Gone.OTHER_ROLES:
-            now = await self._ask(principal)
-            if now is None:
-                await access.tell_roles(self._shop, principal.user_id, principal.roles)
-                return
-            why = now
+            why = await self._ask(principal)
+        if why is None:
+            await access.tell_roles(self._shop, principal.user_id, principal.roles)
+            return
         if why is Gone.OTHER_ROLES:
             raise Unauthenticated("your roles have changed: renew the access token")
         raise Unauthenticated("this session has ended" if principal.scopes is None else "the API key is not valid")

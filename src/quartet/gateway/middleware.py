@@ -157,7 +157,8 @@ class Gateway:
                 scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"], gone)
             else:
                 await self._door.refuse_gone(scope["principal"], gone)
-            taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
+            if isinstance(taken, Gone) or scope["principal"] is None:  # else it was counted by then
+                taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
         check_scope(scope["principal"], scope["method"], scope["path"])
         return await self.count_guest(scope) if isinstance(taken, Gone) else taken
 

@@ -5,13 +5,13 @@ The relay calls `keep` in the transaction that takes the events out of the outbo
 
 from quartet.hooks.delivery import deliver, keep, run
 from quartet.hooks.sender import Sender, open_sender
-from quartet.hooks.store import breakers, forget_email, sweep, waiting
+from quartet.hooks.store import breakers, forget_orders, sweep, waiting
 
 __all__ = [
     "Sender",
     "breakers",
     "deliver",
-    "forget_email",
+    "forget_orders",
     "keep",
     "open_sender",
     "run",

@@ -111,7 +111,7 @@ SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN 
             ELSE 'half-open' END AS breaker, count(*) AS endpoints
 FROM webhook_endpoints GROUP BY 1;
 
--- name: forget_email
+-- name: forget_orders
 -- What waits of these orders is told without a guest's address, and what was told says it no longer.
 UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL
 WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';

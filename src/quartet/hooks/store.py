@@ -120,6 +120,6 @@ async def breakers(read: Read, now: datetime) -> dict[str, int]:
     return {row["breaker"]: row["endpoints"] for row in await read.fetch(q.breakers, now)}
 
 
-async def forget_email(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """No delivery names the address any more, nor one of these keys any address."""
-    await tx.execute(q.forget_email, order_ids)
+async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """No delivery about these names a guest's address any more."""
+    await tx.execute(q.forget_orders, order_ids)

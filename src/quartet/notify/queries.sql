@@ -10,9 +10,9 @@ UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
 WHERE user_id = ANY ($1) AND state IN ('waiting', 'dead');
 
 -- name: forget_orders
--- Nor of orders whose buyer is gone.
+-- Nor is what was given up of orders whose buyer is gone, where what waits finds nobody to be written to.
 UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
-WHERE args ->> 'order_id' = ANY ($1::uuid[]::text[]) AND state IN ('waiting', 'dead');
+WHERE state = 'dead' AND args ->> 'order_id' = ANY ($1::uuid[]::text[]);
 
 -- name: claim
 -- Out of every other's sight until the lease ends. The mail server is spoken to with no transaction open, so a crash

@@ -37,8 +37,8 @@ AT_ONCE = 4
 # it, so nobody else takes up what is still being sent; what was not begun is due again when the lease ends.
 MAIL_SECONDS, BEGIN_SECONDS = 60.0, 150.0
 LEASE_SECONDS = 300.0
-# For what is being sent when its worker stops: less than a worker's own lease (QUARTET_WORKER_LEASE_SECONDS), since
-# meanwhile that worker does not say that it lives.
+# For what is being sent when its worker stops: less than a worker's own lease (QUARTET_WORKER_LEASE_SECONDS, unless it
+# is set lower), since meanwhile that worker does not say that it lives.
 LAST_SECONDS = 2.0
 GIVE_UP = timedelta(hours=24)
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0

@@ -22,7 +22,7 @@ async def keep(tx: Tx, rows: Sequence[Row]) -> None:
 
 
 async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """What was to be written of these orders is not."""
+    """What was given up of these orders is not taken up again."""
     await tx.execute(q.forget_orders, order_ids)
 
 

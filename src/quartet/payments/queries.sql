@@ -17,9 +17,13 @@ SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_i
 
 -- name: take_to_ask
 -- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one
--- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most.
+-- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most; but to the moment
+-- in which an unpaid order expires, if that comes before: what was paid in time is to be known then.
 UPDATE payments
-SET asked = asked + 1, ask_at = $1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12)))
+SET asked = asked + 1,
+    ask_at = least($1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12))),
+                   (SELECT o.expires_at FROM orders o
+                    WHERE o.id = payments.order_id AND o.status = 'pending' AND o.expires_at > $1))
 WHERE id IN (SELECT id FROM payments
              WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1
              ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -76,7 +80,7 @@ ON CONFLICT DO NOTHING
 RETURNING true;
 
 -- name: sweep_events
--- In portions, so that no sweep holds anybody up. By no index: what is a month's is gone through once an hour.
+-- A portion, so that no sweep holds anybody up.
 DELETE FROM webhook_events WHERE ctid = ANY (ARRAY(SELECT ctid FROM webhook_events WHERE received_at < $1 LIMIT $2));
 
 -- name: made_between

@@ -195,9 +195,9 @@ async def remember_event(tx: Tx, provider: str, event: WebhookEvent, payment_id:
     return bool(await tx.fetchval(q.remember_event, provider, event.id, event.kind, payment_id, now))
 
 
-async def sweep_events(tx: Tx, now: datetime) -> bool:
-    """Forgets events that nobody sends any more, a portion of them; whether that was all."""
-    return await tx.execute(q.sweep_events, now - EVENTS_KEPT, PORTION) != f"DELETE {PORTION}"
+async def sweep_events(tx: Tx, now: datetime) -> None:
+    """Forgets events that nobody sends any more, a portion of them."""
+    await tx.execute(q.sweep_events, now - EVENTS_KEPT, PORTION)
 
 
 # Where a page begins: after this moment, and after this id among those of that moment.

@@ -61,8 +61,8 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await merchandising.forget_lines(tx, theirs)
             await idempotency.forget_person(tx, user.id, proven)
             # By their orders alone: an address that nobody has proved may be somebody else's.
-            await outbox.forget_email(tx, theirs)
-            await hooks.forget_email(tx, theirs)
+            await outbox.forget_orders(tx, theirs)
+            await hooks.forget_orders(tx, theirs)
             await notify.forget_orders(tx, theirs)
             await letters.forget_person(tx, user.id, theirs)
             keys = await access.forget(tx, user.id, now)

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
@@ -128,7 +129,7 @@ class Answers:
         else:
             found = await self._ask(key, client, make)
         ready = replace(found, noted=noted)
-        if ready.whole:
+        if found is self.kept.get(key):  # and not what somebody has asked since
             self.kept.put(typed, ready, self.kept.until(key))
         return ready
 
@@ -222,9 +223,10 @@ class Answers:
 # nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
 
 LEAF_SECONDS = 900
-# Bytes that one process keeps within that time: for one client, and for all. Redis has carts to keep as well.
+# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well.
+# For all it is more than an engine that takes two cores finds new first pages.
 MOST_OF_ONE = 8_000_000
-MOST_OF_ALL = 64_000_000
+MOST_OF_ALL = 256_000_000
 # What Redis needs for an entry itself.
 _ENTRY = 200
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -250,26 +252,29 @@ class Leaves:
             return ()
         return unpack(held) if held else ()
 
-    async def keep(self, ids: Sequence[str], client: str) -> str:
-        """Their digest, for a cursor. They are kept unless Redis is away or `client` has had its share."""
+    async def keep(self, ids: Sequence[str], client: str | None) -> tuple[str, bool]:
+        """Their digest, for a cursor, and whether there was room for them: `client` has his share, None for a first
+        page, which is everybody's who asks the same. Where Redis is away they are not kept either."""
         digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
         held = pack(ids)
-        if self._take(client, len(held) + _ENTRY):
+        has_room = self._take(client, len(held) + _ENTRY)
+        if has_room:
             try:
                 await self._redis.brief.call("SET", self._key(digest), held, "EX", LEAF_SECONDS)
             except StoreUnavailable:
                 log.warning("pages before not kept")
-        return digest
+        return digest, has_room
 
-    def _take(self, client: str, size: int) -> bool:
+    def _take(self, client: str | None, size: int) -> bool:
         """Whether so much more may be kept. By windows, so that at most twice as much is in Redis."""
         if monotonic() >= self._until:
             self._taken.clear()
             self._all, self._until = 0, monotonic() + LEAF_SECONDS
-        taken = self._taken.get(client, 0) + size
+        taken = self._taken.get(client, 0) + size if client is not None else 0
         if taken > MOST_OF_ONE or self._all + size > MOST_OF_ALL:
             return False
-        self._taken[client] = taken
+        if client is not None:
+            self._taken[client] = taken
         self._all += size
         return True
 
@@ -288,6 +293,5 @@ def unpack(held: str) -> tuple[str, ...]:
     """What was packed."""
     if not held.startswith(_PACKED):
         return tuple(held.split())
-    digits = b64decode(held.removeprefix(_PACKED)).hex()
-    each = [digits[n : n + 32] for n in range(0, len(digits), 32)]
-    return tuple(f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in each)
+    packed = b64decode(held.removeprefix(_PACKED))
+    return tuple(str(UUID(bytes=packed[n : n + 16])) for n in range(0, len(packed), 16))

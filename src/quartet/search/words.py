@@ -278,8 +278,11 @@ class Marker:
 
 
 def beginning(text: str, most: int) -> str:
-    """So much of a text as has no more characters, in whole words."""
-    return text if len(text) <= most else text[: text.rfind(" ", 0, most + 1)]
+    """So much of a text as has no more characters, in whole words where it has any there."""
+    if len(text) <= most:
+        return text
+    end = max(text.rfind(space, most // 2, most + 1) for space in " \n")
+    return text[: end if end > 0 else most]
 
 
 def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:

@@ -78,6 +78,11 @@ async def depth_by_topic(read: Read) -> dict[str, tuple[int, datetime]]:
     return {row["topic"]: (row["pending"], row["oldest"]) for row in await read.fetch(q.depth_by_topic)}
 
 
-async def forget_email(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """No event that waits names the address any more, nor one of these keys any address."""
-    await tx.execute(q.forget_email, order_ids)
+async def payloads(tx: Tx, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """By event's id, as they are now, until the transaction ends: an address may have been taken out since."""
+    return {row["id"]: row["payload"] for row in await tx.fetch(q.payloads, ids)} if ids else {}
+
+
+async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
+    """No event of these that waits names a guest's address any more."""
+    await tx.execute(q.forget_orders, order_ids)

@@ -75,7 +75,11 @@ INSERT INTO tallies AS t (name, n) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE 
 -- name: counted
 SELECT name, n FROM tallies;
 
--- name: forget_email
+-- name: payloads
+-- As they are now, and stay until the transaction ends.
+SELECT id, payload FROM outbox WHERE id = ANY ($1) FOR UPDATE;
+
+-- name: forget_orders
 -- What waits to be carried of these orders goes on without a guest's address.
 UPDATE outbox SET payload = payload - 'email' WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';
 

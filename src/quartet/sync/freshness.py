@@ -65,19 +65,15 @@ def cache_told(shop: Shop, song: int) -> None:
 
 
 async def write_down(shop: Shop) -> None:
-    """What this process has seen since it last did so. Raises StoreUnavailable; then it is kept for the next time."""
+    """What this process has seen since it last did so. Raises StoreUnavailable; then it is kept for the next time, and
+    may count twice where only the answer was lost."""
     samples = _of(shop)
-    counts, seconds = samples.counts, samples.seconds
-    if not counts:
-        return
-    samples.counts, samples.seconds = Counter(), Counter()
-    try:
+    counts, seconds = samples.counts.copy(), samples.seconds.copy()
+    if counts:
         async with shop.stores.pg.once() as tx:
             await store.observe(tx, [(what, bound, n, seconds[what, bound]) for (what, bound), n in counts.items()])
-    except BaseException:
-        samples.counts.update(counts)
-        samples.seconds.update(seconds)
-        raise
+    samples.counts -= counts
+    samples.seconds -= seconds
 
 
 @dataclass(frozen=True)

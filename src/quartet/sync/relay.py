@@ -122,6 +122,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         # Tried once, kept once: an e-mail does not wait until Redis is back.
         for keep in KEEPERS:
             await keep(tx, fresh)
+        payloads = await outbox.payloads(tx, [event.id for event, _ in buried])
         await outbox.forget(tx, carried + [event.id for event, _ in buried])
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
@@ -134,12 +135,10 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         await outbox.fail(tx, {event.id: min(2.0**event.attempts, LONGEST_SECONDS) for event, _ in failed})
         for event, error in buried:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
-        await store.bury(tx, PIPELINE, [_letter(event, error) for event, error in buried])
+        await store.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in buried])
         await store.save(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
 
 
-def _letter(event: Event, error: Exception) -> tuple[str, dict[str, Any], str]:
-    held: dict[str, Any] = {
-        "topic": event.topic, "key": event.key, "payload": event.payload, "at": event.created_at.isoformat(),
-    }  # fmt: skip
+def _letter(event: Event, payload: dict[str, Any], error: Exception) -> tuple[str, dict[str, Any], str]:
+    held = {"topic": event.topic, "key": event.key, "payload": payload, "at": event.created_at.isoformat()}
     return str(event.event_id), held, f"{type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """The worker: everything that happens behind the API, each in a loop of its own that no outage ends."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -22,10 +23,10 @@ log = structlog.get_logger("quartet.worker")
 # From when one batch of events began to the next.
 RELAY_SECONDS = 0.1
 RECOVER_SECONDS = 1.0
-EVENTS_SECONDS = 3600.0
 REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
 ACCESS_SECONDS = 5.0
+ACCESS_TURNS = 12
 SWEEP_SECONDS = 60.0
 COUNT_SECONDS = 60.0
 LONGEST_PAUSE = 5.0
@@ -122,26 +123,14 @@ async def _comparison(shop: Shop, _: Lease) -> None:
 async def _recovery(shop: Shop, _: Lease) -> None:
     # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
-        clock = asyncio.get_running_loop()
-        swept = float("-inf")
         while True:
             await checkout.recover(shop, providers)
-            if clock.time() - swept > EVENTS_SECONDS:
-                await _forget_events(shop)
-                swept = clock.time()
             await asyncio.sleep(RECOVER_SECONDS)
 
 
-async def _forget_events(shop: Shop) -> None:
-    done = False
-    while not done:
-        async with shop.stores.pg.once() as tx:
-            done = await payments.sweep_events(tx, shop.clock.now())
-
-
 async def _access(shop: Shop, _: Lease) -> None:
-    while True:
-        await access.tell_again(shop)
+    for turn in itertools.count():
+        await access.tell_again(shop, all_of_it=turn % ACCESS_TURNS == 0)
         await asyncio.sleep(ACCESS_SECONDS)
 
 
@@ -157,6 +146,7 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
         async with shop.stores.pg.tx() as tx:
             await notify.sweep(tx, shop.clock.now())
             await hooks.sweep(tx, shop.clock.now())
+            await payments.sweep_events(tx, shop.clock.now())
             await store.sweep_workers(tx)
             await store.sweep_freshness(tx)
         await merchandising.sweep(shop)

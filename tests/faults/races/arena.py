@@ -212,7 +212,7 @@ class Arena:
 
     def sweeping(self, shop: Shop) -> Call:
         """What the worker does every second."""
-        return partial(checkout.recover, shop)
+        return partial(checkout.recover, shop, open_providers(shop.settings, shop.stores.pg))
 
     async def rows(self, sql: str, *args: Any) -> list[Json]:
         """What a query finds."""

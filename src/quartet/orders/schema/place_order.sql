@@ -125,6 +125,16 @@ BEGIN
         END IF;
     END IF;
 
+    -- The lock that the foreign key takes anyway, and a look at whether the user was forgotten: what is ordered has to be
+    -- there for the erasure to find, or not to be at all. Before the shelf, which nobody shall wait for meanwhile.
+    IF p_user_id IS NOT NULL THEN
+        PERFORM FROM users WHERE id = p_user_id AND erased_at IS NULL FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no user %', p_user_id
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'orders_user_id_fkey';
+        END IF;
+    END IF;
+
     FOR i IN 1 .. cardinality(v_skus) LOOP
         LOOP
             UPDATE inventory SET reserved = reserved + v_qtys[i], revision = revision + 1, updated_at = now()
@@ -145,16 +155,6 @@ BEGIN
     END LOOP;
     IF v_total <> p_expected THEN
         PERFORM refuse_total(p_expected, v_total, v_currency, v_skus, v_qtys, v_prices);
-    END IF;
-
-    -- The lock that the foreign key takes anyway, and a look at whether the user was forgotten meanwhile: what is ordered
-    -- has to be there for the erasure to find, or not to be at all.
-    IF p_user_id IS NOT NULL THEN
-        PERFORM FROM users WHERE id = p_user_id AND erased_at IS NULL FOR KEY SHARE;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'there is no user %', p_user_id
-                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'orders_user_id_fkey';
-        END IF;
     END IF;
 
     -- One statement, because starting one costs more than a row does. Ids of lines are named by order and SKU, since
