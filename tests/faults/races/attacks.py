@@ -212,7 +212,7 @@ async def one_guest_cart(arena: Arena, dice: random.Random) -> Round:
         found = {name: sum(lines.get(name, 0) for lines in carts) for name in (sku, other)}
         return [] if found == {sku: 4, other: 1} and not carts[0] else [f"of 4 and 1 pieces there are {carts}"]
 
-    return Round(calls, (PERSON, people[0].id), judge)
+    return Round(calls, None, judge)
 
 
 # --- payments
@@ -620,7 +620,7 @@ async def one_address(arena: Arena, dice: random.Random) -> Round:
         faults = _strange(answers, "email-taken")
         return faults if len(made) == len(_yes(answers)) == 1 else [*faults, f"one address has {made}: {answers}"]
 
-    return Round(calls, (PERSON, arena.people[0].id), judge)
+    return Round(calls, None, judge)
 
 
 def webhook_of(arena: Arena, payment_id: str, charge_id: str, status: str = "succeeded") -> Call:
