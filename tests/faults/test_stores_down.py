@@ -315,13 +315,17 @@ async def test_prices_reach_their_pages_while_the_engine_stands_still(
 async def test_a_store_that_dies_under_load_is_never_a_fault(
     stores: OwnStores, street: Street, mended: None, store: str
 ) -> None:
+    told_away = 0
+
     async def shop_on() -> list[str]:
+        nonlocal told_away
         said = []
         while time.monotonic() < until:
             for request in REQUESTS:
                 if time.monotonic() > until:
                     break
                 answer = await street.ask(*request)
+                told_away += away(answer, store)
                 # A crowd meets itself (409) and tries one wrong password too often (429); neither is a fault.
                 if not (well(request, answer) or answer.status_code in (409, 429) or away(answer, store)):
                     said.append(f"{request[:3]}: {answer.status_code} {answer.text[:300]}")
@@ -333,6 +337,7 @@ async def test_a_store_that_dies_under_load_is_never_a_fault(
     await stores.kill(store)
     faults = [fault for said in await asyncio.gather(*crowd) for fault in said]
     assert not faults, f"{len(faults)}:\n" + "\n".join(faults[:10])
+    assert told_away > 0
 
 
 async def test_a_shop_that_opens_with_no_store_up_works_once_they_are(

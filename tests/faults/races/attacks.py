@@ -18,6 +18,7 @@ from races.arena import Answer, Arena, Call, Json, Person, Round, clock_in, sand
 from races.steering import PATIENCE_SECONDS, Variant
 
 ORDER = "SELECT FROM orders WHERE id = $1 FOR UPDATE"
+ORDERS = "SELECT FROM orders WHERE id = ANY ($1) FOR UPDATE"
 SHELF = "SELECT FROM inventory WHERE sku = $1 FOR UPDATE"
 PERSON = "SELECT FROM users WHERE id = $1 FOR UPDATE"
 
@@ -580,7 +581,7 @@ async def one_key_pays(arena: Arena, dice: random.Random) -> Round:
             faults.append(f"one key asked for {asked}, and told of {named}")
         return faults + await arena.unbalanced([order, other], [sku])
 
-    return Round(calls, (ORDER, order["id"]), judge)
+    return Round(calls, (ORDERS, [order["id"], other["id"]]), judge)
 
 
 async def one_key_gives_back(arena: Arena, dice: random.Random) -> Round:
