@@ -179,6 +179,7 @@ async def test_where_the_data_was_deleted_none_is_said_to_be_kept(start: Start) 
     assert await up.ctrl_c() == 0
     assert f"stopped; {up.data} is gone, and what it kept with it" in up.said
     assert "all data is kept" not in up.said
+    postgres.discard(Place(up.data.with_name("taken away")))
 
 
 async def test_after_a_kill_the_next_start_has_all_data(start: Start) -> None:
