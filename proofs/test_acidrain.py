@@ -5,7 +5,7 @@ import os
 import pytest
 from races.arena import Arena
 from races.attacks import ATTACKS, Attack
-from test_races import first_fault, forge, helm, place, wrong_books
+from test_races import first_fault, forge, helm, never_piled, place, wrong_books
 
 ROUNDS = int(os.environ.get("QUARTET_PROOF_RACE_ROUNDS", "200"))
 SEED = os.environ.get("QUARTET_PROOF_RACE_SEED", "1")
@@ -22,3 +22,4 @@ async def test_the_shop_withstands_two_hundred_times(place: Arena, attack: Attac
 
 async def test_afterwards_the_books_of_the_whole_shop_agree(place: Arena) -> None:
     assert not await wrong_books(place)
+    assert not never_piled(place)

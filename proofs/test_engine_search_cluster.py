@@ -121,9 +121,11 @@ async def test_a_node_killed_under_load_costs_no_acknowledged_write_and_no_searc
     await load.more(100)
     before = max(load.streaks.values())
     load.streaks.clear()
-    os.kill((await _leader(engine, nodes)).server.pid, signal.SIGKILL)
+    leader = await _leader(engine, nodes)
+    os.kill(leader.server.pid, signal.SIGKILL)
     await load.more(200)
     await load.end()
+    assert await _leader(engine, nodes) is not leader
     longest = max(load.streaks.values())
     print(
         f"{load.writes} writes ({load.failed_writes} failed), {load.searches} searches ({load.failed_searches} failed) "

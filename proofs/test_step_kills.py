@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from crowd import Crowd, MortalApi, crowded
+from crowd import Crowd, MortalApi, crowded, lives
 from own_stores import own_stores
 from test_step_kill import kill_and_mend, mortal_houses
 from use_cases import SEND_AWAY, USE_CASES, told, without_delay
@@ -88,17 +88,23 @@ async def _killed_at_each(api: MortalApi, steps: list[str], dice: random.Random)
     """Whichever comes to the step first dies, the API, the worker's sweeps or what carries the outbox; then there is
     another one."""
     sweeper, carrier = await api.sweeper(0), await api.carrier(0)
+
+    async def replace_the_dead() -> None:
+        nonlocal sweeper, carrier
+        if not lives(sweeper):
+            sweeper = await api.sweeper(0)
+        if not lives(carrier):
+            carrier = await api.carrier(0)
+        if not lives(api.pid):
+            await api.start()
+
     for step in steps:
         await asyncio.sleep(dice.uniform(0, 0.4))
+        await replace_the_dead()  # a second may have come to the last step before nobody was doomed any more
         api.doom(step, dice.randint(1, 3))
         dead = await api.first_to_die((api.pid, sweeper, carrier), PATIENCE_SECONDS)
         assert dead is not None, f"nobody came to {step!r}"
-        if dead == sweeper:
-            sweeper = await api.sweeper(0)
-        elif dead == carrier:
-            carrier = await api.carrier(0)
-        else:
-            await api.start()
+        await replace_the_dead()
 
 
 async def _verified(crowd: Crowd) -> None:

@@ -80,7 +80,7 @@ async def opened(stores: OwnStores, folder: Path) -> AsyncIterator[tuple[Shop, d
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}, {KILLS} outages")
-    dice = random.Random(seed)
+    dice, fate = random.Random(seed), random.Random(f"outages {seed}")
     async with own_stores(tmp_path / "stores") as stores, opened(stores, tmp_path) as (shop, people):
         staff, shopper = people["staff"], people["shopper"]
         await staff.put("/categories/things", json={"name": "Things", "attrs": {"type": "object"}})
@@ -92,6 +92,7 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
             await staff.post(f"/inventory/K{n}/movements", json={"delta": 10_000, "reason": "received"})
         writers = [Writer(staff, f"K{n}") for n in range(SHELF)]
         gone: set[str] = set()
+        bought: set[str] = set()
         over = asyncio.Event()
 
         async def write() -> None:
@@ -114,6 +115,9 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
                     pay = {"orderId": placed.json()["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
                     paid = await shopper.post("/payments", json=pay)
                     assert paid.status_code in (201, 503, 504), paid.text
+                    if paid.status_code == 201:
+                        assert paid.json()["status"] == "succeeded", paid.text
+                        bought.add(placed.json()["id"])
                 await asyncio.sleep(0.02)
 
         async def come_and_go() -> None:
@@ -135,15 +139,15 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
 
         async def outages() -> None:
             for _ in range(KILLS):
-                await asyncio.sleep(dice.uniform(0.2, 1.0))
-                store = dice.choice(STORES)
-                if dice.random() < 0.3 and store != "postgres":
+                await asyncio.sleep(fate.uniform(0.2, 1.0))
+                store = fate.choice(STORES)
+                if fate.random() < 0.3 and store != "postgres":
                     stores.freeze(store)
-                    await asyncio.sleep(dice.uniform(0.2, 2.0))
+                    await asyncio.sleep(fate.uniform(0.2, 2.0))
                     stores.thaw(store)
                 else:
                     await stores.kill(store)
-                    await asyncio.sleep(dice.uniform(0, 0.8))
+                    await asyncio.sleep(fate.uniform(0, 0.8))
                     await stores.start(store)
             await asyncio.sleep(1)
             over.set()
@@ -156,13 +160,18 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
 
         await together(sync.run_worker(shop, asyncio.Event()), shift())
         print(
-            f"{sum(w.known for w in writers)} writes acknowledged of {sum(w.tried for w in writers)}, {len(gone)} gone"
+            f"{sum(w.known for w in writers)} writes acknowledged of {sum(w.tried for w in writers)}, "
+            f"{len(gone)} gone, {len(bought)} orders paid"
         )
         assert sum(writer.known for writer in writers) > KILLS
         for writer in writers:
             for _ in range(2):  # as MongoDB has it, or the cache; then surely the cache
                 shown = (await shopper.get(f"/products/{writer.sku}")).json()
                 assert writer.holds(shown), (writer.sku, writer.known, writer.tried, shown)
+        assert gone
+        assert bought
+        for order_id in bought:
+            assert (await shopper.get(f"/orders/{order_id}")).json()["status"] == "confirmed", order_id
         for sku in gone:
             assert (await shopper.get(f"/products/{sku}")).status_code == 404, sku
         found = (await shopper.get("/search?q=brief&size=100")).json()

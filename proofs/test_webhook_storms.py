@@ -4,7 +4,7 @@ import pytest
 from races.arena import Arena
 from races.attacks import Attack
 from races.storms import STORMS
-from test_races import first_fault, forge, helm, place, wrong_books
+from test_races import first_fault, forge, helm, never_piled, place, wrong_books
 from test_storms import MODES
 
 from test_acidrain import ROUNDS, SEED
@@ -21,3 +21,4 @@ async def test_two_hundred_storms_change_nothing(place: Arena, storm: Attack) ->
 
 async def test_after_the_storms_the_books_of_the_whole_shop_agree(place: Arena) -> None:
     assert not await wrong_books(place)
+    assert not never_piled(place)

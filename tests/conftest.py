@@ -1,16 +1,18 @@
 """The shop on real servers: one set of local stores for the whole run, a fresh shop in them for each test."""
 
 import asyncio
+import os
+import random
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -23,6 +25,7 @@ from floor import Floor
 from quartet import catalog, devstores, search
 from quartet.gateway import create_app
 from quartet.kernel.settings import Settings
+from quartet.leaderboard import store as boards
 from quartet.stores import open_stores
 from quartet.stores.migrate import migrate
 from quartet.stores.postgres import Postgres
@@ -31,6 +34,8 @@ from quartet.web.dependencies import Shop
 SECRET = "a secret for tests, never used elsewhere"
 MEMORY = Path("/dev/shm")
 PLENTY_BYTES = 4 * 2**30
+# Of what a test draws anew each time: each says it, and takes it from there to run again.
+SEED = int(os.environ.get("QUARTET_TEST_SEED", random.randrange(2**32)))
 
 # To tell of a failure with every variable around it, as structlog does by itself, takes a fifth of a second.
 structlog.configure(
@@ -65,6 +70,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return Rota(config, log) if config.option.dist == "loadfile" else None
+
+
+async def daily_points(shop: Shop, user_id: UUID) -> int:
+    """Somebody's, of today's board and of yesterday's: a test may run at midnight."""
+    days = [shop.clock.now() - timedelta(days=n) for n in range(2)]
+    places = [await boards.place_of(shop.stores.redis, day, "daily", user_id) for day in days]
+    return sum(place.xp for place in places if place)
 
 
 class Outbox:

@@ -91,7 +91,7 @@ class MortalApi:
             async with asyncio.timeout(seconds):
                 while True:
                     for pid in pids:
-                        if not _lives(pid):
+                        if not lives(pid):
                             return pid
                     await asyncio.sleep(0.005)
         except TimeoutError:
@@ -114,7 +114,8 @@ class MortalApi:
         return int(await self._process.stdout.readline())
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,8 +1,6 @@
 """The worker is killed at every step of carrying e-mails and webhooks: nothing is lost, what comes twice says so."""
 
 import asyncio
-import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +8,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from test_worker_kill import mortals_of
 
 from quartet import sync
 from quartet.kernel.settings import Settings
@@ -18,7 +17,6 @@ from quartet.stores.mail import mailer
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
-MORTAL = Path(__file__).with_name("mortal_worker.py")
 STEPS = (
     *("claimed", "delivered", "forgotten"),
     *("webhook claimed", "webhook sent", "webhook marked"),
@@ -70,36 +68,26 @@ def settings(settings: Settings, sinks: tuple[Sinks, int, int]) -> Settings:
 
 @pytest.mark.timeout(300)
 async def test_a_worker_killed_at_any_step_of_carrying_loses_nothing(
-    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, sinks: tuple[Sinks, int, int]
+    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, sinks: tuple[Sinks, int, int], tmp_path: Path
 ) -> None:
     sink, port, _ = sinks
     wanted = {"url": f"http://127.0.0.1:{port}/", "events": ["*"]}
     assert (await staff.post("/webhook-endpoints", json=wanted)).status_code == 201
-    settings = shop.settings.model_dump_json().replace('"**********"', '"' + "x" * 40 + '"')
-    mortals = await asyncio.create_subprocess_exec(
-        sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert mortals.stdin
-    assert mortals.stdout
     happened: list[str] = []
-    for step in STEPS:
-        async with shop.stores.pg.tx() as tx:
-            # A link to a new password is an e-mail; a new price is what the shop's own system listens to.
-            user_id = str(shopper.user_id)  # type: ignore[attr-defined]
-            await outbox.emit(tx, "user.reset_asked", user_id, {"user_id": user_id})
-            key = uuid4().hex
-            await outbox.emit(tx, "price.changed", key, {"sku": key})
-            happened.append(str(await tx.fetchval("SELECT event_id FROM outbox WHERE key = $1", key)))
-        mortals.stdin.write(f"{step}\n".encode())
-        said = (await mortals.stdout.readline()).decode().strip()
-        assert said == str(int(signal.SIGKILL)), f"{step}: ended by signal {said or 'none'}"
-        async with shop.stores.pg.tx() as tx:  # the leases of the dead have run out
-            await tx.execute("UPDATE work_leases SET until = now()")
-            await tx.execute("UPDATE webhook_deliveries SET leased_until = now() WHERE leased_until IS NOT NULL")
-            await tx.execute("UPDATE mails SET not_before = now() WHERE state = 'waiting'")
-    mortals.stdin.close()
-    await mortals.wait()
+    async with mortals_of(shop, tmp_path) as mortals:
+        for step in STEPS:
+            async with shop.stores.pg.tx() as tx:
+                # A link to a new password is an e-mail; a new price is what the shop's own system listens to.
+                user_id = str(shopper.user_id)  # type: ignore[attr-defined]
+                await outbox.emit(tx, "user.reset_asked", user_id, {"user_id": user_id})
+                key = uuid4().hex
+                await outbox.emit(tx, "price.changed", key, {"sku": key})
+                happened.append(str(await tx.fetchval("SELECT event_id FROM outbox WHERE key = $1", key)))
+            await mortals.killed_at(step)
+            async with shop.stores.pg.tx() as tx:  # the leases of the dead have run out
+                await tx.execute("UPDATE work_leases SET until = now()")
+                await tx.execute("UPDATE webhook_deliveries SET leased_until = now() WHERE leased_until IS NOT NULL")
+                await tx.execute("UPDATE mails SET not_before = now() WHERE state = 'waiting'")
     alive = replace(shop, mail=mailer(shop.settings.mail_url, shop.settings.mail_from))
     await together(sync.run_worker(alive, asyncio.Event()), _until_quiet(shop, len(happened)))
     told = [headers["webhook-id"] for headers, _ in sink.hooks]

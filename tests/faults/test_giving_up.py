@@ -26,8 +26,10 @@ async def calls_to_nobody(url: str) -> AsyncIterator[list[asyncio.Task[object]]]
         while mongo.guard.calls < CALLS:  # noqa: ASYNC110 — nobody tells
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)  # the driver waits for a server
+        assert not any(call.done() for call in calls)
         yield [*calls]
         await asyncio.wait(calls)
+        assert all(call.cancelled() for call in calls)
         lines["mongodb"].mend()
         while not await _answers(mongo):  # noqa: ASYNC110 — it is found out by asking
             await asyncio.sleep(0.05)
@@ -52,6 +54,7 @@ async def test_calls_given_up_when_the_driver_was_waiting_keep_nobody_from_mongo
     async with calls_to_nobody(servers["mongodb"]) as calls:
         time.sleep(ITS_WAIT)  # noqa: ASYNC251 — nobody gets a turn meanwhile
         await _pass(turns)
+        assert not any(call.done() for call in calls)
         _give_up(calls)
 
 

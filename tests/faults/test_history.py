@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
+import pytest
 from crowd import MortalApi, mortal_api, recover_now_and_then
 from history.checker import Undecided
 from history.clients import Clients, Program, programs
@@ -113,7 +114,7 @@ async def played(
 
     await asyncio.to_thread(play)
     print(f"seed {seed}: {scene.played} histories of {scene.deeds} calls, {scene.undecided} too long to be decided")
-    assert scene.undecided <= scene.played // 20
+    assert scene.undecided <= max(1, scene.played // 20)
 
 
 # What nobody steers has to be wide open to be seen: stock that is read, then written; a cancelled order's pieces lost.
@@ -127,6 +128,7 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 async def test_what_clients_are_told_is_possible(tmp_path: Path) -> None:
     async with scene(tmp_path) as shop:
         await played(shop, 8, SEED, clients=4, deeds=6)

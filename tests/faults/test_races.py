@@ -62,6 +62,15 @@ async def wrong_books(place: Arena) -> Sequence[object]:
     return (await audit.check(place.shop)).violations
 
 
+def never_piled(place: Arena) -> list[str]:
+    """Attacks of which nobody stood behind the lock that all of them need; all of them, if hardly anybody did. Some
+    refuse all but the first before they come to it."""
+    stood = {name: (sum(n for n, _ in rounds), sum(m for _, m in rounds)) for name, rounds in place.piles.items()}
+    print(", ".join(f"{name}: {behind} of {most} piled up" for name, (behind, most) in stood.items()))
+    few = 3 * sum(behind for behind, _ in stood.values()) < sum(most for _, most in stood.values())
+    return [name for name, (behind, _) in stood.items() if few or not behind]
+
+
 async def falls(
     settings: Settings, helm: Helm, forge: Processes, attack: Attack, variant: Variant, seed: str,
     modes: Sequence[str] = MODES,
@@ -91,6 +100,7 @@ async def test_the_shop_withstands(place: Arena, attack: Attack) -> None:
 
 async def test_afterwards_the_books_of_the_whole_shop_agree(place: Arena) -> None:
     assert not await wrong_books(place)
+    assert not never_piled(place)
 
 
 @pytest.mark.parametrize(("attack", "variant"), variants(ATTACKS))

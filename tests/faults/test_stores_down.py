@@ -30,7 +30,7 @@ from quartet.web.dependencies import Shop
 
 # Of who asks before anybody knows. A paused PostgreSQL is the slowest: a statement may take ten seconds (an analysis, a
 # bulk load), and one that was sent is not given up sooner, since it may be carried out.
-PATIENCE = {"postgres": 13.0, "mongodb": 7.0, "redis": 5.0, "search": 7.0}
+PATIENCE = {"postgres": 13.0, "mongodb": 7.0, "redis": 10.0, "search": 7.0}
 # It is well under one on a quiet machine.
 RECOVERY_SECONDS = 10.0
 REQUESTS = [request for group in GROUPS for request in group.requests]
@@ -208,7 +208,7 @@ async def test_a_cell_of_the_table(outage: Outage, group: Group) -> None:
         answer, seconds = await _timed(outage.street, request)
         assert as_told(group, outage.store, request, answer), (request[:3], answer.status_code, answer.text[:300])
         if group.outcome(outage.store) not in ("works", *MAKES_DO):
-            assert seconds < 1.0, "nobody waits for what is known to be away"
+            assert seconds < 3.0, "nobody waits for what is known to be away"
 
 
 async def test_health_and_metrics_tell_of_it(outage: Outage) -> None:
@@ -315,13 +315,17 @@ async def test_prices_reach_their_pages_while_the_engine_stands_still(
 async def test_a_store_that_dies_under_load_is_never_a_fault(
     stores: OwnStores, street: Street, mended: None, store: str
 ) -> None:
+    told_away = 0
+
     async def shop_on() -> list[str]:
+        nonlocal told_away
         said = []
         while time.monotonic() < until:
             for request in REQUESTS:
                 if time.monotonic() > until:
                     break
                 answer = await street.ask(*request)
+                told_away += away(answer, store)
                 # A crowd meets itself (409) and tries one wrong password too often (429); neither is a fault.
                 if not (well(request, answer) or answer.status_code in (409, 429) or away(answer, store)):
                     said.append(f"{request[:3]}: {answer.status_code} {answer.text[:300]}")
@@ -333,6 +337,7 @@ async def test_a_store_that_dies_under_load_is_never_a_fault(
     await stores.kill(store)
     faults = [fault for said in await asyncio.gather(*crowd) for fault in said]
     assert not faults, f"{len(faults)}:\n" + "\n".join(faults[:10])
+    assert told_away > 0
 
 
 async def test_a_shop_that_opens_with_no_store_up_works_once_they_are(
@@ -361,8 +366,9 @@ async def test_a_shop_that_opens_with_no_store_up_works_once_they_are(
             await stores.mend()
             await until_well(street)
             for path in ("/products", "/search?q=mug", "/cart", "/orders"):
-                answer = await client.get(path, headers=token)
-                assert answer.status_code == 200, (path, answer.text)
+                async with asyncio.timeout(20):  # its own guards learn of it in their own time
+                    while (await client.get(path, headers=token)).status_code != 200:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
     finally:
         process.terminate()
         await process.wait()

@@ -6,7 +6,7 @@ from races.arena import Arena, Processes
 from races.attacks import Attack
 from races.steering import Helm, Variant
 from races.storms import STORMS
-from test_races import ROUNDS, SEED, falls, first_fault, forge, helm, place, variants, wrong_books
+from test_races import ROUNDS, SEED, falls, first_fault, forge, helm, never_piled, place, variants, wrong_books
 
 from quartet.kernel.settings import Settings
 
@@ -23,6 +23,7 @@ async def test_a_storm_changes_nothing(place: Arena, storm: Attack) -> None:
 
 async def test_after_the_storms_the_books_of_the_whole_shop_agree(place: Arena) -> None:
     assert not await wrong_books(place)
+    assert not never_piled(place)
 
 
 @pytest.mark.parametrize(("storm", "variant"), variants(STORMS))

@@ -146,6 +146,7 @@ async def test_the_whole_shop_answers_and_other_commands_find_it(start: Start) -
     assert found["postgres_url"] == up.noted()["postgres_url"]
     assert "redis_url" not in running_urls(Settings(_env_file=None, data_dir=up.data, redis_url="redis://elsewhere"))
     family = up.family()
+    assert family
     assert await up.ctrl_c() == 0
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert running_urls(Settings(_env_file=None, data_dir=up.data)) == {}
@@ -165,6 +166,7 @@ async def test_a_terminal_that_closes_stops_it_too(start: Start) -> None:
     up = await start()
     await up.until(READY)
     family = up.family()
+    assert family
     os.kill(up.process.pid, signal.SIGHUP)
     assert await up.end() == 0
     assert psutil.wait_procs(family, timeout=5)[1] == []
@@ -177,6 +179,7 @@ async def test_where_the_data_was_deleted_none_is_said_to_be_kept(start: Start) 
     assert await up.ctrl_c() == 0
     assert f"stopped; {up.data} is gone, and what it kept with it" in up.said
     assert "all data is kept" not in up.said
+    postgres.discard(Place(up.data.with_name("taken away")))
 
 
 async def test_where_the_data_was_deleted_what_ends_is_not_started_again(start: Start) -> None:
@@ -232,6 +235,7 @@ async def test_a_disk_that_fills_up_is_said_in_one_line(start: Start) -> None:
     up = await start("full disk")
     await up.until("prepared")
     family = up.family()
+    assert family
     assert await up.end() == 1
     assert f"the disk of {up.data} is full: make room, then start again" in up.said
     assert psutil.wait_procs(family, timeout=5)[1] == []

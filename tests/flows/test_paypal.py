@@ -382,6 +382,7 @@ async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_onc
 
 @pytest.mark.parametrize("fault", ["latency", "failing"])
 async def test_a_paypal_that_is_ill_takes_once(
+    app: FastAPI,
     shopper: httpx.AsyncClient,
     shop: Shop,
     till: Till,
@@ -392,7 +393,9 @@ async def test_a_paypal_that_is_ill_takes_once(
 ) -> None:
     paid = await pay(shopper, await order(shopper, ("MUG", 1)))
     place.approve(paid["providerRef"])
-    setattr(place, fault, 4.5 if fault == "latency" else True)
+    if fault == "latency":
+        app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 1.0}))
+    setattr(place, fault, 1.5 if fault == "latency" else True)
     assert (await back(shopper, paid))["status"] == "pending"
     setattr(place, fault, 0)
     await settled(shop, provider, clock)

@@ -15,6 +15,7 @@ from quartet import inventory, orders
 from quartet.kernel.errors import Invalid, Unauthenticated
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
+from quartet.stores import postgres
 from quartet.stores.postgres import Postgres, Violation
 
 Json = dict[str, Any]
@@ -127,9 +128,12 @@ async def crowd(pg: Postgres, buyer: UUID, sku: str, draw: random.Random) -> Cou
     return Counter(await asyncio.gather(*(buy() for _ in range(64))))
 
 
-async def test_carts_in_any_order_never_lock_each_other_out(pg: Postgres, buyer: UUID) -> None:
+async def test_carts_in_any_order_never_lock_each_other_out(
+    pg: Postgres, buyer: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five hundred orders over the same eight SKUs, each in an order of its own, beside confirmations, cancellations
     and the sweep: PostgreSQL would answer a deadlock with an error, and there is none."""
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 60.0)  # for a connection, where all are busy
     seed = 20111209
     print(f"seed {seed}")
     draw = random.Random(seed)

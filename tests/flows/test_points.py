@@ -1,7 +1,6 @@
 """Points follow the money: once for each order, taken back with a refund, and the boards can be made anew of orders."""
 
 import asyncio
-import os
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ import httpx
 import pytest
 from till import Till, order, pay
 
+from conftest import SEED
 from quartet import accounts, leaderboard, orders
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import store
@@ -18,8 +18,6 @@ from quartet.leaderboard.model import Place, Worth
 from quartet.stores import outbox
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
-
-SEED = int(os.environ.get("QUARTET_TEST_SEED", "0")) or random.randrange(2**32)
 
 
 @pytest.fixture

@@ -129,22 +129,25 @@ async def test_a_process_out_of_file_descriptors_lets_people_in_once_there_are_s
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     early, late = await come(port), socket.socket()
     late.setblocking(False)
-    faults: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+    loop, faults = asyncio.get_running_loop(), []
+    usual = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, told: faults.append(told))
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
-        await asyncio.get_running_loop().sock_connect(late, ("127.0.0.1", port))
+        await loop.sock_connect(late, ("127.0.0.1", port))
         early[1].write(request("GET", "/products/MUG", b"early"))
         assert await answer(early) == b"early"
         await asyncio.sleep(0.3)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        loop.set_exception_handler(usual)
     line = await asyncio.open_connection(sock=late)
     line[1].write(request("GET", "/products/MUG", b"late"))
     assert await answer(line) == b"late"
-    assert faults == []
+    # The loop is all tests', and what else is told may be of one before.
+    assert not [told for told in faults if "accept" in str(told) or "Too many open files" in str(told)]
     for each in (early, line):
         each[1].close()
 

@@ -240,14 +240,20 @@ async def test_the_stream_is_not_read_on_while_nothing_is_carried(
             await asyncio.sleep(0)
 
     monkeypatch.setattr(catalog, "watch", endless)
+
+    async def _is(count: int) -> bool:
+        return told >= count
+
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_waiting": 50}))
     gathered = changes.Gathered(kitchen.clock)
     async with running(changes._read(few, gathered, None)):
-        await asyncio.sleep(0.2)
+        await soon(lambda: _is(50))
+        await asyncio.sleep(0.05)  # and no more
         assert (told, len(gathered.ids)) == (50, 50)
         ids, token, _ = gathered.take(few.settings.sync_batch)
         assert (len(ids), token) == (50, {"at": 50})
-        await asyncio.sleep(0.2)
+        await soon(lambda: _is(100))
+        await asyncio.sleep(0.05)
         assert told == 100
 
 

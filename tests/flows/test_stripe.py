@@ -187,6 +187,7 @@ async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pa
 
 @pytest.mark.parametrize("fault", ["latency", "failing", "busy"])
 async def test_a_stripe_that_is_ill_charges_once(
+    app: FastAPI,
     shopper: httpx.AsyncClient,
     shop: Shop,
     till: Till,
@@ -196,7 +197,9 @@ async def test_a_stripe_that_is_ill_charges_once(
     fault: str,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
-    setattr(place, fault, 4.5 if fault == "latency" else True)
+    if fault == "latency":
+        app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 1.0}))
+    setattr(place, fault, 1.5 if fault == "latency" else True)
     told = await pay(shopper, made)
     setattr(place, fault, 0)
     assert told.status_code == (502 if fault == "busy" else 201)

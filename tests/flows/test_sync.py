@@ -13,7 +13,8 @@ import httpx
 import pytest
 from bench.running import renamed
 
-from quartet import cart, catalog, inventory, leaderboard, search, sync
+from conftest import daily_points
+from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
@@ -460,9 +461,7 @@ async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
         await outbox.put_back(tx, event.event_id, event.topic, event.key, event.payload)
     await sync.catch_up(kitchen)
     assert await cart.lines(redis, user_id) == {"A": 2}
-    place = await leaderboard.place_of(kitchen, "daily", user_id)
-    assert place is not None
-    assert place.xp == 49
+    assert await daily_points(kitchen, user_id) == 49
     async with kitchen.stores.pg.read() as read:
         assert (await outbox.depth(read))[0] == 0
 

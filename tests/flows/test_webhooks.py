@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from till import Till, order, pay
 
 from quartet import accounts, hooks
-from quartet.hooks import delivery, model, sender
+from quartet.hooks import addresses, delivery, model, sender
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.stores import outbox, tallies
@@ -389,7 +390,7 @@ async def test_one_that_hangs_does_not_hold_up_the_others(
         async with asyncio.timeout(20):
             while len(receiver.got) < 12:  # noqa: ASYNC110 — it comes from outside
                 await asyncio.sleep(0.05)
-        assert slow.at_once == delivery.EACH_AT_ONCE
+        assert slow.most_at_once == delivery.EACH_AT_ONCE
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -619,7 +620,18 @@ async def test_tls_is_with_the_name_not_with_the_address(tmp_path: Path) -> None
     assert len(receiver.got) == 1
 
 
-async def test_no_endpoint_stands_inside_the_house(shop: Shop, app: FastAPI, staff: httpx.AsyncClient) -> None:
+async def test_no_endpoint_stands_inside_the_house(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = addresses.resolve
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        """No name server is asked."""
+        if host == "localhost" or not host[-1].isalpha():
+            return await ours(host, port)
+        raise socket.gaierror(socket.EAI_NONAME, "not known")
+
+    monkeypatch.setattr(addresses, "resolve", resolve)
     app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"webhook_loopback": False}))
     for url in (
         "http://example.com/", "https://127.0.0.1/", "https://localhost/", "https://[::1]/", "https://10.1.2.3/",

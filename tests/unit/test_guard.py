@@ -169,7 +169,7 @@ async def test_who_has_something_else_at_hand_turns_to_it_before_there_is_doubt(
 
 
 async def test_silence_becomes_doubt_though_nobody_waits_any_more() -> None:
-    store = Store(doubt=3, silence=DOUBT)
+    store = Store(doubt=1.0, silence=DOUBT)
     store.lives.clear()
     asking = asyncio.create_task(store.ask())
     await store.until(lambda: store.guard.is_silent)

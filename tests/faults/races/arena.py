@@ -33,8 +33,9 @@ from races.steering import HEADER, SOUND, WHO, Helm, Schedule, Variant, steered
 Json = dict[str, Any]
 API = Path(__file__).with_name("api.py")
 PROCESSES = 2
-# How long requests may take to gather behind a lock that is held from outside.
-GATHER_SECONDS = 0.15
+# How long requests may take to gather behind a lock that is held from outside: in all, and from one to the next.
+GATHER_SECONDS = 0.5
+STILL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ Call = Callable[[], Awaitable[Any]]
 
 @dataclass
 class Round:
-    """One try of an attack: what is done at the same time, what all of it needs (SQL that locks it, with arguments),
-    and who can tell afterwards whether it was right: faults by the answers' names."""
+    """One try of an attack: what is done at the same time, what all of it needs (SQL that locks it, with arguments;
+    None where they meet at no row), and who can tell afterwards whether it was right: faults by the answers' names."""
 
     calls: dict[str, Call]
-    pile: tuple[str, Any]
+    pile: tuple[str, Any] | None
     judge: Callable[[dict[str, Any]], Awaitable[list[str]]]
 
 
@@ -112,7 +113,8 @@ async def processes(helm: Helm) -> AsyncIterator[Processes]:
 @dataclass
 class Arena:
     """`steered` is the shop in this process, stopping as the API does; `later` the same a quarter of an hour on.
-    `holding` is a process where money is only held until somebody takes it."""
+    `holding` is a process where money is only held until somebody takes it. `piles`: of each attack's
+    piled rounds how many calls stood behind the lock, of how many."""
 
     shop: Shop
     steered: Shop
@@ -122,6 +124,7 @@ class Arena:
     client: httpx.AsyncClient
     people: list[Person] = field(default_factory=list)
     staff: list[Person] = field(default_factory=list)
+    piles: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     _calls: int = 0
 
     @property
@@ -226,8 +229,9 @@ class Arena:
         async with self.helm.schedule(name, dice) as schedule:
             if mode == "steered":
                 answers = await schedule.run({who: _by(f"{name}.{who}", call) for who, call in calls.items()})
-            elif mode == "piled":
-                answers = await self._piled(calls, round_.pile)
+            elif mode == "piled" and round_.pile:
+                answers, behind = await self._piled(calls, round_.pile)
+                self.piles.setdefault(name.partition("-")[0], []).append((behind, len(calls)))
             else:
                 answers = await _at_random(calls, dice)
         if died := [f"{who} died of {a!r}" for who, a in answers.items() if isinstance(a, Exception)]:
@@ -239,24 +243,27 @@ class Arena:
         faults += [f"{who} was answered {a}" for who, a in answers.items() if isinstance(a, Answer) and a.status >= 500]
         return faults, _told_how(schedule, answers)
 
-    async def _piled(self, calls: Mapping[str, Call], needed: tuple[str, Any]) -> dict[str, Any]:
+    async def _piled(self, calls: Mapping[str, Call], needed: tuple[str, Any]) -> tuple[dict[str, Any], int]:
         pile = await asyncpg.connect(self.shop.settings.postgres_url)
         try:
             async with pile.transaction():
                 await pile.execute(*needed)
                 tasks = {who: asyncio.create_task(call()) for who, call in calls.items()}  # type: ignore[arg-type]
-                await self._behind(len(tasks))
+                behind = await self._behind(len(tasks))
         finally:
             await pile.close()
-        return {who: await task for who, task in tasks.items()}
+        return {who: await task for who, task in tasks.items()}, behind
 
-    async def _behind(self, most: int) -> None:
-        deadline = asyncio.get_running_loop().time() + GATHER_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            (row,) = await self.rows(BLOCKED)
-            if row["blocked"] >= most:
-                return
+    async def _behind(self, most: int) -> int:
+        """How many are, once all are or no more come."""
+        loop, behind = asyncio.get_running_loop(), 0
+        deadline = still = loop.time() + GATHER_SECONDS
+        while behind < most and loop.time() < min(deadline, still):
             await asyncio.sleep(0.005)
+            (row,) = await self.rows(BLOCKED)
+            if row["blocked"] != behind:
+                behind, still = row["blocked"], loop.time() + STILL_SECONDS
+        return behind
 
     async def settle(self, *orders: Json) -> None:
         """What a worker would have done in a minute, for these orders."""

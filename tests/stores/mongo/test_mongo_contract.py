@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
 
@@ -183,7 +183,7 @@ async def test_dates_compare_as_moments(things: Collection) -> None:
     for day in range(4):
         at = MOMENT + timedelta(days=day)
         await things.replace_one({"_id": f"id{day}"}, {"_id": f"id{day}", "sku": f"S{day}", "at": at})
-    in_tokyo = (MOMENT + timedelta(days=2)).astimezone(tz=None)
+    in_tokyo = (MOMENT + timedelta(days=2)).astimezone(timezone(timedelta(hours=9)))
     assert await ids(things, {"at": {"$lte": in_tokyo}}, sort=[("at", -1)]) == "210"
     assert await ids(things, {"at": {"$lt": in_tokyo}}, sort=[("at", 1)]) == "01"
     assert await ids(things, {"at": in_tokyo}) == "2"
