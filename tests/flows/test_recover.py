@@ -756,7 +756,7 @@ async def test_what_was_paid_long_ago_and_not_told_is_asked_for_before_the_order
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
-    agreed = clock.now() + timedelta(seconds=shop.settings.order_hold_seconds * 2 / 3)
+    agreed = clock.now() + timedelta(seconds=shop.settings.order_hold_seconds * 0.8)
 
     class Untold(Held):
         async def authorise(self, charge: Charge) -> Outcome:
