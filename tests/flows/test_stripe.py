@@ -581,10 +581,13 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(
     provider: PaymentProvider, place: StripesPlace
 ) -> None:
-    for currency, sent in (("JPY", 700), ("ISK", 70_000), ("KWD", 700)):
+    for currency, sent in (("JPY", 700), ("ISK", 70_000), ("KWD", 700), ("MGA", 7)):
         made = await provider.authorise(Charge(str(new_id()), 700, currency, CARD, return_url="https://shop.example/"))
         assert (made.cents, made.currency) == (700, currency)
         assert list(place.intents.values())[-1]["amount"] == sent
+    for currency in ("KWD", "MGA"):
+        with pytest.raises(ProviderError, match="no such sum"):
+            await provider.authorise(Charge(str(new_id()), 705, currency, CARD, return_url="https://shop.example/"))
 
 
 async def test_many_intents_are_gone_through_page_by_page(provider: PaymentProvider, place: StripesPlace) -> None:

@@ -82,6 +82,20 @@ async def test_what_is_bought_together_is_shown_together(shelf: Shop, shopper: h
     assert (await related(shopper, "LAMP"))[0] == ("EVER", "bought-together")
 
 
+async def test_a_sku_on_two_lines_of_an_order_is_one_basket(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    """As orders brought along from elsewhere have it."""
+    once, alone = await sold(shelf, shopper, "TEA", "MILK"), await sold(shelf, shopper, "ROPE")
+    async with shelf.stores.pg.tx() as tx:
+        again = """INSERT INTO order_items (order_id, sku, quantity, unit_price_cents, product_name)
+                   SELECT order_id, sku, quantity, unit_price_cents, product_name FROM order_items
+                   WHERE order_id = ANY ($1::uuid[]) AND sku IN ('MILK', 'ROPE')"""
+        await tx.execute(again, [once, alone])
+    await discovery.count_all(shelf)
+    async with shelf.stores.pg.read() as read:
+        kept = await read.fetch("SELECT sku, others FROM bought_together ORDER BY sku")
+    assert [(row["sku"], list(row["others"])) for row in kept] == [("MILK", []), ("TEA", [])]
+
+
 async def test_counting_agrees_with_counting_by_hand(shelf: Shop, sign_in: SignIn) -> None:
     print(f"seed {SEED}")
     draw, buyer = random.Random(SEED), await sign_in()

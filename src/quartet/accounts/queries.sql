@@ -159,10 +159,11 @@ WHERE id = $1 AND (email = $2 OR pending_email = $2)
 RETURNING id;
 
 -- name: sweep_sessions
-DELETE FROM sessions WHERE expires_at <= $1;
+DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at <= $1 LIMIT 5000);
 
 -- name: sweep_links
-DELETE FROM mailed_links WHERE expires_at <= $1;
+DELETE FROM mailed_links
+WHERE token_hash IN (SELECT token_hash FROM mailed_links WHERE expires_at <= $1 LIMIT 5000);
 
 -- name: by_email
 -- In the index's order, so that a page costs what it shows. An address has no character beyond chr(1114111).

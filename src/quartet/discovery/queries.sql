@@ -21,12 +21,13 @@ WITH sold AS (
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put);
 
 -- name: fill_baskets
--- The baskets of that day, and which SKUs have other ones than before. $2: baskets of more lines than that are a
+-- The baskets of that day, and which SKUs have other ones than before. $2: baskets of more SKUs than that are a
 -- dealer's, and say nothing of what goes together.
 WITH lines AS (
     SELECT i.sku, i.order_id, o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
                               AND count(*) OVER (PARTITION BY i.order_id) BETWEEN 2 AND $2 AS counts
-    FROM orders o JOIN order_items i ON i.order_id = o.id
+    -- An order brought along may have a SKU on two lines.
+    FROM orders o CROSS JOIN LATERAL (SELECT DISTINCT sku, order_id FROM order_items WHERE order_id = o.id) AS i
     WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day'
 ), filled AS (
     INSERT INTO baskets (sku, day, order_id)
@@ -53,11 +54,11 @@ SELECT sku FROM bought_together WHERE stale ORDER BY counted_at LIMIT $1;
 WITH chosen AS (
     SELECT sku FROM unnest($1::text[]) AS sku
 ), pairs AS (
-    SELECT chosen.sku, other.sku AS other, count(*) AS times
+    SELECT chosen.sku, other.sku AS other, count(DISTINCT b.order_id) AS times
     FROM chosen
     CROSS JOIN LATERAL (SELECT order_id FROM baskets b WHERE b.sku = chosen.sku ORDER BY day DESC LIMIT $2) AS b
     JOIN order_items other ON other.order_id = b.order_id AND other.sku <> chosen.sku
-    GROUP BY 1, 2 HAVING count(*) > 1
+    GROUP BY 1, 2 HAVING count(DISTINCT b.order_id) > 1
 ), ranked AS (
     SELECT pairs.sku, other,
            row_number() OVER (PARTITION BY pairs.sku ORDER BY times / sqrt(t.baskets + 10) DESC, other) AS place

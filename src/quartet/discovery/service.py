@@ -67,8 +67,8 @@ async def count(shop: Shop, state: Round) -> bool:
         state.changed |= await _count_day(shop, day_on)
         if monotonic() > until:
             break
-    counted = SKUS_A_SLICE
-    while counted == SKUS_A_SLICE and monotonic() < until + SLICE_SECONDS:
+    counted, until = SKUS_A_SLICE, monotonic() + SLICE_SECONDS
+    while counted == SKUS_A_SLICE and monotonic() < until:
         async with shop.stores.pg.tx() as tx:
             counted = await store.count_together(tx, SKUS_A_SLICE)
         await shop.step("company counted")

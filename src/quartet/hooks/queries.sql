@@ -93,15 +93,21 @@ WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= 
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
 
 -- name: expire
--- What a day of trying, or of an open breaker, has not brought over; how many that were.
+-- What a day of trying, or of an open breaker, has not brought over; how many that were. A portion at a time, here and in
+-- every sweep: what nobody has swept for days would else take longer than a statement may, and never go.
 WITH dead AS (
     UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
-    WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1) RETURNING id
+    WHERE id IN (SELECT id FROM webhook_deliveries
+                 WHERE state = 'pending' AND give_up_at <= $1 AND (leased_until IS NULL OR leased_until <= $1)
+                 LIMIT 5000 FOR UPDATE)
+    RETURNING id
 )
 SELECT count(*) FROM dead;
 
 -- name: sweep
-DELETE FROM webhook_deliveries WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days';
+DELETE FROM webhook_deliveries
+WHERE id IN (SELECT id FROM webhook_deliveries
+             WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days' LIMIT 5000);
 
 -- name: waiting
 SELECT count(*) AS waiting, min(happened_at) AS oldest FROM webhook_deliveries WHERE state = 'pending';

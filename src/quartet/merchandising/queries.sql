@@ -41,7 +41,8 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- and not looked up search by search, which took twice as long; nothing is opened before it was searched for, but
 -- clocks may differ by some of a day.
 WITH opens AS (
-    SELECT DISTINCT search_id FROM search_opens WHERE at >= $1::timestamptz - interval '1 day'
+    SELECT DISTINCT search_id FROM search_opens 
+    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
 ), asked AS (
     SELECT query, count(*) AS searches, count(*) FILTER (WHERE found = 0) AS without_results, count(search_id) AS opened
     FROM searches LEFT JOIN opens ON search_id = id WHERE at >= $1 AND at < $2 GROUP BY query

@@ -56,7 +56,9 @@ UPDATE mails SET state = 'dropped', done_at = now() WHERE id = $1 AND state = 'd
 
 -- name: sweep
 -- Long enough that no event of then can come once more.
-DELETE FROM mails WHERE state IN ('sent', 'dropped') AND done_at < $1::timestamptz - interval '90 days';
+DELETE FROM mails
+WHERE id IN (SELECT id FROM mails
+             WHERE state IN ('sent', 'dropped') AND done_at < $1::timestamptz - interval '90 days' LIMIT 5000);
 
 -- name: waiting
 SELECT count(*) AS waiting, min(created_at) AS oldest FROM mails WHERE state = 'waiting';

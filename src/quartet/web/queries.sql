@@ -12,7 +12,8 @@ SELECT finish_request($1, $2, $3, $4, $5);
 DELETE FROM idempotency_keys WHERE owner = $1 AND key = $2 AND status IS NULL;
 
 -- name: sweep
-DELETE FROM idempotency_keys WHERE created_at <= now() - interval '24 hours';
+DELETE FROM idempotency_keys
+WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_keys WHERE created_at <= now() - interval '24 hours' LIMIT 5000));
 
 -- name: record
 INSERT INTO audit_log (actor, action, subject_kind, subject_id, before, after, request_id)

@@ -8,6 +8,7 @@ the intent is looked for by our reference.
 
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -44,8 +45,10 @@ _EVENTS = {
         "succeeded", "payment_failed", "canceled", "processing", "requires_action", "amount_capturable_updated",
     )
 }  # fmt: skip
-# Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours.
-_UNITS = {"ISK": 100, "UGX": 100}
+# Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. Of three decimals the last has
+# to be 0 (https://docs.stripe.com/currencies).
+_UNITS = {"ISK": Fraction(100), "UGX": Fraction(100), "MGA": Fraction(1, 100)}
+_ENDS_IN_ZERO = {"BHD", "JOD", "KWD", "OMR", "TND"}
 
 
 class Stripe:
@@ -76,7 +79,7 @@ class Stripe:
                 await _call(
                     self._api.payment_intents.create_async(
                         {
-                            "amount": charge.amount_cents * _UNITS.get(charge.currency, 1),
+                            "amount": _theirs(charge.amount_cents, charge.currency),
                             "currency": charge.currency.lower(),
                             "payment_method": charge.method,
                             "automatic_payment_methods": {"enabled": True},
@@ -106,7 +109,7 @@ class Stripe:
                 self._api.refunds.create_async(
                     {
                         "payment_intent": refund.provider_ref,
-                        "amount": refund.amount_cents * _UNITS.get(refund.currency, 1),
+                        "amount": _theirs(refund.amount_cents, refund.currency),
                         "metadata": {"reference": refund.reference},
                     },
                     {"idempotency_key": refund.reference},
@@ -200,6 +203,18 @@ async def _call(call: Awaitable[Any]) -> Any:
         raise ProviderSilent(repr(error)) from error
 
 
+def _theirs(cents: int, currency: str) -> int:
+    """A sum in Stripe's units. Raises ProviderError for one that Stripe can't take."""
+    sum_ = cents * _UNITS.get(currency, Fraction(1))
+    if sum_.denominator != 1 or (currency in _ENDS_IN_ZERO and cents % 10):
+        raise ProviderError(f"Stripe takes no such sum of {currency}: round the prices")
+    return int(sum_)
+
+
+def _ours(amount: int, currency: str) -> int:
+    return int(amount / _UNITS.get(currency, Fraction(1)))
+
+
 def _outcome(intent: Any) -> Outcome:
     """KeyError, TypeError when it is no intent."""
     currency = intent["currency"].upper()
@@ -212,7 +227,7 @@ def _outcome(intent: Any) -> Outcome:
         storable(error.get("decline_code") or error.get("code") or "declined") if status == "failed" else None,
         (action.get("redirect_to_url") or {}).get("url") if status == "pending" else None,
         # What was taken: by hand, at Stripe, that may be less than what was held.
-        intent["amount_received" if status == "succeeded" else "amount"] // _UNITS.get(currency, 1),
+        _ours(intent["amount_received" if status == "succeeded" else "amount"], currency),
         currency,
     )
 
@@ -229,11 +244,9 @@ def _refund_outcome(refund: Any) -> Outcome:
 
 def _entry(kind: Any, found: Any, status: str, moved: int, charge_ref: str = "") -> Entry:
     currency = found["currency"].upper()
-    unit = _UNITS.get(currency, 1)
     made = datetime.fromtimestamp(found["created"], UTC)
-    return Entry(
-        kind, found["id"], _reference(found), status, found["amount"] // unit, moved // unit, currency, made, charge_ref
-    )
+    whole, part = _ours(found["amount"], currency), _ours(moved, currency)
+    return Entry(kind, found["id"], _reference(found), status, whole, part, currency, made, charge_ref)
 
 
 def _reference(found: Any) -> str:
