@@ -153,6 +153,27 @@ async def test_cancellations_are_refunds_where_a_sale_matches_and_credits_where_
     assert not await ledger_differs(shop)
 
 
+async def test_pieces_that_were_taken_back_are_sold_no_more(shop: Shop, tmp_path: Path) -> None:
+    """Also where a SKU stands on two lines of an order, and cancellations on several days take back of both."""
+    file = written(
+        tmp_path,
+        line("536365", HEART, 6, "2.55"),
+        line("536365", HEART, 5, "2.55"),
+        line("536365", TINS, 2, "4.95"),
+        line("C536379", HEART, -5, "2.55", at="2010-12-02 10:00:00"),
+        line("C536380", HEART, -3, "2.55", at="2010-12-03 10:00:00"),
+    )
+    report = await retail.import_retail(shop, file)
+    assert report.refunds.lines == 2
+    async with shop.stores.pg.read() as read:
+        rows = await read.fetch("SELECT sku, quantity - refunded_qty AS kept FROM order_items")
+    kept: dict[str, int] = {}
+    for row in rows:
+        kept[row["sku"]] = kept.get(row["sku"], 0) + row["kept"]
+    assert kept == {HEART[0]: 3, TINS[0]: 2}
+    assert (await audit.check(shop)).violations == ()
+
+
 async def test_months_can_come_in_any_order_and_what_is_booked_stays(shop: Shop, tmp_path: Path) -> None:
     file = written(
         tmp_path,

@@ -37,6 +37,19 @@ SET refunded_cents = refunded_cents + back.cents, updated_at = greatest(updated_
 FROM (SELECT order_id, sum(amount_cents) AS cents, max(at) AS at FROM refunds WHERE id = ANY ($1::uuid[]) GROUP BY 1) AS back
 WHERE orders.id = back.order_id;
 
+-- name: take_pieces
+-- The same of pieces, which are sold no more: of several lines of one SKU the first give first.
+WITH back AS (
+    SELECT r.order_id, part.sku, sum(part.quantity) AS qty FROM refunds r JOIN refund_items part ON part.refund_id = r.id
+    WHERE r.id = ANY ($1::uuid[]) GROUP BY 1, 2
+), line AS (
+    SELECT i.id, i.quantity - i.refunded_qty AS left, back.qty,
+           sum(i.quantity - i.refunded_qty) OVER (PARTITION BY order_id, sku ORDER BY i.id) AS upto
+    FROM order_items i JOIN back USING (order_id, sku)
+)
+UPDATE order_items SET refunded_qty = refunded_qty + least(line.left, line.qty - (line.upto - line.left))
+FROM line WHERE order_items.id = line.id AND line.qty > line.upto - line.left AND line.left > 0;
+
 -- name: pay_back
 -- The imported payments of orders that were taken back say so: in part, or all of it.
 UPDATE payments

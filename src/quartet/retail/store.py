@@ -45,7 +45,7 @@ _COLUMNS = {
         "created_at", "updated_at",
     ),
     "refunds": ("id", "order_id", "at", "amount_cents", "currency", "reason", "by", "source_ref"),
-    "refund_items": ("refund_id", "sku", "amount_cents"),
+    "refund_items": ("refund_id", "sku", "amount_cents", "quantity"),
     "payment_refunds": (
         "id", "payment_id", "amount_cents", "status", "reason", "provider_ref", "processed_at", "created_at",
         "updated_at",
@@ -136,7 +136,7 @@ class Books:
         reason = f"invoice {line.invoice}"
         self._refund_ids.append(refund_id)
         self._rows["refunds"].append((refund_id, order_id, at, cents, CURRENCY, reason, _BY, ref))
-        self._rows["refund_items"].append((refund_id, line.sku, cents))
+        self._rows["refund_items"].append((refund_id, line.sku, cents, -line.quantity))
         self._rows["payment_refunds"].append(
             (refund_id, _payment_id(order_id), cents, "succeeded", "asked", ref, at, at, at)
         )
@@ -152,7 +152,7 @@ class Books:
     async def close(self) -> None:
         """Sends what is left and puts the refunds on their orders and payments. The caller commits."""
         await self._send()
-        for query in (q.take_refunds, q.pay_back, q.finish_refunded):
+        for query in (q.take_refunds, q.take_pieces, q.pay_back, q.finish_refunded):
             await self._tx.execute(query, self._refund_ids)
         await self._tx.execute(q.keep_months, self._source, self.fresh, self._turn)
         if self.fresh:
