@@ -129,8 +129,9 @@ async def _ready(process: asyncio.subprocess.Process, port: int, data: Path) -> 
                 raise RuntimeError(f"`quartet up` ended with {process.returncode}")
             with suppress(OSError, RuntimeError, FileNotFoundError, asyncio.IncompleteReadError):
                 await Client(f"http://127.0.0.1:{port}").request("GET", "/health/ready")
-                logins: dict[str, str] = json.loads((data / "demo-logins.json").read_text())
                 (data / "up.json").stat()  # what it settled, written last
+                kept = data / "demo-logins.json"  # an empty shop has none
+                logins: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
                 return logins
             await asyncio.sleep(0.2)
 
