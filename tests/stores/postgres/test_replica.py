@@ -112,10 +112,11 @@ class Till:
         found, _ = await self.shop.stores.report(lambda read: read.fetchval("SELECT pg_is_in_recovery()"))
         return bool(found)
 
-    async def until_at_replica(self) -> None:
-        """Waits until the replica is asked."""
+    async def until_at_replica(self, units: int = 0) -> None:
+        """Waits until the replica is asked, and has heard of so many sold itself."""
+        asked = "SELECT pg_is_in_recovery() AND (SELECT count(*) FROM orders WHERE status = 'confirmed') >= $1"
         async with asyncio.timeout(PATIENCE):
-            while not await self.is_replica():  # noqa: ASYNC110 — in another process
+            while not (await self.shop.stores.report(lambda read: read.fetchval(asked, units)))[0]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
@@ -125,8 +126,7 @@ async def till(shop: Shop, sign_in: SignIn) -> Till:
     async with shop.stores.pg.tx() as tx:
         await inventory.put(tx, "MUG", "A mug", 500, stock=100, currency="GBP", actor="test")
     await till.sell()
-    await till.until(1)
-    await till.until_at_replica()  # which may have to hear of this shop first
+    await till.until_at_replica(1)  # which may have to hear of this shop first: until then the primary tells
     return till
 
 
