@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from quartet import accounts, cart, hooks, leaderboard, merchandising, notify, privacy
+from quartet import cart, hooks, leaderboard, merchandising, notify, privacy
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Tx
 from quartet.web.dependencies import Shop
@@ -38,10 +38,6 @@ async def _count_points(shop: Shop, event: Event) -> None:
     at, claimed = datetime.fromisoformat(since), told.get("claimed_at")
     if claimed is not None and datetime.fromisoformat(claimed) >= at:
         return
-    if event.topic != "order.confirmed":  # it may be long ago, and whose it was forgotten since
-        async with shop.stores.pg.read() as read:
-            if not await accounts.exists(read, UUID(told["user_id"])):
-                return
     left = 0 if event.topic == "order.cancelled" else told["total_cents"] - told.get("refunded_cents", 0)
     await leaderboard.settle_order(
         shop, told["order_id"], UUID(told["user_id"]), left_cents=left, currency=told["currency"], confirmed_at=at

@@ -77,9 +77,10 @@ BEGIN
 END $$;
 
 -- Tells the worker; p_topic is order.confirmed, order.cancelled or order.refunded, p_more what belongs to it alone
--- (docs/events.md). An order's mails go to its user, else to the guest's own address. Planned once a connection: left to
--- itself PostgreSQL plans anew at each call, since one order seems cheaper than the ten that it takes an unknown array for,
--- and planning costs more than all the rest.
+-- (docs/events.md). An order's mails go to its user, else to the guest's own address; who was forgotten since is nobody,
+-- lest a late refund put them back on a board. Planned once a connection: left to itself PostgreSQL plans anew at each
+-- call, since one order seems cheaper than the ten that it takes an unknown array for, and planning costs more than all
+-- the rest.
 DROP FUNCTION IF EXISTS tell_order(TEXT, UUID);
 DROP FUNCTION IF EXISTS tell_order(TEXT, UUID, JSONB);
 CREATE OR REPLACE FUNCTION tell_orders(p_topic TEXT, p_order_ids UUID[], p_more JSONB DEFAULT '{}') RETURNS void
@@ -87,7 +88,9 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     INSERT INTO outbox (topic, key, payload)
     SELECT p_topic, id::text, jsonb_build_object(
-        'order_id', id, 'user_id', user_id, 'email', email, 'guest_cart', guest_cart, 'currency', currency,
+        'order_id', id, 'email', email,
+        'user_id', (SELECT u.id FROM users u WHERE u.id = orders.user_id AND u.erased_at IS NULL),
+        'guest_cart', guest_cart, 'currency', currency,
         'total_cents', total_cents, 'captured_cents', captured_cents, 'refunded_cents', refunded_cents,
         'confirmed_at', step.confirmed_at, 'claimed_at', step.claimed_at,
         'items', (SELECT jsonb_agg(jsonb_build_object('sku', sku, 'qty', quantity) ORDER BY sku, order_items.id)
