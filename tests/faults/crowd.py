@@ -258,7 +258,10 @@ class Crowd:
         tomorrow = FixedClock(datetime.now(UTC) + timedelta(seconds=self.shop.settings.order_hold_seconds - 60))
         await recover_until_quiet(replace(self.shop, clock=tomorrow))
         for who, path, body, key in self.memory.open:
-            answer = await self._once(who, path, body, key)
+            for _ in range(50):  # a process may not know yet that PostgreSQL is back
+                if (answer := await self._once(who, path, body, key)) is not None:
+                    break
+                await asyncio.sleep(0.1)
             if answer is None:
                 self.memory.faults.append(f"{path} under {key} has no answer after recovery")
             else:
