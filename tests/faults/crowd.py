@@ -268,7 +268,8 @@ class Crowd:
                 self.memory.said.append(Said(who, path, body, key, answer.status_code, answer.content))
         self.memory.open.clear()
         tomorrow.advance(120)
-        await recover_until_quiet(replace(self.shop, clock=tomorrow))
+        # Long enough for what a provider has not answered often, which is asked once an hour at least.
+        await recover_until_quiet(replace(self.shop, clock=tomorrow), rests=7)
         await sync.catch_up(self.shop)
 
     async def verify(self) -> list[str]:
@@ -375,7 +376,7 @@ async def postgres_answers(shop: Shop) -> None:
             await asyncio.sleep(0.05)
 
 
-async def recover_until_quiet(shop: Shop) -> None:
+async def recover_until_quiet(shop: Shop, rests: int = 3) -> None:
     """Each sweep a moment after the other, by the shop's own clock; the longer nothing was to do the later the next,
     since what a provider did not answer is asked again later each time."""
     await postgres_answers(shop)
@@ -383,7 +384,7 @@ async def recover_until_quiet(shop: Shop) -> None:
     quiet = 0
     for _ in range(200):
         quiet = 0 if await checkout.recover(shop, providers) else quiet + 1
-        if quiet == 3:
+        if quiet == rests:
             return
         shop.clock.advance(4**quiet)  # type: ignore[attr-defined]
     raise AssertionError("recovery does not come to an end")
