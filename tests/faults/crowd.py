@@ -268,8 +268,8 @@ class Crowd:
                 self.memory.said.append(Said(who, path, body, key, answer.status_code, answer.content))
         self.memory.open.clear()
         tomorrow.advance(120)
-        # Long enough for what a provider has not answered often, which is asked once an hour at least.
-        await recover_until_quiet(replace(self.shop, clock=tomorrow), rests=7)
+        # Long enough for what a provider has not answered some times, and too short for holds, asked after once an hour.
+        await recover_until_quiet(replace(self.shop, clock=tomorrow), rests=5)
         await sync.catch_up(self.shop)
 
     async def verify(self) -> list[str]:
