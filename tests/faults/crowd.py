@@ -268,7 +268,7 @@ class Crowd:
                 self.memory.said.append(Said(who, path, body, key, answer.status_code, answer.content))
         self.memory.open.clear()
         tomorrow.advance(120)
-        # Long enough for what a provider has not answered some times, and too short for holds, asked after once an hour.
+        # Long enough for what a provider has not answered some times, too short for holds, asked after once an hour.
         await recover_until_quiet(replace(self.shop, clock=tomorrow), rests=5)
         await sync.catch_up(self.shop)
 
