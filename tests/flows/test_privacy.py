@@ -1,6 +1,7 @@
 """Who goes is forgotten in every store, wherever the process dies meanwhile; and may take along what is held."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from conftest import SignIn
 from quartet import accounts, orders, sync
 from quartet.kernel.clock import FixedClock
-from quartet.stores.mongo import Mongo
+from quartet.stores.mongo import Collection, Mongo
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
 
@@ -272,6 +273,49 @@ async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody
     ):
         refused = await admin.post(path, json=body)
         assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
+
+
+class _LateReviews(Collection):
+    """Reviews that are written once something else has happened."""
+
+    def __init__(self, there: Collection, before: Callable[[], Awaitable[None]]) -> None:
+        self.__dict__ = there.__dict__
+        self._before = before
+
+    async def insert_one(self, document: dict[str, Any]) -> None:
+        await self._before()
+        await super().insert_one(document)
+
+
+class _LateMongo(Mongo):
+    def __init__(self, there: Mongo, before: Callable[[], Awaitable[None]]) -> None:
+        self.__dict__ = dict(there.__dict__)
+        self._before = before
+
+    def collection(self, name: str) -> Collection:
+        there = super().collection(name)
+        return _LateReviews(there, self._before) if name == "reviews" else there
+
+
+async def test_a_review_that_is_just_being_written_is_unsigned_too(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    jar = {"sku": "JAR", "name": "Jar", "category": "things", "priceCents": 500, "attrs": {}}
+    await _made(staff.post("/products", json=jar))
+    await _made(staff.post("/inventory/JAR/movements", json={"delta": 9, "reason": "received"}))
+    _, headers = await _live(client, shop, staff)
+    await _pay(client, await _order(client, "jar", headers, items=[{"sku": "JAR", "qty": 1}]), headers)
+
+    async def erased() -> None:
+        app.state.shop = shop
+        assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+        await sync.catch_up(shop)
+
+    app.state.shop = replace(shop, stores=replace(shop.stores, mongo=_LateMongo(shop.stores.mongo, erased)))
+    review = {"rating": 4, "title": "Jar", "body": "A jar."}
+    written = await _made(client.post("/products/JAR/reviews", json=review, headers=headers))
+    (kept,) = (await client.get("/products/JAR/reviews")).json()["items"]
+    assert (kept["author"], kept["rating"], written["author"]) == (None, 4, None)
 
 
 @pytest.mark.parametrize("step", STEPS)

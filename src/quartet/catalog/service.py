@@ -333,6 +333,10 @@ async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, 
     }
     fresh = await store.insert_review(shop.stores.mongo, review)
     await follow_reviews(shop, product["_id"])  # also mends what a crash between the two left undone
+    async with shop.stores.pg.read() as read:
+        if author and not await accounts.names(read, [user_id]):  # forgotten meanwhile, perhaps before it was there
+            await store.forget_author(shop.stores.mongo, user_id)
+            review["author"] = None
     if not fresh:
         raise AlreadyReviewed()
     return review
