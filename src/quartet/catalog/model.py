@@ -296,7 +296,7 @@ def card(product: Document, sku: str) -> Card:
     return Card(variant_name(product["name"], attrs), product["slug"], primary_image(product))
 
 
-def primary_image(product: Document) -> str | None:
+def primary_image(product: Mapping[str, Any]) -> str | None:
     """The address of the picture to show where there is room for one."""
     images = product["images"]
     return next((i["url"] for i in images if i["isPrimary"]), images[0]["url"] if images else None)

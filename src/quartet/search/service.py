@@ -15,9 +15,10 @@ import structlog
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
+from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
-from quartet.search.model import Found, Said, Shelves, View, Wanted, document
+from quartet.search.model import Found, Shelves, View, Wanted, document
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
@@ -28,7 +29,6 @@ log = structlog.get_logger("quartet.search")
 DEEPEST_LISTED = 1000
 _SORTS = {"relevance": "-rating", "-rating": "-rating", "price": "price", "-price": "-price", "-newest": "newest"}
 _ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
-NOTHING_SAID = Said()
 # Of one client's searches that wait for the engine; past it 429. As many as clients commonly keep connections, so that
 # who is within the limit of searches a minute is not refused for asking them together; waiting keeps nobody else.
 MOST_WAITING = 100
@@ -104,7 +104,7 @@ async def answer(
     typed: str,
     client: str,
     cursor: str | None = None,
-    said: Said = NOTHING_SAID,
+    said: Ruling,
 ) -> Ready:
     """The ready answer to a search, its bytes made by `write` of what was found and of the next page's cursor. `typed`:
     its address as it came; `client`: whose turn it takes. Raises Invalid, StoreUnavailable, TooManyRequests."""

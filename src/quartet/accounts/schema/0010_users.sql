@@ -30,8 +30,3 @@ CREATE TABLE password_resets (
     expires_at TIMESTAMPTZ NOT NULL
 );
 CREATE INDEX password_resets_of_user ON password_resets (user_id);
-
--- migrate:down
-DROP TABLE password_resets;
-DROP TABLE sessions;
-DROP TABLE users;

@@ -28,14 +28,3 @@ FROM password_resets JOIN users ON users.id = user_id
 ORDER BY user_id, expires_at DESC;
 DROP TABLE password_resets;
 CREATE INDEX mailed_links_age ON mailed_links (expires_at);
-
--- migrate:down
-CREATE TABLE password_resets (
-    token_hash BYTEA PRIMARY KEY,
-    user_id    UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    expires_at TIMESTAMPTZ NOT NULL
-);
-CREATE INDEX password_resets_of_user ON password_resets (user_id);
-DROP TABLE mailed_links;
-ALTER TABLE users DROP COLUMN pending_email, DROP COLUMN email_verified_at;
-ALTER TABLE sessions DROP COLUMN last_used_at, DROP COLUMN network, DROP COLUMN user_agent;

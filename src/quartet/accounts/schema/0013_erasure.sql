@@ -8,6 +8,3 @@ ALTER TABLE users
         erased_at IS NULL
         OR (email = 'erased-' || id || '@erased.invalid' AND roles = '{}'
             AND num_nonnulls(password_hash, display_name, pending_email, email_verified_at) = 0));
-
--- migrate:down
-ALTER TABLE users DROP CONSTRAINT users_erased, DROP COLUMN erased_at;

@@ -7,9 +7,3 @@ CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;
 -- Ended ones too: who is forgotten leaves no trace of any.
 CREATE INDEX sessions_of_person ON sessions (user_id);
 DROP INDEX sessions_of_user;
-
--- migrate:down
-CREATE INDEX sessions_of_user ON sessions (user_id) WHERE ended_at IS NULL;
-DROP INDEX sessions_of_person;
-DROP INDEX sessions_ended;
-ALTER TABLE users DROP COLUMN roles_changed_at;

@@ -47,7 +47,3 @@ CREATE INDEX webhook_deliveries_key ON webhook_deliveries (endpoint_id, key, id)
 CREATE INDEX webhook_deliveries_end ON webhook_deliveries (give_up_at) WHERE state = 'pending';
 CREATE INDEX webhook_deliveries_age ON webhook_deliveries (done_at) WHERE state <> 'pending';
 CREATE INDEX webhook_deliveries_newest ON webhook_deliveries (endpoint_id, id);
-
--- migrate:down
-DROP TABLE webhook_deliveries;
-DROP TABLE webhook_endpoints;

@@ -5,7 +5,3 @@ CREATE INDEX webhook_deliveries_of_guests ON webhook_deliveries (key) WHERE payl
 -- How many of an endpoint's are on their way, which each claim counts, however many wait.
 CREATE INDEX webhook_deliveries_leased ON webhook_deliveries (endpoint_id, leased_until)
     WHERE state = 'pending' AND leased_until IS NOT NULL;
-
--- migrate:down
-DROP INDEX webhook_deliveries_leased;
-DROP INDEX webhook_deliveries_of_guests;

@@ -19,6 +19,3 @@ CREATE TABLE mails (
 CREATE INDEX mails_due ON mails (not_before) WHERE state = 'waiting';
 CREATE INDEX mails_of_user ON mails (user_id, kind, created_at);
 CREATE INDEX mails_age ON mails (done_at) WHERE state IN ('sent', 'dropped');
-
--- migrate:down
-DROP TABLE mails;

@@ -72,10 +72,3 @@ CREATE INDEX orders_due ON orders(expires_at) WHERE status = 'pending';
 CREATE INDEX order_history_order ON order_history(order_id);
 CREATE INDEX refunds_order ON refunds(order_id);
 CREATE INDEX refunds_at ON refunds(at);
-
--- migrate:down
-DROP TABLE refund_items;
-DROP TABLE refunds;
-DROP TABLE order_history;
-DROP TABLE order_items;
-DROP TABLE orders;

@@ -21,8 +21,3 @@ BEGIN
 END $$;
 CREATE TRIGGER orders_transition BEFORE UPDATE OF status ON orders
     FOR EACH ROW EXECUTE FUNCTION check_order_transition();
-
--- migrate:down
-DROP TRIGGER orders_transition ON orders;
-DROP FUNCTION check_order_transition;
-DROP TABLE order_transitions;

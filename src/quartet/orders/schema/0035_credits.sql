@@ -16,6 +16,3 @@ CREATE TABLE credits (
 );
 CREATE INDEX credits_at ON credits (at);
 CREATE INDEX credits_user ON credits (user_id, at DESC);
-
--- migrate:down
-DROP TABLE credits;

@@ -10,12 +10,3 @@ ALTER TABLE orders
     ADD CONSTRAINT orders_belong CHECK (num_nonnulls(user_id, email, erased_at) = 1);
 -- For whoever proves an address, and for staff who look for one.
 CREATE INDEX orders_email ON orders(email, created_at DESC) WHERE email IS NOT NULL;
-
--- migrate:down
-DROP INDEX orders_email;
-ALTER TABLE orders
-    DROP CONSTRAINT orders_belong,
-    DROP COLUMN guest_cart,
-    DROP COLUMN erased_at,
-    DROP COLUMN email,
-    ALTER COLUMN user_id SET NOT NULL;

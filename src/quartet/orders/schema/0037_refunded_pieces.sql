@@ -17,7 +17,3 @@ WHERE (order_id, sku) IN (SELECT order_id, sku FROM inventory_movements WHERE re
 ALTER TABLE refund_items
     ADD COLUMN quantity INT NOT NULL DEFAULT 0 CHECK (quantity >= 0),
     ADD COLUMN restocked INT NOT NULL DEFAULT 0 CHECK (restocked >= 0);
-
--- migrate:down
-ALTER TABLE refund_items DROP COLUMN restocked, DROP COLUMN quantity;
-ALTER TABLE order_items DROP COLUMN restocked_qty, DROP COLUMN settled_qty, DROP COLUMN refunded_qty;

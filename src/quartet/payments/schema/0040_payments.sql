@@ -59,8 +59,3 @@ CREATE TABLE webhook_events (
     received_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (provider, event_id)
 );
-
--- migrate:down
-DROP TABLE webhook_events;
-DROP TABLE payment_refunds;
-DROP TABLE payments;

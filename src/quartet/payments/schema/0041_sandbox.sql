@@ -43,6 +43,3 @@ BEGIN
     END IF;
     RETURN v_id;
 END $$;
-
--- migrate:down
-DROP SCHEMA sandbox CASCADE;

@@ -16,15 +16,3 @@ CREATE INDEX payments_to_ask ON payments(ask_at) WHERE status IN ('pending', 'au
 -- Reconciliation goes through a day's payments and refunds in their order.
 CREATE INDEX payments_newest ON payments(created_at, id);
 CREATE INDEX payment_refunds_newest ON payment_refunds(created_at, id);
-
--- migrate:down
-DROP INDEX payment_refunds_newest;
-DROP INDEX payments_newest;
-DROP INDEX payments_to_ask;
-CREATE INDEX payments_to_ask ON payments(ask_at) WHERE status = 'pending';
-DROP INDEX payments_one_open;
-CREATE UNIQUE INDEX payments_one_open ON payments(order_id) WHERE status IN ('pending', 'succeeded');
-ALTER TABLE payments DROP COLUMN redirect_url, DROP COLUMN due, DROP CONSTRAINT payments_status;
-UPDATE payments SET status = 'failed' WHERE status IN ('authorized', 'voided');
-ALTER TABLE payments
-    ADD CONSTRAINT payments_status_check CHECK (status IN ('pending', 'succeeded', 'failed', 'refunded'));

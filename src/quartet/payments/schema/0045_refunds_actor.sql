@@ -4,7 +4,3 @@
 ALTER TABLE payment_refunds RENAME COLUMN by_user TO actor;
 ALTER TABLE payment_refunds ALTER COLUMN actor TYPE TEXT;
 UPDATE payment_refunds SET actor = 'key:' || actor WHERE actor IN (SELECT id::text FROM api_keys);
-
--- migrate:down
-ALTER TABLE payment_refunds ALTER COLUMN actor TYPE UUID USING nullif(replace(actor, 'key:', ''), 'guest')::uuid;
-ALTER TABLE payment_refunds RENAME COLUMN actor TO by_user;

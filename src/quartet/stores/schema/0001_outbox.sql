@@ -23,7 +23,3 @@ CREATE TABLE dead_letters (
     reason     TEXT NOT NULL,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
-
--- migrate:down
-DROP TABLE dead_letters;
-DROP TABLE outbox;

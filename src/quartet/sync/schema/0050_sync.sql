@@ -33,10 +33,3 @@ CREATE UNIQUE INDEX dead_letters_once ON dead_letters (pipeline, key);
 
 -- Events that were tried and wait; new ones are not in it, so it costs nothing where orders are placed.
 CREATE INDEX outbox_waiting ON outbox (key, id) WHERE attempts > 0;
-
--- migrate:down
-DROP INDEX outbox_waiting;
-DROP INDEX dead_letters_once;
-DROP TABLE sync_rebuilds;
-DROP TABLE sync_positions;
-DROP SEQUENCE sync_version;

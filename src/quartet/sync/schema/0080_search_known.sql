@@ -10,6 +10,3 @@ CREATE TABLE search_known (
     home       BIGINT NOT NULL,
     sure       BOOLEAN NOT NULL DEFAULT false
 ) WITH (fillfactor = 70);
-
--- migrate:down
-DROP TABLE search_known;

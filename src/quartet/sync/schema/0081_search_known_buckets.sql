@@ -11,7 +11,3 @@ ALTER TABLE search_known
     ADD COLUMN fingerprint BIGINT NOT NULL,
     ADD COLUMN levels      JSONB NOT NULL;
 CREATE INDEX search_known_bucket ON search_known (bucket);
-
--- migrate:down
-DROP INDEX search_known_bucket;
-ALTER TABLE search_known DROP COLUMN bucket, DROP COLUMN seen, DROP COLUMN fingerprint, DROP COLUMN levels;

@@ -9,7 +9,3 @@ ALTER TABLE sync_rebuilds
     ADD COLUMN upto       INT NOT NULL DEFAULT 0,
     ADD COLUMN rate       REAL NOT NULL DEFAULT 0,
     ADD COLUMN without    TEXT[] NOT NULL DEFAULT '{}';
-
--- migrate:down
-ALTER TABLE sync_rebuilds DROP COLUMN kind, DROP COLUMN index_name, DROP COLUMN upto, DROP COLUMN rate,
-    DROP COLUMN without;
