@@ -71,8 +71,9 @@ def test_a_text_is_kept_with_its_measures_behind_it() -> None:
     assert kept('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
     assert kept("32gb") == "32gb"
     assert list(of_attrs({"ram_gb": 32, "screen_inch": 14.5, "color": "Black", "touch": True, "x": None})) == [
-        "32gb", "14.5inch", "black"
+        "32gb", "14.5inch", "14inch", "black"
     ]  # fmt: skip
+    assert kept('15.6" and 1.5 l') == '15.6" and 1.5 l 15.6inch 15inch 1.5l'
     assert list(of_sku("LAPTOP-001")) == ["laptop", "001", "laptop001"]
     assert list(of_sku("85123A")) == ["85123", "a", "85123a"]
 
@@ -109,6 +110,7 @@ def test_what_was_asked_for_is_marked() -> None:
     assert Marker("box candle", loosely=False).whole("Boxes of Candles") == "<em>Boxes</em> of <em>Candles</em>"
     assert Marker("creme", loosely=False).whole("Die Crème") == "Die <em>Crème</em>"
     assert Marker("14inch", loosely=False).whole("A 14-inch screen") == "A <em>14-inch</em> screen"
+    assert Marker("15inch", loosely=False).whole('A 15.6" screen') == "A <em>15.6&quot;</em> screen"
     assert Marker("thinkpda", loosely=False).whole("ThinkPad") is None
     assert Marker("thinkpda", loosely=True).whole("ThinkPad") == "<em>ThinkPad</em>"
     long = Marker("needle", loosely=False).part("hay " * 100 + "needle " + "hay " * 100)

@@ -42,6 +42,8 @@ WEIGHED = ("name", "exact", "brand", "more", "description")
 # All that an engine may open of the dictionary for one misspelt or begun word.
 MOST_SPELLINGS = 30
 MOST_CLAUSES = 800
+# Of several words, how many have to be there.
+MOST = {"minimum_should_match": "2<75%"}
 # Letters that may be wrong in a word of so many.
 FUZZINESS = "AUTO:3,8"
 # Of a text and the other words for it, together.
@@ -171,11 +173,18 @@ def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterato
         yield {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
         return
     if tier is Tier.LOOSE:
-        yield {"match": {"all": {"query": text, **loosely, "minimum_should_match": "2<75%"}}}
+        yield {"bool": {"should": list(_each(text, loosely, "all")), **MOST}}
     else:
         # The last that is tried: stems, which are shorter, are like more words.
-        yield {"multi_match": {"query": text, "fields": reading.everywhere, **loosely, "fuzziness": "AUTO"}}
+        yield from _each(text, {**loosely, "fuzziness": "AUTO"}, *reading.everywhere)
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
+
+
+def _each(text: str, loosely: Json, *fields: str) -> Iterator[Json]:
+    """Each word by itself, those that may be misspelt loosely."""
+    for word in words.apart(text):
+        how = loosely if words.allowed(word) else {}
+        yield {"multi_match": {"query": word, "fields": fields, **MOST, **how}}
 
 
 def _like_a_sku(text: str) -> Iterator[Json]:
@@ -188,8 +197,8 @@ def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
     if tier is Tier.EXACT:
         fields = reading.weighed("name", "exact", "brand", "more", "description")
         return {"multi_match": {"query": text, "type": "most_fields", "fields": fields}}
-    name = {"words.name.plain": {"query": text, **loosely, "boost": reading.weights["name"]}}
-    return {"match": name}
+    name = f"words.name.plain^{reading.weights['name']:g}"
+    return {"bool": {"should": list(_each(text, loosely, name))}}
 
 
 def _loosely(number: int, reading: Reading) -> Json:

@@ -20,6 +20,8 @@ _WORD = re.compile(r"\w+")
 # Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
 _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
+# Between these every engine's analyzer parts words; whether a dot or an apostrophe does, it decides.
+_BREAK = re.compile(r"[\s\"()-]+")
 LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
 # Letters that are letters of their own and not others with marks on them.
@@ -81,12 +83,19 @@ def measure(whole: str, part: str | None, unit: str) -> str:
     return f"{whole}.{part}{unit}" if part else f"{whole}{unit}"
 
 
+def measures_of(whole: str, part: str | None, unit: str) -> Iterator[str]:
+    """All that a measure is asked for as: who looks for 15 inches means 15.6 as well."""
+    yield (exact := measure(whole, part, unit))
+    if unit == "inch" and "." in exact:
+        yield measure(whole, None, unit)
+
+
 def kept(text: str) -> str:
     """As the index keeps a text: as it is written, without accents, and its measures as one word each behind it."""
     folded = fold(text)
     if not _has_digit(folded):  # most texts: looking for measures costs more than all else that is done to a product
         return folded
-    measures = [measure(found[1], found[2], _UNIT[found[3]]) for found in _MEASURE.finditer(folded)]
+    measures = [one for found in _MEASURE.finditer(folded) for one in measures_of(found[1], found[2], _UNIT[found[3]])]
     if not measures:
         return folded
     words = set(folded.split())
@@ -140,6 +149,11 @@ def count(text: str) -> int:
     return len(_PART.findall(text))
 
 
+def apart(text: str) -> list[str]:
+    """Each word by itself, a measure whole; one that is empty where there is none."""
+    return _BREAK.split(_BREAK.sub(" ", text).strip())
+
+
 def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
     """Words of attributes: texts as they are, numbers whose name ends in a unit with it (`ram_gb: 32` is `32gb`)."""
     for name, held in attrs.items():
@@ -149,7 +163,7 @@ def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
                 yield kept_word(value)
             elif unit and isinstance(value, (int, float)) and not isinstance(value, bool):
                 whole, _, part = f"{value:.3f}".partition(".")
-                yield measure(whole, part, unit)
+                yield from measures_of(whole, part, unit)
 
 
 _BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")
@@ -194,8 +208,8 @@ def _seen_to_differ(one: str, other: str, most: int) -> bool:
 
 
 def allowed(word: str) -> int:
-    """How many letters of a word may be wrong."""
-    return 0 if len(word) < 3 or word.isdigit() else 1 if len(word) < 8 else 2
+    """How many letters of a word may be wrong: none of a number and its unit, which is another number then."""
+    return 0 if len(word) < 3 or word[0].isdigit() else 1 if len(word) < 8 else 2
 
 
 def distance(one: str, other: str, most: int) -> int:
@@ -272,7 +286,7 @@ class Marker:
         """Measures may be two words, and have their own spelling. In the order of the text."""
         folded = fold(text)
         found = _MEASURE.finditer(folded) if len(folded) == len(text) else iter(())
-        measures = [m.span() for m in found if measure(m[1], m[2], _UNIT[m[3]]) in self._measures]
+        measures = [m.span() for m in found if not self._measures.isdisjoint(measures_of(m[1], m[2], _UNIT[m[3]]))]
         words = (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
         yield from merge(measures, ((a, b) for a, b in words if not any(c <= a < d for c, d in measures)))
 

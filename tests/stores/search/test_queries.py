@@ -105,6 +105,24 @@ async def test_numbers_are_understood_with_their_units(ask: Asker) -> None:
     assert await ask.skus(q="16 inch") == ["LAPTOP-002"]
 
 
+async def test_a_number_with_its_unit_is_never_taken_for_another_one(ask: Asker) -> None:
+    for q in ("31gb", "15 inch", "1.1 kg", "65w"):
+        found = await ask.found(q=q)
+        assert (found.hits, found.did_you_mean) == ([], []), q
+    assert await ask.skus(q="32gb laptpo") == ["LAPTOP-001"]  # what is beside it may be misspelt all the same
+    assert (await ask.found(q="31gb laptop")).tier is Tier.ANY
+
+
+async def test_whole_inches_find_the_fraction_too(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    more = {"p1": product("P1", "Rig", attrs={"screen_inch": 15.6}), "p2": product("P2", "Sleeve for 15.6\" rigs")}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    for q in ("15 inch", '15.6"'):
+        assert set(await ask.skus(q=q)) == {"P1", "P2"}, q
+    assert await ask.skus(q="15.4 inch") == []
+    assert (await ask.found(q='rigs 15"')).tier is Tier.EXACT
+
+
 async def test_accents_count_for_nothing(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     more = {"p1": product("P1", "Crème Brûlée Schälchen", brand="Müßig")}
     await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
