@@ -40,7 +40,7 @@ def fold(text: str) -> str:
 # --- Numbers with units ---------------------------------------------------------------------------------------------
 
 _SPELLINGS = {
-    "inch": "inch|inches|zoll|\"|''|″|”",
+    "inch": "inch|inches|zoll|\"|''|′′|”",  # folding makes two signs of ″
     "gb": "gb|gigabytes?",
     "tb": "tb|terabytes?",
     "mb": "mb|megabytes?",
@@ -57,10 +57,14 @@ _SPELLINGS = {
     "w": "w|watts?",
 }
 _UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
+# What is a word as well, and a unit only right behind its number: `27in` and not `2 in 1`.
+_CLOSE = {"in": "inch"}
+_UNIT |= _CLOSE
 _UNIT |= {spelling.removesuffix("s"): unit for spelling, unit in _UNIT.items() if len(spelling) > 3}
 # It looks behind past the first digit: a pattern that begins with digits is found at the speed of looking for them.
 _MEASURE = re.compile(
-    rf"([0-9](?<![\w.,][0-9])[0-9]{{0,6}})(?:[.,]([0-9]{{1,3}}))?[ -]?({'|'.join(_SPELLINGS.values())})(?!\w)"
+    r"([0-9](?<![\w.,][0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
+    rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
 )
 
 _DIGITS = "0123456789"

@@ -114,7 +114,7 @@ async def test_a_number_with_its_unit_is_never_taken_for_another_one(ask: Asker)
 
 
 async def test_whole_inches_find_the_fraction_too(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
-    more = {"p1": product("P1", "Rig", attrs={"screen_inch": 15.6}), "p2": product("P2", "Sleeve for 15.6\" rigs")}
+    more = {"p1": product("P1", "Rig", attrs={"screen_inch": 15.6}), "p2": product("P2", 'Sleeve for 15.6" rigs')}
     await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
     await engine.refresh(shelf.search_alias)
     for q in ("15 inch", '15.6"'):
