@@ -76,8 +76,9 @@ def test_the_last_word_is_the_one_that_is_being_typed(typed: str, read: tuple[st
 def test_a_text_is_kept_with_its_measures_behind_it() -> None:
     assert kept('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
     assert kept("32gb") == "32gb"
-    assert list(of_attrs({"ram_gb": 32, "screen_inch": 14.5, "color": "Black", "touch": True, "x": None})) == [
-        "32gb", "14.5inch", "14inch", "black"
+    held = {"ram_gb": 32, "screen_inch": 14.5, "color": "Black", "touch": True, "noise_cancelling": True, "x": None}
+    assert list(of_attrs({**held, "curved": False, "pages": 300})) == [
+        "32gb", "ram", "14.5inch", "14inch", "screen", "black", "touch", "noise cancelling"
     ]  # fmt: skip
     assert kept('15.6" and 1.5 l') == '15.6" and 1.5 l 15.6inch 15inch 1.5l'
     assert list(of_sku("LAPTOP-001")) == ["laptop", "001", "laptop001"]

@@ -159,15 +159,20 @@ def apart(text: str) -> list[str]:
 
 
 def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
-    """Words of attributes: texts as they are, numbers whose name ends in a unit with it (`ram_gb: 32` is `32gb`)."""
+    """Words of attributes: texts as they are, numbers whose name ends in a unit with it and by the rest of their name
+    (`ram_gb: 32` is `32gb ram`), and what is true by its name."""
     for name, held in attrs.items():
-        unit = _UNIT.get(name.rpartition("_")[2]) if "_" in name else None
+        about, _, last = name.rpartition("_")
+        unit = _UNIT.get(last) if about else None
         for value in held if isinstance(held, list) else [held]:
             if isinstance(value, str):
                 yield kept_word(value)
-            elif unit and isinstance(value, (int, float)) and not isinstance(value, bool):
+            elif value is True:
+                yield kept_word(name.replace("_", " "))
+            elif unit and isinstance(value, (int, float)) and value is not False:
                 whole, _, part = f"{value:.3f}".partition(".")
                 yield from measures_of(whole, part, unit)
+                yield kept_word(about.replace("_", " "))
 
 
 _BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")

@@ -123,6 +123,20 @@ async def test_whole_inches_find_the_fraction_too(ask: Asker, engine: SearchEngi
     assert (await ask.found(q='rigs 15"')).tier is Tier.EXACT
 
 
+async def test_what_a_product_can_do_and_its_numbers_are_found_by_name(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    buds = {"wireless": True, "noise_cancelling": False, "driver_mm": 8}
+    more = {"p1": product("P1", "Pocket Buds", attrs=buds), "p2": product("P2", "Studio", attrs={"wireless": False})}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    assert set(await ask.skus(q="wireless")) == {"HEAD-1", "P1"}
+    assert await ask.skus(q="8 mm driver") == ["P1"]
+    assert (await ask.found(q="noise cancelling")).tier is not Tier.EXACT
+    assert await ask.skus(q="32gb ram laptop") == ["LAPTOP-001"]
+    assert await ask.skus(q="touch laptop") == ["LAPTOP-001"]
+
+
 async def test_accents_count_for_nothing(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     more = {"p1": product("P1", "Crème Brûlée Schälchen", brand="Müßig")}
     await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
