@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -302,12 +302,13 @@ def band_filter(name: str, low: float, high: float) -> Json:
     return {"range": {"attrs": {"gte": token(name, low), "lt": token(name, high)}}}
 
 
-def attr_facets(counted: Iterable[tuple[str, int]]) -> dict[str, list[Bucket]]:
-    """Tokens with their counts, most frequent first, as facets: attributes and values in that order."""
+def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None = None) -> dict[str, list[Bucket]]:
+    """Tokens with their counts, most frequent first, as facets: attributes and values in that order. All `names` and no
+    other; without them the most frequent."""
     facets: dict[str, list[Bucket]] = {}
     for text, count in counted:
         name, value = read_token(text)
-        if name in facets or len(facets) < _FACET_NAMES:
+        if name in names if names is not None else name in facets or len(facets) < _FACET_NAMES:
             values = facets.setdefault(name, [])
             if len(values) < _FACET_VALUES:
                 values.append(Bucket(value, count))

@@ -7,7 +7,7 @@ from what was found.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -285,13 +285,13 @@ def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | 
     """The facets of an answer; with a category in view its attributes and no other."""
     by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
     price = by_name["price"]
-    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"])}
+    shown = view.others if view else None
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
-        if own != name and (values := _values(found, own)):
+        if own != name and (shown is None or own in shown) and (values := _values(found, own)):
             attrs[own] = values
     if view is not None:
-        attrs = {name: values for name, values in attrs.items() if name in view.others and name not in view.edges}
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
@@ -319,14 +319,14 @@ def numbers(shelf: Sequence[str], now: datetime) -> Json:
     return {"size": 0, "query": here, "aggs": {"attrs": {"terms": {"field": "attrs", "size": 5000}}}}
 
 
-def _attrs(found: Json) -> dict[str, list[Bucket]]:
-    return attr_facets((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"])
+def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
+    return attr_facets(((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"]), names)
 
 
 def _values(found: Json, name: str) -> list[Bucket]:
     """Of an attribute that is filtered by."""
     ticked = [Bucket(read_token(b["key"])[1], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]]
-    return list(dict.fromkeys(_attrs(found).get(name, []) + ticked))
+    return list(dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked))
 
 
 def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:

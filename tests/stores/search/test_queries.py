@@ -558,3 +558,22 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     assert sum(band.count for band in bands) == 12
     assert 3 <= len(bands) <= 5
     assert (bands[0].low, bands[-1].high > 46) == (35, True)
+
+
+async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
+    engine: SearchEngine, index: Settings
+) -> None:
+    names = frozenset(f"part {n:02}" for n in range(25))
+    shelves = Shelves({"kits": None}, {"kits": frozenset()}, {"kits": names})
+    shelf = [
+        product(f"K{n}", "Kit", category="kits", attrs={"secret": n, **dict.fromkeys(sorted(names)[n:], "brass")})
+        for n in range(25)
+    ]
+    await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
+    await engine.refresh(index.search_alias)
+    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+    facets = (
+        await search.find(engine, index, Wanted(category=("kits",)), NOW, Told(shelves=shelves, view=view))
+    ).facets
+    assert facets is not None
+    assert facets.attrs == {name: [Bucket("brass", n + 1)] for n, name in enumerate(sorted(names))}
