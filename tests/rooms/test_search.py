@@ -197,6 +197,9 @@ async def test_a_category_is_those_below_it_too(shelf: Shop, client: httpx.Async
     assert {"key": "computers", "count": 2} in body["facets"]["category"]
     assert {"key": "shirts", "count": 1} in body["facets"]["category"]
     assert body["facets"]["attrs"] == {"ram_gb": [{"key": 32, "count": 1}, {"key": 64, "count": 1}]}
+    for called in ("Computers", "computer", "LAPTOP"):
+        assert (await found(client, q=called))["total"] == 2, called
+    assert (await found(client, q="!!"))["total"] == 0
 
 
 async def test_staff_are_told_why_a_product_stands_where_it_stands(

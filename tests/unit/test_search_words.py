@@ -51,6 +51,16 @@ def test_a_query_reads_the_same_however_it_was_typed(typed: str, read: str) -> N
     assert asked(typed) == read
 
 
+def test_a_thing_is_called_the_same_in_the_singular_and_plural() -> None:
+    for many, one in (
+        ("Phones", "phone"), ("SHOES", "shoe"), ("Boxes", "box"), ("Glasses", "glass"), ("Vases", "vase"),
+        ("Accessories", "accessory"), ("Bags & Purses", "bag, purse"), ("Möbel-Büro", "mobel buro"),
+    ):  # fmt: skip
+        assert words.name_of(many) == words.name_of(one), many
+    for alone in ("bus", "dress", "gas", "chassis", "cactus", "s"):
+        assert words.name_of(alone) == alone
+
+
 @given(texts)
 def test_a_query_that_was_read_is_read_no_further(text: str) -> None:
     assert len(asked(text).split()) <= words.MOST_WORDS * 64

@@ -98,7 +98,7 @@ class WhyShape(Shape):
     """`text` says it all. `pinned`: staff have put it there; `sells`: its score is raised by `factor`, because it sells
     well for this query; `matches`: `word`, as the index keeps it, added `score` before sales raised that, and counts
     `factor` where it stands, in `field`: name, exact (the name as typed), brand, more, description, all of these
-    together, or sku. `field` is null where the engine does not tell it."""
+    together, sku or category. `field` is null where the engine does not tell it."""
 
     kind: Kind
     text: str

@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -103,8 +103,8 @@ class Band:
 @dataclass(frozen=True)
 class Reason:
     """Why a product stands where it stands. `factor`: what a field's words count, or by how much sales raise the score.
-    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all` or `sku`. What
-    does not apply is None."""
+    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all`, `sku` or
+    `category`. What does not apply is None."""
 
     kind: Kind
     text: str
@@ -144,11 +144,13 @@ class Facets:
 
 @dataclass(frozen=True)
 class Shelves:
-    """The shop's categories by slug: each one's parent, its attributes that are numbers, and those that aren't."""
+    """The shop's categories by slug: each one's parent, its attributes that are numbers, and those that aren't; and the
+    slugs by what they are called."""
 
     parents: Mapping[str, str | None] = field(default_factory=dict)
     numbers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     others: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    called: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def below(self, slugs: Iterable[str]) -> tuple[str, ...]:
         """These and all that stand below them."""

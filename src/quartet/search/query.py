@@ -95,7 +95,7 @@ class Told:
 def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told) -> Json:
     """One page by one tier."""
     text = words.asked(wanted.q)
-    either, should = _texts(text, words.article(wanted.q), tier, reading, told.said) if text else ([], [])
+    either, should = _texts(text, words.article(wanted.q), tier, reading, told) if text else ([], [])
     filters = dict(_filters(wanted, told.shelves))
     # With text the filters come after it, so that what the words alone find decides the tier, and all facets with it.
     after = bool(filters) and (wanted.counts or bool(text))
@@ -141,13 +141,15 @@ def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filt
     return query
 
 
-def _texts(text: str, article: str, tier: Tier, reading: Reading, said: Ruling) -> tuple[list[Json], list[Json]]:
+def _texts(text: str, article: str, tier: Tier, reading: Reading, told: Told) -> tuple[list[Json], list[Json]]:
     """What has to match, one of these ways, and what only weighs. `article`: the text as an article number."""
-    asked = _within_bounds(text, said.alternatives)
+    asked = _within_bounds(text, told.said.alternatives)
     loosely = _loosely(sum(map(words.count, asked)), reading)
     either: list[Json] = [{"term": {"skus": {"value": text, "boost": 100}}}]
     if article:
         either.append({"term": {"skus": {"value": article, "boost": 100}}})
+    if shelf := told.shelves.below(told.shelves.called.get(words.name_of(text), ())):
+        either.append({"terms": {"category": list(shelf), "boost": 100}})
     if tier is not Tier.EXACT:
         either += _like_a_sku(article or text)
     should: list[Json] = []
@@ -411,6 +413,7 @@ def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
 _FIELDS = {
     "words.name.plain": "exact", "words.name": "name", "words.brand": "brand", "words.more": "more",
     "words.description": "description", "all": "all", "skus": "sku", "id": "id",
+    "category": "category",
 }  # fmt: skip
 _TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _FIELDS))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
 # What adds up from its parts. Of `max of` the greatest part is all.

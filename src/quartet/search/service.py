@@ -217,10 +217,15 @@ def _read_shelves(categories: Sequence[catalog.Category]) -> Shelves:
     kinds = {
         c.slug: {name: _is_number(held) for name, held in c.attrs.get("properties", {}).items()} for c in categories
     }
+    called: dict[str, list[str]] = {}
+    for c in categories:
+        for name in {words.name_of(c.name), words.name_of(c.slug)} - {""}:
+            called.setdefault(name, []).append(c.slug)
     return Shelves(
         {c.slug: c.parent for c in categories},
         {slug: frozenset(name for name, number in held.items() if number) for slug, held in kinds.items()},
         {slug: frozenset(name for name, number in held.items() if not number) for slug, held in kinds.items()},
+        called,
     )
 
 

@@ -153,6 +153,19 @@ def count(text: str) -> int:
     return len(_PART.findall(text))
 
 
+_PLURAL = re.compile(r"(?:(?<=\w\w)ies|(?<=ss|ch|sh)es|(?<=[xz])es|(?<=\w\w[^\Wsui])s)$")
+
+
+def singular(word: str) -> str:
+    """An English plural's singular; what is none stays as it is."""
+    return _PLURAL.sub(lambda ending: "y" if ending[0] == "ies" else "", word)
+
+
+def name_of(text: str) -> str:
+    """A thing's name however it is typed: `Bags & Purses`, `bag-purse`."""
+    return " ".join(map(singular, _WORD.findall(asked(text))))
+
+
 def apart(text: str) -> list[str]:
     """Each word by itself, a measure whole; one that is empty where there is none."""
     return _BREAK.split(_BREAK.sub(" ", text).strip())

@@ -212,6 +212,34 @@ async def test_what_is_said_to_match_adds_up_to_the_score(ask: Asker, q: str, sa
         assert matching == sorted(matching, reverse=True)
 
 
+async def test_who_types_the_name_of_a_category_finds_what_is_in_it_first(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    sleeve = product("P1", "Laptops Sleeve", category="sleeves", description="For laptops.")
+    await search.put(engine, shelf.search_alias, 8, {"p1": search.document(sleeve)})
+    await engine.refresh(shelf.search_alias)
+    shelves = Shelves(
+        {"gear": None, "laptops": "gear", "headphones": "gear", "empty": None},
+        called={"laptop": ["laptops"], "gear": ["gear"], "wireless": ["empty"]},
+    )
+
+    async def found(q: str, **wanted: Any) -> Found:
+        return await search.find(engine, shelf, Wanted(q=q, **wanted), NOW, Told(shelves=shelves))
+
+    laptops = [hit["_source"]["sku"] for hit in (await found("Laptops")).hits]
+    assert (set(laptops[:2]), laptops[2:]) == ({"LAPTOP-001", "LAPTOP-002"}, ["P1"])
+    # No text has the word: it is the category above theirs.
+    gear = await found("gear", explain=True)
+    assert (gear.tier, gear.total) == (Tier.EXACT, 3)
+    assert gear.facets is not None
+    for one in gear.facets.category:
+        assert (await found("gear", category=(str(one.key),))).total == one.count
+    for hit in gear.hits:
+        [reason] = hit["_why"]
+        assert (reason.field, reason.score) == ("category", pytest.approx(hit["_score"]))
+    assert (await found("wireles")).tier is (await found("wireles", explain=True)).tier is Tier.LOOSE
+
+
 async def test_what_staff_and_sales_say_is_said_in_words_and_the_engine_is_not_quoted(ask: Asker) -> None:
     said = {"pinned": ("id-TEE", "id-LAPTOP-002"), "boosts": {"id-LAPTOP-001": 1.25, "id-LAPTOP-002": 1.1}}
     told = {
