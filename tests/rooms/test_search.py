@@ -235,6 +235,21 @@ async def test_suggestions(shelf: Shop, client: httpx.AsyncClient) -> None:
     assert (await client.get("/search/suggest", params={"q": "a", "page": 1})).status_code == 422
 
 
+async def test_nothing_misspelt_is_offered_beside_a_category_that_begins_as_typed(
+    shelf: Shop, client: httpx.AsyncClient
+) -> None:
+    lattice = Draft("LATTICE", "Lattice Cushion", "shirts", price_cents=1, published_at=LAST_YEAR)
+    await catalog.create_product(shelf, lattice, actor="test")
+    await catch_up(shelf)
+
+    async def offered(q: str) -> tuple[list[str], list[str]]:
+        body = (await client.get("/search/suggest", params={"q": q})).json()
+        return [one["text"] for one in body["items"]], [one["text"] for one in body["categories"]]
+
+    assert await offered("lapt") == ([], ["Laptops"])
+    assert await offered("latp") == (["Lattice Cushion"], ["Laptops"])  # both are one letter away
+
+
 async def test_without_an_index_search_is_away_and_says_when_to_come_back(
     shelf: Shop, client: httpx.AsyncClient
 ) -> None:

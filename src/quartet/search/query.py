@@ -367,8 +367,9 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 
 
 def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
-    """Names that begin as typed: every word but the last is whole. `misspelt`: words of four letters and more may have
-    one wrong. None where nothing was typed, or a single word too short for that.
+    """Names that begin as typed: every word but the last is whole; and those that have the words in the singular.
+    `misspelt`: words of four letters and more may have one wrong. None where nothing was typed, or a single word too
+    short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
@@ -377,6 +378,8 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
+        if (one := " ".join(map(words.singular, text.split()))) != text:
+            ways.append({"constant_score": {"filter": {"match": {"suggest": {**asked, "query": one}}}}})
     else:
         asked |= {"fuzziness": ONE_WRONG, "max_expansions": MOST_SPELLINGS}
         ways = [{"match_bool_prefix": {"suggest": asked}}] if whole else []

@@ -159,7 +159,9 @@ async def suggestions(
 
     async def make() -> Ready:
         try:
-            items = await store.suggest(shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now())
+            items = await store.suggest(
+                shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now(), strictly=_begun(beside, q)
+            )
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, away)
             return Ready(write(items, beside, True), len(items), whole=False)
@@ -168,6 +170,13 @@ async def suggestions(
     # What is beside them may have changed since, and differ where accents and spaces make no other products.
     key = f"as you type {(words.asked(q), size, beside)!r}"
     return await desk(shop).answers.get(key, typed, "", make, client)
+
+
+def _begun(beside: Beside, q: str) -> bool:
+    """Whether anything of these begins as typed: then nothing is misspelt."""
+    categories, queries = beside
+    typed = f" {words.asked(q)}"
+    return any(typed in f" {words.asked(text)}" for text in (*(name for name, _ in categories), *queries))
 
 
 async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:

@@ -306,9 +306,12 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
     return View(others | numbers - edges.keys(), edges)
 
 
-async def suggest(search: SearchEngine, alias: str, q: str, size: int, now: datetime) -> list[Json]:
-    """Names that begin as typed, `{text, slug}`; only where there are none, those that nearly do."""
-    for misspelt in (False, True):  # a fuzzy word costs the engine several times what one as typed does
+async def suggest(
+    search: SearchEngine, alias: str, q: str, size: int, now: datetime, *, strictly: bool = False
+) -> list[Json]:
+    """Names that begin as typed, `{text, slug}`; only where there are none, and not `strictly`, those that nearly
+    do."""
+    for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times what one as typed does
         if asked := query.begun(q, size, now, misspelt=misspelt):
             found = await search.search(alias, asked)
             if hits := found["hits"]["hits"]:

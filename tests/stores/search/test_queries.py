@@ -470,6 +470,23 @@ async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, 
     assert len(await typed("f", 1)) == 1
 
 
+async def test_who_types_a_plural_is_offered_what_is_named_in_the_singular(
+    engine: SearchEngine, shelf: Settings
+) -> None:
+    names = ("Red Mug", "Two Mugs", "Muggle Box", "Drinking Glass")
+    documents = {str(n): search.document(product(f"G{n}", name)) for n, name in enumerate(names)}
+    await search.put(engine, shelf.search_alias, 8, documents)
+    await engine.refresh(shelf.search_alias)
+
+    async def typed(q: str) -> list[str]:
+        return [one["text"] for one in await search.suggest(engine, shelf.search_alias, q, 10, NOW)]
+
+    assert set(await typed("mugs")) == {"Red Mug", "Two Mugs"}
+    assert await typed("red mugs") == ["Red Mug"]
+    assert await typed("drinking glasses") == ["Drinking Glass"]
+    assert await typed("glas") == ["Drinking Glass"]
+
+
 async def test_pages_of_equals_hold_each_once(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     many = {f"m{i}": search.document(product(f"M{i:02}", "Mug", category="mugs")) for i in range(30)}
     await search.put(engine, shelf.search_alias, 8, many)
