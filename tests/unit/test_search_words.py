@@ -51,6 +51,13 @@ def test_a_query_reads_the_same_however_it_was_typed(typed: str, read: str) -> N
     assert asked(typed) == read
 
 
+def test_two_words_may_be_one() -> None:
+    assert list(words.pairs("set of 6 t-light")) == ["setof", "tlight"]
+    assert list(words.with_pairs("red door mat")) == ["reddoor mat", "red doormat"]
+    assert list(words.with_pairs("32gb wi-fi")) == ["32gb wifi"]
+    assert list(words.with_pairs("a b c d e")) == list(words.with_pairs("mat")) == list(words.with_pairs("- -")) == []
+
+
 def test_a_thing_is_called_the_same_in_the_singular_and_plural() -> None:
     for many, one in (
         ("Phones", "phone"), ("SHOES", "shoe"), ("Boxes", "box"), ("Glasses", "glass"), ("Vases", "vase"),

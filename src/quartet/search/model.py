@@ -332,7 +332,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
     name, brand = product["name"], product["brand"] or ""
     choices = (product, *product["variants"])
     shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
-    more = [*product["tags"], product["category"].replace("-", " ")]
+    more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(words.fold(name))]
     more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
     kept = {
         "id": product["_id"],

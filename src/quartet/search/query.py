@@ -172,7 +172,9 @@ def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
 
 def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterator[Json]:
     if tier is Tier.EXACT:
-        yield {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
+        # The best of these counts, and not their sum: whoever has the words as typed gains nothing by a pair of them.
+        ways = [_all_of(one, reading) for one in (text, *words.with_pairs(text))]
+        yield {"dis_max": {"queries": ways}} if len(ways) > 1 else ways[0]
         return
     if tier is Tier.LOOSE:
         yield {"bool": {"should": list(_each(text, loosely, "all")), **MOST}}
@@ -180,6 +182,10 @@ def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterato
         # The last that is tried: stems, which are shorter, are like more words.
         yield from _each(text, {**loosely, "fuzziness": "AUTO"}, *reading.everywhere)
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
+
+
+def _all_of(text: str, reading: Reading) -> Json:
+    return {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
 
 
 def _each(text: str, loosely: Json, *fields: str) -> Iterator[Json]:

@@ -10,12 +10,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, reduce
 from heapq import merge
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from operator import or_
 from typing import Any
 
 # A query's cost grows with its words, each of which may be misspelt; people type three.
 MOST_WORDS = 16
+# Of so many words at most, any two may belong together.
+MOST_PARTED = 4
 _WORD = re.compile(r"\w+")
 # Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
@@ -169,6 +171,20 @@ def name_of(text: str) -> str:
 def apart(text: str) -> list[str]:
     """Each word by itself, a measure whole; one that is empty where there is none."""
     return _BREAK.split(_BREAK.sub(" ", text).strip())
+
+
+def pairs(text: str) -> Iterator[str]:
+    """Each two neighbouring words written together: a `door mat` is a doormat."""
+    return (one + other for one, other in pairwise(apart(text)) if one.isalpha() and other.isalpha())
+
+
+def with_pairs(text: str) -> Iterator[str]:
+    """The text with two neighbouring words written together, for each two; none of a long one, which says enough."""
+    parts = apart(text)
+    if len(parts) <= MOST_PARTED:
+        for n, (one, other) in enumerate(pairwise(parts)):
+            if one.isalpha() and other.isalpha():
+                yield " ".join([*parts[:n], one + other, *parts[n + 2 :]])
 
 
 def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:

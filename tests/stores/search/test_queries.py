@@ -137,6 +137,24 @@ async def test_what_a_product_can_do_and_its_numbers_are_found_by_name(
     assert await ask.skus(q="touch laptop") == ["LAPTOP-001"]
 
 
+async def test_words_are_found_written_together_and_apart(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    names = ("Doormat Hearts", "Spaceboy Lunch Box", "T-Light Holder", "Tealight Glass", "Metal Door Sign")
+    more = {str(n): search.document(product(f"W{n}", name, category="home")) for n, name in enumerate(names)}
+    chance = product("W9", "Drip", category="home", description="Tastes of tea, and of light.")
+    more["9"] = search.document(chance)
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+    for q, sku in (
+        ("door mat", "W0"), ("door mat hearts", "W0"), ("hearts door-mat", "W0"), ("lunchbox", "W1"),
+        ("lunchboxes", "W1"), ("tlight holder", "W2"), ("think pad", "LAPTOP-001"),
+        ("lenovo think pad x1", "LAPTOP-001"),
+    ):  # fmt: skip
+        found = await ask.found(q=q)
+        assert [hit["_source"]["sku"] for hit in found.hits] == [sku], q
+        assert found.tier is Tier.EXACT
+    assert set(await ask.skus(q="tea light")) == {"W3", "W9"}  # one that has both words by chance ends no search
+
+
 async def test_accents_count_for_nothing(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     more = {"p1": product("P1", "Crème Brûlée Schälchen", brand="Müßig")}
     await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
@@ -196,6 +214,7 @@ async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float, list[Re
         ("thinkpad laptop", {}),
         ("laptop", {"boosts": {"id-LAPTOP-001": 1.2}}),
         ("laptop", {"alternatives": ("thinkpad", "wireless headphones")}),
+        ("think pad", {}),
         ("thinkpd", {"boosts": {"id-LAPTOP-001": 1.2}}),
         ("LAPTOP-001", {}),
         ("lapt", {}),
