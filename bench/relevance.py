@@ -63,8 +63,9 @@ def _document(sku: str, **more: Any) -> Json:
 
 
 def _own(product: Json) -> Json:
-    taken = {key: product[key] for key in ("name", "brand", "category", "description", "attrs", "variants", "tags")}
-    return _document(product["sku"], **taken, ratings=product["ratings"], priceCents=product["priceCents"])
+    taken = {key: product[key] for key in ("name", "brand", "category", "description", "attrs", "tags", "ratings")}
+    variants = [{**variant, "available": variant["stock"]} for variant in product["variants"]]
+    return _document(product["sku"], **taken, variants=variants, priceCents=product["priceCents"])
 
 
 def _theirs(sku: str, goods: Any) -> Json:

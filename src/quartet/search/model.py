@@ -52,6 +52,11 @@ class Wanted:
     explain: bool = False
 
     @property
+    def attrs_field(self) -> str:
+        """Where attributes are looked for and counted: in stock only, those of variants that are."""
+        return "attrsInStock" if self.in_stock else "attrs"
+
+    @property
     def counts(self) -> bool:
         """Whether facets are wanted."""
         return self.page == 1 if self.facets is None else self.facets
@@ -304,6 +309,11 @@ def band_filter(name: str, low: float, high: float) -> Json:
     return {"range": {"attrs": {"gte": token(name, low), "lt": token(name, high)}}}
 
 
+def held_in(field: str, clause: Json) -> Json:
+    """The same condition on attributes as another field holds them."""
+    return {kind: {field: held["attrs"]} for kind, held in clause.items()}
+
+
 def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None = None) -> dict[str, list[Bucket]]:
     """Tokens with their counts, most frequent first, as facets: attributes and values in that order. All `names` and no
     other; without them the most frequent."""
@@ -315,6 +325,11 @@ def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | Non
             if len(values) < _FACET_VALUES:
                 values.append(Bucket(value, count))
     return facets
+
+
+def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Those of a product and its variants, each once."""
+    return sorted({text for choice in choices for text in tokens(choice["attrs"])})
 
 
 # --- Documents ------------------------------------------------------------------------------------------------------
@@ -331,6 +346,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
         return None
     name, brand = product["name"], product["brand"] or ""
     choices = (product, *product["variants"])
+    in_stock = (product, *(variant for variant in product["variants"] if variant["available"] > 0))
     shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
     more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(words.fold(name))]
     more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
@@ -353,7 +369,8 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "begun": sorted(words.beginnings(shown)),
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
-        "attrs": sorted({text for choice in choices for text in tokens(choice["attrs"])}),
+        "attrs": tokens_of(choices),
+        "attrsInStock": tokens_of(in_stock),
         "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),

@@ -28,8 +28,9 @@ from quartet.search.model import (
     Wanted,
     attr_facets,
     band_filter,
+    held_in,
     read_token,
-    tokens,
+    tokens_of,
 )
 from quartet.stores.files import json_file
 
@@ -111,7 +112,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "aggs": {
             # What stands there because it is pinned was not found by its words.
             **({"matched": {"filter": _any(either) if told.said.pinned else {"match_all": {}}}} if text else {}),
-            **(facets(filters, told.view) if wanted.counts else {}),
+            **(facets(filters, told.view, wanted.attrs_field) if wanted.counts else {}),
         },
     }
     if after or told.seen:
@@ -244,7 +245,8 @@ def _filters(wanted: Wanted, shelves: Shelves) -> Iterator[tuple[str, Json]]:
     if prices:
         yield "price", {"range": {"priceCents": prices}}
     for name in dict.fromkeys(one.name for one in wanted.attrs):
-        yield f"attrs.{name}", _all([one.clause for one in wanted.attrs if one.name == name])
+        clauses = [held_in(wanted.attrs_field, one.clause) for one in wanted.attrs if one.name == name]
+        yield f"attrs.{name}", _all(clauses)
 
 
 def _all(clauses: Iterable[Json]) -> Json:
@@ -254,24 +256,26 @@ def _all(clauses: Iterable[Json]) -> Json:
 # --- Facets ---------------------------------------------------------------------------------------------------------
 
 
-def facets(filters: Mapping[str, Json], view: View | None = None) -> Json:
+def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
     aggs = QUERY["aggs"]
+    attrs = {"terms": {**aggs["attrs"]["terms"], "field": attrs_field}}
     price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
     groups = {
         "category": {"category": aggs["category"]},
         "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
         "price": {name: price[name] for name in ("price", "min", "max")},
-        "attrs": {"attrs": aggs["attrs"]},
+        "attrs": {"attrs": attrs},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
-            name: {"attrs": aggs["attrs"], **_ticked("attrs", held["bool"]["filter"])}
+            name: {"attrs": attrs, **_ticked(attrs_field, held["bool"]["filter"])}
             for name, held in filters.items()
             if name.startswith("attrs.")
         },
     }
     for name, edges in (view.edges if view else {}).items():
-        bands = {str(n): band_filter(name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
+        of_band = (held_in(attrs_field, band_filter(name, low, high)) for low, high in pairwise(edges))
+        bands = {str(n): clause for n, clause in enumerate(of_band)}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
     return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
 
@@ -350,7 +354,7 @@ def _cents(bound: float | None) -> int | None:
 
 def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
     """Products of the same category by what they share: what few others have counts most."""
-    held = sorted({text for choice in (product, *product["variants"]) for text in tokens(choice["attrs"])})
+    held = tokens_of((product, *product["variants"]))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
     shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]

@@ -350,6 +350,16 @@ async def test_attributes_of_every_type(ask: Asker) -> None:
     assert await ask.skus(attrs=any_of(filters)) == ["TEE"]
 
 
+async def test_in_stock_only_is_a_matter_of_the_variant_that_was_asked_for(ask: Asker) -> None:
+    red, black = (any_of([attr_filter("attrs.color", color)]) for color in ("red", "black"))
+    large = any_of([attr_filter("attrs.size.gte", "42")])
+    assert await ask.skus(attrs=red) == await ask.skus(attrs=large) == ["TEE"]
+    assert await ask.skus(attrs=red, in_stock=True) == await ask.skus(attrs=large, in_stock=True) == []
+    assert await ask.skus(attrs=black, in_stock=True) == ["TEE"]
+    for ticked in ((), red):
+        assert (await ask.facets(attrs=ticked, in_stock=True)).attrs["color"] == [Bucket("black", 1)]
+
+
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [
@@ -532,12 +542,17 @@ SHELVES = Shelves(
     {slug: frozenset({"size"}) for slug in ("up", "down", "other")},
     {slug: frozenset({"color"}) for slug in ("up", "down", "other")},
 )
+attrs = st.fixed_dictionaries(
+    {}, optional={"color": st.sampled_from(COLOURS), "size": st.lists(st.sampled_from(SIZES), max_size=3)}
+)
 things = st.fixed_dictionaries(
     {
         "category": st.sampled_from(("up", "down", "other")),
         "brand": st.sampled_from((None, *BRANDS)),
-        "attrs": st.fixed_dictionaries(
-            {}, optional={"color": st.sampled_from(COLOURS), "size": st.lists(st.sampled_from(SIZES), max_size=3)}
+        "attrs": attrs,
+        "variants": st.lists(
+            st.fixed_dictionaries({"sku": st.just("V"), "attrs": attrs, "available": st.sampled_from((0, 2))}),
+            max_size=2,
         ),
         "priceCents": st.sampled_from((0, 4999, 5000, 19_999, 20_000, 50_000)),
         "name": st.sampled_from(("Red box", "Box of tea", "Tea")),
@@ -551,6 +566,7 @@ clicked = st.fixed_dictionaries(
         "brand": st.sampled_from((("Sony",), BRANDS)),
         "min_price": st.sampled_from((1, 5000)),
         "max_price": st.just(49_999),
+        "in_stock": st.booleans(),
         "attrs": st.sampled_from(
             ((("attrs.color", "red"),), (("attrs.color", "red"), ("attrs.color", "blue")),
              (("attrs.size.gte", "2"), ("attrs.size.lt", "7")))
@@ -567,6 +583,8 @@ clicked = st.fixed_dictionaries(
 async def test_a_facet_counts_what_a_click_on_it_then_shows(
     engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any]
 ) -> None:
+    for thing in shelf:
+        thing["available"] = sum(variant["available"] for variant in thing["variants"])
     put = {f"t{n}": search.document(product(f"T{n}", **thing)) for n, thing in enumerate(shelf)}
     await search.put(engine, index.search_alias, next(_versions), dict.fromkeys(f"t{n}" for n in range(12)) | put)
     await engine.refresh(index.search_alias)
