@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quartet.search import words
 from quartet.search.query import shown
-from quartet.search.words import Marker, asked, distance, fold, kept, of_attrs, of_sku, respelt
+from quartet.search.words import Marker, asked, distance, fold, kept, of_attrs, of_sku, respellings, respelt
 
 SEED = 16
 texts = st.text(max_size=60) | st.text('abcdeé 12"ß-.,', max_size=40)
@@ -55,6 +55,7 @@ def test_two_words_may_be_one() -> None:
     assert list(words.pairs("set of 6 t-light")) == ["setof", "tlight"]
     assert list(words.with_pairs("red door mat")) == ["reddoor mat", "red doormat"]
     assert list(words.with_pairs("32gb wi-fi")) == ["32gb wifi"]
+    assert words.apart('13.3" "o\'clock" & (t-light)') == ["13.3", "o'clock", "t", "light"]
     assert list(words.with_pairs("a b c d e")) == list(words.with_pairs("mat")) == list(words.with_pairs("- -")) == []
 
 
@@ -164,7 +165,7 @@ def test_what_is_misspelt_costs_little_to_mark_and_to_spell() -> None:
     marker = Marker(asked(query), loosely=True)
     for text in long:
         marker.part(text)
-    respelt(query, shown([{"_source": {"name": "", "brand": None, "description": text}} for text in long]))
+    respellings(query, shown([{"_source": {"name": "", "brand": None, "description": text}} for text in long]))
     took = (time.process_time() - began) / len(long)
     print(f"{took * 1e3:.1f} ms each")
     assert took < 0.1
@@ -175,7 +176,10 @@ def _strange(draw: random.Random, length: int) -> str:
 
 
 def test_another_spelling_is_one_of_what_was_found() -> None:
-    assert respelt("thinkpda busines", ["thinkpad x1", "business laptop"]) == "thinkpad business"
-    assert respelt("thinkpad", ["thinkpad x1"]) is None
-    assert respelt("boxes", ["a box"]) is None
-    assert respelt("zzzz", ["a box"]) is None
+    assert respellings("thinkpda busines", ["thinkpad x1", "business laptop"]) == {
+        "thinkpda": "thinkpad", "busines": "business"
+    }  # fmt: skip
+    assert respellings("thinkpad", ["thinkpad x1"]) == {}
+    assert respellings("boxes", ["a box"]) == {}
+    assert respellings("zzzz", ["a box"]) == {}
+    assert respelt("red thinkpda, thinkpda", {"thinkpda": "thinkpad"}) == "red thinkpad thinkpad"

@@ -47,6 +47,8 @@ MOST_CLAUSES = 800
 MOST = {"minimum_should_match": "2<75%"}
 # Letters that may be wrong in a word of so many.
 FUZZINESS = "AUTO:3,8"
+# The same of stems, which are shorter, so that more words are like them.
+STEMS_WRONG = {"fuzziness": "AUTO:5,8", "prefix_length": 1}
 # Of a text and the other words for it, together.
 MOST_WORDS_IN_ALL = 48
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
@@ -180,8 +182,8 @@ def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterato
     if tier is Tier.LOOSE:
         yield {"bool": {"should": list(_each(text, loosely, "all")), **MOST}}
     else:
-        # The last that is tried: stems, which are shorter, are like more words.
-        yield from _each(text, {**loosely, "fuzziness": "AUTO"}, *reading.everywhere)
+        # The last that is tried: by stems.
+        yield from _each(text, {**loosely, **STEMS_WRONG}, *reading.everywhere)
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
 
 
@@ -405,6 +407,21 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
         "track_total_hits": False,
         "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)]}},
         "sort": QUERY["sorts"]["relevance"],
+    }
+
+
+def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Reading, told: Told) -> Json:
+    """How many products have the whole text as it is and pass the filters, and how many each of these words."""
+    ways, _ = _texts(words.asked(wanted.q), "", Tier.EXACT, reading, told)
+    each = {word: _all_of(word, reading) for word in asked}
+    return {
+        "size": 0,
+        "track_total_hits": False,
+        "query": {"bool": {"filter": [published(now), _any([*ways, *each.values()])]}},
+        "aggs": {
+            "whole": {"filter": _all([_any(ways), *dict(_filters(wanted, told.shelves)).values()])},
+            "words": {"filters": {"filters": each}},
+        },
     }
 
 

@@ -265,10 +265,9 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
         for hit in hits:
             hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
-    offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
-    if offered and not await _finds(search, settings, replace(wanted, q=offered), now, told.shelves):
-        # One word is of this product and the next of that one, one is still misspelt, or filters leave nothing.
-        offered = None
+    offered = None
+    if tier is not Tier.EXACT:
+        offered = await _respelt(search, settings, wanted, now, hits=hits, shelves=told.shelves)
     return Found(
         total=total,
         hits=hits,
@@ -280,15 +279,26 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
     )
 
 
-async def _finds(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, shelves: Shelves) -> bool:
-    """Whether anything has these words as they are and passes the filters, as far as the engine says."""
-    one = replace(wanted, page=1, size=1, facets=False, explain=False)
-    told, reading = Told(shelves=shelves), Reading.of(settings)
-    try:
-        found = await search.search(settings.search_alias, query.body(one, Tier.EXACT, now, reading, told))
-    except StoreUnavailable:  # gone since it answered what was asked, which is what counts
-        return False
-    return bool(found["hits"]["total"]["value"])
+async def _respelt(
+    search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, *, hits: Sequence[Json], shelves: Shelves
+) -> str | None:
+    """The text as what was found spells those of its words that no product has, where something has them all then and
+    passes the filters, as far as the engine says."""
+    text, reading = words.asked(wanted.q), Reading.of(settings)
+    spellings = words.respellings(text, query.shown(hits))
+    while spellings:
+        offered = words.respelt(text, spellings)
+        body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, Told(shelves=shelves))
+        try:
+            counted = (await search.search(settings.search_alias, body))["aggregations"]
+        except StoreUnavailable:  # gone since it answered what was asked, which is what counts
+            return None
+        there = {word for word, bucket in counted["words"]["buckets"].items() if bucket["doc_count"]}
+        if not there:
+            # One word may be of this product and the next of that one, one still misspelt, or filters leave nothing.
+            return offered if counted["whole"]["doc_count"] else None
+        spellings = {word: other for word, other in spellings.items() if word not in there}
+    return None
 
 
 async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:

@@ -170,7 +170,7 @@ def name_of(text: str) -> str:
 
 def apart(text: str) -> list[str]:
     """Each word by itself, a measure whole; one that is empty where there is none."""
-    return _BREAK.split(_BREAK.sub(" ", text).strip())
+    return [word for word in _BREAK.split(text) if _PART.search(word)] or [""]
 
 
 def pairs(text: str) -> Iterator[str]:
@@ -346,22 +346,26 @@ def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return "".join([*parts, html.escape(text[at:])])
 
 
-def respelt(query: str, texts: Iterable[str]) -> str | None:
-    """The query with each word that the texts don't have replaced by the one of theirs that is most like it; None where
-    nothing changes. What was found shows how it is spelt."""
+def respellings(query: str, texts: Iterable[str]) -> dict[str, str]:
+    """For each word of the query that the texts don't have the one of theirs that is most like it, where any is: what
+    was found shows how it is spelt."""
     there: dict[str, int] = {}
     for text in texts:
         for word in _WORD.findall(text):
             there[word] = there.get(word, 0) + 1
     stems = {_stem(word) for word in there}
-
-    def better(word: str) -> str:
+    found = {}
+    for word in dict.fromkeys(_WORD.findall(query)):
         most = allowed(word)
         if word in there or _stem(word) in stems or most == 0:
-            return word
+            continue
         near = [(distance(word, other, most), -n, other) for other, n in there.items() if not other.isdigit()]
-        best = min(near, default=(3, 0, word))
-        return best[2] if best[0] <= most else word
+        best = min(near, default=(most + 1, 0, word))
+        if best[0] <= most:
+            found[word] = best[2]
+    return found
 
-    offered = " ".join(better(word) for word in _WORD.findall(query))
-    return offered if offered != " ".join(_WORD.findall(query)) else None
+
+def respelt(query: str, spellings: Mapping[str, str]) -> str:
+    """The query's words, those that have another spelling in it."""
+    return " ".join(spellings.get(word, word) for word in _WORD.findall(query))

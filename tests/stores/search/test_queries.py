@@ -449,6 +449,25 @@ async def test_another_spelling_is_offered(ask: Asker) -> None:
         assert found.did_you_mean == []
 
 
+async def test_a_word_that_some_product_has_is_not_spelt_otherwise(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    names = ("Cast Iron Hook", "Book of Tea", "Pencil Case", "Iron Hooks")
+    more = {f"c{n}": search.document(product(f"C{n}", name)) for n, name in enumerate(names)}
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+    assert (await ask.skus(q="book case"), (await ask.found(q="book case")).did_you_mean) == (["C0"], [])
+    assert (await ask.found(q="pencl caze")).did_you_mean == ["pencil case"]
+
+
+async def test_short_stems_are_not_taken_for_others(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    names = ("Ma Campagne Cabinet", "White Candles")
+    more = {f"c{n}": search.document(product(f"C{n}", name)) for n, name in enumerate(names)}
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+    assert await ask.skus(q="xmas candels zzzzzzz") == ["C1"]
+
+
 async def test_another_spelling_is_offered_only_where_the_filters_leave_something_of_it(
     ask: Asker, engine: SearchEngine, shelf: Settings
 ) -> None:
