@@ -36,6 +36,7 @@ from quartet.catalog.model import (
     rated,
     references,
     sellable,
+    sellable_skus,
     slugify,
 )
 from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable, invalid
@@ -239,11 +240,6 @@ async def put_canary(shop: Shop, song: int) -> None:
 def loaded_id(sku: str) -> str:
     """The id that a product has which was loaded under this SKU."""
     return str(uuid5(NAMESPACE, sku))
-
-
-def sellable_skus(product: Document) -> list[str]:
-    """Of a document: what inventory keeps a row of."""
-    return [row["sku"] for row in product["variants"] or [product]]
 
 
 def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
