@@ -12,6 +12,7 @@ from pydantic_settings.exceptions import SettingsError
 from quartet.cli import main
 from quartet.devstores import free_port
 from quartet.kernel.settings import Settings, complaints
+from quartet.payments import check_providers
 from quartet.supervise import local_address, port_trouble
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -39,7 +40,12 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("CURRENCY", "pounds", r"pattern .*ISO 4217"),
         ("PAYMENT_PROVIDERS", "stripe", r"not JSON .*JSON list"),
         ("SEARCH_WEIGHTS", '{"colour": 1}', "colour: .*'name'"),
-        ("SECRET", "sesame", r"too short .At least 32"),
+        ("SECRET", "sesame", r"too short, at least 32 .*signs access tokens"),
+        ("SECRETS_RETIRED", '["sesame"]', r"0: too short, at least 32 .*Earlier secrets"),
+        ("SECRETS_RETIRED", '[""]', "0: too short"),
+        ("SECRETS_RETIRED", f'["{" " * 40}"]', "0: too short"),
+        ("STRIPE_WEBHOOK_SECRETS", '[""]', r"0: too short, at least 32 .*Stripe's webhooks"),
+        ("STRIPE_WEBHOOK_SECRETS", '["whsec_"]', "0: too short"),
         ("POSTGRES_URL", "sesame", "postgresql://"),
         ("MONGODB_URL", "sesame:27017", "mongodb://"),
         ("REDIS_URL", "sesame:6379", "redis://"),
@@ -55,6 +61,19 @@ def test_what_cannot_be_is_named_with_what_it_is_for(
     assert line.startswith(f"QUARTET_{name}: ")
     assert re.search(words, line), line
     assert "sesame" not in line
+
+
+@pytest.mark.parametrize("name", ["STRIPE_SECRET_KEY", "PAYPAL_CLIENT_ID", "PAYPAL_CLIENT_SECRET", "PAYPAL_WEBHOOK_ID"])
+def test_what_a_payment_provider_needs_is_missing_where_it_is_blank(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("QUARTET_PAYMENT_PROVIDERS", '["stripe", "paypal"]')
+    monkeypatch.setenv(f"QUARTET_{name}", " ")
+    with pytest.raises(ValueError, match=f"QUARTET_{name} is not set"):
+        check_providers(Settings())
+
+
+def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUARTET_SECRET", " " * 40)
+    assert not Settings().secret
 
 
 @pytest.mark.parametrize(

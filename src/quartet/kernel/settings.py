@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -13,14 +13,28 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Language = Literal["english", "german"]
 
 SECRET_LENGTH = 32
-"""Characters that `secret` has at least."""
+"""Characters at least of what signs."""
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret) < SECRET_LENGTH:
+        raise ValueError(f"too short, at least {SECRET_LENGTH} characters are needed")
+    return secret
+
+
+LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class Settings(BaseSettings):
     """The shop's settings; `.env.example` lists them all."""
 
     model_config = SettingsConfigDict(
-        env_prefix="QUARTET_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="QUARTET_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        str_strip_whitespace=True,  # blank is not set
     )
 
     postgres_url: str | None = Field(
@@ -64,7 +78,7 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="At least 32 characters; signs access tokens and cursors. `quartet up` draws one.",
     )
-    secrets_retired: tuple[SecretStr, ...] = Field(
+    secrets_retired: tuple[LongSecret, ...] = Field(
         (),
         description="Earlier secrets (JSON list), still good; docs/access.md says how long to keep each.",
     )
@@ -170,7 +184,7 @@ class Settings(BaseSettings):
     stripe_secret_key: SecretStr = Field(
         SecretStr(""), description="Stripe's secret or restricted key, `sk_…` or `rk_…`."
     )
-    stripe_webhook_secrets: tuple[SecretStr, ...] = Field(
+    stripe_webhook_secrets: tuple[LongSecret, ...] = Field(
         (), description="Secrets of Stripe's webhooks, `whsec_…`; two while one is being replaced (JSON list)."
     )
     stripe_api_url: str = Field("", description="Where Stripe's API is, for tests; Stripe's own when empty.")
@@ -203,10 +217,8 @@ class Settings(BaseSettings):
 
     @field_validator("secret")
     @classmethod
-    def _long_enough(cls, secret: SecretStr) -> SecretStr:
-        if 0 < len(secret.get_secret_value()) < SECRET_LENGTH:
-            raise ValueError("too short")
-        return secret
+    def _long_enough_if_set(cls, secret: SecretStr) -> SecretStr:
+        return _long_enough(secret) if secret else secret
 
     def all_secrets(self) -> list[str]:
         """The one that signs, then those that only verify."""
