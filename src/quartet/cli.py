@@ -5,7 +5,7 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -15,10 +15,11 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
-from quartet.kernel.errors import Problem
+from quartet.kernel.errors import Problem, StoreUnavailable
 from quartet.kernel.settings import SECRET_LENGTH, Settings, complaints
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
+from quartet.stores.migrate import lacking
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
@@ -73,6 +74,17 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
         gc.collect()
         gc.freeze()  # what is loaded stays: no collection need look through it again
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
+
+
+@asynccontextmanager
+async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
+    """The same for what works on the schema; ValueError says where the database lacks some of it. While PostgreSQL is
+    away nobody knows, and API and worker start all the same."""
+    async with open_shop(settings) as shop:
+        with suppress(StoreUnavailable):
+            if missing := await lacking(shop.stores.pg):
+                raise ValueError(missing)
+        yield shop
 
 
 @app.command()
@@ -161,6 +173,7 @@ def serve(
         raise ValueError(f"QUARTET_SECRET is not set: at least {SECRET_LENGTH} characters (`quartet up` draws one)")
     check_providers(settings)
     _check_port(settings.port, settings.host)
+    asyncio.run(_look(settings))
     logs.configure(settings.log_level, as_json=settings.log_json)
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
@@ -176,6 +189,12 @@ def serve(
         timeout_graceful_shutdown=10,
     )
     Server(config, api.state.at_once).run([config.bind_socket()])
+
+
+async def _look(settings: Settings) -> None:
+    """Before the server is there, which would tell of a failure by a traceback."""
+    async with open_migrated(settings):
+        pass
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:
@@ -221,7 +240,7 @@ async def _check(settings: Settings, *, repair: bool = False, whole: bool = True
 
     from quartet import audit
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         report = await audit.check(shop, repair=repair, quick=not whole)
     audit.show(report, Console())
     if report.violations:
@@ -250,7 +269,7 @@ async def _reconcile(settings: Settings, first: date, last: date, only: str | No
     from quartet import payments
 
     found = 0
-    async with open_shop(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
+    async with open_migrated(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
@@ -351,7 +370,7 @@ async def _worker(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         await sync.run_worker(shop, stop)
 
 
@@ -374,7 +393,7 @@ async def _reindex(settings: Settings, *, back: bool) -> None:
     from quartet import sync
 
     columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         with Progress(*columns, console=Console()) as progress:
             line = progress.add_task("", total=None)
             watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
@@ -416,7 +435,7 @@ def list_dead_letters(
 async def _list_dead_letters(settings: Settings, limit: int) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         letters = await sync.dead_letters(shop, limit)
         if not letters:
             typer.echo("there are none")
@@ -435,7 +454,7 @@ def replay_dead_letters(data: DataFolder = None) -> None:
 async def _replay_dead_letters(settings: Settings) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         typer.echo(f"{await sync.replay_dead_letters(shop, actor='command line')} taken up again")
 
 
@@ -448,7 +467,7 @@ def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: Da
 async def _drop_dead_letter(settings: Settings, id_: int) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         letter = await sync.drop_dead_letter(shop, id_, actor="command line")
     typer.echo(f"dropped {letter.pipeline} {letter.key}")
 
@@ -471,7 +490,7 @@ def rebuild_boards(data: DataFolder = None) -> None:
 async def _rebuild_boards(settings: Settings) -> None:
     from quartet import leaderboard
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         made = await leaderboard.rebuild(shop, actor="command line")
     typer.echo(", ".join(f"the {period} board is made of {sources} sources" for period, sources in made.items()))
 
@@ -499,7 +518,7 @@ def roles(
 async def _roles(settings: Settings, email: str, given: list[Role] | None) -> None:
     from quartet import access
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         user = await access.of_address(shop, email)
         if given:
             wanted = frozenset(role.value for role in given) - {Role.NONE}

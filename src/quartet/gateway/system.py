@@ -3,8 +3,9 @@
 import asyncio
 import html
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
@@ -14,9 +15,10 @@ from starlette.responses import HTMLResponse
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
 from quartet.gateway.security import docs_page
-from quartet.kernel.errors import NotFound, Problem
-from quartet.stores import Stores
-from quartet.stores.guard import STATES, State
+from quartet.kernel.errors import NotFound, Problem, StoreUnavailable
+from quartet.stores import Stores, migrate
+from quartet.stores.guard import STATES, Guard, State
+from quartet.stores.postgres import Postgres
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep
 from quartet.web.shapes import Shape
@@ -38,7 +40,7 @@ IMAGES = Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
 class StoreHealth(Shape):
-    """`latencyMs` of one round trip; `breaker` of the process that answers; `meanwhile`: what works without it."""
+    """`latencyMs` until it has answered; `breaker` of the process that answers; `meanwhile`: what works without it."""
 
     status: Literal["up", "down"]
     breaker: State
@@ -69,11 +71,16 @@ async def live() -> Response:
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def ready(shop: ShopDep) -> Response:
-    """Each store's state; 503 when one is gone that requests cannot do without."""
+    """Each store's state; 503 when one is gone that requests cannot do without, or PostgreSQL lacks migrations."""
     stores = shop.stores
-    pinged: tuple[Any, ...] = (stores.pg, stores.mongo, stores.redis, stores.search)
-    found = await asyncio.gather(*(_ping(store) for store in pinged))
-    health = {store.guard.store: state for store, state in zip(pinged, found, strict=True)}
+    pings = {
+        stores.pg.guard: _migrated(stores.pg),
+        stores.mongo.guard: stores.mongo.ping(),
+        stores.redis.guard: stores.redis.ping(),
+        stores.search.guard: stores.search.ping(),
+    }
+    found = await asyncio.gather(*(_health(guard, ping) for guard, ping in pings.items()))
+    health = {guard.store: state for guard, state in zip(pings, found, strict=True)}
     down = {name for name, state in health.items() if state.status == "down"}
     status: Literal["ready", "degraded", "unavailable"] = (
         "unavailable" if down & NEEDED else "degraded" if down else "ready"
@@ -82,14 +89,20 @@ async def ready(shop: ShopDep) -> Response:
     return answer(Health(status=status, stores=health), 503 if status == "unavailable" else 200, headers)
 
 
-async def _ping(store: Any) -> StoreHealth:
+async def _migrated(pg: Postgres) -> str:
+    """A process that started while PostgreSQL was away learns only now whose database it is."""
+    if missing := await migrate.lacking(pg):
+        raise StoreUnavailable("postgres", missing)
+    return await pg.ping()
+
+
+async def _health(guard: Guard, ping: Coroutine[None, None, str]) -> StoreHealth:
     started = time.perf_counter()
     try:
         async with asyncio.timeout(PING_SECONDS):
-            version = await store.ping()
+            version = await ping
     except Exception as error:  # whatever it is, the store is of no use now
         reason = error.detail if isinstance(error, Problem) else type(error).__name__
-        guard = store.guard
         return StoreHealth(
             status="down",
             breaker=guard.state,
@@ -97,7 +110,7 @@ async def _ping(store: Any) -> StoreHealth:
             error=reason,
             meanwhile=MEANWHILE[guard.store],
         )
-    return StoreHealth(status="up", breaker=store.guard.state, latency_ms=_ms(started), version=version)
+    return StoreHealth(status="up", breaker=guard.state, latency_ms=_ms(started), version=version)
 
 
 def _ms(started: float) -> float:

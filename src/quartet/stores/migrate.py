@@ -6,7 +6,10 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import asyncpg
 
 from quartet.stores.postgres import Postgres, Tx
 
@@ -62,6 +65,24 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
             await tx.execute("DELETE FROM schema_migrations WHERE starts_with(version, $1)", f"{migration.name}@")
             await tx.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
         return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
+
+
+async def lacking(pg: Postgres) -> str:
+    """What the database lacks of the schema, and what to do about it; "" where it lacks nothing. Only numbered
+    migrations count: while versions change, processes of both work on the newer one's functions. Raises
+    StoreUnavailable."""
+    async with pg.read() as read:
+        try:
+            done = {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}
+        except asyncpg.UndefinedTableError:
+            done = set()
+    missing = len(_numbers() - done)
+    return f"the database lacks {missing} of the shop's migrations: run `quartet migrate`" if missing else ""
+
+
+@cache
+def _numbers() -> frozenset[str]:
+    return frozenset(migration.version for migration in find() if "@" not in migration.version)
 
 
 async def _applied(tx: Tx) -> set[str]:
