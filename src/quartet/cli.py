@@ -20,6 +20,7 @@ from quartet.kernel.settings import SECRET_LENGTH, Settings, complaints
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
 from quartet.stores.migrate import lacking
+from quartet.stores.trouble import trouble
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
@@ -47,8 +48,11 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         sys.stderr.writelines(f"{line}\n" for line in complaints(error))
         sys.exit(1)
-    except (Problem, ValueError) as error:
-        sys.stderr.write(f"quartet: {error}\n")
+    except Exception as error:
+        said = trouble(error)
+        if said is None and not isinstance(error, Problem | ValueError):
+            raise
+        sys.stderr.write(f"quartet: {said or error}\n")
         sys.exit(1)
 
 
@@ -78,13 +82,20 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
 
 @asynccontextmanager
 async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
-    """The same for what works on the schema; ValueError says where the database lacks some of it. While PostgreSQL is
-    away nobody knows, and API and worker start all the same."""
+    """The same for what works on the schema; ValueError says where the database lacks some of it. Raises
+    StoreUnavailable."""
     async with open_shop(settings) as shop:
-        with suppress(StoreUnavailable):
-            if missing := await lacking(shop.stores.pg):
-                raise ValueError(missing)
+        if missing := await lacking(shop.stores.pg):
+            raise ValueError(missing)
         yield shop
+
+
+async def check_schema(settings: Settings) -> None:
+    """Raises ValueError where the database lacks some of it. While it is away nobody knows, and API and worker start
+    all the same."""
+    with suppress(StoreUnavailable):
+        async with open_migrated(settings):
+            pass
 
 
 @app.command()
@@ -173,8 +184,8 @@ def serve(
         raise ValueError(f"QUARTET_SECRET is not set: at least {SECRET_LENGTH} characters (`quartet up` draws one)")
     check_providers(settings)
     _check_port(settings.port, settings.host)
-    asyncio.run(_look(settings))
     logs.configure(settings.log_level, as_json=settings.log_json)
+    asyncio.run(check_schema(settings))
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
     config = uvicorn.Config(
@@ -189,12 +200,6 @@ def serve(
         timeout_graceful_shutdown=10,
     )
     Server(config, api.state.at_once).run([config.bind_socket()])
-
-
-async def _look(settings: Settings) -> None:
-    """Before the server is there, which would tell of a failure by a traceback."""
-    async with open_migrated(settings):
-        pass
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:
@@ -370,7 +375,8 @@ async def _worker(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_migrated(settings) as shop:
+    await check_schema(settings)
+    async with open_shop(settings) as shop:
         await sync.run_worker(shop, stop)
 
 

@@ -16,6 +16,7 @@ from quartet.devstores import jvm, mongo, postgres, redis, search
 from quartet.gateway import MEANWHILE
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all
+from quartet.stores.trouble import reason
 from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
 
 _NAMED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
@@ -171,7 +172,7 @@ async def _given_stores(settings: Settings) -> list[Finding]:
         if isinstance(version, Exception):
             advice = f"start it, correct QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
             advice += f"; meanwhile {MEANWHILE[name]}"
-            findings.append(Finding(name, f"{shown} does not answer: {version}", advice, wrong=True))
+            findings.append(Finding(name, f"{shown} does not answer: {reason(version)}", advice, wrong=True))
         else:
             findings.append(Finding(name, f"{version}, {shown}"))
     return findings

@@ -184,7 +184,9 @@ class Supervisor:
         given = [name for name in STORES if name not in self.servers]
         if not given:
             return
-        from quartet.stores import open_stores, ping_all  # all clients: two seconds that only given stores need
+        # All clients: two seconds that only given stores need.
+        from quartet.stores import open_stores, ping_all
+        from quartet.stores.trouble import reason
 
         began = perf_counter()
         async with open_stores(self.settings) as stores:
@@ -193,7 +195,7 @@ class Supervisor:
             url, version = str(getattr(self.settings, f"{name}_url")), versions[name]
             if isinstance(version, Exception):
                 raise StartError(
-                    f"{name} does not answer at {without_password(url)} ({version}): start it, correct "
+                    f"{name} does not answer at {without_password(url)} ({reason(version)}): start it, correct "
                     f"QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
                 )
             self.servers[name] = LocalServer(

@@ -3,6 +3,7 @@
 import io
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
@@ -86,3 +87,13 @@ async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str
     for name in servers:
         assert name in text
     assert "MongoDB" not in text, "no local server is looked for where a store is given"
+
+
+async def test_a_store_that_does_not_let_us_in_is_quoted(tmp_path: Path, servers: dict[str, str]) -> None:
+    url = urlsplit(servers["postgres"])
+    wrong = url._replace(netloc=f"{url.username}:hidden@{url.hostname}:{url.port}").geturl()
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), postgres_url=wrong)
+    status, text = _shown(await examine(settings))
+    assert status == 1
+    assert f'does not answer: password authentication failed for user "{url.username}"' in text
+    assert "hidden" not in text

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from conftest import SECRET
-from quartet.cli import open_migrated, open_shop
+from quartet.cli import check_schema, open_shop
 from quartet.gateway import create_app
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
@@ -58,8 +58,7 @@ async def test_a_process_does_not_start_on_a_database_without_the_shop(bare: Set
 
 
 async def test_while_postgresql_is_away_it_starts_all_the_same(settings: Settings) -> None:
-    async with open_migrated(settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/x"})):
-        pass
+    await check_schema(settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/x"}))
 
 
 async def test_a_process_is_ready_once_the_database_is_migrated(bare: Settings) -> None:
@@ -79,14 +78,12 @@ async def test_while_versions_change_processes_of_both_start(settings: Settings)
     async with open_shop(settings) as shop, shop.stores.pg.tx() as tx:
         await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
         await tx.execute("UPDATE schema_migrations SET version = version || 'later' WHERE version LIKE '%@%'")
-    async with open_migrated(settings):
-        pass
+    await check_schema(settings)
 
     async with open_shop(settings) as shop, shop.stores.pg.tx() as tx:
         await tx.execute("DELETE FROM schema_migrations WHERE version = '0001'")
     with pytest.raises(ValueError, match="the database lacks 1 of the shop's migrations"):
-        async with open_migrated(settings):
-            pass
+        await check_schema(settings)
 
 
 @asynccontextmanager

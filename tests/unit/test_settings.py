@@ -13,6 +13,7 @@ from quartet.cli import main
 from quartet.devstores import free_port
 from quartet.kernel.settings import Settings, complaints
 from quartet.payments import check_providers
+from quartet.stores.search import nodes_of
 from quartet.supervise import local_address, port_trouble
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -50,6 +51,16 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("MONGODB_URL", "sesame:27017", "mongodb://"),
         ("REDIS_URL", "sesame:6379", "redis://"),
         ("SEARCH_URL", "sesame:9200", "http://"),
+        ("POSTGRES_URL", "postgresql://shop:1#sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_URL", "postgresql://shop:1/sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_URL", "postgresql://shop:[sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_REPLICA_URL", "postgresql:///sesame", "no host"),
+        ("MONGODB_URL", "mongodb://shop:open@sesame@db/shop", "percent-encoded"),
+        ("MONGODB_URL", "mongodb://", "no host"),
+        ("REDIS_URL", "redis://sesame:abc/0", "no host"),
+        ("REDIS_URL", "redis://sesame:65536", "no host"),
+        ("REDIS_URL", "redis+cluster://a:6379,:6379", "no host"),
+        ("SEARCH_URL", "https://", "no host"),
         ("BASE_URL", "shop.example", "https?"),
         ("MAIL_URL", "http://sesame", "smtp://"),
     ],
@@ -74,6 +85,26 @@ def test_what_a_payment_provider_needs_is_missing_where_it_is_blank(monkeypatch:
 def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARTET_SECRET", " " * 40)
     assert not Settings().secret
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("POSTGRES", "postgresql://shop:open@sesame@a:5432,b:5432/shop?target_session_attrs=primary"),
+        ("POSTGRES", "postgres:///shop?host=/run/postgresql"),
+        ("MONGODB", "mongodb://shop:p%40ss@a,b:27017/shop?replicaSet=rs0"),
+        ("MONGODB", "mongodb+srv://cluster.example/shop"),
+        ("SEARCH", "https://[::1]:9200"),
+    ],
+)
+def test_a_url_that_its_driver_can_read_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    monkeypatch.setenv(f"QUARTET_{name}_URL", url)
+    assert getattr(Settings(), f"{name.lower()}_url") == url
+
+
+def test_a_node_of_search_has_its_port() -> None:
+    assert nodes_of("http://u:p@a,b:9201") == ["http://u:p@a:9200", "http://u:p@b:9201"]
+    assert nodes_of("https://a/behind,[::1]") == ["https://a:443/behind", "https://[::1]:443"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Every setting, with a sentence. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +24,28 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _readable(url: str) -> str:
+    with suppress(ValueError):  # which may tell a part of it
+        if _is_readable(url):
+            return url
+    raise ValueError("no host can be read from it; what a password has of : / ? # @ has to be percent-encoded")
+
+
+def _is_readable(url: str) -> bool:
+    """Whether each driver reads the same from it. ValueError where one of its parts can't be."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    if "#" in url or "@" in parts.path:
+        return False
+    if parts.scheme.startswith("mongodb") and ("@" in login or login.count(":") > 1):
+        return False
+    if parts.scheme == "unix" or (not hosts and "host=" in parts.query):  # PostgreSQL's way to name a socket
+        return True
+    named = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    return all(host.hostname and host.port != 0 for host in named)
+
+
+StoreUrl = Annotated[str, AfterValidator(_readable)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
@@ -37,23 +61,23 @@ class Settings(BaseSettings):
         str_strip_whitespace=True,  # blank is not set
     )
 
-    postgres_url: str | None = Field(
+    postgres_url: StoreUrl | None = Field(
         None, pattern="^postgres(ql)?://", description="PostgreSQL 15 to 18, postgresql://user:password@host/db."
     )
-    postgres_replica_url: str | None = Field(
+    postgres_replica_url: StoreUrl | None = Field(
         None,
         pattern="^postgres(ql)?://",
         description="A streaming replica of it, where reports are read; it may lag.",
     )
-    mongodb_url: str | None = Field(
+    mongodb_url: StoreUrl | None = Field(
         None, pattern=r"^mongodb(\+srv)?://", description="MongoDB 7 or 8 (replica set), mongodb://host/db."
     )
-    redis_url: str | None = Field(
+    redis_url: StoreUrl | None = Field(
         None,
         pattern=r"^(rediss?(\+cluster)?|unix)://",
         description="Redis 7+ or Valkey 8+, redis://host:6379/0; of a cluster redis+cluster://host:6379,host:6379.",
     )
-    search_url: str | None = Field(
+    search_url: StoreUrl | None = Field(
         None,
         pattern="^https?://",
         description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; of a cluster http://host:9200,host:9200.",

@@ -1,8 +1,8 @@
 """The four stores, opened together. Drivers live in this layer only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -44,7 +44,7 @@ class Stores:
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Clients of all four stores. Nothing has to be up: each connects at first use and says so when it can't.
 
-    Raises ValueError naming every URL that is not set.
+    Raises ValueError naming every URL that is not set, or one that its driver can't use.
     """
     urls = {
         "QUARTET_POSTGRES_URL": settings.postgres_url,
@@ -59,9 +59,11 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as stack:
         pg = Postgres(postgres_url, size=settings.postgres_pool)
         stack.push_async_callback(pg.close)
-        mongo = Mongo(mongodb_url, urlsplit(mongodb_url).path.strip("/") or "quartet")
+        with _named("QUARTET_MONGODB_URL"):
+            mongo = Mongo(mongodb_url, urlsplit(mongodb_url).path.strip("/") or "quartet")
         stack.push_async_callback(mongo.close)
-        redis = RedisStore(redis_url, doubt=settings.redis_doubt)
+        with _named("QUARTET_REDIS_URL"):
+            redis = RedisStore(redis_url, doubt=settings.redis_doubt)
         stack.push_async_callback(redis.close)
         search = SearchEngine(search_url)
         stack.push_async_callback(search.close)
@@ -70,6 +72,15 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             replica = Postgres(settings.postgres_replica_url, size=settings.postgres_pool, name="postgres-replica")
             stack.push_async_callback(replica.close)
         yield Stores(pg, mongo, redis, search, replica)
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """Drivers that read the URL at once say what is wrong with it by errors of all kinds."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{setting}: {error}") from error
 
 
 async def ping_all(stores: Stores) -> dict[str, str | Exception]:
