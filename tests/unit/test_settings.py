@@ -82,6 +82,15 @@ def test_what_a_payment_provider_needs_is_missing_where_it_is_blank(monkeypatch:
         check_providers(Settings())
 
 
+@pytest.mark.parametrize(("payment", "request_"), [("15", ""), ("10", "10"), ("", "9.5")])
+def test_a_provider_has_less_time_than_the_request_that_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, payment: str, request_: str
+) -> None:
+    monkeypatch.setenv("QUARTET_PAYMENT_TIMEOUT", payment)
+    [line] = _said(monkeypatch, "REQUEST_TIMEOUT", request_)
+    assert line.startswith("QUARTET_REQUEST_TIMEOUT: has to be more than QUARTET_PAYMENT_TIMEOUT (")
+
+
 def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARTET_SECRET", " " * 40)
     assert not Settings().secret

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -223,9 +223,13 @@ class Settings(BaseSettings):
     payment_return_url: str = Field(
         "", description="Where a buyer sent to a provider's page comes back; `base_url` when empty."
     )
-    payment_timeout: float = Field(10.0, gt=0, description="Seconds a provider may take; then `pending`, asked later.")
+    payment_timeout: float = Field(
+        10.0, gt=0, description="Seconds a provider may take, less than a request; then `pending`, asked later."
+    )
 
-    request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
+    request_timeout: float = Field(
+        15.0, gt=0, description="Seconds after which a request is given up (504), more than `payment_timeout`."
+    )
     postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
     redis_doubt: float = Field(
         0.04,
@@ -243,6 +247,13 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough_if_set(cls, secret: SecretStr) -> SecretStr:
         return _long_enough(secret) if secret else secret
+
+    @field_validator("request_timeout")
+    @classmethod
+    def _outlasts_payments(cls, seconds: float, info: ValidationInfo) -> float:
+        if seconds <= info.data.get("payment_timeout", 0):
+            raise ValueError("has to be more than QUARTET_PAYMENT_TIMEOUT")
+        return seconds
 
     def all_secrets(self) -> list[str]:
         """The one that signs, then those that only verify."""
