@@ -82,6 +82,28 @@ def test_what_a_payment_provider_needs_is_missing_where_it_is_blank(monkeypatch:
         check_providers(Settings())
 
 
+NUMBERS = [name for name, field in Settings.model_fields.items() if type(field.get_default()) in (int, float)]
+
+
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"sandbox_seed"}))
+def test_no_number_is_larger_than_can_be_reckoned_with(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [line] = _said(monkeypatch, name.upper(), "999999999999999")
+    assert line.startswith(f"QUARTET_{name.upper()}: Input should be less than or equal to ")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if isinstance(Settings.model_fields[name].default, float)])
+def test_a_time_or_a_share_is_finite(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [line] = _said(monkeypatch, name.upper(), value)
+    assert line.startswith(f"QUARTET_{name.upper()}: Input should be ")
+
+
+@pytest.mark.parametrize("weight", ["Infinity", "NaN", "1e30"])
+def test_a_word_weighs_what_an_engine_can_reckon_with(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
+    [line] = _said(monkeypatch, "SEARCH_WEIGHTS", f'{{"name": {weight}}}')
+    assert line.startswith("QUARTET_SEARCH_WEIGHTS: name: Input should be ")
+
+
 @pytest.mark.parametrize(("payment", "request_"), [("15", ""), ("10", "10"), ("", "9.5")])
 def test_a_provider_has_less_time_than_the_request_that_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, payment: str, request_: str
