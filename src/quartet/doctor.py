@@ -15,7 +15,7 @@ from quartet import devstores
 from quartet.devstores import jvm, mongo, postgres, redis, search
 from quartet.gateway import MEANWHILE
 from quartet.kernel.settings import Settings
-from quartet.stores import open_stores, ping_all
+from quartet.stores import open_stores, ping_all, too_old
 from quartet.stores.trouble import reason
 from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
 
@@ -174,5 +174,6 @@ async def _given_stores(settings: Settings) -> list[Finding]:
             advice += f"; meanwhile {MEANWHILE[name]}"
             findings.append(Finding(name, f"{shown} does not answer: {reason(version)}", advice, wrong=True))
         else:
-            findings.append(Finding(name, f"{version}, {shown}"))
+            needed = too_old(name, version)
+            findings.append(Finding(name, f"{version}, {shown}", needed, wrong=bool(needed)))
     return findings

@@ -185,7 +185,7 @@ class Supervisor:
         if not given:
             return
         # All clients: two seconds that only given stores need.
-        from quartet.stores import open_stores, ping_all
+        from quartet.stores import open_stores, ping_all, too_old
         from quartet.stores.trouble import reason
 
         began = perf_counter()
@@ -198,6 +198,8 @@ class Supervisor:
                     f"{name} does not answer at {without_password(url)} ({reason(version)}): start it, correct "
                     f"QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
                 )
+            if needed := too_old(name, version):
+                raise StartError(f"{name} at {without_password(url)} is {version}: {needed}")
             self.servers[name] = LocalServer(
                 name, "as given", version, url, 0, perf_counter() - began, self.place.log(name)
             )
@@ -329,11 +331,11 @@ def note_running(settings: Settings) -> None:
 
 
 def without_password(url: str) -> str:
-    """A URL that can be shown."""
+    """A URL that can be shown: without what it asks for too, where drivers take passwords as well."""
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1]
     user = f"{parts.username}@" if parts.username else ""
-    return parts._replace(netloc=user + host).geturl()
+    return parts._replace(netloc=user + host, query="").geturl()
 
 
 def local_address(settings: Settings) -> str:

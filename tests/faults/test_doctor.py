@@ -6,10 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from old_search import elasticsearch_6
 from rich.console import Console
 
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
+from quartet.stores import too_old
+from quartet.supervise import without_password
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +100,30 @@ async def test_a_store_that_does_not_let_us_in_is_quoted(tmp_path: Path, servers
     assert status == 1
     assert f'does not answer: password authentication failed for user "{url.username}"' in text
     assert "hidden" not in text
+
+
+async def test_an_engine_that_is_too_old_is_said(tmp_path: Path) -> None:
+    with elasticsearch_6() as url:
+        settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), search_url=url)
+        status, text = _shown(await examine(settings))
+    assert status == 1
+    assert f"elasticsearch 6.8.0, {url}" in text
+    assert "elasticsearch 8 or newer is needed" in text
+
+
+@pytest.mark.parametrize(
+    ("store", "version", "is_old"),
+    [
+        ("postgres", "14.11 (Debian 14.11-1)", True), ("postgres", "15beta1", False), ("postgres", "19.0", False),
+        ("mongodb", "6.0.14", True), ("mongodb", "7.0.0", False), ("redis", "6.2.14", True), ("redis", "7.2.4", False),
+        ("search", "elasticsearch 7.17.0", True), ("search", "opensearch 1.3.0", True),
+        ("search", "opensearch 2.19.0", False), ("search", "elasticsearch ", False),
+    ],
+)  # fmt: skip
+def test_which_versions_are_too_old(store: str, version: str, is_old: bool) -> None:
+    assert bool(too_old(store, version)) is is_old
+
+
+def test_a_password_is_shown_nowhere_in_a_url() -> None:
+    shown = without_password("postgresql://app:hidden@db:5432/shop?password=hidden&sslmode=require")
+    assert shown == "postgresql://app@db:5432/shop"

@@ -1,6 +1,7 @@
 """The four stores, opened together. Drivers live in this layer only."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -89,3 +90,14 @@ async def ping_all(stores: Stores) -> dict[str, str | Exception]:
     pings = (stores.pg.ping(), stores.mongo.ping(), stores.redis.ping(), stores.search.ping())
     found = await asyncio.gather(*pings, return_exceptions=True)
     return {n: f if isinstance(f, str | Exception) else Exception(repr(f)) for n, f in zip(names, found, strict=True)}
+
+
+# Of each engine the oldest major version that Quartet runs on (docs/engines.md).
+OLDEST = {"postgres": 15, "mongodb": 7, "redis": 7, "elasticsearch": 8, "opensearch": 2}
+
+
+def too_old(store: str, version: str) -> str:
+    """What to have instead of a version that `ping_all` told; "" where it will do."""
+    engine = version.partition(" ")[0] if store == "search" else store
+    major, oldest = re.search(r"\d+", version), OLDEST.get(engine, 0)
+    return f"{engine} {oldest} or newer is needed" if major and int(major[0]) < oldest else ""
