@@ -254,15 +254,16 @@ async def list_products(
         attributes=conditions,
         varying=varying,
     )
-    after = None
+    asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
+    after, scope = None, f"products:{sort}:{asked_for}"
     if cursor is not None:
-        value, sku = shop.cursors.decode(cursor, f"products:{sort}")
+        value, sku = shop.cursors.decode(cursor, scope)
         after = (value, sku)
     found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=limit + 1)
     if len(found) <= limit:
         return found, None
     last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], f"products:{sort}")
+    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], scope)
 
 
 @dataclass(frozen=True)

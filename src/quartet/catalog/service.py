@@ -429,7 +429,10 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
     if faults:
         return faults
     if not draft.variants:
-        return attributes.attribute_faults(category, draft.attrs, "attrs", own=())
+        return list(dict.fromkeys(attributes.attribute_faults(category, draft.attrs, "attrs", own=())))
+    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
+    shared = attributes.attribute_faults(category, draft.attrs, "attrs", own=())
+    faults += [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
     for i, variant in enumerate(draft.variants):
         merged = {**draft.attrs, **variant.attrs}
         faults += attributes.attribute_faults(category, merged, f"variants.{i}.attrs", own=variant.attrs)
