@@ -203,8 +203,8 @@ async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: s
 async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str, Level]) -> int:
     """Puts many products in at once, for loaders; answers how many were new. Those already there, and those whose SKU
     or slug is taken, are left alone, so a load that was cut short can be run again. Where a draft has no slug, it gets
-    one of its name and SKU. Inventory is the caller's:
-    `levels` gives each sellable SKU's price and stock there. Attributes are checked; Invalid names product and field.
+    one of its name and SKU. Inventory is the caller's: `levels` gives each sellable SKU's price and stock there.
+    Attributes are checked; Invalid names product and field.
     """
     mongo = shop.stores.mongo
     categories = {category.slug: category for category in await store.categories(mongo)}

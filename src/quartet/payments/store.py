@@ -105,7 +105,7 @@ async def complete(
 
 
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
-    """The same, with whose it is."""
+    """A payment with whose it is."""
     row = await read.fetchrow(q.with_buyer, payment_id)
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
