@@ -113,7 +113,7 @@ class _Line:
     """The server, or the cluster of them, and its guard."""
 
     def __init__(self, url: str, doubt: float) -> None:
-        self._server = Cluster(url) if is_cluster(url) else resp.Server(parse_url(url))
+        self._server = Cluster(url) if is_cluster(url) else resp.Master(parse_url(url))
         self.guard = Guard(
             "redis",
             self._server.probe,
@@ -132,7 +132,7 @@ class _Line:
                     replies = await self._server.send(commands)
                     receiving = self._server.receive(commands, replies)
                     return await (self._briefly(replies, receiving) if brief else receiving)
-                except resp.Refused as refusal:  # to let us in
+                except resp.Refused as refusal:  # to let us in, or to be the master
                     raise _named(refusal) from refusal
         except resp.Gone as error:
             raise StoreUnavailable("redis") from error
