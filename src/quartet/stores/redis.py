@@ -130,7 +130,7 @@ class _Line:
             with self.guard.call(brief=brief), Timed("redis"):
                 try:
                     replies = await self._server.send(commands)
-                    receiving = self._server.receive(commands, replies)
+                    receiving = self._server.receive(commands, replies, brief)
                     return await (self._briefly(replies, receiving) if brief else receiving)
                 except resp.Refused as refusal:  # to let us in, or to be the master
                     raise _named(refusal) from refusal

@@ -72,7 +72,9 @@ class Master(Server):
         opened = self.opened or await self.open()
         return [opened.ask(command) for command in commands]
 
-    async def receive(self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]") -> list[Any]:
+    async def receive(
+        self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]", _brief: bool
+    ) -> list[Any]:
         """The replies, refusals among them. Raises Gone, and Refused by what is no master, or not yet."""
         said = [await reply for reply in replies]
         for refused in filter(_is_by_no_master, said):
