@@ -68,6 +68,12 @@ class Cluster:
             found.append(said)
         return found
 
+    async def each(self, command: Command) -> list[Any]:
+        """The reply of every master. Raises Gone, Refused."""
+        if not self._owners:
+            await self._look()
+        return [await (await self._server(each).open()).ask(command) for each in self._masters()]
+
     async def probe(self) -> None:
         """Returns when any of them answers; raises Gone, Refused."""
         error: Exception = resp.Gone()
@@ -145,7 +151,7 @@ class Cluster:
 
     async def _ask_all(self, command: Command) -> Any:
         """Of every master; lists are joined."""
-        replies = [await (await self._server(each).open()).ask(command) for each in self._masters()]
+        replies = await self.each(command)
         if all(isinstance(reply, list) for reply in replies):
             return [one for reply in replies for one in reply]
         return next((reply for reply in replies if isinstance(reply, resp.Refused)), replies[0])

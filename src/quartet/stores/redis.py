@@ -33,6 +33,7 @@ _REFUSING = (
     "CLUSTERDOWN", "TRYAGAIN", "MOVED ", "ASK ", "ERR max number of clients",
 )  # fmt: skip
 _VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
+_POLICY = re.compile(r"^maxmemory_policy:(\S+)", re.MULTILINE)
 
 
 class ScriptForgotten(Exception):
@@ -104,6 +105,12 @@ class RedisStore:
         versions = _VERSION.findall(await self.call("INFO", "server"))
         return str(versions[-1])
 
+    async def policies(self) -> set[str]:
+        """What the server, or each master of a cluster, does once its memory is full: `noeviction`, `allkeys-lru`, …
+        From INFO, since CONFIG is often forbidden."""
+        told = await self._line.each(("INFO", "memory"))
+        return {policy for said in told for policy in _POLICY.findall(_sound(said))}
+
     async def close(self) -> None:
         """Closes the connection."""
         self._line.close()
@@ -135,6 +142,14 @@ class _Line:
                 except resp.Refused as refusal:  # to let us in, or to be the master
                     raise _named(refusal) from refusal
         except resp.Gone as error:
+            raise StoreUnavailable("redis") from error
+
+    async def each(self, command: Command) -> list[Any]:
+        """The reply of each master, refusals among them. Raises StoreUnavailable."""
+        try:
+            with self.guard.call(), Timed("redis"):
+                return await self._server.each(command)
+        except (resp.Gone, resp.Refused) as error:
             raise StoreUnavailable("redis") from error
 
     async def _briefly(

@@ -82,6 +82,10 @@ class Master(Server):
             raise refused
         return said
 
+    async def each(self, command: Sequence[Any]) -> list[Any]:
+        """Its reply: it is alone. Raises Gone, Refused."""
+        return await self.receive([command], await self.send([command]), False)
+
     async def _connect(self) -> "Connection":
         opened = await super()._connect()
         try:

@@ -106,6 +106,17 @@ async def test_a_slot_that_moves_under_load_loses_no_piece(store: RedisStore, no
         each.close()
 
 
+async def test_one_master_that_would_delete_carts_is_found(store: RedisStore, nodes: list[Running]) -> None:
+    assert await store.policies() == {"noeviction"}
+    last = await connect(nodes[2])
+    await last.ask(("CONFIG", "SET", "maxmemory-policy", "allkeys-lru"))
+    try:
+        assert await store.policies() == {"noeviction", "allkeys-lru"}
+    finally:
+        await last.ask(("CONFIG", "SET", "maxmemory-policy", "noeviction"))
+        last.close()
+
+
 @pytest.mark.parametrize("held", [["total"], []])
 async def test_keys_that_are_asked_for_together_are_waited_for_while_their_slot_moves(
     store: RedisStore, nodes: list[Running], monkeypatch: pytest.MonkeyPatch, held: list[str]
