@@ -125,10 +125,10 @@ async def answer(
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        digest, is_kept = await _further(shop, wanted, found, told.seen, client)
+        digest, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
         # A cursor that this client alone has no room for is not for others.
-        return Ready(write(wanted, found, further), found.total, is_kept and not found.partial)
+        return Ready(write(wanted, found, further), found.total, is_everybodys and not found.partial)
 
     if wanted.explain:  # for staff, and of now
         async with desk(shop).turns.turn(client):
@@ -186,7 +186,7 @@ async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
 ) -> tuple[str | None, bool]:
     """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead.
-    And whether there was room for what it names."""
+    And whether it is as good for others."""
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
     if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
         return None, True
