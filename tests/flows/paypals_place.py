@@ -37,7 +37,8 @@ class Refused(Exception):
 class PayPalsPlace:
     """`events` are those not yet delivered. `declining`: the buyer's bank says no; `failing` answers 500 after the work
     is done; `hiding`: orders of which something was taken can't be looked at just now; `tokens_given` counts sign-ins,
-    each of which takes `sign_in_seconds`; `taken_back_as` is how reports call refunds."""
+    each of which takes `sign_in_seconds`; `taken_back_as` is how reports call refunds. `moved` is what else stands in
+    them, event code and sum: money withheld for a dispute (T1110) and released (T1111), what the shop pays others."""
 
     orders: dict[str, Json] = field(default_factory=dict)
     answers: dict[str, tuple[int, Json]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class PayPalsPlace:
     hiding: bool = False
     declining: bool = False
     taken_back_as: str = "T1107"
+    moved: list[tuple[str, str]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -217,7 +219,8 @@ class PayPalsPlace:
         back = sum(_cents(r["amount"]) for r in self._payments(order).get("refunds", ()))
         if _cents(asked["amount"]) + back > _cents(taken["amount"]):
             raise Refused(422, "REFUND_AMOUNT_EXCEEDED")
-        taken["status"] = "PARTIALLY_REFUNDED"
+        is_all = _cents(asked["amount"]) + back == _cents(taken["amount"])
+        taken["status"] = "REFUNDED" if is_all else "PARTIALLY_REFUNDED"
         return 201, self._add(order, "refunds", "COMPLETED", "PAYMENT.CAPTURE.REFUNDED", asked)
 
     def _verify(self, _request: Request, body: bytes) -> tuple[int, Json]:
@@ -239,15 +242,29 @@ class PayPalsPlace:
                 ("authorizations", "T1300", ""),
             ):
                 rows += [
-                    {"transaction_info": {
-                        "transaction_id": part["id"], "transaction_event_code": code, "transaction_status": "S",
+                    {
+                        # V means that a successful transaction was fully reversed and its funds refunded.
+                        "transaction_status": "V" if part["status"] == "REFUNDED" else "S",
+                        "transaction_id": part["id"], "transaction_event_code": code,
                         "transaction_initiation_date": part["create_time"], "custom_field": part.get("custom_id"),
                         "paypal_reference_id": part.get("parent"),
                         "transaction_amount": part["amount"] | {"value": sign + part["amount"]["value"]},
-                    }}
+                    }
                     for part in payments.get(kind, ())
-                    if since <= datetime.fromisoformat(part["create_time"]) <= until
                 ]  # fmt: skip
+        rows += [
+            {
+                "transaction_status": "S", "transaction_id": code, "transaction_event_code": code,
+                "transaction_initiation_date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "transaction_amount": {"currency_code": "GBP", "value": value},
+            }
+            for code, value in self.moved
+        ]  # fmt: skip
+        rows = [
+            {"transaction_info": row}
+            for row in rows
+            if since <= datetime.fromisoformat(row["transaction_initiation_date"]) <= until
+        ]
         size, page = int(request.query_params["page_size"]), int(request.query_params["page"])
         shown = rows[(page - 1) * size : page * size]
         return 200, {"transaction_details": shown, "total_pages": max(1, -(-len(rows) // size))}

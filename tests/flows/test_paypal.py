@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, settled
+from abroad import books_balance, differences, settled
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
@@ -113,6 +113,26 @@ async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_swe
     assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
     assert place.taken() == 1000
     await books_balance(shop, place, till)
+
+
+async def test_reports_of_what_went_back_whole_and_of_money_that_is_no_orders_differ_in_nothing(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    for body in ({}, {"amountCents": 300}):
+        made = await order(shopper, ("MUG", 2))
+        paid = await pay(shopper, made)
+        place.approve(paid["providerRef"])
+        await back(shopper, paid)
+        assert (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()["status"] == "succeeded"
+    place.moved = [("T0000", "-80.00"), ("T1111", "5.00")]
+    assert await differences(shop, provider) == []
+    place.moved = [("T1110", "-5.00")]
+    assert [each.finding for each in await differences(shop, provider)] == ["500 GBP succeeded there, unknown here"]
 
 
 async def test_a_declined_instrument_is_told_and_the_order_stays_payable(

@@ -338,14 +338,20 @@ def _refund_outcome(refund: Json) -> Outcome:
 
 def _entry(row: Json) -> Entry | None:
     """A line of PayPal's reports: T00… are payments, T11… what went back, T1201 what a bank took back; the rest is none
-    of ours to compare."""
-    code = row["transaction_event_code"]
+    of ours to compare. The sign tells whose they are: what we paid others, or got back of what was withheld, is neither
+    a charge nor a refund of ours."""
+    code, cents = row["transaction_event_code"], _cents(row["transaction_amount"])
     if not code.startswith(("T00", "T11", "T1201")):
         return None
-    cents = abs(_cents(row["transaction_amount"]))
-    status = _REPORTED.get(row["transaction_status"], "pending")
+    is_charge = code.startswith("T00")
+    if is_charge is not (cents > 0):
+        return None
+    cents = abs(cents)
+    reported = row["transaction_status"]
+    # A charge that went back whole is called V from then on; what went back has a line of its own.
+    status = "succeeded" if is_charge and reported == "V" else _REPORTED.get(reported, "pending")
     return Entry(
-        "charge" if code.startswith("T00") else "refund",
+        "charge" if is_charge else "refund",
         row["transaction_id"],
         row.get("custom_field") or row.get("invoice_id") or "",
         status,
