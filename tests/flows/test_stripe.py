@@ -575,6 +575,17 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     assert await differences(shop, provider) == [named]
 
 
+async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_from_being_compared(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+) -> None:
+    gone, cheap = [(await pay(shopper, await order(shopper, ("MUG", 1)))).json() for _ in range(2)]
+    del place.intents[gone["providerRef"]]
+    place.intents[cheap["providerRef"]] |= {"amount": 499, "amount_received": 499}
+    named = {each.reference: each.finding for each in await differences(shop, provider)}
+    assert named.pop(gone["id"]).startswith("500 GBP succeeded here, can't be looked up there: Stripe refuses")
+    assert named == {cheap["id"]: "is 500 GBP here, 499 there"}
+
+
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(
     provider: PaymentProvider, place: StripesPlace
 ) -> None:

@@ -89,11 +89,11 @@ async def _hour(
 
     async for payment in _each(pg, store.made_between, name, since, until):
         compared.ours += 1
-        for finding in _beside(payment.status, payment, await _charge(provider, payment, theirs)):
+        for finding in await _compared(payment, _charge(provider, payment, theirs)):
             yield Difference("charge", str(payment.id), payment.named or "", finding)
     async for refund in _each(pg, store.given_back_between, name, since, until):
         compared.ours += 1
-        for finding in _beside(refund.status, refund, await _given_back(provider, refund, theirs)):
+        for finding in await _compared(refund, _given_back(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
         if refund.status == "failed" and refund.reason != "asked":
             finding = (
@@ -111,8 +111,18 @@ async def _hour(
                 yield Difference(kind, entry.reference, entry.provider_ref, finding)
 
 
-def _beside(status: str, ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
+async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
+    """What differs. That the provider refuses to tell of this one is a difference too, and keeps no other from being
+    found."""
+    try:
+        return list(_beside(ours, await counterpart))
+    except ProviderError as refused:
+        return [f"{ours.amount_cents} {ours.currency} {ours.status} here, can't be looked up there: {refused}"]
+
+
+def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
     """What differs between one of ours and its counterpart."""
+    status = ours.status
     if theirs is None:
         if status in _MONEY and ours.amount_cents > 0:  # no provider hears of a sum of nothing
             yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
