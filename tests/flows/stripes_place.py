@@ -93,6 +93,10 @@ class StripesPlace:
         intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
         self._tell("payment_intent.succeeded", intent)
 
+    def give_back(self, intent: Json, cents: int) -> None:
+        """Somebody gives money back in the dashboard."""
+        self._refunded(intent, cents, {})
+
     def dispute(self, intent: Json, status: str) -> None:
         """The card's owner says at the bank that it was not he, and the bank believes it or asks about it."""
         self.disputes.append({
@@ -222,13 +226,7 @@ class StripesPlace:
         if int(params["amount"]) > intent["amount_received"] - back:
             raise Refused(400, "invalid_request_error", "charge_already_refunded")
         self._ask_bank()
-        refund = {
-            "id": f"re_{next(self._numbers)}", "object": "refund", "amount": int(params["amount"]),
-            "currency": intent["currency"], "payment_intent": intent["id"], "metadata": params.get("metadata", {}),
-            "status": "pending" if self.async_refunds else "succeeded", "created": int(time.time()),
-        }  # fmt: skip
-        self.refunds[refund["id"]] = refund
-        return dict(refund)
+        return dict(self._refunded(intent, int(params["amount"]), params.get("metadata", {})))
 
     def _list_intents(self, request: Request, _params: Json) -> Json:
         return _page(request, list(self.intents.values()))
@@ -258,6 +256,15 @@ class StripesPlace:
             self._tell("payment_intent.amount_capturable_updated", intent)
         else:
             self._succeed(intent)
+
+    def _refunded(self, intent: Json, cents: int, metadata: Json) -> Json:
+        refund = {
+            "id": f"re_{next(self._numbers)}", "object": "refund", "amount": cents, "currency": intent["currency"],
+            "payment_intent": intent["id"], "metadata": metadata, "created": int(time.time()),
+            "status": "pending" if self.async_refunds else "succeeded",
+        }  # fmt: skip
+        self.refunds[refund["id"]] = refund
+        return refund
 
     def _succeed(self, intent: Json) -> None:
         self.take(intent, intent["amount"])

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from pydantic import SecretStr
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
+from structlog.testing import capture_logs
 from till import Json, Till, look, order
 
 from quartet import payments
@@ -584,6 +585,29 @@ async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_fr
     named = {each.reference: each.finding for each in await differences(shop, provider)}
     assert named.pop(gone["id"]).startswith("500 GBP succeeded here, can't be looked up there: Stripe refuses")
     assert named == {cheap["id"]: "is 500 GBP here, 499 there"}
+
+
+async def test_money_that_is_owed_and_refused_again_and_again_is_told_and_named(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.give_back(place.intents[paid["providerRef"]], 100)  # so that the whole can't go back any more
+    await shopper.post(f"/orders/{made['id']}/cancel")
+    refused = []
+    with capture_logs() as said:
+        while len(refused) < 12:
+            clock.advance(3600)
+            await recover(shop, {"stripe": provider})
+            refused = [each["log_level"] for each in said if each["event"] == "refund failed, to be tried again"]
+    assert refused == ["warning"] * 8 + ["error"] * 4
+    named = {each.finding for each in await differences(shop, provider)}
+    assert named == {"100 GBP succeeded there, unknown here", "1000 GBP pending here, unknown there"}
 
 
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(

@@ -100,6 +100,7 @@ class Refund:
     actor: str | None
     request_owner: str | None
     request_key: str | None
+    asked: int
     processed_at: datetime | None
     created_at: datetime
     lines: list[dict[str, Any]] | None = None

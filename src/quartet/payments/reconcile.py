@@ -124,7 +124,8 @@ def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
     """What differs between one of ours and its counterpart."""
     status = ours.status
     if theirs is None:
-        if status in _MONEY and ours.amount_cents > 0:  # no provider hears of a sum of nothing
+        # No provider hears of a sum of nothing. A refund is asked for until it is there.
+        if (status in _MONEY or _is_owed(ours)) and ours.amount_cents > 0:
             yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
         return
     if theirs.currency != ours.currency:
@@ -146,10 +147,14 @@ async def _charge(provider: PaymentProvider, payment: Payment, theirs: Theirs) -
 
 async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs) -> Entry | None:
     found = theirs.get(("refund", str(refund.id)))
-    if found is not None or refund.status not in _MONEY:
+    if found is not None or not (refund.status in _MONEY or _is_owed(refund)):
         return found
     asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
     return _entry(refund, await provider.look_up_refund(asked))
+
+
+def _is_owed(ours: Payment | Refund) -> bool:
+    return ours.status == "pending" and isinstance(ours, Refund)
 
 
 def _entry(ours: Payment | Refund, outcome: Outcome | None) -> Entry | None:
