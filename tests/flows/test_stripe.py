@@ -256,6 +256,32 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     await books_balance(shop, place, till)
 
 
+async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.declining = True
+    assert (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 200})).status_code == 502
+    assert await differences(shop, provider) == []  # staff know
+    place.declining, place.async_refunds = False, True
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "pending")
+    (refund,) = place.refunds.values()
+    refund["status"] = "failed"
+    await settled(shop, provider, clock)
+    (named,) = await differences(shop, provider)
+    assert (named.reference, named.finding) == (
+        told.json()["id"], "300 GBP must go back, and the provider can't: give them otherwise",
+    )  # fmt: skip
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_a_capture_and_a_cancellation_over_a_cut_line(

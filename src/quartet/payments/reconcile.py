@@ -95,7 +95,8 @@ async def _hour(
         compared.ours += 1
         for finding in await _compared(refund, _given_back(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
-        if refund.status == "failed" and refund.reason != "asked":
+        # Who asked was told of what failed at once, and of nothing that the worker found out later.
+        if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0):
             finding = (
                 f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
             )
