@@ -491,6 +491,27 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.declining = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).status_code == 502
+    place.declining = False
+    taken = await staff.post(f"/payments/{held['id']}/capture")
+    assert (taken.status_code, taken.json()["status"]) == (200, "succeeded"), taken.text
+    assert place.taken() == 500
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_paypal_could_not_take_is_still_one(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

@@ -192,7 +192,10 @@ class PayPal:
         failure = None
         try:
             path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
-            await self._ask("POST", path, body, f"{hold.reference}-{step}")
+            # For 45 days PayPal answers a request id as it did first, so that after a declined capture another is
+            # needed; after a lost answer it is the same.
+            tried = len(_parts(order, "captures"))
+            await self._ask("POST", path, body, f"{hold.reference}-{step}-{tried}")
         except ProviderError as refused:
             failure = refused
         try:
