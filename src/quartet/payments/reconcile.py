@@ -32,6 +32,10 @@ _MONEY = ("authorized", "succeeded", "refunded")
 # Of what nobody here knows of: what will be on its way back tomorrow is of a day that is compared today.
 _NAMED = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
 
+# How many days back a day is compared once more: both books keep a charge or refund under the day on which it began,
+# whatever becomes of it. A refund fails after days, a hold is taken within a month, a dispute is lost in two or three.
+_AGAIN = (3, 7, 14, 30, 60, 120)
+
 Theirs = Mapping[tuple[str, str], Entry]
 T = TypeVar("T", Payment, Refund)
 Listed = Callable[[Read, str, datetime, tuple[datetime, UUID], int], Awaitable[list[T]]]
@@ -54,6 +58,18 @@ class Compared:
 
     theirs: int = 0
     ours: int = 0
+
+
+async def days_due(pg: Postgres, name: str, today: date) -> list[date]:
+    """The days to compare today: yesterday, and some a second time. None before the provider's first payment here: its
+    account may be older than the shop."""
+    async with pg.read() as read:
+        first = await store.first_made(read, name)
+    again = [today - timedelta(days=back) for back in _AGAIN]
+    return [
+        today - timedelta(days=1),
+        *(day for day in again if first is not None and day >= first.astimezone(UTC).date()),
+    ]
 
 
 async def reconcile(

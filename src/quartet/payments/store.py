@@ -214,6 +214,12 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
+async def first_made(read: Read, provider: str) -> datetime | None:
+    """When the provider's first payment was made."""
+    first: datetime | None = await read.fetchval(q.first_made, provider)
+    return first
+
+
 async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
     """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
     return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
