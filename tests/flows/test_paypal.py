@@ -491,6 +491,29 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_day_on_which_he_did(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 2)))
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "authorized"
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("UPDATE payments SET created_at = created_at - interval '4 days'")
+    place.take(paid["providerRef"], 600)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    named = [(each.reference, each.finding) for each in await differences(shop, provider)]
+    assert named == [
+        (paid["id"], "is 1000 GBP here, 600 there"), (paid["id"], "is authorized here, succeeded there"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,

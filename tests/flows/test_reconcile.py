@@ -114,6 +114,17 @@ async def test_every_kind_of_difference_is_found_and_named(
     await change("UPDATE sandbox.charges SET capture = false WHERE reference = $1", held)
     expected["charge", held] = "is succeeded here, authorized there"
 
+    for since, finding in (
+        ("25 hours", "is authorized here, and its capture does not come about"),
+        ("1 hour", ""),
+    ):
+        due = await _paid(shopper)
+        await change("UPDATE sandbox.charges SET capture = false WHERE reference = $1", due)
+        waiting = f"status = 'authorized', due = 'capture', updated_at = now() - interval '{since}'"
+        await change(f"UPDATE payments SET {waiting} WHERE id = $1", due)
+        if finding:
+            expected["charge", due] = finding
+
     back = await _paid(shopper)
     theirs = GiveBack(str(uuid4()), back, "", 10, "GBP")
     await sandbox.refund(theirs)
@@ -215,6 +226,21 @@ async def test_a_charge_on_either_side_of_midnight_is_the_same_charge(
                 midnight + timedelta(seconds=theirs),
             )
         assert await _differences(shop, sandbox, *days) == []
+
+
+@pytest.mark.parametrize("status", ["failed", "pending", "voided"])
+@pytest.mark.parametrize("later", [timedelta(minutes=10), timedelta(minutes=12), timedelta(days=4)])
+async def test_what_was_taken_however_much_later_than_we_know_is_named_once(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, status: str, later: timedelta
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
+    made = datetime(2026, 3, 2, 9, 59, tzinfo=UTC)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE payments SET created_at = $2, status = $3 WHERE id = $1", paid, made, status)
+        await tx.execute("UPDATE sandbox.charges SET created_at = $2 WHERE reference = $1", paid, made + later)
+    days = {made.date(), (made + later).date()}
+    assert [d.finding for d in await _differences(shop, sandbox, *days)] == [f"is {status} here, succeeded there"]
 
 
 MANY = """

@@ -358,6 +358,7 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     await settled(shop, provider, clock)
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
+    assert [each.finding for each in await differences(shop, provider)] == ["is voided here, succeeded there"]
 
 
 @pytest.mark.usefixtures("by_hand")

@@ -33,6 +33,7 @@ class Payment:
     redirect_url: str | None
     processed_at: datetime | None
     created_at: datetime
+    updated_at: datetime
 
     @property
     def named(self) -> str | None:

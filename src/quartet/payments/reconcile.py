@@ -19,6 +19,8 @@ _SLICE = timedelta(hours=1)
 # Clocks differ, and a charge is written down here a moment before it is made there.
 _MARGIN = timedelta(minutes=10)
 _PAGE = 500
+# What the provider has to be told is told within seconds; as long as this it does not come about.
+_OVERDUE = timedelta(days=1)
 # What a status of ours may be called there; where money was, or is to be, theirs must exist.
 _THERE = {
     "pending": ("pending", "failed", "voided"),
@@ -101,11 +103,9 @@ async def _hour(
         elif is_now and entry.status in _MONEY and entry.provider_ref != first.provider_ref:
             finding = f"{entry.amount_cents} {entry.currency} {entry.status} there beside {first.provider_ref}: twice"
             yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
-    made = [key for key, entry in theirs.items() if since <= entry.created_at < until]
-
     async for payment in _each(pg, store.made_between, name, since, until):
         compared.ours += 1
-        for finding in await _compared(payment, _charge(provider, payment, theirs)):
+        for finding in await _compared(payment, _charge(provider, payment, theirs)) or _overdue(payment):
             yield Difference("charge", str(payment.id), payment.named or "", finding)
     async for refund in _each(pg, store.given_back_between, name, since, until):
         compared.ours += 1
@@ -118,14 +118,31 @@ async def _hour(
             )
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
 
+    made = [(ref, entry) for (_, ref), entry in theirs.items() if since <= entry.created_at < until]
     for some in range(0, len(made), _PAGE):
+        page = made[some : some + _PAGE]
         async with pg.read() as read:
-            known = await store.known(read, name, [UUID(ref) for _, ref in made[some : some + _PAGE] if _is_uuid(ref)])
-        for kind, ref in made[some : some + _PAGE]:
-            entry = theirs[kind, ref]
-            if (kind, ref) not in known and entry.status in _NAMED[kind]:
-                finding = f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
-                yield Difference(kind, entry.reference, entry.provider_ref, finding)
+            known = await store.known(read, name, [UUID(ref) for ref, _ in page if _is_uuid(ref)])
+        for ref, entry in page:
+            for finding in _elsewhere(known.get((entry.kind, ref)), entry):
+                yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
+
+
+def _elsewhere(ours: Payment | Refund | None, entry: Entry) -> Iterator[str]:
+    """What differs between one of theirs and its counterpart, unless that was compared in its own hour. A try that came
+    to nothing is none."""
+    if ours is None:
+        if entry.status in _NAMED[entry.kind]:
+            yield f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
+        return
+    hour = ours.created_at.replace(minute=0, second=0, microsecond=0)
+    if entry.status in _MONEY and not hour - _MARGIN <= entry.created_at < hour + _SLICE + _MARGIN:
+        yield from _beside(ours, entry)
+
+
+def _overdue(payment: Payment) -> Iterator[str]:
+    if payment.due is not None and datetime.now(UTC) - payment.updated_at > _OVERDUE:
+        yield f"is {payment.status} here, and its {payment.due} does not come about"
 
 
 async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
