@@ -598,9 +598,16 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     for status in ("needs_response", "won", "warning_needs_response"):
         paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
         place.dispute(place.intents[paid["providerRef"]], status)
-    (first, *_) = place.disputes
-    named = payments.Difference("refund", "", first["id"], "500 GBP succeeded there, unknown here")
-    assert await differences(shop, provider) == [named]
+    (disputed, _, asked_about) = place.disputes
+
+    async def named() -> list[str]:
+        found = await differences(shop, provider)
+        assert {each.finding for each in found} == {"500 GBP succeeded there, unknown here"}
+        return [each.provider_ref for each in found]
+
+    assert await named() == [disputed["id"]]
+    asked_about["status"] = "lost"  # weeks later, and still of the day on which the bank asked
+    assert await named() == [asked_about["id"], disputed["id"]]
 
 
 async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_from_being_compared(
