@@ -44,7 +44,8 @@ class Refused(Exception):
 @dataclass
 class StripesPlace:
     """`events` are those not yet delivered. `failing` answers 500 after the work is done, `busy` 429 before it; with
-    `declining` the card's bank refuses to capture and to take money back."""
+    `declining` the card's bank refuses to capture and to take money back. `listed` counts the pages of intents
+    that were asked for."""
 
     intents: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class StripesPlace:
     busy: bool = False
     async_refunds: bool = False
     declining: bool = False
+    listed: int = 0
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -103,6 +105,14 @@ class StripesPlace:
             "id": f"du_{next(self._numbers)}", "object": "dispute", "amount": intent["amount"], "status": status,
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
         })  # fmt: skip
+
+    def crowd(self, many: int, after: int) -> None:
+        """Others pay through the same account, so many, so many seconds from now."""
+        for number in (next(self._numbers) for _ in range(many)):
+            self.intents[f"pi_{number}"] = {
+                "id": f"pi_{number}", "object": "payment_intent", "amount": 0, "amount_received": 0, "currency": "gbp",
+                "created": int(time.time()) + after, "metadata": {}, "status": "succeeded",
+            }  # fmt: skip
 
     def lapse(self, intent: Json) -> None:
         """Seven days have gone by without a capture."""
@@ -229,6 +239,7 @@ class StripesPlace:
         return dict(self._refunded(intent, int(params["amount"]), params.get("metadata", {})))
 
     def _list_intents(self, request: Request, _params: Json) -> Json:
+        self.listed += 1
         return _page(request, list(self.intents.values()))
 
     def _list_refunds(self, request: Request, _params: Json) -> Json:

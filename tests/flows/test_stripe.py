@@ -172,6 +172,48 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     await books_balance(shop, place, till)
 
 
+async def test_a_charge_of_a_busy_hour_is_looked_for_first_where_it_must_be(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("swallowed")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(250, after=300)
+    await settled(shop, provider, clock)
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert place.listed == 1
+    await books_balance(shop, place, till)
+
+
+async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_is_known_to_be_never_sent(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("lost")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(450, after=60)
+    place.latency = 0.2  # five pages take longer than one call may
+    hasty = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 0.5}))
+    clock.advance(300)
+    await recover(hasty, {"stripe": provider})
+    told = {"status": "failed", "decline_code": "never_sent"}
+    assert await till.rows("SELECT status, decline_code FROM payments") == [told]
+
+
 @pytest.mark.usefixtures("provider")
 async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
     shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, line: Line
