@@ -37,8 +37,9 @@ class Refused(Exception):
 class PayPalsPlace:
     """`events` are those not yet delivered. `declining`: the buyer's bank says no; `failing` answers 500 after the work
     is done; `hiding`: orders of which something was taken can't be looked at just now; `tokens_given` counts sign-ins,
-    each of which takes `sign_in_seconds`; `taken_back_as` is how reports call refunds. `moved` is what else stands in
-    them, event code and sum: money withheld for a dispute (T1110) and released (T1111), what the shop pays others."""
+    each of which takes `sign_in_seconds`; `slow`: a hold's capture is pending, and the hold counts as captured.
+    `taken_back_as` is how reports call refunds; `moved` is what else stands in them, event code and sum: money withheld
+    for a dispute (T1110) and released (T1111), what the shop pays others."""
 
     orders: dict[str, Json] = field(default_factory=dict)
     answers: dict[str, tuple[int, Json]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class PayPalsPlace:
     failing: bool = False
     hiding: bool = False
     declining: bool = False
+    slow: bool = False
     taken_back_as: str = "T1107"
     moved: list[tuple[str, str]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: count(1))
@@ -86,6 +88,12 @@ class PayPalsPlace:
         self._payments(order)["authorizations"][-1]["status"] = "PARTIALLY_CAPTURED"
         part = self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
         part["amount"] = part["amount"] | {"value": f"{cents / 100:.2f}"}
+
+    def decline(self, order_id: str) -> None:
+        """The buyer's bank has made up its mind about a capture that was pending, and refuses."""
+        taken = self._payments(self.orders[order_id])["captures"][-1]
+        taken["status"] = "DECLINED"
+        self._tell("PAYMENT.CAPTURE.DECLINED", taken)
 
     def lapse(self, order_id: str) -> None:
         """A hold is 29 days old."""
@@ -210,6 +218,8 @@ class PayPalsPlace:
         if self.declining:
             return 201, self._add(order, "captures", "DECLINED", "PAYMENT.CAPTURE.DECLINED")
         held["status"] = "CAPTURED"
+        if self.slow:
+            return 201, self._add(order, "captures", "PENDING", "PAYMENT.CAPTURE.PENDING")
         return 201, self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
 
     def _void(self, request: Request, _body: bytes) -> tuple[int, Json]:

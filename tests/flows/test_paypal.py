@@ -564,6 +564,37 @@ async def test_a_hold_that_paypal_could_not_take_is_still_one(
     await books_balance(shop, place, till)
 
 
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_its_order(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    cancelled: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.slow = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
+    if cancelled:
+        assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    place.decline(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await look(shopper, made["id"]))["status"] == "cancelled"
+    await settled(shop, provider, clock)
+    assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": None}]
+    assert place.taken() == 0
+    assert await till.shelf("MUG") == (100, 0)
+    await books_balance(shop, place, till)
+
+
 async def test_only_what_paypal_says_is_its_own_is_read(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

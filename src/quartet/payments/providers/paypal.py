@@ -302,11 +302,12 @@ def _new_order(charge: Charge) -> Json:
 
 def _outcome(order: Json) -> Outcome:
     """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
-    still one."""
-    holds = [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    still one, unless PayPal counts it as captured: then nothing is left to take."""
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
-    if holds and set(statuses) <= {"failed"}:
-        statuses = holds
+    holds = _HOLDS | {"CAPTURED": "voided"} if statuses else _HOLDS
+    held = [holds.get(part["status"], "pending") for part in _parts(order, "authorizations")]
+    if held and set(statuses) <= {"failed"}:
+        statuses = held
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
