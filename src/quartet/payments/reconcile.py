@@ -103,6 +103,7 @@ async def _hour(
         elif is_now and entry.status in _MONEY and entry.provider_ref != first.provider_ref:
             finding = f"{entry.amount_cents} {entry.currency} {entry.status} there beside {first.provider_ref}: twice"
             yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
+
     async for payment in _each(pg, store.made_between, name, since, until):
         compared.ours += 1
         for finding in await _compared(payment, _charge(provider, payment, theirs)) or _overdue(payment):
