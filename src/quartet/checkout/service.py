@@ -38,6 +38,9 @@ log = structlog.get_logger("quartet.checkout")
 # The gateway gives a request up before this; only then may recovery ask the provider about what it left.
 _MARGIN = timedelta(seconds=5)
 
+# A refund that was refused more often than this, ten minutes long, is one that somebody has to see to.
+_OFTEN = 8
+
 # Providers refuse to charge nothing.
 _NOTHING_TO_PAY = Outcome(None, "succeeded")
 
@@ -576,7 +579,8 @@ async def _refund(
     except ProviderError as failure:
         if refund.reason == "asked":
             return "failed", None, failure
-        log.warning("refund failed, to be tried again", refund=str(refund.id), error=str(failure))
+        tell = log.error if refund.asked > _OFTEN else log.warning
+        tell("refund failed, to be tried again", refund=str(refund.id), asked=refund.asked, error=str(failure))
         return "pending", None, None
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", refund=str(refund.id), error=repr(silence))

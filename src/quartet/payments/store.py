@@ -214,9 +214,20 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
-async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
-    """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
-    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
+async def first_made(read: Read, provider: str) -> datetime | None:
+    """When the provider's first payment was made."""
+    first: datetime | None = await read.fetchval(q.first_made, provider)
+    return first
+
+
+async def known(read: Read, provider: str, ids: list[UUID]) -> dict[tuple[str, str], Payment | Refund]:
+    """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, by what they are."""
+    found: dict[tuple[str, str], Payment | Refund] = {}
+    for row in await read.fetch(q.known_payments, provider, ids):
+        found["charge", str(row["id"])] = _read(Payment, row)
+    for row in await read.fetch(q.known_refunds, provider, ids):
+        found["refund", str(row["id"])] = _read(Refund, row)
+    return found
 
 
 def _parts(key: RequestKey | None) -> tuple[str | None, str | None]:
