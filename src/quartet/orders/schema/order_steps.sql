@@ -19,6 +19,8 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+CREATE OR REPLACE TRIGGER orders_transition BEFORE UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION check_order_transition();
 
 -- One step of one order, with which its money may have come (p_captured); answers the status it had. QT004 when the state
 -- machine has no such step, QT008 when there is no such order.
