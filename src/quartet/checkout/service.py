@@ -131,7 +131,7 @@ async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines | StoreUnavailable:
     try:
         if visitor.user_id is not None:
             await cart.merge(shop, token, visitor.user_id)
-        return list((await cart.lines(shop.stores.redis, owner)).items()) if owner else []
+        return list((await cart.held(shop, owner)).items()) if owner else []
     except StoreUnavailable as away:
         return away
 

@@ -77,7 +77,7 @@ async def forget(shop: Shop, user_id: UUID) -> None:
     """Whatever other stores hold of somebody who was erased; once or many times the same. Raises StoreUnavailable."""
     await accounts.refuse_erased(shop, user_id)
     await shop.step("tokens refused")
-    await cart.clear(shop, user_id)
+    await cart.forget(shop, user_id)
     await shop.step("cart forgotten")
     await leaderboard.forget(shop, user_id)
     await shop.step("points forgotten")
