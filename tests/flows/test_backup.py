@@ -330,6 +330,11 @@ async def test_what_is_no_sound_backup_is_named_and_changes_nothing(full: Shop, 
             await restore(full, tmp_path / name, replace=True)
     with pytest.raises(ValueError, match="is not empty: name a new folder"):
         await back_up(full, tmp_path / "sound")
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared" / "letter").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        await back_up(full, tmp_path / "shared")
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
     assert await ids(full) == before
     assert (await order_of(full, "K00")).items[0].sku == "K00"
 
@@ -337,6 +342,7 @@ async def test_what_is_no_sound_backup_is_named_and_changes_nothing(full: Shop, 
 async def test_the_commands_say_what_they_did(
     full: Shop, other: Callable[[], Awaitable[Shop]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "copy").mkdir(mode=0o755)
     await cli._backup(full.settings, tmp_path / "copy")
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
     again = await other()
