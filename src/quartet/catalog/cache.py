@@ -1,10 +1,10 @@
 """Products in Redis: `product:<sku or slug>` holds the ready answer for fifteen minutes at most.
 
 An entry is `<id> <version> <JSON>`, with a further space before the JSON under a reference that shows its product but
-is not sold: whoever orders looks at no more than that. What else lies under such a key, put there by a slip or by another
-program in the same Redis, is as if it were not there. What is not there yet is put by the reader that holds the
-*lease*, a marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes
-entry and lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
+is not sold: whoever orders looks at no more than that. What else lies under such a key, by a slip or by another program
+in the same Redis, is as if it were not there. What is not there yet is put by the reader that holds the *lease*, a
+marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and
+lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
 and stays right when Redis restarts or evicts, since without the marker nothing is put at all. A sale changes only the
 copies of price and stock, so the worker puts the newer page in the place of the older: what sells most would else be
 read anew after each sale.
