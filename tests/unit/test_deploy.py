@@ -116,6 +116,16 @@ def test_nobody_deploys_the_shop_without_saying_by_whom_it_is_paid() -> None:
         assert given == {"name": "quartet", "key": "QUARTET_PAYMENT_PROVIDERS"}, "it does not start without"
 
 
+def test_the_owners_url_is_told_to_the_migration_alone() -> None:
+    told = {
+        container["name"]: [each["secretRef"]["name"] for each in container["envFrom"]]
+        for name, pod in _pods()
+        if name.startswith("quartet-")
+        for container in (*pod.get("initContainers", ()), *pod["containers"])
+    }
+    assert told == {"migrate": ["quartet", "quartet-owner"], "api": ["quartet"], "worker": ["quartet"]}
+
+
 def test_the_balancer_lets_go_of_a_connection_before_the_api_does() -> None:
     [upstream] = re.findall(r"upstream api \{.+?\}", (DEPLOY / "nginx.conf").read_text(), re.DOTALL)
     [kept] = re.findall(r"^ *keepalive_timeout (\d+)s;$", upstream, re.MULTILINE)
