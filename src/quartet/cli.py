@@ -325,7 +325,7 @@ def replay(
 @app.command()
 def worker(
     data: DataFolder = None,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics; 0 for none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for Prometheus' metrics; 0 for none.")] = 0,
     metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""

@@ -120,6 +120,14 @@ def test_a_worker_says_why_it_can_tell_no_metrics(
     assert "choose another with --metrics-" in said
 
 
+def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quartet", "worker", "--metrics-port", "99999"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "Invalid value for '--metrics-port': 99999" in capsys.readouterr().err
+
+
 def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
     trouble = port_trouble(free_port(), "192.0.2.1")  # RFC 5737: nobody's
     assert trouble is not None
