@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
@@ -150,11 +151,14 @@ def serve(
     data: DataFolder = None,
 ) -> None:
     """The API, over stores that are running already."""
+    from functools import partial
+
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
+    from quartet.supervise import local_address
 
     settings = settings_of(data, port=port, host=host)
     if not settings.secret.get_secret_value():
@@ -175,7 +179,10 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
-    Server(config, api.state.at_once).run([config.bind_socket()])
+    listener = config.bind_socket()
+    address = local_address(settings.model_copy(update={"port": listener.getsockname()[1]}))
+    tell = partial(structlog.get_logger("quartet.gateway").info, "serving", address=address, rooms=list(names))
+    Server(config, api.state.at_once, tell).run([listener])
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:
@@ -329,7 +336,7 @@ def replay(
 @app.command()
 def worker(
     data: DataFolder = None,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics; 0 for none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for Prometheus' metrics; 0 for none.")] = 0,
     metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""

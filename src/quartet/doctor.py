@@ -18,7 +18,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all
 from quartet.stores.redis import RedisStore
-from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
+from quartet.supervise import LEAST_FREE_BYTES, STORES, noted, port_trouble, without_password
 
 _NAMED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 
@@ -98,7 +98,8 @@ def _disk(data: Path) -> Finding:
 
 def _port(settings: Settings, data: Path) -> Finding:
     if devstores.is_held(data):
-        return Finding("port", f"{settings.port}: a `quartet up` runs on this data folder")
+        port = noted(data).get("port")  # none while it starts
+        return Finding("port", f"{port}: " * (port is not None) + "a `quartet up` runs on this data folder")
     trouble = port_trouble(settings.port, settings.host)
     if trouble:
         return Finding("port", *trouble, wrong=True)

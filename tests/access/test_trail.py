@@ -1,6 +1,7 @@
 """Every act of staff leaves its entry, with before and after, and nobody can take one away."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -12,7 +13,7 @@ from floor import Floor, Json, Route, made, routes
 from quartet.access import store
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
-from quartet.stores.migrate import find, migrate
+from quartet.stores.migrate import Migration, find, migrate
 from quartet.stores.postgres import Postgres
 from quartet.web import trail
 from quartet.web.dependencies import Shop
@@ -370,6 +371,29 @@ async def test_the_shop_sells_as_a_role_that_can_only_add_to_its_logs(floor: Flo
             await clerk.close()
     finally:
         floor.app.state.shop = floor.shop
+        await owner.execute(f"DROP ROLE {name}")
+        await owner.close()
+
+
+async def test_only_the_owner_migrates_and_whoever_needs_not_may_ask(settings: Settings) -> None:
+    """The shop's own role, whose URL is in the environment of every process."""
+    name = f"clerk_{uuid4().hex[:8]}"
+    owner = await asyncpg.connect(settings.postgres_url)
+    await owner.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'for this test' IN ROLE quartet_app")
+    place = urlsplit(settings.postgres_url or "")
+    pg = Postgres(place._replace(netloc=f"{name}:for%20this%20test@{place.hostname}:{place.port}").geturl(), size=1)
+    try:
+        assert await migrate(pg) == []
+        newer = [*find(), Migration("9998", "shelves", "CREATE TABLE shelves (id int)")]
+        changed = [replace(m, version="app_role@other") if m.name == "app_role" else m for m in find()]
+        for missing in (newer, changed):
+            with pytest.raises(ValueError, match="is for the database's owner"):
+                await migrate(pg, missing)
+        await owner.execute("DROP TABLE schema_migrations")
+        with pytest.raises(ValueError, match="is for the database's owner"):
+            await migrate(pg)
+    finally:
+        await pg.close()
         await owner.execute(f"DROP ROLE {name}")
         await owner.close()
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from quartet.devstores import hold
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
 from quartet.stores.redis import RedisStore
+from quartet.supervise import note_running
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,18 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "meanwhile products come from MongoDB" in text
     assert "hidden" not in text
     assert "3 to be put right" in text
+
+
+async def test_a_shop_that_runs_is_told_with_its_own_port(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port())
+    with hold(tmp_path):
+        _, starting = _shown(await examine(settings))
+        note_running(settings.model_copy(update={"port": 8123}))
+        status, running = _shown(await examine(settings))
+    assert status == 0
+    assert "8123: a `quartet up` runs on this data folder" in running
+    assert "a `quartet up` runs on this data folder" in starting
+    assert str(settings.port) not in starting + running
 
 
 async def test_a_setting_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -394,7 +394,7 @@ async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[st
 
 async def cached_heads(redis: RedisStore, cursor: str) -> tuple[str, dict[str, tuple[str, int]]]:
     """Some hundreds of them and where to go on; begin with "0", which also comes back at the end."""
-    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500)
+    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500, "TYPE", "string")
     return cursor, await cache.heads(redis, [name.removeprefix(cache.key("")) for name in keys])
 
 

@@ -117,7 +117,8 @@ class Connection(asyncio.Protocol):
         self.loop = loop
         self.gone = False
         self._transport: asyncio.Transport
-        self._reader = hiredis.Reader(encoding="utf-8", replyError=Refused)
+        # One value that is no text must not cost the connection, and with it what all the others have asked.
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=Refused)
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # with the moment until which it may take
         self._watch: asyncio.TimerHandle | None = None
@@ -155,7 +156,7 @@ class Connection(asyncio.Protocol):
                 waiting, _ = self._asked.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
-        except (hiredis.HiredisError, UnicodeDecodeError, IndexError):
+        except (hiredis.HiredisError, IndexError):
             self.close()  # not what a server of this kind writes, so nothing after it can be told apart
 
     def connection_lost(self, _: Exception | None) -> None:
