@@ -65,7 +65,7 @@ async def report(shop: Shop, staff: httpx.AsyncClient, **params: Any) -> Json:
 async def test_a_query_is_followed_from_the_search_to_the_till(
     shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
 ) -> None:
-    ids = [await searched(shopper, q) for q in ("red mug", "  Red  MUG", "red mug", "zeppelin")]
+    ids = [await searched(shopper, q) for q in ("red mug", "  Réd-  MUG!", "red mug", "zeppelin")]
     assert len(set(ids)) == 4
     for sku in ("MUG-RED", "MUG-RED", "MUG-BLUE"):
         await opened(shopper, sku, ids[0])

@@ -19,11 +19,13 @@ NOW = datetime.now(UTC)
 SEED = 77
 
 
-async def searched(shop: Shop, query: str, times: int, found: int = 1, *, minutes_apart: int = 1) -> None:
-    """So many searches, as other processes have logged them."""
+async def searched(
+    shop: Shop, query: str, times: int, found: int = 1, *, minutes_apart: int = 1, after: int = 0
+) -> None:
+    """So many searches, as other processes have logged them, the last of them so many minutes ago."""
     async with shop.stores.pg.tx() as tx:
         for number in range(times):
-            at = NOW - timedelta(minutes=minutes_apart * number)
+            at = NOW - timedelta(minutes=after + minutes_apart * number)
             await service.store.write(tx, [service.Searched(new_id(), at, service.told(query, found), found)], [])
     await merchandising.count_queries(shop)
     rules._desks.pop(shop.stores.pg, None)  # as a process that begins now
@@ -50,6 +52,16 @@ async def test_what_others_searched_for_is_offered_from_the_first_letter(shop: S
     assert await offered(client, "haed") == (["headphones"], [])
     assert await offered(client, "blx") == ([], [])  # too few letters to say
     assert await offered(client, "") == ([], [])
+
+
+async def test_what_one_types_is_read_as_a_search_reads_it(shop: Shop, client: httpx.AsyncClient) -> None:
+    await catalog.put_category(shop, Category("office", "Möbel & Büro", None, {"type": "object"}))
+    await searched(shop, "32 GB laptop", 4)
+    await searched(shop, "32gb, Laptop!", 4, after=10)
+    for q in ("mo", "möb", "Mob", "möbel b", "bur", "Bü"):
+        assert await offered(client, q) == (["office"], []), q
+    for q in ("32", "32 gb l", "32GB-Lap"):
+        assert await offered(client, q) == ([], ["32gb laptop"]), q
 
 
 async def test_nothing_that_could_be_somebodys_own_is_offered(shop: Shop, client: httpx.AsyncClient) -> None:

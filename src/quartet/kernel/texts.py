@@ -52,7 +52,12 @@ def has_digit(text: str) -> bool:
 
 def joined(text: str) -> str:
     """Folded text whose measures are one word each, spelt one way: `14" and 32 GB` is `14inch and 32gb`."""
-    return MEASURES.sub(lambda found: measure(found[1], found[2], UNITS[found[3]]), fold(text))
+    return measured(fold(text))
+
+
+def measured(text: str) -> str:
+    """The same of text in lower case, accents and all."""
+    return MEASURES.sub(lambda found: measure(found[1], found[2], UNITS[found[3]]), text)
 
 
 def measure(whole: str, part: str | None, unit: str) -> str:

@@ -33,7 +33,7 @@ class SynonymsBody(Body):
 
 
 class SynonymsShape(Shape):
-    """In lower case, with single spaces."""
+    """As a search reads them: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     words: list[str]
@@ -51,7 +51,7 @@ class RuleBody(Body):
 
 
 class RuleShape(Shape):
-    """`query` in lower case, with single spaces."""
+    """`query` as a search reads it: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     query: str

@@ -40,7 +40,7 @@ class Book:
 
     stamp: int = 0
     synonyms: Mapping[Phrase, Sequence[Phrase]] = field(default_factory=dict)
-    rules: Mapping[str, Rule] = field(default_factory=dict)
+    rules: Mapping[Phrase, Rule] = field(default_factory=dict)
     boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
     category_offers: Offers = field(default_factory=Offers)
@@ -49,7 +49,10 @@ class Book:
     def of(self, text: str) -> Ruling:
         """What is said about a query."""
         query = normalised(text)
-        rule = self.rules.get(query)
+        words = tuple(query.split())
+        if not words:
+            return Ruling()
+        rule = self.rules.get(words) or self.rules.get(phrase(words))
         return Ruling(
             alternatives=tuple(alternatives(query, self.synonyms)) if self.synonyms else (),
             pinned=rule.pinned_ids if rule else (),
@@ -71,15 +74,21 @@ def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> lis
     return [" ".join(words) for words in found[1:]]
 
 
+def by_words(held: Iterable[Rule]) -> dict[Phrase, Rule]:
+    """Rules by what is typed, plural or not; of two the one for these very words, then the latest."""
+    ordered = [(tuple(normalised(rule.query).split()), rule) for rule in sorted(held, key=lambda one: one.updated_at)]
+    return {phrase(words): rule for words, rule in ordered} | dict(ordered)
+
+
 def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
     """By what is typed, plural or not, the words that stand for it."""
     found: dict[Phrase, list[Phrase]] = {}
     for each in held:
         for typed in each.words:
-            own = tuple(typed.split())
+            own = tuple(normalised(typed).split())
             others = found.setdefault(phrase(own), [])
-            means = each.means or [word for word in each.words if word != typed]
-            others += [other for text in means if (other := tuple(text.split())) not in others and other != own]
+            means = [tuple(normalised(text).split()) for text in each.means or each.words]
+            others += [other for other in dict.fromkeys(means) if other and other not in others and other != own]
     return found
 
 
@@ -90,7 +99,7 @@ def boosts(
     units: dict[str, dict[str, int]] = {}
     for query, sku, sold in sales:
         if (product_id := product_ids.get(sku)) is not None:
-            of_query = units.setdefault(query, {})
+            of_query = units.setdefault(normalised(query), {})
             of_query[product_id] = of_query.get(product_id, 0) + sold
     return {
         query: {id_: round(1 + most * sold / max(of_query.values()), 4) for id_, sold in of_query.items()}
@@ -131,10 +140,9 @@ async def _read(shop: Shop, stamp: int, before: Book) -> Book:
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
         since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
         past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    by_query = {rule.query: rule for rule in rules}
     categories = await _categories(shop, before)
     return Book(
-        stamp, table(synonyms), by_query, await _boosts(shop, sales, ranking, before), categories,
+        stamp, table(synonyms), by_words(rules), await _boosts(shop, sales, ranking, before), categories,
         typeahead.of_categories(categories), typeahead.of_queries(past),
     )  # fmt: skip
 
