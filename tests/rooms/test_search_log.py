@@ -194,7 +194,7 @@ async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counte
     journal = service.Journal(pg)
     dropped = REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0
     for number in range(service.MOST_WAITING + 7):
-        journal.note(service.Searched(UUID(int=number), NOW, "mug", 1))
+        journal.note(service.Searched(UUID(int=number), NOW, "mug", None, 1, True))
     await journal.write()
     assert len(journal._waiting) == service.MOST_WAITING
     assert (REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0) - dropped == 7
@@ -205,7 +205,7 @@ async def test_ten_processes_write_at_once_and_again(shelf: Shop) -> None:
     """What a timeout left unknown is written again; nothing counts twice."""
     entries: list[service.Searched | service.Opened] = []
     for number in range(300):
-        entries += [service.Searched(UUID(int=number), NOW, f"mug {number % 7}", number % 3),
+        entries += [service.Searched(UUID(int=number), NOW, f"mug {number % 7}", None, number % 3, True),
                     service.Opened(UUID(int=number), "a mug", NOW)]  # fmt: skip
 
     async def write() -> None:

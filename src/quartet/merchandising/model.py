@@ -2,7 +2,7 @@
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -22,12 +22,15 @@ ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
 class Searched(NamedTuple):
-    """A search as it is kept."""
+    """A search as it is kept. `spelt`: how the query was typed, where that is another text; `exact`: what was found has
+    all of its words as they are."""
 
     id: UUID
     at: datetime
     query: str
+    spelt: str | None
     found: int
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Synonyms:
 
 @dataclass(frozen=True)
 class Rule:
-    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named."""
+    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named; whether
+    the query may be offered to others."""
 
     id: UUID
     query: str
@@ -86,6 +90,7 @@ class Rule:
     hidden: tuple[str, ...]
     pinned_ids: tuple[str, ...]
     hidden_ids: tuple[str, ...]
+    offered: bool
     updated_at: datetime
 
 
@@ -142,15 +147,21 @@ def phrase(words: Sequence[str]) -> tuple[str, ...]:
 
 
 @lru_cache(1_000)
-def told(text: str, found: int) -> str:
-    """A query as the log keeps it: an address of e-mail, or a long number, may be somebody's own. Not one that found
-    something by itself: of a query with other words nobody can tell which of them did.
+def told(text: str, exact: bool) -> tuple[str, str | None]:
+    """A query as the log keeps it, and as it was typed where that is another text: an address of e-mail, or a long
+    number, may be somebody's own. Not one that found something by itself: of a query with other words nobody can tell
+    which of them did.
 
-    >>> told("Ann@example.com mug", 1), told("+44 20 7946 0958", 1), told("4006381333931", 1), told("0207946095 mug", 1)
-    ('… mug', '…', '4006381333931', '… mug')
+    >>> told("Café, for ann@example.com", True), told("4006381333931", True), told("4006381333931", False)
+    (('cafe for …', 'café for …'), ('4006381333931', None), ('…', None))
     """
-    parts = [text] if found and text.strip().isalnum() else _OWN.split(text)
-    return f" {MASK} ".join(map(normalised, parts)).strip()[:LONGEST_QUERY].rstrip()
+    parts = [text] if exact and text.strip().isalnum() else _OWN.split(text)
+    query, spelt = _masked(map(normalised, parts)), _masked(_tidy(part.casefold()) for part in parts)
+    return query, spelt if spelt != query else None
+
+
+def _masked(parts: Iterable[str]) -> str:
+    return f" {MASK} ".join(parts).strip()[:LONGEST_QUERY].rstrip()
 
 
 def read_id(text: str | None) -> UUID | None:

@@ -52,7 +52,7 @@ class Book:
         words = tuple(query.split())
         if not words:
             return Ruling()
-        rule = self.rules.get(words) or self.rules.get(phrase(words))
+        rule = rule_of(words, self.rules)
         return Ruling(
             alternatives=tuple(alternatives(query, self.synonyms)) if self.synonyms else (),
             pinned=rule.pinned_ids if rule else (),
@@ -72,6 +72,11 @@ def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> lis
                     if changed not in found and len(found) <= MOST_ALTERNATIVES:
                         found.append(changed)
     return [" ".join(words) for words in found[1:]]
+
+
+def rule_of(words: Phrase, rules: Mapping[Phrase, Rule]) -> Rule | None:
+    """The rule for these very words, else for their singular or plural."""
+    return rules.get(words) or rules.get(phrase(words))
 
 
 def by_words(held: Iterable[Rule]) -> dict[Phrase, Rule]:
@@ -140,11 +145,17 @@ async def _read(shop: Shop, stamp: int, before: Book) -> Book:
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
         since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
         past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    categories = await _categories(shop, before)
+    said, categories = by_words(rules), await _categories(shop, before)
+    past = [(shown, count) for shown, count in past if _may_be_offered(shown, said)]
     return Book(
-        stamp, table(synonyms), by_words(rules), await _boosts(shop, sales, ranking, before), categories,
+        stamp, table(synonyms), said, await _boosts(shop, sales, ranking, before), categories,
         typeahead.of_categories(categories), typeahead.of_queries(past),
     )  # fmt: skip
+
+
+def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:
+    rule = rule_of(tuple(normalised(text).split()), rules)
+    return rule is None or rule.offered
 
 
 async def _categories(shop: Shop, before: Book) -> Mapping[str, str]:

@@ -162,7 +162,7 @@ class SuggestionShape(Shape):
 
 
 class SuggestionsShape(Shape):
-    """Best first: products (`items`), categories, and queries of others that found something; `degraded` as in
+    """Best first: products (`items`), categories, and queries of others that found what they say; `degraded` as in
     GET /search."""
 
     items: list[SuggestionShape]
@@ -234,8 +234,8 @@ async def search(
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
-    """Names of published products, categories, and past queries that several searches had and that found something, as
-    one types: from the first letter, and from the fourth with one wrong."""
+    """Names of published products, categories, and past queries that several searches had and found as typed, as one
+    types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
     ready = await service.suggestions(
@@ -269,7 +269,7 @@ def _given(shop: Shop, ready: Ready) -> AtHand:
     """A ready answer, noted in the log of searches."""
     if not ready.noted:
         return AtHand(ready.body)
-    search_id = merchandising.note_search(shop, ready.noted, ready.total)
+    search_id = merchandising.note_search(shop, ready.noted, ready.total, exact=ready.exact)
     return AtHand(ready.body, ((_SEARCH_ID, str(search_id).encode()),))
 
 

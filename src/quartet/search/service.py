@@ -18,7 +18,7 @@ from quartet.kernel.looks import Looks
 from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
-from quartet.search.model import Found, Shelves, View, Wanted, document
+from quartet.search.model import Found, Shelves, Tier, View, Wanted, document
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
@@ -128,7 +128,8 @@ async def answer(
         digest, is_kept = await _further(shop, wanted, found, told.seen, client)
         further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
         # A cursor that this client alone has no room for is not for others.
-        return Ready(write(wanted, found, further), found.total, is_kept and not found.partial)
+        whole = is_kept and not found.partial
+        return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
 
     if wanted.explain:  # for staff, and of now
         async with desk(shop).turns.turn(client):
@@ -137,6 +138,11 @@ async def answer(
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
     asked = f"{key} {said} {wanted.page} {wanted.counts} {before}"
     return await desk(shop).answers.get(asked, typed, noted, make, client)
+
+
+def _is_exact(wanted: Wanted, found: Found) -> bool:
+    """Whether it has all words as they are. Those past the number that is heeded could say anything."""
+    return found.tier is Tier.EXACT and words.count(wanted.q) <= words.MOST_WORDS
 
 
 # Categories, (name, slug) each, and past queries, which every process has in memory.
