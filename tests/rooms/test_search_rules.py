@@ -181,6 +181,26 @@ async def test_what_was_said_before_as_it_was_typed_holds_as_well(shelf: Shop, c
     assert "SOFA" not in await found(client, "!")
 
 
+async def test_what_is_hidden_from_a_query_is_not_offered_for_it_either(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    async def suggested(q: str) -> list[str]:
+        return [item["slug"] for item in (await made(client.get("/search/suggest", params={"q": q})))["items"]]
+
+    async def did_you_mean(q: str) -> list[str]:
+        return list((await made(client.get("/search", params={"q": q})))["didYouMean"])
+
+    assert (await suggested("linnet"), await suggested("lonnet")) == (["linnet-5"], ["linnet-5"])
+    assert (await did_you_mean("linnte"), await did_you_mean("plani mug")) == (["linnet"], ["plain mug"])
+    for query in ("Linnet", "lonnet"):
+        await made(staff.post("/search/rules", json={"query": query, "hidden": ["LINNET"]}))
+    await made(staff.post("/search/rules", json={"query": "plain mug", "hidden": ["MUG-1"]}))
+    await until(client, "plain mug", ["MUG-2", "MUG-3"])
+    assert (await suggested("linnet"), await suggested("lonnet")) == ([], [])
+    assert await suggested("linn") == ["linnet-5"]  # another query
+    assert (await did_you_mean("linnte"), await did_you_mean("plani mug")) == ([], ["plain mug"])
+
+
 async def test_a_cursor_leads_on_whatever_is_said_meanwhile(
     shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
 ) -> None:

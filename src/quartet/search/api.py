@@ -239,7 +239,14 @@ async def suggest(
     _refuse_unknown(request, {"q", "size"})
     beside = await merchandising.offers(shop, q, size)
     ready = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request)
+        shop,
+        q,
+        size,
+        beside,
+        _offered,
+        typed=_typed_by(shop, request),
+        client=client_of(request),
+        hidden=(await merchandising.ruling(shop, q)).hidden,
     )
     return _given(shop, ready).response()
 
