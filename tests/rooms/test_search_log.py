@@ -116,6 +116,29 @@ async def test_only_the_orders_own_lines_count_and_once(
     assert await _rows(shelf, "search_lines") == []
 
 
+async def test_who_pays_before_the_search_is_written_down_has_bought_by_it(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """Each process gathers searches for a moment; the order is confirmed, and the worker has heard of it, before."""
+    async with shelf.stores.pg.tx() as tx:  # nothing is written yet
+        await tx.execute("LOCK TABLE searches IN EXCLUSIVE MODE")
+        search_id = await searched(shopper, "mug")
+        await bought(shopper, search_id, ("MUG-RED", 2))
+        await bought(shopper, search_id, ("MUG-BLUE", 1), card="card_declined")
+        await bought(shopper, str(uuid4()), ("MUG-RED", 1))  # of a search that is never written
+        await sync.catch_up(shelf)
+    await merchandising.write_log(shelf)
+    for _ in range(2):
+        await merchandising.credit_late(shelf)
+        assert [line["units"] for line in (await report(shelf, staff))["items"]] == [2]
+    left = {(line["sku"], line["search_id"] == UUID(search_id)) for line in await _rows(shelf, "search_lines")}
+    assert left == {("MUG-BLUE", True), ("MUG-RED", False)}
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("UPDATE orders SET created_at = created_at - interval '1 hour'")
+    await merchandising.credit_late(shelf)
+    assert [line["sku"] for line in await _rows(shelf, "search_lines")] == ["MUG-BLUE"]
+
+
 async def test_further_pages_and_browsing_are_no_searches(
     shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
 ) -> None:

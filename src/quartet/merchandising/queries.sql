@@ -19,18 +19,30 @@ JOIN order_items line ON line.order_id = $1 AND line.sku = given.sku
 ORDER BY line.sku, n;
 
 -- name: credit
--- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once.
+-- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once. Who
+-- answered a search gathers before it writes: where the order was sooner paid, the line waits for `paid`.
 WITH sold AS (
-    DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]) RETURNING order_id, sku, search_id
+    DELETE FROM search_lines l USING searches s WHERE l.order_id = ANY ($1::uuid[]) AND s.id = l.search_id
+    RETURNING l.order_id, l.sku, s.query
 )
 INSERT INTO search_sales AS s (day, query, sku, currency, units, gross_cents)
-SELECT (o.created_at AT TIME ZONE 'UTC')::date, searches.query, sold.sku, o.currency, sum(line.quantity),
+SELECT (o.created_at AT TIME ZONE 'UTC')::date, sold.query, sold.sku, o.currency, sum(line.quantity),
        sum(line.quantity * line.unit_price_cents)
-FROM sold JOIN searches ON searches.id = sold.search_id JOIN orders o ON o.id = sold.order_id
+FROM sold JOIN orders o ON o.id = sold.order_id
 JOIN order_items line ON line.order_id = sold.order_id AND line.sku = sold.sku
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 ON CONFLICT (day, query, sku, currency) DO UPDATE
 SET units = s.units + excluded.units, gross_cents = s.gross_cents + excluded.gross_cents;
+
+-- name: paid
+-- Paid orders with lines that nothing was counted of yet. What another transaction is just counting is left to it.
+SELECT l.order_id FROM search_lines l JOIN orders o ON o.id = l.order_id
+WHERE o.status NOT IN ('pending', 'cancelled') FOR UPDATE OF l SKIP LOCKED;
+
+-- name: give_up
+-- Of these orders, lines whose search would long be written if it were one of ours.
+DELETE FROM search_lines l USING orders o
+WHERE l.order_id = ANY ($1::uuid[]) AND o.id = l.order_id AND o.created_at < now() - interval '10 minutes';
 
 -- name: forget_lines
 DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);

@@ -127,6 +127,12 @@ def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
     return ids
 
 
+async def credit_late(shop: Shop) -> None:
+    """Counts what was sold before its search was written down, as `keep` does the rest."""
+    async with shop.stores.pg.tx() as tx:
+        await store.credit_late(tx)
+
+
 async def count_queries(shop: Shop) -> None:
     """Counts how often queries of today and yesterday were searched for, so that they can be offered. Today's first:
     yesterday's were counted all day long."""

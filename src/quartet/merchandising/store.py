@@ -40,8 +40,15 @@ async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """They are paid: what they sold counts for its queries, once."""
+    """They are paid: what they sold counts for its queries, once, as far as these are written down."""
     await tx.execute(q.credit, order_ids)
+
+
+async def credit_late(tx: Tx) -> None:
+    """What was paid before its search was written down counts now; the lines of searches that never are go."""
+    if order_ids := [row["order_id"] for row in await tx.fetch(q.paid)]:
+        await credit(tx, order_ids)
+        await tx.execute(q.give_up, order_ids)
 
 
 async def forget_lines(tx: Tx, order_ids: Sequence[UUID]) -> None:
