@@ -214,14 +214,9 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
+    said = await merchandising.ruling(shop, q)  # before the stamp of what is said, which the address is kept with
     ready = await service.answer(
-        shop,
-        wanted,
-        _written,
-        typed=_typed_by(shop, request),
-        client=client_of(request),
-        cursor=cursor,
-        said=await merchandising.ruling(shop, q),
+        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, said=said
     )
     return _given(shop, ready).response()
 
@@ -237,16 +232,9 @@ async def suggest(
     """Names of published products, categories, and past queries that several searches had and found as typed, as one
     types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
-    beside = await merchandising.offers(shop, q, size)
+    beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     ready = await service.suggestions(
-        shop,
-        q,
-        size,
-        beside,
-        _offered,
-        typed=_typed_by(shop, request),
-        client=client_of(request),
-        hidden=(await merchandising.ruling(shop, q)).hidden,
+        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=said.hidden
     )
     return _given(shop, ready).response()
 
