@@ -41,12 +41,13 @@ _OVERHEAD = 512
 @dataclass(frozen=True, slots=True)
 class Ready:
     """An answer as bytes; how many it found in all; whether it may be kept (not one that is partial). `noted`: the
-    words that it is logged under each time it is given."""
+    words that it is logged under each time it is given. `exact`: what was found has all of these as they are."""
 
     body: bytes
     total: int
     whole: bool = True
     noted: str = ""
+    exact: bool = False
 
 
 class Kept:
@@ -105,7 +106,7 @@ class Answers:
     def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn = _no_turn) -> None:
         self._redis, self._seconds, self._turn = redis, seconds, turn
         self._generation_key = f"search:{{{alias}}}:generation"
-        self._prefix = f"search:{{{alias}}}:"
+        self._prefix = f"search:{{{alias}}}:answer:"
         # By client and what it asks, those without a turn yet; by what is asked, since when the engine has been at it.
         self._waiting: dict[tuple[str, str], asyncio.Task[Ready]] = {}
         self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
@@ -188,7 +189,7 @@ class Answers:
         if ready.whole and clock is not None:
             # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
             until = clock + int((began - looked + seconds - _STANDS_STILL) * 1000)
-            await self._share(entry, f"{generation}\n{ready.total}\n".encode() + ready.body, until)
+            await self._share(entry, f"{generation}\n{ready.total}\n{ready.exact:d}\n".encode() + ready.body, until)
         return ready
 
     async def _look(self, key: str, entry: str) -> tuple[str, int | None, Ready | None]:
@@ -202,10 +203,10 @@ class Answers:
             return "", None, None
         ready = None
         if found is not None and left > 0:
-            of, total, body = found.split("\n", 2)
+            of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):
                 _REDIS.inc()
-                ready = Ready(body.encode(), int(total))
+                ready = Ready(body.encode(), int(total), exact=exact == "1")
                 self.kept.put(key, ready, began + left / 1000)
         return generation or "", int(clock[0]) * 1000 + int(clock[1]) // 1000, ready
 
