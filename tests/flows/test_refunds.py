@@ -15,7 +15,7 @@ from till import Till, look, order, pay
 
 from quartet import audit, checkout, inventory, orders, payments
 from quartet.kernel.clock import SystemClock
-from quartet.payments import ProviderError, ProviderSilent
+from quartet.payments import Outcome, ProviderError, ProviderSilent
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.stores.postgres import Postgres, Violation
 from quartet.web.dependencies import Shop
@@ -29,13 +29,15 @@ def till(shop: Shop) -> Till:
 
 
 class Moody(Sandbox):
-    """A provider that can refuse refunds, or give them and say nothing."""
+    """A provider that can refuse refunds, for now or (an outcome) for good, or give them and say nothing."""
 
-    mood: Exception | None = None
+    mood: Exception | Outcome | None = None
 
     async def refund(self, asked: Any) -> Any:
         if isinstance(self.mood, ProviderError):
             raise self.mood
+        if isinstance(self.mood, Outcome):
+            return self.mood
         outcome = await super().refund(asked)
         if self.mood is not None:
             raise self.mood
@@ -220,6 +222,32 @@ async def test_what_the_provider_refuses_for_a_cancelled_order_is_asked_for_agai
     assert (await look(shopper, made["id"]))["refundedCents"] == 1999
     assert await till.charged(made["id"]) == 0
     assert (await till.shelf("MUG"), await till.shelf("TEA")) == ((10, 0), (10, 0))
+    assert (await audit.check(shop, patience=0)).violations == ()
+
+
+@pytest.mark.parametrize("restock", [True, False])
+async def test_a_refund_that_fails_after_its_order_was_cancelled_leaves_no_piece_behind(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till, provider: Moody, restock: bool
+) -> None:
+    made = await bought(shopper, till)
+    async with shop.stores.pg.tx() as tx:
+        promised = await payments.start_refund(
+            tx, UUID(made["id"]), None, "asked", by="test", items=[("MUG", 1)], restock=restock,
+            now=SystemClock().now(), ask=SystemClock().now(),
+        )  # fmt: skip
+    assert promised is not None
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1499
+    assert (await till.shelf("MUG"), await till.shelf("TEA")) == ((9, 0), (10, 0))
+    provider.mood = Outcome("re_1", "failed")
+    for _ in range(2):  # asked for, then as the cancellation's
+        async with shop.stores.pg.once() as tx:
+            await tx.execute("UPDATE payment_refunds SET ask_at = now()")
+        await checkout.recover(shop, {"sandbox": provider})
+    assert (await till.shelf("MUG"), await till.shelf("TEA")) == ((10, 0), (10, 0))
+    async with shop.stores.pg.tx() as tx:  # and should it have been given after all
+        await payments.complete_refund(tx, promised.id, "succeeded", "re_1", SystemClock().now())
+    assert await till.shelf("MUG") == (10, 0)
+    assert (await look(shopper, made["id"]))["refundedCents"] == 1999
     assert (await audit.check(shop, patience=0)).violations == ()
 
 

@@ -291,6 +291,9 @@ BEGIN
         SELECT * INTO v_refund FROM payment_refunds WHERE id = p_id;
     ELSIF p_status = 'failed' THEN
         PERFORM release_pieces(v_order_id, v_refund.lines);
+        IF v_status = 'cancelled' THEN  -- which has put back what nothing had settled then
+            PERFORM return_pieces(v_order_id, NULL, 'payments');
+        END IF;
     ELSIF p_status = 'succeeded' THEN
         IF v_before = 'failed' AND v_refund.lines IS NOT NULL THEN
             BEGIN
