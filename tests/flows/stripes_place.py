@@ -100,6 +100,12 @@ class StripesPlace:
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
         })  # fmt: skip
 
+    def fail(self, refund: Json) -> None:
+        """The buyer's bank sends back what it was given: the card is no more."""
+        refund |= {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+        for kind in ("refund.failed", "refund.updated", "charge.refund.updated"):
+            self._tell(kind, refund)
+
     def lapse(self, intent: Json) -> None:
         """Seven days have gone by without a capture."""
         intent |= {"status": "canceled", "amount_capturable": 0, "cancellation_reason": "automatic"}
@@ -218,7 +224,11 @@ class StripesPlace:
         intent = self.intents.get(params["payment_intent"])
         if intent is None:
             raise Refused(404, "invalid_request_error", "resource_missing")
-        back = sum(r["amount"] for r in self.refunds.values() if r["payment_intent"] == intent["id"])
+        back = sum(
+            r["amount"]
+            for r in self.refunds.values()
+            if r["payment_intent"] == intent["id"] and r["status"] != "failed"
+        )
         if int(params["amount"]) > intent["amount_received"] - back:
             raise Refused(400, "invalid_request_error", "charge_already_refunded")
         self._ask_bank()
@@ -228,6 +238,7 @@ class StripesPlace:
             "status": "pending" if self.async_refunds else "succeeded", "created": int(time.time()),
         }  # fmt: skip
         self.refunds[refund["id"]] = refund
+        self._tell("refund.created", refund)
         return dict(refund)
 
     def _list_intents(self, request: Request, _params: Json) -> Json:

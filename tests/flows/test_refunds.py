@@ -310,7 +310,7 @@ async def pg(shop: Shop) -> AsyncIterator[Postgres]:
 sums = st.tuples(st.just("sum"), st.one_of(st.none(), st.integers(1, 2500)))
 by_line = st.tuples(st.just("lines"), st.dictionaries(st.sampled_from(["MUG", "TEA"]), st.integers(1, 3), min_size=1))
 asked = st.tuples(st.one_of(sums, by_line), st.booleans(), st.sampled_from(["succeeded", "failed", "pending"]))
-deeds = st.one_of(asked, st.just("cancel"), st.just("settle"))
+deeds = st.one_of(asked, st.just("cancel"), st.just("settle"), st.just("comes back"))
 
 
 @settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -328,6 +328,7 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
 
     # The model: cents and pieces that are free, on their way, back.
     left, free, open_pieces, promised = 1999, Counter(ordered), Counter(ordered), []
+    given: list[tuple[UUID, int, Counter[str] | None]] = []
     shelf, cancelled = Counter[str](), False
 
     async def settle(refund_id: UUID, status: str) -> None:
@@ -343,10 +344,20 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
 
     for deed in deeds:
         if deed == "settle":
-            for refund_id, pieces, restock, settles in promised:
+            for refund_id, sum_, pieces, restock, settles in promised:
                 await settle(refund_id, "succeeded")
                 returned(pieces, restock, settles)
+                given.append((refund_id, sum_, pieces))
             promised = []
+        elif deed == "comes back":
+            if given:
+                refund_id, sum_, pieces = given.pop()
+                for _ in range(2):
+                    async with pg.tx() as tx:
+                        await payments.refund_came_back(tx, refund_id, now)
+                await settle(refund_id, "succeeded")
+                left += sum_
+                free.update(pieces or {})
         elif deed == "cancel":
             try:
                 async with pg.tx() as tx:
@@ -363,6 +374,7 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
                 assert rest.amount_cents == left
                 left = 0
                 await settle(rest.id, "succeeded")
+                given.append((rest.id, rest.amount_cents, None))
         else:
             (kind, what), restock, outcome = deed
             pieces = Counter(what) if kind == "lines" else None
@@ -392,11 +404,12 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
             free.subtract(pieces or {})
             open_pieces.subtract(settles)
             if outcome == "pending":
-                promised.append((given_back.id, pieces, restock, settles))
+                promised.append((given_back.id, cents, pieces, restock, settles))
             else:
                 await settle(given_back.id, "succeeded")
+                given.append((given_back.id, cents, pieces))
                 returned(pieces, restock, settles)
-    for refund_id, pieces, restock, settles in promised:
+    for refund_id, _, pieces, restock, settles in promised:
         await settle(refund_id, "succeeded")
         returned(pieces, restock, settles)
 

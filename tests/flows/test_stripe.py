@@ -255,6 +255,103 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     await books_balance(shop, place, till)
 
 
+async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    body = {"items": [{"sku": "MUG", "qty": 2}], "restock": True}
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()
+    before = await look(staff, made["id"])
+    assert (before["status"], before["refundedCents"], given["status"]) == ("refunded", 1000, "succeeded")
+    (refund,) = place.refunds.values()
+    place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(1))) == {200}
+
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"]) == ("refunded", 0)
+    assert [step["to"] for step in found["history"]] == ["pending", "confirmed", "refunded"]
+    assert [(r["amountCents"], r["reason"]) for r in found["refunds"]] == [(1000, "asked"), (-1000, "came back")]
+    (paid,) = found["payments"]
+    assert (paid["status"], [(r["id"], r["status"]) for r in paid["refunds"]]) == (
+        "succeeded", [(given["id"], "failed")]
+    )  # fmt: skip
+    assert (await till.topics(made["id"])).count("refund.failed") == 1
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
+    assert place.taken() == 1000
+    await books_balance(shop, place, till)
+
+    again = await staff.post(f"/orders/{made['id']}/refunds", json=body)
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded"), again.text
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"], found["history"][-1]["to"]) == ("refunded", 1000, "refunded")
+    assert (await till.shelf("MUG"), place.taken()) == ((100, 0), 0)
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_failed(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    gives = provider.refund
+
+    async def told_first(asked: GiveBack) -> Outcome:
+        outcome = await gives(asked)
+        place.fail(next(iter(place.refunds.values())))
+        assert set(await place.deliver(client, clock.now())) == {200}
+        return outcome
+
+    monkeypatch.setattr(provider, "refund", told_first)
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "failed"), told.text
+    assert (await look(staff, made["id"]))["refundedCents"] == 0
+    await books_balance(shop, place, till)
+
+
+async def test_staff_see_a_refund_that_failed_only_days_after_it_was_asked_for(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.async_refunds = True
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})).json()
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["amountCents"], r["status"]) for r in paid["refunds"]] == [(given["id"], 300, "pending")]
+    place.fail(next(iter(place.refunds.values())))
+    await settled(shop, provider, clock)
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["status"]) for r in paid["refunds"]] == [(given["id"], "failed")]
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["amount_cents"], told["payload"]["came_back"]) == (
+        given["id"], 300, False
+    )  # fmt: skip
+    await books_balance(shop, place, till)
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_a_capture_and_a_cancellation_over_a_cut_line(

@@ -18,6 +18,7 @@ from quartet.payments import (
     Completed,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     Payment,
     PaymentProvider,
@@ -26,6 +27,7 @@ from quartet.payments import (
     Providers,
     ProviderSilent,
     Refund,
+    WebhookEvent,
 )
 from quartet.stores.postgres import Tx
 from quartet.web import idempotency, trail
@@ -434,6 +436,9 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     now = shop.clock.now()
     try:
         event = await provider.parse_webhook(headers, body, now)
+        if event.moved is not None:
+            await _note_moved(shop, name, event, event.moved, now)
+            return
         payment = await _payment_of(shop, event.reference)
         outcome = event.outcome
         if event.look and payment is not None and payment.provider == name:
@@ -452,10 +457,27 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     await follow_up(shop, providers, completed)
 
 
+async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, now: datetime) -> None:
+    """What a provider says of a refund matters where it takes it back; that it was given, the answer to whoever asked
+    for it says."""
+    async with shop.stores.pg.read() as read:
+        ours = await payments.moved(read, name, moved)
+    if ours is None or not moved.undone:
+        log.info("webhook ignored", provider=name, kind=event.kind, event_id=event.id)
+        return
+    refund_id, payment_id = ours
+    await shop.step("webhook read")
+    async with shop.stores.pg.tx() as tx:
+        if not await payments.remember_event(tx, name, event, payment_id, now):
+            return
+        await payments.refund_came_back(tx, refund_id, now)
+    await shop.step("webhook recorded")
+    log.error("a refund has failed", provider=name, refund=str(refund_id))
+
+
 async def _payment_of(shop: Shop, reference: str) -> Payment | None:
-    try:
-        payment_id = UUID(reference)
-    except ValueError:
+    payment_id = payments.as_uuid(reference)
+    if payment_id is None:
         return None
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)

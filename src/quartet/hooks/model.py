@@ -19,6 +19,7 @@ EVENTS = (
     "order.cancelled",
     "order.refunded",
     "payment.returned",
+    "refund.failed",
     "stock.changed",
     "price.changed",
     "user.erased",

@@ -22,6 +22,18 @@ class OrderItem:
 
 
 @dataclass(frozen=True)
+class PaymentRefund:
+    """Money of a payment that was promised back, as the payments room keeps it, whether or not the provider gave it."""
+
+    id: UUID
+    amount_cents: int
+    status: str
+    reason: str
+    created_at: datetime
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True)
 class OrderPayment:
     """A try at paying, as the payments room keeps it."""
 
@@ -32,6 +44,7 @@ class OrderPayment:
     amount_cents: int
     status: str
     processed_at: datetime | None
+    refunds: tuple[PaymentRefund, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,8 @@ class RefundPart:
 
 @dataclass(frozen=True)
 class GivenBack:
-    """A refund as its order's page shows it; `restocked` where any piece came back with it."""
+    """A refund as its order's page shows it; `restocked` where any piece came back with it. One that the provider
+    could not give after all is followed by another of as much less than nothing."""
 
     id: UUID
     at: datetime

@@ -19,6 +19,18 @@ class OrderItemShape(Shape):
     line_total_cents: int
 
 
+class PaymentRefundShape(Shape):
+    """What was promised back of a payment: `pending` at the provider, given (`succeeded`), or `failed`. `reason`: it
+    was `asked` for, the order was `cancelled`, or the money came too `late`."""
+
+    id: UUID
+    amount_cents: int
+    status: str
+    reason: str
+    created_at: datetime
+    processed_at: datetime | None
+
+
 class OrderPaymentShape(Shape):
     """A try at paying."""
 
@@ -29,6 +41,7 @@ class OrderPaymentShape(Shape):
     amount_cents: int
     status: str
     processed_at: datetime | None
+    refunds: list[PaymentRefundShape]
 
 
 class StepShape(Shape):
@@ -52,7 +65,8 @@ class RefundPartShape(Shape):
 
 
 class GivenBackShape(Shape):
-    """Money that was given back."""
+    """Money that was given back; less than nothing where it came to the shop again, since the provider could not give
+    it after all."""
 
     id: UUID
     at: datetime

@@ -26,6 +26,7 @@ from quartet.orders.model import (
     OrderRefund,
     OverRefund,
     PaymentNotCaptured,
+    PaymentRefund,
     PriceChanged,
     RefundPart,
     Status,
@@ -247,7 +248,14 @@ def _payment(payment: dict[str, Any]) -> OrderPayment:
     return OrderPayment(
         UUID(payment["id"]), UUID(payment["order_id"]), payment["provider"], payment["provider_ref"],
         payment["amount_cents"], payment["status"], _at(processed) if processed else None,
+        tuple(_payment_refund(refund) for refund in payment["refunds"] or ()),
     )  # fmt: skip
+
+
+def _payment_refund(refund: dict[str, Any]) -> PaymentRefund:
+    processed = refund["processed_at"]
+    times = {"created_at": _at(refund["created_at"]), "processed_at": _at(processed) if processed else None}
+    return PaymentRefund(**refund | {"id": UUID(refund["id"]), **times})
 
 
 def _given_back(refund: dict[str, Any]) -> GivenBack:

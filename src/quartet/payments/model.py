@@ -180,15 +180,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A refund that its provider speaks of: ours by `reference`, our refund's id. `undone`: it failed for good, though
+    it may have been given before."""
+
+    provider_ref: str
+    reference: str
+    cents: int
+    currency: str
+    undone: bool
+
+
+@dataclass(frozen=True)
 class WebhookEvent:
     """A provider's message whose signature was good. `reference` is our payment's id; `outcome` is None for kinds of
-    event that we don't act on, and where `look` says that the provider has to be asked what became of it."""
+    event that we don't act on, and where `look` says that the provider has to be asked what became of it. `moved` goes
+    with neither."""
 
     id: str
     kind: str
     reference: str
     outcome: Outcome | None
     look: bool = False
+    moved: Moved | None = None
 
 
 class PaymentDeclined(Problem):

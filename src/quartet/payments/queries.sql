@@ -53,6 +53,14 @@ FROM start_refund($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) r JOIN payments 
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM complete_refund($1, $2, $3, $4) r JOIN payments p ON p.id = r.payment_id;
 
+-- name: moved
+-- The refund of ours that a provider speaks of, and its payment; not one of another sum.
+SELECT r.id, r.payment_id FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE (r.id = $2 OR r.provider_ref = $3) AND p.provider = $1 AND r.amount_cents = $4 AND p.currency = $5;
+
+-- name: refund_came_back
+SELECT refund_came_back($1, $2);
+
 -- name: late_refund
 -- What complete_payment put on its way back, for whoever completed the payment to see to at once.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency

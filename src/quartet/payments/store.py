@@ -15,6 +15,7 @@ from quartet.payments.model import (
     Bought,
     CameOtherwise,
     Completed,
+    Moved,
     NothingToCapture,
     OrderNotPayable,
     Outcome,
@@ -178,6 +179,20 @@ async def complete_refund(tx: Tx, refund_id: UUID, status: str, provider_ref: st
     return _read(Refund, await tx.fetchrow(q.complete_refund, refund_id, status, provider_ref, now))
 
 
+async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID] | None:
+    """The refund of ours that a provider speaks of, and its payment; None where it is none of ours, or of another
+    sum."""
+    row = await read.fetchrow(
+        q.moved, provider, as_uuid(moved.reference), moved.provider_ref, moved.cents, moved.currency
+    )
+    return None if row is None else (row["id"], row["payment_id"])
+
+
+async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:
+    """It has failed for good. Repeating it changes nothing, and nothing that was said before it comes after it."""
+    await tx.execute(q.refund_came_back, refund_id, now)
+
+
 async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     """The refund of a payment that came too late, while it is open."""
     row = await read.fetchrow(q.late_refund, payment_id)
@@ -217,6 +232,14 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
 async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
     """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
     return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
+
+
+def as_uuid(reference: str) -> UUID | None:
+    """None where a provider's text is no id of ours."""
+    try:
+        return UUID(reference)
+    except ValueError:
+        return None
 
 
 def _parts(key: RequestKey | None) -> tuple[str | None, str | None]:

@@ -13,7 +13,9 @@ Where the shop captures by hand, `authorized` stands for succeeded, until the ho
 
 A webhook is a POST to `/webhooks/sandbox` of `{"id", "type", "createdAt", "data": {"reference", "chargeId", "status",
 "declineCode"}}`, type `charge.authorized`, `charge.succeeded`, `charge.failed` or `charge.voided`, with the header
-`Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks.
+`Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks. It never
+tells by itself of a refund that failed later, but understands it: type `refund.failed`, data `{"reference", "refundId",
+"amountCents", "currency"}`, where `reference` is our refund's.
 
 `Faults` makes it as bad as a provider can be.
 """
@@ -38,6 +40,7 @@ from quartet.payments.model import (
     Entry,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
@@ -182,8 +185,9 @@ class Sandbox:
                 decline = data.get("declineCode")
                 status = _KINDS[event["type"]]
                 outcome = Outcome(storable(data["chargeId"]), status, None if decline is None else storable(decline))  # type: ignore[arg-type]
-            reference = (event.get("data") or {}).get("reference", "")
-            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
+            reference = storable((event.get("data") or {}).get("reference", ""))
+            moved = _moved(event["data"], reference) if event["type"] == "refund.failed" else None
+            return WebhookEvent(storable(event["id"]), storable(event["type"]), reference, outcome, moved=moved)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that the sandbox writes") from None
 
@@ -242,6 +246,13 @@ class Sandbox:
             raise ProviderSilent("the sandbox does not answer") from error
         self.faults.after()
         return row
+
+
+def _moved(data: Any, reference: str) -> Moved:
+    cents, currency = data["amountCents"], storable(data["currency"])
+    if not isinstance(cents, int):
+        raise TypeError
+    return Moved(storable(data["refundId"]), reference, cents, currency, undone=True)
 
 
 def _outcome(row: Any) -> Outcome:

@@ -17,7 +17,17 @@ import stripe
 
 from quartet.kernel.errors import BadRequest
 from quartet.kernel.settings import Settings
-from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderError, ProviderSilent, WebhookEvent
+from quartet.payments.model import (
+    Charge,
+    Entry,
+    GiveBack,
+    Hold,
+    Moved,
+    Outcome,
+    ProviderError,
+    ProviderSilent,
+    WebhookEvent,
+)
 from quartet.payments.providers import signatures
 from quartet.payments.providers.port import UNSENT, limits, storable
 
@@ -45,6 +55,7 @@ _EVENTS = {
         "succeeded", "payment_failed", "canceled", "processing", "requires_action", "amount_capturable_updated",
     )
 }  # fmt: skip
+_REFUND_EVENTS = {"refund.failed", "refund.updated", "charge.refund.updated"}
 # Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. Of three decimals the last has
 # to be 0 (https://docs.stripe.com/currencies).
 _UNITS = {"ISK": Fraction(100), "UGX": Fraction(100), "MGA": Fraction(1, 100)}
@@ -150,11 +161,15 @@ class Stripe:
         signatures.check(headers.get(SIGNATURE, ""), body, self._secrets, now)
         try:
             event = orjson.loads(body)
-            outcome, reference = None, ""
+            outcome, reference, moved = None, "", None
             if event["type"] in _EVENTS:
                 intent = event["data"]["object"]
                 outcome, reference = _outcome(intent), _reference(intent)
-            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
+            elif event["type"] in _REFUND_EVENTS:
+                moved = _moved(event["data"]["object"])
+            return WebhookEvent(
+                storable(event["id"]), storable(event["type"]), storable(reference), outcome, moved=moved
+            )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that Stripe writes") from None
 
@@ -240,6 +255,14 @@ def _declined(error: stripe.CardError) -> Outcome:
 
 def _refund_outcome(refund: Any) -> Outcome:
     return Outcome(refund["id"], _REFUND_STATUSES.get(refund["status"], "failed"))  # type: ignore[arg-type]
+
+
+def _moved(refund: Any) -> Moved:
+    """KeyError, TypeError when it is no refund."""
+    currency = refund["currency"].upper()
+    undone = _refund_outcome(refund).status == "failed"
+    cents = _ours(refund["amount"], currency)
+    return Moved(storable(refund["id"]), storable(_reference(refund)), cents, currency, undone)
 
 
 def _entry(kind: Any, found: Any, status: str, moved: int, charge_ref: str = "") -> Entry:

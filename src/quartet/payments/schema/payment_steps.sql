@@ -265,7 +265,8 @@ END $$;
 
 -- The provider has given the money back, or will not. What came too late never was the order's, so the order's own
 -- books don't change then. What it refused for an order that was cancelled meanwhile has to go back all the same, and is
--- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done.
+-- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done,
+-- unless the provider has said since then that it failed for good (refund_came_back).
 CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
 RETURNS payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
@@ -276,6 +277,9 @@ DECLARE
 BEGIN
     SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM payment_refunds WHERE id = p_id AND came_back_at IS NOT NULL) THEN
+        p_status := 'failed';
+    END IF;
     IF p_status = 'failed' AND v_status = 'cancelled' THEN
         UPDATE payment_refunds SET reason = 'cancelled', updated_at = p_now
         WHERE id = p_id AND status = 'pending' AND reason = 'asked' RETURNING * INTO v_refund;
@@ -294,6 +298,7 @@ BEGIN
         IF v_status = 'cancelled' THEN  -- which has put back what nothing had settled then
             PERFORM return_pieces(v_order_id, NULL, 'payments');
         END IF;
+        PERFORM tell_refund_failed(v_refund);
     ELSIF p_status = 'succeeded' THEN
         IF v_before = 'failed' AND v_refund.lines IS NOT NULL THEN
             BEGIN
@@ -302,6 +307,7 @@ BEGIN
                 v_refund.lines := NULL;
                 v_refund.restock := false;
             END;
+            UPDATE payment_refunds SET lines = v_refund.lines, restock = v_refund.restock WHERE id = p_id;
         END IF;
         UPDATE payments
         SET refunded_cents = refunded_cents + v_refund.amount_cents, updated_at = p_now,
@@ -315,3 +321,40 @@ BEGIN
     END IF;
     RETURN v_refund;
 END $$;
+
+-- The provider says that a refund has failed for good, which it may say days after it was given: the money is here and can
+-- be given anew. Said before the refund is written down as given, it holds all the same; said again it changes nothing.
+CREATE OR REPLACE FUNCTION refund_came_back(p_id UUID, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_before  TEXT;
+    v_refund  payment_refunds;
+BEGIN
+    SELECT p.* INTO v_payment FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
+    PERFORM FROM orders WHERE id = v_payment.order_id FOR NO KEY UPDATE;
+    SELECT status INTO v_before FROM payment_refunds WHERE id = p_id;
+    UPDATE payment_refunds
+    SET came_back_at = p_now, updated_at = p_now, status = CASE status WHEN 'succeeded' THEN 'failed' ELSE status END,
+        processed_at = CASE status WHEN 'succeeded' THEN p_now ELSE processed_at END
+    WHERE id = p_id AND came_back_at IS NULL RETURNING * INTO v_refund;
+    IF FOUND AND v_before = 'succeeded' THEN
+        UPDATE payments
+        SET refunded_cents = refunded_cents - v_refund.amount_cents, updated_at = p_now,
+            status = CASE WHEN v_refund.reason = 'late' THEN status ELSE 'succeeded' END
+        WHERE id = v_refund.payment_id;
+        IF v_refund.reason <> 'late' THEN
+            PERFORM take_refund_back(v_payment.order_id, v_refund.provider_ref, v_refund.lines, 'payments', 'came back');
+        END IF;
+        PERFORM tell_refund_failed(v_refund);
+    END IF;
+END $$;
+
+-- Tells of money that was promised back, or was back already (came_back), and is not.
+CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'refund.failed', o.id::text, jsonb_build_object(
+        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id,
+        'amount_cents', p_refund.amount_cents, 'currency', p.currency, 'reason', p_refund.reason,
+        'came_back', p_refund.came_back_at IS NOT NULL)
+    FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
+$$;
