@@ -295,11 +295,20 @@ def _giving_back(**body: Any) -> Ask:
 
 
 def _of_refund(corner: Corner, kind: str) -> Json:
-    money = {"refundId": f"sbr_{corner.refund}", "amountCents": TOTAL, "currency": "GBP"}
-    return {"id": f"evt_{kind}_{corner.refund}", "type": kind, "data": {"reference": corner.refund, **money}}
+    return _moved(corner, kind, f"sbr_{corner.refund}", corner.refund)
+
+
+def _moved(corner: Corner, kind: str, name: str, reference: str = "") -> Json:
+    """What went back, all of it, under the provider's name."""
+    money = {"charge": corner.payment, "amountCents": TOTAL, "currency": "GBP"}
+    data = {"id": f"{name}_{corner.payment}", "reference": reference, **money}
+    return {"id": f"evt_{kind}_{corner.payment}", "type": kind, "data": data}
 
 
 PLACE = Ask("shopper", "/orders", _order(ORDERED))
+TELL_BY_HAND = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "refund.succeeded", "by hand"))
+TELL_DISPUTED = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "dispute.opened", "dispute"))
+SETTLE = Ask("staff", "/payments/{payment}/settle", lambda _: {"note": "the bank was wrong"})
 PAY, PAY_LATER = _paying("card_ok"), _paying("card_async")
 CANCEL = Ask("shopper", "/orders/{order}/cancel")
 REFUND = _giving_back()
@@ -318,6 +327,12 @@ REMEMBER = Ask("fate", "UPDATE sandbox.charges SET reference = $1 WHERE referenc
 # that was given up.
 SEND_AWAY = Ask("fate", "UPDATE payments SET redirect_url = 'https://bank.example/' WHERE id = $1::text::uuid")
 HOLD = Ask("fate", "UPDATE sandbox.charges SET capture = false, settles_at = now() WHERE reference = $1")
+GIVE_BY_HAND = Ask(
+    "fate",
+    """INSERT INTO sandbox.refunds (reference, id, charge, amount_cents)
+       SELECT 'by hand ' || reference, 'by hand ' || reference, reference, amount_cents FROM sandbox.charges
+       WHERE reference = $1""",
+)
 FAIL = Ask("fate", "DELETE FROM sandbox.refunds WHERE charge = $1")
 GIVE_UP = Ask("fate", "UPDATE sandbox.charges SET voided_at = now(), settles_at = now() WHERE reference = $1")
 SELL_OUT = Ask(
@@ -409,6 +424,20 @@ USE_CASES: dict[str, UseCase] = {
     ),
     "webhook of a refund that failed later, told twice": UseCase(
         TELL_FAILED, 200, ("webhook read",), replace(REFUNDED, taken=TOTAL), (PLACE, PAY, REFUND, FAIL, TELL_FAILED)
+    ),
+    "webhook of a refund made by hand": UseCase(
+        TELL_BY_HAND, 200, _TOLD, REFUNDED, (PLACE, PAY, GIVE_BY_HAND)
+    ),
+    "webhook of a refund made by hand, told before its charge": UseCase(
+        TELL_BY_HAND, 502, ("webhook read",), REFUNDED,
+        (PLACE, PAY.killed("provider charged"), GIVE_BY_HAND), after=(SWEEP, TELL_BY_HAND), mended=(200, REFUNDED),
+    ),
+    "webhook of a dispute": UseCase(TELL_DISPUTED, 200, _TOLD, PAID, (PLACE, PAY)),
+    "refund what is disputed": UseCase(
+        REFUND, 409, ("refusal kept",), PAID, (PLACE, PAY, TELL_DISPUTED), keyless_steps=()
+    ),
+    "cancel what was disputed and is settled": UseCase(
+        CANCEL, 200, ("order cancelled", *_GIVING_BACK), TAKEN_BACK, (PLACE, PAY, TELL_DISPUTED, SETTLE)
     ),
     "come back from the provider's page": UseCase(
         REFRESH, 200, ("provider asked", "payment recorded", "cart taken"), PAID, (PLACE, PAY_LATER, DECIDE)

@@ -93,12 +93,31 @@ class StripesPlace:
         intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
         self._tell("payment_intent.succeeded", intent)
 
-    def dispute(self, intent: Json, status: str) -> None:
+    def give_back(self, intent: Json, cents: int) -> Json:
+        """Somebody refunds on Stripe's page."""
+        refund = {
+            "id": f"re_{next(self._numbers)}", "object": "refund", "amount": cents, "currency": intent["currency"],
+            "payment_intent": intent["id"], "metadata": {}, "status": "succeeded", "created": int(time.time()),
+        }  # fmt: skip
+        self.refunds[refund["id"]] = refund
+        self._tell("refund.created", refund)
+        self._tell("refund.updated", refund)
+        return refund
+
+    def dispute(self, intent: Json, status: str) -> Json:
         """The card's owner says at the bank that it was not he, and the bank believes it or asks about it."""
-        self.disputes.append({
+        dispute = {
             "id": f"du_{next(self._numbers)}", "object": "dispute", "amount": intent["amount"], "status": status,
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
-        })  # fmt: skip
+        }  # fmt: skip
+        self.disputes.append(dispute)
+        self._tell("charge.dispute.created", dispute)
+        return dispute
+
+    def decide(self, dispute: Json, status: str) -> None:
+        """The bank has made up its mind."""
+        dispute["status"] = status
+        self._tell("charge.dispute.closed", dispute)
 
     def fail(self, refund: Json) -> None:
         """The buyer's bank sends back what it was given: the card is no more."""

@@ -315,7 +315,8 @@ async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> N
 async def capture(
     shop: Shop, providers: Providers, principal: Principal, payment_id: UUID, key: RequestKey | None
 ) -> Answer:
-    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError."""
+    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff,
+    ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
@@ -458,21 +459,27 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
 
 
 async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, now: datetime) -> None:
-    """What a provider says of a refund matters where it takes it back; that it was given, the answer to whoever asked
-    for it says."""
+    """What went back without us, or turns out not to have gone. That a refund of ours was given, the answer to whoever
+    asked for it says. Raises ProviderError where it comes too early: it will be sent again."""
     async with shop.stores.pg.read() as read:
-        ours = await payments.moved(read, name, moved)
-    if ours is None or not moved.undone:
+        found = await payments.moved(read, name, moved)
+    if found is None or (found[1] is not None and not moved.undone):
         log.info("webhook ignored", provider=name, kind=event.kind, event_id=event.id)
         return
-    refund_id, payment_id = ours
+    payment_id, refund_id = found
     await shop.step("webhook read")
-    async with shop.stores.pg.tx() as tx:
-        if not await payments.remember_event(tx, name, event, payment_id, now):
-            return
-        await payments.refund_came_back(tx, refund_id, now)
+    try:
+        async with shop.stores.pg.tx() as tx:
+            if not await payments.remember_event(tx, name, event, payment_id, now):
+                return
+            if refund_id is not None:
+                await payments.refund_came_back(tx, refund_id, now)
+            else:
+                await payments.note_moved(tx, payment_id, moved, now)
+    except payments.NotYetPaid as early:
+        raise ProviderError("the charge is not known yet; send the webhook again") from early
     await shop.step("webhook recorded")
-    log.error("a refund has failed", provider=name, refund=str(refund_id))
+    log.warning("money moved without us", provider=name, payment=str(payment_id), moved=str(moved))
 
 
 async def _payment_of(shop: Shop, reference: str) -> Payment | None:
@@ -487,7 +494,7 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
     """The stock is free again, and what was paid goes back.
 
-    Raises NotFound (also for another's order), InvalidTransition, ProviderOff.
+    Raises NotFound (also for another's order), InvalidTransition, PaymentContested, ProviderOff.
     """
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
@@ -535,7 +542,7 @@ async def refund(
     key: RequestKey | None,
 ) -> Answer:
     """Gives money back: `cents`, or the price of `items`, all that is left by default. Raises NotFound, OverRefund,
-    ProviderOff, ProviderError."""
+    PaymentContested, ProviderOff, ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:

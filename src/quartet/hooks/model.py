@@ -18,6 +18,7 @@ EVENTS = (
     "order.confirmed",
     "order.cancelled",
     "order.refunded",
+    "payment.contested",
     "payment.returned",
     "refund.failed",
     "stock.changed",

@@ -34,6 +34,17 @@ class PaymentRefund:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """What somebody else did to a payment's money: a bank (`dispute`), the provider (`reversal`), or a hand at the
+    provider's page for which the books have no room (`refund`)."""
+
+    reason: str
+    amount_cents: int
+    contested_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
 class OrderPayment:
     """A try at paying, as the payments room keeps it."""
 
@@ -45,6 +56,7 @@ class OrderPayment:
     status: str
     processed_at: datetime | None
     refunds: tuple[PaymentRefund, ...]
+    contests: tuple[Contest, ...]
 
 
 @dataclass(frozen=True)
@@ -204,3 +216,12 @@ class PaymentNotCaptured(Conflict):
     """The order's money is only held, not taken. Capture its payment (POST /payments/{id}/capture), then ship."""
 
     slug, title = "payment-not-captured", "The payment has not been captured"
+
+
+class PaymentContested(Conflict):
+    """Somebody else has moved the money of this order's payment, `paymentId`, or claims it: `reason` is a `dispute` at
+    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look there what became of
+    it; then POST /payments/{id}/settle, and go on with what is left. Until then nothing is sent, taken or given back,
+    lest the money go back twice."""
+
+    slug, title = "payment-contested", "The payment is contested"

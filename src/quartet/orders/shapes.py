@@ -21,7 +21,8 @@ class OrderItemShape(Shape):
 
 class PaymentRefundShape(Shape):
     """What was promised back of a payment: `pending` at the provider, given (`succeeded`), or `failed`. `reason`: it
-    was `asked` for, the order was `cancelled`, or the money came too `late`."""
+    was `asked` for, the order was `cancelled`, the money came too `late`, or it was given `elsewhere`, by hand at the
+    provider's page."""
 
     id: UUID
     amount_cents: int
@@ -29,6 +30,16 @@ class PaymentRefundShape(Shape):
     reason: str
     created_at: datetime
     processed_at: datetime | None
+
+
+class ContestShape(Shape):
+    """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that the books have no
+    room for. Until `settledAt` nothing is sent, taken or given back."""
+
+    reason: str
+    amount_cents: int
+    contested_at: datetime
+    settled_at: datetime | None
 
 
 class OrderPaymentShape(Shape):
@@ -42,6 +53,7 @@ class OrderPaymentShape(Shape):
     status: str
     processed_at: datetime | None
     refunds: list[PaymentRefundShape]
+    contests: list[ContestShape]
 
 
 class StepShape(Shape):

@@ -54,9 +54,21 @@ SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM complete_refund($1, $2, $3, $4) r JOIN payments p ON p.id = r.payment_id;
 
 -- name: moved
--- The refund of ours that a provider speaks of, and its payment; not one of another sum.
-SELECT r.id, r.payment_id FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE (r.id = $2 OR r.provider_ref = $3) AND p.provider = $1 AND r.amount_cents = $4 AND p.currency = $5;
+-- The refund of ours that a provider speaks of and its payment, else the payment alone.
+SELECT r.id AS refund_id, p.id AS payment_id, r.amount_cents, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND (r.id = $2 OR r.provider_ref = $3)
+UNION ALL
+SELECT NULL, id, NULL, NULL FROM payments WHERE provider = $1 AND (id = $4 OR provider_ref = $5)
+ORDER BY refund_id LIMIT 1;
+
+-- name: note_moved
+SELECT note_moved($1, $2, $3, $4, $5, $6, $7);
+
+-- name: settle
+-- What staff have settled, one row for each.
+UPDATE payment_contests SET settled_at = $2 WHERE payment_id = $1 AND settled_at IS NULL
+RETURNING reason, provider_ref, amount_cents;
 
 -- name: refund_came_back
 SELECT refund_came_back($1, $2);
@@ -97,17 +109,21 @@ SELECT * FROM payments
 WHERE provider = $1 AND created_at < $2 AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5;
 
 -- name: given_back_between
--- The same of refunds, by payment_refunds_newest.
+-- The same of refunds, by payment_refunds_newest; what was made by hand there is theirs alone.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4) ORDER BY r.created_at, r.id LIMIT $5;
+WHERE p.provider = $1 AND r.reason <> 'elsewhere' AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4)
+ORDER BY r.created_at, r.id LIMIT $5;
 
 -- name: known
--- Which of these are payments or refunds of ours with this provider.
+-- Which of these are payments or refunds of ours with this provider, or refunds made by hand there that we were told of.
 SELECT 'charge' AS kind, id::text FROM payments WHERE provider = $1 AND id = ANY ($2)
 UNION ALL
 SELECT 'refund', r.id::text FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.id = ANY ($2);
+WHERE p.provider = $1 AND r.id = ANY ($2)
+UNION ALL
+SELECT 'refund', r.provider_ref FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND r.provider_ref = ANY ($3) AND r.reason = 'elsewhere' AND r.status = 'succeeded';
 
 -- name: any_open
 -- A payment or a refund that the provider has not answered for good, or money that it holds.

@@ -103,10 +103,11 @@ async def _hour(
 
     for some in range(0, len(made), _PAGE):
         async with pg.read() as read:
-            known = await store.known(read, name, [UUID(ref) for _, ref in made[some : some + _PAGE] if _is_uuid(ref)])
-        for kind, ref in made[some : some + _PAGE]:
+            page = made[some : some + _PAGE]
+            known = await store.known(read, name, [ref for key in page for ref in (key[1], theirs[key].provider_ref)])
+        for kind, ref in page:
             entry = theirs[kind, ref]
-            if (kind, ref) not in known and entry.status in _NAMED[kind]:
+            if known.isdisjoint({(kind, ref), (kind, entry.provider_ref)}) and entry.status in _NAMED[kind]:
                 finding = f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
                 yield Difference(kind, entry.reference, entry.provider_ref, finding)
 
@@ -164,11 +165,3 @@ async def _each(pg: Postgres, listed: Listed[T], name: str, since: datetime, unt
         if len(page) < _PAGE:
             return
         after = (page[-1].created_at, page[-1].id)
-
-
-def _is_uuid(reference: str) -> bool:
-    try:
-        UUID(reference)
-    except ValueError:
-        return False
-    return True

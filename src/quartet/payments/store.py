@@ -10,13 +10,14 @@ import orjson
 
 from quartet.kernel.errors import NotFound, RequestInProgress
 from quartet.kernel.ids import new_id
-from quartet.orders import OverRefund
+from quartet.orders import OverRefund, PaymentContested
 from quartet.payments.model import (
     Bought,
     CameOtherwise,
     Completed,
     Moved,
     NothingToCapture,
+    NotYetPaid,
     OrderNotPayable,
     Outcome,
     Payment,
@@ -179,13 +180,30 @@ async def complete_refund(tx: Tx, refund_id: UUID, status: str, provider_ref: st
     return _read(Refund, await tx.fetchrow(q.complete_refund, refund_id, status, provider_ref, now))
 
 
-async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID] | None:
-    """The refund of ours that a provider speaks of, and its payment; None where it is none of ours, or of another
-    sum."""
+async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID | None] | None:
+    """The payment that a provider speaks of, and the refund where it is one of ours; None where neither is known, or
+    the refund is of another sum."""
     row = await read.fetchrow(
-        q.moved, provider, as_uuid(moved.reference), moved.provider_ref, moved.cents, moved.currency
+        q.moved, provider, as_uuid(moved.reference), moved.provider_ref, as_uuid(moved.charge), moved.charge
     )
-    return None if row is None else (row["id"], row["payment_id"])
+    if row is None or (row["refund_id"] and (row["amount_cents"], row["currency"]) != (moved.cents, moved.currency)):
+        return None
+    return row["payment_id"], row["refund_id"]
+
+
+async def note_moved(tx: Tx, payment_id: UUID, moved: Moved, now: datetime) -> None:
+    """What went back without us, or did not after all: once or many times, in whatever order, the same. Raises
+    NotYetPaid."""
+    args = (moved.kind, moved.provider_ref, moved.cents, moved.currency, moved.undone)
+    try:
+        await tx.execute(q.note_moved, payment_id, *args, now)
+    except Violation as refused:
+        raise _refusal(refused) from refused
+
+
+async def settle(tx: Tx, payment_id: UUID, now: datetime) -> list[dict[str, Any]]:
+    """What others did to its money is seen to: the order goes on. Answers what that was."""
+    return [dict(row) for row in await tx.fetch(q.settle, payment_id, now)]
 
 
 async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:
@@ -229,9 +247,11 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
-async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
-    """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
-    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
+async def known(read: Read, provider: str, refs: list[str]) -> set[tuple[str, str]]:
+    """Those of these names, ours and the provider's, that are payments (`charge`) or refunds (`refund`) of ours, with
+    what they are."""
+    ids = [id_ for ref in refs if (id_ := as_uuid(ref))]
+    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids, refs)}
 
 
 def as_uuid(reference: str) -> UUID | None:
@@ -266,6 +286,10 @@ def _refusal(refused: Violation) -> Exception:
             return NothingToCapture(f"the payment is {refused.detail}", payment_status=refused.detail)
         case "QT026":
             return RequestInProgress()
+        case "QT028":
+            return PaymentContested(**orjson.loads(refused.detail))
+        case "QT029":
+            return NotYetPaid(refused.message)
         case "QT027":
             return CameOtherwise(refused.message)
     return refused

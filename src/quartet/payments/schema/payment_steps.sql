@@ -182,7 +182,7 @@ END $$;
 
 -- What is held is to be taken, written down before the provider is asked; a second capture waits for the first. No row
 -- when it has lapsed, or is taken already: the payment as it stands says which.
--- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id).
+-- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id), QT028 as refuse_contested.
 CREATE OR REPLACE FUNCTION start_capture(
     p_id UUID, p_owner TEXT, p_key TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -198,6 +198,7 @@ BEGIN
     ELSIF v_payment.status <> 'authorized' THEN
         RAISE EXCEPTION 'there is nothing to capture' USING ERRCODE = 'QT025', DETAIL = v_payment.status;
     END IF;
+    PERFORM refuse_contested(v_payment.order_id);
     UPDATE payments
     SET due = 'capture', request_owner = p_owner, request_key = p_key, asked = 0, ask_at = p_ask, updated_at = p_now
     WHERE id = p_id RETURNING * INTO v_payment;
@@ -230,7 +231,7 @@ END $$;
 
 -- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
--- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}.
+-- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}; QT028 as refuse_contested.
 DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
 DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, JSONB, TEXT);
 CREATE OR REPLACE FUNCTION start_refund(
@@ -247,6 +248,9 @@ BEGIN
     v_left := coalesce(v_payment.amount_cents - v_payment.refunded_cents - (
         SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds
         WHERE payment_id = v_payment.id AND status = 'pending'), 0);
+    IF v_left > 0 THEN
+        PERFORM refuse_contested(p_order_id);
+    END IF;
     IF v_left > 0 AND p_items IS NOT NULL THEN
         v_lines := promise_pieces(p_order_id, p_items);
         p_cents := (SELECT sum(cents) FROM jsonb_to_recordset(v_lines) AS line(cents BIGINT));
@@ -358,3 +362,69 @@ CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS 
         'came_back', p_refund.came_back_at IS NOT NULL)
     FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
 $$;
+
+-- While it is not settled what somebody else did to the order's money, nothing of it is sent, taken or given back: it might
+-- go back twice. Raises QT028, DETAIL {"payment_id", "reason"}.
+CREATE OR REPLACE FUNCTION refuse_contested(p_order_id UUID) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_detail TEXT := (
+        SELECT json_build_object('payment_id', p.id, 'reason', c.reason)::text
+        FROM payments p JOIN payment_contests c ON c.payment_id = p.id
+        WHERE p.order_id = p_order_id AND p.status IN ('authorized', 'succeeded') AND c.settled_at IS NULL
+        ORDER BY c.contested_at LIMIT 1);
+BEGIN
+    IF v_detail IS NOT NULL THEN
+        RAISE EXCEPTION 'the money of this order is contested' USING ERRCODE = 'QT028', DETAIL = v_detail;
+    END IF;
+END $$;
+
+-- Money of a payment went back and nobody here asked for it, as its provider tells under its own name, p_ref; p_undone: it
+-- is here again, or never went. Once or many times, in whatever order, the same. p_kind 'dispute' and 'reversal' contest
+-- the payment, until they are undone or settled. A 'refund' becomes one of ours, given already, so that no more is given
+-- back than is left; where there is no room for it, beside what was promised or given, it contests the payment. Raises
+-- QT029 where a refund is told before the charge that it is of.
+CREATE OR REPLACE FUNCTION note_moved(
+    p_id UUID, p_kind TEXT, p_ref TEXT, p_cents BIGINT, p_currency TEXT, p_undone BOOLEAN, p_now TIMESTAMPTZ
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_refund  UUID;
+    v_fits    BOOLEAN;
+BEGIN
+    PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    SELECT * INTO v_payment FROM payments WHERE id = p_id;
+    SELECT id INTO v_refund FROM payment_refunds WHERE payment_id = p_id AND provider_ref = p_ref;
+    IF v_refund IS NOT NULL AND p_undone THEN
+        PERFORM refund_came_back(v_refund, p_now);
+    END IF;
+    IF v_refund IS NOT NULL THEN
+        RETURN;
+    ELSIF p_kind = 'refund' AND NOT p_undone AND v_payment.status IN ('pending', 'authorized', 'failed') THEN
+        RAISE EXCEPTION 'the payment is %', v_payment.status USING ERRCODE = 'QT029';
+    END IF;
+
+    v_fits := p_kind = 'refund' AND NOT p_undone AND v_payment.status = 'succeeded' AND p_currency = v_payment.currency
+        AND p_cents BETWEEN 1 AND v_payment.amount_cents - v_payment.refunded_cents - (
+            SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds WHERE payment_id = p_id AND status = 'pending')
+        AND NOT EXISTS (SELECT FROM payment_contests WHERE payment_id = p_id AND provider_ref = p_ref);
+    IF v_fits THEN
+        INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, provider_ref, created_at, updated_at)
+        VALUES (p_id, p_cents, 'elsewhere', 'payments', p_ref, p_now, p_now) RETURNING id INTO v_refund;
+        PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
+    ELSIF p_undone THEN
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at, settled_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_now, p_now)
+        ON CONFLICT (payment_id, provider_ref) DO UPDATE
+        SET settled_at = coalesce(payment_contests.settled_at, excluded.settled_at);
+    ELSE
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_now) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            INSERT INTO outbox (topic, key, payload)
+            SELECT 'payment.contested', o.id::text, jsonb_build_object(
+                'payment_id', p_id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', p_cents,
+                'currency', v_payment.currency, 'reason', p_kind, 'provider', v_payment.provider, 'provider_ref', p_ref)
+            FROM orders o WHERE o.id = v_payment.order_id;
+        END IF;
+    END IF;
+END $$;
