@@ -2,6 +2,7 @@
 
 import io
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
+from quartet.stores.redis import RedisStore
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +88,23 @@ async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str
     for name in servers:
         assert name in text
     assert "MongoDB" not in text, "no local server is looked for where a store is given"
+
+
+@pytest.fixture
+async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(servers["redis"])
+    yield store
+    await store.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await store.close()
+
+
+async def test_a_redis_that_would_delete_carts_is_named(
+    tmp_path: Path, servers: dict[str, str], redis: RedisStore
+) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), redis_url=servers["redis"])
+    assert "maxmemory" not in _shown(await examine(settings))[1]
+    await redis.call("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    status, text = _shown(await examine(settings))
+    assert status == 0, "it can be run"
+    assert "maxmemory-policy volatile-lru" in text
+    assert "set maxmemory-policy noeviction" in text

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, settled
+from abroad import books_balance, differences, settled
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
@@ -113,6 +113,26 @@ async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_swe
     assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
     assert place.taken() == 1000
     await books_balance(shop, place, till)
+
+
+async def test_reports_of_what_went_back_whole_and_of_money_that_is_no_orders_differ_in_nothing(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    for body in ({}, {"amountCents": 300}):
+        made = await order(shopper, ("MUG", 2))
+        paid = await pay(shopper, made)
+        place.approve(paid["providerRef"])
+        await back(shopper, paid)
+        assert (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()["status"] == "succeeded"
+    place.moved = [("T0000", "-80.00"), ("T1111", "5.00")]
+    assert await differences(shop, provider) == []
+    place.moved = [("T1110", "-5.00")]
+    assert [each.finding for each in await differences(shop, provider)] == ["500 GBP succeeded there, unknown here"]
 
 
 async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
@@ -471,6 +491,50 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_day_on_which_he_did(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 2)))
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "authorized"
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("UPDATE payments SET created_at = created_at - interval '4 days'")
+    place.take(paid["providerRef"], 600)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    named = [(each.reference, each.finding) for each in await differences(shop, provider)]
+    assert named == [
+        (paid["id"], "is 1000 GBP here, 600 there"), (paid["id"], "is authorized here, succeeded there"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.declining = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).status_code == 502
+    place.declining = False
+    taken = await staff.post(f"/payments/{held['id']}/capture")
+    assert (taken.status_code, taken.json()["status"]) == (200, "succeeded"), taken.text
+    assert place.taken() == 500
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_paypal_could_not_take_is_still_one(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
@@ -497,6 +561,37 @@ async def test_a_hold_that_paypal_could_not_take_is_still_one(
         part["status"] for part in place.orders[paid["providerRef"]]["purchase_units"][0]["payments"]["authorizations"]
     ] == ["VOIDED"]
     assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_its_order(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    cancelled: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.slow = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
+    if cancelled:
+        assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    place.decline(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await look(shopper, made["id"]))["status"] == "cancelled"
+    await settled(shop, provider, clock)
+    assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": None}]
+    assert place.taken() == 0
+    assert await till.shelf("MUG") == (100, 0)
     await books_balance(shop, place, till)
 
 

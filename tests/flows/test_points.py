@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -13,6 +14,7 @@ from till import Till, order, pay
 from conftest import SEED
 from quartet import accounts, leaderboard, orders, payments
 from quartet.kernel.clock import FixedClock
+from quartet.kernel.errors import StoreUnavailable
 from quartet.leaderboard import store
 from quartet.leaderboard.model import Place, Worth
 from quartet.stores import outbox
@@ -266,6 +268,45 @@ async def test_a_making_cut_short_leaves_the_live_boards_and_the_next_one_ends_w
     now = shop.clock.now()
     await store.settle(shop.stores.redis, now, Worth("late", user_id, 1, now))
     assert await points(shop, user_id) == (51, 51)
+
+
+async def test_a_server_that_takes_over_without_the_last_of_a_making_puts_no_part_in_the_boards_place(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had the mark and all that came before. What happens afterwards makes up for nothing."""
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    redis, seed = shop.stores.redis, store.seed
+    for _ in range(3):
+        await paid(shopper, 4)
+    await carry(shop)
+    assert await points(shop, user_id) == (150, 150)
+    monkeypatch.setattr("quartet.leaderboard.service.BATCH", 2)
+
+    async def seeding(*told: Any) -> None:
+        for key in await redis.call("KEYS", "leaderboard:*:next*"):
+            copied = await redis.call("COPY", key, f"heard:{{xp}}:{key}", "REPLACE")
+            assert copied == 1
+        await seed(*told)
+
+    async def taken_over(name: str) -> None:
+        if name == "boards made":
+            copies = await redis.call("KEYS", "heard:*")
+            assert len(copies) == 4
+            for copy in copies:
+                await redis.call("RENAME", copy, copy.removeprefix("heard:{xp}:"))
+            for _ in range(2):
+                await paid(shopper, 4)
+            await carry(shop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "seed", seeding)
+        with pytest.raises(StoreUnavailable, match="begin again"):
+            await leaderboard.rebuild(replace(shop, step=taken_over), actor="test")
+    assert await points(shop, user_id) == (250, 250)
+    await leaderboard.rebuild(shop, actor="test")
+    assert await points(shop, user_id) == (250, 250)
+    sources = f"{store.key('daily', shop.clock.now())}:sources"
+    assert len(await redis.call("HGETALL", sources)) == 5, "and nothing but sources"
 
 
 async def test_boards_made_anew_leave_out_who_was_forgotten(

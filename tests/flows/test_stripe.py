@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, settled
+from abroad import books_balance, differences, settled
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from pydantic import SecretStr
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
+from structlog.testing import capture_logs
 from till import Json, Till, look, order
 
 from quartet import payments
@@ -171,6 +172,48 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     await books_balance(shop, place, till)
 
 
+async def test_a_charge_of_a_busy_hour_is_looked_for_first_where_it_must_be(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("swallowed")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(250, after=300)
+    await settled(shop, provider, clock)
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert place.listed == 1
+    await books_balance(shop, place, till)
+
+
+async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_is_known_to_be_never_sent(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("lost")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(450, after=60)
+    place.latency = 0.2  # five pages take longer than one call may
+    hasty = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 0.5}))
+    clock.advance(300)
+    await recover(hasty, {"stripe": provider})
+    told = {"status": "failed", "decline_code": "never_sent"}
+    assert await till.rows("SELECT status, decline_code FROM payments") == [told]
+
+
 @pytest.mark.usefixtures("provider")
 async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
     shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, line: Line
@@ -253,6 +296,32 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     await recover(shop, {"stripe": provider})
     assert (await till.rows("SELECT status FROM payment_refunds")) == [{"status": "succeeded"}]
     await books_balance(shop, place, till)
+
+
+async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.declining = True
+    assert (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 200})).status_code == 502
+    assert await differences(shop, provider) == []  # staff know
+    place.declining, place.async_refunds = False, True
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "pending")
+    (refund,) = place.refunds.values()
+    refund["status"] = "failed"
+    await settled(shop, provider, clock)
+    (named,) = await differences(shop, provider)
+    assert (named.reference, named.finding) == (
+        told.json()["id"], "300 GBP must go back, and the provider can't: give them otherwise",
+    )  # fmt: skip
 
 
 async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
@@ -417,6 +486,7 @@ async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_s
     place.async_refunds = True
     promised = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
     assert promised.json()["status"] == "pending"
+    place.async_refunds = False
     refund = place.give_back(place.intents[paid["providerRef"]], 500)
     assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
     (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
@@ -582,6 +652,7 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     await settled(shop, provider, clock)
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
+    assert [each.finding for each in await differences(shop, provider)] == ["is voided here, succeeded there"]
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -821,12 +892,50 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     for status in ("needs_response", "won", "warning_needs_response"):
         paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
         place.dispute(place.intents[paid["providerRef"]], status)
-    today = datetime.now(UTC).date()
-    found = []
-    for day in (today - timedelta(days=1), today):
-        found += [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, payments.Compared())]
-    (first, *_) = place.disputes
-    assert found == [payments.Difference("refund", "", first["id"], "500 GBP succeeded there, unknown here")]
+    (disputed, _, asked_about) = place.disputes
+
+    async def named() -> list[str]:
+        found = await differences(shop, provider)
+        assert {each.finding for each in found} == {"500 GBP succeeded there, unknown here"}
+        return [each.provider_ref for each in found]
+
+    assert await named() == [disputed["id"]]
+    asked_about["status"] = "lost"  # weeks later, and still of the day on which the bank asked
+    assert await named() == [asked_about["id"], disputed["id"]]
+
+
+async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_from_being_compared(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+) -> None:
+    gone, cheap = [(await pay(shopper, await order(shopper, ("MUG", 1)))).json() for _ in range(2)]
+    del place.intents[gone["providerRef"]]
+    place.intents[cheap["providerRef"]] |= {"amount": 499, "amount_received": 499}
+    named = {each.reference: each.finding for each in await differences(shop, provider)}
+    assert named.pop(gone["id"]).startswith("500 GBP succeeded here, can't be looked up there: Stripe refuses")
+    assert named == {cheap["id"]: "is 500 GBP here, 499 there"}
+
+
+async def test_money_that_is_owed_and_refused_again_and_again_is_told_and_named(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.give_back(place.intents[paid["providerRef"]], 100)  # so that the whole can't go back any more
+    await shopper.post(f"/orders/{made['id']}/cancel")
+    refused = []
+    with capture_logs() as said:
+        while len(refused) < 12:
+            clock.advance(3600)
+            await recover(shop, {"stripe": provider})
+            refused = [each["log_level"] for each in said if each["event"] == "refund failed, to be tried again"]
+    assert refused == ["warning"] * 8 + ["error"] * 4
+    named = {each.finding for each in await differences(shop, provider)}
+    assert named == {"100 GBP succeeded there, unknown here", "1000 GBP pending here, unknown there"}
 
 
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(

@@ -105,6 +105,13 @@ async def test_a_line_can_be_set_and_removed_and_the_cart_emptied(goods: None, s
     assert _held(await shopper.get("/cart")) == {}
 
 
+async def test_who_names_a_line_to_be_removed_does_not_lose_the_cart(goods: None, shopper: httpx.AsyncClient) -> None:
+    await _add(shopper, MOUSE, 2)
+    assert (await shopper.request("DELETE", "/cart", json={"sku": CABLE})).status_code == 422
+    assert _held(await shopper.get("/cart")) == {MOUSE: 2}
+    assert (await shopper.request("DELETE", "/cart", json={})).status_code == 204
+
+
 async def test_what_the_shop_does_not_sell_gets_into_no_cart(
     goods: None, shopper: httpx.AsyncClient, shop: Shop
 ) -> None:

@@ -119,10 +119,27 @@ async def test_nul_gets_in_nowhere(client: httpx.AsyncClient, path: str) -> None
 
 @pytest.mark.parametrize("authorization", ["Bearer", "Bearer x", "Basic YTpi", "Bearer " + "a." * 50, "x"])
 async def test_a_token_that_is_not_good_is_refused_everywhere(client: httpx.AsyncClient, authorization: str) -> None:
-    for path in ("/products", "/users/me", "/health/live"):
+    for path in ("/products", "/users/me", "/sync"):
         answer = await client.get(path, headers={"Authorization": authorization})
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_a_token_that_is_not_good_keeps_nobody_from_a_new_one(client: httpx.AsyncClient, app: FastAPI) -> None:
+    who = {"email": "ada@example.com", "password": "correct horse battery"}
+    stale = {"Authorization": "Bearer " + "a." * 50}
+    assert (await client.post("/users", json=who, headers=stale)).status_code == 201
+    signed = (await client.post("/sessions", json=who, headers=stale)).json()
+    renewed = await client.post("/sessions/refresh", json={"refreshToken": signed["refreshToken"]}, headers=stale)
+    assert renewed.status_code == 201
+
+    # And one that was good until its session ended.
+    ended = {"Authorization": f"Bearer {renewed.json()['accessToken']}"}
+    assert (await client.delete("/sessions/current", headers=ended)).status_code == 204
+    assert (await client.get("/users/me", headers=ended)).status_code == 401
+    assert (await client.post("/sessions", json=who, headers=ended)).status_code == 201
+    assert (await client.post("/password-resets", json={"email": who["email"]}, headers=ended)).status_code == 202
+    assert (await client.get("/health/live", headers=ended)).status_code == 200
 
 
 async def test_past_the_limit_one_waits(settings: Settings) -> None:

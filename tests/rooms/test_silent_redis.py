@@ -21,7 +21,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
 from quartet.stores import resp
 from quartet.stores.redis import SILENCE as SILENT
-from quartet.stores.redis import RedisStore, _Line
+from quartet.stores.redis import RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Shop
 
@@ -67,13 +67,13 @@ class Stop:
 async def stop(shop: Shop, server: Running, monkeypatch: pytest.MonkeyPatch) -> Stop:
     monkeypatch.setattr(resp, "CALL_SECONDS", DOUBT)  # nor does a call end by itself
     shop.stores.redis.guard._doubt = shop.stores.redis.guard._patience = DOUBT
-    stop, ask = Stop(server), _Line.ask
+    stop, ask = Stop(server), RedisStore._ask
 
-    async def watched(line: _Line, commands: Commands, brief: bool) -> list[Any]:
+    async def watched(store: RedisStore, commands: Commands) -> list[Any]:
         stop.look(commands)
-        return await ask(line, commands, brief)
+        return await ask(store, commands)
 
-    monkeypatch.setattr(_Line, "ask", watched)
+    monkeypatch.setattr(RedisStore, "_ask", watched)
     return stop
 
 

@@ -114,6 +114,27 @@ def test_nobody_deploys_the_shop_without_saying_by_whom_it_is_paid() -> None:
         assert given == {"name": "quartet", "key": "QUARTET_PAYMENT_PROVIDERS"}, "it does not start without"
 
 
+def _redis_servers() -> Iterator[tuple[list[str], str]]:
+    """How every Redis of deploy/ is started, with the memory of its container where that is bounded."""
+    for name in ("compose.yaml", "cluster.yaml"):
+        for service in yaml.safe_load((DEPLOY / name).read_text())["services"].values():
+            if service.get("command", [""])[0] == "valkey-server":
+                yield service["command"], ""
+    for name, pod in _pods():
+        if name == "redis":
+            [container] = pod["containers"]
+            yield container["args"], container["resources"]["limits"]["memory"]
+
+
+def test_no_redis_deletes_a_cart_to_make_room() -> None:
+    servers = list(_redis_servers())
+    assert len(servers) == 1 + 6 + 1
+    for said, limit in servers:
+        assert "--maxmemory-policy noeviction" in said
+        [most] = re.findall(r"--maxmemory (\d+)mb", "\n".join(said))
+        assert not limit or int(most) <= 0.65 * 1024 * int(limit.removesuffix("Gi"))
+
+
 def test_the_balancer_lets_go_of_a_connection_before_the_api_does() -> None:
     [upstream] = re.findall(r"upstream api \{.+?\}", (DEPLOY / "nginx.conf").read_text(), re.DOTALL)
     [kept] = re.findall(r"^ *keepalive_timeout (\d+)s;$", upstream, re.MULTILINE)

@@ -1,6 +1,5 @@
 """Making and ending API keys, and giving people roles."""
 
-import base64
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +44,7 @@ async def create_key(
     now = shop.clock.now()
     if expires_at is not None and expires_at <= now:
         raise invalid("expiresAt", "must be in the future")
-    text = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
+    text = PREFIX + secrets.token_urlsafe(32)
     async with shop.stores.pg.tx() as tx:
         key = await store.insert_key(
             tx, new_id(), name, prefix=text[:_SHOWN], key_hash=_digest(text), scopes=set(scopes),

@@ -239,14 +239,14 @@ async def mint_reset(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | N
     """Draws the token of a link to set a new password with, when the e-mail is sent: (address, display name
     where the address is proved, token). Only its hash is kept, and the one before is good no longer. None: there is no
     such user."""
-    token = _secret()
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
     found = await store.mint_reset(tx, _hash(token), user_id, now + RESET_LIFE)
     return (*found, token) if found else None
 
 
 async def mint_verification(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
     """The same for a link that proves an address: the new one, where it is being changed. None: none waits to be."""
-    token = _secret()
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
     found = await store.mint_verification(tx, _hash(token), user_id, now + VERIFICATION_LIFE)
     return (*found, token) if found else None
 
@@ -444,7 +444,8 @@ def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session
 
 def _new_session(session_id: UUID) -> Session:
     """The token names its session, so that a spent one can be told from one that never was."""
-    return Session(session_id, f"{_base64(session_id.bytes)}.{_secret()}")
+    name = base64.urlsafe_b64encode(session_id.bytes).decode().rstrip("=")
+    return Session(session_id, f"{name}.{secrets.token_urlsafe(_TOKEN_BYTES)}")
 
 
 def _session_of(refresh_token: str) -> UUID | None:
@@ -454,14 +455,6 @@ def _session_of(refresh_token: str) -> UUID | None:
         return UUID(bytes=raw) if dot and secret else None
     except (ValueError, binascii.Error):
         return None
-
-
-def _secret() -> str:
-    return _base64(secrets.token_bytes(_TOKEN_BYTES))
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _hash(token: str) -> bytes:

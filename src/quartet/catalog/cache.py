@@ -1,10 +1,12 @@
 """Products in Redis: `product:<sku or slug>` holds the ready answer for fifteen minutes at most.
 
-An entry is `<id> <version> <JSON>`. What is not there yet is put by the reader that holds the *lease*, a marker under
-the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and lease alike, so
-whatever a reader fetched before the change can no longer be put: this needs no tombstones, and stays right when Redis
-restarts or evicts, since without the marker nothing is put at all. A sale changes only the copies of price and stock,
-so the worker puts the newer page in the place of the older: what sells most would else be read anew after each sale.
+An entry is `<id> <version> <JSON>`, with a further space before the JSON under a reference that shows its product but
+is not sold: whoever orders looks at no more than that. What is not there yet is put by the reader that holds the
+*lease*, a marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes
+entry and lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
+and stays right when Redis restarts or evicts, since without the marker nothing is put at all. A sale changes only the
+copies of price and stock, so the worker puts the newer page in the place of the older: what sells most would else be
+read anew after each sale.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,9 +31,9 @@ def key(reference: str) -> str:
     return f"product:{reference}"
 
 
-def entry(product_id: str, version: int, body: bytes) -> bytes:
+def entry(product_id: str, version: int, body: bytes, *, sold: bool = True) -> bytes:
     """What is stored."""
-    return b"%b %d %b" % (product_id.encode(), version, body)
+    return b"%b %d %b%b" % (product_id.encode(), version, b"" if sold else b" ", body)
 
 
 def read(found: str | None) -> tuple[str, int, str] | None:
@@ -39,7 +41,7 @@ def read(found: str | None) -> tuple[str, int, str] | None:
     if found is None or found.startswith(_LEASE):
         return None
     product_id, version, body = found.split(" ", 2)
-    return product_id, int(version), body
+    return product_id, int(version), body.lstrip(" ")
 
 
 async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int, str]]:
@@ -53,6 +55,13 @@ async def heads(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple
     replies = await redis.pipeline([("GETRANGE", key(reference), 0, LONGEST_HEAD) for reference in references])
     hits = {reference: read(f"{reply} ") for reference, reply in zip(references, replies, strict=True) if reply}
     return {reference: hit[:2] for reference, hit in hits.items() if hit}
+
+
+async def sold(redis: RedisStore, skus: Sequence[str]) -> set[str]:
+    """Those that are there and are sold. Raises StoreUnavailable."""
+    replies = await redis.pipeline([("GETRANGE", key(sku), 0, LONGEST_HEAD) for sku in skus])
+    rests = {sku: reply.split(" ", 2)[2:] for sku, reply in zip(skus, replies, strict=True)}  # none of a lease
+    return {sku for sku, rest in rests.items() if rest and not rest[0].startswith(" ")}
 
 
 async def get_with_life(redis: RedisStore, reference: str) -> tuple[tuple[str, int, str] | None, int]:
@@ -88,14 +97,13 @@ async def drop_many(redis: RedisStore, changed: Mapping[str, tuple[str, int | No
 
 
 async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) -> None:
-    """Puts newer pages of products in the place of older ones: by reference, id, version and JSON. Raises
+    """Puts newer pages of products in the place of older ones: by reference, id, version and entry. Raises
     StoreUnavailable."""
     references = list(pages)
     # Most are not kept at all, and a page has kilobytes.
     heads = await redis.pipeline([("GETRANGE", key(reference), 0, 0) for reference in references])
-    kept = [(reference, *pages[reference]) for reference, head in zip(references, heads, strict=True) if head]
-    calls = {ref: (id_, version, entry(id_, version, body)) for ref, id_, version, body in kept}
-    await _run_each(redis, RENEW, calls)
+    kept = {reference: pages[reference] for reference, head in zip(references, heads, strict=True) if head}
+    await _run_each(redis, RENEW, kept)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:

@@ -268,6 +268,11 @@ def is_published(found: Document, now: datetime) -> bool:
     return published is not None and published <= now
 
 
+def sellable_skus(found: Document) -> list[str]:
+    """Of a product as its document or its wire form: what inventory keeps a row of, and one can buy."""
+    return [row["sku"] for row in found["variants"] or [found]]
+
+
 def etag(found: Document) -> str:
     """Strong: it names the document and its version, since a slug may come to name another document."""
     return f'"{found["_id"][-12:]}-{found["version"]}"'
@@ -296,7 +301,7 @@ def card(product: Document, sku: str) -> Card:
     return Card(variant_name(product["name"], attrs), product["slug"], primary_image(product))
 
 
-def primary_image(product: Document) -> str | None:
+def primary_image(product: Mapping[str, Any]) -> str | None:
     """The address of the picture to show where there is room for one."""
     images = product["images"]
     return next((i["url"] for i in images if i["isPrimary"]), images[0]["url"] if images else None)

@@ -40,6 +40,9 @@ log = structlog.get_logger("quartet.checkout")
 # The gateway gives a request up before this; only then may recovery ask the provider about what it left.
 _MARGIN = timedelta(seconds=5)
 
+# A refund that was refused more often than this, ten minutes long, is one that somebody has to see to.
+_OFTEN = 8
+
 # Providers refuse to charge nothing.
 _NOTHING_TO_PAY = Outcome(None, "succeeded")
 
@@ -285,12 +288,17 @@ async def complete_in(
     # What is due is told the provider long after the payment itself was answered.
     told = answers.of_payment if payment.due is None else answers.of_capture
     answer = told(completed.payment, request_id)
-    if payment.request_owner is not None and payment.request_key is not None:
-        if failure is not None:  # nothing happened, so that the same key may try again
-            await idempotency.release(tx, payment.request_owner, payment.request_key)
-        else:
-            await idempotency.finish(tx, payment.request_owner, payment.request_key, answer)
+    await _keep(tx, payment, None if failure is not None else answer)
     return answer, completed
+
+
+async def _keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
+    """The answer of the request that began it; None: nothing happened, so that the same key may try again."""
+    if money.request_owner is not None and money.request_key is not None:
+        if answer is None:
+            await idempotency.release(tx, money.request_owner, money.request_key)
+        else:
+            await idempotency.finish(tx, money.request_owner, money.request_key, answer)
 
 
 async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> None:
@@ -353,8 +361,7 @@ async def take_hold(shop: Shop, providers: Providers, payment: Payment, *, give_
 async def _drop_capture(shop: Shop, payment: Payment) -> None:
     async with shop.stores.pg.tx() as tx:
         await payments.drop_capture(tx, payment.id, shop.clock.now())
-        if payment.request_owner is not None and payment.request_key is not None:
-            await idempotency.release(tx, payment.request_owner, payment.request_key)
+        await _keep(tx, payment, None)
     await shop.step("capture dropped")
 
 
@@ -577,11 +584,7 @@ async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: 
         answer = answers.of_refund(refund)
         if refund.reason == "cancelled":
             answer = answers.of_order(await orders.get(tx, refund.order_id))
-        if refund.request_owner is not None and refund.request_key is not None:
-            if failure is not None:
-                await idempotency.release(tx, refund.request_owner, refund.request_key)
-            else:
-                await idempotency.finish(tx, refund.request_owner, refund.request_key, answer)
+        await _keep(tx, refund, None if failure is not None else answer)
     await shop.step("refund recorded")
     if status == "failed" and refund.reason != "asked":
         log.error("money that must go back did not, and will not by itself", refund=str(refund.id))
@@ -605,7 +608,8 @@ async def _refund(
     except ProviderError as failure:
         if refund.reason == "asked":
             return "failed", None, failure
-        log.warning("refund failed, to be tried again", refund=str(refund.id), error=str(failure))
+        tell = log.error if refund.asked > _OFTEN else log.warning
+        tell("refund failed, to be tried again", refund=str(refund.id), asked=refund.asked, error=str(failure))
         return "pending", None, None
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", refund=str(refund.id), error=repr(silence))

@@ -3,17 +3,20 @@
 from quartet.merchandising.model import (
     SEARCH_ID,
     ReportOrder,
+    Ruling,
     read_id,
 )
-from quartet.merchandising.rules import offers, ruling, stamp_of_late
+from quartet.merchandising.rules import MOST_ALTERNATIVES, offers, ruling, stamp_of_late
 from quartet.merchandising.service import count_queries, keep, note_opened, note_search, sweep, write_log
 from quartet.merchandising.store import expect, forget_lines, report
 from quartet.merchandising.typeahead import FEWEST_LETTERS
 
 __all__ = [
     "FEWEST_LETTERS",
+    "MOST_ALTERNATIVES",
     "SEARCH_ID",
     "ReportOrder",
+    "Ruling",
     "count_queries",
     "expect",
     "forget_lines",

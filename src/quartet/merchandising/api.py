@@ -13,7 +13,7 @@ from quartet.merchandising.model import LONGEST_QUERY, Ranking
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Staff
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Int, Shape, Sku, text
+from quartet.web.shapes import Body, Int, NoBody, Shape, Sku, text
 
 router = APIRouter(prefix="/search", tags=["search"])
 
@@ -94,7 +94,7 @@ async def add_synonyms(body: SynonymsBody, shop: ShopDep, principal: Staff) -> R
 
 
 @router.delete("/synonyms/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
-async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
     """Out of force within a second."""
     await service.drop_synonyms(shop, synonyms_id, actor=principal.actor)
     return nothing()
@@ -118,7 +118,7 @@ async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
 
 
 @router.delete("/rules/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
-async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
     """Out of force within a second."""
     await service.drop_rule(shop, rule_id, actor=principal.actor)
     return nothing()

@@ -1,6 +1,7 @@
 """An order on the wire."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import Field
@@ -90,7 +91,8 @@ class GivenBackShape(Shape):
 
 
 class OrderShape(Shape):
-    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's."""
+    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's; `metadata` is what came
+    with the order."""
 
     id: UUID
     number: str
@@ -103,6 +105,7 @@ class OrderShape(Shape):
     payments: list[OrderPaymentShape]
     refunds: list[GivenBackShape]
     history: list[StepShape]
+    metadata: dict[str, Any]
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None

@@ -169,8 +169,7 @@ async def refund(
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
     """Cancels unpaid orders whose time is over, the oldest first; answers their ids. `paying`: also those for which a
-    payment is under way. The only thing to do in its
-    transaction, because of the locks."""
+    payment is under way. The only thing to do in its transaction, because of the locks."""
     return [row[0] for row in await tx.fetch(q.expire, limit, now, paying)]
 
 

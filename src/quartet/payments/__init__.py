@@ -26,7 +26,7 @@ from quartet.payments.model import (
 )
 from quartet.payments.providers import Providers, check_providers, open_providers, opened_providers
 from quartet.payments.providers.port import PaymentProvider
-from quartet.payments.reconcile import Compared, Difference, reconcile
+from quartet.payments.reconcile import Compared, Difference, days_due, reconcile
 from quartet.payments.store import (
     any_open,
     as_uuid,
@@ -84,6 +84,7 @@ __all__ = [
     "check_providers",
     "complete",
     "complete_refund",
+    "days_due",
     "drop_capture",
     "forget",
     "is_unwanted",

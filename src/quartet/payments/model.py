@@ -33,6 +33,7 @@ class Payment:
     redirect_url: str | None
     processed_at: datetime | None
     created_at: datetime
+    updated_at: datetime
 
     @property
     def named(self) -> str | None:
@@ -101,6 +102,7 @@ class Refund:
     actor: str | None
     request_owner: str | None
     request_key: str | None
+    asked: int
     processed_at: datetime | None
     created_at: datetime
     lines: list[dict[str, Any]] | None = None

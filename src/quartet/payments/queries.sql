@@ -115,15 +115,17 @@ FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND r.reason <> 'elsewhere' AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4)
 ORDER BY r.created_at, r.id LIMIT $5;
 
--- name: known
--- Which of these are payments or refunds of ours with this provider, or refunds made by hand there that we were told of.
-SELECT 'charge' AS kind, id::text FROM payments WHERE provider = $1 AND id = ANY ($2)
-UNION ALL
-SELECT 'refund', r.id::text FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.id = ANY ($2)
-UNION ALL
-SELECT 'refund', r.provider_ref FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.provider_ref = ANY ($3) AND r.reason = 'elsewhere' AND r.status = 'succeeded';
+-- name: first_made
+SELECT min(created_at) FROM payments WHERE provider = $1;
+
+-- name: known_payments
+SELECT * FROM payments WHERE provider = $1 AND id = ANY ($2);
+
+-- name: known_refunds
+-- By our ids, and by the provider's those that were made by hand there.
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
 
 -- name: any_open
 -- A payment or a refund that the provider has not answered for good, or money that it holds.

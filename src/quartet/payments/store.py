@@ -107,7 +107,7 @@ async def complete(
 
 
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
-    """The same, with whose it is."""
+    """A payment with whose it is."""
     row = await read.fetchrow(q.with_buyer, payment_id)
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
@@ -247,11 +247,23 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
-async def known(read: Read, provider: str, refs: list[str]) -> set[tuple[str, str]]:
-    """Those of these names, ours and the provider's, that are payments (`charge`) or refunds (`refund`) of ours, with
-    what they are."""
+async def first_made(read: Read, provider: str) -> datetime | None:
+    """When the provider's first payment was made."""
+    first: datetime | None = await read.fetchval(q.first_made, provider)
+    return first
+
+
+async def known(read: Read, provider: str, refs: list[str]) -> dict[tuple[str, str], Payment | Refund]:
+    """Those of these names, ours and the provider's, that are payments (`charge`) or refunds (`refund`) of ours, by
+    what they are. A refund made by hand there has the provider's alone."""
     ids = [id_ for ref in refs if (id_ := as_uuid(ref))]
-    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids, refs)}
+    found: dict[tuple[str, str], Payment | Refund] = {}
+    for row in await read.fetch(q.known_payments, provider, ids):
+        found["charge", str(row["id"])] = _read(Payment, row)
+    for row in await read.fetch(q.known_refunds, provider, ids, refs):
+        ref = row["provider_ref"] if row["reason"] == "elsewhere" else str(row["id"])
+        found["refund", ref] = _read(Refund, row)
+    return found
 
 
 def as_uuid(reference: str) -> UUID | None:

@@ -125,8 +125,7 @@ async def _orders(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:
 
 
 def _wire(order: orders.Order) -> Json:
-    shape = orders.OrderShape.model_validate(order)
-    return shape.model_dump(mode="json", by_alias=True) | {"metadata": order.metadata}
+    return orders.OrderShape.model_validate(order).model_dump(mode="json", by_alias=True)
 
 
 async def _reviews(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:

@@ -17,7 +17,6 @@ from quartet.search.model import (
     Found,
     Kind,
     NumberBand,
-    Said,
     Sort,
     Tier,
     Wanted,
@@ -215,7 +214,6 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
-    said = Said(**vars(await merchandising.ruling(shop, q)))
     ready = await service.answer(
         shop,
         wanted,
@@ -223,7 +221,7 @@ async def search(
         typed=_typed_by(shop, request),
         client=client_of(request),
         cursor=cursor,
-        said=said,
+        said=await merchandising.ruling(shop, q),
     )
     return _given(shop, ready).response()
 

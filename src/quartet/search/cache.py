@@ -223,10 +223,10 @@ class Answers:
 # nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
 
 LEAF_SECONDS = 900
-# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well.
-# For all it is more than an engine that takes two cores finds new first pages.
-MOST_OF_ONE = 8_000_000
-MOST_OF_ALL = 256_000_000
+# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well,
+# and no room for both where it is full. Where all leaf so much, pages go by number.
+MOST_OF_ONE = 4_000_000
+MOST_OF_ALL = 32_000_000
 # What Redis needs for an entry itself.
 _ENTRY = 200
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -240,6 +240,8 @@ class Leaves:
     def __init__(self, redis: RedisStore, alias: str) -> None:
         self._redis, self._alias = redis, alias
         self._taken: dict[str, int] = {}
+        # A first page that many ask for, a second after another, takes its room once.
+        self._counted: set[str] = set()
         self._all, self._until = 0, 0.0
 
     async def before(self, digest: str | None) -> tuple[str, ...]:
@@ -253,33 +255,38 @@ class Leaves:
         return unpack(held) if held else ()
 
     async def keep(self, ids: Sequence[str], client: str | None) -> tuple[str, bool]:
-        """Their digest, for a cursor, and whether there was room for them: `client` has his share, None for a first
-        page, which is everybody's who asks the same. Where Redis is away they are not kept either."""
+        """Their digest, for a cursor, and whether it is as good for others: `client` has his share, None for a first
+        page, which is everybody's who asks the same. Where Redis is away or has enough of all, nobody's are kept."""
         digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
         held = pack(ids)
-        has_room = self._take(client, len(held) + _ENTRY)
-        if has_room:
+        of_his, of_all = self._has_room(digest, client, len(held) + _ENTRY)
+        if of_his and of_all:
             try:
                 await self._redis.brief.call("SET", self._key(digest), held, "EX", LEAF_SECONDS)
             except StoreUnavailable:
                 log.warning("pages before not kept")
-        return digest, has_room
+        return digest, of_his
 
-    def _take(self, client: str | None, size: int) -> bool:
-        """Whether so much more may be kept. By windows, so that at most twice as much is in Redis."""
+    def _has_room(self, digest: str, client: str | None, size: int) -> tuple[bool, bool]:
+        """Whether so much more may be kept, by this client's share and by that of all; then it is counted. By windows,
+        so that at most twice as much is in Redis."""
         if monotonic() >= self._until:
             self._taken.clear()
+            self._counted.clear()
             self._all, self._until = 0, monotonic() + LEAF_SECONDS
+        if digest in self._counted:
+            return True, True
         taken = self._taken.get(client, 0) + size if client is not None else 0
-        if taken > MOST_OF_ONE or self._all + size > MOST_OF_ALL:
-            return False
-        if client is not None:
-            self._taken[client] = taken
-        self._all += size
-        return True
+        room = taken <= MOST_OF_ONE, self._all + size <= MOST_OF_ALL
+        if all(room):
+            if client is not None:
+                self._taken[client] = taken
+            self._counted.add(digest)
+            self._all += size
+        return room
 
     def _key(self, digest: str) -> str:
-        return f"search:{{{self._alias}}}:seen:{digest}"
+        return f"search:{self._alias}:seen:{{{digest}}}"  # over all servers of a cluster: nothing asks for two at once
 
 
 def pack(ids: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
+from quartet.catalog import primary_image
 from quartet.kernel.errors import invalid
 from quartet.kernel.fingerprints import bucket, fingerprint
 from quartet.search import words
@@ -54,20 +55,6 @@ class Wanted:
     def counts(self) -> bool:
         """Whether facets are wanted."""
         return self.page == 1 if self.facets is None else self.facets
-
-
-@dataclass(frozen=True)
-class Said:
-    """What staff say about a query; ids are products'.
-
-    `alternatives` are other words for it (synonyms), each a whole query. `pinned` stand before all others, in this
-    order, found or not; `hidden` are not found. `boosts` multiply a product's score.
-    """
-
-    alternatives: tuple[str, ...] = ()
-    pinned: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
-    boosts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Tier(StrEnum):
@@ -364,13 +351,9 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
         "attrs": sorted({text for choice in choices for text in tokens(choice["attrs"])}),
-        "image": _image(product["images"]),
+        "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),
     }
     # Many documents are compared at once by these.
     return kept | {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}
-
-
-def _image(images: Sequence[Mapping[str, Any]]) -> str | None:
-    return next((image["url"] for image in images if image["isPrimary"]), images[0]["url"] if images else None)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from quartet.kernel.settings import Settings
-from quartet.merchandising import FEWEST_LETTERS
+from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import words
 from quartet.search.model import (
     Band,
@@ -22,7 +22,6 @@ from quartet.search.model import (
     Facets,
     NumberBand,
     Reason,
-    Said,
     Shelves,
     Tier,
     View,
@@ -45,7 +44,6 @@ MOST_SPELLINGS = 30
 MOST_CLAUSES = 800
 # Letters that may be wrong in a word of so many.
 FUZZINESS = "AUTO:3,8"
-MOST_ALTERNATIVES = 8
 # Of a text and the other words for it, together.
 MOST_WORDS_IN_ALL = 48
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
@@ -86,7 +84,7 @@ class Told:
     """What the shop knows beside a search: what staff say of it, its categories, the one in view, and the ids of the
     products on the pages before (then a page begins behind those and not by number)."""
 
-    said: Said = field(default_factory=Said)
+    said: Ruling = field(default_factory=Ruling)
     shelves: Shelves = field(default_factory=Shelves)
     view: View | None = None
     seen: tuple[str, ...] = ()
@@ -122,7 +120,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
     return asked
 
 
-def _query(text: str, either: list[Json], should: list[Json], said: Said, filters: list[Json]) -> Json:
+def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filters: list[Json]) -> Json:
     """`either`: what has to match, in one way or another; `should` only weighs."""
     whole: Json = {"filter": filters}
     if text:
@@ -141,7 +139,7 @@ def _query(text: str, either: list[Json], should: list[Json], said: Said, filter
     return query
 
 
-def _texts(text: str, article: str, tier: Tier, reading: Reading, said: Said) -> tuple[list[Json], list[Json]]:
+def _texts(text: str, article: str, tier: Tier, reading: Reading, said: Ruling) -> tuple[list[Json], list[Json]]:
     """What has to match, one of these ways, and what only weighs. `article`: the text as an article number."""
     asked = _within_bounds(text, said.alternatives)
     loosely = _loosely(sum(map(words.count, asked)), reading)
@@ -410,7 +408,7 @@ _TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _FIELDS))})(?:\.[a-z]+
 _SUMS = re.compile(r"sum of:|max plus .* times others of:")
 
 
-def reasons(explained: Json, id_: str, tier: Tier, reading: Reading, said: Said) -> list[Reason]:
+def reasons(explained: Json, id_: str, tier: Tier, reading: Reading, said: Ruling) -> list[Reason]:
     """Of one product of an answer: first what staff, then what sales say, then what matches, the most first. What
     matches adds up to its score, once sales have raised it; a pinned product has no score to speak of."""
     pinned, raised = id_ in said.pinned, said.boosts.get(id_, 1.0)

@@ -15,9 +15,10 @@ import structlog
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
+from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
-from quartet.search.model import Found, Said, Shelves, View, Wanted, document
+from quartet.search.model import Found, Shelves, View, Wanted, document
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
@@ -28,7 +29,6 @@ log = structlog.get_logger("quartet.search")
 DEEPEST_LISTED = 1000
 _SORTS = {"relevance": "-rating", "-rating": "-rating", "price": "price", "-price": "-price", "-newest": "newest"}
 _ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
-NOTHING_SAID = Said()
 # Of one client's searches that wait for the engine; past it 429. As many as clients commonly keep connections, so that
 # who is within the limit of searches a minute is not refused for asking them together; waiting keeps nobody else.
 MOST_WAITING = 100
@@ -104,7 +104,7 @@ async def answer(
     typed: str,
     client: str,
     cursor: str | None = None,
-    said: Said = NOTHING_SAID,
+    said: Ruling,
 ) -> Ready:
     """The ready answer to a search, its bytes made by `write` of what was found and of the next page's cursor. `typed`:
     its address as it came; `client`: whose turn it takes. Raises Invalid, StoreUnavailable, TooManyRequests."""
@@ -125,10 +125,10 @@ async def answer(
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        digest, is_kept = await _further(shop, wanted, found, told.seen, client)
+        digest, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
         # A cursor that this client alone has no room for is not for others.
-        return Ready(write(wanted, found, further), found.total, is_kept and not found.partial)
+        return Ready(write(wanted, found, further), found.total, is_everybodys and not found.partial)
 
     if wanted.explain:  # for staff, and of now
         async with desk(shop).turns.turn(client):
@@ -186,7 +186,7 @@ async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
 ) -> tuple[str | None, bool]:
     """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead.
-    And whether there was room for what it names."""
+    And whether it is as good for others."""
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
     if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
         return None, True

@@ -33,6 +33,7 @@ _REFUSING = (
     "CLUSTERDOWN", "TRYAGAIN", "MOVED ", "ASK ", "ERR max number of clients",
 )  # fmt: skip
 _VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
+_POLICY = re.compile(r"^maxmemory_policy:(\S+)", re.MULTILINE)
 
 
 class ScriptForgotten(Exception):
@@ -47,13 +48,17 @@ class RedisStore:
 
     def __init__(self, url: str, *, doubt: float = 0.04) -> None:
         """`doubt`: seconds without any answer until who can do without does so."""
-        self._line = _Line(url, doubt)
+        self._server = Cluster(url) if is_cluster(url) else resp.Master(parse_url(url))
         self._is_brief = False
-
-    @property
-    def guard(self) -> Guard:
-        """What it tells of the server's state."""
-        return self._line.guard
+        self.guard = Guard(
+            "redis",
+            self._server.probe,
+            (resp.Gone, StoreUnavailable),
+            doubt=doubt,
+            silence=doubt * SILENCE,
+            patience=PROBE_SECONDS,
+            places=MOST_CALLS,
+        )
 
     @cached_property
     def brief(self) -> "RedisStore":
@@ -64,7 +69,7 @@ class RedisStore:
 
     async def call(self, *command: Arg) -> Any:
         """One command: `await redis.call("HGETALL", key)`."""
-        [reply] = await self._line.ask([command], self._is_brief)
+        [reply] = await self._ask([command])
         return _sound(reply)
 
     async def hastily(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -97,42 +102,37 @@ class RedisStore:
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands in one round trip, not atomic together."""
-        return [_sound(reply) for reply in await self._line.ask(commands, self._is_brief)]
+        return [_sound(reply) for reply in await self._ask(commands)]
 
     async def ping(self) -> str:
         """The server's version."""
         versions = _VERSION.findall(await self.call("INFO", "server"))
         return str(versions[-1])
 
+    async def policies(self) -> set[str]:
+        """What the server, or each master of a cluster, does once its memory is full: `noeviction`, `allkeys-lru`, …
+        From INFO, since CONFIG is often forbidden."""
+        try:
+            with self.guard.call(), Timed("redis"):
+                told = await self._server.each(("INFO", "memory"))
+        except (resp.Gone, resp.Refused) as error:
+            raise StoreUnavailable("redis") from error
+        return {policy for said in told for policy in _POLICY.findall(_sound(said))}
+
     async def close(self) -> None:
         """Closes the connection."""
-        self._line.close()
+        self.guard.close()
+        self._server.close()
 
-
-class _Line:
-    """The server, or the cluster of them, and its guard."""
-
-    def __init__(self, url: str, doubt: float) -> None:
-        self._server = Cluster(url) if is_cluster(url) else resp.Server(parse_url(url))
-        self.guard = Guard(
-            "redis",
-            self._server.probe,
-            (resp.Gone, StoreUnavailable),
-            doubt=doubt,
-            silence=doubt * SILENCE,
-            patience=PROBE_SECONDS,
-            places=MOST_CALLS,
-        )
-
-    async def ask(self, commands: Sequence[Command], brief: bool) -> list[Any]:
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
         """The replies, refusals among them. Raises StoreUnavailable."""
         try:
-            with self.guard.call(brief=brief), Timed("redis"):
+            with self.guard.call(brief=self._is_brief), Timed("redis"):
                 try:
                     replies = await self._server.send(commands)
-                    receiving = self._server.receive(commands, replies)
-                    return await (self._briefly(replies, receiving) if brief else receiving)
-                except resp.Refused as refusal:  # to let us in
+                    receiving = self._server.receive(commands, replies, self._is_brief)
+                    return await (self._briefly(replies, receiving) if self._is_brief else receiving)
+                except resp.Refused as refusal:  # to let us in, or to be the master
                     raise _named(refusal) from refusal
         except resp.Gone as error:
             raise StoreUnavailable("redis") from error
@@ -145,11 +145,6 @@ class _Line:
             return await receiving
         finally:
             self.guard.brief.difference_update(replies)
-
-    def close(self) -> None:
-        """Ends it."""
-        self.guard.close()
-        self._server.close()
 
 
 def _sound(reply: Any) -> Any:

@@ -93,28 +93,7 @@ class ReplayedShape(Shape):
 @router.get("/sync", response_model=StateShape, responses=_REFUSALS)
 async def show(shop: ShopDep, _staff: Staff) -> Response:
     """How far behind search and caches are, and what could not be carried."""
-    state = await service.state(shop)
-    pipelines = [
-        PipelineShape(
-            name=p.name,
-            lag_seconds=p.lag_seconds,
-            pending=p.pending,
-            last_token=p.token,
-            batches=p.batches,
-            items=p.items,
-            retries=p.retries,
-            dead_letters=p.dead_letters,
-        )
-        for p in state.pipelines
-    ]
-    shape = StateShape(
-        pipelines=pipelines,
-        freshness=[FreshnessShape.model_validate(fresh) for fresh in state.freshness],
-        reindex=RebuildShape.model_validate(state.rebuild) if state.rebuild else None,
-        dead_letters=state.dead_letters,
-        letters=[LetterShape.model_validate(letter) for letter in state.letters],
-    )
-    return answer(shape)
+    return answer(StateShape.model_validate(await service.state(shop)))
 
 
 @router.post("/sync/reindex", status_code=202, response_model=RebuildShape, responses=_REFUSALS)
@@ -136,7 +115,10 @@ async def replay(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
     responses=problems(NotFound, Invalid, Unauthenticated, Forbidden, StoreUnavailable),
 )
 async def drop(
-    shop: ShopDep, admin: Admin, letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)]
+    shop: ShopDep,
+    admin: Admin,
+    letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)],
+    _: NoBody = None,
 ) -> Response:
     """Gives up for good what can't be carried."""
     await service.drop_dead_letter(shop, letter_id, admin.actor)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from weakref import WeakKeyDictionary
 
 import structlog
 from prometheus_client import REGISTRY, Gauge
@@ -13,6 +14,7 @@ from prometheus_client.registry import Collector
 from quartet import hooks, notify
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox, tallies
+from quartet.stores.postgres import Postgres
 from quartet.sync import changes, freshness, products, relay, store
 from quartet.web.dependencies import Shop
 
@@ -35,7 +37,7 @@ MEASURED = Gauge("quartet_measured", "Whether PostgreSQL could be asked for the 
 AGE = Gauge("quartet_search_freshness_age_seconds", "How old the newest canary is that a search finds.", ["of"])
 
 _LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, MAILS, WEBHOOKS, BREAKERS, AGE)
-_asked: dict[int, float] = {}
+_asked: WeakKeyDictionary[Postgres, float] = WeakKeyDictionary()
 
 
 class Took(Collector):
@@ -64,9 +66,9 @@ REGISTRY.register(TOOK)
 async def measure(shop: Shop) -> None:
     """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old."""
     now = time.monotonic()
-    if now - _asked.get(id(shop.stores), -FRESH_SECONDS) < FRESH_SECONDS:
+    if now - _asked.get(shop.stores.pg, -FRESH_SECONDS) < FRESH_SECONDS:
         return
-    _asked[id(shop.stores)] = now
+    _asked[shop.stores.pg] = now
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await _measure(shop)

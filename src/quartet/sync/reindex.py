@@ -30,8 +30,6 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
 
-Progress = Callable[[int, int], None]
-
 # One at a time over all processes.
 ALONE = "quartet reindex"
 TRIES = 30
@@ -41,10 +39,6 @@ AT_ONCE = 2
 # Products compared whole before an index goes live, from so many places.
 SAMPLED = 1_000
 SAMPLES = 8
-
-
-def silent(done: int, total: int) -> None:
-    """For who does not watch."""
 
 
 async def ask(shop: Shop, reason: str, actor: str | None = None, *, back: bool = False) -> Rebuild:
@@ -63,10 +57,9 @@ async def last(shop: Shop) -> Rebuild | None:
         return await store.last_rebuild(read)
 
 
-async def reindex(shop: Shop, progress: Progress = silent, *, reason: str = "asked for", back: bool = False) -> Rebuild:
-    """Asks for a rebuild and does it here; `progress(done, total)` counts products. One that was cut short goes on
-    where it was. It is still `building` at the end, with the reason in `error`, when dead letters keep it from going
-    live.
+async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) -> Rebuild:
+    """Asks for a rebuild and does it here. One that was cut short goes on where it was. It is still `building` at the
+    end, with the reason in `error`, when dead letters keep it from going live.
 
     Raises Conflict where there is nothing to go `back` to, or something else is under way; StoreUnavailable (the
     rebuild then stays open, for the worker); and whatever else made it fail.
@@ -80,7 +73,7 @@ async def reindex(shop: Shop, progress: Progress = silent, *, reason: str = "ask
             if opened is None or opened.id != asked.id:
                 return await store.get_rebuild(read, asked.id)  # another did it while we waited for our turn
         try:
-            await _rebuild(shop, opened, progress)
+            await _rebuild(shop, opened)
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -92,12 +85,12 @@ async def reindex(shop: Shop, progress: Progress = silent, *, reason: str = "ask
         return await store.get_rebuild(read, asked.id)
 
 
-async def _rebuild(shop: Shop, rebuild: Rebuild, progress: Progress) -> None:
+async def _rebuild(shop: Shop, rebuild: Rebuild) -> None:
     stores, settings = shop.stores, shop.settings
     if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
         rebuild = await _begun(shop, rebuild)
         if rebuild.kind == "new":
-            await _fill(shop, rebuild, progress)
+            await _fill(shop, rebuild)
         else:
             await _catch_up(shop, search.next_alias(settings))
         await shop.step("filled")
@@ -132,7 +125,7 @@ async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
         return await store.get_rebuild(tx, rebuild.id)
 
 
-async def _fill(shop: Shop, rebuild: Rebuild, progress: Progress) -> None:
+async def _fill(shop: Shop, rebuild: Rebuild) -> None:
     """Everything from where it was, in order of buckets, some bulks at a time."""
     began, before, done = monotonic(), rebuild.done, rebuild.done
     width = max(1, BUCKETS * BULK // max(rebuild.total, BULK))
@@ -152,7 +145,6 @@ async def _fill(shop: Shop, rebuild: Rebuild, progress: Progress) -> None:
             rate = (done - before) / max(monotonic() - began, 0.001)
             async with shop.stores.pg.once() as tx:
                 await store.advance_rebuild(tx, rebuild, upto, done, rate)
-            progress(done, max(rebuild.total, done))
     finally:
         await end(task for _, task in under_way)
 

@@ -23,12 +23,12 @@ REPLAYED = 500
 @dataclass(frozen=True)
 class Pipeline:
     """`lag_seconds`: everything older than that has been carried; None before the first. `pending`: what waits, where
-    that is known. `token` is where it would go on."""
+    that is known. `last_token` is where it would go on."""
 
     name: str
     lag_seconds: float | None
     pending: int | None
-    token: Any
+    last_token: Any
     batches: int
     items: int
     retries: int
@@ -41,7 +41,7 @@ class State:
 
     pipelines: list[Pipeline]
     freshness: list[Freshness]
-    rebuild: Rebuild | None
+    reindex: Rebuild | None
     dead_letters: int
     letters: list[Letter]
 

@@ -16,6 +16,7 @@ from shelf import NOW, product
 
 from quartet import search
 from quartet.kernel.settings import Settings
+from quartet.merchandising import Ruling
 from quartet.search import store
 from quartet.search.model import Bucket, Facets, Found, NumberBand, Reason, Shelves, Tier, Wanted, any_of, attr_filter
 from quartet.search.query import Told
@@ -126,7 +127,7 @@ async def test_misspelt_words_are_looked_for_only_where_nothing_has_the_words_as
 async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
     async def skus(**said: Any) -> list[str]:
         asked = Wanted(q="notebook")
-        found = await search.find(ask.engine, ask.settings, asked, NOW, Told(search.Said(**said)))
+        found = await search.find(ask.engine, ask.settings, asked, NOW, Told(Ruling(**said)))
         return [hit["_source"]["sku"] for hit in found.hits]
 
     assert await skus() == []
@@ -141,7 +142,7 @@ async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
 
 async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
     async def skus(q: str, *pinned: str) -> list[str]:
-        told = Told(search.Said(pinned=pinned))
+        told = Told(Ruling(pinned=pinned))
         return [
             hit["_source"]["sku"] for hit in (await search.find(ask.engine, ask.settings, Wanted(q), NOW, told)).hits
         ]
@@ -153,7 +154,7 @@ async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
 
 async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float, list[Reason]]]:
     """By SKU the score and the reasons."""
-    found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, Told(search.Said(**said)))
+    found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, Told(Ruling(**said)))
     return {hit["_source"]["sku"]: (hit["_score"], hit["_why"]) for hit in found.hits}
 
 
@@ -225,7 +226,7 @@ async def test_many_words_with_many_spellings_each_are_no_error(
         assert (await ask.found(q=text)).total > 0
         await search.suggest(engine, shelf.search_alias, text, 10, NOW)
     for n, others in ((2, 8), (4, 8), (16, 1), (16, 8)):
-        said = search.Said(alternatives=tuple(words(n) for _ in range(others)))
+        said = Ruling(alternatives=tuple(words(n) for _ in range(others)))
         found = await search.find(engine, ask.settings, Wanted(q=words(n)), NOW, Told(said))
         assert found.total > 0
     # Engines part these into words of one sign each.

@@ -26,7 +26,3 @@ BEGIN
 END $$;
 CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change();
-
--- migrate:down
-DROP TABLE audit_log;
-DROP FUNCTION refuse_audit_change;

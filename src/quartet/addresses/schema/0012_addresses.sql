@@ -18,6 +18,3 @@ CREATE TABLE addresses (
 );
 CREATE UNIQUE INDEX addresses_one_default ON addresses (user_id) WHERE is_default;
 CREATE INDEX addresses_of_user ON addresses (user_id, id);
-
--- migrate:down
-DROP TABLE addresses;

@@ -35,9 +35,4 @@ CREATE TABLE bestsellers (
     units      BIGINT NOT NULL,
     PRIMARY KEY (period, product_id)
 );
-
--- migrate:down
-DROP TABLE bestsellers;
-DROP TABLE bought_together;
-DROP TABLE baskets;
-DROP TABLE sold_days;
+CREATE INDEX bestsellers_by_rank ON bestsellers (period, units DESC, product_id);

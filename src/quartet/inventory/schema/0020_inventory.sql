@@ -77,9 +77,3 @@ CREATE TRIGGER inventory_follows_hand AFTER UPDATE ON inventory
     FOR EACH ROW WHEN (OLD.revision = NEW.revision) EXECUTE FUNCTION follow_hand();
 CREATE TRIGGER inventory_follows_deletion AFTER DELETE ON inventory
     FOR EACH ROW EXECUTE FUNCTION follow_hand();
-
--- migrate:down
-DROP TABLE inventory_movements;
-DROP TABLE inventory;
-DROP FUNCTION follow_hand, open_ledger, refuse_ledger_change;
-DROP DOMAIN price_cents;

@@ -9,6 +9,3 @@ CREATE TABLE xp_grants (
 );
 CREATE INDEX xp_grants_at ON xp_grants (at);
 CREATE INDEX xp_grants_user ON xp_grants (user_id);
-
--- migrate:down
-DROP TABLE xp_grants;

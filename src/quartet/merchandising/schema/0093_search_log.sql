@@ -37,9 +37,3 @@ CREATE TABLE search_sales (
     gross_cents BIGINT NOT NULL,
     PRIMARY KEY (day, query, sku, currency)
 );
-
--- migrate:down
-DROP TABLE search_sales;
-DROP TABLE search_lines;
-DROP TABLE search_opens;
-DROP TABLE searches;

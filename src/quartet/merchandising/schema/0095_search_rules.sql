@@ -31,8 +31,3 @@ CREATE TABLE search_ranking (
     stamp       BIGINT NOT NULL DEFAULT 1
 );
 INSERT INTO search_ranking DEFAULT VALUES;
-
--- migrate:down
-DROP TABLE search_ranking;
-DROP TABLE search_rules;
-DROP TABLE search_synonyms;

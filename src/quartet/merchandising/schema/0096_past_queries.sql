@@ -9,6 +9,3 @@ CREATE TABLE query_days (
     found    BIGINT NOT NULL,
     PRIMARY KEY (day, query)
 );
-
--- migrate:down
-DROP TABLE query_days;

@@ -19,10 +19,11 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+CREATE OR REPLACE TRIGGER orders_transition BEFORE UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION check_order_transition();
 
 -- One step of one order, with which its money may have come (p_captured); answers the status it had. QT004 when the state
 -- machine has no such step, QT008 when there is no such order.
-DROP FUNCTION IF EXISTS step_order(UUID, TEXT, TEXT, TEXT);
 CREATE OR REPLACE FUNCTION step_order(
     p_order_id UUID, p_to TEXT, p_by TEXT, p_reason TEXT, p_captured BOOLEAN DEFAULT false
 ) RETURNS TEXT LANGUAGE plpgsql AS $$
@@ -81,8 +82,6 @@ END $$;
 -- lest a late refund put them back on a board. Planned once a connection: left to itself PostgreSQL plans anew at each
 -- call, since one order seems cheaper than the ten that it takes an unknown array for, and planning costs more than all
 -- the rest.
-DROP FUNCTION IF EXISTS tell_order(TEXT, UUID);
-DROP FUNCTION IF EXISTS tell_order(TEXT, UUID, JSONB);
 CREATE OR REPLACE FUNCTION tell_orders(p_topic TEXT, p_order_ids UUID[], p_more JSONB DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -103,7 +102,6 @@ BEGIN
 END $$;
 
 -- The money is there, or held for us (not p_captured): what was reserved is sold.
-DROP FUNCTION IF EXISTS confirm_order(UUID, TEXT, TEXT);
 CREATE OR REPLACE FUNCTION confirm_order(
     p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL, p_captured BOOLEAN DEFAULT true
 ) RETURNS UUID LANGUAGE plpgsql AS $$
@@ -177,7 +175,6 @@ END $$;
 -- second are gone within seconds. p_paying: also those for which a payment is under way, but not within 3 s where its
 -- provider is being asked for the first time: who pays in time is not to be told that he came too late. Locks: the
 -- orders, then all their inventory rows in SKU order.
-DROP FUNCTION IF EXISTS expire_orders(INT, TIMESTAMPTZ);
 CREATE OR REPLACE FUNCTION expire_orders(
     p_limit INT DEFAULT 100, p_now TIMESTAMPTZ DEFAULT now(), p_paying BOOLEAN DEFAULT true
 ) RETURNS SETOF UUID LANGUAGE plpgsql AS $$

@@ -75,8 +75,6 @@ END $$;
 --        QT009 another total than expected, DETAIL {"expected_total_cents", "total_cents", "currency", "changes"}.
 -- Inventory rows are locked in SKU order, here and everywhere (order_steps.sql), so that carts holding the same things in another
 -- order wait for one another instead of dying of each other. bench/place_order.py tells what each part costs.
-DROP FUNCTION IF EXISTS place_order(UUID, JSONB, JSONB, INTERVAL);
-DROP FUNCTION IF EXISTS place_order(UUID, JSONB, JSONB, INTERVAL, BIGINT);
 CREATE OR REPLACE FUNCTION place_order(
     p_user_id  UUID,
     p_items    JSONB,

@@ -74,7 +74,6 @@ END $$;
 -- those pieces back on the shelf, without them all of the order that is not settled. A p_source_ref seen before answers
 -- that refund's id again. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 when
 -- there is no such order.
-DROP FUNCTION IF EXISTS refund_order(UUID, BIGINT, BOOLEAN, TEXT, TEXT, TEXT);
 CREATE OR REPLACE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,

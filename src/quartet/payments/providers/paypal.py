@@ -214,7 +214,10 @@ class PayPal:
         failure = None
         try:
             path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
-            await self._ask("POST", path, body, f"{hold.reference}-{step}")
+            # For 45 days PayPal answers a request id as it did first, so that after a declined capture another is
+            # needed; after a lost answer it is the same.
+            tried = len(_parts(order, "captures"))
+            await self._ask("POST", path, body, f"{hold.reference}-{step}-{tried}")
         except ProviderError as refused:
             failure = refused
         try:
@@ -321,11 +324,12 @@ def _new_order(charge: Charge) -> Json:
 
 def _outcome(order: Json) -> Outcome:
     """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
-    still one."""
-    holds = [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    still one, unless PayPal counts it as captured: then nothing is left to take."""
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
-    if holds and set(statuses) <= {"failed"}:
-        statuses = holds
+    holds = _HOLDS | {"CAPTURED": "voided"} if statuses else _HOLDS
+    held = [holds.get(part["status"], "pending") for part in _parts(order, "authorizations")]
+    if held and set(statuses) <= {"failed"}:
+        statuses = held
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
@@ -393,14 +397,20 @@ def _in_path(name: str) -> str:
 
 def _entry(row: Json) -> Entry | None:
     """A line of PayPal's reports: T00… are payments, T11… what went back, T1201 what a bank took back; the rest is none
-    of ours to compare."""
-    code = row["transaction_event_code"]
+    of ours to compare. The sign tells whose they are: what we paid others, or got back of what was withheld, is neither
+    a charge nor a refund of ours."""
+    code, cents = row["transaction_event_code"], _cents(row["transaction_amount"])
     if not code.startswith(("T00", "T11", "T1201")):
         return None
-    cents = abs(_cents(row["transaction_amount"]))
-    status = _REPORTED.get(row["transaction_status"], "pending")
+    is_charge = code.startswith("T00")
+    if is_charge is not (cents > 0):
+        return None
+    cents = abs(cents)
+    reported = row["transaction_status"]
+    # A charge that went back whole is called V from then on; what went back has a line of its own.
+    status = "succeeded" if is_charge and reported == "V" else _REPORTED.get(reported, "pending")
     return Entry(
-        "charge" if code.startswith("T00") else "refund",
+        "charge" if is_charge else "refund",
         row["transaction_id"],
         row.get("custom_field") or row.get("invoice_id") or "",
         status,

@@ -33,10 +33,12 @@ from quartet.payments.providers.port import UNSENT, limits, storable
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
-# An intent is looked for among those made this long before and after our payment's id was drawn: clocks differ, and a
-# request may have waited.
-_EARLIER = timedelta(minutes=5)
-_LATER = timedelta(minutes=15)
+# An intent is looked for among those made this long before and after our payment's id was drawn: where nearly all are,
+# then where clocks that differ and a request that waited may have put it. A busy hour has thousands in the latter.
+_AROUND = (
+    (timedelta(seconds=5), timedelta(seconds=30)),
+    (timedelta(minutes=5), timedelta(minutes=15)),
+)
 _STATUSES = {
     "succeeded": "succeeded",
     "requires_capture": "authorized",
@@ -134,11 +136,13 @@ class Stripe:
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
         if provider_ref is not None:
             return _outcome(await _call(self._api.payment_intents.retrieve_async(provider_ref)))
-        around = {"gte": _seconds(_drawn_at(reference) - _EARLIER), "lte": _seconds(_drawn_at(reference) + _LATER)}
-        # Listed, not searched for: a search finds what was made a moment ago only later.
-        async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
-            if _reference(intent) == reference:
-                return _outcome(intent)
+        drawn = _drawn_at(reference)
+        for earlier, later in _AROUND:
+            around = {"gte": _seconds(drawn - earlier), "lte": _seconds(drawn + later)}
+            # Listed, not searched for: a search finds what was made a moment ago only later.
+            async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
+                if _reference(intent) == reference:
+                    return _outcome(intent)
         return None
 
     async def look_up_refund(self, refund: GiveBack) -> Outcome | None:

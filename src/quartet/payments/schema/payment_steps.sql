@@ -6,7 +6,6 @@
 -- Raises QT008 no such order of this buyer, QT020 it can't be paid (DETAIL its status), QT021 another payment of it is
 -- open (DETAIL that payment's id, CONSTRAINT 'waits for its buyer' where it is he, at the provider's page, who keeps it
 -- open).
-DROP FUNCTION IF EXISTS start_payment(UUID, UUID, UUID, TEXT, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
 CREATE OR REPLACE FUNCTION start_payment(
     p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
@@ -137,7 +136,6 @@ BEGIN
     END IF;
     RETURN v_payment;
 END $$;
-DROP FUNCTION IF EXISTS complete_payment(UUID, TEXT, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
 
 -- The same with p_answer, the answer of the request that started the payment, kept under its key in the same statement. It
 -- was written for a payment that comes to stand as asked; where this one does not, because something came before, QT027
@@ -232,8 +230,6 @@ END $$;
 -- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
 -- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}; QT028 as refuse_contested.
-DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ);
-DROP FUNCTION IF EXISTS start_refund(UUID, BIGINT, TEXT, BOOLEAN, UUID, TEXT, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, JSONB, TEXT);
 CREATE OR REPLACE FUNCTION start_refund(
     p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_items JSONB, p_note TEXT

@@ -10,6 +10,3 @@ CREATE TABLE retail_months (
     shelved_at  TIMESTAMPTZ,  -- since when its goods are in the catalog, which no transaction of ours reaches
     PRIMARY KEY (source, month)
 );
-
--- migrate:down
-DROP TABLE retail_months;

@@ -12,6 +12,3 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (owner, key)
 );
 CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
-
--- migrate:down
-DROP TABLE idempotency_keys;

@@ -5,6 +5,3 @@ CREATE TABLE tallies (
     name TEXT PRIMARY KEY,
     n    BIGINT NOT NULL
 );
-
--- migrate:down
-DROP TABLE tallies;

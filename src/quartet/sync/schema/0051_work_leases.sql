@@ -8,6 +8,3 @@ CREATE TABLE work_leases (
     token  BIGINT NOT NULL DEFAULT 1,
     until  TIMESTAMPTZ NOT NULL
 ) WITH (fillfactor = 50);
-
--- migrate:down
-DROP TABLE work_leases;

@@ -17,7 +17,3 @@ CREATE TABLE sync_canary (
     sung BIGINT NOT NULL,
     heard BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-
--- migrate:down
-DROP TABLE sync_canary;
-DROP TABLE sync_freshness;

@@ -1,6 +1,0 @@
--- migrate:up
-
-CREATE INDEX bestsellers_by_rank ON bestsellers (period, units DESC, product_id);
-
--- migrate:down
-DROP INDEX bestsellers_by_rank;
