@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -47,6 +47,17 @@ async def _cancel(floor: Floor) -> tuple[str, Json | None]:
 
 async def _capture(floor: Floor) -> tuple[str, Json | None]:
     return f"/payments/{await floor.held()}/capture", None
+
+
+async def _settle(floor: Floor) -> tuple[str, Json | None]:
+    payment = (await floor.payment())["id"]
+    async with floor.shop.stores.pg.once() as tx:
+        await tx.execute(
+            """INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
+               VALUES ($1, 'du_1', 'dispute', 100, now())""",
+            UUID(payment),
+        )
+    return f"/payments/{payment}/settle", {"note": "the bank was wrong"}
 
 
 async def _create_product(floor: Floor) -> tuple[str, Json | None]:
@@ -180,6 +191,7 @@ ACTS: dict[Route, tuple[str, Act]] = {
     ("POST", "/orders/{id}/refunds"): ("order.refund", _refund),
     ("POST", "/orders/{id}/cancel"): ("order.cancel", _cancel),
     ("POST", "/payments/{id}/capture"): ("payment.capture", _capture),
+    ("POST", "/payments/{id}/settle"): ("payment.settle", _settle),
     ("POST", "/products"): ("product.create", _create_product),
     ("PUT", "/products/{sku}"): ("product.change", _replace_product),
     ("PATCH", "/products/{sku}"): ("product.change", _patch_product),

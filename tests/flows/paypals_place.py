@@ -68,7 +68,11 @@ class PayPalsPlace:
             "/v2/payments/captures/{id}/refund": self._refund,
             "/v1/notifications/verify-webhook-signature": self._verify,
         }
-        gets = {"/v2/checkout/orders/{id}": self._get, "/v1/reporting/transactions": self._report}
+        gets = {
+            "/v2/checkout/orders/{id}": self._get,
+            "/v2/payments/captures/{id}": self._get_capture,
+            "/v1/reporting/transactions": self._report,
+        }
         routes = [Route(path, self._answered(work), methods=["POST"]) for path, work in posts.items()]
         routes += [Route(path, self._answered(work), methods=["GET"]) for path, work in gets.items()]
         return Starlette(routes=[Route("/v1/oauth2/token", self._sign_in, methods=["POST"]), *routes])
@@ -100,6 +104,30 @@ class PayPalsPlace:
         held = self._payments(self.orders[order_id])["authorizations"][-1]
         held["status"] = "EXPIRED"
         self._tell("PAYMENT.AUTHORIZATION.VOIDED", held)
+
+    def refund(self, order_id: str, value: str) -> Json:
+        """Somebody gives money back on PayPal's page."""
+        order = self.orders[order_id]
+        (taken,) = self._payments(order)["captures"]
+        taken["status"] = "PARTIALLY_REFUNDED"
+        amount = {"currency_code": "GBP", "value": value}
+        part = self._add(order, "refunds", "COMPLETED", "", {"amount": amount, "custom_id": None})
+        self._tell("PAYMENT.CAPTURE.REFUNDED", part | {"links": [_up(taken)]})
+        return part
+
+    def reverse(self, order_id: str) -> None:
+        """PayPal takes back what was taken."""
+        (taken,) = self._payments(self.orders[order_id])["captures"]
+        self._tell("PAYMENT.CAPTURE.REVERSED", {"id": "REV-1", "amount": taken["amount"], "links": [_up(taken)]})
+
+    def dispute(self, order_id: str, kind: str, outcome: str | None = None) -> None:
+        """The buyer complains at PayPal; `kind` and outcome as PayPal words them."""
+        (taken,) = self._payments(self.orders[order_id])["captures"]
+        told = {"dispute_id": "PP-D-1", "dispute_amount": taken["amount"], "status": "RESOLVED" if outcome else "OPEN",
+                "disputed_transactions": [{"seller_transaction_id": taken["id"]}]}  # fmt: skip
+        if outcome:
+            told["dispute_outcome"] = {"outcome_code": outcome}
+        self._tell(f"CUSTOMER.DISPUTE.{kind}", told)
 
     def taken(self) -> int:
         """What it has of everybody's, in cents."""
@@ -189,6 +217,9 @@ class PayPalsPlace:
         if self.hiding and "captures" in self._payments(order):
             raise Refused(429, "RATE_LIMIT_REACHED")
         return 200, order
+
+    def _get_capture(self, request: Request, _body: bytes) -> tuple[int, Json]:
+        return 200, self._part(request, "captures")[1]
 
     def _take(self, request: Request, _body: bytes) -> tuple[int, Json]:
         order = self._agreed(request, "CAPTURE")
@@ -311,12 +342,17 @@ class PayPalsPlace:
         if asked is not None:
             part |= {"amount": asked["amount"], "custom_id": asked["custom_id"], "parent": order["id"]}
         self._payments(order).setdefault(kind, []).append(part)
-        self._tell(event, part)
+        if event:
+            self._tell(event, part)
         return part
 
     def _tell(self, kind: str, resource: Json) -> None:
         event = {"id": f"WH-EV-{next(self._numbers)}", "event_type": kind, "resource": json.loads(json.dumps(resource))}
         self.events.append(event)
+
+
+def _up(taken: Json) -> Json:
+    return {"rel": "up", "href": f"https://api.paypal.com/v2/payments/captures/{taken['id']}"}
 
 
 def _cents(amount: Json) -> int:

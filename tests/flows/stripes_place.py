@@ -95,16 +95,32 @@ class StripesPlace:
         intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
         self._tell("payment_intent.succeeded", intent)
 
-    def give_back(self, intent: Json, cents: int) -> None:
+    def give_back(self, intent: Json, cents: int) -> Json:
         """Somebody gives money back in the dashboard."""
-        self._refunded(intent, cents, {})
+        refund = self._refunded(intent, cents, {})
+        self._tell("refund.updated", refund)
+        return refund
 
-    def dispute(self, intent: Json, status: str) -> None:
+    def dispute(self, intent: Json, status: str) -> Json:
         """The card's owner says at the bank that it was not he, and the bank believes it or asks about it."""
-        self.disputes.append({
+        dispute = {
             "id": f"du_{next(self._numbers)}", "object": "dispute", "amount": intent["amount"], "status": status,
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
-        })  # fmt: skip
+        }  # fmt: skip
+        self.disputes.append(dispute)
+        self._tell("charge.dispute.created", dispute)
+        return dispute
+
+    def decide(self, dispute: Json, status: str) -> None:
+        """The bank has made up its mind."""
+        dispute["status"] = status
+        self._tell("charge.dispute.closed", dispute)
+
+    def fail(self, refund: Json) -> None:
+        """The buyer's bank sends back what it was given: the card is no more."""
+        refund |= {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+        for kind in ("refund.failed", "refund.updated", "charge.refund.updated"):
+            self._tell(kind, refund)
 
     def crowd(self, many: int, after: int) -> None:
         """Others pay through the same account, so many, so many seconds from now."""
@@ -232,7 +248,8 @@ class StripesPlace:
         intent = self.intents.get(params["payment_intent"])
         if intent is None:
             raise Refused(404, "invalid_request_error", "resource_missing")
-        back = sum(r["amount"] for r in self.refunds.values() if r["payment_intent"] == intent["id"])
+        here = [r for r in self.refunds.values() if r["payment_intent"] == intent["id"]]
+        back = sum(r["amount"] for r in here if r["status"] != "failed")
         if int(params["amount"]) > intent["amount_received"] - back:
             raise Refused(400, "invalid_request_error", "charge_already_refunded")
         self._ask_bank()
@@ -275,6 +292,7 @@ class StripesPlace:
             "status": "pending" if self.async_refunds else "succeeded",
         }  # fmt: skip
         self.refunds[refund["id"]] = refund
+        self._tell("refund.created", refund)
         return refund
 
     def _succeed(self, intent: Json) -> None:

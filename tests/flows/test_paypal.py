@@ -595,6 +595,84 @@ async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_
     await books_balance(shop, place, till)
 
 
+async def test_a_refund_made_by_hand_at_paypal_is_one_of_the_orders(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    part = place.refund(paid["providerRef"], "3.00")
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(3))) == {200}
+    found = await look(shopper, made["id"])
+    assert (found["refundedCents"], found["payments"][0]["refunds"][0]["reason"]) == (300, "elsewhere")
+    days = [datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)]
+    for day in days:
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "paypal", provider, day, compared)] == []
+    part["custom_id"] = paid["id"]  # as a report may have it
+    for day in days:
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "paypal", provider, day, compared)] == []
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("outcome", ["RESOLVED_SELLER_FAVOUR", "RESOLVED_BUYER_FAVOUR"])
+async def test_a_dispute_at_paypal_stops_the_parcel_until_it_is_lifted(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    outcome: str,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    place.dispute(paid["providerRef"], "CREATED")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    refused = await staff.post(f"/orders/{made['id']}/ship")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
+    assert (refused.json()["paymentId"], refused.json()["reason"]) == (paid["id"], "dispute")
+    place.dispute(paid["providerRef"], "RESOLVED", outcome)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    shipped = await staff.post(f"/orders/{made['id']}/ship")
+    assert shipped.status_code == (200 if outcome == "RESOLVED_SELLER_FAVOUR" else 409)
+
+
+async def test_what_paypal_reverses_stops_the_parcel_until_staff_have_looked(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    place.reverse(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["reason"] == "reversal"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["type"] == "/problems/payment-contested"
+    settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "the bank was wrong"})
+    assert settled.status_code == 200, settled.text
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
 async def test_only_what_paypal_says_is_its_own_is_read(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
@@ -637,7 +715,7 @@ async def test_only_what_paypal_says_is_its_own_is_read(
     await line.break_at("unplugged")
     assert await send(good) == 502  # it will come again
     await line.mend()
-    ignored = json.dumps(json.loads(body) | {"id": "WH-X", "event_type": "CUSTOMER.DISPUTE.CREATED"}).encode()
+    ignored = json.dumps(json.loads(body) | {"id": "WH-X", "event_type": "CUSTOMER.ACCOUNT.UPDATED"}).encode()
     assert await send(place.sign(ignored, now), ignored) == 200
     assert (await look(shopper, made["id"]))["status"] == "pending"
     assert await send(good) == 200

@@ -12,7 +12,7 @@ import pytest
 from till import Till, order, pay
 
 from conftest import SEED
-from quartet import accounts, leaderboard, orders
+from quartet import accounts, leaderboard, orders, payments
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.leaderboard import store
@@ -72,6 +72,32 @@ async def test_a_refund_takes_points_back_in_proportion_and_cancelling_takes_the
     await carry(shop)
     assert await points(shop, user_id) == (0, 0)
     assert (await boards(shop))["daily"] == []
+
+
+async def test_a_refund_that_comes_back_gives_no_points_and_is_revenue_again_until_it_is_given_anew(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    async def money() -> tuple[int, int, int]:
+        await carry(shop)
+        followed = await boards(shop)
+        await leaderboard.rebuild(shop, actor="test")
+        assert await boards(shop) == followed
+        totals = (await staff.get("/analytics/revenue", params={"currency": "GBP"})).json()["totals"]
+        return totals["grossCents"], totals["refundedCents"], totals["netCents"]
+
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    made = await paid(shopper, 4)
+    for cents in (1000, 2000):
+        given = await staff.post(f"/orders/{made}/refunds", json={"amountCents": cents})
+    assert await money() == (5000, 3000, 2000)
+    async with shop.stores.pg.tx() as tx:
+        await payments.refund_came_back(tx, UUID(given.json()["id"]), shop.clock.now())
+        await tx.execute("DELETE FROM sandbox.refunds WHERE reference = $1", given.json()["id"])
+    assert await money() == (5000, 1000, 4000)
+    assert await points(shop, user_id) == (20, 20)
+    assert (await staff.post(f"/orders/{made}/refunds", json={"amountCents": 2500})).status_code == 201
+    assert await money() == (5000, 3500, 1500)
+    assert await points(shop, user_id) == (15, 15)
 
 
 async def test_events_repeated_and_shuffled_count_the_same(

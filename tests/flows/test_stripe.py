@@ -324,6 +324,258 @@ async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
     )  # fmt: skip
 
 
+async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    body = {"items": [{"sku": "MUG", "qty": 2}], "restock": True}
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()
+    before = await look(staff, made["id"])
+    assert (before["status"], before["refundedCents"], given["status"]) == ("refunded", 1000, "succeeded")
+    (refund,) = place.refunds.values()
+    place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(1))) == {200}
+
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"]) == ("refunded", 0)
+    assert [step["to"] for step in found["history"]] == ["pending", "confirmed", "refunded"]
+    assert [(r["amountCents"], r["reason"]) for r in found["refunds"]] == [(1000, "asked"), (-1000, "came back")]
+    (paid,) = found["payments"]
+    assert (paid["status"], [(r["id"], r["status"]) for r in paid["refunds"]]) == (
+        "succeeded", [(given["id"], "failed")]
+    )  # fmt: skip
+    assert (await till.topics(made["id"])).count("refund.failed") == 1
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
+    assert place.taken() == 1000
+    await books_balance(shop, place, till)
+
+    again = await staff.post(f"/orders/{made['id']}/refunds", json=body)
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded"), again.text
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"], found["history"][-1]["to"]) == ("refunded", 1000, "refunded")
+    assert (await till.shelf("MUG"), place.taken()) == ((100, 0), 0)
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_failed(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    gives = provider.refund
+
+    async def told_first(asked: GiveBack) -> Outcome:
+        outcome = await gives(asked)
+        place.fail(next(iter(place.refunds.values())))
+        assert set(await place.deliver(client, clock.now())) == {200}
+        return outcome
+
+    monkeypatch.setattr(provider, "refund", told_first)
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "failed"), told.text
+    assert (await look(staff, made["id"]))["refundedCents"] == 0
+    await books_balance(shop, place, till)
+
+
+async def test_staff_see_a_refund_that_failed_only_days_after_it_was_asked_for(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.async_refunds = True
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})).json()
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["amountCents"], r["status"]) for r in paid["refunds"]] == [(given["id"], 300, "pending")]
+    place.fail(next(iter(place.refunds.values())))
+    await settled(shop, provider, clock)
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["status"]) for r in paid["refunds"]] == [(given["id"], "failed")]
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["amount_cents"], told["payload"]["came_back"]) == (
+        given["id"], 300, False
+    )  # fmt: skip
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    fails: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    refund = place.give_back(place.intents[paid["providerRef"]], 100)
+    if fails:
+        place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(5))) == {200}
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"]) == ("confirmed", 0 if fails else 100)
+    await books_balance(shop, place, till)
+    for day in (datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)):
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, compared)] == []
+    if not fails:
+        assert [(r["amountCents"], r["by"], r["reason"]) for r in found["refunds"]] == [(100, "payments", "elsewhere")]
+        over = await staff.post(f"/orders/{made['id']}/refunds", json={"items": [{"sku": "MUG", "qty": 2}]})
+        assert (over.status_code, over.json()["refundableCents"]) == (409, 900)
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+async def test_what_was_given_back_whole_by_hand_is_not_sent(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.give_back(place.intents[paid["providerRef"]], 1000)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["from"] == "refunded"
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_staff(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.async_refunds = True
+    promised = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
+    assert promised.json()["status"] == "pending"
+    place.async_refunds = False
+    refund = place.give_back(place.intents[paid["providerRef"]], 500)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
+    assert (contest["reason"], contest["amountCents"], contest["settledAt"]) == ("refund", 500, None)
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["type"] == "/problems/payment-contested"
+    place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    seed: int,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    intent = place.intents[paid["providerRef"]]
+    place.dispute(intent, "warning_needs_response")  # the bank only asks
+    place.decide(place.dispute(intent, "needs_response"), "won")
+    assert set(await place.deliver(client, clock.now(), copies=2, dice=random.Random(seed))) == {200}
+    (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
+    assert contest["settledAt"] is not None
+
+    dispute = place.dispute(intent, "needs_response")
+    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    told = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.contested'")
+    assert [row["payload"]["reason"] for row in told if row["payload"]["provider_ref"] == dispute["id"]] == ["dispute"]
+    for who, path in ((staff, "ship"), (staff, "refunds"), (shopper, "cancel")):
+        refused = await who.post(f"/orders/{made['id']}/{path}")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested"), path
+    assert place.refunds == {}
+    place.decide(dispute, "won")
+    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_what_is_disputed_is_not_captured(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    held = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
+    place.dispute(place.intents[held["providerRef"]], "needs_response")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    refused = await staff.post(f"/payments/{held['id']}/capture")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
+    assert place.taken() == 0
+
+
+async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    admin: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.decide(place.dispute(place.intents[paid["providerRef"]], "needs_response"), "lost")
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
+    assert (await shopper.post(f"/payments/{paid['id']}/settle", json={"note": "mine"})).status_code == 403
+    assert (await staff.post(f"/payments/{paid['id']}/settle", json={})).status_code == 422
+    for _ in range(2):
+        settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "paid by transfer"})
+        assert (settled.status_code, settled.json()["id"]) == (200, paid["id"])
+    assert (await staff.post(f"/payments/{new_id()}/settle", json={"note": "what?"})).status_code == 404
+    log = (await admin.get("/audit-log", params={"action": "payment.settle"})).json()["items"]
+    assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
+    place.decide(place.disputes[0], "lost")  # told late, once more
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_a_capture_and_a_cancellation_over_a_cut_line(

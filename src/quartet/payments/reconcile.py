@@ -123,9 +123,10 @@ async def _hour(
     for some in range(0, len(made), _PAGE):
         page = made[some : some + _PAGE]
         async with pg.read() as read:
-            known = await store.known(read, name, [UUID(ref) for ref, _ in page if _is_uuid(ref)])
+            known = await store.known(read, name, [each for ref, entry in page for each in (ref, entry.provider_ref)])
         for ref, entry in page:
-            for finding in _elsewhere(known.get((entry.kind, ref)), entry):
+            ours = known.get((entry.kind, ref)) or known.get((entry.kind, entry.provider_ref))
+            for finding in _elsewhere(ours, entry):
                 yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
 
 
@@ -214,11 +215,3 @@ async def _each(pg: Postgres, listed: Listed[T], name: str, since: datetime, unt
         if len(page) < _PAGE:
             return
         after = (page[-1].created_at, page[-1].id)
-
-
-def _is_uuid(reference: str) -> bool:
-    try:
-        UUID(reference)
-    except ValueError:
-        return False
-    return True

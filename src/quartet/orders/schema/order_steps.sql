@@ -151,7 +151,7 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- Nothing is sent whose money is only held. Raises QT024.
+-- Nothing is sent whose money is only held, or contested. Raises QT024, QT028.
 CREATE OR REPLACE FUNCTION ship_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
@@ -159,6 +159,7 @@ BEGIN
     IF EXISTS (SELECT FROM orders WHERE id = p_order_id AND captured_cents < total_cents) THEN
         RAISE EXCEPTION 'the payment of this order has not been captured' USING ERRCODE = 'QT024';
     END IF;
+    PERFORM refuse_contested(p_order_id);
     RETURN p_order_id;
 END $$;
 

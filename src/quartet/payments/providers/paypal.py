@@ -31,6 +31,7 @@ from quartet.payments.model import (
     Entry,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
@@ -45,6 +46,9 @@ LIVE, TESTING = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
 TOLERANCE = timedelta(days=3)
 _SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
 _EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
+_BACK = re.compile(r"PAYMENT\.(CAPTURE\.(REFUNDED|REVERSED)|REFUND\.[A-Z_]+)|CUSTOMER\.DISPUTE\.[A-Z_]+")
+# Disputes whose money is surely ours after all; of any other outcome staff decide.
+_LIFTED = {"RESOLVED_SELLER_FAVOUR", "CANCELED_BY_BUYER"}
 _PAGE = 100
 _CAPTURES = {
     "COMPLETED": "succeeded", "REFUNDED": "succeeded", "PARTIALLY_REFUNDED": "succeeded", "PENDING": "pending",
@@ -148,7 +152,25 @@ class PayPal:
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError):
             raise BadRequest("the event is not one that PayPal writes") from None
         await self._check(headers, body, now)
+        if _BACK.fullmatch(kind):
+            return WebhookEvent(event_id, kind, reference, None, moved=await self._moved(kind, resource))
         return WebhookEvent(event_id, kind, reference, None, look=_EVENTS.fullmatch(kind) is not None)
+
+    async def _moved(self, kind: str, resource: Json) -> Moved | None:
+        """What went back; None of a refund that is under way. Raises BadRequest."""
+        try:
+            moved, capture = _disputed(resource) if kind.startswith("CUSTOMER") else _back(kind, resource)
+        except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError):
+            raise BadRequest("the event is not one that PayPal writes") from None
+        if moved is None or moved.charge or not capture:
+            return moved
+        try:
+            taken = await self._ask("GET", f"/v2/payments/captures/{capture}")
+        except ProviderError as refused:
+            if _issue(refused) in ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"):
+                return moved
+            raise
+        return replace(moved, charge=taken.get("custom_id") or "")
 
     async def _check(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         """Raises BadSignature. The body is known to be JSON, so that it can stand in the question byte for byte."""
@@ -338,6 +360,39 @@ def _link(order: Json) -> str | None:
 
 def _refund_outcome(refund: Json) -> Outcome:
     return Outcome(refund["id"], _REFUNDS.get(refund["status"], "failed"))  # type: ignore[arg-type]
+
+
+def _back(kind: str, resource: Json) -> tuple[Moved | None, str]:
+    """A refund or a reversal, and the capture that it is of, where it does not say which payment. A refund of ours
+    carries our id, one made by hand the capture's or none."""
+    named = storable(resource.get("custom_id") or resource.get("invoice_id") or "")
+    up = next((link["href"] for link in resource.get("links", ()) if link["rel"] == "up"), "")
+    cents, currency = _cents(resource["amount"]), storable(resource["amount"]["currency_code"])
+    moved = Moved("refund", storable(resource["id"]), named, named, cents, currency, undone=False)
+    if kind == "PAYMENT.CAPTURE.REVERSED":
+        moved = replace(moved, kind="reversal")
+    elif resource["status"] == "PENDING":
+        return None, ""
+    else:
+        moved = replace(moved, undone=_refund_outcome(resource).status == "failed")
+    return moved, _in_path(up.rpartition("/")[2])
+
+
+def _disputed(dispute: Json) -> tuple[Moved, str]:
+    """A dispute, and the capture that it is about, where it does not say which payment."""
+    about = dispute["disputed_transactions"][0]
+    named = storable(about.get("custom") or about.get("invoice_number") or "")
+    amount = dispute["dispute_amount"]
+    undone = (dispute.get("dispute_outcome") or {}).get("outcome_code") in _LIFTED
+    cents, currency = _cents(amount), storable(amount["currency_code"])
+    moved = Moved("dispute", storable(dispute["dispute_id"]), named, "", cents, currency, undone=undone)
+    return moved, _in_path(about.get("seller_transaction_id") or "")
+
+
+def _in_path(name: str) -> str:
+    if not re.fullmatch(r"[\w-]*", name):
+        raise ValueError
+    return name
 
 
 def _entry(row: Json) -> Entry | None:
