@@ -313,7 +313,7 @@ asked = st.tuples(st.one_of(sums, by_line), st.booleans(), st.sampled_from(["suc
 deeds = st.one_of(asked, st.just("cancel"), st.just("settle"), st.just("comes back"))
 
 
-@settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deeds=st.lists(deeds, max_size=9))
 async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -> None:
     now = SystemClock().now()

@@ -382,7 +382,7 @@ changes = st.tuples(st.sampled_from(["add", "set"]), skus, st.integers(0, CAP + 
 purchases = st.tuples(st.just("bought"), st.dictionaries(skus, st.integers(1, CAP)), st.integers(1, 3))
 
 
-@settings(max_examples=60, deadline=None, print_blob=True)
+@settings(max_examples=60)
 @given(steps=st.lists(changes | purchases, max_size=30))
 async def test_a_cart_does_as_the_model(redis: RedisStore, steps: list[Any]) -> None:
     user, held, seen = uuid4(), dict[str, int](), set[int]()
@@ -445,7 +445,7 @@ additions = st.tuples(st.just("add"), people, skus, st.integers(1, 3))
 merges = st.tuples(st.just("merge"), st.sampled_from([0, 1]), st.integers(0, 7), st.booleans())
 
 
-@settings(max_examples=60, deadline=None, print_blob=True)
+@settings(max_examples=60)
 @given(steps=st.lists(additions | merges, max_size=20))
 async def test_a_merge_that_breaks_anywhere_loses_and_doubles_nothing(redis: RedisStore, steps: list[Any]) -> None:
     carts, token, users = Carts(redis, 1), cart.new_token(), (uuid4(), uuid4())

@@ -423,7 +423,7 @@ async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
     await store.close()
 
 
-@settings(max_examples=80, deadline=None, print_blob=True)
+@settings(max_examples=80)
 @given(steps=steps)
 async def test_the_scripts_do_as_the_model(redis: RedisStore, steps: list[tuple[Any, ...]]) -> None:
     """Four readers and a writer at one key. Whatever they do, only the lease's holder puts something, a drop takes

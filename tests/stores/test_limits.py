@@ -79,7 +79,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None, print_blob=True)
+@settings(max_examples=80)
 @given(limit=st.integers(4, 12), steps=steps)
 async def test_the_limiter_does_as_the_model(redis: RedisStore, limit: int, steps: list[tuple[int, int]]) -> None:
     model, name, now = Model(limit), uuid4().hex, START
@@ -95,7 +95,7 @@ async def test_the_limiter_does_as_the_model(redis: RedisStore, limit: int, step
             assert reply[2] == model.next_pass(in_view, cost) - in_view
 
 
-@settings(max_examples=30, deadline=None, print_blob=True)
+@settings(max_examples=30)
 @given(limit=st.integers(1, 8), pauses=st.lists(st.integers(0, 3000), min_size=20, max_size=60))
 async def test_no_window_wherever_it_lies_lets_twice_the_limit_through(
     redis: RedisStore, limit: int, pauses: list[int]
@@ -109,7 +109,7 @@ async def test_no_window_wherever_it_lies_lets_twice_the_limit_through(
         assert sum(start <= at < start + WINDOW_MS for at in passed) <= 2 * limit
 
 
-@settings(max_examples=80, deadline=None, print_blob=True)
+@settings(max_examples=80)
 @given(limit=st.integers(1, 12), pauses=st.lists(st.integers(0, 4 * WINDOW_MS) | st.integers(0, 900), max_size=40))
 def test_a_process_alone_does_as_the_model_too(limit: int, pauses: list[int]) -> None:
     model, here, now = Model(limit), limits.Here(), START
@@ -138,7 +138,7 @@ def test_a_process_remembers_no_more_than_it_may() -> None:
 AGE = 10 * 365 * 86_400  # a window that no run of a test reaches the end of
 
 
-@settings(max_examples=30, deadline=None, print_blob=True)
+@settings(max_examples=30)
 @given(limit=st.integers(1, 300), turns=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 80)), max_size=30))
 async def test_processes_that_take_shares_allow_the_limit_and_no_more(
     redis: RedisStore, limit: int, turns: list[tuple[int, int]]
