@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
@@ -173,11 +174,14 @@ def serve(
     data: DataFolder = None,
 ) -> None:
     """The API, over stores that are running already."""
+    from functools import partial
+
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
+    from quartet.supervise import local_address
 
     settings = settings_of(data, port=port, host=host)
     if not settings.secret.get_secret_value():
@@ -199,7 +203,10 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
-    Server(config, api.state.at_once).run([config.bind_socket()])
+    listener = config.bind_socket()
+    address = local_address(settings.model_copy(update={"port": listener.getsockname()[1]}))
+    tell = partial(structlog.get_logger("quartet.gateway").info, "serving", address=address, rooms=list(names))
+    Server(config, api.state.at_once, tell).run([listener])
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:
@@ -254,31 +261,35 @@ async def _check(settings: Settings, *, repair: bool = False, whole: bool = True
 
 @app.command()
 def reconcile(
-    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One day (UTC); else yesterday.")] = None,
+    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One day (UTC).")] = None,
     since: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider; else all that are on.")] = None,
     data: DataFolder = None,
 ) -> None:
-    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one."""
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    first, last = (day or since or until or yesterday).date(), (day or until or since or yesterday).date()
+    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one.
+    Without a day: yesterday, and once more the days 3, 7, 14, 30, 60 and 120 back, since much turns out later."""
     if day is not None and (since is not None or until is not None):
         raise ValueError("--day and --from, --to exclude one another")
-    if last < first:
-        raise ValueError("--to lies before --from")
-    asyncio.run(_reconcile(settings_of(data), first, last, provider))
+    first, last = day or since or until, day or until or since
+    days = None
+    if first is not None and last is not None:
+        if last < first:
+            raise ValueError("--to lies before --from")
+        days = [first.date() + timedelta(days=n) for n in range((last - first).days + 1)]
+    asyncio.run(_reconcile(settings_of(data), days, provider))
 
 
-async def _reconcile(settings: Settings, first: date, last: date, only: str | None) -> None:
+async def _reconcile(settings: Settings, days: list[date] | None, only: str | None) -> None:
     from quartet import payments
 
     found = 0
     async with open_migrated(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
-        for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-            for name in [only] if only is not None else providers:
+        today = datetime.now(UTC).date()
+        for name in [only] if only is not None else providers:
+            for day in days or await payments.days_due(shop.stores.pg, name, today):
                 before, compared = found, payments.Compared()
                 async for one in payments.reconcile(shop.stores.pg, name, providers[name], day, compared):
                     found += 1
@@ -349,7 +360,7 @@ def replay(
 @app.command()
 def worker(
     data: DataFolder = None,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics; 0 for none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for Prometheus' metrics; 0 for none.")] = 0,
     metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""

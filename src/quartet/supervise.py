@@ -310,24 +310,31 @@ def running_urls(settings: Settings) -> dict[str, object]:
 
     Empty when none runs. Values by setting's name, for `model_copy(update=…)`.
     """
-    data = settings.data_dir.expanduser().resolve()
+    found = noted(settings.data_dir.expanduser().resolve())
+    if found:
+        found["secret"] = SecretStr(str(found["secret"]))
+    return {name: value for name, value in found.items() if _is_open(settings, name)}
+
+
+def _is_open(settings: Settings, name: str) -> bool:
+    """0 is a port: any that is free."""
+    return name not in settings.model_fields_set or (name != "port" and not getattr(settings, name))
+
+
+def noted(data: Path) -> dict[str, object]:
+    """What a running `quartet up` on this data folder settled, by setting's name; empty when none runs."""
     with suppress(OSError, ValueError):
-        noted: dict[str, object] = json.loads(_running_note(data).read_text())
+        found: dict[str, object] = json.loads(_running_note(data).read_text())
         if devstores.is_held(data):
-            secret = SecretStr(str(noted.pop("secret")))
-            return {
-                name: value
-                for name, value in {**noted, "secret": secret}.items()
-                if name not in settings.model_fields_set or not getattr(settings, name)
-            }
+            return found
     return {}
 
 
 def note_running(settings: Settings) -> None:
     """Keep what was settled for other commands of the same user; it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
-    noted = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
-    devstores.write_private(_running_note(settings.data_dir), json.dumps(noted))
+    settled = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
+    devstores.write_private(_running_note(settings.data_dir), json.dumps(settled))
 
 
 def without_password(url: str) -> str:

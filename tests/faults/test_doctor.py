@@ -2,6 +2,7 @@
 
 import io
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,10 +10,12 @@ import pytest
 from old_search import elasticsearch_6
 from rich.console import Console
 
+from quartet.devstores import hold
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
 from quartet.stores import too_old
-from quartet.supervise import without_password
+from quartet.stores.redis import RedisStore
+from quartet.supervise import note_running, without_password
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,18 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "meanwhile products come from MongoDB" in text
     assert "hidden" not in text
     assert "3 to be put right" in text
+
+
+async def test_a_shop_that_runs_is_told_with_its_own_port(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port())
+    with hold(tmp_path):
+        _, starting = _shown(await examine(settings))
+        note_running(settings.model_copy(update={"port": 8123}))
+        status, running = _shown(await examine(settings))
+    assert status == 0
+    assert "8123: a `quartet up` runs on this data folder" in running
+    assert "a `quartet up` runs on this data folder" in starting
+    assert str(settings.port) not in starting + running
 
 
 async def test_a_setting_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +142,23 @@ def test_which_versions_are_too_old(store: str, version: str, is_old: bool) -> N
 def test_a_password_is_shown_nowhere_in_a_url() -> None:
     shown = without_password("postgresql://app:hidden@db:5432/shop?password=hidden&sslmode=require")
     assert shown == "postgresql://app@db:5432/shop"
+
+
+@pytest.fixture
+async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(servers["redis"])
+    yield store
+    await store.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await store.close()
+
+
+async def test_a_redis_that_would_delete_carts_is_named(
+    tmp_path: Path, servers: dict[str, str], redis: RedisStore
+) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), redis_url=servers["redis"])
+    assert "maxmemory" not in _shown(await examine(settings))[1]
+    await redis.call("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    status, text = _shown(await examine(settings))
+    assert status == 0, "it can be run"
+    assert "maxmemory-policy volatile-lru" in text
+    assert "set maxmemory-policy noeviction" in text

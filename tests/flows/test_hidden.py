@@ -136,6 +136,9 @@ async def test_of_what_comes_in_variants_the_product_itself_is_not_sold(
     for answer in (await place(shopper, MUG), await place(shopper)):
         assert refused(answer) == [MUG]
     assert (await shopper.post("/cart/items", json={"sku": MUG, "qty": 1})).status_code == 404
+    slug = shown.json()["slug"]
+    await till.stock(slug, 10)
+    assert refused(await place(shopper, slug)) == [slug]
     (line,) = (await shopper.get("/cart")).json()["items"]
     assert (line["available"], line["slug"]) == (0, None)
 

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
 from quartet.cli import main
-from quartet.devstores import free_port
+from quartet.devstores import free_port, hold
 from quartet.kernel.settings import Settings, complaints
 from quartet.payments import check_providers
 from quartet.stores.search import nodes_of
-from quartet.supervise import local_address, port_trouble
+from quartet.supervise import local_address, note_running, port_trouble, running_urls
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -201,11 +201,27 @@ def test_a_worker_says_why_it_can_tell_no_metrics(
     assert "choose another with --metrics-" in said
 
 
+def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quartet", "worker", "--metrics-port", "99999"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--metrics-port" in capsys.readouterr().err
+
+
 def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
     trouble = port_trouble(free_port(), "192.0.2.1")  # RFC 5737: nobody's
     assert trouble is not None
     assert trouble[0].startswith("this machine has no address 192.0.2.1")
     assert "--host" in trouble[1]
+
+
+def test_any_free_port_is_not_the_one_of_a_running_up(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        note_running(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
+        for given, found in (({}, 8123), ({"port": 0}, None), ({"port": 81}, None)):
+            urls = running_urls(Settings(data_dir=tmp_path, **given))
+            assert (urls.get("port"), urls["redis_url"]) == (found, "redis://there")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Products in Redis: `product:<sku or slug>` holds the ready answer for fifteen minutes at most.
 
 An entry is `<id> <version> <JSON>`, with a further space before the JSON under a reference that shows its product but
-is not sold: whoever orders looks at no more than that. What is not there yet is put by the reader that holds the
-*lease*, a marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes
-entry and lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
+is not sold: whoever orders looks at no more than that. What else lies under such a key, by a slip or by another program
+in the same Redis, is as if it were not there. What is not there yet is put by the reader that holds the *lease*, a
+marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and
+lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
 and stays right when Redis restarts or evicts, since without the marker nothing is put at all. A sale changes only the
 copies of price and stock, so the worker puts the newer page in the place of the older: what sells most would else be
 read anew after each sale.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from uuid import uuid4
 
@@ -22,7 +24,8 @@ RENEW = lua(__file__, "renew.lua")
 # Longer than a read of MongoDB takes, short enough that a reader's death costs little.
 LEASE_SECONDS = 10
 _LEASE = "lease "
-# An id, a version and the spaces behind them.
+# An id, a version and the spaces behind them; a lease has none.
+_HEAD = re.compile(r"([\w-]+) ([0-9]{1,18}) ( ?)(?=\{)", re.ASCII)
 LONGEST_HEAD = 99
 
 
@@ -37,11 +40,9 @@ def entry(product_id: str, version: int, body: bytes, *, sold: bool = True) -> b
 
 
 def read(found: str | None) -> tuple[str, int, str] | None:
-    """Id, version and JSON of an entry; None for nothing and for a lease."""
-    if found is None or found.startswith(_LEASE):
-        return None
-    product_id, version, body = found.split(" ", 2)
-    return product_id, int(version), body.lstrip(" ")
+    """Id, version and JSON of an entry; None for nothing, a lease and what is no entry."""
+    head = _HEAD.match(found or "")
+    return (head[1], int(head[2]), head.string[head.end() :]) if head else None
 
 
 async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int, str]]:
@@ -52,16 +53,17 @@ async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[s
 
 async def heads(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Id and version of those that are there, without the kilobytes behind them. Raises StoreUnavailable."""
-    replies = await redis.pipeline([("GETRANGE", key(reference), 0, LONGEST_HEAD) for reference in references])
-    hits = {reference: read(f"{reply} ") for reference, reply in zip(references, replies, strict=True) if reply}
-    return {reference: hit[:2] for reference, hit in hits.items() if hit}
+    return {reference: (head[1], int(head[2])) for reference, head in (await _heads(redis, references)).items()}
 
 
 async def sold(redis: RedisStore, skus: Sequence[str]) -> set[str]:
     """Those that are there and are sold. Raises StoreUnavailable."""
-    replies = await redis.pipeline([("GETRANGE", key(sku), 0, LONGEST_HEAD) for sku in skus])
-    rests = {sku: reply.split(" ", 2)[2:] for sku, reply in zip(skus, replies, strict=True)}  # none of a lease
-    return {sku for sku, rest in rests.items() if rest and not rest[0].startswith(" ")}
+    return {sku for sku, head in (await _heads(redis, skus)).items() if not head[3]}
+
+
+async def _heads(redis: RedisStore, references: Sequence[str]) -> dict[str, re.Match[str]]:
+    replies = await redis.pipeline([("GETRANGE", key(reference), 0, LONGEST_HEAD) for reference in references])
+    return {ref: head for ref, reply in zip(references, replies, strict=True) if (head := _HEAD.match(reply))}
 
 
 async def get_with_life(redis: RedisStore, reference: str) -> tuple[tuple[str, int, str] | None, int]:

@@ -254,15 +254,16 @@ async def list_products(
         attributes=conditions,
         varying=varying,
     )
-    after = None
+    asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
+    after, scope = None, f"products:{sort}:{asked_for}"
     if cursor is not None:
-        value, sku = shop.cursors.decode(cursor, f"products:{sort}")
+        value, sku = shop.cursors.decode(cursor, scope)
         after = (value, sku)
     found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=limit + 1)
     if len(found) <= limit:
         return found, None
     last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], f"products:{sort}")
+    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], scope)
 
 
 @dataclass(frozen=True)
@@ -393,7 +394,7 @@ async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[st
 
 async def cached_heads(redis: RedisStore, cursor: str) -> tuple[str, dict[str, tuple[str, int]]]:
     """Some hundreds of them and where to go on; begin with "0", which also comes back at the end."""
-    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500)
+    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500, "TYPE", "string")
     return cursor, await cache.heads(redis, [name.removeprefix(cache.key("")) for name in keys])
 
 

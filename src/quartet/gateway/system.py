@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse
 
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
 from quartet.gateway.security import docs_page
 from quartet.kernel.errors import NotFound, Problem, StoreUnavailable
-from quartet.stores import Stores, migrate
-from quartet.stores.guard import STATES, Guard, State
+from quartet.stores import migrate
+from quartet.stores.guard import Guard, State
 from quartet.stores.postgres import Postgres
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep
@@ -28,14 +28,6 @@ router = APIRouter(tags=["system"])
 # Without these no request can be answered rightly; without the others parts of the shop still work.
 NEEDED = {"postgres", "mongodb"}
 PING_SECONDS = 2.0
-BREAKER = Gauge("quartet_store_breaker", "1 at the state of this process's breaker of a store.", ["store", "state"])
-OPENINGS = Gauge("quartet_store_breaker_openings_total", "How often this process's breaker opened.", ["store"])
-CALLS = Gauge("quartet_store_calls", "Calls to a store that this process waits for.", ["store"])
-REFUSED = Gauge(
-    "quartet_store_calls_refused_total",
-    "Calls that were not sent: breaker open, every place taken (full), or who asked could do without (doubtful).",
-    ["store", "why"],
-)
 IMAGES = Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
@@ -121,18 +113,7 @@ def _ms(started: float) -> float:
 async def metrics(shop: ShopDep) -> Response:
     """Prometheus' text format: this process's own figures, and of the work that waits what PostgreSQL knows."""
     await sync.measure(shop)
-    _tell_breakers(shop.stores)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _tell_breakers(stores: Stores) -> None:
-    for guard in stores.guards:
-        for state in STATES:
-            BREAKER.labels(guard.store, state).set(state == guard.state)
-        OPENINGS.labels(guard.store).set(guard.openings)
-        CALLS.labels(guard.store).set(guard.calls)
-        for why, times in guard.refused.items():
-            REFUSED.labels(guard.store, why).set(times)
 
 
 @router.get("/docs", include_in_schema=False)

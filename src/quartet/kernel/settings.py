@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     )
     search_replicas: Count = Field(0, ge=0, description="Replicas of the search index (1 on a cluster).")
     suggest_least_searches: Count = Field(
-        5, ge=2, description="Searches that have found something until others are offered the query."
+        5, ge=2, description="Searches that have found a query exactly until others are offered it."
     )
     search_log_days: Days = Field(90, ge=1, description="Days that the log of searches goes back.")
     sync_batch: Count = Field(500, ge=1, description="Products or events that the worker carries in one batch at most.")

@@ -126,9 +126,7 @@ def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filt
     if text:
         ways = [*either, {"terms": {"id": list(said.pinned)}}] if said.pinned else either
         whole |= {"must": [_any(ways)], "should": should}
-    if said.hidden:
-        whole["must_not"] = [{"terms": {"id": list(said.hidden)}}]
-    query: Json = {"bool": whole}
+    query: Json = {"bool": whole | _without(said.hidden)}
     if said.boosts and text:
         functions = [{"filter": {"term": {"id": id_}}, "weight": factor} for id_, factor in said.boosts.items()]
         query = {"function_score": {"query": query, "functions": functions, "boost_mode": "multiply"}}
@@ -201,6 +199,10 @@ def _loosely(number: int, reading: Reading) -> Json:
 
 def _any(ways: Sequence[Json]) -> Json:
     return {"bool": {"should": list(ways), "minimum_should_match": 1}}
+
+
+def _without(hidden: Sequence[str]) -> Json:
+    return {"must_not": [{"terms": {"id": list(hidden)}}]} if hidden else {}
 
 
 def _only(id_: str, boost: float) -> Json:
@@ -355,9 +357,9 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 # --- As one types ---------------------------------------------------------------------------------------------------
 
 
-def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
+def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: Sequence[str] = ()) -> Json | None:
     """Names that begin as typed: every word but the last is whole. `misspelt`: words of four letters and more may have
-    one wrong. None where nothing was typed, or a single word too short for that.
+    one wrong; `hidden`: products that are left out. None where nothing was typed, or a single word too short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
@@ -379,7 +381,7 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
         "size": size,
         "_source": ["name", "slug"],
         "track_total_hits": False,
-        "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)]}},
+        "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)], **_without(hidden)}},
         "sort": QUERY["sorts"]["relevance"],
     }
 

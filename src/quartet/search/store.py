@@ -12,6 +12,7 @@ import orjson
 from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
+from quartet.merchandising import Ruling
 from quartet.search import query, words
 from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
 from quartet.search.query import Reading, Told
@@ -22,6 +23,7 @@ Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
 NOTHING = Told()
+Rulings = Callable[[str], Awaitable[Ruling]]
 # With fewer than this a search asks once more, loosely.
 ENOUGH = 1
 
@@ -252,8 +254,21 @@ def _within(low: int, high: int) -> Json:
     return {"bool": {"should": [here, nowhere], "minimum_should_match": 1}}
 
 
-async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, told: Told = NOTHING) -> Found:
-    """One page of products, by the first tier that finds enough. Raises StoreUnavailable."""
+async def _nothing(_: str) -> Ruling:
+    return NOTHING.said
+
+
+async def find(
+    search: SearchEngine,
+    settings: Settings,
+    wanted: Wanted,
+    now: datetime,
+    told: Told = NOTHING,
+    *,
+    ruling: Rulings = _nothing,
+) -> Found:
+    """One page of products, by the first tier that finds enough. `ruling`: what is said of other queries, which may be
+    offered. Raises StoreUnavailable."""
     reading, took = Reading.of(settings), 0
     for tier in Tier:
         found = await search.search(settings.search_alias, query.body(wanted, tier, now, reading, told))
@@ -266,7 +281,9 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
             hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = words.respelt(words.asked(wanted.q), query.shown(hits)) if tier is not Tier.EXACT else None
-    if offered and not await _finds(search, settings, replace(wanted, q=offered), now, told.shelves):
+    if offered and not await _finds(
+        search, settings, replace(wanted, q=offered), now, Told(await ruling(offered), told.shelves)
+    ):
         # One word is of this product and the next of that one, one is still misspelt, or filters leave nothing.
         offered = None
     return Found(
@@ -280,10 +297,9 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
     )
 
 
-async def _finds(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, shelves: Shelves) -> bool:
+async def _finds(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, told: Told) -> bool:
     """Whether anything has these words as they are and passes the filters, as far as the engine says."""
-    one = replace(wanted, page=1, size=1, facets=False, explain=False)
-    told, reading = Told(shelves=shelves), Reading.of(settings)
+    one, reading = replace(wanted, page=1, size=1, facets=False, explain=False), Reading.of(settings)
     try:
         found = await search.search(settings.search_alias, query.body(one, Tier.EXACT, now, reading, told))
     except StoreUnavailable:  # gone since it answered what was asked, which is what counts
@@ -306,10 +322,13 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
     return View(others | numbers - edges.keys(), edges)
 
 
-async def suggest(search: SearchEngine, alias: str, q: str, size: int, now: datetime) -> list[Json]:
-    """Names that begin as typed, `{text, slug}`; only where there are none, those that nearly do."""
+async def suggest(
+    search: SearchEngine, alias: str, q: str, size: int, now: datetime, *, hidden: Sequence[str] = ()
+) -> list[Json]:
+    """Names that begin as typed, `{text, slug}`; only where there are none, those that nearly do. `hidden`: products
+    that are left out."""
     for misspelt in (False, True):  # a fuzzy word costs the engine several times what one as typed does
-        if asked := query.begun(q, size, now, misspelt=misspelt):
+        if asked := query.begun(q, size, now, misspelt=misspelt, hidden=hidden):
             found = await search.search(alias, asked)
             if hits := found["hits"]["hits"]:
                 return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits]
