@@ -28,7 +28,6 @@ async def test_the_shop_and_its_model_agree_for_long(shop: Shop, app: FastAPI, s
             settings=hypothesis.settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=50,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
                 print_blob=True,

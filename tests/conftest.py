@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import hypothesis
 import psutil
 import pytest
 import structlog
@@ -36,6 +37,10 @@ MEMORY = Path("/dev/shm")
 PLENTY_BYTES = 4 * 2**30
 # Of what a test draws anew each time: each says it, and takes it from there to run again.
 SEED = int(os.environ.get("QUARTET_TEST_SEED", random.randrange(2**32)))
+
+# How long one example takes depends on what else the machine does. What fails is printed, to be run again.
+hypothesis.settings.register_profile("shop", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("shop")
 
 # To tell of a failure with every variable around it, as structlog does by itself, takes a fifth of a second.
 structlog.configure(

@@ -5,20 +5,23 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
-from quartet.kernel.errors import Problem
+from quartet.kernel.errors import Problem, StoreUnavailable
 from quartet.kernel.settings import SECRET_LENGTH, Settings, complaints
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
+from quartet.stores.migrate import lacking
+from quartet.stores.trouble import trouble
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
@@ -46,8 +49,11 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         sys.stderr.writelines(f"{line}\n" for line in complaints(error))
         sys.exit(1)
-    except (Problem, ValueError) as error:
-        sys.stderr.write(f"quartet: {error}\n")
+    except Exception as error:
+        said = trouble(error)
+        if said is None and not isinstance(error, Problem | ValueError):
+            raise
+        sys.stderr.write(f"quartet: {said or error}\n")
         sys.exit(1)
 
 
@@ -73,6 +79,24 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
         gc.collect()
         gc.freeze()  # what is loaded stays: no collection need look through it again
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
+
+
+@asynccontextmanager
+async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
+    """The same for what works on the schema; ValueError says where the database lacks some of it. Raises
+    StoreUnavailable."""
+    async with open_shop(settings) as shop:
+        if missing := await lacking(shop.stores.pg):
+            raise ValueError(missing)
+        yield shop
+
+
+async def check_schema(settings: Settings) -> None:
+    """Raises ValueError where the database lacks some of it. While it is away nobody knows, and API and worker start
+    all the same."""
+    with suppress(StoreUnavailable):
+        async with open_migrated(settings):
+            pass
 
 
 @app.command()
@@ -150,11 +174,14 @@ def serve(
     data: DataFolder = None,
 ) -> None:
     """The API, over stores that are running already."""
+    from functools import partial
+
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
     from quartet.gateway.server import Server
     from quartet.payments import check_providers
+    from quartet.supervise import local_address
 
     settings = settings_of(data, port=port, host=host)
     if not settings.secret.get_secret_value():
@@ -162,6 +189,7 @@ def serve(
     check_providers(settings)
     _check_port(settings.port, settings.host)
     logs.configure(settings.log_level, as_json=settings.log_json)
+    asyncio.run(check_schema(settings))
     names = [name.strip() for name in rooms.split(",") if name.strip()] or ROOMS
     api = create_app(lambda: open_shop(settings), names)
     config = uvicorn.Config(
@@ -175,7 +203,10 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
-    Server(config, api.state.at_once).run([config.bind_socket()])
+    listener = config.bind_socket()
+    address = local_address(settings.model_copy(update={"port": listener.getsockname()[1]}))
+    tell = partial(structlog.get_logger("quartet.gateway").info, "serving", address=address, rooms=list(names))
+    Server(config, api.state.at_once, tell).run([listener])
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:
@@ -221,7 +252,7 @@ async def _check(settings: Settings, *, repair: bool = False, whole: bool = True
 
     from quartet import audit
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         report = await audit.check(shop, repair=repair, quick=not whole)
     audit.show(report, Console())
     if report.violations:
@@ -230,31 +261,35 @@ async def _check(settings: Settings, *, repair: bool = False, whole: bool = True
 
 @app.command()
 def reconcile(
-    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One day (UTC); else yesterday.")] = None,
+    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One day (UTC).")] = None,
     since: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider; else all that are on.")] = None,
     data: DataFolder = None,
 ) -> None:
-    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one."""
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    first, last = (day or since or until or yesterday).date(), (day or until or since or yesterday).date()
+    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one.
+    Without a day: yesterday, and once more the days 3, 7, 14, 30, 60 and 120 back, since much turns out later."""
     if day is not None and (since is not None or until is not None):
         raise ValueError("--day and --from, --to exclude one another")
-    if last < first:
-        raise ValueError("--to lies before --from")
-    asyncio.run(_reconcile(settings_of(data), first, last, provider))
+    first, last = day or since or until, day or until or since
+    days = None
+    if first is not None and last is not None:
+        if last < first:
+            raise ValueError("--to lies before --from")
+        days = [first.date() + timedelta(days=n) for n in range((last - first).days + 1)]
+    asyncio.run(_reconcile(settings_of(data), days, provider))
 
 
-async def _reconcile(settings: Settings, first: date, last: date, only: str | None) -> None:
+async def _reconcile(settings: Settings, days: list[date] | None, only: str | None) -> None:
     from quartet import payments
 
     found = 0
-    async with open_shop(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
+    async with open_migrated(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
-        for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-            for name in [only] if only is not None else providers:
+        today = datetime.now(UTC).date()
+        for name in [only] if only is not None else providers:
+            for day in days or await payments.days_due(shop.stores.pg, name, today):
                 before, compared = found, payments.Compared()
                 async for one in payments.reconcile(shop.stores.pg, name, providers[name], day, compared):
                     found += 1
@@ -325,7 +360,7 @@ def replay(
 @app.command()
 def worker(
     data: DataFolder = None,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus' metrics; 0 for none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for Prometheus' metrics; 0 for none.")] = 0,
     metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
 ) -> None:
     """The sync worker, over stores that are running already; any number of them share the work."""
@@ -351,6 +386,7 @@ async def _worker(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await check_schema(settings)
     async with open_shop(settings) as shop:
         await sync.run_worker(shop, stop)
 
@@ -374,7 +410,7 @@ async def _reindex(settings: Settings, *, back: bool) -> None:
     from quartet import sync
 
     columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         with Progress(*columns, console=Console()) as progress:
             line = progress.add_task("", total=None)
             watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
@@ -416,7 +452,7 @@ def list_dead_letters(
 async def _list_dead_letters(settings: Settings, limit: int) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         letters = await sync.dead_letters(shop, limit)
         if not letters:
             typer.echo("there are none")
@@ -435,7 +471,7 @@ def replay_dead_letters(data: DataFolder = None) -> None:
 async def _replay_dead_letters(settings: Settings) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         typer.echo(f"{await sync.replay_dead_letters(shop, actor='command line')} taken up again")
 
 
@@ -448,7 +484,7 @@ def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: Da
 async def _drop_dead_letter(settings: Settings, id_: int) -> None:
     from quartet import sync
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         letter = await sync.drop_dead_letter(shop, id_, actor="command line")
     typer.echo(f"dropped {letter.pipeline} {letter.key}")
 
@@ -471,7 +507,7 @@ def rebuild_boards(data: DataFolder = None) -> None:
 async def _rebuild_boards(settings: Settings) -> None:
     from quartet import leaderboard
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         made = await leaderboard.rebuild(shop, actor="command line")
     typer.echo(", ".join(f"the {period} board is made of {sources} sources" for period, sources in made.items()))
 
@@ -499,7 +535,7 @@ def roles(
 async def _roles(settings: Settings, email: str, given: list[Role] | None) -> None:
     from quartet import access
 
-    async with open_shop(settings) as shop:
+    async with open_migrated(settings) as shop:
         user = await access.of_address(shop, email)
         if given:
             wanted = frozenset(role.value for role in given) - {Role.NONE}

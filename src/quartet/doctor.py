@@ -14,9 +14,12 @@ from rich.table import Table
 from quartet import devstores
 from quartet.devstores import jvm, mongo, postgres, redis, search
 from quartet.gateway import MEANWHILE
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
-from quartet.stores import open_stores, ping_all
-from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, without_password
+from quartet.stores import open_stores, ping_all, too_old
+from quartet.stores.redis import RedisStore
+from quartet.stores.trouble import reason
+from quartet.supervise import LEAST_FREE_BYTES, STORES, noted, port_trouble, without_password
 
 _NAMED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 
@@ -96,7 +99,8 @@ def _disk(data: Path) -> Finding:
 
 def _port(settings: Settings, data: Path) -> Finding:
     if devstores.is_held(data):
-        return Finding("port", f"{settings.port}: a `quartet up` runs on this data folder")
+        port = noted(data).get("port")  # none while it starts
+        return Finding("port", f"{port}: " * (port is not None) + "a `quartet up` runs on this data folder")
     trouble = port_trouble(settings.port, settings.host)
     if trouble:
         return Finding("port", *trouble, wrong=True)
@@ -165,13 +169,25 @@ async def _given_stores(settings: Settings) -> list[Finding]:
     others = {f"{name}_url": NOWHERE.replace("tcp", scheme) for name, scheme in schemes.items() if name not in given}
     async with open_stores(settings.model_copy(update=others)) as stores:
         versions = await ping_all(stores)
+        evicting = await _evicting(stores.redis) if isinstance(versions["redis"], str) else []
     findings = []
     for name, url in given.items():
         version, shown = versions[name], without_password(url)
         if isinstance(version, Exception):
             advice = f"start it, correct QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
             advice += f"; meanwhile {MEANWHILE[name]}"
-            findings.append(Finding(name, f"{shown} does not answer: {version}", advice, wrong=True))
+            findings.append(Finding(name, f"{shown} does not answer: {reason(version)}", advice, wrong=True))
         else:
-            findings.append(Finding(name, f"{version}, {shown}"))
-    return findings
+            needed = too_old(name, version)
+            findings.append(Finding(name, f"{version}, {shown}", needed, wrong=bool(needed)))
+    return findings + evicting
+
+
+async def _evicting(store: RedisStore) -> list[Finding]:
+    """Carts are nowhere else, nor are the marks that a session has ended."""
+    try:
+        policies = await store.policies() - {"noeviction"}
+    except StoreUnavailable:  # just now, which the next look will tell
+        return []
+    advice = "set maxmemory-policy noeviction: when this server's memory is full it deletes carts, unasked"
+    return [Finding("redis", f"maxmemory-policy {policy}", advice) for policy in sorted(policies)]

@@ -184,7 +184,9 @@ class Supervisor:
         given = [name for name in STORES if name not in self.servers]
         if not given:
             return
-        from quartet.stores import open_stores, ping_all  # all clients: two seconds that only given stores need
+        # All clients: two seconds that only given stores need.
+        from quartet.stores import open_stores, ping_all, too_old
+        from quartet.stores.trouble import reason
 
         began = perf_counter()
         async with open_stores(self.settings) as stores:
@@ -193,9 +195,11 @@ class Supervisor:
             url, version = str(getattr(self.settings, f"{name}_url")), versions[name]
             if isinstance(version, Exception):
                 raise StartError(
-                    f"{name} does not answer at {without_password(url)} ({version}): start it, correct "
+                    f"{name} does not answer at {without_password(url)} ({reason(version)}): start it, correct "
                     f"QUARTET_{name.upper()}_URL, or leave it unset to have a local one"
                 )
+            if needed := too_old(name, version):
+                raise StartError(f"{name} at {without_password(url)} is {version}: {needed}")
             self.servers[name] = LocalServer(
                 name, "as given", version, url, 0, perf_counter() - began, self.place.log(name)
             )
@@ -306,32 +310,39 @@ def running_urls(settings: Settings) -> dict[str, object]:
 
     Empty when none runs. Values by setting's name, for `model_copy(update=…)`.
     """
-    data = settings.data_dir.expanduser().resolve()
+    found = noted(settings.data_dir.expanduser().resolve())
+    if found:
+        found["secret"] = SecretStr(str(found["secret"]))
+    return {name: value for name, value in found.items() if _is_open(settings, name)}
+
+
+def _is_open(settings: Settings, name: str) -> bool:
+    """0 is a port: any that is free."""
+    return name not in settings.model_fields_set or (name != "port" and not getattr(settings, name))
+
+
+def noted(data: Path) -> dict[str, object]:
+    """What a running `quartet up` on this data folder settled, by setting's name; empty when none runs."""
     with suppress(OSError, ValueError):
-        noted: dict[str, object] = json.loads(_running_note(data).read_text())
+        found: dict[str, object] = json.loads(_running_note(data).read_text())
         if devstores.is_held(data):
-            secret = SecretStr(str(noted.pop("secret")))
-            return {
-                name: value
-                for name, value in {**noted, "secret": secret}.items()
-                if name not in settings.model_fields_set or not getattr(settings, name)
-            }
+            return found
     return {}
 
 
 def note_running(settings: Settings) -> None:
     """Keep what was settled for other commands of the same user; it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
-    noted = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
-    devstores.write_private(_running_note(settings.data_dir), json.dumps(noted))
+    settled = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
+    devstores.write_private(_running_note(settings.data_dir), json.dumps(settled))
 
 
 def without_password(url: str) -> str:
-    """A URL that can be shown."""
+    """A URL that can be shown: without what it asks for too, where drivers take passwords as well."""
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1]
     user = f"{parts.username}@" if parts.username else ""
-    return parts._replace(netloc=user + host).geturl()
+    return parts._replace(netloc=user + host, query="").geturl()
 
 
 def local_address(settings: Settings) -> str:

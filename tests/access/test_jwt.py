@@ -115,7 +115,7 @@ def test_one_bit_flipped_anywhere_is_noticed() -> None:
             assert not _opens(flipped), (place, bit)
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.data())
 def test_a_token_changed_in_any_way_opens_nothing(data: Any) -> None:
     start = data.draw(st.integers(0, len(GOOD)))

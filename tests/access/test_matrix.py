@@ -42,7 +42,8 @@ WHO: dict[str, str] = {
         GET /analytics/inventory | GET /analytics/revenue | GET /analytics/search
         GET /inventory | GET /inventory/{sku} | PUT /inventory/{sku}
         POST /inventory/{sku}/movements | GET /inventory/{sku}/movements | POST /orders/{id}/ship
-        POST /orders/{id}/deliver | POST /orders/{id}/refunds | POST /payments/{id}/capture | POST /leaderboard/xp
+        POST /orders/{id}/deliver | POST /orders/{id}/refunds | POST /payments/{id}/capture
+        POST /payments/{id}/settle | POST /leaderboard/xp
         POST /products | PUT /products/{sku} | PATCH /products/{sku} | DELETE /products/{sku}
         PUT /categories/{slug} | DELETE /categories/{slug} | GET /sync | GET /users
         GET /search/synonyms | POST /search/synonyms | DELETE /search/synonyms/{id} | GET /search/rules

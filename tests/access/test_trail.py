@@ -1,9 +1,10 @@
 """Every act of staff leaves its entry, with before and after, and nobody can take one away."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from floor import Floor, Json, Route, made, routes
 from quartet.access import store
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
-from quartet.stores.migrate import find, migrate
+from quartet.stores.migrate import Migration, find, migrate
 from quartet.stores.postgres import Postgres
 from quartet.web import trail
 from quartet.web.dependencies import Shop
@@ -46,6 +47,17 @@ async def _cancel(floor: Floor) -> tuple[str, Json | None]:
 
 async def _capture(floor: Floor) -> tuple[str, Json | None]:
     return f"/payments/{await floor.held()}/capture", None
+
+
+async def _settle(floor: Floor) -> tuple[str, Json | None]:
+    payment = (await floor.payment())["id"]
+    async with floor.shop.stores.pg.once() as tx:
+        await tx.execute(
+            """INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
+               VALUES ($1, 'du_1', 'dispute', 100, now())""",
+            UUID(payment),
+        )
+    return f"/payments/{payment}/settle", {"note": "the bank was wrong"}
 
 
 async def _create_product(floor: Floor) -> tuple[str, Json | None]:
@@ -179,6 +191,7 @@ ACTS: dict[Route, tuple[str, Act]] = {
     ("POST", "/orders/{id}/refunds"): ("order.refund", _refund),
     ("POST", "/orders/{id}/cancel"): ("order.cancel", _cancel),
     ("POST", "/payments/{id}/capture"): ("payment.capture", _capture),
+    ("POST", "/payments/{id}/settle"): ("payment.settle", _settle),
     ("POST", "/products"): ("product.create", _create_product),
     ("PUT", "/products/{sku}"): ("product.change", _replace_product),
     ("PATCH", "/products/{sku}"): ("product.change", _patch_product),
@@ -370,6 +383,29 @@ async def test_the_shop_sells_as_a_role_that_can_only_add_to_its_logs(floor: Flo
             await clerk.close()
     finally:
         floor.app.state.shop = floor.shop
+        await owner.execute(f"DROP ROLE {name}")
+        await owner.close()
+
+
+async def test_only_the_owner_migrates_and_whoever_needs_not_may_ask(settings: Settings) -> None:
+    """The shop's own role, whose URL is in the environment of every process."""
+    name = f"clerk_{uuid4().hex[:8]}"
+    owner = await asyncpg.connect(settings.postgres_url)
+    await owner.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'for this test' IN ROLE quartet_app")
+    place = urlsplit(settings.postgres_url or "")
+    pg = Postgres(place._replace(netloc=f"{name}:for%20this%20test@{place.hostname}:{place.port}").geturl(), size=1)
+    try:
+        assert await migrate(pg) == []
+        newer = [*find(), Migration("9998", "shelves", "CREATE TABLE shelves (id int)")]
+        changed = [replace(m, version="app_role@other") if m.name == "app_role" else m for m in find()]
+        for missing in (newer, changed):
+            with pytest.raises(ValueError, match="is for the database's owner"):
+                await migrate(pg, missing)
+        await owner.execute("DROP TABLE schema_migrations")
+        with pytest.raises(ValueError, match="is for the database's owner"):
+            await migrate(pg)
+    finally:
+        await pg.close()
         await owner.execute(f"DROP ROLE {name}")
         await owner.close()
 

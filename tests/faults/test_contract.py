@@ -117,7 +117,6 @@ def _hold(operation: Any, furnished: Furnished, headers: dict[str, dict[str, str
     @hypothesis.seed(SEED)
     @hypothesis.settings(
         max_examples=EXAMPLES,
-        deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -104,7 +104,7 @@ async def played(
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=examples, deadline=None, database=None, print_blob=True,
+        max_examples=examples, database=None, print_blob=True,
         suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
     )  # fmt: skip
     @hypothesis.given(programs(clients, deeds))

@@ -16,6 +16,7 @@ import asyncpg
 import httpx
 import psutil
 import pytest
+from old_search import elasticsearch_6
 
 from quartet.devstores import Place, postgres
 from quartet.kernel.settings import Settings
@@ -269,6 +270,13 @@ async def test_a_given_store_that_does_not_answer_is_said_and_what_was_started_i
     assert "QUARTET_REDIS_URL" in up.said
     assert "hidden" not in up.said
     assert all("pid" not in record.read_text() for record in (up.data / "run").iterdir())
+
+
+async def test_a_given_store_that_is_too_old_is_said(start: Start) -> None:
+    with elasticsearch_6() as url:
+        up = await start(env={"QUARTET_SEARCH_URL": url})
+        assert await up.end() == 1
+    assert f"search at {url} is elasticsearch 6.8.0: elasticsearch 8 or newer is needed" in up.said
 
 
 async def test_an_api_that_cannot_start_is_quoted(start: Start) -> None:

@@ -72,7 +72,7 @@ class Corner:
         self.email = f"{uuid4().hex[:12]}@example.com"
         self.owner: UUID | str = new_token()
         self.headers: dict[str, dict[str, str]] = {"shopper": {"X-Cart-Token": str(self.owner)}}
-        self.order = self.payment = ""
+        self.order = self.payment = self.refund = ""
         self.later = FixedClock(datetime.now(UTC) + timedelta(seconds=ahead))
 
     @classmethod
@@ -209,6 +209,9 @@ async def _ask(house: House, corner: Corner, wish: Ask, key: str | None) -> http
                     "SELECT id FROM payments WHERE order_id = $1 ORDER BY created_at DESC LIMIT 1", UUID(corner.order)
                 )
             )
+            corner.refund = str(
+                await read.fetchval("SELECT id FROM payment_refunds WHERE payment_id::text = $1", corner.payment)
+            )
     if wish.who == "fate":
         async with corner.shop.stores.pg.once() as tx:
             await tx.execute(wish.path, corner.payment)
@@ -217,7 +220,7 @@ async def _ask(house: House, corner: Corner, wish: Ask, key: str | None) -> http
         await (house.sweep(corner) if wish.who == "worker" else house.carry(corner))
         return None
     if wish.who == "provider":
-        body, signature = await _event(corner)
+        body, signature = await _event(corner, wish)
         if not wish.path:
             return None
         return await house.post(wish.path, body, {SIGNATURE: signature})
@@ -226,9 +229,12 @@ async def _ask(house: House, corner: Corner, wish: Ask, key: str | None) -> http
     return await house.post(wish.path.format(order=corner.order, payment=corner.payment), body, headers)
 
 
-async def _event(corner: Corner) -> tuple[bytes, str]:
-    """What the provider tells of the payment, signed by it."""
+async def _event(corner: Corner, wish: Ask) -> tuple[bytes, str]:
+    """What the provider tells, else of the payment what became of it, signed by it."""
     sandbox = Sandbox(corner.shop.settings, corner.shop.stores.pg)
+    if told := wish.body(corner):
+        body = httpx.Request("POST", "http://shop", json=told).content
+        return body, sandbox.sign(body, datetime.now(UTC))
     outcome: Outcome | None = None
     while outcome is None or outcome.status == "pending":
         await asyncio.sleep(0.01)
@@ -288,7 +294,21 @@ def _giving_back(**body: Any) -> Ask:
     return Ask("staff", "/orders/{order}/refunds", lambda _: body)
 
 
+def _of_refund(corner: Corner, kind: str) -> Json:
+    return _moved(corner, kind, f"sbr_{corner.refund}", corner.refund)
+
+
+def _moved(corner: Corner, kind: str, name: str, reference: str = "") -> Json:
+    """What went back, all of it, under the provider's name."""
+    money = {"charge": corner.payment, "amountCents": TOTAL, "currency": "GBP"}
+    data = {"id": f"{name}_{corner.payment}", "reference": reference, **money}
+    return {"id": f"evt_{kind}_{corner.payment}", "type": kind, "data": data}
+
+
 PLACE = Ask("shopper", "/orders", _order(ORDERED))
+TELL_BY_HAND = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "refund.succeeded", "by hand"))
+TELL_DISPUTED = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "dispute.opened", "dispute"))
+SETTLE = Ask("staff", "/payments/{payment}/settle", lambda _: {"note": "the bank was wrong"})
 PAY, PAY_LATER = _paying("card_ok"), _paying("card_async")
 CANCEL = Ask("shopper", "/orders/{order}/cancel")
 REFUND = _giving_back()
@@ -296,6 +316,7 @@ CAPTURE = Ask("staff", "/payments/{payment}/capture")
 REFRESH = Ask("staff", "/payments/{payment}/refresh")
 TELL = Ask("provider", "/webhooks/sandbox")
 DECIDE = Ask("provider")
+TELL_FAILED = Ask("provider", "/webhooks/sandbox", lambda corner: _of_refund(corner, "refund.failed"))
 SWEEP = Ask("worker")
 CARRY = Ask("carrier")
 DITHER = Ask("fate", "UPDATE sandbox.charges SET settles_at = 'infinity' WHERE reference = $1")
@@ -306,6 +327,13 @@ REMEMBER = Ask("fate", "UPDATE sandbox.charges SET reference = $1 WHERE referenc
 # that was given up.
 SEND_AWAY = Ask("fate", "UPDATE payments SET redirect_url = 'https://bank.example/' WHERE id = $1::text::uuid")
 HOLD = Ask("fate", "UPDATE sandbox.charges SET capture = false, settles_at = now() WHERE reference = $1")
+GIVE_BY_HAND = Ask(
+    "fate",
+    """INSERT INTO sandbox.refunds (reference, id, charge, amount_cents)
+       SELECT 'by hand ' || reference, 'by hand ' || reference, reference, amount_cents FROM sandbox.charges
+       WHERE reference = $1""",
+)
+FAIL = Ask("fate", "DELETE FROM sandbox.refunds WHERE charge = $1")
 GIVE_UP = Ask("fate", "UPDATE sandbox.charges SET voided_at = now(), settles_at = now() WHERE reference = $1")
 SELL_OUT = Ask(
     "fate",
@@ -390,6 +418,26 @@ USE_CASES: dict[str, UseCase] = {
     ),
     "webhook for an order that expired and is sold out": UseCase(
         TELL, 200, (*_TOLD, *_GIVING_BACK), replace(SENT_BACK, stock=1), (*_EXPIRED_OPEN, SELL_OUT), LATE
+    ),
+    "webhook of a refund that failed later": UseCase(
+        TELL_FAILED, 200, _TOLD, replace(REFUNDED, taken=TOTAL), (PLACE, PAY, REFUND, FAIL)
+    ),
+    "webhook of a refund that failed later, told twice": UseCase(
+        TELL_FAILED, 200, ("webhook read",), replace(REFUNDED, taken=TOTAL), (PLACE, PAY, REFUND, FAIL, TELL_FAILED)
+    ),
+    "webhook of a refund made by hand": UseCase(
+        TELL_BY_HAND, 200, _TOLD, REFUNDED, (PLACE, PAY, GIVE_BY_HAND)
+    ),
+    "webhook of a refund made by hand, told before its charge": UseCase(
+        TELL_BY_HAND, 502, ("webhook read",), REFUNDED,
+        (PLACE, PAY.killed("provider charged"), GIVE_BY_HAND), after=(SWEEP, TELL_BY_HAND), mended=(200, REFUNDED),
+    ),
+    "webhook of a dispute": UseCase(TELL_DISPUTED, 200, _TOLD, PAID, (PLACE, PAY)),
+    "refund what is disputed": UseCase(
+        REFUND, 409, ("refusal kept",), PAID, (PLACE, PAY, TELL_DISPUTED), keyless_steps=()
+    ),
+    "cancel what was disputed and is settled": UseCase(
+        CANCEL, 200, ("order cancelled", *_GIVING_BACK), TAKEN_BACK, (PLACE, PAY, TELL_DISPUTED, SETTLE)
     ),
     "come back from the provider's page": UseCase(
         REFRESH, 200, ("provider asked", "payment recorded", "cart taken"), PAID, (PLACE, PAY_LATER, DECIDE)

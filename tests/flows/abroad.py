@@ -3,6 +3,7 @@ own, and what the `settings` are that lead there over the `line`."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
@@ -14,7 +15,7 @@ from till import Till
 from quartet import audit, payments
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
-from quartet.payments import PaymentProvider
+from quartet.payments import Compared, Difference, PaymentProvider
 from quartet.web.dependencies import Shop
 
 __all__ = ["by_hand", "clock", "line", "provider", "shop", "till"]
@@ -72,3 +73,13 @@ async def books_balance(shop: Shop, place: Place, till: Till) -> None:
     assert violations == (), violations
     (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
     assert row["kept"] == place.taken(), (row["kept"], place.taken())
+
+
+async def differences(shop: Shop, provider: PaymentProvider) -> list[Difference]:
+    """What is named when the books of today are compared; midnight may have passed since the test began."""
+    (name,) = shop.settings.payment_providers
+    today = datetime.now(UTC).date()
+    found = []
+    for day in (today - timedelta(days=1), today):
+        found += [one async for one in payments.reconcile(shop.stores.pg, name, provider, day, Compared())]
+    return found

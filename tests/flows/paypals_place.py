@@ -37,7 +37,9 @@ class Refused(Exception):
 class PayPalsPlace:
     """`events` are those not yet delivered. `declining`: the buyer's bank says no; `failing` answers 500 after the work
     is done; `hiding`: orders of which something was taken can't be looked at just now; `tokens_given` counts sign-ins,
-    each of which takes `sign_in_seconds`; `taken_back_as` is how reports call refunds."""
+    each of which takes `sign_in_seconds`; `slow`: a hold's capture is pending, and the hold counts as captured.
+    `taken_back_as` is how reports call refunds; `moved` is what else stands in them, event code and sum: money withheld
+    for a dispute (T1110) and released (T1111), what the shop pays others."""
 
     orders: dict[str, Json] = field(default_factory=dict)
     answers: dict[str, tuple[int, Json]] = field(default_factory=dict)
@@ -50,7 +52,9 @@ class PayPalsPlace:
     failing: bool = False
     hiding: bool = False
     declining: bool = False
+    slow: bool = False
     taken_back_as: str = "T1107"
+    moved: list[tuple[str, str]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -64,7 +68,11 @@ class PayPalsPlace:
             "/v2/payments/captures/{id}/refund": self._refund,
             "/v1/notifications/verify-webhook-signature": self._verify,
         }
-        gets = {"/v2/checkout/orders/{id}": self._get, "/v1/reporting/transactions": self._report}
+        gets = {
+            "/v2/checkout/orders/{id}": self._get,
+            "/v2/payments/captures/{id}": self._get_capture,
+            "/v1/reporting/transactions": self._report,
+        }
         routes = [Route(path, self._answered(work), methods=["POST"]) for path, work in posts.items()]
         routes += [Route(path, self._answered(work), methods=["GET"]) for path, work in gets.items()]
         return Starlette(routes=[Route("/v1/oauth2/token", self._sign_in, methods=["POST"]), *routes])
@@ -78,11 +86,48 @@ class PayPalsPlace:
         order["status"] = "APPROVED"
         self._tell("CHECKOUT.ORDER.APPROVED", order)
 
+    def take(self, order_id: str, cents: int) -> None:
+        """Somebody captures at PayPal's own page less than is held."""
+        order = self.orders[order_id]
+        self._payments(order)["authorizations"][-1]["status"] = "PARTIALLY_CAPTURED"
+        part = self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
+        part["amount"] = part["amount"] | {"value": f"{cents / 100:.2f}"}
+
+    def decline(self, order_id: str) -> None:
+        """The buyer's bank has made up its mind about a capture that was pending, and refuses."""
+        taken = self._payments(self.orders[order_id])["captures"][-1]
+        taken["status"] = "DECLINED"
+        self._tell("PAYMENT.CAPTURE.DECLINED", taken)
+
     def lapse(self, order_id: str) -> None:
         """A hold is 29 days old."""
         held = self._payments(self.orders[order_id])["authorizations"][-1]
         held["status"] = "EXPIRED"
         self._tell("PAYMENT.AUTHORIZATION.VOIDED", held)
+
+    def refund(self, order_id: str, value: str) -> Json:
+        """Somebody gives money back on PayPal's page."""
+        order = self.orders[order_id]
+        (taken,) = self._payments(order)["captures"]
+        taken["status"] = "PARTIALLY_REFUNDED"
+        amount = {"currency_code": "GBP", "value": value}
+        part = self._add(order, "refunds", "COMPLETED", "", {"amount": amount, "custom_id": None})
+        self._tell("PAYMENT.CAPTURE.REFUNDED", part | {"links": [_up(taken)]})
+        return part
+
+    def reverse(self, order_id: str) -> None:
+        """PayPal takes back what was taken."""
+        (taken,) = self._payments(self.orders[order_id])["captures"]
+        self._tell("PAYMENT.CAPTURE.REVERSED", {"id": "REV-1", "amount": taken["amount"], "links": [_up(taken)]})
+
+    def dispute(self, order_id: str, kind: str, outcome: str | None = None) -> None:
+        """The buyer complains at PayPal; `kind` and outcome as PayPal words them."""
+        (taken,) = self._payments(self.orders[order_id])["captures"]
+        told = {"dispute_id": "PP-D-1", "dispute_amount": taken["amount"], "status": "RESOLVED" if outcome else "OPEN",
+                "disputed_transactions": [{"seller_transaction_id": taken["id"]}]}  # fmt: skip
+        if outcome:
+            told["dispute_outcome"] = {"outcome_code": outcome}
+        self._tell(f"CUSTOMER.DISPUTE.{kind}", told)
 
     def taken(self) -> int:
         """What it has of everybody's, in cents."""
@@ -173,6 +218,9 @@ class PayPalsPlace:
             raise Refused(429, "RATE_LIMIT_REACHED")
         return 200, order
 
+    def _get_capture(self, request: Request, _body: bytes) -> tuple[int, Json]:
+        return 200, self._part(request, "captures")[1]
+
     def _take(self, request: Request, _body: bytes) -> tuple[int, Json]:
         order = self._agreed(request, "CAPTURE")
         self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
@@ -201,6 +249,8 @@ class PayPalsPlace:
         if self.declining:
             return 201, self._add(order, "captures", "DECLINED", "PAYMENT.CAPTURE.DECLINED")
         held["status"] = "CAPTURED"
+        if self.slow:
+            return 201, self._add(order, "captures", "PENDING", "PAYMENT.CAPTURE.PENDING")
         return 201, self._add(order, "captures", "COMPLETED", "PAYMENT.CAPTURE.COMPLETED")
 
     def _void(self, request: Request, _body: bytes) -> tuple[int, Json]:
@@ -217,7 +267,8 @@ class PayPalsPlace:
         back = sum(_cents(r["amount"]) for r in self._payments(order).get("refunds", ()))
         if _cents(asked["amount"]) + back > _cents(taken["amount"]):
             raise Refused(422, "REFUND_AMOUNT_EXCEEDED")
-        taken["status"] = "PARTIALLY_REFUNDED"
+        is_all = _cents(asked["amount"]) + back == _cents(taken["amount"])
+        taken["status"] = "REFUNDED" if is_all else "PARTIALLY_REFUNDED"
         return 201, self._add(order, "refunds", "COMPLETED", "PAYMENT.CAPTURE.REFUNDED", asked)
 
     def _verify(self, _request: Request, body: bytes) -> tuple[int, Json]:
@@ -239,15 +290,29 @@ class PayPalsPlace:
                 ("authorizations", "T1300", ""),
             ):
                 rows += [
-                    {"transaction_info": {
-                        "transaction_id": part["id"], "transaction_event_code": code, "transaction_status": "S",
+                    {
+                        # V means that a successful transaction was fully reversed and its funds refunded.
+                        "transaction_status": "V" if part["status"] == "REFUNDED" else "S",
+                        "transaction_id": part["id"], "transaction_event_code": code,
                         "transaction_initiation_date": part["create_time"], "custom_field": part.get("custom_id"),
                         "paypal_reference_id": part.get("parent"),
                         "transaction_amount": part["amount"] | {"value": sign + part["amount"]["value"]},
-                    }}
+                    }
                     for part in payments.get(kind, ())
-                    if since <= datetime.fromisoformat(part["create_time"]) <= until
                 ]  # fmt: skip
+        rows += [
+            {
+                "transaction_status": "S", "transaction_id": code, "transaction_event_code": code,
+                "transaction_initiation_date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "transaction_amount": {"currency_code": "GBP", "value": value},
+            }
+            for code, value in self.moved
+        ]  # fmt: skip
+        rows = [
+            {"transaction_info": row}
+            for row in rows
+            if since <= datetime.fromisoformat(row["transaction_initiation_date"]) <= until
+        ]
         size, page = int(request.query_params["page_size"]), int(request.query_params["page"])
         shown = rows[(page - 1) * size : page * size]
         return 200, {"transaction_details": shown, "total_pages": max(1, -(-len(rows) // size))}
@@ -277,12 +342,17 @@ class PayPalsPlace:
         if asked is not None:
             part |= {"amount": asked["amount"], "custom_id": asked["custom_id"], "parent": order["id"]}
         self._payments(order).setdefault(kind, []).append(part)
-        self._tell(event, part)
+        if event:
+            self._tell(event, part)
         return part
 
     def _tell(self, kind: str, resource: Json) -> None:
         event = {"id": f"WH-EV-{next(self._numbers)}", "event_type": kind, "resource": json.loads(json.dumps(resource))}
         self.events.append(event)
+
+
+def _up(taken: Json) -> Json:
+    return {"rel": "up", "href": f"https://api.paypal.com/v2/payments/captures/{taken['id']}"}
 
 
 def _cents(amount: Json) -> int:

@@ -44,7 +44,8 @@ class Refused(Exception):
 @dataclass
 class StripesPlace:
     """`events` are those not yet delivered. `failing` answers 500 after the work is done, `busy` 429 before it; with
-    `declining` the card's bank refuses to capture and to take money back."""
+    `declining` the card's bank refuses to capture and to take money back. `listed` counts the pages of intents
+    that were asked for."""
 
     intents: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class StripesPlace:
     busy: bool = False
     async_refunds: bool = False
     declining: bool = False
+    listed: int = 0
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -93,12 +95,40 @@ class StripesPlace:
         intent |= {"status": "succeeded", "amount_received": cents, "amount_capturable": 0}
         self._tell("payment_intent.succeeded", intent)
 
-    def dispute(self, intent: Json, status: str) -> None:
+    def give_back(self, intent: Json, cents: int) -> Json:
+        """Somebody gives money back in the dashboard."""
+        refund = self._refunded(intent, cents, {})
+        self._tell("refund.updated", refund)
+        return refund
+
+    def dispute(self, intent: Json, status: str) -> Json:
         """The card's owner says at the bank that it was not he, and the bank believes it or asks about it."""
-        self.disputes.append({
+        dispute = {
             "id": f"du_{next(self._numbers)}", "object": "dispute", "amount": intent["amount"], "status": status,
             "currency": intent["currency"], "payment_intent": intent["id"], "metadata": {}, "created": int(time.time()),
-        })  # fmt: skip
+        }  # fmt: skip
+        self.disputes.append(dispute)
+        self._tell("charge.dispute.created", dispute)
+        return dispute
+
+    def decide(self, dispute: Json, status: str) -> None:
+        """The bank has made up its mind."""
+        dispute["status"] = status
+        self._tell("charge.dispute.closed", dispute)
+
+    def fail(self, refund: Json) -> None:
+        """The buyer's bank sends back what it was given: the card is no more."""
+        refund |= {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+        for kind in ("refund.failed", "refund.updated", "charge.refund.updated"):
+            self._tell(kind, refund)
+
+    def crowd(self, many: int, after: int) -> None:
+        """Others pay through the same account, so many, so many seconds from now."""
+        for number in (next(self._numbers) for _ in range(many)):
+            self.intents[f"pi_{number}"] = {
+                "id": f"pi_{number}", "object": "payment_intent", "amount": 0, "amount_received": 0, "currency": "gbp",
+                "created": int(time.time()) + after, "metadata": {}, "status": "succeeded",
+            }  # fmt: skip
 
     def lapse(self, intent: Json) -> None:
         """Seven days have gone by without a capture."""
@@ -218,19 +248,15 @@ class StripesPlace:
         intent = self.intents.get(params["payment_intent"])
         if intent is None:
             raise Refused(404, "invalid_request_error", "resource_missing")
-        back = sum(r["amount"] for r in self.refunds.values() if r["payment_intent"] == intent["id"])
+        here = [r for r in self.refunds.values() if r["payment_intent"] == intent["id"]]
+        back = sum(r["amount"] for r in here if r["status"] != "failed")
         if int(params["amount"]) > intent["amount_received"] - back:
             raise Refused(400, "invalid_request_error", "charge_already_refunded")
         self._ask_bank()
-        refund = {
-            "id": f"re_{next(self._numbers)}", "object": "refund", "amount": int(params["amount"]),
-            "currency": intent["currency"], "payment_intent": intent["id"], "metadata": params.get("metadata", {}),
-            "status": "pending" if self.async_refunds else "succeeded", "created": int(time.time()),
-        }  # fmt: skip
-        self.refunds[refund["id"]] = refund
-        return dict(refund)
+        return dict(self._refunded(intent, int(params["amount"]), params.get("metadata", {})))
 
     def _list_intents(self, request: Request, _params: Json) -> Json:
+        self.listed += 1
         return _page(request, list(self.intents.values()))
 
     def _list_refunds(self, request: Request, _params: Json) -> Json:
@@ -258,6 +284,16 @@ class StripesPlace:
             self._tell("payment_intent.amount_capturable_updated", intent)
         else:
             self._succeed(intent)
+
+    def _refunded(self, intent: Json, cents: int, metadata: Json) -> Json:
+        refund = {
+            "id": f"re_{next(self._numbers)}", "object": "refund", "amount": cents, "currency": intent["currency"],
+            "payment_intent": intent["id"], "metadata": metadata, "created": int(time.time()),
+            "status": "pending" if self.async_refunds else "succeeded",
+        }  # fmt: skip
+        self.refunds[refund["id"]] = refund
+        self._tell("refund.created", refund)
+        return refund
 
     def _succeed(self, intent: Json) -> None:
         self.take(intent, intent["amount"])

@@ -22,6 +22,7 @@ from quartet import audit, backup, catalog, cli, inventory, orders, search, sync
 from quartet.catalog import Category, Draft
 from quartet.cli import prepare
 from quartet.devstores import postgres
+from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import open_stores
 from quartet.sync import store
 from quartet.web.dependencies import Shop
@@ -258,6 +259,37 @@ async def test_a_restore_that_was_cut_short_anywhere_is_done_again(full: Shop, t
     assert (await audit.check(full)).violations == ()
 
 
+AWAY = {
+    "mongodb": {"mongodb_url": "mongodb://127.0.0.1:1/x?directConnection=true"},
+    "redis": {"redis_url": "redis://127.0.0.1:1/0"},
+    "search": {"search_url": "http://127.0.0.1:1"},
+}
+
+
+async def test_a_restore_that_lacks_a_store_changes_nothing(full: Shop, tmp_path: Path) -> None:
+    await back_up(full, tmp_path / "copy")
+    order = (await order_of(full, "K00")).id
+    for name, url in AWAY.items():
+        settings = full.settings.model_copy(update=url)
+        async with open_stores(settings) as stores:
+            with pytest.raises(ValueError, match=f"{name} does not answer right now: nothing was changed"):
+                await restore(Shop(settings, stores), tmp_path / "copy", replace=True)
+        async with full.stores.pg.read() as read:
+            assert (await orders.get(read, order)).items[0].sku == "K00"
+        assert len(await ids(full)) == len(SKUS)
+
+
+async def test_a_restore_that_loses_a_store_says_that_it_is_half_done(full: Shop, tmp_path: Path) -> None:
+    await back_up(full, tmp_path / "copy")
+
+    async def lose(name: str) -> None:
+        if name == "postgres restored":
+            raise StoreUnavailable("mongodb")
+
+    with pytest.raises(ValueError, match=r"^mongodb does not answer right now; .* gone .* --replace$"):
+        await restore(replace(full, step=lose), tmp_path / "copy", replace=True)
+
+
 def _shorter(folder: Path) -> None:
     os.truncate(folder / "postgres.dump", 5000)
 
@@ -298,6 +330,11 @@ async def test_what_is_no_sound_backup_is_named_and_changes_nothing(full: Shop, 
             await restore(full, tmp_path / name, replace=True)
     with pytest.raises(ValueError, match="is not empty: name a new folder"):
         await back_up(full, tmp_path / "sound")
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared" / "letter").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        await back_up(full, tmp_path / "shared")
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
     assert await ids(full) == before
     assert (await order_of(full, "K00")).items[0].sku == "K00"
 
@@ -305,6 +342,7 @@ async def test_what_is_no_sound_backup_is_named_and_changes_nothing(full: Shop, 
 async def test_the_commands_say_what_they_did(
     full: Shop, other: Callable[[], Awaitable[Shop]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "copy").mkdir(mode=0o755)
     await cli._backup(full.settings, tmp_path / "copy")
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
     again = await other()

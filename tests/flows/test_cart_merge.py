@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
@@ -10,11 +11,14 @@ import pytest
 from fastapi import FastAPI
 from till import Till
 
-from quartet import cart
+from quartet import cart, sync
+from quartet.cart import store
 from quartet.cart.store import Carts
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
 from quartet.web.dependencies import Shop
+
+Leave = Callable[[Shop, httpx.AsyncClient, dict[str, str]], Awaitable[None]]
 
 STEPS = ("merge noted", "merge received", "merge settled")
 WHO = {"email": "ada@example.com", "password": "analytical engine"}
@@ -22,6 +26,18 @@ WHO = {"email": "ada@example.com", "password": "analytical engine"}
 
 class Died(BaseException):
     """As far as this process can."""
+
+
+class Slow:
+    """Falls asleep at one step until it is woken."""
+
+    def __init__(self, step: str) -> None:
+        self._step, self.asleep, self.woken = step, asyncio.Event(), asyncio.Event()
+
+    async def step(self, name: str) -> None:
+        if name == self._step:
+            self.asleep.set()
+            await self.woken.wait()
 
 
 class Mortal:
@@ -102,9 +118,126 @@ async def test_killed_between_any_two_scripts_another_account_takes_only_what_is
         await client.post("/sessions", json=WHO, headers=sent)
     await carts.add(token, "LATE", 4)
     assert (await client.post("/sessions", json=WHO | {"email": "bob@example.com"}, headers=sent)).status_code == 201
-    assert await carts.lines(first) == {"MUG": 2, "TEA": 1}
-    assert await carts.lines(second) == {"LATE": 4}
+    received = {} if mortal == "merge noted" else {"MUG": 2, "TEA": 1}
+    assert await carts.lines(first) == received
+    assert Counter(await carts.lines(second)) == Counter(MUG=2, TEA=1, LATE=4) - Counter(received)
     assert await carts.lines(token) == {}
+
+
+async def clear(_shop: Shop, client: httpx.AsyncClient, sent: dict[str, str]) -> None:
+    assert (await client.delete("/cart", headers=sent)).status_code == 204
+
+
+async def remove(_shop: Shop, client: httpx.AsyncClient, sent: dict[str, str]) -> None:
+    assert (await client.put("/cart/items/MUG", headers=sent, json={"qty": 0})).json()["items"] == []
+
+
+async def hear_that_it_is_paid(shop: Shop, _client: httpx.AsyncClient, sent: dict[str, str]) -> None:
+    name = cart.name_of(sent["X-Cart-Token"])
+    assert await cart.take_bought(shop.stores.redis, name, {"MUG": 2}, "order")
+
+
+LEAVING = [clear, remove, hear_that_it_is_paid]
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+async def test_what_left_the_guests_cart_after_a_sign_in_that_died_does_not_come_back(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts, leave: Leave
+) -> None:
+    user_id = await account(client, carts, MUG=1)
+    _, sent = await guest(carts, MUG=2)
+    app.state.shop = replace(shop, step=Mortal("merge noted").step)
+    with pytest.raises(Died):
+        await client.post("/sessions", json=WHO, headers=sent)
+    app.state.shop = shop
+    await leave(shop, client, sent)
+    assert (await client.post("/sessions", json=WHO, headers=sent)).status_code == 201
+    assert await carts.lines(user_id) == {"MUG": 1}
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+async def test_what_leaves_the_guests_cart_while_a_sign_in_stands_still_does_not_come_back(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts, leave: Leave
+) -> None:
+    user_id = await account(client, carts, MUG=1)
+    token, sent = await guest(carts, MUG=2)
+    slow = Slow("merge noted")
+    app.state.shop = replace(shop, step=slow.step)
+    signing_in = asyncio.create_task(client.post("/sessions", json=WHO, headers=sent))
+    await slow.asleep.wait()
+    app.state.shop = shop
+    await leave(shop, client, sent)
+    slow.woken.set()
+    assert (await signing_in).status_code == 201
+    assert await carts.lines(user_id) == {"MUG": 1}
+    assert await carts.lines(token) == {}
+
+
+async def test_what_a_sign_in_that_died_has_brought_along_is_the_users_when_it_is_paid_or_the_guest_goes_on(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts
+) -> None:
+    user_id = await account(client, carts, MUG=1)
+    token, sent = await guest(carts, MUG=2)
+    app.state.shop = replace(shop, step=Mortal("merge received").step)
+    with pytest.raises(Died):
+        await client.post("/sessions", json=WHO, headers=sent)
+    app.state.shop = shop
+    await hear_that_it_is_paid(shop, client, sent)
+    assert await carts.lines(user_id) == {"MUG": 1}
+    await carts.put(token, "MUG", 5)
+    assert (await client.get("/cart", headers=sent)).json()["itemCount"] == 5
+    assert (await client.post("/sessions", json=WHO, headers=sent)).status_code == 201
+    assert await carts.lines(user_id) == {"MUG": 6}
+
+
+@pytest.mark.parametrize("stops", ["dies", "stands still"])
+async def test_somebody_who_is_gone_gets_no_cart_again_and_takes_nobodys(
+    client: httpx.AsyncClient, app: FastAPI, shop: Shop, carts: Carts, stops: str
+) -> None:
+    ada, bob = await account(client, carts, TEA=1), await account(client, carts, "bob@example.com")
+    signed = (await client.post("/sessions", json=WHO)).json()
+    token, sent = await guest(carts, MUG=2)
+    slow = Slow("merge noted")
+    app.state.shop = replace(shop, step=slow.step)
+    merging = asyncio.create_task(client.post("/sessions", json=WHO, headers=sent))
+    await slow.asleep.wait()
+    app.state.shop = shop
+    if stops == "dies":
+        merging.cancel()
+        await asyncio.wait([merging])
+    bearer = {"Authorization": f"Bearer {signed['accessToken']}"}
+    body = {"password": WHO["password"]}
+    gone = await client.request("DELETE", "/users/me", headers=bearer, json=body)
+    assert gone.status_code == 204, gone.text
+    await sync.catch_up(shop)
+    if stops == "stands still":
+        slow.woken.set()
+        assert (await merging).status_code == 201
+        assert await carts.lines(token) == {"MUG": 2}
+    assert (await client.post("/sessions", json=WHO | {"email": "bob@example.com"}, headers=sent)).status_code == 201
+    await carts.add(ada, "LATE", 1)  # by a request that was let in before
+    assert [await carts.lines(who) for who in (ada, bob, token)] == [{}, {"MUG": 2}, {}]
+
+
+async def test_a_cart_of_very_many_lines_takes_in_no_other_until_it_has_room(
+    client: httpx.AsyncClient, shop: Shop, carts: Carts
+) -> None:
+    user_id = await account(client, carts)
+    most = store.MOST_LINES_TO_MERGE
+    await shop.stores.redis.call("HSET", store.key(user_id), *(part for n in range(most) for part in (f"S-{n}", 1)))
+    for sku, left in ("MUG", {}), ("TEA", {"TEA": 1}):
+        token, sent = await guest(carts, **{sku: 1})
+        signed = await client.post("/sessions", json=WHO, headers=sent)
+        assert signed.status_code == 201
+        assert await carts.lines(token) == left
+        assert len(await carts.lines(user_id)) == most + 1
+
+    bearer = {"Authorization": f"Bearer {signed.json()['accessToken']}"} | sent
+    assert (await client.delete("/cart/items/S-0", headers=bearer)).status_code == 200
+    assert await carts.lines(token) == {"TEA": 1}, "the merge is tried before the line goes"
+    assert (await client.get("/cart", headers=bearer)).status_code == 200
+    assert await carts.lines(token) == {}
+    assert "TEA" in await carts.lines(user_id)
 
 
 async def test_sign_ins_at_once_with_one_guests_cart_bring_it_along_once(

@@ -44,6 +44,7 @@ async def test_an_order_is_placed_paid_and_gone_from_the_shelf(shopper: httpx.As
     made = placed.json()
     assert placed.headers["location"] == f"/orders/{made['id']}"
     assert (made["status"], made["totalCents"], made["currency"]) == ("pending", 1325, "GBP")
+    assert made["metadata"] == {"gift": True}
     assert await till.shelf("MUG") == (10, 2)
 
     paid = await pay(shopper, made["id"])

@@ -106,6 +106,24 @@ async def test_what_a_guest_ordered_leaves_the_cart_that_has_it_by_then(
     assert await carts.lines(shopper.user_id) == {"MUG": 2}, "and nothing leaves twice"  # type: ignore[attr-defined]
 
 
+async def test_what_left_the_users_cart_is_not_taken_from_what_a_guest_puts_in_afterwards(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    """Signed out again before the worker tells what the payment itself had told."""
+    await till.stock("MUG", 9)
+    token, carts = new_token(), Carts(shop.stores.redis, 30)
+    await carts.add(token, "MUG", 2)
+    sent = {"X-Cart-Token": token}
+    made = (await client.post("/orders", json={"email": ADA}, headers=sent)).json()
+    assert (await shopper.get("/cart", headers=sent)).status_code == 200
+    assert (await pay(client, made, {"X-Order-Token": made["orderToken"]})).status_code == 201
+    assert await carts.lines(shopper.user_id) == {}  # type: ignore[attr-defined]
+    await carts.add(token, "MUG", 2)
+    while await relay(shop):
+        pass
+    assert await carts.lines(token) == {"MUG": 2}
+
+
 async def test_the_worker_empties_a_guests_cart_when_the_request_did_not_live_to(
     client: httpx.AsyncClient, shop: Shop, till: Till
 ) -> None:

@@ -119,6 +119,33 @@ async def test_what_staff_take_out_of_the_catalog_is_not_sold_until_it_is_back(
     assert refused(await place(shopper, CUP)) == [CUP]
 
 
+async def test_of_what_comes_in_variants_the_product_itself_is_not_sold(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    assert (await shopper.post("/cart/items", json={"sku": MUG, "qty": 2})).status_code == 200
+    red, plain = {"sku": "MUG-RED", "attrs": {}, "priceCents": 700}, {"sku": MUG, "attrs": {}, "priceCents": 500}
+    assert (await staff.patch(f"/products/{MUG}", json={"variants": [red]})).status_code == 200
+    await till.stock("MUG-RED", 10)
+    for _ in ("not yet looked up", "in the cache"):
+        assert refused(await place(shopper, MUG, "MUG-RED")) == [MUG]
+        shown = await shopper.get(f"/products/{MUG}")
+        assert shown.content.startswith(b'{"id"')
+    assert shown.headers["X-Cache"] == "hit"
+    levels = await shop.stores.mongo.collection("products").find({"sku": MUG})
+    await catalog.renew_cached(shop, [levels[0] | {"version": levels[0]["version"] + 1}])
+    for answer in (await place(shopper, MUG), await place(shopper)):
+        assert refused(answer) == [MUG]
+    assert (await shopper.post("/cart/items", json={"sku": MUG, "qty": 1})).status_code == 404
+    slug = shown.json()["slug"]
+    await till.stock(slug, 10)
+    assert refused(await place(shopper, slug)) == [slug]
+    (line,) = (await shopper.get("/cart")).json()["items"]
+    assert (line["available"], line["slug"]) == (0, None)
+
+    assert (await staff.patch(f"/products/{MUG}", json={"variants": [red, plain]})).status_code == 200
+    await order(shopper, (MUG, 1), ("MUG-RED", 1))
+
+
 @pytest.mark.parametrize("away", ["redis", "mongodb", "both"])
 async def test_where_a_store_is_away_nobody_who_may_buy_is_refused(
     app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, away: str

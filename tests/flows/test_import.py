@@ -1,6 +1,7 @@
 """A retailer's year becomes the shop's history, to the last digit."""
 
 import csv
+import io
 import itertools
 import lzma
 from decimal import Decimal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
 from quartet import audit, retail
 from quartet.kernel.errors import Conflict, Invalid
@@ -276,3 +278,30 @@ async def test_wrong_months_and_files_are_refused_in_plain_words(shop: Shop, tmp
     (tmp_path / "other.csv").write_text("id,name\n", encoding="utf-8")
     with pytest.raises(retail.NotTheRetailersFile):
         await retail.import_retail(shop, tmp_path / "other.csv")
+    packed = lzma.compress(file.read_bytes())
+    for broken in (packed[:-20], packed[:20] + b"?" + packed[21:], b"no archive"):
+        (tmp_path / "broken.csv.xz").write_bytes(broken)
+        with pytest.raises(retail.NotTheRetailersFile, match="broken"):
+            await retail.import_retail(shop, tmp_path / "broken.csv.xz")
+    for torn in (b'"' + b"x" * 200_000, b"\xff"):
+        (tmp_path / "torn.csv").write_bytes(file.read_bytes() + torn)
+        with pytest.raises(retail.NotTheRetailersFile, match="no CSV"):
+            await retail.import_retail(shop, tmp_path / "torn.csv")
+
+
+async def test_a_file_of_which_nothing_can_be_read_was_not_booked_before(shop: Shop, tmp_path: Path) -> None:
+    async def told(*lines: list[str]) -> tuple[bool, str]:
+        text = io.StringIO()
+        went_well = await retail.run_import(
+            shop, Console(file=text, width=200), written(tmp_path, *lines), None, verified=False
+        )
+        return went_well, text.getvalue()
+
+    for lines in ([], [line("536365", HEART, 6, "2.55", at="yesterday"), ["536365", "85123A"]]):
+        went_well, said = await told(*lines)
+        assert not went_well
+        assert "nothing of it could be read" in said
+    for words in ("booked 2010-12", "all of it was booked before"):
+        went_well, said = await told(line("536365", HEART, 6, "2.55"))
+        assert went_well
+        assert words in said

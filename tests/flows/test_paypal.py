@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, settled
+from abroad import books_balance, differences, settled
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
@@ -113,6 +113,26 @@ async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_swe
     assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
     assert place.taken() == 1000
     await books_balance(shop, place, till)
+
+
+async def test_reports_of_what_went_back_whole_and_of_money_that_is_no_orders_differ_in_nothing(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    for body in ({}, {"amountCents": 300}):
+        made = await order(shopper, ("MUG", 2))
+        paid = await pay(shopper, made)
+        place.approve(paid["providerRef"])
+        await back(shopper, paid)
+        assert (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()["status"] == "succeeded"
+    place.moved = [("T0000", "-80.00"), ("T1111", "5.00")]
+    assert await differences(shop, provider) == []
+    place.moved = [("T1110", "-5.00")]
+    assert [each.finding for each in await differences(shop, provider)] == ["500 GBP succeeded there, unknown here"]
 
 
 async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
@@ -471,6 +491,50 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_day_on_which_he_did(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 2)))
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "authorized"
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("UPDATE payments SET created_at = created_at - interval '4 days'")
+    place.take(paid["providerRef"], 600)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    named = [(each.reference, each.finding) for each in await differences(shop, provider)]
+    assert named == [
+        (paid["id"], "is 1000 GBP here, 600 there"), (paid["id"], "is authorized here, succeeded there"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.declining = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).status_code == 502
+    place.declining = False
+    taken = await staff.post(f"/payments/{held['id']}/capture")
+    assert (taken.status_code, taken.json()["status"]) == (200, "succeeded"), taken.text
+    assert place.taken() == 500
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_paypal_could_not_take_is_still_one(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
@@ -498,6 +562,115 @@ async def test_a_hold_that_paypal_could_not_take_is_still_one(
     ] == ["VOIDED"]
     assert place.taken() == 0
     await books_balance(shop, place, till)
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_its_order(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    cancelled: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    held = await back(shopper, paid)
+    place.slow = True
+    assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
+    if cancelled:
+        assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    place.decline(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await look(shopper, made["id"]))["status"] == "cancelled"
+    await settled(shop, provider, clock)
+    assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": None}]
+    assert place.taken() == 0
+    assert await till.shelf("MUG") == (100, 0)
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_made_by_hand_at_paypal_is_one_of_the_orders(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    part = place.refund(paid["providerRef"], "3.00")
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(3))) == {200}
+    found = await look(shopper, made["id"])
+    assert (found["refundedCents"], found["payments"][0]["refunds"][0]["reason"]) == (300, "elsewhere")
+    days = [datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)]
+    for day in days:
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "paypal", provider, day, compared)] == []
+    part["custom_id"] = paid["id"]  # as a report may have it
+    for day in days:
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "paypal", provider, day, compared)] == []
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("outcome", ["RESOLVED_SELLER_FAVOUR", "RESOLVED_BUYER_FAVOUR"])
+async def test_a_dispute_at_paypal_stops_the_parcel_until_it_is_lifted(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    outcome: str,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    place.dispute(paid["providerRef"], "CREATED")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    refused = await staff.post(f"/orders/{made['id']}/ship")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
+    assert (refused.json()["paymentId"], refused.json()["reason"]) == (paid["id"], "dispute")
+    place.dispute(paid["providerRef"], "RESOLVED", outcome)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    shipped = await staff.post(f"/orders/{made['id']}/ship")
+    assert shipped.status_code == (200 if outcome == "RESOLVED_SELLER_FAVOUR" else 409)
+
+
+async def test_what_paypal_reverses_stops_the_parcel_until_staff_have_looked(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    await back(shopper, paid)
+    place.reverse(paid["providerRef"])
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["reason"] == "reversal"
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["type"] == "/problems/payment-contested"
+    settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "the bank was wrong"})
+    assert settled.status_code == 200, settled.text
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
 async def test_only_what_paypal_says_is_its_own_is_read(
@@ -542,7 +715,7 @@ async def test_only_what_paypal_says_is_its_own_is_read(
     await line.break_at("unplugged")
     assert await send(good) == 502  # it will come again
     await line.mend()
-    ignored = json.dumps(json.loads(body) | {"id": "WH-X", "event_type": "CUSTOMER.DISPUTE.CREATED"}).encode()
+    ignored = json.dumps(json.loads(body) | {"id": "WH-X", "event_type": "CUSTOMER.ACCOUNT.UPDATED"}).encode()
     assert await send(place.sign(ignored, now), ignored) == 200
     assert (await look(shopper, made["id"]))["status"] == "pending"
     assert await send(good) == 200

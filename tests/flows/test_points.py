@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -11,8 +12,9 @@ import pytest
 from till import Till, order, pay
 
 from conftest import SEED
-from quartet import accounts, leaderboard, orders
+from quartet import accounts, leaderboard, orders, payments
 from quartet.kernel.clock import FixedClock
+from quartet.kernel.errors import StoreUnavailable
 from quartet.leaderboard import store
 from quartet.leaderboard.model import Place, Worth
 from quartet.stores import outbox
@@ -70,6 +72,32 @@ async def test_a_refund_takes_points_back_in_proportion_and_cancelling_takes_the
     await carry(shop)
     assert await points(shop, user_id) == (0, 0)
     assert (await boards(shop))["daily"] == []
+
+
+async def test_a_refund_that_comes_back_gives_no_points_and_is_revenue_again_until_it_is_given_anew(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    async def money() -> tuple[int, int, int]:
+        await carry(shop)
+        followed = await boards(shop)
+        await leaderboard.rebuild(shop, actor="test")
+        assert await boards(shop) == followed
+        totals = (await staff.get("/analytics/revenue", params={"currency": "GBP"})).json()["totals"]
+        return totals["grossCents"], totals["refundedCents"], totals["netCents"]
+
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    made = await paid(shopper, 4)
+    for cents in (1000, 2000):
+        given = await staff.post(f"/orders/{made}/refunds", json={"amountCents": cents})
+    assert await money() == (5000, 3000, 2000)
+    async with shop.stores.pg.tx() as tx:
+        await payments.refund_came_back(tx, UUID(given.json()["id"]), shop.clock.now())
+        await tx.execute("DELETE FROM sandbox.refunds WHERE reference = $1", given.json()["id"])
+    assert await money() == (5000, 1000, 4000)
+    assert await points(shop, user_id) == (20, 20)
+    assert (await staff.post(f"/orders/{made}/refunds", json={"amountCents": 2500})).status_code == 201
+    assert await money() == (5000, 3500, 1500)
+    assert await points(shop, user_id) == (15, 15)
 
 
 async def test_events_repeated_and_shuffled_count_the_same(
@@ -240,6 +268,45 @@ async def test_a_making_cut_short_leaves_the_live_boards_and_the_next_one_ends_w
     now = shop.clock.now()
     await store.settle(shop.stores.redis, now, Worth("late", user_id, 1, now))
     assert await points(shop, user_id) == (51, 51)
+
+
+async def test_a_server_that_takes_over_without_the_last_of_a_making_puts_no_part_in_the_boards_place(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had the mark and all that came before. What happens afterwards makes up for nothing."""
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    redis, seed = shop.stores.redis, store.seed
+    for _ in range(3):
+        await paid(shopper, 4)
+    await carry(shop)
+    assert await points(shop, user_id) == (150, 150)
+    monkeypatch.setattr("quartet.leaderboard.service.BATCH", 2)
+
+    async def seeding(*told: Any) -> None:
+        for key in await redis.call("KEYS", "leaderboard:*:next*"):
+            copied = await redis.call("COPY", key, f"heard:{{xp}}:{key}", "REPLACE")
+            assert copied == 1
+        await seed(*told)
+
+    async def taken_over(name: str) -> None:
+        if name == "boards made":
+            copies = await redis.call("KEYS", "heard:*")
+            assert len(copies) == 4
+            for copy in copies:
+                await redis.call("RENAME", copy, copy.removeprefix("heard:{xp}:"))
+            for _ in range(2):
+                await paid(shopper, 4)
+            await carry(shop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "seed", seeding)
+        with pytest.raises(StoreUnavailable, match="begin again"):
+            await leaderboard.rebuild(replace(shop, step=taken_over), actor="test")
+    assert await points(shop, user_id) == (250, 250)
+    await leaderboard.rebuild(shop, actor="test")
+    assert await points(shop, user_id) == (250, 250)
+    sources = f"{store.key('daily', shop.clock.now())}:sources"
+    assert len(await redis.call("HGETALL", sources)) == 5, "and nothing but sources"
 
 
 async def test_boards_made_anew_leave_out_who_was_forgotten(

@@ -8,6 +8,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
+import orjson
 import pytest
 import typer
 import uvicorn
@@ -15,6 +17,8 @@ from fastapi import FastAPI
 
 from quartet import cli, sync
 from quartet.demo import seed
+from quartet.gateway import ROOMS
+from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +46,8 @@ async def address(app: FastAPI, shop: Shop) -> AsyncIterator[str]:
     await asyncio.gather(serving, working)
 
 
-async def _run(*command: str | Path, shop: Shop) -> tuple[int, str]:
-    settings = shop.settings
-    env = {
+def _environment(settings: Settings) -> dict[str, str]:
+    return {
         **os.environ,
         "QUARTET_POSTGRES_URL": str(settings.postgres_url),
         "QUARTET_MONGODB_URL": str(settings.mongodb_url),
@@ -54,8 +57,15 @@ async def _run(*command: str | Path, shop: Shop) -> tuple[int, str]:
         "QUARTET_SECRET": settings.secret.get_secret_value(),
         "QUARTET_DATA_DIR": str(settings.data_dir),
     }
+
+
+async def _run(*command: str | Path, shop: Shop) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=env, cwd=settings.data_dir
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_environment(shop.settings),
+        cwd=shop.settings.data_dir,
     )
     output, _ = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode is not None
@@ -83,6 +93,28 @@ async def test_the_walk_and_the_commands_after_it(address: str, shop: Shop) -> N
             words += ["--url", address]
         status, said = await _run(QUARTET, *words, shop=shop)
         assert status == 0, f"{command}: {said}"
+
+
+def test_a_shop_in_parts_as_the_readme_has_it_is_whole() -> None:
+    parts = [rooms.split(",") for rooms in re.findall(r"^quartet serve --rooms (\S+)", README, re.M)]
+    assert sorted(room for part in parts for room in part) == sorted(ROOMS)
+
+
+async def test_a_part_says_where_it_serves_what(shop: Shop) -> None:
+    process = await asyncio.create_subprocess_exec(
+        QUARTET, "serve", "--rooms", "search,catalog", "--port", "0",
+        stderr=asyncio.subprocess.PIPE, env=_environment(shop.settings), cwd=shop.settings.data_dir,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = orjson.loads(await asyncio.wait_for(process.stderr.readline(), 60))
+        assert (said["event"], said["rooms"]) == ("serving", ["search", "catalog"])
+        async with httpx.AsyncClient(base_url=said["address"], trust_env=False, timeout=30) as part:
+            assert (await part.get("/products")).status_code == 200
+            assert (await part.get("/cart")).status_code == 404
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 def test_every_command_that_the_readme_names_is_there() -> None:

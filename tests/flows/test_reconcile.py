@@ -1,7 +1,8 @@
 """Our books beside a provider's: every difference is found and named, and nothing else."""
 
+import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from quartet.cli import app as commands
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, reconcile
+from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, days_due, reconcile
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.web.dependencies import Shop
 
@@ -112,6 +113,17 @@ async def test_every_kind_of_difference_is_found_and_named(
     held = await _paid(shopper)
     await change("UPDATE sandbox.charges SET capture = false WHERE reference = $1", held)
     expected["charge", held] = "is succeeded here, authorized there"
+
+    for since, finding in (
+        ("25 hours", "is authorized here, and its capture does not come about"),
+        ("1 hour", ""),
+    ):
+        due = await _paid(shopper)
+        await change("UPDATE sandbox.charges SET capture = false WHERE reference = $1", due)
+        waiting = f"status = 'authorized', due = 'capture', updated_at = now() - interval '{since}'"
+        await change(f"UPDATE payments SET {waiting} WHERE id = $1", due)
+        if finding:
+            expected["charge", due] = finding
 
     back = await _paid(shopper)
     theirs = GiveBack(str(uuid4()), back, "", 10, "GBP")
@@ -216,6 +228,21 @@ async def test_a_charge_on_either_side_of_midnight_is_the_same_charge(
         assert await _differences(shop, sandbox, *days) == []
 
 
+@pytest.mark.parametrize("status", ["failed", "pending", "voided"])
+@pytest.mark.parametrize("later", [timedelta(minutes=10), timedelta(minutes=12), timedelta(days=4)])
+async def test_what_was_taken_however_much_later_than_we_know_is_named_once(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, status: str, later: timedelta
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
+    made = datetime(2026, 3, 2, 9, 59, tzinfo=UTC)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE payments SET created_at = $2, status = $3 WHERE id = $1", paid, made, status)
+        await tx.execute("UPDATE sandbox.charges SET created_at = $2 WHERE reference = $1", paid, made + later)
+    days = {made.date(), (made + later).date()}
+    assert [d.finding for d in await _differences(shop, sandbox, *days)] == [f"is {status} here, succeeded there"]
+
+
 MANY = """
 WITH one AS (
     INSERT INTO orders (user_id, total_cents, currency, created_at) VALUES ($1, 100, 'GBP', $2) RETURNING id
@@ -249,20 +276,28 @@ async def test_memory_stays_flat_however_many_there_are(
     assert max(peaks) < 8_000_000
 
 
-async def test_the_command_names_them_and_fails(
-    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await till.stock("MUG", 10)
-    paid = await _paid(shopper)
+Command = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+def run(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`quartet reconcile` with options: its exit code and what it says."""
     for name in ("postgres_url", "mongodb_url", "redis_url", "search_url"):
         monkeypatch.setenv(f"QUARTET_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("QUARTET_DATA_DIR", str(shop.settings.data_dir))
 
     async def run(*options: str) -> tuple[int, str]:
-        import asyncio
-
         ran = await asyncio.to_thread(CliRunner().invoke, commands, ["reconcile", *options])
         return ran.exit_code, ran.output
+
+    return run
+
+
+async def test_the_command_names_them_and_fails(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, run: Command
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
 
     day = datetime.now(UTC).date()
     code, said = await run("--from", str(day - timedelta(days=1)), "--to", str(day))
@@ -276,3 +311,37 @@ async def test_the_command_names_them_and_fails(
     assert (await run("--provider", "stripe"))[0] == 1
     assert (await run("--day", "yesterday"))[0] == 2
     assert (await run())[0] == 0  # yesterday
+
+
+async def _move(shop: Shop, payment: str, at: datetime) -> None:
+    """Both books say that it was made then."""
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE payments SET created_at = $2 WHERE id = $1", payment, at)
+        await tx.execute("UPDATE sandbox.charges SET created_at = $2 WHERE reference = $1", payment, at)
+
+
+async def test_what_turns_out_weeks_later_is_found_when_its_day_is_compared_again(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, run: Command
+) -> None:
+    await till.stock("MUG", 10)
+    now = datetime.now(UTC)
+    for days in (30, 29):  # should midnight pass just now, the second is of thirty days ago
+        paid = await _paid(shopper)
+        await _move(shop, paid, now - timedelta(days=days))
+        async with shop.stores.pg.once() as tx:
+            await tx.execute("UPDATE sandbox.charges SET amount_cents = 1 WHERE reference = $1", paid)
+    code, said = await run("--provider", "sandbox")
+    assert code == 1, said
+    assert "is 1000 GBP here, 1 there" in said
+
+
+async def test_no_day_is_compared_again_that_is_older_than_the_first_payment(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox
+) -> None:
+    today = date(2026, 6, 30)
+    assert await days_due(shop.stores.pg, "sandbox", today) == [date(2026, 6, 29)]
+    await till.stock("MUG", 10)
+    await _move(shop, await _paid(shopper), datetime(2026, 6, 16, 23, 59, tzinfo=UTC))
+    compared = await days_due(shop.stores.pg, "sandbox", today)
+    assert compared == [date(2026, 6, day) for day in (29, 27, 23, 16)]
+    assert await days_due(shop.stores.pg, "stripe", today) == [date(2026, 6, 29)]

@@ -373,7 +373,6 @@ async def test_the_shop_and_its_model_agree(shop: Shop, app: FastAPI, sign_in: S
             settings=hypothesis_settings(
                 max_examples=30,
                 stateful_step_count=30,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
                 print_blob=True,

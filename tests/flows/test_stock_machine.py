@@ -263,7 +263,6 @@ async def test_shelves_ledger_and_orders_agree_with_the_model(pg: Postgres) -> N
         settings=hypothesis_settings(
             max_examples=25,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
             print_blob=True,

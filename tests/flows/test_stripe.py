@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, settled
+from abroad import books_balance, differences, settled
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from pydantic import SecretStr
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
+from structlog.testing import capture_logs
 from till import Json, Till, look, order
 
 from quartet import payments
@@ -171,6 +172,48 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     await books_balance(shop, place, till)
 
 
+async def test_a_charge_of_a_busy_hour_is_looked_for_first_where_it_must_be(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("swallowed")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(250, after=300)
+    await settled(shop, provider, clock)
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    assert place.listed == 1
+    await books_balance(shop, place, till)
+
+
+async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_is_known_to_be_never_sent(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("lost")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    place.crowd(450, after=60)
+    place.latency = 0.2  # five pages take longer than one call may
+    hasty = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 0.5}))
+    clock.advance(300)
+    await recover(hasty, {"stripe": provider})
+    told = {"status": "failed", "decline_code": "never_sent"}
+    assert await till.rows("SELECT status, decline_code FROM payments") == [told]
+
+
 @pytest.mark.usefixtures("provider")
 async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
     shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, line: Line
@@ -255,6 +298,284 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     await books_balance(shop, place, till)
 
 
+async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.declining = True
+    assert (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 200})).status_code == 502
+    assert await differences(shop, provider) == []  # staff know
+    place.declining, place.async_refunds = False, True
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "pending")
+    (refund,) = place.refunds.values()
+    refund["status"] = "failed"
+    await settled(shop, provider, clock)
+    (named,) = await differences(shop, provider)
+    assert (named.reference, named.finding) == (
+        told.json()["id"], "300 GBP must go back, and the provider can't: give them otherwise",
+    )  # fmt: skip
+
+
+async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    body = {"items": [{"sku": "MUG", "qty": 2}], "restock": True}
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()
+    before = await look(staff, made["id"])
+    assert (before["status"], before["refundedCents"], given["status"]) == ("refunded", 1000, "succeeded")
+    (refund,) = place.refunds.values()
+    place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(1))) == {200}
+
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"]) == ("refunded", 0)
+    assert [step["to"] for step in found["history"]] == ["pending", "confirmed", "refunded"]
+    assert [(r["amountCents"], r["reason"]) for r in found["refunds"]] == [(1000, "asked"), (-1000, "came back")]
+    (paid,) = found["payments"]
+    assert (paid["status"], [(r["id"], r["status"]) for r in paid["refunds"]]) == (
+        "succeeded", [(given["id"], "failed")]
+    )  # fmt: skip
+    assert (await till.topics(made["id"])).count("refund.failed") == 1
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
+    assert place.taken() == 1000
+    await books_balance(shop, place, till)
+
+    again = await staff.post(f"/orders/{made['id']}/refunds", json=body)
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded"), again.text
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"], found["history"][-1]["to"]) == ("refunded", 1000, "refunded")
+    assert (await till.shelf("MUG"), place.taken()) == ((100, 0), 0)
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_failed(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    gives = provider.refund
+
+    async def told_first(asked: GiveBack) -> Outcome:
+        outcome = await gives(asked)
+        place.fail(next(iter(place.refunds.values())))
+        assert set(await place.deliver(client, clock.now())) == {200}
+        return outcome
+
+    monkeypatch.setattr(provider, "refund", told_first)
+    told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
+    assert (told.status_code, told.json()["status"]) == (201, "failed"), told.text
+    assert (await look(staff, made["id"]))["refundedCents"] == 0
+    await books_balance(shop, place, till)
+
+
+async def test_staff_see_a_refund_that_failed_only_days_after_it_was_asked_for(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+    place.async_refunds = True
+    given = (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})).json()
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["amountCents"], r["status"]) for r in paid["refunds"]] == [(given["id"], 300, "pending")]
+    place.fail(next(iter(place.refunds.values())))
+    await settled(shop, provider, clock)
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    assert [(r["id"], r["status"]) for r in paid["refunds"]] == [(given["id"], "failed")]
+    (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
+    assert (told["payload"]["refund_id"], told["payload"]["amount_cents"], told["payload"]["came_back"]) == (
+        given["id"], 300, False
+    )  # fmt: skip
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    fails: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    refund = place.give_back(place.intents[paid["providerRef"]], 100)
+    if fails:
+        place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(5))) == {200}
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"]) == ("confirmed", 0 if fails else 100)
+    await books_balance(shop, place, till)
+    for day in (datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)):
+        compared = payments.Compared()
+        assert [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, compared)] == []
+    if not fails:
+        assert [(r["amountCents"], r["by"], r["reason"]) for r in found["refunds"]] == [(100, "payments", "elsewhere")]
+        over = await staff.post(f"/orders/{made['id']}/refunds", json={"items": [{"sku": "MUG", "qty": 2}]})
+        assert (over.status_code, over.json()["refundableCents"]) == (409, 900)
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+async def test_what_was_given_back_whole_by_hand_is_not_sent(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.give_back(place.intents[paid["providerRef"]], 1000)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["from"] == "refunded"
+    await books_balance(shop, place, till)
+
+
+async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_staff(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.async_refunds = True
+    promised = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
+    assert promised.json()["status"] == "pending"
+    place.async_refunds = False
+    refund = place.give_back(place.intents[paid["providerRef"]], 500)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
+    assert (contest["reason"], contest["amountCents"], contest["settledAt"]) == ("refund", 500, None)
+    assert (await staff.post(f"/orders/{made['id']}/ship")).json()["type"] == "/problems/payment-contested"
+    place.fail(refund)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    seed: int,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    intent = place.intents[paid["providerRef"]]
+    place.dispute(intent, "warning_needs_response")  # the bank only asks
+    place.decide(place.dispute(intent, "needs_response"), "won")
+    assert set(await place.deliver(client, clock.now(), copies=2, dice=random.Random(seed))) == {200}
+    (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
+    assert contest["settledAt"] is not None
+
+    dispute = place.dispute(intent, "needs_response")
+    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    told = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.contested'")
+    assert [row["payload"]["reason"] for row in told if row["payload"]["provider_ref"] == dispute["id"]] == ["dispute"]
+    for who, path in ((staff, "ship"), (staff, "refunds"), (shopper, "cancel")):
+        refused = await who.post(f"/orders/{made['id']}/{path}")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested"), path
+    assert place.refunds == {}
+    place.decide(dispute, "won")
+    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_what_is_disputed_is_not_captured(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    held = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
+    place.dispute(place.intents[held["providerRef"]], "needs_response")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    refused = await staff.post(f"/payments/{held['id']}/capture")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
+    assert place.taken() == 0
+
+
+async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    admin: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.decide(place.dispute(place.intents[paid["providerRef"]], "needs_response"), "lost")
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
+    assert (await shopper.post(f"/payments/{paid['id']}/settle", json={"note": "mine"})).status_code == 403
+    assert (await staff.post(f"/payments/{paid['id']}/settle", json={})).status_code == 422
+    for _ in range(2):
+        settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "paid by transfer"})
+        assert (settled.status_code, settled.json()["id"]) == (200, paid["id"])
+    assert (await staff.post(f"/payments/{new_id()}/settle", json={"note": "what?"})).status_code == 404
+    log = (await admin.get("/audit-log", params={"action": "payment.settle"})).json()["items"]
+    assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
+    place.decide(place.disputes[0], "lost")  # told late, once more
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_a_capture_and_a_cancellation_over_a_cut_line(
@@ -331,6 +652,7 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     await settled(shop, provider, clock)
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
+    assert [each.finding for each in await differences(shop, provider)] == ["is voided here, succeeded there"]
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -570,12 +892,50 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     for status in ("needs_response", "won", "warning_needs_response"):
         paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
         place.dispute(place.intents[paid["providerRef"]], status)
-    today = datetime.now(UTC).date()
-    found = []
-    for day in (today - timedelta(days=1), today):
-        found += [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, payments.Compared())]
-    (first, *_) = place.disputes
-    assert found == [payments.Difference("refund", "", first["id"], "500 GBP succeeded there, unknown here")]
+    (disputed, _, asked_about) = place.disputes
+
+    async def named() -> list[str]:
+        found = await differences(shop, provider)
+        assert {each.finding for each in found} == {"500 GBP succeeded there, unknown here"}
+        return [each.provider_ref for each in found]
+
+    assert await named() == [disputed["id"]]
+    asked_about["status"] = "lost"  # weeks later, and still of the day on which the bank asked
+    assert await named() == [asked_about["id"], disputed["id"]]
+
+
+async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_from_being_compared(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+) -> None:
+    gone, cheap = [(await pay(shopper, await order(shopper, ("MUG", 1)))).json() for _ in range(2)]
+    del place.intents[gone["providerRef"]]
+    place.intents[cheap["providerRef"]] |= {"amount": 499, "amount_received": 499}
+    named = {each.reference: each.finding for each in await differences(shop, provider)}
+    assert named.pop(gone["id"]).startswith("500 GBP succeeded here, can't be looked up there: Stripe refuses")
+    assert named == {cheap["id"]: "is 500 GBP here, 499 there"}
+
+
+async def test_money_that_is_owed_and_refused_again_and_again_is_told_and_named(
+    shopper: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.give_back(place.intents[paid["providerRef"]], 100)  # so that the whole can't go back any more
+    await shopper.post(f"/orders/{made['id']}/cancel")
+    refused = []
+    with capture_logs() as said:
+        while len(refused) < 12:
+            clock.advance(3600)
+            await recover(shop, {"stripe": provider})
+            refused = [each["log_level"] for each in said if each["event"] == "refund failed, to be tried again"]
+    assert refused == ["warning"] * 8 + ["error"] * 4
+    named = {each.finding for each in await differences(shop, provider)}
+    assert named == {"100 GBP succeeded there, unknown here", "1000 GBP pending here, unknown there"}
 
 
 async def test_currencies_whose_smallest_unit_stripe_counts_otherwise(

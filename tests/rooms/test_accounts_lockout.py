@@ -52,6 +52,20 @@ async def test_each_further_wrong_password_doubles_the_wait_up_to_a_quarter_of_a
     assert 0 < await redis.call("PTTL", lock.keys[0]) <= 12 * 3600 * 1000
 
 
+async def test_a_server_whose_clock_is_behind_keeps_nobody_out_for_longer_than_a_quarter_of_an_hour(
+    shop: Shop, lock: Lock
+) -> None:
+    """As after a failover."""
+    redis = shop.stores.redis
+    for _ in range(10):
+        await lockout.count(redis, lock, now_ms=START)
+    assert await _refused(redis, lock, START - 840_000) == 900
+    hour_behind = START - 3_600_000
+    assert await _refused(redis, lock, hour_behind) == 0
+    await lockout.count(redis, lock, now_ms=hour_behind)  # the wrong passwords are not forgotten
+    assert await _refused(redis, lock, hour_behind) == 120
+
+
 async def test_time_forgets_wrong_passwords_little_by_little(shop: Shop, lock: Lock) -> None:
     redis = shop.stores.redis
     for _ in range(10):

@@ -493,7 +493,8 @@ async def test_a_cursor_opens_only_the_list_that_gave_it(shop: Shop, client: Cli
     await load(shop, laptop("A"), laptop("B"))
     cursor = (await client.get("/products?sort=name&limit=1")).json()["nextCursor"]
     assert await skus(client, f"sort=name&limit=1&cursor={cursor}") == ["B"]
-    for query in (f"sort=price&cursor={cursor}", f"sort=name&cursor={cursor[:-2]}", f"sort=name&cursor=x{cursor}"):
+    others = (f"sort=price&cursor={cursor}", f"sort=name&category=laptops&cursor={cursor}")
+    for query in (*others, f"sort=name&cursor={cursor[:-2]}", f"sort=name&cursor=x{cursor}"):
         answer = await client.get(f"/products?{query}")
         assert (answer.status_code, fields(answer)) == (422, ["cursor"])
 
@@ -654,6 +655,26 @@ async def test_a_patch_is_held_to_the_same_rules(staff: Client) -> None:
             wrong.append((patch, answer.status_code, answer.text))
     assert wrong == []
     assert (await staff.get("/products/LAPTOP-001")).json() == product
+
+
+async def test_the_price_of_what_comes_in_variants_is_changed_in_these(staff: Client) -> None:
+    (product,) = await put(staff, tee())
+    refused = await staff.patch("/products/TEE", json={"priceCents": 1500})
+    assert (refused.status_code, fields(refused)) == (422, ["priceCents"])
+    assert (await staff.patch("/products/TEE", json={"priceCents": product["priceCents"]})).json() == product
+    cheaper = [{**variant, "priceCents": 1500} for variant in product["variants"]]
+    changed = (await staff.patch("/products/TEE", json={"priceCents": 1500, "variants": cheaper})).json()
+    assert (changed["priceCents"], [v["priceCents"] for v in changed["variants"]]) == (1500, [1500, 1500])
+
+
+async def test_what_variants_replace_is_held_to_the_schema_too(staff: Client) -> None:
+    refused = await staff.post("/products", json=tee(attrs={**tee()["attrs"], "size": "XXXL"}))
+    assert (refused.status_code, fields(refused)) == (422, ["attrs.size"])
+
+
+async def test_each_thing_that_is_wrong_is_told_once(staff: Client) -> None:
+    refused = await staff.post("/products", json=tee(variants=[], attrs={}, priceCents=1900))
+    assert sorted(fields(refused)) == ["attrs.color", "attrs.material", "attrs.size"]
 
 
 async def test_bodies_have_bounds(staff: Client) -> None:

@@ -165,6 +165,23 @@ async def test_a_product_that_moved_when_it_got_variants_is_a_bestseller_where_m
     assert await bestsellers(shopper, period="month", category="food") == []
 
 
+async def test_a_product_that_moves_is_a_bestseller_where_it_is_now(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """Though nothing is sold meanwhile: with the next round of the days."""
+    await sold(shelf, shopper, "LAMP", qty=2)
+    state = Round()
+    while await count(shelf, state):
+        pass
+    await made(staff.patch("/products/LAMP", json={"category": "food"}))
+    await sync.catch_up(shelf)
+    state.rests_until = 0.0
+    while await count(shelf, state):
+        pass
+    assert await bestsellers(shopper, category="food") == [("LAMP", 2)]
+    assert await bestsellers(shopper, category="home") == []
+
+
 async def test_what_is_cancelled_is_taken_back(shelf: Shop, shopper: httpx.AsyncClient) -> None:
     ids = [await sold(shelf, shopper, "TEA", "MILK", qty=2, days_ago=3) for _ in range(2)]
     await discovery.count_all(shelf)

@@ -1,6 +1,7 @@
 """The front of the house: what every answer carries, what never gets in, and what happens past a limit."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 
+from quartet import sync
 from quartet.gateway import create_app
 from quartet.gateway.limits import class_of
 from quartet.kernel.errors import Problem
@@ -119,10 +122,27 @@ async def test_nul_gets_in_nowhere(client: httpx.AsyncClient, path: str) -> None
 
 @pytest.mark.parametrize("authorization", ["Bearer", "Bearer x", "Basic YTpi", "Bearer " + "a." * 50, "x"])
 async def test_a_token_that_is_not_good_is_refused_everywhere(client: httpx.AsyncClient, authorization: str) -> None:
-    for path in ("/products", "/users/me", "/health/live"):
+    for path in ("/products", "/users/me", "/sync"):
         answer = await client.get(path, headers={"Authorization": authorization})
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_a_token_that_is_not_good_keeps_nobody_from_a_new_one(client: httpx.AsyncClient, app: FastAPI) -> None:
+    who = {"email": "ada@example.com", "password": "correct horse battery"}
+    stale = {"Authorization": "Bearer " + "a." * 50}
+    assert (await client.post("/users", json=who, headers=stale)).status_code == 201
+    signed = (await client.post("/sessions", json=who, headers=stale)).json()
+    renewed = await client.post("/sessions/refresh", json={"refreshToken": signed["refreshToken"]}, headers=stale)
+    assert renewed.status_code == 201
+
+    # And one that was good until its session ended.
+    ended = {"Authorization": f"Bearer {renewed.json()['accessToken']}"}
+    assert (await client.delete("/sessions/current", headers=ended)).status_code == 204
+    assert (await client.get("/users/me", headers=ended)).status_code == 401
+    assert (await client.post("/sessions", json=who, headers=ended)).status_code == 201
+    assert (await client.post("/password-resets", json={"email": who["email"]}, headers=ended)).status_code == 202
+    assert (await client.get("/health/live", headers=ended)).status_code == 200
 
 
 async def test_past_the_limit_one_waits(settings: Settings) -> None:
@@ -295,6 +315,9 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
         "quartet_measured 1.0",
     ):
         assert f"\n{line}\n" in said, line
+    kinds = dict(re.findall(r"^# TYPE (\S+_total) (\S+)$", said, re.MULTILINE))
+    assert {"quartet_mails_total", "quartet_store_calls_refused_total"} <= kinds.keys()
+    assert set(kinds.values()) == {"counter"}
     away = shop.settings.model_copy(update={"postgres_url": "postgresql://127.0.0.1:1/none"})
     async with open_stores(away) as stores:
         app.state.shop = Shop(away, stores)
@@ -302,3 +325,20 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
     assert answer.status_code == 200
     assert "quartet_measured 0.0" in answer.text
     assert "quartet_outbox_pending{" not in answer.text
+    assert "quartet_mails_total{" not in answer.text
+
+
+async def test_a_worker_tells_of_its_breakers_too(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    async with open_stores(away) as stores:
+        stop = asyncio.Event()
+        working = asyncio.create_task(sync.run_worker(Shop(away, stores), stop))
+        async with asyncio.timeout(30):
+            while not stores.redis.guard.openings:  # noqa: ASYNC110 — its breaker tells nobody
+                await asyncio.sleep(0.01)
+        said = generate_latest().decode()
+        stop.set()
+        await working
+    assert 'quartet_store_breaker{state="closed",store="redis"} 0.0' in said
+    assert 'quartet_store_breaker{state="closed",store="postgres"} 1.0' in said
+    assert 'quartet_store_breaker_openings_total{store="redis"} 1.0' in said

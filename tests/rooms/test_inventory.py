@@ -201,6 +201,8 @@ async def test_a_cursor_opens_only_the_list_that_gave_it(staff: httpx.AsyncClien
     cursor = (await staff.get("/inventory/A/movements?limit=1")).json()["nextCursor"]
     assert fields(await staff.get(f"/inventory/B/movements?cursor={cursor}")) == ["cursor"]
     assert fields(await staff.get(f"/inventory?cursor={cursor}")) == ["cursor"]
+    cursor = (await staff.get("/inventory?limit=1")).json()["nextCursor"]
+    assert fields(await staff.get(f"/inventory?q=B&cursor={cursor}")) == ["cursor"]
 
 
 async def test_only_staff_look_at_the_shelves(

@@ -223,7 +223,7 @@ async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
 awards = st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(0, 8), st.integers(0, 40))
 
 
-@settings(max_examples=60, deadline=None, print_blob=True)
+@settings(max_examples=60)
 @given(steps=st.lists(awards, max_size=25), limit=st.integers(1, 6), start=st.integers(0, 10**6))
 async def test_boards_do_as_the_model(
     redis: RedisStore, steps: list[tuple[int, int, int, int]], limit: int, start: int

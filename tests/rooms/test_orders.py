@@ -61,6 +61,7 @@ async def test_an_order_has_the_shape_of_the_contract(shop: Shop, shopper: httpx
         "payments": [],
         "refunds": [],
         "history": [{"at": found["createdAt"], "from": None, "to": "pending", "by": by, "reason": None}],
+        "metadata": {},
         "createdAt": found["createdAt"],
         "updatedAt": found["createdAt"],
     }

@@ -47,7 +47,7 @@ class Engine:
         self.made += 1
         began = monotonic()
         await asyncio.sleep(self.takes)
-        return Ready(repr(began).encode(), total=1)
+        return Ready(repr(began).encode(), total=1, exact=True)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from floor import made
 from quartet import catalog, sync
@@ -21,7 +23,7 @@ from quartet.gateway import create_app
 from quartet.kernel.looks import Looks
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules
-from quartet.merchandising.model import Synonyms
+from quartet.merchandising.model import Synonyms, normalised
 from quartet.stores import open_stores
 from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
@@ -29,13 +31,14 @@ from quartet.web.dependencies import Shop
 Json = dict[str, Any]
 THINGS = {
     "SOFA": "Long sofa", "COUCH": "Long couch", "DIVAN": "Red divan", "PHONE": "Small phone", "LINNET": "Linnet 5",
-    "TEE": "Striped tee", "MUG-1": "Plain mug", "MUG-2": "Plain mug", "MUG-3": "Plain mug",
+    "TEE": "Striped tee", "POLO": "Piqué polo", "DRIVE": "Fast drive 32 GB",
+    "MUG-1": "Plain mug", "MUG-2": "Plain mug", "MUG-3": "Plain mug",
 }  # fmt: skip
 
 
 @pytest.fixture
 async def shelf(shop: Shop) -> Shop:
-    """Furniture, a telephone, a shirt, and three mugs that only their SKUs tell apart."""
+    """Furniture, a telephone, shirts, a drive, and three mugs that only their SKUs tell apart."""
     await catalog.put_category(shop, Category("things", "Things", None, {"type": "object"}))
     for sku, name in THINGS.items():
         published = datetime.now(UTC) - timedelta(days=1)
@@ -114,7 +117,8 @@ async def test_what_is_pinned_stands_first_and_what_is_hidden_is_not_found(
     body = {"query": "mug", "pinned": ["TEE-S", "MUG-2"], "hidden": ["MUG-1"]}
     first = await made(staff.post("/search/rules", json=body))
     await until(client, "MUG", ["TEE", "MUG-2", "MUG-3"])
-    assert await found(client, "mugs") == ["MUG-1", "MUG-2", "MUG-3"]  # another query
+    assert await found(client, "mugs") == ["TEE", "MUG-2", "MUG-3"]
+    assert await found(client, "plain mug") == ["MUG-1", "MUG-2", "MUG-3"]  # another query
     assert (await made(client.get("/search", params={"q": "mug"})))["total"] == 3
     assert await found(client, "mug", page=2, size=1) == ["MUG-2"]
     second = await made(staff.post("/search/rules", json={"query": "mug", "hidden": ["MUG-2"]}))
@@ -125,6 +129,76 @@ async def test_what_is_pinned_stands_first_and_what_is_hidden_is_not_found(
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["MUG-3"]}))
     await sync.catch_up(shelf)
     await until(client, "mug", ["MUG-1", "MUG-2"])  # no pin shows what is not public
+
+
+async def test_what_is_said_of_a_query_holds_however_it_is_typed(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    """As a search reads it: what finds the same is one query."""
+    for query, known in (("Piqué, polo!", "pique polo"), ("fast drive 32 GB", "fast drive 32gb")):
+        rule = await made(staff.post("/search/rules", json={"query": query, "pinned": ["TEE"]}))
+        assert rule["query"] == known
+    await until(client, "pique polo", ["TEE", "POLO"])
+    for q in ("piqué polo", "Pique-Polo", "pique polo.", "piqué, polos"):
+        assert await found(client, q) == ["TEE", "POLO"], q
+    for q in ("fast drive 32gb", "fast drive, 32-gb", "Fast-Drive (32 gigabytes)", "fast drives 32 GB"):
+        assert await found(client, q) == ["TEE", "DRIVE"], q
+    own = await made(staff.post("/search/rules", json={"query": "pique polos", "pinned": ["SOFA"]}))
+    await until(client, "piqué polos", ["SOFA", "POLO"])
+    assert await found(client, "piqué polo") == ["TEE", "POLO"]
+    await made(staff.delete(f"/search/rules/{own['id']}"))
+    await until(client, "piqué polos", ["TEE", "POLO"])
+    both = await made(staff.post("/search/synonyms", json={"words": ["canapé", "t-shirt", "Sofa"]}))
+    assert both["words"] == ["canape", "t shirt", "sofa"]
+    for q in ("canapé", "canape", "Canapés,", "(t-shirt)", "t shirts"):
+        await until(client, q, ["SOFA"])
+    for q in ("long-canapé", "long, T-shirts!"):
+        assert await found(client, q) == ["SOFA"], q
+
+
+async def test_what_was_said_before_as_it_was_typed_holds_as_well(shelf: Shop, client: httpx.AsyncClient) -> None:
+    async with shelf.stores.pg.tx() as tx:
+        ids = [(await catalog.find(shelf.stores.mongo, sku) or {})["_id"] for sku in ("TEE", "SOFA")]
+        for at, (query, id_) in enumerate(zip(("piqué  polo!", "!"), ids, strict=True)):
+            await tx.execute(
+                """INSERT INTO search_rules (id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at)
+                   VALUES ($1, $2, '{}', '{}', $3, '{}', now() + make_interval(secs => $4))""",
+                uuid4(), query, [id_], at,
+            )  # fmt: skip
+        await tx.execute(
+            "INSERT INTO search_synonyms (id, words, means) VALUES ($1, '{canapé,t-shirt,!}', '{\"long, sofa\"}')",
+            uuid4(),
+        )
+        await tx.execute("UPDATE search_ranking SET stamp = stamp + 1")
+    await _sales(shelf, ("múg!", "MUG-3", 10, 1), ("mug", "MUG-3", 10, 1))
+    for q in ("piqué polo", "Pique-Polo"):
+        await until(client, q, ["TEE", "POLO"])
+    for q in ("canapé", "canape!", "t shirt"):
+        await until(client, q, ["SOFA"])
+    await until(client, "mug", ["MUG-3", "MUG-1", "MUG-2"])
+    for q in ("múg", "mug.", "MUG!"):
+        assert await found(client, q) == ["MUG-3", "MUG-1", "MUG-2"], q
+    assert "SOFA" not in await found(client, "!")
+
+
+async def test_what_is_hidden_from_a_query_is_not_offered_for_it_either(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    async def suggested(q: str) -> list[str]:
+        return [item["slug"] for item in (await made(client.get("/search/suggest", params={"q": q})))["items"]]
+
+    async def did_you_mean(q: str) -> list[str]:
+        return list((await made(client.get("/search", params={"q": q})))["didYouMean"])
+
+    assert (await suggested("linnet"), await suggested("lonnet")) == (["linnet-5"], ["linnet-5"])
+    assert (await did_you_mean("linnte"), await did_you_mean("plani mug")) == (["linnet"], ["plain mug"])
+    for query in ("Linnet", "lonnet"):
+        await made(staff.post("/search/rules", json={"query": query, "hidden": ["LINNET"]}))
+    await made(staff.post("/search/rules", json={"query": "plain mug", "hidden": ["MUG-1"]}))
+    await until(client, "plain mug", ["MUG-2", "MUG-3"])
+    assert (await suggested("linnet"), await suggested("lonnet")) == ([], [])
+    assert await suggested("linn") == ["linnet-5"]  # another query
+    assert (await did_you_mean("linnte"), await did_you_mean("plani mug")) == ([], ["plain mug"])
 
 
 async def test_a_cursor_leads_on_whatever_is_said_meanwhile(
@@ -189,8 +263,14 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
     desk.looks = Looks("test", 0, 0)
     for _ in range(3):
-        assert (await desk.present(away)).of("mug").pinned == desk.book.rules["mug"].pinned_ids
+        assert (await desk.present(away)).of("mug").pinned == desk.book.rules[("mug",)].pinned_ids
     await gone.close()
+
+
+@given(st.text(max_size=60) | st.text("0125 ,.gbin\"()'-é…", max_size=40))
+def test_a_form_of_a_query_has_no_other(text: str) -> None:
+    """Rows that are kept in it are found by it."""
+    assert normalised(normalised(text)) == normalised(text)
 
 
 def test_other_words_are_few_and_never_the_same() -> None:

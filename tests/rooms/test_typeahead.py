@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from floor import made
-from quartet import catalog, merchandising
-from quartet.catalog import Category
+from quartet import catalog, merchandising, sync
+from quartet.catalog import Category, Draft
 from quartet.kernel.ids import new_id
 from quartet.merchandising import rules, service, typeahead
 from quartet.web.dependencies import Shop
@@ -19,12 +19,17 @@ NOW = datetime.now(UTC)
 SEED = 77
 
 
-async def searched(shop: Shop, query: str, times: int, found: int = 1, *, minutes_apart: int = 1) -> None:
-    """So many searches, as other processes have logged them."""
+async def searched(
+    shop: Shop, query: str, times: int, found: int = 1, *, exact: bool = True, minutes_apart: int = 1, after: int = 0
+) -> None:
+    """So many searches, as other processes have logged them, the last of them so many minutes ago. `exact`: what was
+    found has all of their words."""
+    exact = exact and found > 0
     async with shop.stores.pg.tx() as tx:
         for number in range(times):
-            at = NOW - timedelta(minutes=minutes_apart * number)
-            await service.store.write(tx, [service.Searched(new_id(), at, service.told(query, found), found)], [])
+            at = NOW - timedelta(minutes=after + minutes_apart * number)
+            entry = service.Searched(new_id(), at, *service.told(query, exact), found, exact)
+            await service.store.write(tx, [entry], [])
     await merchandising.count_queries(shop)
     rules._desks.pop(shop.stores.pg, None)  # as a process that begins now
 
@@ -52,16 +57,65 @@ async def test_what_others_searched_for_is_offered_from_the_first_letter(shop: S
     assert await offered(client, "") == ([], [])
 
 
+async def test_what_one_types_is_read_as_a_search_reads_it(shop: Shop, client: httpx.AsyncClient) -> None:
+    await catalog.put_category(shop, Category("office", "Möbel & Büro", None, {"type": "object"}))
+    await searched(shop, "32 GB laptop", 4)
+    await searched(shop, "32gb, Laptop!", 4, after=10)
+    for q in ("mo", "möb", "Mob", "möbel b", "bur", "Bü"):
+        assert await offered(client, q) == (["office"], []), q
+    for q in ("32", "32 gb l", "32GB-Lap"):
+        assert await offered(client, q) == ([], ["32gb laptop"]), q
+    await searched(shop, "pique polo", 3)
+    await searched(shop, "Piqué  Polo!", 4, after=10)
+    for q in ("pique", "PIQUÉ-P"):
+        assert await offered(client, q) == ([], ["piqué polo"]), q  # as most of them type it
+
+
 async def test_nothing_that_could_be_somebodys_own_is_offered(shop: Shop, client: httpx.AsyncClient) -> None:
     await searched(shop, "seldom", 4)
     await searched(shop, "nothing there", 50, found=0)
     await searched(shop, "not any more", 5)
     await searched(shop, "not any more", 20, found=0, minutes_apart=30)
+    await searched(shop, "mug cheaper at evilshop.example", 50, found=76, exact=False)
+    await searched(shop, "headp", 50, exact=False)
     await searched(shop, "ann@example.com", 50)
     await searched(shop, "mug for ann@example.com", 50)
     await searched(shop, "over and over", 50, minutes_apart=0)  # one page, loaded again and again
-    for q in ("s", "n", "a", "m", "o", "…"):
+    for q in ("s", "n", "a", "m", "h", "o", "…"):
         assert await offered(client, q) == ([], []), q
+
+
+async def test_only_what_has_all_words_as_they_are_was_found_exactly(shop: Shop, client: httpx.AsyncClient) -> None:
+    """Each of these finds the mug. Of the last but one only the words are heeded that it has."""
+    await catalog.put_category(shop, Category("mugs", "Mugs", None, {"type": "object"}))
+    draft = Draft("MUG", "Red mug", "mugs", price_cents=500, published_at=NOW - timedelta(days=1))
+    await catalog.create_product(shop, draft, actor="test")
+    await sync.catch_up(shop)
+    typed = {"red mug": True, "Mugs!": True, "mug cheaper at evilshop.example": False, "mgu": False,
+             "mug " * 16 + "evilshop": False, "red zeppelin": False}  # fmt: skip
+    for q in typed:
+        assert (await made(client.get("/search", params={"q": q})))["total"] == 1, q
+    await made(client.get("/search", params={"q": "mug", "brand": "none"}))
+    await merchandising.write_log(shop)
+    async with shop.stores.pg.read() as read:
+        logged = {row["query"]: row["exact"] for row in await read.fetch("SELECT query, exact FROM searches")}
+    expected = {service.told(q, exact=True)[0]: exact for q, exact in typed.items()}
+    assert logged == expected | {"mug": False}
+
+
+async def test_staff_take_a_query_out_of_what_is_offered(
+    shop: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    await searched(shop, "mug", 7)
+    await searched(shop, "muddy boots", 5)
+    assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
+    rule = await made(staff.post("/search/rules", json={"query": "Mugs", "offered": False}))
+    assert rule["offered"] is False
+    rules._desks.pop(shop.stores.pg)
+    assert await offered(client, "mu") == ([], ["muddy boots"])
+    assert (await made(staff.post("/search/rules", json={"query": "mugs"})))["offered"] is True
+    rules._desks.pop(shop.stores.pg)
+    assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
 
 
 async def test_counting_again_changes_nothing(shop: Shop) -> None:

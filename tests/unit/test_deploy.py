@@ -1,6 +1,8 @@
 """What lies in deploy/ names settings that there are, and URLs that the shop understands."""
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,37 @@ def test_nobody_deploys_the_shop_without_saying_by_whom_it_is_paid() -> None:
         assert given == {"name": "quartet", "key": "QUARTET_PAYMENT_PROVIDERS"}, "it does not start without"
 
 
+def _redis_servers() -> Iterator[tuple[list[str], str]]:
+    """How every Redis of deploy/ is started, with the memory of its container where that is bounded."""
+    for name in ("compose.yaml", "cluster.yaml"):
+        for service in yaml.safe_load((DEPLOY / name).read_text())["services"].values():
+            if service.get("command", [""])[0] == "valkey-server":
+                yield service["command"], ""
+    for name, pod in _pods():
+        if name == "redis":
+            [container] = pod["containers"]
+            yield container["args"], container["resources"]["limits"]["memory"]
+
+
+def test_no_redis_deletes_a_cart_to_make_room() -> None:
+    servers = list(_redis_servers())
+    assert len(servers) == 1 + 6 + 1
+    for said, limit in servers:
+        assert "--maxmemory-policy noeviction" in said
+        [most] = re.findall(r"--maxmemory (\d+)mb", "\n".join(said))
+        assert not limit or int(most) <= 0.65 * 1024 * int(limit.removesuffix("Gi"))
+
+
+def test_the_owners_url_is_told_to_the_migration_alone() -> None:
+    told = {
+        container["name"]: [each["secretRef"]["name"] for each in container["envFrom"]]
+        for name, pod in _pods()
+        if name.startswith("quartet-")
+        for container in (*pod.get("initContainers", ()), *pod["containers"])
+    }
+    assert told == {"migrate": ["quartet", "quartet-owner"], "api": ["quartet"], "worker": ["quartet"]}
+
+
 def test_the_balancer_lets_go_of_a_connection_before_the_api_does() -> None:
     [upstream] = re.findall(r"upstream api \{.+?\}", (DEPLOY / "nginx.conf").read_text(), re.DOTALL)
     [kept] = re.findall(r"^ *keepalive_timeout (\d+)s;$", upstream, re.MULTILINE)
@@ -131,6 +164,25 @@ def test_what_keeps_data_may_write_where_it_keeps_it() -> None:
         for container in pod["containers"]:
             if container.get("volumeMounts") and name not in runs_as:
                 assert "command" not in container, f"{name}: in place of the image's own start"
+
+
+def test_the_replica_closes_its_folder_that_the_kubelet_opened(tmp_path: Path) -> None:
+    """Its own words, with a PostgreSQL that only tells whether it would start."""
+    pod = dict(_pods())["postgres-replica"]
+    data, programs = tmp_path / "data", tmp_path / "programs"
+    (data / "global").mkdir(parents=True)
+    (data / "global" / "pg_control").write_text("copied before")
+    data.chmod(0o2770)
+    programs.mkdir()
+    (programs / "postgres").write_text('#!/bin/sh\nstat -c %a "$PGDATA"\n')
+    (programs / "postgres").chmod(0o755)
+    [container] = pod["containers"]
+    said = subprocess.run(
+        [*container["command"], *container["args"]],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "PGDATA": str(data)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() in ("700", "2700")
 
 
 def test_the_image_takes_in_only_what_it_is_made_of() -> None:

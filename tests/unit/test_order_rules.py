@@ -31,11 +31,11 @@ def test_what_is_left_to_refund_is_what_was_paid_and_not_given_back() -> None:
     assert order(captured_cents=0, refunded_cents=0).refundable_cents == 0
 
 
-def test_an_order_on_the_wire_is_in_camel_case_and_keeps_its_owner_and_notes_to_itself() -> None:
+def test_an_order_on_the_wire_is_in_camel_case_and_keeps_its_owner_to_itself() -> None:
     wire = OrderShape.model_validate(order()).model_dump(mode="json", by_alias=True)
     assert list(wire) == [
         "id", "number", "status", "email", "items", "totalCents", "refundedCents", "currency", "payments", "refunds",
-        "history", "createdAt", "updatedAt", "expiresAt",
+        "history", "metadata", "createdAt", "updatedAt", "expiresAt",
     ]  # fmt: skip
     assert wire["items"] == [{"sku": "MUG", "name": "A mug", "qty": 2, "unitPriceCents": 500, "lineTotalCents": 1000}]
     assert wire["history"] == [

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
 from quartet.cli import main
-from quartet.devstores import free_port
+from quartet.devstores import free_port, hold
 from quartet.kernel.settings import Settings, complaints
-from quartet.supervise import local_address, port_trouble
+from quartet.payments import check_providers
+from quartet.stores.search import nodes_of
+from quartet.supervise import local_address, note_running, port_trouble, running_urls
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -39,11 +41,26 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("CURRENCY", "pounds", r"pattern .*ISO 4217"),
         ("PAYMENT_PROVIDERS", "stripe", r"not JSON .*JSON list"),
         ("SEARCH_WEIGHTS", '{"colour": 1}', "colour: .*'name'"),
-        ("SECRET", "sesame", r"too short .At least 32"),
+        ("SECRET", "sesame", r"too short, at least 32 .*signs access tokens"),
+        ("SECRETS_RETIRED", '["sesame"]', r"0: too short, at least 32 .*Earlier secrets"),
+        ("SECRETS_RETIRED", '[""]', "0: too short"),
+        ("SECRETS_RETIRED", f'["{" " * 40}"]', "0: too short"),
+        ("STRIPE_WEBHOOK_SECRETS", '[""]', r"0: too short, at least 32 .*Stripe's webhooks"),
+        ("STRIPE_WEBHOOK_SECRETS", '["whsec_"]', "0: too short"),
         ("POSTGRES_URL", "sesame", "postgresql://"),
         ("MONGODB_URL", "sesame:27017", "mongodb://"),
         ("REDIS_URL", "sesame:6379", "redis://"),
         ("SEARCH_URL", "sesame:9200", "http://"),
+        ("POSTGRES_URL", "postgresql://shop:1#sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_URL", "postgresql://shop:1/sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_URL", "postgresql://shop:[sesame@db/shop", "percent-encoded"),
+        ("POSTGRES_REPLICA_URL", "postgresql:///sesame", "no host"),
+        ("MONGODB_URL", "mongodb://shop:open@sesame@db/shop", "percent-encoded"),
+        ("MONGODB_URL", "mongodb://", "no host"),
+        ("REDIS_URL", "redis://sesame:abc/0", "no host"),
+        ("REDIS_URL", "redis://sesame:65536", "no host"),
+        ("REDIS_URL", "redis+cluster://a:6379,:6379", "no host"),
+        ("SEARCH_URL", "https://", "no host"),
         ("BASE_URL", "shop.example", "https?"),
         ("MAIL_URL", "http://sesame", "smtp://"),
     ],
@@ -55,6 +72,70 @@ def test_what_cannot_be_is_named_with_what_it_is_for(
     assert line.startswith(f"QUARTET_{name}: ")
     assert re.search(words, line), line
     assert "sesame" not in line
+
+
+@pytest.mark.parametrize("name", ["STRIPE_SECRET_KEY", "PAYPAL_CLIENT_ID", "PAYPAL_CLIENT_SECRET", "PAYPAL_WEBHOOK_ID"])
+def test_what_a_payment_provider_needs_is_missing_where_it_is_blank(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("QUARTET_PAYMENT_PROVIDERS", '["stripe", "paypal"]')
+    monkeypatch.setenv(f"QUARTET_{name}", " ")
+    with pytest.raises(ValueError, match=f"QUARTET_{name} is not set"):
+        check_providers(Settings())
+
+
+NUMBERS = [name for name, field in Settings.model_fields.items() if type(field.get_default()) in (int, float)]
+
+
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"sandbox_seed"}))
+def test_no_number_is_larger_than_can_be_reckoned_with(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [line] = _said(monkeypatch, name.upper(), "999999999999999")
+    assert line.startswith(f"QUARTET_{name.upper()}: Input should be less than or equal to ")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if isinstance(Settings.model_fields[name].default, float)])
+def test_a_time_or_a_share_is_finite(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [line] = _said(monkeypatch, name.upper(), value)
+    assert line.startswith(f"QUARTET_{name.upper()}: Input should be ")
+
+
+@pytest.mark.parametrize("weight", ["Infinity", "NaN", "1e30"])
+def test_a_word_weighs_what_an_engine_can_reckon_with(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
+    [line] = _said(monkeypatch, "SEARCH_WEIGHTS", f'{{"name": {weight}}}')
+    assert line.startswith("QUARTET_SEARCH_WEIGHTS: name: Input should be ")
+
+
+@pytest.mark.parametrize(("payment", "request_"), [("15", ""), ("10", "10"), ("", "9.5")])
+def test_a_provider_has_less_time_than_the_request_that_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, payment: str, request_: str
+) -> None:
+    monkeypatch.setenv("QUARTET_PAYMENT_TIMEOUT", payment)
+    [line] = _said(monkeypatch, "REQUEST_TIMEOUT", request_)
+    assert line.startswith("QUARTET_REQUEST_TIMEOUT: has to be more than QUARTET_PAYMENT_TIMEOUT (")
+
+
+def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUARTET_SECRET", " " * 40)
+    assert not Settings().secret
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("POSTGRES", "postgresql://shop:open@sesame@a:5432,b:5432/shop?target_session_attrs=primary"),
+        ("POSTGRES", "postgres:///shop?host=/run/postgresql"),
+        ("MONGODB", "mongodb://shop:p%40ss@a,b:27017/shop?replicaSet=rs0"),
+        ("MONGODB", "mongodb+srv://cluster.example/shop"),
+        ("SEARCH", "https://[::1]:9200"),
+    ],
+)
+def test_a_url_that_its_driver_can_read_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    monkeypatch.setenv(f"QUARTET_{name}_URL", url)
+    assert getattr(Settings(), f"{name.lower()}_url") == url
+
+
+def test_a_node_of_search_has_its_port() -> None:
+    assert nodes_of("http://u:p@a,b:9201") == ["http://u:p@a:9200", "http://u:p@b:9201"]
+    assert nodes_of("https://a/behind,[::1]") == ["https://a:443/behind", "https://[::1]:443"]
 
 
 @pytest.mark.parametrize(
@@ -120,11 +201,27 @@ def test_a_worker_says_why_it_can_tell_no_metrics(
     assert "choose another with --metrics-" in said
 
 
+def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quartet", "worker", "--metrics-port", "99999"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--metrics-port" in capsys.readouterr().err
+
+
 def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
     trouble = port_trouble(free_port(), "192.0.2.1")  # RFC 5737: nobody's
     assert trouble is not None
     assert trouble[0].startswith("this machine has no address 192.0.2.1")
     assert "--host" in trouble[1]
+
+
+def test_any_free_port_is_not_the_one_of_a_running_up(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        note_running(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
+        for given, found in (({}, 8123), ({"port": 0}, None), ({"port": 81}, None)):
+            urls = running_urls(Settings(data_dir=tmp_path, **given))
+            assert (urls.get("port"), urls["redis_url"]) == (found, "redis://there")
 
 
 @pytest.mark.parametrize(

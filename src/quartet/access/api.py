@@ -16,7 +16,7 @@ from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Admin, PathId, ShopDep, Staff
 from quartet.web.moments import From, To, in_utc, span, text_only
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Shape, text, words
+from quartet.web.shapes import Body, NoBody, Shape, text, words
 
 router = APIRouter(tags=["access"])
 
@@ -100,7 +100,7 @@ async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
 
 
 @router.delete("/api-keys/{id}", status_code=204, responses=problems(NotFound, *_ADMIN))
-async def revoke_key(shop: ShopDep, principal: Admin, key_id: PathId) -> Response:
+async def revoke_key(shop: ShopDep, principal: Admin, key_id: PathId, _: NoBody = None) -> Response:
     """From now on the key opens nothing."""
     await service.revoke_key(shop, principal, key_id)
     return nothing()

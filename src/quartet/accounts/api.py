@@ -220,7 +220,7 @@ async def refresh(shop: ShopDep, device: DeviceDep, body: RefreshBody) -> Respon
 
 
 @router.delete("/sessions/current", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
-async def sign_out(shop: ShopDep, principal: Signed) -> Response:
+async def sign_out(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
     """Signs out: the session's tokens are good no longer."""
     await service.sign_out(shop, principal)
     response = nothing()
@@ -246,7 +246,7 @@ async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Res
 
 
 @router.delete("/users/me/sessions", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
-async def end_other_sessions(shop: ShopDep, principal: Signed) -> Response:
+async def end_other_sessions(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
     """Signs out everywhere but here."""
     await service.end_other_sessions(shop, principal)
     return nothing()
@@ -255,7 +255,7 @@ async def end_other_sessions(shop: ShopDep, principal: Signed) -> Response:
 @router.delete(
     "/users/me/sessions/{id}", status_code=204, responses=problems(NotFound, Unauthenticated, StoreUnavailable)
 )
-async def end_own_session(shop: ShopDep, principal: Signed, session_id: PathId) -> Response:
+async def end_own_session(shop: ShopDep, principal: Signed, session_id: PathId, _: NoBody = None) -> Response:
     """Signs out there: that session's tokens are good no longer."""
     await service.end_own_session(shop, principal, session_id)
     return nothing()

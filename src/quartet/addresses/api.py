@@ -13,7 +13,7 @@ from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthent
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Signed
 from quartet.web.paging import Page
-from quartet.web.shapes import Body, Bool, Shape, one_line, trimmed
+from quartet.web.shapes import Body, Bool, NoBody, Shape, one_line, trimmed
 
 router = APIRouter(prefix="/users/me/addresses", tags=["addresses"])
 
@@ -115,7 +115,7 @@ async def patch_address(shop: ShopDep, principal: Signed, address_id: PathId, bo
 
 
 @router.delete("/{id}", status_code=204, responses=problems(NotFound, *_ALWAYS))
-async def delete_address(shop: ShopDep, principal: Signed, address_id: PathId) -> Response:
+async def delete_address(shop: ShopDep, principal: Signed, address_id: PathId, _: NoBody = None) -> Response:
     """Deletes an address. When it was the default, the newest of the others takes its place."""
     async with shop.stores.pg.tx() as tx:
         await store.remove(tx, principal.user_id, address_id)

@@ -94,7 +94,7 @@ WITH lines AS (
 ), given AS (
     SELECT order_id, sku, sum(qty) AS qty
     FROM (SELECT r.order_id, part.sku, part.quantity AS qty
-          FROM refunds r JOIN refund_items part ON part.refund_id = r.id WHERE part.quantity > 0
+          FROM refunds r JOIN refund_items part ON part.refund_id = r.id WHERE part.quantity <> 0
           UNION ALL
           SELECT p.order_id, line.sku, line.qty
           FROM payment_refunds r JOIN payments p ON p.id = r.payment_id,

@@ -40,6 +40,7 @@ def make(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty: name a new folder")
+        folder.chmod(0o700)  # one that was there already is often open to everybody
     except OSError as error:
         raise ValueError(f"{folder} can't be written to: {error.strerror}") from error
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from quartet import catalog, leaderboard, search, sync
 from quartet.backup import model
 from quartet.backup.model import Manifest
-from quartet.stores import copies
+from quartet.kernel.errors import Problem
+from quartet.stores import copies, ping_all
 from quartet.stores.files import queries
 from quartet.stores.migrate import find
 from quartet.web.dependencies import Shop
@@ -84,19 +85,38 @@ async def restore(
     """Puts the shop back as it was, then brings its schema up to date with `prepare`. What is derived follows: boards
     and cached pages here, search by the worker, which is asked to build it anew.
 
-    Everything about the folder is looked at before anything is changed. One that was cut short begins anew, with
-    `replace`. Raises ValueError where the folder is no sound backup, or of a newer schema, or the shop is not empty and
-    need not be replaced; StoreUnavailable."""
+    The folder and the stores are looked at before anything is changed. One that was cut short begins anew, with
+    `replace`. Raises ValueError where the folder is no sound backup, or of a newer schema, a store does not answer, or
+    the shop is not empty and need not be replaced; StoreUnavailable."""
     manifest = model.read(folder)
     await asyncio.to_thread(model.verify, folder, manifest)
     newer = sorted(set(manifest.migrations) - {migration.version for migration in find()})
     if newer:
         raise ValueError(f"{folder} is of a newer Quartet: this one does not know its migrations {', '.join(newer)}")
     await copies.run_tool(pg_restore, "--list", str(folder / DUMP))
+    await _must_answer(shop)
     if not replace:
         await _must_be_empty(shop)
     async with shop.stores.pg.tx() as tx:
         await tx.execute(q.clear)
+    try:
+        await _put_back(shop, folder, manifest, pg_restore, prepare)
+    except (Problem, ValueError) as error:
+        raise ValueError(f"{error}; what the shop had is gone already: run this again with --replace") from error
+    return manifest
+
+
+async def _must_answer(shop: Shop) -> None:
+    """All of them, since PostgreSQL is replaced first: without the others the shop would have neither its old catalog
+    nor its new one."""
+    away = [str(found) for found in (await ping_all(shop.stores)).values() if isinstance(found, Exception)]
+    if away:
+        raise ValueError(f"{', '.join(away)}: nothing was changed")
+
+
+async def _put_back(
+    shop: Shop, folder: Path, manifest: Manifest, pg_restore: Path, prepare: Callable[[Shop], Awaitable[object]]
+) -> None:
     await shop.step("postgres cleared")
     words = "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error", str(folder / DUMP)
     await copies.run_tool(pg_restore, *words, url=_url(shop))
@@ -107,7 +127,6 @@ async def restore(
     await _restore_catalog(shop, folder, manifest)
     await shop.step("catalog restored")
     await _derive(shop)
-    return manifest
 
 
 async def _must_be_empty(shop: Shop) -> None:

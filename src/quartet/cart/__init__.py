@@ -1,19 +1,20 @@
 """Carts of users and guests, in Redis.
 
-An owner is a user's id, or the token that a guest was given. Checkout reads `lines` and calls `take_bought` once the
-order is paid; whoever signs somebody in calls `merge`.
+An owner is a user's id, or the token that a guest was given. Checkout reads what is `held` and calls `take_bought` once
+the order is paid; whoever signs somebody in calls `merge`.
 """
 
 from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, good_token, name_of, new_token
-from quartet.cart.service import clear, merge
+from quartet.cart.service import forget, held, merge
 from quartet.cart.store import lines, take_bought
 
 __all__ = [
     "MOST_LINES",
     "MOST_PIECES",
     "CartFull",
-    "clear",
+    "forget",
     "good_token",
+    "held",
     "lines",
     "merge",
     "name_of",

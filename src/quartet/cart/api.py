@@ -12,7 +12,7 @@ from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, n
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import Anyone, CartToken, ShopDep
-from quartet.web.shapes import AnySku, Body, Qty, Shape
+from quartet.web.shapes import AnySku, Body, NoBody, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
 
@@ -109,13 +109,13 @@ async def put_item(shop: ShopDep, owner: CartOf, sku: SkuPath, body: NewQty) -> 
     response_model=CartShape,
     responses={200: _DESCRIBED, **problems(Unauthenticated, Invalid, StoreUnavailable)},
 )
-async def remove_item(shop: ShopDep, owner: CartOf, sku: SkuPath) -> Response:
+async def remove_item(shop: ShopDep, owner: CartOf, sku: SkuPath, _: NoBody = None) -> Response:
     """Removes the line; what is not in the cart is removed already."""
     return _cart(owner, await service.put(shop, owner, sku, 0))
 
 
 @router.delete("", status_code=204, responses={204: _DESCRIBED, **problems(Unauthenticated, StoreUnavailable)})
-async def clear(shop: ShopDep, owner: CartOf) -> Response:
+async def clear(shop: ShopDep, owner: CartOf, _: NoBody = None) -> Response:
     """Empties the cart."""
     await service.clear(shop, owner)
     response = nothing()

@@ -39,6 +39,16 @@ async def clear(shop: Shop, owner: Owner) -> None:
     await _carts(shop).clear(owner)
 
 
+async def forget(shop: Shop, user_id: UUID) -> None:
+    """Somebody who is gone has no cart, and gets none again."""
+    await _carts(shop).forget(user_id)
+
+
+async def held(shop: Shop, owner: Owner) -> dict[str, int]:
+    """What is in a cart that is about to be ordered: SKU to quantity. Looking keeps it alive."""
+    return await _carts(shop).lines(owner)
+
+
 async def merge(shop: Shop, token: str | None, user_id: UUID) -> None:
     """A guest's cart becomes part of the user's; a token that is none of ours names no cart."""
     if good := good_token(token):

@@ -1,23 +1,32 @@
 """Carts in Redis: a hash each, SKU to quantity. Every change is one script, so none is lost between two clicks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, Owner, name_of
 from quartet.kernel.steps import Step, unwatched
-from quartet.stores.files import lua
-from quartet.stores.redis import RedisStore
+from quartet.stores.files import Script, lua
+from quartet.stores.redis import Arg, RedisStore
 
 ADD = lua(__file__, "add.lua")
+LOOK = lua(__file__, "look.lua")
+CLEAR = lua(__file__, "clear.lua")
 TAKE = lua(__file__, "take.lua")
 PREPARE = lua(__file__, "prepare.lua")
 RECEIVE = lua(__file__, "receive.lua")
+SETTLE = lua(__file__, "settle.lua")
 
 _DAY = 86_400
-# How long it is remembered that an event took its pieces out: longer than the outbox ever retries.
-BOUGHT_SECONDS = 30 * _DAY
+# How long it is remembered that an event took its pieces out, whose a guest's cart became, and that a merge was called
+# off: longer than the outbox ever retries, a payment stays pending, or a process is slow.
+REMEMBERED_SECONDS = 30 * _DAY
+# A guest's cart that nobody comes back to: one costs a stranger a single call.
+NEW_GUEST_DAYS = 2
+# A cart with more lines takes in no other: merges alone know no limit of lines.
+MOST_LINES_TO_MERGE = 1000
+# A merge is called off by whoever comes to the guest's cart in between; after so many the next call may have it.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class Carts:
 
     async def lines(self, owner: Owner) -> dict[str, int]:
         """What is in it; looking keeps it alive."""
-        found, _ = await self.redis.pipeline([("HGETALL", key(owner)), ("EXPIRE", key(owner), self._ttl)])
-        return {sku: int(qty) for sku, qty in found.items()}
+        _, *held = await _run(self.redis, LOOK, key(owner), [], [self._ttl])
+        return _lines(held)
 
     async def add(self, owner: Owner, sku: str, qty: int) -> dict[str, int]:
         """Adds; answers the whole cart. Raises CartFull and changes nothing."""
@@ -43,43 +52,44 @@ class Carts:
 
     async def clear(self, owner: Owner) -> None:
         """Empties it."""
-        await self.redis.call("DEL", key(owner))
+        await _run(self.redis, CLEAR, key(owner), [], [])
+
+    async def forget(self, user_id: UUID) -> None:
+        """Empties the cart of somebody who is gone; what comes late, a merge or a request, puts nothing in again."""
+        await self.redis.call("SET", _gone(key(user_id)), 1, "EX", 2 * self._ttl)
+        await self.redis.call("DEL", key(user_id))
 
     async def merge(self, token: str, user_id: UUID) -> None:
         """A guest's cart becomes part of a user's. The user's has all of it at once (RECEIVE); since the two carts may
-        lie on two servers, a note at the guest's goes before and is taken away after. Stopped at any point, the next
-        call for this token finishes it, and no piece is lost or counted twice."""
-        ours = uuid4().hex
-        while note := await self._prepare(token, user_id, ours):
+        lie on two servers, a note at the guest's goes before and is taken away after. Stopped at any point, whoever
+        comes next to the guest's cart ends it, and no piece is lost or counted twice. A cart that can't take in more,
+        or is a user's who is gone, leaves the guest's as it is."""
+        theirs, ours = key(token), key(user_id)
+        for _ in range(_TRIES):
+            note = f"{user_id} {uuid4().hex}"
+            _, *held = await _run(self.redis, PREPARE, theirs, [], [note, self._ttl])
+            if not held:
+                return
             await self.step("merge noted")
-            merge_id, to, items = note
-            flat = _flat(items)
-            mark = f"{key(to)}:merged:{merge_id}"
-            # The mark outlives the guest's note, else a merge found late could be counted again.
-            await self.redis.run(RECEIVE, [key(to), mark], [2 * self._ttl, MOST_PIECES, self._ttl, *flat])
+            # The fate outlives the guest's note, else a merge found late could be counted again.
+            args: list[Arg] = [2 * self._ttl, MOST_LINES_TO_MERGE, MOST_PIECES, self._ttl, *held]
+            fate = await self.redis.run(RECEIVE, [ours, _fate(note), _gone(ours)], args)
             await self.step("merge received")
-            keys = [key(token), _note(token), _moved(key(token))]
-            await self.redis.run(TAKE, keys, ["settle", merge_id, *flat])
+            await _settle(self.redis, theirs, note, fate)
             await self.step("merge settled")
-            if merge_id == ours:  # and not one that was left unfinished, after which there may be more
+            if fate != "off":
                 return
 
-    async def _prepare(self, token: str, user_id: UUID, ours: str) -> tuple[str, UUID, dict[str, int]] | None:
-        reply = await self.redis.run(PREPARE, [key(token), _note(token)], [ours, str(user_id), self._ttl])
-        note = _pairs(reply)
-        if not note:
-            return None
-        merge_id, to = note.pop(":id"), UUID(note.pop(":user"))
-        return merge_id, to, {sku: int(qty) for sku, qty in note.items()}
-
     async def _change(self, owner: Owner, sku: str, qty: int, how: str) -> dict[str, int]:
-        keys = [key(owner), _moved(key(owner))]
-        said, *rest = await self.redis.run(ADD, keys, [sku, qty, how, MOST_PIECES, MOST_LINES, self._ttl])
+        held = key(owner)
+        days = self.days if isinstance(owner, UUID) else min(self.days, NEW_GUEST_DAYS)
+        args: list[Arg] = [sku, qty, how, MOST_PIECES, MOST_LINES, self._ttl, days * _DAY]
+        said, *rest = await _run(self.redis, ADD, held, [_moved(held), _gone(held)], args)
         if said == "qty":
             raise _full("qty", f"at most {MOST_PIECES} of one thing fit into a cart, and there are {rest[0]} in it")
         if said == "lines":
             raise _full("sku", f"at most {MOST_LINES} different things fit into a cart")
-        return {sku: int(qty) for sku, qty in _pairs(rest).items()}
+        return _lines(rest)
 
     @property
     def _ttl(self) -> int:
@@ -96,10 +106,30 @@ async def take_bought(redis: RedisStore, whose: UUID | str, items: Mapping[str, 
     do); what was put in meanwhile stays. Where the guest's became part of a user's since, out of that. False: done
     before."""
     held = _key(whose)
-    if isinstance(whose, str):
-        to, done = await redis.pipeline([("GET", _moved(held)), ("EXISTS", _bought(held, event_id))])
-        held = _key(UUID(to)) if to and not done else held
-    return bool(await redis.run(TAKE, [held, _bought(held, event_id)], ["once", BOUGHT_SECONDS, *_flat(items)]))
+    flat = [part for line in items.items() for part in line]
+    said, *user = await _run(
+        redis, TAKE, held, [_moved(held), f"{held}:bought:{event_id}"], [REMEMBERED_SECONDS, *flat]
+    )
+    if said == "moved":
+        return await take_bought(redis, UUID(user[0]), items, event_id)
+    return said == "taken"
+
+
+async def _run(redis: RedisStore, script: Script, cart: str, more: Sequence[str], args: Sequence[Arg]) -> list[str]:
+    """What a script on a cart says. Where a merge is under way, or was left so, that is ended before: called off, if
+    the user's side has not received its pieces by now. The call that began it may be dead or only slow; it hears of it
+    there."""
+    while True:
+        reply: list[str] = await redis.run(script, [cart, f"{cart}:merging", *more], args)
+        if reply[0] != "merging":
+            return reply
+        note = reply[1]
+        fate = await redis.call("SET", _fate(note), "off", "NX", "EX", REMEMBERED_SECONDS, "GET")
+        await _settle(redis, cart, note, fate or "off")
+
+
+async def _settle(redis: RedisStore, cart: str, note: str, fate: str) -> None:
+    await redis.run(SETTLE, [cart, f"{cart}:merging", _moved(cart)], [note, fate, REMEMBERED_SECONDS])
 
 
 def key(owner: Owner) -> str:
@@ -116,21 +146,20 @@ def _moved(cart: str) -> str:
     return f"{cart}:moved"
 
 
-def _bought(cart: str, event_id: UUID | str) -> str:
-    return f"{cart}:bought:{event_id}"
+def _gone(cart: str) -> str:
+    """Is there once the user of a cart is gone."""
+    return f"{cart}:gone"
 
 
-def _note(token: str) -> str:
-    return f"{key(token)}:merge"
+def _fate(note: str) -> str:
+    """Says at the user's side what became of a merge: 'in' or 'off', whichever comes first."""
+    user_id, merge_id = note.split()
+    return f"{_key(UUID(user_id))}:merged:{merge_id}"
 
 
-def _flat(items: Mapping[str, int]) -> list[str | int]:
-    return [part for line in items.items() for part in line]
-
-
-def _pairs(reply: Iterable[Any]) -> dict[str, str]:
+def _lines(reply: Iterable[str]) -> dict[str, int]:
     parts = iter(reply)
-    return dict(zip(parts, parts, strict=True))
+    return {sku: int(qty) for sku, qty in zip(parts, parts, strict=True)}
 
 
 def _full(field: str, message: str) -> CartFull:

@@ -1,17 +1,17 @@
--- Takes out of a cart what was bought, or what moved to another cart; what was put in meanwhile stays.
--- KEYS[1] the cart, KEYS[2] a mark that lives in the same slot, KEYS[3] for 'settle' where it is noted whose it became,
--- for a day: longer than an order waits for its payment. ARGV: 'once' (the mark is made; where it is already, nothing
--- happens) or 'settle' (the mark is a prepared merge; without it, or with another id, nothing happens), seconds the
--- mark lives or the merge's id, then sku, qty, sku, qty, …
--- Reply: 1 when taken now, 0 when nothing was to do.
-if ARGV[1] == 'once' then
-  if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[2]) then return 0 end
-else
-  if redis.call('HGET', KEYS[2], ':id') ~= ARGV[2] then return 0 end
-  redis.call('SET', KEYS[3], redis.call('HGET', KEYS[2], ':user'), 'EX', 86400)
-  redis.call('DEL', KEYS[2])
-end
-for i = 3, #ARGV, 2 do
+-- Takes out of a cart what was bought, once for each event; what was put in meanwhile stays. Where a guest's became a
+-- user's, the user's side has to take it. The mark says which side, so that whoever is told again asks the same one,
+-- whatever the guest has put in since.
+-- KEYS[1] the cart, KEYS[2] the note of a merge, KEYS[3] the note of whose it became, KEYS[4] the mark of this event.
+-- ARGV: seconds the mark lives, then sku, qty, sku, qty, …
+-- Reply: {'taken'}, {'before'}, {'moved', user}, or {'merging', note} with nothing changed.
+local mark = redis.call('GET', KEYS[4])
+if mark then return mark == '1' and {'before'} or {'moved', mark} end
+local note = redis.call('GET', KEYS[2])
+if note then return {'merging', note} end
+local user = redis.call('GET', KEYS[3])
+redis.call('SET', KEYS[4], user or '1', 'EX', ARGV[1])
+if user then return {'moved', user} end
+for i = 2, #ARGV, 2 do
   local left = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0') - tonumber(ARGV[i + 1])
   if left > 0 then
     redis.call('HSET', KEYS[1], ARGV[i], left)
@@ -19,4 +19,4 @@ for i = 3, #ARGV, 2 do
     redis.call('HDEL', KEYS[1], ARGV[i])
   end
 end
-return 1
+return {'taken'}

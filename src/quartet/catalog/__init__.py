@@ -16,6 +16,7 @@ from quartet.catalog.model import (
     numbered,
     present_levels,
     primary_image,
+    sellable_skus,
     slugify,
     song_of,
 )
@@ -41,7 +42,6 @@ from quartet.catalog.service import (
     put_canary,
     put_category,
     refresh_copies,
-    sellable_skus,
     with_levels,
 )
 from quartet.catalog.store import (

@@ -44,7 +44,7 @@ from quartet.web.answers import JSON, answer, has_tag, nothing, problems
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, Shape, Sku, Str, text, words
+from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, NoBody, Shape, Sku, Str, text, words
 
 router = APIRouter(tags=["catalog"])
 
@@ -355,7 +355,9 @@ async def patch_product(
 
 
 @router.delete("/products/{sku}", status_code=204, responses=problems(*_WRITES, NotFound, PreconditionFailed, Conflict))
-async def delete_product(sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch = None) -> Response:
+async def delete_product(
+    sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch = None, _: NoBody = None
+) -> Response:
     """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
     await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)
     return nothing()
@@ -399,6 +401,8 @@ def _refuse_read_only(present: Document, merged: Any, patch: Document) -> None:
     for name in READ_ONLY:
         if name in patch and merged.get(name) != present[name]:
             raise invalid(name, "is read-only")
+    if present["variants"] and "variants" not in patch and merged.get("priceCents") != present["priceCents"]:
+        raise invalid("priceCents", "is the lowest of the variants' prices: change those")
 
 
 def _product(shop: Shop, product: Document, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -454,7 +458,7 @@ async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, pr
 
 
 @router.delete("/categories/{slug}", status_code=204, responses=problems(*_WRITES, NotFound, CategoryInUse))
-async def delete_category(slug: CategoryPath, shop: ShopDep, principal: Staff) -> Response:
+async def delete_category(slug: CategoryPath, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
     """Only an empty one."""
     await service.delete_category(shop, slug, actor=principal.actor)
     return nothing()

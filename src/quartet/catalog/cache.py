@@ -1,12 +1,16 @@
 """Products in Redis: `product:<sku or slug>` holds the ready answer for fifteen minutes at most.
 
-An entry is `<id> <version> <JSON>`. What is not there yet is put by the reader that holds the *lease*, a marker under
-the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and lease alike, so
-whatever a reader fetched before the change can no longer be put: this needs no tombstones, and stays right when Redis
-restarts or evicts, since without the marker nothing is put at all. A sale changes only the copies of price and stock,
-so the worker puts the newer page in the place of the older: what sells most would else be read anew after each sale.
+An entry is `<id> <version> <JSON>`, with a further space before the JSON under a reference that shows its product but
+is not sold: whoever orders looks at no more than that. What else lies under such a key, by a slip or by another program
+in the same Redis, is as if it were not there. What is not there yet is put by the reader that holds the *lease*, a
+marker under the same key (Nishtala et al., "Scaling Memcache at Facebook", 2013, 3.2.1). A change deletes entry and
+lease alike, so whatever a reader fetched before the change can no longer be put: this needs no tombstones,
+and stays right when Redis restarts or evicts, since without the marker nothing is put at all. A sale changes only the
+copies of price and stock, so the worker puts the newer page in the place of the older: what sells most would else be
+read anew after each sale.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from uuid import uuid4
 
@@ -20,7 +24,8 @@ RENEW = lua(__file__, "renew.lua")
 # Longer than a read of MongoDB takes, short enough that a reader's death costs little.
 LEASE_SECONDS = 10
 _LEASE = "lease "
-# An id, a version and the spaces behind them.
+# An id, a version and the spaces behind them; a lease has none.
+_HEAD = re.compile(r"([\w-]+) ([0-9]{1,18}) ( ?)(?=\{)", re.ASCII)
 LONGEST_HEAD = 99
 
 
@@ -29,17 +34,15 @@ def key(reference: str) -> str:
     return f"product:{reference}"
 
 
-def entry(product_id: str, version: int, body: bytes) -> bytes:
+def entry(product_id: str, version: int, body: bytes, *, sold: bool = True) -> bytes:
     """What is stored."""
-    return b"%b %d %b" % (product_id.encode(), version, body)
+    return b"%b %d %b%b" % (product_id.encode(), version, b"" if sold else b" ", body)
 
 
 def read(found: str | None) -> tuple[str, int, str] | None:
-    """Id, version and JSON of an entry; None for nothing and for a lease."""
-    if found is None or found.startswith(_LEASE):
-        return None
-    product_id, version, body = found.split(" ", 2)
-    return product_id, int(version), body
+    """Id, version and JSON of an entry; None for nothing, a lease and what is no entry."""
+    head = _HEAD.match(found or "")
+    return (head[1], int(head[2]), head.string[head.end() :]) if head else None
 
 
 async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int, str]]:
@@ -50,9 +53,17 @@ async def get(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[s
 
 async def heads(redis: RedisStore, references: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Id and version of those that are there, without the kilobytes behind them. Raises StoreUnavailable."""
+    return {reference: (head[1], int(head[2])) for reference, head in (await _heads(redis, references)).items()}
+
+
+async def sold(redis: RedisStore, skus: Sequence[str]) -> set[str]:
+    """Those that are there and are sold. Raises StoreUnavailable."""
+    return {sku for sku, head in (await _heads(redis, skus)).items() if not head[3]}
+
+
+async def _heads(redis: RedisStore, references: Sequence[str]) -> dict[str, re.Match[str]]:
     replies = await redis.pipeline([("GETRANGE", key(reference), 0, LONGEST_HEAD) for reference in references])
-    hits = {reference: read(f"{reply} ") for reference, reply in zip(references, replies, strict=True) if reply}
-    return {reference: hit[:2] for reference, hit in hits.items() if hit}
+    return {ref: head for ref, reply in zip(references, replies, strict=True) if (head := _HEAD.match(reply))}
 
 
 async def get_with_life(redis: RedisStore, reference: str) -> tuple[tuple[str, int, str] | None, int]:
@@ -88,14 +99,13 @@ async def drop_many(redis: RedisStore, changed: Mapping[str, tuple[str, int | No
 
 
 async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) -> None:
-    """Puts newer pages of products in the place of older ones: by reference, id, version and JSON. Raises
+    """Puts newer pages of products in the place of older ones: by reference, id, version and entry. Raises
     StoreUnavailable."""
     references = list(pages)
     # Most are not kept at all, and a page has kilobytes.
     heads = await redis.pipeline([("GETRANGE", key(reference), 0, 0) for reference in references])
-    kept = [(reference, *pages[reference]) for reference, head in zip(references, heads, strict=True) if head]
-    calls = {ref: (id_, version, entry(id_, version, body)) for ref, id_, version, body in kept}
-    await _run_each(redis, RENEW, calls)
+    kept = {reference: pages[reference] for reference, head in zip(references, heads, strict=True) if head}
+    await _run_each(redis, RENEW, kept)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:

@@ -268,6 +268,11 @@ def is_published(found: Document, now: datetime) -> bool:
     return published is not None and published <= now
 
 
+def sellable_skus(found: Document) -> list[str]:
+    """Of a product as its document or its wire form: what inventory keeps a row of, and one can buy."""
+    return [row["sku"] for row in found["variants"] or [found]]
+
+
 def etag(found: Document) -> str:
     """Strong: it names the document and its version, since a slug may come to name another document."""
     return f'"{found["_id"][-12:]}-{found["version"]}"'

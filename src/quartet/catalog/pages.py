@@ -15,7 +15,7 @@ import structlog
 
 from quartet.catalog import cache, store
 from quartet.catalog.attributes import Condition, condition
-from quartet.catalog.model import Card, Document, card, is_published, wire
+from quartet.catalog.model import Card, Document, card, is_published, sellable_skus, wire
 from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
@@ -156,7 +156,7 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
     """Puts what is published into the cache; whether every lease was still held."""
     now, redis = shop.clock.now(), shop.stores.redis
     entries = {
-        reference: cache.entry(product["_id"], product["version"], body_of(shop, product))
+        reference: _entry(product, reference, body_of(shop, product))
         for reference, product in products.items()
         if is_published(product, now)
     }
@@ -167,6 +167,10 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
         return False
 
 
+def _entry(product: Document, reference: str, body: bytes) -> bytes:
+    return cache.entry(product["_id"], product["version"], body, sold=reference in sellable_skus(product))
+
+
 def body_of(shop: Shop, product: Document) -> bytes:
     """The product as JSON."""
     return orjson.dumps(wire(product, shop.settings.currency), option=orjson.OPT_UTC_Z)
@@ -174,16 +178,16 @@ def body_of(shop: Shop, product: Document) -> bytes:
 
 async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict[str, Card]:
     """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
-    nothing that is published are left out. Raises StoreUnavailable("mongodb") when MongoDB is needed and away; `brief`:
-    as soon as that is likely."""
+    nothing that is published, or under which it is not sold, are left out. Raises StoreUnavailable("mongodb") when
+    MongoDB is needed and away; `brief`: as soon as that is likely."""
     wanted = list(dict.fromkeys(skus))
     if not wanted:
         return {}
     leases: dict[str, str] = {}
-    found: dict[str, Card] = {}
+    found: dict[str, Document] = {}
     try:
         for sku, (_, _, body) in (await cache.get(shop.stores.redis, wanted)).items():
-            found[sku] = card(orjson.loads(body), sku)
+            found[sku] = orjson.loads(body)
         missing = [sku for sku in wanted if sku not in found]
         if missing:
             leases = await cache.lease(shop.stores.redis, missing)
@@ -193,33 +197,34 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
         products = await store.find_many(shop.stores.mongo.brief if brief else shop.stores.mongo, missing)
         await _keep(shop, leases, products)
         now = shop.clock.now()
-        found |= {sku: card(product, sku) for sku, product in products.items() if is_published(product, now)}
-    return found
+        found |= {sku: product for sku, product in products.items() if is_published(product, now)}
+    return {sku: card(product, sku) for sku, product in found.items() if sku in sellable_skus(product)}
 
 
 async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     """Those of these SKUs whose product shoppers may not see: a draft, one that is not published yet, or one that staff
-    took out of the catalog. A SKU that never had a product is not among them, since inventory may have what the catalog
-    does not. The cache holds only what may be seen, so that MongoDB is asked for the rest alone; where a store is away,
-    nobody waits for it or is refused."""
+    took out of the catalog; and those under which a product is found but not sold, since it comes in variants. A SKU
+    that never had a product is not among them, since inventory may have what the catalog does not. The cache holds only
+    what may be seen, so that MongoDB is asked for the rest alone; where a store is away, nobody waits for it or is
+    refused."""
     wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
-        seen = set(await redis.hastily(cache.heads, redis.brief, wanted))
+        seen = await redis.hastily(cache.sold, redis.brief, wanted)
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]
     if not unseen:
         return []
     try:
-        products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt"])
+        products = await store.find_many(shop.stores.mongo.brief, unseen, ["keys", "publishedAt", "sku", "variants"])
         others = [sku for sku in unseen if sku not in products]
         gone = await store.withdrawn(shop.stores.mongo.brief, others) if others else set()
     except StoreUnavailable:
         log.warning("order_without_catalog")
         return []
     now = shop.clock.now()
-    drafts = {sku for sku, product in products.items() if not is_published(product, now)}
-    return [sku for sku in unseen if sku in drafts | gone]
+    sold = {sku for sku, found in products.items() if is_published(found, now) and sku in sellable_skus(found)}
+    return [sku for sku in unseen if sku in gone or sku in products.keys() - sold]
 
 
 # Lists
@@ -249,15 +254,16 @@ async def list_products(
         attributes=conditions,
         varying=varying,
     )
-    after = None
+    asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
+    after, scope = None, f"products:{sort}:{asked_for}"
     if cursor is not None:
-        value, sku = shop.cursors.decode(cursor, f"products:{sort}")
+        value, sku = shop.cursors.decode(cursor, scope)
         after = (value, sku)
     found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=limit + 1)
     if len(found) <= limit:
         return found, None
     last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], f"products:{sort}")
+    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], scope)
 
 
 @dataclass(frozen=True)
@@ -369,7 +375,8 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
     hidden: dict[str, tuple[str, int | None]] = {}
     for product in changed:
         if is_published(product, shop.clock.now()):
-            shown |= dict.fromkeys(product["keys"], (product["_id"], product["version"], body_of(shop, product)))
+            body = body_of(shop, product)
+            shown |= {key: (product["_id"], product["version"], _entry(product, key, body)) for key in product["keys"]}
         else:
             hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
     await cache.renew(shop.stores.redis, shown)
@@ -387,7 +394,7 @@ async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[st
 
 async def cached_heads(redis: RedisStore, cursor: str) -> tuple[str, dict[str, tuple[str, int]]]:
     """Some hundreds of them and where to go on; begin with "0", which also comes back at the end."""
-    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500)
+    cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500, "TYPE", "string")
     return cursor, await cache.heads(redis, [name.removeprefix(cache.key("")) for name in keys])
 
 

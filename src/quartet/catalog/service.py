@@ -36,6 +36,7 @@ from quartet.catalog.model import (
     rated,
     references,
     sellable,
+    sellable_skus,
     slugify,
 )
 from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable, invalid
@@ -202,8 +203,8 @@ async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: s
 async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str, Level]) -> int:
     """Puts many products in at once, for loaders; answers how many were new. Those already there, and those whose SKU
     or slug is taken, are left alone, so a load that was cut short can be run again. Where a draft has no slug, it gets
-    one of its name and SKU. Inventory is the caller's:
-    `levels` gives each sellable SKU's price and stock there. Attributes are checked; Invalid names product and field.
+    one of its name and SKU. Inventory is the caller's: `levels` gives each sellable SKU's price and stock there.
+    Attributes are checked; Invalid names product and field.
     """
     mongo = shop.stores.mongo
     categories = {category.slug: category for category in await store.categories(mongo)}
@@ -239,11 +240,6 @@ async def put_canary(shop: Shop, song: int) -> None:
 def loaded_id(sku: str) -> str:
     """The id that a product has which was loaded under this SKU."""
     return str(uuid5(NAMESPACE, sku))
-
-
-def sellable_skus(product: Document) -> list[str]:
-    """Of a document: what inventory keeps a row of."""
-    return [row["sku"] for row in product["variants"] or [product]]
 
 
 def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
@@ -433,7 +429,10 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
     if faults:
         return faults
     if not draft.variants:
-        return attributes.attribute_faults(category, draft.attrs, "attrs", own=())
+        return list(dict.fromkeys(attributes.attribute_faults(category, draft.attrs, "attrs", own=())))
+    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
+    shared = attributes.attribute_faults(category, draft.attrs, "attrs", own=())
+    faults += [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
     for i, variant in enumerate(draft.variants):
         merged = {**draft.attrs, **variant.attrs}
         faults += attributes.attribute_faults(category, merged, f"variants.{i}.attrs", own=variant.attrs)

@@ -26,7 +26,7 @@ WITHDRAWN = "withdrawn_skus"
 # What a backup holds. References are made of the products again, so that they fit them.
 COPIED = (PRODUCTS, CATEGORIES, REVIEWS, WITHDRAWN)
 
-# The brief's, then one a sort order: each ends in the SKU, which makes the order total and so pages exact.
+# One by category and memory; then one a sort order, each ending in the SKU: the order is total, and so pages are exact.
 _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
     ([("category", 1), ("attrs.ram_gb", 1), ("ratings.avg", -1)], False),
     ([("slug", 1)], True),
@@ -240,7 +240,7 @@ def filter_of(
     varying: Collection[str] = (),
 ) -> dict[str, Any]:
     """The filter of a list. An attribute that variants of the category carry (`varying`) is looked for in `options`,
-    so that black in L is one shirt that is both; any other in `attrs`, where the brief's index serves it."""
+    so that black in L is one shirt that is both; any other in `attrs`, where an index may serve it."""
     where: dict[str, Any] = {"publishedMs": {"$lte": epoch_ms(published_by)}}
     if categories is not None:
         # One category as an equality: an index then gives the sort order too.

@@ -28,6 +28,7 @@ from quartet.orders import (
     NewOrderShape,
     OrderShape,
     OverRefund,
+    PaymentContested,
     PriceChanged,
     UnknownSku,
 )
@@ -136,7 +137,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
 @router.post(
     "/orders/{id}/cancel",
     response_model=OrderShape,
-    responses=problems(NotFound, InvalidTransition, ProviderOff, *_ALWAYS),
+    responses=problems(NotFound, InvalidTransition, PaymentContested, ProviderOff, *_ALWAYS),
 )
 async def cancel_order(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey, _: NoBody = None
@@ -149,7 +150,7 @@ async def cancel_order(
     "/orders/{id}/refunds",
     status_code=201,
     response_model=RefundShape,
-    responses=problems(NotFound, OverRefund, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
+    responses=problems(NotFound, OverRefund, PaymentContested, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
 )
 async def post_refund(  # noqa: PLR0917
     shop: ShopDep,
@@ -190,7 +191,9 @@ async def post_payment(  # noqa: PLR0917
 @router.post(
     "/payments/{id}/capture",
     response_model=PaymentShape,
-    responses=problems(NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
+    responses=problems(
+        NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff, ProviderError, Forbidden, *_ALWAYS
+    ),
 )
 async def capture_payment(
     shop: ShopDep, providers: ProvidersDep, principal: Staff, payment_id: PathId, key: IdempotencyKey, _: NoBody = None

@@ -23,6 +23,9 @@ _EXPIRED_AT_ONCE = 500
 _PATIENCE = 1.0
 # A charge that the provider has not heard of this long after the request was given up was never sent.
 _NEVER_SENT = timedelta(minutes=2)
+# A payment that its provider has not named is looked for page by page, among all of its minutes. Each page is given the
+# time of one call; all of them, so much.
+_SEARCH = 300.0
 # Whoever asks for a refund has an answer, or has given up, so long before the next one asks.
 _LEASE_MARGIN = timedelta(seconds=5)
 
@@ -114,8 +117,9 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
     if payment.due == "void":
         report.settled += (await service.let_go(shop, providers, payment)).due is None
         return
+    patience = shop.settings.payment_timeout if payment.named else _SEARCH
     try:
-        async with asyncio.timeout(shop.settings.payment_timeout):
+        async with asyncio.timeout(patience):
             outcome = await service.how_it_stands(shop, provider, payment)
     except (TimeoutError, ProviderError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), error=repr(silence))

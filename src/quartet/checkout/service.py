@@ -18,6 +18,7 @@ from quartet.payments import (
     Completed,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     Payment,
     PaymentProvider,
@@ -26,6 +27,7 @@ from quartet.payments import (
     Providers,
     ProviderSilent,
     Refund,
+    WebhookEvent,
 )
 from quartet.stores.postgres import Tx
 from quartet.web import idempotency, trail
@@ -37,6 +39,9 @@ log = structlog.get_logger("quartet.checkout")
 
 # The gateway gives a request up before this; only then may recovery ask the provider about what it left.
 _MARGIN = timedelta(seconds=5)
+
+# A refund that was refused more often than this, ten minutes long, is one that somebody has to see to.
+_OFTEN = 8
 
 # Providers refuse to charge nothing.
 _NOTHING_TO_PAY = Outcome(None, "succeeded")
@@ -128,7 +133,7 @@ async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines | StoreUnavailable:
     try:
         if visitor.user_id is not None:
             await cart.merge(shop, token, visitor.user_id)
-        return list((await cart.lines(shop.stores.redis, owner)).items()) if owner else []
+        return list((await cart.held(shop, owner)).items()) if owner else []
     except StoreUnavailable as away:
         return away
 
@@ -318,7 +323,8 @@ async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> N
 async def capture(
     shop: Shop, providers: Providers, principal: Principal, payment_id: UUID, key: RequestKey | None
 ) -> Answer:
-    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, ProviderOff, ProviderError."""
+    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff,
+    ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
@@ -438,6 +444,9 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     now = shop.clock.now()
     try:
         event = await provider.parse_webhook(headers, body, now)
+        if event.moved is not None:
+            await _note_moved(shop, name, event, event.moved, now)
+            return
         payment = await _payment_of(shop, event.reference)
         outcome = event.outcome
         if event.look and payment is not None and payment.provider == name:
@@ -456,10 +465,33 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     await follow_up(shop, providers, completed)
 
 
-async def _payment_of(shop: Shop, reference: str) -> Payment | None:
+async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, now: datetime) -> None:
+    """What went back without us, or turns out not to have gone. That a refund of ours was given, the answer to whoever
+    asked for it says. Raises ProviderError where it comes too early: it will be sent again."""
+    async with shop.stores.pg.read() as read:
+        found = await payments.moved(read, name, moved)
+    if found is None or (found[1] is not None and not moved.undone):
+        log.info("webhook ignored", provider=name, kind=event.kind, event_id=event.id)
+        return
+    payment_id, refund_id = found
+    await shop.step("webhook read")
     try:
-        payment_id = UUID(reference)
-    except ValueError:
+        async with shop.stores.pg.tx() as tx:
+            if not await payments.remember_event(tx, name, event, payment_id, now):
+                return
+            if refund_id is not None:
+                await payments.refund_came_back(tx, refund_id, now)
+            else:
+                await payments.note_moved(tx, payment_id, moved, now)
+    except payments.NotYetPaid as early:
+        raise ProviderError("the charge is not known yet; send the webhook again") from early
+    await shop.step("webhook recorded")
+    log.warning("money moved without us", provider=name, payment=str(payment_id), moved=str(moved))
+
+
+async def _payment_of(shop: Shop, reference: str) -> Payment | None:
+    payment_id = payments.as_uuid(reference)
+    if payment_id is None:
         return None
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)
@@ -469,7 +501,7 @@ async def _payment_of(shop: Shop, reference: str) -> Payment | None:
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
     """The stock is free again, and what was paid goes back.
 
-    Raises NotFound (also for another's order), InvalidTransition, ProviderOff.
+    Raises NotFound (also for another's order), InvalidTransition, PaymentContested, ProviderOff.
     """
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
@@ -517,7 +549,7 @@ async def refund(
     key: RequestKey | None,
 ) -> Answer:
     """Gives money back: `cents`, or the price of `items`, all that is left by default. Raises NotFound, OverRefund,
-    ProviderOff, ProviderError."""
+    PaymentContested, ProviderOff, ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
@@ -576,7 +608,8 @@ async def _refund(
     except ProviderError as failure:
         if refund.reason == "asked":
             return "failed", None, failure
-        log.warning("refund failed, to be tried again", refund=str(refund.id), error=str(failure))
+        tell = log.error if refund.asked > _OFTEN else log.warning
+        tell("refund failed, to be tried again", refund=str(refund.id), asked=refund.asked, error=str(failure))
         return "pending", None, None
     except (TimeoutError, ProviderSilent) as silence:
         log.warning("provider silent", refund=str(refund.id), error=repr(silence))

@@ -13,6 +13,8 @@ from uuid import uuid4
 import httpx
 from rich.console import Console
 
+from quartet.kernel.money import format_money
+
 LAPTOP, MOUSE = "LAPTOP-001", "MOUSE-001"
 FOUND_SECONDS = 10.0
 
@@ -105,7 +107,9 @@ async def _checkout(walk: Tour) -> None:
     await walk.step(shopper, "POST", "/cart/items", {"sku": LAPTOP, "qty": 1})
     await walk.step(shopper, "POST", "/cart/items", {"sku": MOUSE, "qty": 2})
     cart = (await walk.step(shopper, "GET", "/cart")).json()
-    walk.promise(cart["itemCount"] == 3, f"the cart holds 3 pieces for {_money(cart['totalCents'], cart['currency'])}")
+    walk.promise(
+        cart["itemCount"] == 3, f"the cart holds 3 pieces for {format_money(cart['totalCents'], cart['currency'])}"
+    )
     first = await walk.step(shopper, "GET", f"/products/{LAPTOP}")
     again = await walk.step(shopper, "GET", f"/products/{LAPTOP}")
     caches = f"{first.headers['X-Cache']}, then {again.headers['X-Cache']}"
@@ -119,7 +123,7 @@ async def _checkout(walk: Tour) -> None:
     paying = {"orderId": order["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
     key = {"Idempotency-Key": str(uuid4())}
     payment = (await walk.step(shopper, "POST", "/payments", paying, expect=201, headers=key)).json()
-    walk.promise(payment["status"] == "succeeded", f"paid {_money(payment['amountCents'], order['currency'])}")
+    walk.promise(payment["status"] == "succeeded", f"paid {format_money(payment['amountCents'], order['currency'])}")
     repeated = await walk.step(shopper, "POST", "/payments", paying, expect=201, headers=key)
     walk.promise(
         repeated.headers.get("Idempotent-Replayed") == "true" and repeated.json()["id"] == payment["id"],
@@ -148,7 +152,9 @@ async def _search(walk: Tour) -> None:
     )
     slug = mistyped["items"][0]["slug"]
     product = (await walk.step(walk.shopper, "GET", f"/products/{slug}")).json()
-    walk.promise(product["slug"] == slug, f"{product['name']}, {_money(product['priceCents'], product['currency'])}")
+    walk.promise(
+        product["slug"] == slug, f"{product['name']}, {format_money(product['priceCents'], product['currency'])}"
+    )
     listed = "/products?category=laptops&attrs.ram_gb.gte=32&sort=-rating"
     laptops = (await walk.step(walk.shopper, "GET", listed)).json()["items"]
     walk.promise(
@@ -196,7 +202,3 @@ def _asked(answer: httpx.Response) -> str:
     """`postgres 1.2 ms, redis 0.4 ms`, from the header."""
     parts = [part.strip().split(";") for part in answer.headers.get("Server-Timing", "").split(",") if part.strip()]
     return ", ".join(f"{part[0]} {part[1].removeprefix('dur=')} ms" for part in parts) or "no store"
-
-
-def _money(cents: int, currency: str) -> str:
-    return f"{cents / 100:,.2f} {currency}"

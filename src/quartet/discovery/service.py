@@ -86,6 +86,7 @@ async def _next_day(shop: Shop, state: Round, today: date) -> date | None:
         day = await store.next_day(read, state.after or datetime(1900, 1, 1, tzinfo=UTC))
     if day is None or day >= today:
         state.after, state.rests_until = None, monotonic() + ROUND_SECONDS
+        state.changed = True  # perhaps a product's category, which no day tells
         return None
     state.after = _midnight(day) + timedelta(days=1)
     return day

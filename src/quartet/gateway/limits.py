@@ -45,6 +45,14 @@ def hashes(method: str, path: str) -> bool:
     return method == "POST" and (path in _HASHING or path.startswith("/password-resets/"))
 
 
+def is_for_anyone(method: str, path: str) -> bool:
+    """Whether a token that is not good is no reason to refuse: to sign in, or to renew a token, one comes with whatever
+    is left of a session that has ended."""
+    if method == "POST" and path in ("/sessions", "/sessions/refresh", "/users", "/password-resets"):
+        return True
+    return path.startswith((*_UNLIMITED, "/password-resets/", "/email-verifications/"))
+
+
 class Limiter:
     """One round trip to Redis a request: the window, and whether the session has ended; for guests who look around one
     for a share of several. While Redis is away each process counts by itself: strictly where passwords are tried and

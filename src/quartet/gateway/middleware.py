@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from quartet import accounts
 from quartet.gateway.auth import Door, check_scope
-from quartet.gateway.limits import Limiter, hashes
+from quartet.gateway.limits import Limiter, hashes, is_for_anyone
 from quartet.gateway.security import as_lines, security_headers
 from quartet.kernel.errors import (
     BadRequest,
@@ -260,8 +260,10 @@ class _Request:
         try:
             self.taken = await self.gateway.admit(self.scope, self.headers)
         except Unauthenticated:
+            self.scope["principal"] = None
             self.taken = await self.gateway.count_guest(self.scope)
-            if self.taken is None or self.taken.allowed:
+            welcome = is_for_anyone(self.scope["method"], self.scope["path"])
+            if not welcome and (self.taken is None or self.taken.allowed):
                 raise
         if self.taken is not None and not self.taken.allowed:
             raise TooManyRequests(retry_after=self.taken.reset)

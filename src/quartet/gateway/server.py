@@ -39,10 +39,15 @@ AnswerAtOnce = Callable[[bytes, list[tuple[bytes, bytes]], tuple[str, int] | Non
 class Server(uvicorn.Server):
     """One connection is accepted at each turn of the event loop; the others wait in the kernel's line."""
 
-    def __init__(self, config: uvicorn.Config, at_once: AnswerAtOnce = lambda *_: None) -> None:
-        """`at_once` is asked before the application is."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        at_once: AnswerAtOnce = lambda *_: None,
+        listening: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`at_once` is asked before the application is; `listening` is called once whoever comes is let in."""
         super().__init__(config)
-        self._at_once = at_once
+        self._at_once, self._listening = at_once, listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but for who listens."""
@@ -54,6 +59,8 @@ class Server(uvicorn.Server):
             listener.setblocking(False)
             listener.listen(self.config.backlog)
             self._listen(loop, listener)
+        if not self.should_exit:
+            self._listening()
 
     def _listen(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         if listener.fileno() >= 0:  # not closed meanwhile

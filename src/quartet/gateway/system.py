@@ -3,20 +3,22 @@
 import asyncio
 import html
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse
 
 from quartet import sync
 from quartet.gateway.meanwhile import MEANWHILE
 from quartet.gateway.security import docs_page
-from quartet.kernel.errors import NotFound, Problem
-from quartet.stores import Stores
-from quartet.stores.guard import STATES, State
+from quartet.kernel.errors import NotFound, Problem, StoreUnavailable
+from quartet.stores import migrate
+from quartet.stores.guard import Guard, State
+from quartet.stores.postgres import Postgres
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep
 from quartet.web.shapes import Shape
@@ -26,19 +28,11 @@ router = APIRouter(tags=["system"])
 # Without these no request can be answered rightly; without the others parts of the shop still work.
 NEEDED = {"postgres", "mongodb"}
 PING_SECONDS = 2.0
-BREAKER = Gauge("quartet_store_breaker", "1 at the state of this process's breaker of a store.", ["store", "state"])
-OPENINGS = Gauge("quartet_store_breaker_openings_total", "How often this process's breaker opened.", ["store"])
-CALLS = Gauge("quartet_store_calls", "Calls to a store that this process waits for.", ["store"])
-REFUSED = Gauge(
-    "quartet_store_calls_refused_total",
-    "Calls that were not sent: breaker open, every place taken (full), or who asked could do without (doubtful).",
-    ["store", "why"],
-)
 IMAGES = Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
 class StoreHealth(Shape):
-    """`latencyMs` of one round trip; `breaker` of the process that answers; `meanwhile`: what works without it."""
+    """`latencyMs` until it has answered; `breaker` of the process that answers; `meanwhile`: what works without it."""
 
     status: Literal["up", "down"]
     breaker: State
@@ -69,11 +63,16 @@ async def live() -> Response:
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def ready(shop: ShopDep) -> Response:
-    """Each store's state; 503 when one is gone that requests cannot do without."""
+    """Each store's state; 503 when one is gone that requests cannot do without, or PostgreSQL lacks migrations."""
     stores = shop.stores
-    pinged: tuple[Any, ...] = (stores.pg, stores.mongo, stores.redis, stores.search)
-    found = await asyncio.gather(*(_ping(store) for store in pinged))
-    health = {store.guard.store: state for store, state in zip(pinged, found, strict=True)}
+    pings = {
+        stores.pg.guard: _migrated(stores.pg),
+        stores.mongo.guard: stores.mongo.ping(),
+        stores.redis.guard: stores.redis.ping(),
+        stores.search.guard: stores.search.ping(),
+    }
+    found = await asyncio.gather(*(_health(guard, ping) for guard, ping in pings.items()))
+    health = {guard.store: state for guard, state in zip(pings, found, strict=True)}
     down = {name for name, state in health.items() if state.status == "down"}
     status: Literal["ready", "degraded", "unavailable"] = (
         "unavailable" if down & NEEDED else "degraded" if down else "ready"
@@ -82,14 +81,20 @@ async def ready(shop: ShopDep) -> Response:
     return answer(Health(status=status, stores=health), 503 if status == "unavailable" else 200, headers)
 
 
-async def _ping(store: Any) -> StoreHealth:
+async def _migrated(pg: Postgres) -> str:
+    """A process that started while PostgreSQL was away learns only now whose database it is."""
+    if missing := await migrate.lacking(pg):
+        raise StoreUnavailable("postgres", missing)
+    return await pg.ping()
+
+
+async def _health(guard: Guard, ping: Coroutine[None, None, str]) -> StoreHealth:
     started = time.perf_counter()
     try:
         async with asyncio.timeout(PING_SECONDS):
-            version = await store.ping()
+            version = await ping
     except Exception as error:  # whatever it is, the store is of no use now
         reason = error.detail if isinstance(error, Problem) else type(error).__name__
-        guard = store.guard
         return StoreHealth(
             status="down",
             breaker=guard.state,
@@ -97,7 +102,7 @@ async def _ping(store: Any) -> StoreHealth:
             error=reason,
             meanwhile=MEANWHILE[guard.store],
         )
-    return StoreHealth(status="up", breaker=store.guard.state, latency_ms=_ms(started), version=version)
+    return StoreHealth(status="up", breaker=guard.state, latency_ms=_ms(started), version=version)
 
 
 def _ms(started: float) -> float:
@@ -108,18 +113,7 @@ def _ms(started: float) -> float:
 async def metrics(shop: ShopDep) -> Response:
     """Prometheus' text format: this process's own figures, and of the work that waits what PostgreSQL knows."""
     await sync.measure(shop)
-    _tell_breakers(shop.stores)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _tell_breakers(stores: Stores) -> None:
-    for guard in stores.guards:
-        for state in STATES:
-            BREAKER.labels(guard.store, state).set(state == guard.state)
-        OPENINGS.labels(guard.store).set(guard.openings)
-        CALLS.labels(guard.store).set(guard.calls)
-        for why, times in guard.refused.items():
-            REFUSED.labels(guard.store, why).set(times)
 
 
 @router.get("/docs", include_in_schema=False)

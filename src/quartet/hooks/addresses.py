@@ -13,7 +13,7 @@ LONGEST_URL = 2000
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-# Beyond what Python itself knows to be private, reserved, local or shared (100.64.0.0/10): addresses that stand for
+# Whatever the version of Python knows to be private, reserved, local or shared: these, addresses that stand for
 # another's (6to4 and its relays, Teredo, NAT64, IPv4 written as IPv6), and where clouds answer about themselves.
 _NEVER = [
     ip_network(text)

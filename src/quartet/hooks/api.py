@@ -145,7 +145,7 @@ async def change(shop: ShopDep, principal: Staff, endpoint_id: PathId, body: End
 
 
 @router.delete("/{id}", status_code=204, responses=problems(NotFound, *_ALWAYS))
-async def remove(shop: ShopDep, principal: Staff, endpoint_id: PathId) -> Response:
+async def remove(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
     """It and its deliveries are gone."""
     await service.remove(shop, principal, endpoint_id)
     return nothing()

@@ -104,12 +104,12 @@ async def list_items(
     q: Annotated[str | None, Query(max_length=100, description="Part of the SKU or the name.")] = None,
 ) -> Response:
     """Items in SKU order."""
-    after = ""
+    after, scope = "", f"inventory:{below_available}:{q}"
     if paging.cursor is not None:
-        (after,) = shop.cursors.decode(paging.cursor, "inventory")
+        (after,) = shop.cursors.decode(paging.cursor, scope)
     async with shop.stores.pg.read() as read:
         items = await store.page(read, after=after, limit=paging.limit + 1, below=below_available, text=q or None)
-    shown, more = shop.cursors.cut(items, paging, "inventory", lambda last: [last.sku])
+    shown, more = shop.cursors.cut(items, paging, scope, lambda last: [last.sku])
     return answer(Page[ItemShape](items=[_shape(item) for item in shown], next_cursor=more))
 
 

@@ -1,45 +1,91 @@
 """Every setting, with a sentence. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
+YEAR_SECONDS = 365 * 86_400
+# Bounds within which every store, and every date that is reckoned with, can still tell a number.
+Count = Annotated[int, Field(le=10**9)]
+Moment = Annotated[float, Field(le=86_400)]
+Lasting = Annotated[int, Field(le=YEAR_SECONDS)]
+Days = Annotated[int, Field(le=3650)]
+
 Language = Literal["english", "german"]
 
 SECRET_LENGTH = 32
-"""Characters that `secret` has at least."""
+"""Characters at least of what signs."""
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret) < SECRET_LENGTH:
+        raise ValueError(f"too short, at least {SECRET_LENGTH} characters are needed")
+    return secret
+
+
+def _readable(url: str) -> str:
+    with suppress(ValueError):  # which may tell a part of it
+        if _is_readable(url):
+            return url
+    raise ValueError("no host can be read from it; what a password has of : / ? # @ has to be percent-encoded")
+
+
+def _is_readable(url: str) -> bool:
+    """Whether each driver reads the same from it. ValueError where one of its parts can't be."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    if "#" in url or "@" in parts.path:
+        return False
+    if parts.scheme.startswith("mongodb") and ("@" in login or login.count(":") > 1):
+        return False
+    if parts.scheme == "unix" or (not hosts and "host=" in parts.query):  # PostgreSQL's way to name a socket
+        return True
+    named = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    return all(host.hostname and host.port != 0 for host in named)
+
+
+StoreUrl = Annotated[str, AfterValidator(_readable)]
+LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class Settings(BaseSettings):
     """The shop's settings; `.env.example` lists them all."""
 
     model_config = SettingsConfigDict(
-        env_prefix="QUARTET_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="QUARTET_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        str_strip_whitespace=True,  # blank is not set
     )
 
-    postgres_url: str | None = Field(
+    postgres_url: StoreUrl | None = Field(
         None, pattern="^postgres(ql)?://", description="PostgreSQL 15 to 18, postgresql://user:password@host/db."
     )
-    postgres_replica_url: str | None = Field(
+    postgres_replica_url: StoreUrl | None = Field(
         None,
         pattern="^postgres(ql)?://",
         description="A streaming replica of it, where reports are read; it may lag.",
     )
-    mongodb_url: str | None = Field(
+    mongodb_url: StoreUrl | None = Field(
         None, pattern=r"^mongodb(\+srv)?://", description="MongoDB 7 or 8 (replica set), mongodb://host/db."
     )
-    redis_url: str | None = Field(
+    redis_url: StoreUrl | None = Field(
         None,
         pattern=r"^(rediss?(\+cluster)?|unix)://",
         description="Redis 7+ or Valkey 8+, redis://host:6379/0; of a cluster redis+cluster://host:6379,host:6379.",
     )
-    search_url: str | None = Field(
+    search_url: StoreUrl | None = Field(
         None,
         pattern="^https?://",
         description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; of a cluster http://host:9200,host:9200.",
@@ -64,40 +110,40 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="At least 32 characters; signs access tokens and cursors. `quartet up` draws one.",
     )
-    secrets_retired: tuple[SecretStr, ...] = Field(
+    secrets_retired: tuple[LongSecret, ...] = Field(
         (),
         description="Earlier secrets (JSON list), still good; docs/access.md says how long to keep each.",
     )
-    access_ttl: int = Field(900, ge=1, description="Seconds an access token lives.")
-    refresh_ttl: int = Field(2_592_000, ge=60, description="Seconds a refresh token lives (30 days).")
-    password_hashers: int = Field(1, ge=1, description="Processes that hash passwords (argon2id, 37 ms CPU each).")
-    password_queue: int = Field(64, ge=1, description="Sign-ins that may wait for a hasher; past it 429.")
-    order_hold_seconds: int = Field(900, ge=1, description="Seconds an unpaid order keeps its stock reserved.")
-    product_cache_seconds: int = Field(900, ge=1, description="Bound of a cached product's age.")
-    cart_days: int = Field(30, ge=1, description="Days an untouched cart is kept.")
+    access_ttl: Lasting = Field(900, ge=1, description="Seconds an access token lives.")
+    refresh_ttl: Lasting = Field(2_592_000, ge=60, description="Seconds a refresh token lives (30 days).")
+    password_hashers: Count = Field(1, ge=1, description="Processes that hash passwords (argon2id, 37 ms CPU each).")
+    password_queue: Count = Field(64, ge=1, description="Sign-ins that may wait for a hasher; past it 429.")
+    order_hold_seconds: Lasting = Field(900, ge=1, description="Seconds an unpaid order keeps its stock reserved.")
+    product_cache_seconds: Lasting = Field(900, ge=1, description="Bound of a cached product's age.")
+    cart_days: Days = Field(30, ge=1, description="Days an untouched cart is kept.")
     search_alias: str = Field("products", pattern=r"^[a-z][a-z0-9_-]*$", description="Alias of the search index.")
     comparison_share: float = Field(
         0.05, gt=0, le=1, description="Share of its time in which the worker compares the stores, all the time."
     )
-    search_replicas: int = Field(0, ge=0, description="Replicas of the search index (1 on a cluster).")
-    suggest_least_searches: int = Field(
-        5, ge=2, description="Searches that have found something until others are offered the query."
+    search_replicas: Count = Field(0, ge=0, description="Replicas of the search index (1 on a cluster).")
+    suggest_least_searches: Count = Field(
+        5, ge=2, description="Searches that have found a query exactly until others are offered it."
     )
-    search_log_days: int = Field(90, ge=1, description="Days that the log of searches goes back.")
-    sync_batch: int = Field(500, ge=1, description="Products or events that the worker carries in one batch at most.")
-    sync_gather_seconds: float = Field(
+    search_log_days: Days = Field(90, ge=1, description="Days that the log of searches goes back.")
+    sync_batch: Count = Field(500, ge=1, description="Products or events that the worker carries in one batch at most.")
+    sync_gather_seconds: Moment = Field(
         0.02, ge=0, description="How long the worker gathers catalog changes into one batch."
     )
-    sync_waiting: int = Field(
+    sync_waiting: Count = Field(
         20_000,
         ge=1,
         description="Changes that may wait in a worker; past that it reads on once they are carried. As many events at "
         "once are looked through for those of a batch of products.",
     )
-    canary_seconds: float = Field(
+    canary_seconds: Moment = Field(
         1.0, ge=0, description="How often freshness is measured by a product that nobody is shown; 0 is never."
     )
-    worker_lease_seconds: float = Field(
+    worker_lease_seconds: Moment = Field(
         3.0, gt=0, description="How long a silent worker's work is left to it; then another takes it over."
     )
 
@@ -105,32 +151,34 @@ class Settings(BaseSettings):
     search_languages: dict[Literal["name", "more", "description"], Language] = Field(
         {}, description="Fields of a product that are written in another language (JSON object)."
     )
-    search_weights: dict[Literal["name", "exact", "brand", "more", "description"], Annotated[float, Field(ge=0)]] = (
-        Field(
-            {"name": 3.0, "exact": 1.0, "brand": 2.0, "more": 1.0, "description": 0.5},
-            description="What a word weighs by where it stands; `exact` is a name's word as typed (JSON object).",
-        )
+    search_weights: dict[
+        Literal["name", "exact", "brand", "more", "description"], Annotated[float, Field(ge=0, le=1000)]
+    ] = Field(
+        {"name": 3.0, "exact": 1.0, "brand": 2.0, "more": 1.0, "description": 0.5},
+        description="What a word weighs by where it stands; `exact` is a name's word as typed (JSON object).",
     )
     search_cache_seconds: float = Field(1.0, ge=0, le=1, description="Seconds an answer to a search is kept; 0: not.")
     search_cache_bytes: int = Field(
-        33_554_432, ge=0, description="Bytes of answers to searches that each process keeps."
+        33_554_432, ge=0, le=2**40, description="Bytes of answers to searches that each process keeps."
     )
-    search_share: int = Field(4, ge=1, description="Searches of one client that a process asks of the engine at once.")
-    search_seconds: float = Field(1.0, gt=0, description="Seconds the engine may take; then it answers with a part.")
+    search_share: Count = Field(
+        4, ge=1, description="Searches of one client that a process asks of the engine at once."
+    )
+    search_seconds: Moment = Field(1.0, gt=0, description="Seconds the engine may take; then it answers with a part.")
 
-    limit_browse: int = Field(6000, ge=1, description="Reads a minute for a user, else for an address.")
-    limit_search: int = Field(3000, ge=1, description="Searches a minute for a user, else for an address.")
-    limit_write: int = Field(3000, ge=1, description="Writes a minute for a user, else for an address.")
-    limit_auth: int = Field(
+    limit_browse: Count = Field(6000, ge=1, description="Reads a minute for a user, else for an address.")
+    limit_search: Count = Field(3000, ge=1, description="Searches a minute for a user, else for an address.")
+    limit_write: Count = Field(3000, ge=1, description="Writes a minute for a user, else for an address.")
+    limit_auth: Count = Field(
         1200,
         ge=1,
         description="Sign-ins and all that changes an account, a minute for a user, else for an address.",
     )
-    limit_pay: int = Field(
+    limit_pay: Count = Field(
         1200, ge=1, description="Orders, payments and what is done to them, a minute for a user, else for an address."
     )
-    limit_sign_in_failures: int = Field(10, ge=1, description="Wrong passwords for an account until it has to wait.")
-    limit_address_failures: int = Field(
+    limit_sign_in_failures: Count = Field(10, ge=1, description="Wrong passwords for an account until it has to wait.")
+    limit_address_failures: Count = Field(
         100, ge=1, description="Wrong passwords from a client's address until it has to wait."
     )
 
@@ -147,12 +195,12 @@ class Settings(BaseSettings):
     sandbox_webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signs the sandbox provider's webhooks; drawn from `secret` when empty."
     )
-    sandbox_slow_seconds: float = Field(3.0, ge=0, description="How long the sandbox takes over `card_slow`.")
-    sandbox_async_seconds: float = Field(1.0, ge=0, description="How long `card_async` is pending at the sandbox.")
+    sandbox_slow_seconds: Moment = Field(3.0, ge=0, description="How long the sandbox takes over `card_slow`.")
+    sandbox_async_seconds: Moment = Field(1.0, ge=0, description="How long `card_async` is pending at the sandbox.")
     sandbox_hold_seconds: float = Field(
-        604_800.0, gt=0, description="How long the sandbox holds money that is not captured (7 days)."
+        604_800.0, gt=0, le=YEAR_SECONDS, description="How long the sandbox holds money that is not captured (7 days)."
     )
-    sandbox_latency_seconds: float = Field(0.0, ge=0, description="How long each call to the sandbox takes.")
+    sandbox_latency_seconds: Moment = Field(0.0, ge=0, description="How long each call to the sandbox takes.")
     sandbox_error_share: float = Field(
         0.0, ge=0, le=1, description="Share of the sandbox's calls that fail before anything happens."
     )
@@ -163,14 +211,14 @@ class Settings(BaseSettings):
         0.0, ge=0, le=1, description="Share of the sandbox's calls that do their work and give no answer."
     )
     sandbox_webhook_copies: int = Field(1, ge=0, le=100, description="How often the sandbox sends each webhook.")
-    sandbox_webhook_late_seconds: float = Field(
+    sandbox_webhook_late_seconds: Moment = Field(
         0.0, ge=0, description="Up to how much too late each copy of a sandbox's webhook is."
     )
     sandbox_seed: int = Field(1, description="Draws the sandbox's faults; the same seed, the same faults.")
     stripe_secret_key: SecretStr = Field(
         SecretStr(""), description="Stripe's secret or restricted key, `sk_…` or `rk_…`."
     )
-    stripe_webhook_secrets: tuple[SecretStr, ...] = Field(
+    stripe_webhook_secrets: tuple[LongSecret, ...] = Field(
         (), description="Secrets of Stripe's webhooks, `whsec_…`; two while one is being replaced (JSON list)."
     )
     stripe_api_url: str = Field("", description="Where Stripe's API is, for tests; Stripe's own when empty.")
@@ -185,11 +233,15 @@ class Settings(BaseSettings):
     payment_return_url: str = Field(
         "", description="Where a buyer sent to a provider's page comes back; `base_url` when empty."
     )
-    payment_timeout: float = Field(10.0, gt=0, description="Seconds a provider may take; then `pending`, asked later.")
+    payment_timeout: Moment = Field(
+        10.0, gt=0, description="Seconds a provider may take, less than a request; then `pending`, asked later."
+    )
 
-    request_timeout: float = Field(15.0, gt=0, description="Seconds after which a request is given up (504).")
-    postgres_pool: int = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
-    redis_doubt: float = Field(
+    request_timeout: Moment = Field(
+        15.0, gt=0, description="Seconds after which a request is given up (504), more than `payment_timeout`."
+    )
+    postgres_pool: Count = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
+    redis_doubt: Moment = Field(
         0.04,
         gt=0,
         description="Seconds without any answer of Redis until limits do without it; those of guests who look around, "
@@ -203,10 +255,15 @@ class Settings(BaseSettings):
 
     @field_validator("secret")
     @classmethod
-    def _long_enough(cls, secret: SecretStr) -> SecretStr:
-        if 0 < len(secret.get_secret_value()) < SECRET_LENGTH:
-            raise ValueError("too short")
-        return secret
+    def _long_enough_if_set(cls, secret: SecretStr) -> SecretStr:
+        return _long_enough(secret) if secret else secret
+
+    @field_validator("request_timeout")
+    @classmethod
+    def _outlasts_payments(cls, seconds: float, info: ValidationInfo) -> float:
+        if seconds <= info.data.get("payment_timeout", 0):
+            raise ValueError("has to be more than QUARTET_PAYMENT_TIMEOUT")
+        return seconds
 
     def all_secrets(self) -> list[str]:
         """The one that signs, then those that only verify."""

@@ -76,8 +76,8 @@ async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
                 await store.seed(shop.stores.redis, now, period, counted[first : first + BATCH])
             made[period] = len(counted)
         await shop.step("boards made")
-        if not await store.swap(shop.stores.redis, now, whose):
-            raise StoreUnavailable("redis", "the boards in the making are gone: begin again")
+        if not await store.swap(shop.stores.redis, now, whose, made):
+            raise StoreUnavailable("redis", "the boards in the making are gone, or a part of them: begin again")
         await shop.step("boards swapped")
     return made
 

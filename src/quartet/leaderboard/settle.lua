@@ -3,7 +3,8 @@
 -- money is given back and never taken again. So the same thing may be said many times and in any order. While a board is
 -- being made anew, what is said of the live one is said of the new one too.
 -- KEYS: the mark that boards are being made anew; then for each board itself, its sources, and both in the making.
--- ARGV: 'live', or 'next' for the ones in the making alone; the seconds each board lives; then source, user, points, …
+-- ARGV: 'live', or 'next' for the ones in the making alone, where it is counted how many were told so; the seconds each
+-- board lives; then source, user, points, …
 -- Reply: how many of the sources were new to the first board.
 local boards = (#KEYS - 1) / 4
 local building = redis.call('EXISTS', KEYS[1]) == 1
@@ -34,7 +35,10 @@ local first
 for b = 1, boards do
   local k, fresh = 4 * b - 2, 0
   if ARGV[1] == 'live' then fresh = settle(KEYS[k], KEYS[k + 1], ARGV[b + 1]) end
-  if building then settle(KEYS[k + 2], KEYS[k + 3], ARGV[b + 1]) end
+  if building then
+    if ARGV[1] == 'next' then redis.call('HINCRBY', KEYS[k + 3], 'seeded', (#ARGV - boards - 1) / 3) end
+    settle(KEYS[k + 2], KEYS[k + 3], ARGV[b + 1])
+  end
   first = first or fresh
 end
 return first

@@ -1,6 +1,6 @@
 """Boards in Redis, a sorted set a day and one a week, all in one slot; points that staff gave in PostgreSQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -55,9 +55,10 @@ async def begin(redis: RedisStore, now: datetime, whose: str) -> None:
     await redis.pipeline([("DEL", *making), ("SET", BUILDING, whose, "EX", BUILDING_SECONDS)])
 
 
-async def swap(redis: RedisStore, now: datetime, whose: str) -> bool:
-    """The boards in the making are the live ones. False: another making has begun since."""
-    return bool(await redis.run(SWAP, _keys(PERIODS, now), [whose]))
+async def swap(redis: RedisStore, now: datetime, whose: str, made: Mapping[Period, int]) -> bool:
+    """The boards in the making, each `made` of so many sources, are the live ones. False: another making has begun
+    since, or a server has taken over that has not heard of all sources."""
+    return bool(await redis.run(SWAP, _keys(PERIODS, now), [whose, *(made[period] for period in PERIODS)]))
 
 
 async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:

@@ -7,7 +7,7 @@ from quartet.merchandising.model import (
     read_id,
 )
 from quartet.merchandising.rules import MOST_ALTERNATIVES, offers, ruling, stamp_of_late
-from quartet.merchandising.service import count_queries, keep, note_opened, note_search, sweep, write_log
+from quartet.merchandising.service import count_queries, credit_late, keep, note_opened, note_search, sweep, write_log
 from quartet.merchandising.store import expect, forget_lines, report
 from quartet.merchandising.typeahead import FEWEST_LETTERS
 
@@ -18,6 +18,7 @@ __all__ = [
     "ReportOrder",
     "Ruling",
     "count_queries",
+    "credit_late",
     "expect",
     "forget_lines",
     "keep",

@@ -13,7 +13,7 @@ from quartet.merchandising.model import LONGEST_QUERY, Ranking
 from quartet.web.answers import answer, nothing, problems
 from quartet.web.dependencies import PathId, ShopDep, Staff
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Int, Shape, Sku, text
+from quartet.web.shapes import Body, Bool, Int, NoBody, Shape, Sku, text
 
 router = APIRouter(prefix="/search", tags=["search"])
 
@@ -33,7 +33,7 @@ class SynonymsBody(Body):
 
 
 class SynonymsShape(Shape):
-    """In lower case, with single spaces."""
+    """As a search reads them: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     words: list[str]
@@ -43,20 +43,23 @@ class SynonymsShape(Shape):
 
 class RuleBody(Body):
     """`pinned` stand first for the query, in this order, whether its words find them or not; `hidden` are not found by
-    it. SKUs of products, or of their variants."""
+    it. SKUs of products, or of their variants. Unless `offered` the query is not shown to others who type, however
+    often it is searched for."""
 
     query: Words
     pinned: Skus = Field(default_factory=list)
     hidden: Skus = Field(default_factory=list)
+    offered: Bool = True
 
 
 class RuleShape(Shape):
-    """`query` in lower case, with single spaces."""
+    """`query` as a search reads it: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     query: str
     pinned: list[str]
     hidden: list[str]
+    offered: bool
     updated_at: datetime
 
 
@@ -94,7 +97,7 @@ async def add_synonyms(body: SynonymsBody, shop: ShopDep, principal: Staff) -> R
 
 
 @router.delete("/synonyms/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
-async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
     """Out of force within a second."""
     await service.drop_synonyms(shop, synonyms_id, actor=principal.actor)
     return nothing()
@@ -113,12 +116,14 @@ async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
 @router.post("/rules", status_code=201, response_model=RuleShape, responses=problems(*_STAFF))
 async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
     """In place of what was said of the query before; in force within a second."""
-    rule = await service.put_rule(shop, body.query, body.pinned, body.hidden, actor=principal.actor)
+    rule = await service.put_rule(
+        shop, body.query, body.pinned, body.hidden, offered=body.offered, actor=principal.actor
+    )
     return answer(RuleShape.model_validate(rule), 201)
 
 
 @router.delete("/rules/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
-async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff) -> Response:
+async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
     """Out of force within a second."""
     await service.drop_rule(shop, rule_id, actor=principal.actor)
     return nothing()

@@ -1,31 +1,36 @@
 """What is remembered of searches, and in which words."""
 
 import re
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from quartet.kernel.texts import fold, measured
+
 # The header that an answer of search carries, and that a product's page may be asked for with.
 SEARCH_ID = "X-Search-Id"
 LONGEST_QUERY = 100
 MASK = "…"
-_ADDRESS = re.compile(r"\S*@\S*")
-# Article numbers are as long.
-_LONG_NUMBER = re.compile(r"\+?\d(?:[ ./()-]*\d){6,}")
+# An address of e-mail, or a long number; article numbers are as long.
+_OWN = re.compile(r"\S*@\S*|\+?\d(?:[ ./()-]*\d){6,}")
 
 ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
 class Searched(NamedTuple):
-    """A search as it is kept."""
+    """A search as it is kept. `spelt`: how the query was typed, where that is another text; `exact`: what was found has
+    all of its words as they are."""
 
     id: UUID
     at: datetime
     query: str
+    spelt: str | None
     found: int
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class Synonyms:
 
 @dataclass(frozen=True)
 class Rule:
-    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named."""
+    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named; whether
+    the query may be offered to others."""
 
     id: UUID
     query: str
@@ -84,6 +90,7 @@ class Rule:
     hidden: tuple[str, ...]
     pinned_ids: tuple[str, ...]
     hidden_ids: tuple[str, ...]
+    offered: bool
     updated_at: datetime
 
 
@@ -107,34 +114,54 @@ class Ruling:
     boosts: Mapping[str, float] = field(default_factory=dict)
 
 
-def normalised(text: str) -> str:
-    """A query in the words by which it is known: case and spaces make no other.
+_MARKS = re.escape("".join(set(string.punctuation) - set("_.,'"))) + "¡§«·»¿\u2000-\u206f\u3000-\u303f"
+# What is within a word, or a number, is a part of it.
+_PARTING = re.compile(rf"[{_MARKS}]|(?<!\d)[.,]|[.,](?!\d)|(?<!\w)'|'(?!\w)")
 
-    >>> normalised("  Red   MUG ")
-    'red mug'
+
+@lru_cache(10_000)  # as many as are offered, which each process reads again and again
+def normalised(text: str) -> str:
+    """A query in the words by which it is known, as a search reads it: case, spaces, accents, punctuation and the
+    spelling of measures make no other.
+
+    >>> normalised("  Red   MUG! "), normalised("Piqué-Polo"), normalised('14" laptop, (32 GB)')
+    ('red mug', 'pique polo', '14inch laptop 32gb')
     """
-    return " ".join(text.casefold().split())[:LONGEST_QUERY].rstrip()
+    return _tidy(fold(text))
+
+
+def _tidy(text: str) -> str:
+    # What punctuation parted may be a measure too.
+    return measured(" ".join(_PARTING.sub(" ", measured(text)).split()))[:LONGEST_QUERY].rstrip(" .,'")
 
 
 def phrase(words: Sequence[str]) -> tuple[str, ...]:
-    """Words by which synonyms are looked up: a plural's last letter makes no other.
+    """Words by which what staff say is looked up: a plural's last letter makes no other.
 
-    >>> phrase(["glass", "sofas"])
-    ('glass', 'sofa')
+    >>> phrase(["glass", "sofas", "men's"])
+    ('glass', 'sofa', 'men')
     """
-    return tuple(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words)
+    return tuple(
+        w[:-1].removesuffix("'") if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words
+    )
 
 
 @lru_cache(1_000)
-def told(text: str, found: int) -> str:
-    """A query as the log keeps it: an address of e-mail, or a long number, may be somebody's own. Not one that found
-    something by itself: of a query with other words nobody can tell which of them did.
+def told(text: str, exact: bool) -> tuple[str, str | None]:
+    """A query as the log keeps it, and as it was typed where that is another text: an address of e-mail, or a long
+    number, may be somebody's own. Not one that found something by itself: of a query with other words nobody can tell
+    which of them did.
 
-    >>> told("Ann@example.com mug", 1), told("+44 20 7946 0958", 1), told("4006381333931", 1), told("0207946095 mug", 1)
-    ('… mug', '…', '4006381333931', '… mug')
+    >>> told("Café, for ann@example.com", True), told("4006381333931", True), told("4006381333931", False)
+    (('cafe for …', 'café for …'), ('4006381333931', None), ('…', None))
     """
-    masked = _ADDRESS.sub(MASK, text)
-    return normalised(masked if found and masked.strip().isalnum() else _LONG_NUMBER.sub(MASK, masked))
+    parts = [text] if exact and text.strip().isalnum() else _OWN.split(text)
+    query, spelt = _masked(map(normalised, parts)), _masked(_tidy(part.casefold()) for part in parts)
+    return query, spelt if spelt != query else None
+
+
+def _masked(parts: Iterable[str]) -> str:
+    return f" {MASK} ".join(parts).strip()[:LONGEST_QUERY].rstrip()
 
 
 def read_id(text: str | None) -> UUID | None:

@@ -1,7 +1,7 @@
 -- name: write_searches
 -- Written again after a timeout it changes nothing.
-INSERT INTO searches (id, at, query, found)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::int[])
+INSERT INTO searches (id, at, query, spelt, found, exact)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::int[], $6::bool[])
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens
@@ -19,18 +19,30 @@ JOIN order_items line ON line.order_id = $1 AND line.sku = given.sku
 ORDER BY line.sku, n;
 
 -- name: credit
--- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once.
+-- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once. Who
+-- answered a search gathers before it writes: where the order was sooner paid, the line waits for `paid`.
 WITH sold AS (
-    DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]) RETURNING order_id, sku, search_id
+    DELETE FROM search_lines l USING searches s WHERE l.order_id = ANY ($1::uuid[]) AND s.id = l.search_id
+    RETURNING l.order_id, l.sku, s.query
 )
 INSERT INTO search_sales AS s (day, query, sku, currency, units, gross_cents)
-SELECT (o.created_at AT TIME ZONE 'UTC')::date, searches.query, sold.sku, o.currency, sum(line.quantity),
+SELECT (o.created_at AT TIME ZONE 'UTC')::date, sold.query, sold.sku, o.currency, sum(line.quantity),
        sum(line.quantity * line.unit_price_cents)
-FROM sold JOIN searches ON searches.id = sold.search_id JOIN orders o ON o.id = sold.order_id
+FROM sold JOIN orders o ON o.id = sold.order_id
 JOIN order_items line ON line.order_id = sold.order_id AND line.sku = sold.sku
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 ON CONFLICT (day, query, sku, currency) DO UPDATE
 SET units = s.units + excluded.units, gross_cents = s.gross_cents + excluded.gross_cents;
+
+-- name: paid
+-- Paid orders with lines that nothing was counted of yet. What another transaction is just counting is left to it.
+SELECT l.order_id FROM search_lines l JOIN orders o ON o.id = l.order_id
+WHERE o.status NOT IN ('pending', 'cancelled') FOR UPDATE OF l SKIP LOCKED;
+
+-- name: give_up
+-- Of these orders, lines whose search would long be written if it were one of ours.
+DELETE FROM search_lines l USING orders o
+WHERE l.order_id = ANY ($1::uuid[]) AND o.id = l.order_id AND o.created_at < now() - interval '10 minutes';
 
 -- name: forget_lines
 DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
@@ -88,13 +100,13 @@ UPDATE search_ranking SET stamp = stamp + 1;
 SELECT id, words, means, created_at FROM search_synonyms ORDER BY id;
 
 -- name: all_rules
-SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules ORDER BY query;
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at FROM search_rules ORDER BY query;
 
 -- name: synonyms_page
 SELECT id, words, means, created_at FROM search_synonyms WHERE id < $1 ORDER BY id DESC LIMIT $2;
 
 -- name: rules_page
-SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at FROM search_rules
 WHERE query > $1 ORDER BY query LIMIT $2;
 
 -- name: add_synonyms
@@ -104,20 +116,21 @@ INSERT INTO search_synonyms (id, words, means, created_at) VALUES ($1, $2, $3, $
 DELETE FROM search_synonyms WHERE id = $1 RETURNING id, words, means, created_at;
 
 -- name: lock_rule
-SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at FROM search_rules WHERE query = $1 FOR UPDATE;
+SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at FROM search_rules
+WHERE query = $1 FOR UPDATE;
 
 -- name: put_rule
 -- In place of what was said of the query before, under the id that it had.
-INSERT INTO search_rules AS r (id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO search_rules AS r (id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (query) DO UPDATE
 SET pinned = excluded.pinned, hidden = excluded.hidden, pinned_ids = excluded.pinned_ids,
-    hidden_ids = excluded.hidden_ids, updated_at = excluded.updated_at
-RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at;
+    hidden_ids = excluded.hidden_ids, offered = excluded.offered, updated_at = excluded.updated_at
+RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at;
 
 -- name: drop_rule
 DELETE FROM search_rules WHERE id = $1
-RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at;
+RETURNING id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at;
 
 -- name: ranking
 SELECT most_boost, least_units, days FROM search_ranking;
@@ -136,20 +149,23 @@ GROUP BY query, sku HAVING sum(units) >= $3 ORDER BY units DESC, query, sku LIMI
 
 -- name: count_queries
 -- The day that begins with $1 counted anew, as far as the log tells. Search ids are drawn anew for each answer, but
--- whoever loads one page again and again is no crowd: of one query a minute counts once.
-INSERT INTO query_days AS d (day, query, searches, found)
+-- whoever loads one page again and again is no crowd: of one query a minute counts once. A search that found only
+-- something like it found nothing: whatever is typed beside a word of the catalog's does, and so do misspelt words.
+INSERT INTO query_days AS d (day, query, searches, found, spelt)
 SELECT (at AT TIME ZONE 'UTC')::date, query, count(DISTINCT date_trunc('minute', at)),
-       count(DISTINCT date_trunc('minute', at)) FILTER (WHERE found > 0)
+       count(DISTINCT date_trunc('minute', at)) FILTER (WHERE exact),
+       mode() WITHIN GROUP (ORDER BY coalesce(spelt, query))
 FROM searches WHERE at >= $1 AND at < $1 + interval '1 day' AND strpos(query, '…') = 0
 GROUP BY 1, 2 ORDER BY 1, 2
-ON CONFLICT (day, query) DO UPDATE SET searches = excluded.searches, found = excluded.found
-WHERE (d.searches, d.found) <> (excluded.searches, excluded.found);
+ON CONFLICT (day, query) DO UPDATE SET searches = excluded.searches, found = excluded.found, spelt = excluded.spelt
+WHERE (d.searches, d.found, d.spelt) IS DISTINCT FROM (excluded.searches, excluded.found, excluded.spelt);
 
 -- name: sweep_query_days
 DELETE FROM query_days WHERE day < ($1 AT TIME ZONE 'UTC')::date;
 
 -- name: past_queries
--- What several searches asked for, and most of them found; the most frequent.
-SELECT query, sum(searches)::bigint AS searches FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date
+-- What several searches asked for, and most of them found; the most frequent, spelt as on the latest day.
+SELECT (array_agg(coalesce(spelt, query) ORDER BY day DESC))[1] AS spelt, sum(searches)::bigint AS searches
+FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date
 GROUP BY query HAVING sum(found) >= $2 AND 2 * sum(found) > sum(searches)
 ORDER BY searches DESC, query LIMIT $3;

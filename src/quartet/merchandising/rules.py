@@ -40,7 +40,7 @@ class Book:
 
     stamp: int = 0
     synonyms: Mapping[Phrase, Sequence[Phrase]] = field(default_factory=dict)
-    rules: Mapping[str, Rule] = field(default_factory=dict)
+    rules: Mapping[Phrase, Rule] = field(default_factory=dict)
     boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
     category_offers: Offers = field(default_factory=Offers)
@@ -49,7 +49,10 @@ class Book:
     def of(self, text: str) -> Ruling:
         """What is said about a query."""
         query = normalised(text)
-        rule = self.rules.get(query)
+        words = tuple(query.split())
+        if not words:
+            return Ruling()
+        rule = rule_of(words, self.rules)
         return Ruling(
             alternatives=tuple(alternatives(query, self.synonyms)) if self.synonyms else (),
             pinned=rule.pinned_ids if rule else (),
@@ -71,15 +74,26 @@ def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> lis
     return [" ".join(words) for words in found[1:]]
 
 
+def rule_of(words: Phrase, rules: Mapping[Phrase, Rule]) -> Rule | None:
+    """The rule for these very words, else for their singular or plural."""
+    return rules.get(words) or rules.get(phrase(words))
+
+
+def by_words(held: Iterable[Rule]) -> dict[Phrase, Rule]:
+    """Rules by what is typed, plural or not; of two the one for these very words, then the latest."""
+    ordered = [(tuple(normalised(rule.query).split()), rule) for rule in sorted(held, key=lambda one: one.updated_at)]
+    return {phrase(words): rule for words, rule in ordered} | dict(ordered)
+
+
 def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
     """By what is typed, plural or not, the words that stand for it."""
     found: dict[Phrase, list[Phrase]] = {}
     for each in held:
         for typed in each.words:
-            own = tuple(typed.split())
+            own = tuple(normalised(typed).split())
             others = found.setdefault(phrase(own), [])
-            means = each.means or [word for word in each.words if word != typed]
-            others += [other for text in means if (other := tuple(text.split())) not in others and other != own]
+            means = [tuple(normalised(text).split()) for text in each.means or each.words]
+            others += [other for other in dict.fromkeys(means) if other and other not in others and other != own]
     return found
 
 
@@ -90,7 +104,7 @@ def boosts(
     units: dict[str, dict[str, int]] = {}
     for query, sku, sold in sales:
         if (product_id := product_ids.get(sku)) is not None:
-            of_query = units.setdefault(query, {})
+            of_query = units.setdefault(normalised(query), {})
             of_query[product_id] = of_query.get(product_id, 0) + sold
     return {
         query: {id_: round(1 + most * sold / max(of_query.values()), 4) for id_, sold in of_query.items()}
@@ -131,12 +145,17 @@ async def _read(shop: Shop, stamp: int, before: Book) -> Book:
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
         since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
         past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    by_query = {rule.query: rule for rule in rules}
-    categories = await _categories(shop, before)
+    said, categories = by_words(rules), await _categories(shop, before)
+    past = [(shown, count) for shown, count in past if _may_be_offered(shown, said)]
     return Book(
-        stamp, table(synonyms), by_query, await _boosts(shop, sales, ranking, before), categories,
+        stamp, table(synonyms), said, await _boosts(shop, sales, ranking, before), categories,
         typeahead.of_categories(categories), typeahead.of_queries(past),
     )  # fmt: skip
+
+
+def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:
+    rule = rule_of(tuple(normalised(text).split()), rules)
+    return rule is None or rule.offered
 
 
 async def _categories(shop: Shop, before: Book) -> Mapping[str, str]:

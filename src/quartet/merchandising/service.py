@@ -89,11 +89,13 @@ def _journal(shop: Shop) -> Journal:
     return journal
 
 
-def note_search(shop: Shop, text: str, found: int) -> UUID:
-    """Notes a search that has been answered, and gives it the id that its answer carries."""
-    search_id = new_row_id()
-    if query := told(text, found):
-        _journal(shop).note(Searched(search_id, shop.clock.now(), query, found))
+def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:
+    """Notes a search that has been answered, and gives it the id that its answer carries. `exact`: what was found has
+    all of its words as they are."""
+    search_id, exact = new_row_id(), exact and found > 0
+    query, spelt = told(text, exact)
+    if query:
+        _journal(shop).note(Searched(search_id, shop.clock.now(), query, spelt, found, exact))
     return search_id
 
 
@@ -123,6 +125,12 @@ def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
             with suppress(ValueError, TypeError, AttributeError, KeyError):
                 ids.append(UUID(event.payload["order_id"]))
     return ids
+
+
+async def credit_late(shop: Shop) -> None:
+    """Counts what was sold before its search was written down, as `keep` does the rest."""
+    async with shop.stores.pg.tx() as tx:
+        await store.credit_late(tx)
 
 
 async def count_queries(shop: Shop) -> None:
@@ -172,7 +180,9 @@ async def drop_synonyms(shop: Shop, id_: UUID, *, actor: str) -> None:
         await trail.record(tx, actor, "synonyms.drop", "synonyms", id_, before=before)
 
 
-async def put_rule(shop: Shop, query: str, pinned: Sequence[str], hidden: Sequence[str], *, actor: str) -> Rule:
+async def put_rule(
+    shop: Shop, query: str, pinned: Sequence[str], hidden: Sequence[str], *, offered: bool, actor: str
+) -> Rule:
     """In place of what was said of the query before. Raises Invalid naming the field, StoreUnavailable."""
     query = normalised(query)
     if not query:
@@ -184,7 +194,7 @@ async def put_rule(shop: Shop, query: str, pinned: Sequence[str], hidden: Sequen
     pinned_ids, hidden_ids = _products(pinned, ids), _products(hidden, ids)
     if both := [sku for sku in hidden if ids[sku] in pinned_ids]:  # each perhaps by another variant's SKU
         raise invalid("hidden", f"has {both[0]}, which is pinned")
-    rule = Rule(new_id(), query, tuple(pinned), tuple(hidden), pinned_ids, hidden_ids, shop.clock.now())
+    rule = Rule(new_id(), query, tuple(pinned), tuple(hidden), pinned_ids, hidden_ids, offered, shop.clock.now())
     async with shop.stores.pg.tx() as tx:
         before, after = await store.put_rule(tx, rule)
         await trail.record(tx, actor, "search-rule.put", "search-rule", after.id, before=before, after=after)

@@ -27,8 +27,7 @@ PORTION = 20_000
 async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -> None:
     """Once or many times the same."""
     if searches:
-        ids, moments = [s.id for s in searches], [s.at for s in searches]
-        await tx.execute(q.write_searches, ids, moments, [s.query for s in searches], [s.found for s in searches])
+        await tx.execute(q.write_searches, *map(list, zip(*searches, strict=True)))
     if opens:
         await tx.execute(
             q.write_opens, [o.search_id for o in opens], [o.product_id for o in opens], [o.at for o in opens]
@@ -41,8 +40,15 @@ async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """They are paid: what they sold counts for its queries, once."""
+    """They are paid: what they sold counts for its queries, once, as far as these are written down."""
     await tx.execute(q.credit, order_ids)
+
+
+async def credit_late(tx: Tx) -> None:
+    """What was paid before its search was written down counts now; the lines of searches that never are go."""
+    if order_ids := [row["order_id"] for row in await tx.fetch(q.paid)]:
+        await credit(tx, order_ids)
+        await tx.execute(q.give_up, order_ids)
 
 
 async def forget_lines(tx: Tx, order_ids: Sequence[UUID]) -> None:
@@ -73,9 +79,10 @@ async def count_queries(tx: Tx, day: datetime) -> None:
 
 
 async def past_queries(read: Read, since: datetime, least: int, limit: int) -> list[tuple[str, int]]:
-    """Queries that `least` searches at least asked for with success, and how many did, the most frequent first."""
+    """Queries that `least` searches at least found exactly, as they were typed of late, and how many asked for them,
+    the most frequent first."""
     rows = await read.fetch(q.past_queries, since, least, limit)
-    return [(row["query"], row["searches"]) for row in rows]
+    return [(row["spelt"], row["searches"]) for row in rows]
 
 
 # --- What staff say ---------------------------------------------------------------------------------------------------
@@ -126,8 +133,9 @@ async def put_rule(tx: Tx, rule: Rule) -> tuple[Rule | None, Rule]:
     """What was said of the query before, and what is said now."""
     before = await tx.fetchrow(q.lock_rule, rule.query)
     row = await tx.fetchrow(
-        q.put_rule, rule.id, rule.query, rule.pinned, rule.hidden, rule.pinned_ids, rule.hidden_ids, rule.updated_at
-    )
+        q.put_rule, rule.id, rule.query, rule.pinned, rule.hidden, rule.pinned_ids, rule.hidden_ids, rule.offered,
+        rule.updated_at,
+    )  # fmt: skip
     await tx.execute(q.touch)
     return _rule(before) if before else None, _rule(row)
 
@@ -167,4 +175,4 @@ def _synonyms(row: Record) -> Synonyms:
 def _rule(row: Record) -> Rule:
     pinned, hidden = tuple(row["pinned"]), tuple(row["hidden"])
     ids = tuple(row["pinned_ids"]), tuple(row["hidden_ids"])
-    return Rule(row["id"], row["query"], pinned, hidden, *ids, row["updated_at"])
+    return Rule(row["id"], row["query"], pinned, hidden, *ids, row["offered"], row["updated_at"])

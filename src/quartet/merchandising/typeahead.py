@@ -84,5 +84,9 @@ def of_categories(names: Mapping[str, str]) -> Offers:
 
 
 def of_queries(searches: Iterable[tuple[str, int]]) -> Offers:
-    """Past queries, the most frequent first. Values are the queries."""
-    return Offers.of((query, count, query) for query, count in searches)
+    """Past queries, (as it is shown, how often) each, the most frequent first. Values are what is shown."""
+    known: dict[str, tuple[int, str]] = {}
+    for shown, count in searches:
+        before, first = known.get(normalised(shown), (0, shown))
+        known[normalised(shown)] = before + count, first
+    return Offers.of((query, count, shown) for query, (count, shown) in known.items())

@@ -18,7 +18,14 @@ from quartet.kernel.errors import (
     invalid,
 )
 from quartet.orders import store
-from quartet.orders.model import EmailNotVerified, InvalidTransition, Order, PaymentNotCaptured, Status
+from quartet.orders.model import (
+    EmailNotVerified,
+    InvalidTransition,
+    Order,
+    PaymentContested,
+    PaymentNotCaptured,
+    Status,
+)
 from quartet.orders.shapes import OrderShape
 from quartet.stores.postgres import Tx
 from quartet.web import idempotency, trail
@@ -102,7 +109,7 @@ async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Respons
 @router.post(
     "/{id}/ship",
     response_model=OrderShape,
-    responses=problems(NotFound, InvalidTransition, PaymentNotCaptured, Forbidden, *_KEYED),
+    responses=problems(NotFound, InvalidTransition, PaymentNotCaptured, PaymentContested, Forbidden, *_KEYED),
 )
 async def ship_order(
     shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None

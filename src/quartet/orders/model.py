@@ -22,6 +22,29 @@ class OrderItem:
 
 
 @dataclass(frozen=True)
+class PaymentRefund:
+    """Money of a payment that was promised back, as the payments room keeps it, whether or not the provider gave it."""
+
+    id: UUID
+    amount_cents: int
+    status: str
+    reason: str
+    created_at: datetime
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What somebody else did to a payment's money: a bank (`dispute`), the provider (`reversal`), or a hand at the
+    provider's page for which the books have no room (`refund`)."""
+
+    reason: str
+    amount_cents: int
+    contested_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
 class OrderPayment:
     """A try at paying, as the payments room keeps it."""
 
@@ -32,6 +55,8 @@ class OrderPayment:
     amount_cents: int
     status: str
     processed_at: datetime | None
+    refunds: tuple[PaymentRefund, ...]
+    contests: tuple[Contest, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,8 @@ class RefundPart:
 
 @dataclass(frozen=True)
 class GivenBack:
-    """A refund as its order's page shows it; `restocked` where any piece came back with it."""
+    """A refund as its order's page shows it; `restocked` where any piece came back with it. One that the provider
+    could not give after all is followed by another of as much less than nothing."""
 
     id: UUID
     at: datetime
@@ -190,3 +216,12 @@ class PaymentNotCaptured(Conflict):
     """The order's money is only held, not taken. Capture its payment (POST /payments/{id}/capture), then ship."""
 
     slug, title = "payment-not-captured", "The payment has not been captured"
+
+
+class PaymentContested(Conflict):
+    """Somebody else has moved the money of this order's payment, `paymentId`, or claims it: `reason` is a `dispute` at
+    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look there what became of
+    it; then POST /payments/{id}/settle, and go on with what is left. Until then nothing is sent, taken or given back,
+    lest the money go back twice."""
+
+    slug, title = "payment-contested", "The payment is contested"

@@ -1,6 +1,7 @@
 """An order on the wire."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import Field
@@ -19,6 +20,29 @@ class OrderItemShape(Shape):
     line_total_cents: int
 
 
+class PaymentRefundShape(Shape):
+    """What was promised back of a payment: `pending` at the provider, given (`succeeded`), or `failed`. `reason`: it
+    was `asked` for, the order was `cancelled`, the money came too `late`, or it was given `elsewhere`, by hand at the
+    provider's page."""
+
+    id: UUID
+    amount_cents: int
+    status: str
+    reason: str
+    created_at: datetime
+    processed_at: datetime | None
+
+
+class ContestShape(Shape):
+    """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that the books have no
+    room for. Until `settledAt` nothing is sent, taken or given back."""
+
+    reason: str
+    amount_cents: int
+    contested_at: datetime
+    settled_at: datetime | None
+
+
 class OrderPaymentShape(Shape):
     """A try at paying."""
 
@@ -29,6 +53,8 @@ class OrderPaymentShape(Shape):
     amount_cents: int
     status: str
     processed_at: datetime | None
+    refunds: list[PaymentRefundShape]
+    contests: list[ContestShape]
 
 
 class StepShape(Shape):
@@ -52,7 +78,8 @@ class RefundPartShape(Shape):
 
 
 class GivenBackShape(Shape):
-    """Money that was given back."""
+    """Money that was given back; less than nothing where it came to the shop again, since the provider could not give
+    it after all."""
 
     id: UUID
     at: datetime
@@ -64,7 +91,8 @@ class GivenBackShape(Shape):
 
 
 class OrderShape(Shape):
-    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's."""
+    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's; `metadata` is what came
+    with the order."""
 
     id: UUID
     number: str
@@ -77,6 +105,7 @@ class OrderShape(Shape):
     payments: list[OrderPaymentShape]
     refunds: list[GivenBackShape]
     history: list[StepShape]
+    metadata: dict[str, Any]
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None

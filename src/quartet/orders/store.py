@@ -14,6 +14,7 @@ import orjson
 
 from quartet.kernel.errors import Invalid, NotFound, Problem, Unauthenticated
 from quartet.orders.model import (
+    Contest,
     Counted,
     GivenBack,
     Guest,
@@ -25,7 +26,9 @@ from quartet.orders.model import (
     OrderPayment,
     OrderRefund,
     OverRefund,
+    PaymentContested,
     PaymentNotCaptured,
+    PaymentRefund,
     PriceChanged,
     RefundPart,
     Status,
@@ -135,7 +138,7 @@ async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | No
 
 
 async def ship(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
-    """Raises InvalidTransition, PaymentNotCaptured, NotFound."""
+    """Raises InvalidTransition, PaymentNotCaptured, PaymentContested, NotFound."""
     return await _step(tx, q.ship, order_id, by, reason)
 
 
@@ -166,8 +169,7 @@ async def refund(
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
     """Cancels unpaid orders whose time is over, the oldest first; answers their ids. `paying`: also those for which a
-    payment is under way. The only thing to do in its
-    transaction, because of the locks."""
+    payment is under way. The only thing to do in its transaction, because of the locks."""
     return [row[0] for row in await tx.fetch(q.expire, limit, now, paying)]
 
 
@@ -247,7 +249,21 @@ def _payment(payment: dict[str, Any]) -> OrderPayment:
     return OrderPayment(
         UUID(payment["id"]), UUID(payment["order_id"]), payment["provider"], payment["provider_ref"],
         payment["amount_cents"], payment["status"], _at(processed) if processed else None,
+        tuple(_payment_refund(refund) for refund in payment["refunds"] or ()),
+        tuple(_contest(contest) for contest in payment["contests"] or ()),
     )  # fmt: skip
+
+
+def _contest(contest: dict[str, Any]) -> Contest:
+    settled = contest["settled_at"]
+    times = {"contested_at": _at(contest["contested_at"]), "settled_at": _at(settled) if settled else None}
+    return Contest(**contest | times)
+
+
+def _payment_refund(refund: dict[str, Any]) -> PaymentRefund:
+    processed = refund["processed_at"]
+    times = {"created_at": _at(refund["created_at"]), "processed_at": _at(processed) if processed else None}
+    return PaymentRefund(**refund | {"id": UUID(refund["id"]), **times})
 
 
 def _given_back(refund: dict[str, Any]) -> GivenBack:
@@ -301,6 +317,8 @@ def _problem(refusal: Violation) -> Problem | None:
             return PriceChanged(refusal.message, **detail)
         case "QT024":
             return PaymentNotCaptured()
+        case "QT028":
+            return PaymentContested(**detail)
     return None
 
 

@@ -1,16 +1,20 @@
 """Routes of payments; paying itself is the checkout's."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
 
-from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
+from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.payments import store
 from quartet.payments.model import Status
+from quartet.web import trail
 from quartet.web.answers import answer, problems
-from quartet.web.dependencies import Buying, PathId, ShopDep
-from quartet.web.shapes import Shape
+from quartet.web.dependencies import Buying, PathId, ShopDep, Staff
+from quartet.web.shapes import Body, Shape, words
+
+_STAFF = (NotFound, Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 
 router = APIRouter(prefix="/payments", tags=["payments"])
 
@@ -34,6 +38,12 @@ class PaymentShape(Shape):
     created_at: datetime
 
 
+class Settlement(Body):
+    """`note` says what was found out at the provider; it is kept in the audit log."""
+
+    note: Annotated[str, words(200)]
+
+
 @router.get(
     "/{id}",
     response_model=PaymentShape,
@@ -45,4 +55,21 @@ async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Res
         found = await store.with_buyer(read, payment_id)
     if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
         raise NotFound("there is no such payment")
+    return answer(PaymentShape.model_validate(found.payment))
+
+
+@router.post("/{id}/settle", response_model=PaymentShape, responses=problems(*_STAFF))
+async def settle_payment(shop: ShopDep, principal: Staff, payment_id: PathId, body: Settlement) -> Response:
+    """What others did to a contested payment's money is seen to: the order goes on with what is left. Not contested, it
+    stays as it is."""
+    async with shop.stores.pg.tx() as tx:
+        found = await store.with_buyer(tx, payment_id)
+        if found is None:
+            raise NotFound("there is no such payment")
+        settled = await store.settle(tx, payment_id, shop.clock.now())
+        if settled:
+            await trail.record(
+                tx, principal.actor, "payment.settle", "payment", payment_id,
+                before={"contests": settled}, after={"note": body.note, "orderId": found.payment.order_id},
+            )  # fmt: skip
     return answer(PaymentShape.model_validate(found.payment))

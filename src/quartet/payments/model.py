@@ -8,7 +8,7 @@ from uuid import UUID
 from quartet.kernel.errors import Conflict, Problem
 
 Status = Literal["pending", "authorized", "succeeded", "failed", "voided", "refunded"]
-RefundReason = Literal["asked", "cancelled", "late"]
+RefundReason = Literal["asked", "cancelled", "late", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Payment:
     redirect_url: str | None
     processed_at: datetime | None
     created_at: datetime
+    updated_at: datetime
 
     @property
     def named(self) -> str | None:
@@ -83,7 +84,8 @@ class Bought:
 
 @dataclass(frozen=True)
 class Refund:
-    """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, or the money came too late.
+    """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, the money came too late, or it
+    was given elsewhere, by hand at the provider's page.
     `actor` is whoever gave it, as ledgers name them, `charge_ref` the provider's name for the payment, `lines` the
     pieces that it is for, None where it is a sum."""
 
@@ -100,6 +102,7 @@ class Refund:
     actor: str | None
     request_owner: str | None
     request_key: str | None
+    asked: int
     processed_at: datetime | None
     created_at: datetime
     lines: list[dict[str, Any]] | None = None
@@ -180,15 +183,32 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Money that went back, as its provider tells of it under its own name: a refund, ours by `reference`, our refund's
+    id, or made by hand there; a bank's dispute; a reversal by the provider. `charge` is what it was taken by, in our
+    words or in theirs. `undone`: it has failed or was lifted for good, though it may have gone before."""
+
+    kind: Literal["refund", "dispute", "reversal"]
+    provider_ref: str
+    charge: str
+    reference: str
+    cents: int
+    currency: str
+    undone: bool
+
+
+@dataclass(frozen=True)
 class WebhookEvent:
     """A provider's message whose signature was good. `reference` is our payment's id; `outcome` is None for kinds of
-    event that we don't act on, and where `look` says that the provider has to be asked what became of it."""
+    event that we don't act on, and where `look` says that the provider has to be asked what became of it. `moved` goes
+    with neither."""
 
     id: str
     kind: str
     reference: str
     outcome: Outcome | None
     look: bool = False
+    moved: Moved | None = None
 
 
 class PaymentDeclined(Problem):
@@ -233,6 +253,10 @@ class ProviderOff(Conflict):
 
 class ProviderSilent(Exception):
     """The provider gave no answer: whether it did what it was asked is unknown."""
+
+
+class NotYetPaid(Exception):
+    """A refund was told of before the charge that it is of."""
 
 
 class WaitsForBuyer(Exception):

@@ -53,6 +53,26 @@ FROM start_refund($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) r JOIN payments 
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM complete_refund($1, $2, $3, $4) r JOIN payments p ON p.id = r.payment_id;
 
+-- name: moved
+-- The refund of ours that a provider speaks of and its payment, else the payment alone.
+SELECT r.id AS refund_id, p.id AS payment_id, r.amount_cents, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND (r.id = $2 OR r.provider_ref = $3)
+UNION ALL
+SELECT NULL, id, NULL, NULL FROM payments WHERE provider = $1 AND (id = $4 OR provider_ref = $5)
+ORDER BY refund_id LIMIT 1;
+
+-- name: note_moved
+SELECT note_moved($1, $2, $3, $4, $5, $6, $7);
+
+-- name: settle
+-- What staff have settled, one row for each.
+UPDATE payment_contests SET settled_at = $2 WHERE payment_id = $1 AND settled_at IS NULL
+RETURNING reason, provider_ref, amount_cents;
+
+-- name: refund_came_back
+SELECT refund_came_back($1, $2);
+
 -- name: late_refund
 -- What complete_payment put on its way back, for whoever completed the payment to see to at once.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
@@ -89,17 +109,23 @@ SELECT * FROM payments
 WHERE provider = $1 AND created_at < $2 AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5;
 
 -- name: given_back_between
--- The same of refunds, by payment_refunds_newest.
+-- The same of refunds, by payment_refunds_newest; what was made by hand there is theirs alone.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4) ORDER BY r.created_at, r.id LIMIT $5;
+WHERE p.provider = $1 AND r.reason <> 'elsewhere' AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4)
+ORDER BY r.created_at, r.id LIMIT $5;
 
--- name: known
--- Which of these are payments or refunds of ours with this provider.
-SELECT 'charge' AS kind, id::text FROM payments WHERE provider = $1 AND id = ANY ($2)
-UNION ALL
-SELECT 'refund', r.id::text FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
-WHERE p.provider = $1 AND r.id = ANY ($2);
+-- name: first_made
+SELECT min(created_at) FROM payments WHERE provider = $1;
+
+-- name: known_payments
+SELECT * FROM payments WHERE provider = $1 AND id = ANY ($2);
+
+-- name: known_refunds
+-- By our ids, and by the provider's those that were made by hand there.
+SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
+FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
 
 -- name: any_open
 -- A payment or a refund that the provider has not answered for good, or money that it holds.

@@ -19,6 +19,8 @@ _SLICE = timedelta(hours=1)
 # Clocks differ, and a charge is written down here a moment before it is made there.
 _MARGIN = timedelta(minutes=10)
 _PAGE = 500
+# What the provider has to be told is told within seconds; as long as this it does not come about.
+_OVERDUE = timedelta(days=1)
 # What a status of ours may be called there; where money was, or is to be, theirs must exist.
 _THERE = {
     "pending": ("pending", "failed", "voided"),
@@ -31,6 +33,10 @@ _THERE = {
 _MONEY = ("authorized", "succeeded", "refunded")
 # Of what nobody here knows of: what will be on its way back tomorrow is of a day that is compared today.
 _NAMED = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
+
+# How many days back a day is compared once more: both books keep a charge or refund under the day on which it began,
+# whatever becomes of it. A refund fails after days, a hold is taken within a month, a dispute is lost in two or three.
+_AGAIN = (3, 7, 14, 30, 60, 120)
 
 Theirs = Mapping[tuple[str, str], Entry]
 T = TypeVar("T", Payment, Refund)
@@ -54,6 +60,18 @@ class Compared:
 
     theirs: int = 0
     ours: int = 0
+
+
+async def days_due(pg: Postgres, name: str, today: date) -> list[date]:
+    """The days to compare today: yesterday, and some a second time. None before the provider's first payment here: its
+    account may be older than the shop."""
+    async with pg.read() as read:
+        first = await store.first_made(read, name)
+    again = [today - timedelta(days=back) for back in _AGAIN]
+    return [
+        today - timedelta(days=1),
+        *(day for day in again if first is not None and day >= first.astimezone(UTC).date()),
+    ]
 
 
 async def reconcile(
@@ -85,36 +103,65 @@ async def _hour(
         elif is_now and entry.status in _MONEY and entry.provider_ref != first.provider_ref:
             finding = f"{entry.amount_cents} {entry.currency} {entry.status} there beside {first.provider_ref}: twice"
             yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
-    made = [key for key, entry in theirs.items() if since <= entry.created_at < until]
 
     async for payment in _each(pg, store.made_between, name, since, until):
         compared.ours += 1
-        for finding in _beside(payment.status, payment, await _charge(provider, payment, theirs)):
+        for finding in await _compared(payment, _charge(provider, payment, theirs)) or _overdue(payment):
             yield Difference("charge", str(payment.id), payment.named or "", finding)
     async for refund in _each(pg, store.given_back_between, name, since, until):
         compared.ours += 1
-        for finding in _beside(refund.status, refund, await _given_back(provider, refund, theirs)):
+        for finding in await _compared(refund, _given_back(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
-        if refund.status == "failed" and refund.reason != "asked":
+        # Who asked was told of what failed at once, and of nothing that the worker found out later.
+        if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0):
             finding = (
                 f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
             )
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
 
+    made = [(ref, entry) for (_, ref), entry in theirs.items() if since <= entry.created_at < until]
     for some in range(0, len(made), _PAGE):
+        page = made[some : some + _PAGE]
         async with pg.read() as read:
-            known = await store.known(read, name, [UUID(ref) for _, ref in made[some : some + _PAGE] if _is_uuid(ref)])
-        for kind, ref in made[some : some + _PAGE]:
-            entry = theirs[kind, ref]
-            if (kind, ref) not in known and entry.status in _NAMED[kind]:
-                finding = f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
-                yield Difference(kind, entry.reference, entry.provider_ref, finding)
+            known = await store.known(read, name, [each for ref, entry in page for each in (ref, entry.provider_ref)])
+        for ref, entry in page:
+            ours = known.get((entry.kind, ref)) or known.get((entry.kind, entry.provider_ref))
+            for finding in _elsewhere(ours, entry):
+                yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
 
 
-def _beside(status: str, ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
+def _elsewhere(ours: Payment | Refund | None, entry: Entry) -> Iterator[str]:
+    """What differs between one of theirs and its counterpart, unless that was compared in its own hour. A try that came
+    to nothing is none."""
+    if ours is None:
+        if entry.status in _NAMED[entry.kind]:
+            yield f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
+        return
+    hour = ours.created_at.replace(minute=0, second=0, microsecond=0)
+    if entry.status in _MONEY and not hour - _MARGIN <= entry.created_at < hour + _SLICE + _MARGIN:
+        yield from _beside(ours, entry)
+
+
+def _overdue(payment: Payment) -> Iterator[str]:
+    if payment.due is not None and datetime.now(UTC) - payment.updated_at > _OVERDUE:
+        yield f"is {payment.status} here, and its {payment.due} does not come about"
+
+
+async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
+    """What differs. That the provider refuses to tell of this one is a difference too, and keeps no other from being
+    found."""
+    try:
+        return list(_beside(ours, await counterpart))
+    except ProviderError as refused:
+        return [f"{ours.amount_cents} {ours.currency} {ours.status} here, can't be looked up there: {refused}"]
+
+
+def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
     """What differs between one of ours and its counterpart."""
+    status = ours.status
     if theirs is None:
-        if status in _MONEY and ours.amount_cents > 0:  # no provider hears of a sum of nothing
+        # No provider hears of a sum of nothing. A refund is asked for until it is there.
+        if (status in _MONEY or _is_owed(ours)) and ours.amount_cents > 0:
             yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
         return
     if theirs.currency != ours.currency:
@@ -136,10 +183,14 @@ async def _charge(provider: PaymentProvider, payment: Payment, theirs: Theirs) -
 
 async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs) -> Entry | None:
     found = theirs.get(("refund", str(refund.id)))
-    if found is not None or refund.status not in _MONEY:
+    if found is not None or not (refund.status in _MONEY or _is_owed(refund)):
         return found
     asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
     return _entry(refund, await provider.look_up_refund(asked))
+
+
+def _is_owed(ours: Payment | Refund) -> bool:
+    return ours.status == "pending" and isinstance(ours, Refund)
 
 
 def _entry(ours: Payment | Refund, outcome: Outcome | None) -> Entry | None:
@@ -164,11 +215,3 @@ async def _each(pg: Postgres, listed: Listed[T], name: str, since: datetime, unt
         if len(page) < _PAGE:
             return
         after = (page[-1].created_at, page[-1].id)
-
-
-def _is_uuid(reference: str) -> bool:
-    try:
-        UUID(reference)
-    except ValueError:
-        return False
-    return True

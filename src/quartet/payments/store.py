@@ -10,12 +10,14 @@ import orjson
 
 from quartet.kernel.errors import NotFound, RequestInProgress
 from quartet.kernel.ids import new_id
-from quartet.orders import OverRefund
+from quartet.orders import OverRefund, PaymentContested
 from quartet.payments.model import (
     Bought,
     CameOtherwise,
     Completed,
+    Moved,
     NothingToCapture,
+    NotYetPaid,
     OrderNotPayable,
     Outcome,
     Payment,
@@ -105,7 +107,7 @@ async def complete(
 
 
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
-    """The same, with whose it is."""
+    """A payment with whose it is."""
     row = await read.fetchrow(q.with_buyer, payment_id)
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
@@ -178,6 +180,37 @@ async def complete_refund(tx: Tx, refund_id: UUID, status: str, provider_ref: st
     return _read(Refund, await tx.fetchrow(q.complete_refund, refund_id, status, provider_ref, now))
 
 
+async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID | None] | None:
+    """The payment that a provider speaks of, and the refund where it is one of ours; None where neither is known, or
+    the refund is of another sum."""
+    row = await read.fetchrow(
+        q.moved, provider, as_uuid(moved.reference), moved.provider_ref, as_uuid(moved.charge), moved.charge
+    )
+    if row is None or (row["refund_id"] and (row["amount_cents"], row["currency"]) != (moved.cents, moved.currency)):
+        return None
+    return row["payment_id"], row["refund_id"]
+
+
+async def note_moved(tx: Tx, payment_id: UUID, moved: Moved, now: datetime) -> None:
+    """What went back without us, or did not after all: once or many times, in whatever order, the same. Raises
+    NotYetPaid."""
+    args = (moved.kind, moved.provider_ref, moved.cents, moved.currency, moved.undone)
+    try:
+        await tx.execute(q.note_moved, payment_id, *args, now)
+    except Violation as refused:
+        raise _refusal(refused) from refused
+
+
+async def settle(tx: Tx, payment_id: UUID, now: datetime) -> list[dict[str, Any]]:
+    """What others did to its money is seen to: the order goes on. Answers what that was."""
+    return [dict(row) for row in await tx.fetch(q.settle, payment_id, now)]
+
+
+async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:
+    """It has failed for good. Repeating it changes nothing, and nothing that was said before it comes after it."""
+    await tx.execute(q.refund_came_back, refund_id, now)
+
+
 async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     """The refund of a payment that came too late, while it is open."""
     row = await read.fetchrow(q.late_refund, payment_id)
@@ -214,9 +247,31 @@ async def given_back_between(read: Read, provider: str, until: datetime, after: 
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
-async def known(read: Read, provider: str, ids: list[UUID]) -> set[tuple[str, str]]:
-    """Those of these ids that are payments (`charge`) or refunds (`refund`) of ours, with what they are."""
-    return {(row["kind"], row["id"]) for row in await read.fetch(q.known, provider, ids)}
+async def first_made(read: Read, provider: str) -> datetime | None:
+    """When the provider's first payment was made."""
+    first: datetime | None = await read.fetchval(q.first_made, provider)
+    return first
+
+
+async def known(read: Read, provider: str, refs: list[str]) -> dict[tuple[str, str], Payment | Refund]:
+    """Those of these names, ours and the provider's, that are payments (`charge`) or refunds (`refund`) of ours, by
+    what they are. A refund made by hand there has the provider's alone."""
+    ids = [id_ for ref in refs if (id_ := as_uuid(ref))]
+    found: dict[tuple[str, str], Payment | Refund] = {}
+    for row in await read.fetch(q.known_payments, provider, ids):
+        found["charge", str(row["id"])] = _read(Payment, row)
+    for row in await read.fetch(q.known_refunds, provider, ids, refs):
+        ref = row["provider_ref"] if row["reason"] == "elsewhere" else str(row["id"])
+        found["refund", ref] = _read(Refund, row)
+    return found
+
+
+def as_uuid(reference: str) -> UUID | None:
+    """None where a provider's text is no id of ours."""
+    try:
+        return UUID(reference)
+    except ValueError:
+        return None
 
 
 def _parts(key: RequestKey | None) -> tuple[str | None, str | None]:
@@ -243,6 +298,10 @@ def _refusal(refused: Violation) -> Exception:
             return NothingToCapture(f"the payment is {refused.detail}", payment_status=refused.detail)
         case "QT026":
             return RequestInProgress()
+        case "QT028":
+            return PaymentContested(**orjson.loads(refused.detail))
+        case "QT029":
+            return NotYetPaid(refused.message)
         case "QT027":
             return CameOtherwise(refused.message)
     return refused

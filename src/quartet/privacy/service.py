@@ -77,7 +77,7 @@ async def forget(shop: Shop, user_id: UUID) -> None:
     """Whatever other stores hold of somebody who was erased; once or many times the same. Raises StoreUnavailable."""
     await accounts.refuse_erased(shop, user_id)
     await shop.step("tokens refused")
-    await cart.clear(shop, user_id)
+    await cart.forget(shop, user_id)
     await shop.step("cart forgotten")
     await leaderboard.forget(shop, user_id)
     await shop.step("points forgotten")
@@ -125,8 +125,7 @@ async def _orders(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:
 
 
 def _wire(order: orders.Order) -> Json:
-    shape = orders.OrderShape.model_validate(order)
-    return shape.model_dump(mode="json", by_alias=True) | {"metadata": order.metadata}
+    return orders.OrderShape.model_validate(order).model_dump(mode="json", by_alias=True)
 
 
 async def _reviews(shop: Shop, user_id: UUID) -> AsyncIterator[list[Json]]:

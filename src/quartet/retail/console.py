@@ -116,18 +116,19 @@ def replay_tables(result: Replayed, currency: str) -> list[Table]:
 
 
 async def run_import(shop: Shop, console: Console, file: Path, month: str | None, *, verified: bool) -> bool:
-    """`quartet import`; False when the books are not equal to the file."""
+    """`quartet import`; False when nothing of the file could be read, or the books are not equal to it."""
     with watching(console) as watch:
         report = await import_retail(shop, file, month, watch=watch)
     console.print(report_table(report))
-    written = f"booked {', '.join(report.written)}" if report.written else "all of it was booked before"
+    before = "all of it was booked before" if report.months else "nothing of it could be read"
+    written = f"booked {', '.join(report.written)}" if report.written else before
     console.print(
         f"{written}; {report.orders:,} orders of {report.customers:,} customers, {report.products:,} new products,"
         f" {report.seconds:,.1f} s", highlight=False,
     )  # fmt: skip
     console.print(f"every refused line and why: {report.refused_file}", highlight=False, soft_wrap=True)
-    if not verified:
-        return True
+    if not (verified and report.months):
+        return bool(report.months)
     found = await verify(shop, file)
     console.print(verified_table(found))
     return found.holds

@@ -85,19 +85,28 @@ class Survey:
         return sorted({invoice.month for invoice in self.invoices.values()})
 
 
-def _unpacked(raw: BinaryIO) -> "LZMAFile":
+@contextmanager
+def _unpacked(raw: BinaryIO) -> Iterator["LZMAFile"]:
     try:
         import lzma
     except ImportError:  # a Python compiled where liblzma's headers were missing
         raise ValueError("this Python can't read .xz files; unpack the file (`xz -dk`) and name the CSV") from None
-    return lzma.open(raw)
+    try:
+        with lzma.open(raw) as plain:
+            yield plain
+    except (lzma.LZMAError, EOFError) as error:
+        raise NotTheRetailersFile(f"the .xz file is broken: {error}") from error
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
-    """The file as text, and a function that tells how many of its bytes on disk were read so far."""
+    """The file as text, and a function that tells how many of its bytes on disk were read so far. NotTheRetailersFile
+    as soon as it can't be read."""
     with path.open("rb") as raw, _unpacked(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
-        yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
+        try:
+            yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise NotTheRetailersFile(f"the file is no CSV in UTF-8: {error}") from error
 
 
 def digest(path: Path) -> str:

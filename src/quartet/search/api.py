@@ -162,7 +162,7 @@ class SuggestionShape(Shape):
 
 
 class SuggestionsShape(Shape):
-    """Best first: products (`items`), categories, and queries of others that found something; `degraded` as in
+    """Best first: products (`items`), categories, and queries of others that found what they say; `degraded` as in
     GET /search."""
 
     items: list[SuggestionShape]
@@ -214,14 +214,9 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
+    said = await merchandising.ruling(shop, q)  # before the stamp of what is said, which the address is kept with
     ready = await service.answer(
-        shop,
-        wanted,
-        _written,
-        typed=_typed_by(shop, request),
-        client=client_of(request),
-        cursor=cursor,
-        said=await merchandising.ruling(shop, q),
+        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, said=said
     )
     return _given(shop, ready).response()
 
@@ -234,12 +229,12 @@ async def search(
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
-    """Names of published products, categories, and past queries that several searches had and that found something, as
-    one types: from the first letter, and from the fourth with one wrong."""
+    """Names of published products, categories, and past queries that several searches had and found as typed, as one
+    types: from the first letter, and from the fourth with one wrong."""
     _refuse_unknown(request, {"q", "size"})
-    beside = await merchandising.offers(shop, q, size)
+    beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     ready = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request)
+        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=said.hidden
     )
     return _given(shop, ready).response()
 
@@ -269,7 +264,7 @@ def _given(shop: Shop, ready: Ready) -> AtHand:
     """A ready answer, noted in the log of searches."""
     if not ready.noted:
         return AtHand(ready.body)
-    search_id = merchandising.note_search(shop, ready.noted, ready.total)
+    search_id = merchandising.note_search(shop, ready.noted, ready.total, exact=ready.exact)
     return AtHand(ready.body, ((_SEARCH_ID, str(search_id).encode()),))
 
 

@@ -41,12 +41,13 @@ _OVERHEAD = 512
 @dataclass(frozen=True, slots=True)
 class Ready:
     """An answer as bytes; how many it found in all; whether it may be kept (not one that is partial). `noted`: the
-    words that it is logged under each time it is given."""
+    words that it is logged under each time it is given. `exact`: what was found has all of these as they are."""
 
     body: bytes
     total: int
     whole: bool = True
     noted: str = ""
+    exact: bool = False
 
 
 class Kept:
@@ -105,7 +106,7 @@ class Answers:
     def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn = _no_turn) -> None:
         self._redis, self._seconds, self._turn = redis, seconds, turn
         self._generation_key = f"search:{{{alias}}}:generation"
-        self._prefix = f"search:{{{alias}}}:"
+        self._prefix = f"search:{{{alias}}}:answer:"
         # By client and what it asks, those without a turn yet; by what is asked, since when the engine has been at it.
         self._waiting: dict[tuple[str, str], asyncio.Task[Ready]] = {}
         self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
@@ -188,7 +189,7 @@ class Answers:
         if ready.whole and clock is not None:
             # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
             until = clock + int((began - looked + seconds - _STANDS_STILL) * 1000)
-            await self._share(entry, f"{generation}\n{ready.total}\n".encode() + ready.body, until)
+            await self._share(entry, f"{generation}\n{ready.total}\n{ready.exact:d}\n".encode() + ready.body, until)
         return ready
 
     async def _look(self, key: str, entry: str) -> tuple[str, int | None, Ready | None]:
@@ -202,10 +203,10 @@ class Answers:
             return "", None, None
         ready = None
         if found is not None and left > 0:
-            of, total, body = found.split("\n", 2)
+            of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):
                 _REDIS.inc()
-                ready = Ready(body.encode(), int(total))
+                ready = Ready(body.encode(), int(total), exact=exact == "1")
                 self.kept.put(key, ready, began + left / 1000)
         return generation or "", int(clock[0]) * 1000 + int(clock[1]) // 1000, ready
 
@@ -223,10 +224,10 @@ class Answers:
 # nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
 
 LEAF_SECONDS = 900
-# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well.
-# For all it is more than an engine that takes two cores finds new first pages.
-MOST_OF_ONE = 8_000_000
-MOST_OF_ALL = 256_000_000
+# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well,
+# and no room for both where it is full. Where all leaf so much, pages go by number.
+MOST_OF_ONE = 4_000_000
+MOST_OF_ALL = 32_000_000
 # What Redis needs for an entry itself.
 _ENTRY = 200
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -240,6 +241,8 @@ class Leaves:
     def __init__(self, redis: RedisStore, alias: str) -> None:
         self._redis, self._alias = redis, alias
         self._taken: dict[str, int] = {}
+        # A first page that many ask for, a second after another, takes its room once.
+        self._counted: set[str] = set()
         self._all, self._until = 0, 0.0
 
     async def before(self, digest: str | None) -> tuple[str, ...]:
@@ -253,33 +256,38 @@ class Leaves:
         return unpack(held) if held else ()
 
     async def keep(self, ids: Sequence[str], client: str | None) -> tuple[str, bool]:
-        """Their digest, for a cursor, and whether there was room for them: `client` has his share, None for a first
-        page, which is everybody's who asks the same. Where Redis is away they are not kept either."""
+        """Their digest, for a cursor, and whether it is as good for others: `client` has his share, None for a first
+        page, which is everybody's who asks the same. Where Redis is away or has enough of all, nobody's are kept."""
         digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
         held = pack(ids)
-        has_room = self._take(client, len(held) + _ENTRY)
-        if has_room:
+        of_his, of_all = self._has_room(digest, client, len(held) + _ENTRY)
+        if of_his and of_all:
             try:
                 await self._redis.brief.call("SET", self._key(digest), held, "EX", LEAF_SECONDS)
             except StoreUnavailable:
                 log.warning("pages before not kept")
-        return digest, has_room
+        return digest, of_his
 
-    def _take(self, client: str | None, size: int) -> bool:
-        """Whether so much more may be kept. By windows, so that at most twice as much is in Redis."""
+    def _has_room(self, digest: str, client: str | None, size: int) -> tuple[bool, bool]:
+        """Whether so much more may be kept, by this client's share and by that of all; then it is counted. By windows,
+        so that at most twice as much is in Redis."""
         if monotonic() >= self._until:
             self._taken.clear()
+            self._counted.clear()
             self._all, self._until = 0, monotonic() + LEAF_SECONDS
+        if digest in self._counted:
+            return True, True
         taken = self._taken.get(client, 0) + size if client is not None else 0
-        if taken > MOST_OF_ONE or self._all + size > MOST_OF_ALL:
-            return False
-        if client is not None:
-            self._taken[client] = taken
-        self._all += size
-        return True
+        room = taken <= MOST_OF_ONE, self._all + size <= MOST_OF_ALL
+        if all(room):
+            if client is not None:
+                self._taken[client] = taken
+            self._counted.add(digest)
+            self._all += size
+        return room
 
     def _key(self, digest: str) -> str:
-        return f"search:{{{self._alias}}}:seen:{digest}"
+        return f"search:{self._alias}:seen:{{{digest}}}"  # over all servers of a cluster: nothing asks for two at once
 
 
 def pack(ids: Sequence[str]) -> str:

@@ -131,9 +131,7 @@ def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filt
     if text:
         ways = [*either, {"terms": {"id": list(said.pinned)}}] if said.pinned else either
         whole |= {"must": [_any(ways)], "should": should}
-    if said.hidden:
-        whole["must_not"] = [{"terms": {"id": list(said.hidden)}}]
-    query: Json = {"bool": whole}
+    query: Json = {"bool": whole | _without(said.hidden)}
     if said.boosts and text:
         functions = [{"filter": {"term": {"id": id_}}, "weight": factor} for id_, factor in said.boosts.items()]
         query = {"function_score": {"query": query, "functions": functions, "boost_mode": "multiply"}}
@@ -221,6 +219,10 @@ def _loosely(number: int, reading: Reading) -> Json:
 
 def _any(ways: Sequence[Json]) -> Json:
     return {"bool": {"should": list(ways), "minimum_should_match": 1}}
+
+
+def _without(hidden: Sequence[str]) -> Json:
+    return {"must_not": [{"terms": {"id": list(hidden)}}]} if hidden else {}
 
 
 def _only(id_: str, boost: float) -> Json:
@@ -378,10 +380,10 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 # --- As one types ---------------------------------------------------------------------------------------------------
 
 
-def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json | None:
+def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: Sequence[str] = ()) -> Json | None:
     """Names that begin as typed: every word but the last is whole; and those that have the words in the singular.
-    `misspelt`: words of four letters and more may have one wrong. None where nothing was typed, or a single word too
-    short for that.
+    `misspelt`: words of four letters and more may have one wrong; `hidden`: products that are left out. None where
+    nothing was typed, or a single word too short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
@@ -405,21 +407,23 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False) -> Json |
         "size": size,
         "_source": ["name", "slug"],
         "track_total_hits": False,
-        "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)]}},
+        "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)], **_without(hidden)}},
         "sort": QUERY["sorts"]["relevance"],
     }
 
 
 def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Reading, told: Told) -> Json:
-    """How many products have the whole text as it is and pass the filters, and how many each of these words."""
+    """How many products have the whole text as it is, pass the filters and are not hidden from it, and how many have
+    each of these words."""
     ways, _ = _texts(words.asked(wanted.q), "", Tier.EXACT, reading, told)
     each = {word: _all_of(word, reading) for word in asked}
+    whole = [_any(ways), *dict(_filters(wanted, told.shelves)).values()]
     return {
         "size": 0,
         "track_total_hits": False,
         "query": {"bool": {"filter": [published(now), _any([*ways, *each.values()])]}},
         "aggs": {
-            "whole": {"filter": _all([_any(ways), *dict(_filters(wanted, told.shelves)).values()])},
+            "whole": {"filter": {"bool": {"filter": whole, **_without(told.said.hidden)}}},
             "words": {"filters": {"filters": each}},
         },
     }

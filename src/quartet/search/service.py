@@ -6,19 +6,20 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
 
-from quartet import catalog
+from quartet import catalog, merchandising
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
-from quartet.search.model import Found, Shelves, View, Wanted, document
+from quartet.search.model import Found, Shelves, Tier, View, Wanted, document
 from quartet.search.query import Told
 from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
@@ -121,14 +122,16 @@ async def answer(
             shelves = await _shelves(shop)
             view, seen = await _view(shop, wanted, shelves, now), await desk(shop).leaves.before(before)
             told = Told(said, shelves, view, seen)
-            found = await store.find(shop.stores.search, shop.settings, wanted, now, told)
+            ruling = partial(merchandising.ruling, shop)
+            found = await store.find(shop.stores.search, shop.settings, wanted, now, told, ruling=ruling)
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        digest, is_kept = await _further(shop, wanted, found, told.seen, client)
+        digest, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
         # A cursor that this client alone has no room for is not for others.
-        return Ready(write(wanted, found, further), found.total, is_kept and not found.partial)
+        whole = is_everybodys and not found.partial
+        return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
 
     if wanted.explain:  # for staff, and of now
         async with desk(shop).turns.turn(client):
@@ -137,6 +140,11 @@ async def answer(
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
     asked = f"{key} {said} {wanted.page} {wanted.counts} {before}"
     return await desk(shop).answers.get(asked, typed, noted, make, client)
+
+
+def _is_exact(wanted: Wanted, found: Found) -> bool:
+    """Whether it has all words as they are. Those past the number that is heeded could say anything."""
+    return found.tier is Tier.EXACT and words.count(wanted.q) <= words.MOST_WORDS
 
 
 # Categories, (name, slug) each, and past queries, which every process has in memory.
@@ -152,23 +160,23 @@ async def suggestions(
     *,
     typed: str,
     client: str,
+    hidden: Sequence[str],
 ) -> Ready:
     """The ready answer to what somebody has typed so far, its bytes made by `write` of the products' `{text, slug}`, of
     what is offered `beside` them, and of whether the engine is away. `typed`: its address as it came; `client`: whose
-    turn it takes. Raises StoreUnavailable, TooManyRequests."""
+    turn it takes; `hidden`: products that this query does not find. Raises StoreUnavailable, TooManyRequests."""
 
     async def make() -> Ready:
         try:
-            items = await store.suggest(
-                shop.stores.search, shop.settings.search_alias, q, size, shop.clock.now(), strictly=_begun(beside, q)
-            )
+            alias, now, begun = shop.settings.search_alias, shop.clock.now(), _begun(beside, q)
+            items = await store.suggest(shop.stores.search, alias, q, size, now, hidden=hidden, strictly=begun)
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, away)
             return Ready(write(items, beside, True), len(items), whole=False)
         return Ready(write(items, beside, False), len(items))
 
     # What is beside them may have changed since, and differ where accents and spaces make no other products.
-    key = f"as you type {(words.asked(q), size, beside)!r}"
+    key = f"as you type {(words.asked(q), size, beside, hidden)!r}"
     return await desk(shop).answers.get(key, typed, "", make, client)
 
 
@@ -195,7 +203,7 @@ async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
 ) -> tuple[str | None, bool]:
     """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead.
-    And whether there was room for what it names."""
+    And whether it is as good for others."""
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
     if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
         return None, True

@@ -12,6 +12,7 @@ import orjson
 from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
+from quartet.merchandising import Ruling
 from quartet.search import query, words
 from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
 from quartet.search.query import Reading, Told
@@ -22,6 +23,7 @@ Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
 NOTHING = Told()
+Rulings = Callable[[str], Awaitable[Ruling]]
 # With fewer than this a search asks once more, loosely.
 ENOUGH = 1
 
@@ -252,8 +254,21 @@ def _within(low: int, high: int) -> Json:
     return {"bool": {"should": [here, nowhere], "minimum_should_match": 1}}
 
 
-async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, told: Told = NOTHING) -> Found:
-    """One page of products, by the first tier that finds enough. Raises StoreUnavailable."""
+async def _nothing(_: str) -> Ruling:
+    return NOTHING.said
+
+
+async def find(
+    search: SearchEngine,
+    settings: Settings,
+    wanted: Wanted,
+    now: datetime,
+    told: Told = NOTHING,
+    *,
+    ruling: Rulings = _nothing,
+) -> Found:
+    """One page of products, by the first tier that finds enough. `ruling`: what is said of other queries, which may be
+    offered. Raises StoreUnavailable."""
     reading, took = Reading.of(settings), 0
     for tier in Tier:
         found = await search.search(settings.search_alias, query.body(wanted, tier, now, reading, told))
@@ -267,7 +282,7 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = None
     if tier is not Tier.EXACT:
-        offered = await _respelt(search, settings, wanted, now, hits=hits, shelves=told.shelves)
+        offered = await _respelt(search, settings, wanted, now, hits=hits, shelves=told.shelves, ruling=ruling)
     return Found(
         total=total,
         hits=hits,
@@ -280,7 +295,14 @@ async def find(search: SearchEngine, settings: Settings, wanted: Wanted, now: da
 
 
 async def _respelt(
-    search: SearchEngine, settings: Settings, wanted: Wanted, now: datetime, *, hits: Sequence[Json], shelves: Shelves
+    search: SearchEngine,
+    settings: Settings,
+    wanted: Wanted,
+    now: datetime,
+    *,
+    hits: Sequence[Json],
+    shelves: Shelves,
+    ruling: Rulings,
 ) -> str | None:
     """The text as what was found spells those of its words that no product has, where something has them all then and
     passes the filters, as far as the engine says."""
@@ -288,7 +310,8 @@ async def _respelt(
     spellings = words.respellings(text, query.shown(hits))
     while spellings:
         offered = words.respelt(text, spellings)
-        body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, Told(shelves=shelves))
+        told = Told(await ruling(offered), shelves)
+        body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, told)
         try:
             counted = (await search.search(settings.search_alias, body))["aggregations"]
         except StoreUnavailable:  # gone since it answered what was asked, which is what counts
@@ -317,12 +340,19 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
 
 
 async def suggest(
-    search: SearchEngine, alias: str, q: str, size: int, now: datetime, *, strictly: bool = False
+    search: SearchEngine,
+    alias: str,
+    q: str,
+    size: int,
+    now: datetime,
+    *,
+    hidden: Sequence[str] = (),
+    strictly: bool = False,
 ) -> list[Json]:
-    """Names that begin as typed, `{text, slug}`; only where there are none, and not `strictly`, those that nearly
-    do."""
+    """Names that begin as typed, `{text, slug}`; only where there are none, and not `strictly`, those that nearly do.
+    `hidden`: products that are left out."""
     for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times what one as typed does
-        if asked := query.begun(q, size, now, misspelt=misspelt):
+        if asked := query.begun(q, size, now, misspelt=misspelt, hidden=hidden):
             found = await search.search(alias, asked)
             if hits := found["hits"]["hits"]:
                 return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits]

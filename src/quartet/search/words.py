@@ -6,13 +6,18 @@ alike: character filters that fold and join are modules, which not every engine 
 
 import html
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, reduce
 from heapq import merge
 from itertools import chain, pairwise, takewhile
 from operator import or_
 from typing import Any
+
+from quartet.kernel.texts import MEASURES as _MEASURE
+from quartet.kernel.texts import UNITS as _UNIT
+from quartet.kernel.texts import fold as fold  # noqa: PLC0414 — it is of `words` too
+from quartet.kernel.texts import has_digit as _has_digit
+from quartet.kernel.texts import joined, measure
 
 # A query's cost grows with its words, each of which may be misspelt; people type three.
 MOST_WORDS = 16
@@ -26,67 +31,6 @@ _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
 _BREAK = re.compile(r"[\s\"()-]+")
 LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
-# Letters that are letters of their own and not others with marks on them.
-_ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
-
-
-def fold(text: str) -> str:
-    """Lower case without accents: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
-    if text.isascii():
-        return text.lower()
-    parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
-    bare = "".join(letter for letter in unicodedata.normalize("NFKD", parts) if not unicodedata.combining(letter))
-    return unicodedata.normalize("NFC", bare)
-
-
-# --- Numbers with units ---------------------------------------------------------------------------------------------
-
-_SPELLINGS = {
-    "inch": "inch|inches|zoll|\"|''|′′|”",  # folding makes two signs of ″
-    "gb": "gb|gigabytes?",
-    "tb": "tb|terabytes?",
-    "mb": "mb|megabytes?",
-    "kg": "kg|kilos?|kilograms?|kilogramm",
-    "g": "g|gr|grams?|gramm",
-    "l": "l|litres?|liters?|liter",
-    "ml": "ml|millilitres?|milliliters?",
-    "cm": "cm|centimetres?|centimeters?|zentimeter",
-    "mm": "mm|millimetres?|millimeters?|millimeter",
-    "m": "m|metres?|meters?|meter",
-    "wh": "wh",
-    "mah": "mah",
-    "hz": "hz|hertz",
-    "w": "w|watts?",
-}
-_UNIT = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
-# What is a word as well, and a unit only right behind its number: `27in` and not `2 in 1`.
-_CLOSE = {"in": "inch"}
-_UNIT |= _CLOSE
-_UNIT |= {spelling.removesuffix("s"): unit for spelling, unit in _UNIT.items() if len(spelling) > 3}
-# It looks behind past the first digit: a pattern that begins with digits is found at the speed of looking for them.
-_MEASURE = re.compile(
-    r"([0-9](?<![\w.,][0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
-    rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
-)
-
-_DIGITS = "0123456789"
-
-
-def _has_digit(text: str) -> bool:
-    return any(map(text.__contains__, _DIGITS))  # a tenth of what looking through it by a pattern takes
-
-
-def joined(text: str) -> str:
-    """Folded text whose measures are one word each, spelt one way: `14" and 32 GB` is `14inch and 32gb`."""
-    return _MEASURE.sub(lambda found: measure(found[1], found[2], _UNIT[found[3]]), fold(text))
-
-
-def measure(whole: str, part: str | None, unit: str) -> str:
-    """A number with its unit as one word; a thousand gigabytes are a terabyte."""
-    part = (part or "").rstrip("0")
-    if unit == "gb" and not part and whole.endswith("000"):
-        whole, unit = whole[:-3], "tb"
-    return f"{whole}.{part}{unit}" if part else f"{whole}{unit}"
 
 
 def measures_of(whole: str, part: str | None, unit: str) -> Iterator[str]:

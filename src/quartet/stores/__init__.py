@@ -1,8 +1,9 @@
 """The four stores, opened together. Drivers live in this layer only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -44,7 +45,7 @@ class Stores:
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Clients of all four stores. Nothing has to be up: each connects at first use and says so when it can't.
 
-    Raises ValueError naming every URL that is not set.
+    Raises ValueError naming every URL that is not set, or one that its driver can't use.
     """
     urls = {
         "QUARTET_POSTGRES_URL": settings.postgres_url,
@@ -59,9 +60,11 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as stack:
         pg = Postgres(postgres_url, size=settings.postgres_pool)
         stack.push_async_callback(pg.close)
-        mongo = Mongo(mongodb_url, urlsplit(mongodb_url).path.strip("/") or "quartet")
+        with _named("QUARTET_MONGODB_URL"):
+            mongo = Mongo(mongodb_url, urlsplit(mongodb_url).path.strip("/") or "quartet")
         stack.push_async_callback(mongo.close)
-        redis = RedisStore(redis_url, doubt=settings.redis_doubt)
+        with _named("QUARTET_REDIS_URL"):
+            redis = RedisStore(redis_url, doubt=settings.redis_doubt)
         stack.push_async_callback(redis.close)
         search = SearchEngine(search_url)
         stack.push_async_callback(search.close)
@@ -72,9 +75,29 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         yield Stores(pg, mongo, redis, search, replica)
 
 
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """Drivers that read the URL at once say what is wrong with it by errors of all kinds."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{setting}: {error}") from error
+
+
 async def ping_all(stores: Stores) -> dict[str, str | Exception]:
     """Each store's version, or what went wrong."""
     names = ("postgres", "mongodb", "redis", "search")
     pings = (stores.pg.ping(), stores.mongo.ping(), stores.redis.ping(), stores.search.ping())
     found = await asyncio.gather(*pings, return_exceptions=True)
     return {n: f if isinstance(f, str | Exception) else Exception(repr(f)) for n, f in zip(names, found, strict=True)}
+
+
+# Of each engine the oldest major version that Quartet runs on (docs/engines.md).
+OLDEST = {"postgres": 15, "mongodb": 7, "redis": 7, "elasticsearch": 8, "opensearch": 2}
+
+
+def too_old(store: str, version: str) -> str:
+    """What to have instead of a version that `ping_all` told; "" where it will do."""
+    engine = version.partition(" ")[0] if store == "search" else store
+    major, oldest = re.search(r"\d+", version), OLDEST.get(engine, 0)
+    return f"{engine} {oldest} or newer is needed" if major and int(major[0]) < oldest else ""

@@ -1,8 +1,9 @@
 """Redis Cluster: which of several servers keeps a key, found by asking any of them, and followed when it moves.
 
 A pipeline goes to every server that has a part of it at once. What a server did not do because the key is elsewhere is
-asked of the other; what was sent to a server that is then gone is unknown and never sent again. Keys that one script or
-command reads together share a `{…}` in their names, which makes them lie together."""
+asked of the other, and what nobody did because the keys are on their way is asked again a moment later; what was sent
+to a server that is then gone is unknown and never sent again. Keys that one script or command reads together share a
+`{…}` in their names, which makes them lie together."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -20,6 +21,9 @@ Address = tuple[str, int]
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 # A key that moves has moved before it is asked for a third time; so many only where slots are being dealt out anew.
 MOST_MOVES = 5
+# While a slot moves, nobody has all of the keys that are asked for together: some are here and some there, and who may
+# get them can't say of any that there is none. They are asked for again after this, as long as a call may take.
+AGAIN_SECONDS = 0.02
 
 _OF_ANY = frozenset({"PING", "INFO", "TIME", "CLUSTER"})
 _OF_ALL = frozenset({"KEYS", "FLUSHDB"})
@@ -48,9 +52,27 @@ class Cluster:
             await self._look()
         return [self._ask_at_once(command) or _reply_of(self._ask(command)) for command in commands]
 
-    async def receive(self, commands: Sequence[Command], replies: "Sequence[asyncio.Future[Any]]") -> list[Any]:
+    async def receive(
+        self, commands: Sequence[Command], replies: "Sequence[asyncio.Future[Any]]", brief: bool
+    ) -> list[Any]:
         """The replies, wherever they have to be fetched; refusals among them. Raises Gone, Refused."""
-        return [await self._followed(command, reply) for command, reply in zip(commands, replies, strict=True)]
+        loop = asyncio.get_running_loop()
+        # Who can do without waits for no slot.
+        until = 0.0 if brief else loop.time() + resp.CALL_SECONDS
+        found = []
+        for command, reply in zip(commands, replies, strict=True):
+            said = await self._followed(command, reply)
+            while _is_torn(said) and loop.time() < until:
+                await asyncio.sleep(AGAIN_SECONDS)
+                said = await self._followed(command, await self._ask_owner(command))
+            found.append(said)
+        return found
+
+    async def each(self, command: Command) -> list[Any]:
+        """The reply of every master. Raises Gone, Refused."""
+        if not self._owners:
+            await self._look()
+        return [await (await self._server(each).open()).ask(command) for each in self._masters()]
 
     async def probe(self) -> None:
         """Returns when any of them answers; raises Gone, Refused."""
@@ -98,6 +120,10 @@ class Cluster:
             return await self._ask_all(command)
         if _name(command) == "SCAN":
             return await self._scan(command)
+        return await self._followed(command, await self._ask_owner(command))
+
+    async def _ask_owner(self, command: Command) -> "asyncio.Future[Any]":
+        """The reply to come."""
         owner = self._owner(command)
         try:
             opened = await self._server(owner).open()
@@ -106,7 +132,7 @@ class Cluster:
             if self._owner(command) == owner:
                 raise
             opened = await self._server(self._owner(command)).open()
-        return await self._followed(command, opened.ask(command))
+        return opened.ask(command)
 
     async def _follow(self, command: Command, address: Address, for_good: bool) -> Any:
         for _ in range(MOST_MOVES):
@@ -125,7 +151,7 @@ class Cluster:
 
     async def _ask_all(self, command: Command) -> Any:
         """Of every master; lists are joined."""
-        replies = [await (await self._server(each).open()).ask(command) for each in self._masters()]
+        replies = await self.each(command)
         if all(isinstance(reply, list) for reply in replies):
             return [one for reply in replies for one in reply]
         return next((reply for reply in replies if isinstance(reply, resp.Refused)), replies[0])
@@ -250,6 +276,11 @@ def _moved(said: Any) -> tuple[Address, bool] | None:
         return None
     host, _, port = rest[1].rpartition(":")
     return (host, int(port)), kind == "MOVED"
+
+
+def _is_torn(said: Any) -> bool:
+    """Whether nothing was done because some of the keys are elsewhere: nobody has them all just now."""
+    return isinstance(said, resp.Refused) and str(said).startswith("TRYAGAIN")
 
 
 def _host(text: str) -> Any:

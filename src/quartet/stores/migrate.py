@@ -6,7 +6,10 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import asyncpg
 
 from quartet.stores.postgres import Postgres, Tx
 
@@ -52,18 +55,46 @@ def _functions(root: Path) -> list[Migration]:
 
 
 async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str]:
-    """Applies what is missing, all of it or nothing; answers the names applied."""
-    async with pg.tx() as tx:
-        await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        done = await _applied(tx)
-        fresh = [m for m in (find() if migrations is None else migrations) if m.version not in done]
-        for migration in fresh:
-            await tx.execute(migration.up)
-            await tx.execute("DELETE FROM schema_migrations WHERE starts_with(version, $1)", f"{migration.name}@")
-            await tx.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
-        return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
+    """Applies what is missing, all of it or nothing; answers the names applied. Where nothing is, any role may ask;
+    else ValueError when it is not the owner."""
+    try:
+        async with pg.tx() as tx:
+            await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            done = await _applied(tx)
+            fresh = [m for m in (find() if migrations is None else migrations) if m.version not in done]
+            for migration in fresh:
+                await _apply(tx, migration)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ValueError(f"{error}: `quartet migrate` is for the database's owner (docs/access.md)") from error
+    return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
+
+
+async def _apply(tx: Tx, migration: Migration) -> None:
+    await tx.execute(migration.up)
+    await tx.execute("DELETE FROM schema_migrations WHERE starts_with(version, $1)", f"{migration.name}@")
+    await tx.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
+
+
+async def lacking(pg: Postgres) -> str:
+    """What the database lacks of the schema, and what to do about it; "" where it lacks nothing. Only numbered
+    migrations count: while versions change, processes of both work on the newer one's functions. Raises
+    StoreUnavailable."""
+    async with pg.read() as read:
+        try:
+            done = {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}
+        except asyncpg.UndefinedTableError:
+            done = set()
+    missing = len(_numbers() - done)
+    return f"the database lacks {missing} of the shop's migrations: run `quartet migrate`" if missing else ""
+
+
+@cache
+def _numbers() -> frozenset[str]:
+    return frozenset(migration.version for migration in find() if "@" not in migration.version)
 
 
 async def _applied(tx: Tx) -> set[str]:
-    await tx.execute("CREATE TABLE IF NOT EXISTS schema_migrations (version VARCHAR(128) PRIMARY KEY)")
+    # Not IF NOT EXISTS, which asks for the right to create even where the table is there.
+    if not await tx.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
+        await tx.execute("CREATE TABLE schema_migrations (version VARCHAR(128) PRIMARY KEY)")
     return {row["version"] for row in await tx.fetch("SELECT version FROM schema_migrations")}

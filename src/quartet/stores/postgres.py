@@ -39,6 +39,7 @@ _GONE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.TransactionRollbackError,

@@ -33,6 +33,7 @@ _REFUSING = (
     "CLUSTERDOWN", "TRYAGAIN", "MOVED ", "ASK ", "ERR max number of clients",
 )  # fmt: skip
 _VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
+_POLICY = re.compile(r"^maxmemory_policy:(\S+)", re.MULTILINE)
 
 
 class ScriptForgotten(Exception):
@@ -47,7 +48,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, doubt: float = 0.04) -> None:
         """`doubt`: seconds without any answer until who can do without does so."""
-        self._server = Cluster(url) if is_cluster(url) else resp.Server(parse_url(url))
+        self._server = Cluster(url) if is_cluster(url) else resp.Master(parse_url(url))
         self._is_brief = False
         self.guard = Guard(
             "redis",
@@ -108,6 +109,16 @@ class RedisStore:
         versions = _VERSION.findall(await self.call("INFO", "server"))
         return str(versions[-1])
 
+    async def policies(self) -> set[str]:
+        """What the server, or each master of a cluster, does once its memory is full: `noeviction`, `allkeys-lru`, …
+        From INFO, since CONFIG is often forbidden."""
+        try:
+            with self.guard.call(), Timed("redis"):
+                told = await self._server.each(("INFO", "memory"))
+        except (resp.Gone, resp.Refused) as error:
+            raise StoreUnavailable("redis") from error
+        return {policy for said in told for policy in _POLICY.findall(_sound(said))}
+
     async def close(self) -> None:
         """Closes the connection."""
         self.guard.close()
@@ -119,9 +130,9 @@ class RedisStore:
             with self.guard.call(brief=self._is_brief), Timed("redis"):
                 try:
                     replies = await self._server.send(commands)
-                    receiving = self._server.receive(commands, replies)
+                    receiving = self._server.receive(commands, replies, self._is_brief)
                     return await (self._briefly(replies, receiving) if self._is_brief else receiving)
-                except resp.Refused as refusal:  # to let us in
+                except resp.Refused as refusal:  # to let us in, or to be the master
                     raise _named(refusal) from refusal
         except resp.Gone as error:
             raise StoreUnavailable("redis") from error

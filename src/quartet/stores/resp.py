@@ -45,28 +45,63 @@ class Server:
         if (opened := self.opened) is not None:
             return opened
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(connect(self._where))
+            self._opening = asyncio.create_task(self._connect())
             self._opening.add_done_callback(seen)
         self._opened = await asyncio.shield(self._opening)
         return self._opened
+
+    async def probe(self) -> None:
+        """Returns when it answers, on a connection of its own; raises Gone, Refused."""
+        (await self._connect()).close()
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._opened is not None:
+            self._opened.close()
+
+    async def _connect(self) -> "Connection":
+        return await connect(self._where)
+
+
+class Master(Server):
+    """The one server of a shop that has no cluster. Masters may be switched behind its address; the one that is demoted
+    keeps its clients, so that nobody would ever meet the other: it is we who hang up."""
 
     async def send(self, commands: Sequence[Sequence[Any]]) -> "list[asyncio.Future[Any]]":
         """The replies to come, in order. Raises Gone, Refused."""
         opened = self.opened or await self.open()
         return [opened.ask(command) for command in commands]
 
-    async def receive(self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]") -> list[Any]:
-        """The replies, refusals among them. Raises Gone."""
-        return [await reply for reply in replies]
+    async def receive(
+        self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]", _brief: bool
+    ) -> list[Any]:
+        """The replies, refusals among them. Raises Gone, and Refused by what is no master, or not yet."""
+        said = [await reply for reply in replies]
+        for refused in filter(_is_by_no_master, said):
+            self.close()
+            raise refused
+        return said
 
-    async def probe(self) -> None:
-        """Returns when it answers, on a connection of its own; raises Gone, Refused."""
-        (await connect(self._where)).close()
+    async def each(self, command: Sequence[Any]) -> list[Any]:
+        """Its reply: it is alone. Raises Gone, Refused."""
+        return await self.receive([command], await self.send([command]), False)
 
-    def close(self) -> None:
-        """Ends it."""
-        if self._opened is not None:
-            self._opened.close()
+    async def _connect(self) -> "Connection":
+        opened = await super()._connect()
+        try:
+            hello, alive = [await each for each in (opened.ask(("HELLO",)), opened.ask(("PING",)))]
+            if _is_by_no_master(alive):
+                raise alive
+            if isinstance(hello, Mapping) and hello.get("role") == "replica":
+                raise Gone("a replica is at the master's address")
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+
+def _is_by_no_master(said: Any) -> bool:
+    return isinstance(said, Refused) and str(said).startswith(("READONLY", "MASTERDOWN", "LOADING"))
 
 
 def seen(task: "asyncio.Task[Any]") -> None:
@@ -82,7 +117,8 @@ class Connection(asyncio.Protocol):
         self.loop = loop
         self.gone = False
         self._transport: asyncio.Transport
-        self._reader = hiredis.Reader(encoding="utf-8", replyError=Refused)
+        # One value that is no text must not cost the connection, and with it what all the others have asked.
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=Refused)
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # with the moment until which it may take
         self._watch: asyncio.TimerHandle | None = None
@@ -120,7 +156,7 @@ class Connection(asyncio.Protocol):
                 waiting, _ = self._asked.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
-        except (hiredis.HiredisError, UnicodeDecodeError, IndexError):
+        except (hiredis.HiredisError, IndexError):
             self.close()  # not what a server of this kind writes, so nothing after it can be told apart
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -1,6 +1,7 @@
 """Elasticsearch or OpenSearch, found by asking the server, behind one narrow interface; driver errors stop here."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -145,10 +146,16 @@ class _Elasticsearch:
 
 
 def nodes_of(url: str) -> list[str]:
-    """A URL for each node of `http://user:password@host:9200,host:9200`."""
+    """A URL for each node of `http://user:password@host:9200,host:9200`, with its port, which Elasticsearch's client
+    does not guess."""
     scheme, _, rest = url.partition("://")
     login, at, hosts = rest.rstrip("/").rpartition("@")
-    return [f"{scheme}://{login}{at}{host}" for host in hosts.split(",")]
+    usual = ":443" if scheme == "https" else ":9200"
+    nodes = [host.partition("/") for host in hosts.split(",")]
+    return [
+        f"{scheme}://{login}{at}{host}{'' if re.search(r':[0-9]+$', host) else usual}{slash}{path}"
+        for host, slash, path in nodes
+    ]
 
 
 def is_partial(found: Json) -> bool:

@@ -115,7 +115,10 @@ async def replay(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
     responses=problems(NotFound, Invalid, Unauthenticated, Forbidden, StoreUnavailable),
 )
 async def drop(
-    shop: ShopDep, admin: Admin, letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)]
+    shop: ShopDep,
+    admin: Admin,
+    letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)],
+    _: NoBody = None,
 ) -> Response:
     """Gives up for good what can't be carried."""
     await service.drop_dead_letter(shop, letter_id, admin.actor)

@@ -1,18 +1,22 @@
-"""What PostgreSQL knows of work that waits and work that is done, told to Prometheus by any process that is asked."""
+"""What PostgreSQL knows of work that waits and work that is done, told to Prometheus by any process that is asked; and
+what this process's breakers have seen."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from weakref import WeakKeyDictionary
 
 import structlog
 from prometheus_client import REGISTRY, Gauge
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from quartet import hooks, notify
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox, tallies
+from quartet.stores.breakers import BREAKERS
+from quartet.stores.postgres import Postgres
 from quartet.sync import changes, freshness, products, relay, store
 from quartet.web.dependencies import Shop
 
@@ -27,15 +31,13 @@ PENDING = Gauge("quartet_sync_pending", "What waits in a pipeline.", ["pipeline"
 DEAD = Gauge("quartet_sync_dead_letters", "What could not be carried.", ["pipeline"])
 TOPIC_LAG = Gauge("quartet_outbox_lag_seconds", "How long the oldest event of a topic has waited.", ["topic"])
 TOPIC_PENDING = Gauge("quartet_outbox_pending", "Events of a topic that wait.", ["topic"])
-MAILS = Gauge("quartet_mails_total", "E-mails by outcome, since the shop was opened.", ["outcome"])
-WEBHOOKS = Gauge("quartet_webhook_deliveries_total", "Tries at webhooks by outcome; dead: given up.", ["outcome"])
-BREAKERS = Gauge("quartet_webhook_endpoints", "Webhook endpoints by the state of their breaker.", ["breaker"])
+ENDPOINTS = Gauge("quartet_webhook_endpoints", "Webhook endpoints by the state of their breaker.", ["breaker"])
 MEASURED = Gauge("quartet_measured", "Whether PostgreSQL could be asked for the figures of this list.")
 
 AGE = Gauge("quartet_search_freshness_age_seconds", "How old the newest canary is that a search finds.", ["of"])
 
-_LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, MAILS, WEBHOOKS, BREAKERS, AGE)
-_asked: dict[int, float] = {}
+_LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, ENDPOINTS, AGE)
+_asked: WeakKeyDictionary[Postgres, float] = WeakKeyDictionary()
 
 
 class Took(Collector):
@@ -57,22 +59,48 @@ class Took(Collector):
         yield family
 
 
-TOOK = Took()
+class Done(Collector):
+    """What is counted for the whole shop at once, and not for each process: None while PostgreSQL can't be asked."""
+
+    tallies: Mapping[str, int] | None = None
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield self._by_outcome(
+            "quartet_mails", "E-mails by outcome, since the shop was opened.", "mails", ("sent", "failed", "dropped")
+        )
+        yield self._by_outcome(
+            "quartet_webhook_deliveries", "Tries at webhooks by outcome; dead: given up.", "webhooks",
+            ("delivered", "failed", "dead"),
+        )  # fmt: skip
+
+    def _by_outcome(self, name: str, text: str, what: str, outcomes: Sequence[str]) -> CounterMetricFamily:
+        family = CounterMetricFamily(name, text, labels=["outcome"])
+        if self.tallies is not None:
+            for outcome in outcomes:
+                family.add_metric([outcome], self.tallies.get(f"{what}.{outcome}", 0))
+        return family
+
+
+TOOK, DONE = Took(), Done()
 REGISTRY.register(TOOK)
+REGISTRY.register(DONE)
 
 
 async def measure(shop: Shop) -> None:
-    """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old."""
+    """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old. The breakers
+    told are this shop's from then on, and always as they are."""
+    BREAKERS.guards = shop.stores.guards
     now = time.monotonic()
-    if now - _asked.get(id(shop.stores), -FRESH_SECONDS) < FRESH_SECONDS:
+    if now - _asked.get(shop.stores.pg, -FRESH_SECONDS) < FRESH_SECONDS:
         return
-    _asked[id(shop.stores)] = now
+    _asked[shop.stores.pg] = now
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await _measure(shop)
     except (StoreUnavailable, TimeoutError) as away:
         for gauge in _LABELLED:
             gauge.clear()
+        DONE.tallies = None
         MEASURED.set(0)
         log.warning("not measured", error=repr(away))
 
@@ -85,7 +113,7 @@ async def _measure(shop: Shop) -> None:
         mails = await notify.waiting(read)
         deliveries = await hooks.waiting(read)
         breakers = await hooks.breakers(read, shop.clock.now())
-        done = await tallies.counted(read)
+        DONE.tallies = await tallies.counted(read)
         TOOK.rows = await store.freshness(read)
         songs = await store.songs(read)
     now = shop.clock.now()
@@ -107,12 +135,8 @@ async def _measure(shop: Shop) -> None:
         TOPIC_LAG.labels(topic).set((now - since).total_seconds())
     for pipeline in (changes.PIPELINE, products.PIPELINE, relay.PIPELINE, notify.PIPELINE):
         DEAD.labels(pipeline).set(letters.get(pipeline, 0))
-    for outcome in ("sent", "failed", "dropped"):
-        MAILS.labels(outcome).set(done.get(f"mails.{outcome}", 0))
-    for outcome in ("delivered", "failed", "dead"):
-        WEBHOOKS.labels(outcome).set(done.get(f"webhooks.{outcome}", 0))
     for state in ("closed", "open", "half-open", "disabled"):
-        BREAKERS.labels(state).set(breakers.get(state, 0))
+        ENDPOINTS.labels(state).set(breakers.get(state, 0))
     for fresh in freshness.summary(TOOK.rows, songs, now.timestamp()):
         if fresh.age_seconds is not None:
             AGE.labels(fresh.what).set(fresh.age_seconds)

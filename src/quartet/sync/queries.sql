@@ -110,18 +110,18 @@ WHERE (SELECT count(*) FROM work_leases JOIN unnest($5::text[], $6::bigint[]) AS
       = cardinality($5::text[])
 ON CONFLICT (pipeline) DO UPDATE
 SET token = excluded.token, caught_up_at = greatest(p.caught_up_at, excluded.caught_up_at),
-    batches = p.batches + excluded.batches, items = p.items + excluded.items, updated_at = now();
+    batches = p.batches + excluded.batches, items = p.items + excluded.items;
 
 -- name: lose
 -- The position can't be resumed from. Of one that is another's by now nothing is said.
-UPDATE sync_positions SET token = NULL, updated_at = now()
+UPDATE sync_positions SET token = NULL
 WHERE pipeline = $1
   AND (SELECT count(*) FROM work_leases JOIN unnest($2::text[], $3::bigint[]) AS ours(piece, token) USING (piece, token))
       = cardinality($2::text[]);
 
 -- name: count_retry
 INSERT INTO sync_positions AS p (pipeline, retries) VALUES ($1, 1)
-ON CONFLICT (pipeline) DO UPDATE SET retries = p.retries + 1, updated_at = now();
+ON CONFLICT (pipeline) DO UPDATE SET retries = p.retries + 1;
 
 -- name: positions
 SELECT pipeline, token, caught_up_at, batches, items, retries FROM sync_positions ORDER BY pipeline;

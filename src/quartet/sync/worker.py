@@ -154,10 +154,11 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
 
 
 async def _queries(shop: Shop, _: Lease) -> None:
-    """Counts what is searched for. It rests before and not after, also when counting has failed: that may have been
-    because it took too long."""
+    """Counts what is searched for, and what was bought before its search was written down. It rests before and not
+    after, also when counting has failed: that may have been because it took too long."""
     while True:
         await asyncio.sleep(COUNT_SECONDS)
+        await merchandising.credit_late(shop)
         await merchandising.count_queries(shop)
 
 

@@ -46,14 +46,23 @@ async def _request_key(
 ) -> RequestKey | None:
     if idempotency_key is None:
         return None
-    if not 1 <= len(idempotency_key) <= 255 or "\0" in idempotency_key:
+    key = _characters(idempotency_key)
+    if not 1 <= len(key) <= 255 or "\0" in key:
         raise invalid("Idempotency-Key", "must have 1 to 255 characters, none of them NUL")
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
     asked = f"{request.method} {request.url.path}\n".encode() + canonical
     owner = f"user:{principal.user_id}" if principal else _guest(request, body)
     request_id = request.scope.get("request_id", "")
-    return RequestKey(owner, idempotency_key, hashlib.sha256(asked).digest(), request_id)
+    return RequestKey(owner, key, hashlib.sha256(asked).digest(), request_id)
+
+
+def _characters(sent: str) -> str:
+    """A header's bytes, which come as Latin-1, as the UTF-8 that they mostly are: one is then one character."""
+    try:
+        return sent.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return sent
 
 
 def _guest(request: Request, body: bytes) -> str:

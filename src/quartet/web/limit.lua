@@ -24,7 +24,9 @@ local seen = redis.call('HMGET', KEYS[1], 's', 'c', 'p')
 local current, previous = 0, 0
 if seen[1] then
   local last = tonumber(seen[1])
-  if last >= slot then          -- the server's clock may step back a little: stay in the later window
+  -- The clock may step back a little, as where another server takes over: stay in the later window. A window that is
+  -- further ahead is forgotten: it would be stayed in until the clock comes there.
+  if last == slot or last == slot + 1 then
     current, previous = tonumber(seen[2]), tonumber(seen[3])
     if last > slot then slot, elapsed = last, 0 end
   elseif last == slot - 1 then

@@ -704,8 +704,9 @@ _TWO_OPEN = Variant(
     ddl=("DROP INDEX payments_one_open",),
 )  # fmt: skip
 
-_CART_EMPTIED = Variant(scripts=((r"for i = 3, #ARGV, 2 do", "redis.call('DEL', KEYS[1])\nfor i = 3, 2, 2 do"),))
-_TAKEN_AT_EACH_TELLING = Variant(scripts=((r"if not redis.call\('SET', KEYS\[2\], '1', 'NX'.*\n", ""),))
+_CART_EMPTIED = Variant(scripts=((r"for i = 2, #ARGV, 2 do", "redis.call('DEL', KEYS[1])\nfor i = 2, 1, 2 do"),))
+_TAKEN_AT_EACH_TELLING = Variant(scripts=((r"if mark then return .*\n", ""),))
+_MERGED_BY_EACH = Variant(scripts=((r"if note then return .*\n", ""),))
 _SEEN_NOT_HELD = Variant(
     functions=(
         ("claim_request", r"pg_try_advisory_xact_lock\(.*\);", "true;"),
@@ -731,7 +732,7 @@ ATTACKS = (
         cart_changed,
         {"the cart is emptied": _CART_EMPTIED, "taken at each telling": _TAKEN_AT_EACH_TELLING},
     ),
-    Attack(one_guest_cart, {"taken at each telling": _TAKEN_AT_EACH_TELLING}),
+    Attack(one_guest_cart, {"merged by each": _MERGED_BY_EACH}),
     Attack(two_payments, {"an open payment is looked for, not held": _TWO_OPEN}),
     Attack(told_thrice, {"no lock": unlocked("complete_payment", "step_order")}),
     Attack(cancel_beside_pay, {"no lock": unlocked("complete_payment", "step_order", "start_payment")}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,9 +16,11 @@ from quartet.cart.store import Carts
 from quartet.devstores import Place, Running, redis
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import resp
+from quartet.stores.files import Script
 from quartet.stores.redis import RedisStore
 
 SLOTS = 16384
+COUNT = Script("if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('INCR', KEYS[1]) end", "0" * 40)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +102,62 @@ async def test_a_slot_that_moves_under_load_loses_no_piece(store: RedisStore, no
         outcomes = await asyncio.gather(*shoppers, return_exceptions=True)
     assert outcomes == [None] * len(names)
     assert {name: int(await store.call("HGET", name, "MUG")) for name in names} == dict(counted)
+    for each in (here, there):
+        each.close()
+
+
+async def test_one_master_that_would_delete_carts_is_found(store: RedisStore, nodes: list[Running]) -> None:
+    assert await store.policies() == {"noeviction"}
+    last = await connect(nodes[2])
+    await last.ask(("CONFIG", "SET", "maxmemory-policy", "allkeys-lru"))
+    try:
+        assert await store.policies() == {"noeviction", "allkeys-lru"}
+    finally:
+        await last.ask(("CONFIG", "SET", "maxmemory-policy", "noeviction"))
+        last.close()
+
+
+@pytest.mark.parametrize("held", [["total"], []])
+async def test_keys_that_are_asked_for_together_are_waited_for_while_their_slot_moves(
+    store: RedisStore, nodes: list[Running], monkeypatch: pytest.MonkeyPatch, held: list[str]
+) -> None:
+    """Of two keys one need not exist, as most: neither of the servers may say so then, until the move has ended."""
+    tag = f"together{len(held)}"
+    slot = key_slot(tag.encode())
+    source = nodes[slot * 3 // SLOTS]
+    target = next(node for node in nodes[:3] if node is not source)
+    here, there = await connect(source), await connect(target)
+    ids = [await each.ask(("CLUSTER", "MYID")) for each in (here, there)]
+    keys = [f"{{{tag}}}:{name}" for name in ("total", "mark")]
+    await store.pipeline([("SET", f"{{{tag}}}:{name}", 7) for name in held])
+    for each in (here, there):
+        await each.ask(("CONFIG", "RESETSTAT"))
+
+    async def refusals() -> int:
+        told = [await each.ask(("INFO", "errorstats")) for each in (here, there)]
+        return sum(map(int, re.findall(r"errorstat_TRYAGAIN:count=(\d+)", "".join(told))))
+
+    assert await there.ask(("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])) == "OK"
+    assert await here.ask(("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])) == "OK"
+    with pytest.raises(StoreUnavailable):  # no call is held for longer than it may take
+        await store.run(COUNT, keys)
+    before = await refusals()
+    with pytest.raises(StoreUnavailable):  # nor at all where something else is at hand
+        await store.brief.run(COUNT, keys)
+    assert await refusals() == before + 1
+    monkeypatch.setattr(resp, "CALL_SECONDS", 60)
+    before = await refusals()
+    waiting = asyncio.gather(store.run(COUNT, keys), store.pipeline([("EVAL", COUNT.text, 2, *keys)]))
+    async with asyncio.timeout(20):
+        while await refusals() < before + 4 and not waiting.done():  # noqa: ASYNC110 — both have asked once more
+            await asyncio.sleep(0.01)
+    port = target.server.url.rpartition(":")[2].partition("/")[0]
+    for name in held:
+        assert await here.ask(("MIGRATE", "127.0.0.1", port, f"{{{tag}}}:{name}", 0, 5000)) == "OK"
+    for each in (there, here):
+        assert await each.ask(("CLUSTER", "SETSLOT", slot, "NODE", ids[1])) == "OK"
+    first, [second] = await waiting
+    assert {first, second} == ({8, 9} if held else {1, 2})
     for each in (here, there):
         each.close()
 

@@ -595,9 +595,7 @@ clicked = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
-@hypothesis.settings(
-    max_examples=30, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shelf=st.lists(things, min_size=3, max_size=12), asked=clicked)
 async def test_a_facet_counts_what_a_click_on_it_then_shows(
     engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any]

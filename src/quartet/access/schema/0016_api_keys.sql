@@ -24,10 +24,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE INDEX users_admins ON users (id) WHERE 'admin' = ANY (roles);
 CREATE TRIGGER users_keep_an_admin AFTER UPDATE OF roles ON users
     FOR EACH ROW WHEN ('admin' = ANY (OLD.roles) AND NOT 'admin' = ANY (NEW.roles)) EXECUTE FUNCTION keep_an_admin();
 CREATE TRIGGER users_keep_an_admin_there AFTER DELETE ON users
     FOR EACH ROW WHEN ('admin' = ANY (OLD.roles)) EXECUTE FUNCTION keep_an_admin();
--- For staff who look for somebody by the beginning of the address.
-CREATE INDEX users_by_email ON users (email COLLATE "C");

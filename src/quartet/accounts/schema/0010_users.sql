@@ -1,32 +1,49 @@
 -- migrate:up
 
 CREATE TABLE users (
-    id            UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+    id                UUID PRIMARY KEY DEFAULT gen_random_uuid(),
     -- Written in lower case by the shop; the check keeps an import from making two accounts of one address.
-    email         TEXT NOT NULL UNIQUE CHECK (email = lower(email COLLATE "C")),
-    password_hash TEXT,
-    display_name  TEXT,
-    plan          TEXT NOT NULL DEFAULT 'free',
-    roles         TEXT[] NOT NULL DEFAULT '{}' CHECK (roles <@ ARRAY['staff', 'admin']),
-    created_at    TIMESTAMPTZ NOT NULL DEFAULT now()
+    email             TEXT NOT NULL UNIQUE CHECK (email = lower(email COLLATE "C")),
+    password_hash     TEXT,
+    display_name      TEXT,
+    plan              TEXT NOT NULL DEFAULT 'free',
+    roles             TEXT[] NOT NULL DEFAULT '{}' CHECK (roles <@ ARRAY['staff', 'admin']),
+    created_at        TIMESTAMPTZ NOT NULL DEFAULT now(),
+    email_verified_at TIMESTAMPTZ,
+    -- A new address takes the old one's place only once it is proved; until then it waits here.
+    pending_email     TEXT CHECK (pending_email = lower(pending_email COLLATE "C")),
+    erased_at         TIMESTAMPTZ,
+    roles_changed_at  TIMESTAMPTZ,
+    -- Who was forgotten keeps a row, for the orders that must be kept; nothing in it tells who it was, and nothing can be
+    -- put back into it.
+    CONSTRAINT users_erased CHECK (
+        erased_at IS NULL
+        OR (email = 'erased-' || id || '@erased.invalid' AND roles = '{}'
+            AND num_nonnulls(password_hash, display_name, pending_email, email_verified_at) = 0))
 );
+-- What makes access tokens bad before their time, by when it was: Redis is told again what it may not have heard.
+CREATE INDEX users_roles_changed ON users (roles_changed_at) WHERE roles_changed_at IS NOT NULL;
+-- For the look whether an admin is left.
+CREATE INDEX users_admins ON users (id) WHERE 'admin' = ANY (roles);
+-- For staff who look for somebody by the beginning of the address.
+CREATE INDEX users_by_email ON users (email COLLATE "C");
 
 -- A session is one sign-in. Its refresh token changes at every use; only the hash of the latest is kept, and any other
 -- one that names this session is a stolen or a stale one.
 CREATE TABLE sessions (
-    id         UUID PRIMARY KEY,
-    user_id    UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    token_hash BYTEA NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    expires_at TIMESTAMPTZ NOT NULL,
-    ended_at   TIMESTAMPTZ
+    id           UUID PRIMARY KEY,
+    user_id      UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    token_hash   BYTEA NOT NULL,
+    created_at   TIMESTAMPTZ NOT NULL DEFAULT now(),
+    expires_at   TIMESTAMPTZ NOT NULL,
+    ended_at     TIMESTAMPTZ,
+    -- What helps its owner to recognise it: what the client calls itself, and the network it was last used from.
+    user_agent   TEXT CONSTRAINT sessions_user_agent CHECK (length(user_agent) <= 200),
+    network      TEXT,
+    last_used_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
-CREATE INDEX sessions_of_user ON sessions (user_id) WHERE ended_at IS NULL;
+-- Ended ones too: who is forgotten leaves no trace of any.
+CREATE INDEX sessions_of_person ON sessions (user_id);
 CREATE INDEX sessions_age ON sessions (expires_at);
-
-CREATE TABLE password_resets (
-    token_hash BYTEA PRIMARY KEY,
-    user_id    UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    expires_at TIMESTAMPTZ NOT NULL
-);
-CREATE INDEX password_resets_of_user ON password_resets (user_id);
+-- For the same as users_roles_changed.
+CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;

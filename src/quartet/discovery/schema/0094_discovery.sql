@@ -35,3 +35,4 @@ CREATE TABLE bestsellers (
     units      BIGINT NOT NULL,
     PRIMARY KEY (period, product_id)
 );
+CREATE INDEX bestsellers_by_rank ON bestsellers (period, units DESC, product_id);

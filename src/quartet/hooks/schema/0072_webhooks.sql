@@ -47,3 +47,8 @@ CREATE INDEX webhook_deliveries_key ON webhook_deliveries (endpoint_id, key, id)
 CREATE INDEX webhook_deliveries_end ON webhook_deliveries (give_up_at) WHERE state = 'pending';
 CREATE INDEX webhook_deliveries_age ON webhook_deliveries (done_at) WHERE state <> 'pending';
 CREATE INDEX webhook_deliveries_newest ON webhook_deliveries (endpoint_id, id);
+-- Those that name a guest's address, by their orders: it goes when the guest wants to be forgotten.
+CREATE INDEX webhook_deliveries_of_guests ON webhook_deliveries (key) WHERE payload ? 'email';
+-- How many of an endpoint's are on their way, which each claim counts, however many wait.
+CREATE INDEX webhook_deliveries_leased ON webhook_deliveries (endpoint_id, leased_until)
+    WHERE state = 'pending' AND leased_until IS NOT NULL;

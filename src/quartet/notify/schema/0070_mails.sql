@@ -1,13 +1,12 @@
 -- migrate:up
 
 -- E-mails to be sent, each once: an event and what it is told as are one row, however often the event is carried. No
--- token and no user's address lies here; both are asked for when the e-mail is sent.
+-- token and no address lies here: a user's is asked of the account, a guest's of the order, when the e-mail is sent.
 CREATE TABLE mails (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id   UUID NOT NULL,
     kind       TEXT NOT NULL,
     user_id    UUID,  -- whom it is for; null for a guest. No foreign key: it outlives the account
-    email      TEXT,  -- where to, when that is not the user's address of the moment; forgotten once it is done
     args       JSONB NOT NULL DEFAULT '{}',
     state      TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dropped', 'dead')),
     attempts   INT NOT NULL DEFAULT 0,
@@ -16,6 +15,8 @@ CREATE TABLE mails (
     done_at    TIMESTAMPTZ,
     CONSTRAINT mails_once UNIQUE (event_id, kind)
 );
-CREATE INDEX mails_due ON mails (not_before) WHERE state = 'waiting';
+-- With the id, since of many that wait nearly all are due since ever, and the first of them are asked for.
+CREATE INDEX mails_waiting ON mails (not_before, id) WHERE state = 'waiting';
 CREATE INDEX mails_of_user ON mails (user_id, kind, created_at);
 CREATE INDEX mails_age ON mails (done_at) WHERE state IN ('sent', 'dropped');
+CREATE INDEX mails_dead ON mails (id) WHERE state = 'dead';

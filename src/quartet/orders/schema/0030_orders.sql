@@ -2,10 +2,12 @@
 
 CREATE SEQUENCE order_numbers START 100001;
 
+-- An order belongs to a user, or to a guest by the address that the guest gave, or to nobody any more because the guest
+-- was forgotten: always exactly one of the three. A user who was forgotten keeps the row of `users`, and so the orders.
 CREATE TABLE orders (
     id             UUID PRIMARY KEY DEFAULT gen_random_uuid(),
     number         BIGINT NOT NULL DEFAULT nextval('order_numbers') CONSTRAINT orders_number UNIQUE,
-    user_id        UUID NOT NULL REFERENCES users(id),
+    user_id        UUID REFERENCES users(id),
     status         TEXT NOT NULL DEFAULT 'pending'
                    CHECK (status IN ('pending', 'confirmed', 'shipped', 'delivered', 'cancelled', 'refunded')),
     total_cents    BIGINT NOT NULL,
@@ -16,10 +18,23 @@ CREATE TABLE orders (
     created_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
     expires_at     TIMESTAMPTZ,  -- until when an unpaid order holds its stock; null once that is decided
+    email          TEXT,
+    erased_at      TIMESTAMPTZ,
+    guest_cart     TEXT,  -- the name of the guest's cart, a digest of its token: what was bought leaves it
     CONSTRAINT orders_money CHECK (
-        refunded_cents >= 0 AND refunded_cents <= captured_cents AND captured_cents <= total_cents)
+        refunded_cents >= 0 AND refunded_cents <= captured_cents AND captured_cents <= total_cents),
+    CONSTRAINT orders_belong CHECK (num_nonnulls(user_id, email, erased_at) = 1)
 );
 ALTER SEQUENCE order_numbers OWNED BY orders.number;
+CREATE INDEX idx_orders_user ON orders(user_id, created_at DESC);
+CREATE INDEX idx_orders_status ON orders(status, created_at DESC) WHERE status IN ('pending', 'confirmed');
+-- For staff's lists, and for the sweep of unpaid orders.
+CREATE INDEX orders_newest ON orders(created_at DESC, id DESC);
+CREATE INDEX orders_done ON orders(status, created_at DESC)
+    WHERE status IN ('shipped', 'delivered', 'cancelled', 'refunded');
+CREATE INDEX orders_due ON orders(expires_at) WHERE status = 'pending';
+-- For whoever proves an address, and for staff who look for one.
+CREATE INDEX orders_email ON orders(email, created_at DESC) WHERE email IS NOT NULL;
 
 CREATE TABLE order_items (
     id               UUID PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -27,8 +42,17 @@ CREATE TABLE order_items (
     sku              TEXT COLLATE "C" NOT NULL REFERENCES inventory(sku),
     quantity         INT NOT NULL CHECK (quantity > 0),
     unit_price_cents BIGINT NOT NULL,  -- as charged
-    product_name     TEXT NOT NULL     -- as it was called then
+    product_name     TEXT NOT NULL,    -- as it was called then
+    -- What became of each piece that was ordered: its money was promised back by line, it is settled whether it comes
+    -- back to the shelf, and it has come back. No piece is counted twice, whoever counts.
+    refunded_qty     INT NOT NULL DEFAULT 0
+                     CONSTRAINT order_items_refunded CHECK (refunded_qty BETWEEN 0 AND quantity),
+    settled_qty      INT NOT NULL DEFAULT 0
+                     CONSTRAINT order_items_settled CHECK (settled_qty BETWEEN 0 AND quantity),
+    restocked_qty    INT NOT NULL DEFAULT 0
+                     CONSTRAINT order_items_restocked CHECK (restocked_qty BETWEEN 0 AND settled_qty)
 );
+CREATE INDEX idx_order_items_order ON order_items(order_id);
 
 -- Every step after the order was placed; the placing itself is the order's own row.
 CREATE TABLE order_history (
@@ -40,35 +64,37 @@ CREATE TABLE order_history (
     by          TEXT NOT NULL DEFAULT 'system',  -- a user's id, or which part of the shop
     reason      TEXT
 );
+CREATE INDEX order_history_order ON order_history(order_id);  -- for an order's own page
+-- Boards are made anew of what was confirmed since a moment. By blocks, since rows come in the order of time: next to
+-- nothing for whoever writes.
+CREATE INDEX order_history_at ON order_history USING brin (at);
 
 -- Money given back of an order, on its own day.
 CREATE TABLE refunds (
     id           UUID PRIMARY KEY DEFAULT gen_random_uuid(),
     order_id     UUID NOT NULL REFERENCES orders(id) ON DELETE CASCADE,
     at           TIMESTAMPTZ NOT NULL DEFAULT now(),
-    amount_cents BIGINT NOT NULL CONSTRAINT refunds_amount CHECK (amount_cents > 0),
+    amount_cents BIGINT NOT NULL,
     currency     CHAR(3) NOT NULL,
     restocked    BOOLEAN NOT NULL DEFAULT false,
     reason       TEXT,
     by           TEXT NOT NULL DEFAULT 'system',
-    source_ref   TEXT CONSTRAINT refunds_once UNIQUE  -- the provider's or an import's own name for it
+    source_ref   TEXT CONSTRAINT refunds_once UNIQUE,  -- the provider's or an import's own name for it
+    -- Money that was given back and came here again is a refund of less than nothing, on its own day, so that closed
+    -- months stay as they were; it names the refund that it takes back, once.
+    takes_back   UUID CONSTRAINT refunds_taken_back_once UNIQUE REFERENCES refunds(id) ON DELETE CASCADE,
+    CONSTRAINT refunds_amount CHECK (amount_cents <> 0 AND (amount_cents < 0) = (takes_back IS NOT NULL))
 );
+-- For an order's own page, and for reports by day.
+CREATE INDEX refunds_order ON refunds(order_id);
+CREATE INDEX refunds_at ON refunds(at);
+
 -- What part of a refund falls on which SKU; the parts sum up to the refund.
 CREATE TABLE refund_items (
     refund_id    UUID NOT NULL REFERENCES refunds(id) ON DELETE CASCADE,
     sku          TEXT COLLATE "C" NOT NULL REFERENCES inventory(sku),
-    amount_cents BIGINT NOT NULL CHECK (amount_cents >= 0),
+    amount_cents BIGINT NOT NULL,
+    quantity     INT NOT NULL DEFAULT 0,                         -- pieces that the refund was for
+    restocked    INT NOT NULL DEFAULT 0 CHECK (restocked >= 0),  -- and that came back with it
     PRIMARY KEY (refund_id, sku)
 );
-
-CREATE INDEX idx_orders_user ON orders(user_id, created_at DESC);
-CREATE INDEX idx_orders_status ON orders(status, created_at DESC) WHERE status IN ('pending', 'confirmed');
-CREATE INDEX idx_order_items_order ON order_items(order_id);
--- For staff's lists, the sweep of unpaid orders, an order's own page, and reports by day.
-CREATE INDEX orders_newest ON orders(created_at DESC, id DESC);
-CREATE INDEX orders_done ON orders(status, created_at DESC)
-    WHERE status IN ('shipped', 'delivered', 'cancelled', 'refunded');
-CREATE INDEX orders_due ON orders(expires_at) WHERE status = 'pending';
-CREATE INDEX order_history_order ON order_history(order_id);
-CREATE INDEX refunds_order ON refunds(order_id);
-CREATE INDEX refunds_at ON refunds(at);

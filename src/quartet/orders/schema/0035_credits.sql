@@ -15,4 +15,3 @@ CREATE TABLE credits (
     source_ref   TEXT NOT NULL CONSTRAINT credits_once UNIQUE
 );
 CREATE INDEX credits_at ON credits (at);
-CREATE INDEX credits_user ON credits (user_id, at DESC);

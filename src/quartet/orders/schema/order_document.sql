@@ -16,7 +16,15 @@ BEGIN
             'payments', (
                 SELECT jsonb_agg(jsonb_build_object(
                     'id', p.id, 'order_id', p.order_id, 'provider', p.provider, 'provider_ref', p.provider_ref,
-                    'amount_cents', p.amount_cents, 'status', p.status, 'processed_at', p.processed_at)
+                    'amount_cents', p.amount_cents, 'status', p.status, 'processed_at', p.processed_at, 'refunds', (
+                        SELECT jsonb_agg(jsonb_build_object(
+                            'id', r.id, 'amount_cents', r.amount_cents, 'status', r.status, 'reason', r.reason,
+                            'created_at', r.created_at, 'processed_at', r.processed_at) ORDER BY r.created_at, r.id)
+                        FROM payment_refunds r WHERE r.payment_id = p.id), 'contests', (
+                        SELECT jsonb_agg(jsonb_build_object(
+                            'reason', c.reason, 'amount_cents', c.amount_cents, 'contested_at', c.contested_at,
+                            'settled_at', c.settled_at) ORDER BY c.contested_at, c.provider_ref)
+                        FROM payment_contests c WHERE c.payment_id = p.id))
                     ORDER BY p.created_at, p.id)
                 FROM payments p WHERE p.order_id = o.id),
             'history', (
@@ -24,7 +32,7 @@ BEGIN
                     'at', h.at, 'from', h.from_status, 'to', h.to_status, 'by', h.by, 'reason', h.reason)
                     ORDER BY h.id)
                 FROM order_history h WHERE h.order_id = o.id),
-            'refunds', CASE WHEN o.refunded_cents > 0 THEN (
+            'refunds', CASE WHEN o.captured_cents > 0 THEN (
                 SELECT jsonb_agg(jsonb_build_object(
                     'id', r.id, 'at', r.at, 'amount_cents', r.amount_cents, 'restocked', r.restocked, 'by', r.by,
                     'reason', r.reason, 'items', (

@@ -19,6 +19,8 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+CREATE OR REPLACE TRIGGER orders_transition BEFORE UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION check_order_transition();
 
 -- One step of one order, with which its money may have come (p_captured); answers the status it had. QT004 when the state
 -- machine has no such step, QT008 when there is no such order.
@@ -149,7 +151,7 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- Nothing is sent whose money is only held. Raises QT024.
+-- Nothing is sent whose money is only held, or contested. Raises QT024, QT028.
 CREATE OR REPLACE FUNCTION ship_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
@@ -157,6 +159,7 @@ BEGIN
     IF EXISTS (SELECT FROM orders WHERE id = p_order_id AND captured_cents < total_cents) THEN
         RAISE EXCEPTION 'the payment of this order has not been captured' USING ERRCODE = 'QT024';
     END IF;
+    PERFORM refuse_contested(p_order_id);
     RETURN p_order_id;
 END $$;
 

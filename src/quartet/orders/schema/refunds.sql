@@ -146,10 +146,29 @@ BEGIN
     SELECT v_refund, sku, cents, qty, back FROM parts WHERE cents > 0 OR qty > 0 OR back > 0;
 
     UPDATE orders SET refunded_cents = refunded_cents + v_amount, updated_at = now() WHERE id = p_order_id;
-    IF v_amount = v_left AND v_order.status <> 'cancelled' THEN
+    IF v_amount = v_left AND v_order.status NOT IN ('cancelled', 'refunded') THEN  -- where one came back it is so already
         PERFORM step_order(p_order_id, 'refunded', p_by, p_reason);
     END IF;
     PERFORM tell_orders('order.refunded', ARRAY[p_order_id], jsonb_build_object(
         'refund_id', v_refund, 'amount_cents', v_amount));
     RETURN v_refund;
+END $$;
+
+-- Money of a refund (p_lines: what promise_pieces had counted for it) that was given back and is here again: a refund of
+-- as much less than nothing, on its own day. It can be given back anew, for the same pieces too; where these are stays as
+-- it is, and so does the order's status: 'refunded' has no way out.
+CREATE OR REPLACE FUNCTION take_refund_back(p_order_id UUID, p_source_ref TEXT, p_lines JSONB, p_by TEXT, p_reason TEXT)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_given refunds;
+    v_taken UUID;
+BEGIN
+    SELECT * INTO STRICT v_given FROM refunds WHERE order_id = p_order_id AND source_ref = p_source_ref;
+    INSERT INTO refunds (order_id, amount_cents, currency, reason, by, takes_back)
+    VALUES (p_order_id, -v_given.amount_cents, v_given.currency, p_reason, p_by, v_given.id) RETURNING id INTO v_taken;
+    INSERT INTO refund_items (refund_id, sku, amount_cents, quantity)
+    SELECT v_taken, sku, -amount_cents, -quantity FROM refund_items WHERE refund_id = v_given.id;
+    UPDATE order_items i SET refunded_qty = refunded_qty - line.qty
+    FROM jsonb_to_recordset(p_lines) AS line(item UUID, qty INT) WHERE i.order_id = p_order_id AND i.id = line.item;
+    UPDATE orders SET refunded_cents = refunded_cents - v_given.amount_cents, updated_at = now() WHERE id = p_order_id;
 END $$;

@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pydantic import SecretStr
-
 from quartet.kernel.settings import Settings
 from quartet.payments.providers.paypal import PayPal
 from quartet.payments.providers.port import PaymentProvider
@@ -57,11 +55,7 @@ def check_providers(settings: Settings) -> None:
         f"the payment provider {name} is on, but QUARTET_{setting.upper()} is not set"
         for name in settings.payment_providers
         for setting in _NEEDED.get(name, ())
-        if not _value(getattr(settings, setting))
+        if not getattr(settings, setting)
     ]
     if missing:
         raise ValueError("; ".join(missing))
-
-
-def _value(setting: object) -> object:
-    return setting.get_secret_value() if isinstance(setting, SecretStr) else setting

@@ -31,6 +31,7 @@ from quartet.payments.model import (
     Entry,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
@@ -45,6 +46,9 @@ LIVE, TESTING = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
 TOLERANCE = timedelta(days=3)
 _SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
 _EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
+_BACK = re.compile(r"PAYMENT\.(CAPTURE\.(REFUNDED|REVERSED)|REFUND\.[A-Z_]+)|CUSTOMER\.DISPUTE\.[A-Z_]+")
+# Disputes whose money is surely ours after all; of any other outcome staff decide.
+_LIFTED = {"RESOLVED_SELLER_FAVOUR", "CANCELED_BY_BUYER"}
 _PAGE = 100
 _CAPTURES = {
     "COMPLETED": "succeeded", "REFUNDED": "succeeded", "PARTIALLY_REFUNDED": "succeeded", "PENDING": "pending",
@@ -148,7 +152,25 @@ class PayPal:
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError):
             raise BadRequest("the event is not one that PayPal writes") from None
         await self._check(headers, body, now)
+        if _BACK.fullmatch(kind):
+            return WebhookEvent(event_id, kind, reference, None, moved=await self._moved(kind, resource))
         return WebhookEvent(event_id, kind, reference, None, look=_EVENTS.fullmatch(kind) is not None)
+
+    async def _moved(self, kind: str, resource: Json) -> Moved | None:
+        """What went back; None of a refund that is under way. Raises BadRequest."""
+        try:
+            moved, capture = _disputed(resource) if kind.startswith("CUSTOMER") else _back(kind, resource)
+        except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError):
+            raise BadRequest("the event is not one that PayPal writes") from None
+        if moved is None or moved.charge or not capture:
+            return moved
+        try:
+            taken = await self._ask("GET", f"/v2/payments/captures/{capture}")
+        except ProviderError as refused:
+            if _issue(refused) in ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"):
+                return moved
+            raise
+        return replace(moved, charge=taken.get("custom_id") or "")
 
     async def _check(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         """Raises BadSignature. The body is known to be JSON, so that it can stand in the question byte for byte."""
@@ -192,7 +214,10 @@ class PayPal:
         failure = None
         try:
             path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
-            await self._ask("POST", path, body, f"{hold.reference}-{step}")
+            # For 45 days PayPal answers a request id as it did first, so that after a declined capture another is
+            # needed; after a lost answer it is the same.
+            tried = len(_parts(order, "captures"))
+            await self._ask("POST", path, body, f"{hold.reference}-{step}-{tried}")
         except ProviderError as refused:
             failure = refused
         try:
@@ -299,11 +324,12 @@ def _new_order(charge: Charge) -> Json:
 
 def _outcome(order: Json) -> Outcome:
     """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
-    still one."""
-    holds = [_HOLDS.get(held["status"], "pending") for held in _parts(order, "authorizations")]
+    still one, unless PayPal counts it as captured: then nothing is left to take."""
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
-    if holds and set(statuses) <= {"failed"}:
-        statuses = holds
+    holds = _HOLDS | {"CAPTURED": "voided"} if statuses else _HOLDS
+    held = [holds.get(part["status"], "pending") for part in _parts(order, "authorizations")]
+    if held and set(statuses) <= {"failed"}:
+        statuses = held
     statuses = statuses or ["voided" if order["status"] == "VOIDED" else "pending"]
     status = "succeeded" if "succeeded" in statuses else statuses[-1]
     amount = order["purchase_units"][0].get("amount") if order.get("purchase_units") else None
@@ -336,16 +362,55 @@ def _refund_outcome(refund: Json) -> Outcome:
     return Outcome(refund["id"], _REFUNDS.get(refund["status"], "failed"))  # type: ignore[arg-type]
 
 
+def _back(kind: str, resource: Json) -> tuple[Moved | None, str]:
+    """A refund or a reversal, and the capture that it is of, where it does not say which payment. A refund of ours
+    carries our id, one made by hand the capture's or none."""
+    named = storable(resource.get("custom_id") or resource.get("invoice_id") or "")
+    up = next((link["href"] for link in resource.get("links", ()) if link["rel"] == "up"), "")
+    cents, currency = _cents(resource["amount"]), storable(resource["amount"]["currency_code"])
+    moved = Moved("refund", storable(resource["id"]), named, named, cents, currency, undone=False)
+    if kind == "PAYMENT.CAPTURE.REVERSED":
+        moved = replace(moved, kind="reversal")
+    elif resource["status"] == "PENDING":
+        return None, ""
+    else:
+        moved = replace(moved, undone=_refund_outcome(resource).status == "failed")
+    return moved, _in_path(up.rpartition("/")[2])
+
+
+def _disputed(dispute: Json) -> tuple[Moved, str]:
+    """A dispute, and the capture that it is about, where it does not say which payment."""
+    about = dispute["disputed_transactions"][0]
+    named = storable(about.get("custom") or about.get("invoice_number") or "")
+    amount = dispute["dispute_amount"]
+    undone = (dispute.get("dispute_outcome") or {}).get("outcome_code") in _LIFTED
+    cents, currency = _cents(amount), storable(amount["currency_code"])
+    moved = Moved("dispute", storable(dispute["dispute_id"]), named, "", cents, currency, undone=undone)
+    return moved, _in_path(about.get("seller_transaction_id") or "")
+
+
+def _in_path(name: str) -> str:
+    if not re.fullmatch(r"[\w-]*", name):
+        raise ValueError
+    return name
+
+
 def _entry(row: Json) -> Entry | None:
     """A line of PayPal's reports: T00… are payments, T11… what went back, T1201 what a bank took back; the rest is none
-    of ours to compare."""
-    code = row["transaction_event_code"]
+    of ours to compare. The sign tells whose they are: what we paid others, or got back of what was withheld, is neither
+    a charge nor a refund of ours."""
+    code, cents = row["transaction_event_code"], _cents(row["transaction_amount"])
     if not code.startswith(("T00", "T11", "T1201")):
         return None
-    cents = abs(_cents(row["transaction_amount"]))
-    status = _REPORTED.get(row["transaction_status"], "pending")
+    is_charge = code.startswith("T00")
+    if is_charge is not (cents > 0):
+        return None
+    cents = abs(cents)
+    reported = row["transaction_status"]
+    # A charge that went back whole is called V from then on; what went back has a line of its own.
+    status = "succeeded" if is_charge and reported == "V" else _REPORTED.get(reported, "pending")
     return Entry(
-        "charge" if code.startswith("T00") else "refund",
+        "charge" if is_charge else "refund",
         row["transaction_id"],
         row.get("custom_field") or row.get("invoice_id") or "",
         status,

@@ -13,7 +13,10 @@ Where the shop captures by hand, `authorized` stands for succeeded, until the ho
 
 A webhook is a POST to `/webhooks/sandbox` of `{"id", "type", "createdAt", "data": {"reference", "chargeId", "status",
 "declineCode"}}`, type `charge.authorized`, `charge.succeeded`, `charge.failed` or `charge.voided`, with the header
-`Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks.
+`Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks. It never
+tells by itself of money that went back without us, but is understood where a test does: types `refund.succeeded`,
+`refund.failed`, `dispute.opened` and `dispute.lifted`, data `{"id", "charge", "reference", "amountCents", "currency"}`,
+where `charge` is our payment's id or its own, and `reference` our refund's id, "" where it is none of ours.
 
 `Faults` makes it as bad as a provider can be.
 """
@@ -38,6 +41,7 @@ from quartet.payments.model import (
     Entry,
     GiveBack,
     Hold,
+    Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
@@ -56,6 +60,8 @@ _PAGE = 100
 _DECLINES = {"card_declined": "card_declined", "card_insufficient_funds": "insufficient_funds"}
 _METHODS = frozenset({"card_ok", "card_async", "card_slow", "card_error", *_DECLINES})
 _KINDS = {f"charge.{status}": status for status in ("authorized", "succeeded", "failed", "voided")}
+
+_MOVED = {"refund.succeeded", "refund.failed", "dispute.opened", "dispute.lifted"}
 
 
 @dataclass
@@ -182,8 +188,9 @@ class Sandbox:
                 decline = data.get("declineCode")
                 status = _KINDS[event["type"]]
                 outcome = Outcome(storable(data["chargeId"]), status, None if decline is None else storable(decline))  # type: ignore[arg-type]
-            reference = (event.get("data") or {}).get("reference", "")
-            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
+            reference = storable((event.get("data") or {}).get("reference", ""))
+            moved = _moved(event["type"], event["data"], reference) if event["type"] in _MOVED else None
+            return WebhookEvent(storable(event["id"]), storable(event["type"]), reference, outcome, moved=moved)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that the sandbox writes") from None
 
@@ -242,6 +249,15 @@ class Sandbox:
             raise ProviderSilent("the sandbox does not answer") from error
         self.faults.after()
         return row
+
+
+def _moved(kind: str, data: Any, reference: str) -> Moved:
+    cents, currency = data["amountCents"], storable(data["currency"])
+    if not isinstance(cents, int):
+        raise TypeError
+    what: Any = kind.partition(".")[0]
+    undone = kind in ("refund.failed", "dispute.lifted")
+    return Moved(what, storable(data["id"]), storable(data["charge"]), reference, cents, currency, undone=undone)
 
 
 def _outcome(row: Any) -> Outcome:

@@ -17,16 +17,28 @@ import stripe
 
 from quartet.kernel.errors import BadRequest
 from quartet.kernel.settings import Settings
-from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderError, ProviderSilent, WebhookEvent
+from quartet.payments.model import (
+    Charge,
+    Entry,
+    GiveBack,
+    Hold,
+    Moved,
+    Outcome,
+    ProviderError,
+    ProviderSilent,
+    WebhookEvent,
+)
 from quartet.payments.providers import signatures
 from quartet.payments.providers.port import UNSENT, limits, storable
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
-# An intent is looked for among those made this long before and after our payment's id was drawn: clocks differ, and a
-# request may have waited.
-_EARLIER = timedelta(minutes=5)
-_LATER = timedelta(minutes=15)
+# An intent is looked for among those made this long before and after our payment's id was drawn: where nearly all are,
+# then where clocks that differ and a request that waited may have put it. A busy hour has thousands in the latter.
+_AROUND = (
+    (timedelta(seconds=5), timedelta(seconds=30)),
+    (timedelta(minutes=5), timedelta(minutes=15)),
+)
 _STATUSES = {
     "succeeded": "succeeded",
     "requires_capture": "authorized",
@@ -45,6 +57,10 @@ _EVENTS = {
         "succeeded", "payment_failed", "canceled", "processing", "requires_action", "amount_capturable_updated",
     )
 }  # fmt: skip
+_REFUND_EVENTS = {"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"}
+_DISPUTE_EVENT = "charge.dispute."
+# Disputes whose money is ours after all. What a bank only asks about (`warning_…`) is none yet.
+_LIFTED = {"won", "warning_closed", "prevented"}
 # Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. Of three decimals the last has
 # to be 0 (https://docs.stripe.com/currencies).
 _UNITS = {"ISK": Fraction(100), "UGX": Fraction(100), "MGA": Fraction(1, 100)}
@@ -120,11 +136,13 @@ class Stripe:
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
         if provider_ref is not None:
             return _outcome(await _call(self._api.payment_intents.retrieve_async(provider_ref)))
-        around = {"gte": _seconds(_drawn_at(reference) - _EARLIER), "lte": _seconds(_drawn_at(reference) + _LATER)}
-        # Listed, not searched for: a search finds what was made a moment ago only later.
-        async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
-            if _reference(intent) == reference:
-                return _outcome(intent)
+        drawn = _drawn_at(reference)
+        for earlier, later in _AROUND:
+            around = {"gte": _seconds(drawn - earlier), "lte": _seconds(drawn + later)}
+            # Listed, not searched for: a search finds what was made a moment ago only later.
+            async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
+                if _reference(intent) == reference:
+                    return _outcome(intent)
         return None
 
     async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
@@ -150,11 +168,17 @@ class Stripe:
         signatures.check(headers.get(SIGNATURE, ""), body, self._secrets, now)
         try:
             event = orjson.loads(body)
-            outcome, reference = None, ""
+            outcome, reference, moved = None, "", None
             if event["type"] in _EVENTS:
                 intent = event["data"]["object"]
                 outcome, reference = _outcome(intent), _reference(intent)
-            return WebhookEvent(storable(event["id"]), storable(event["type"]), storable(reference), outcome)
+            elif event["type"] in _REFUND_EVENTS:
+                moved = _refund_moved(event["data"]["object"])
+            elif event["type"].startswith(_DISPUTE_EVENT):
+                moved = _disputed(event["data"]["object"])
+            return WebhookEvent(
+                storable(event["id"]), storable(event["type"]), storable(reference), outcome, moved=moved
+            )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that Stripe writes") from None
 
@@ -240,6 +264,27 @@ def _declined(error: stripe.CardError) -> Outcome:
 
 def _refund_outcome(refund: Any) -> Outcome:
     return Outcome(refund["id"], _REFUND_STATUSES.get(refund["status"], "failed"))  # type: ignore[arg-type]
+
+
+def _refund_moved(refund: Any) -> Moved | None:
+    """None while it is under way. KeyError, TypeError when it is no refund."""
+    status = _refund_outcome(refund).status
+    return None if status == "pending" else _moved("refund", refund, undone=status == "failed")
+
+
+def _disputed(dispute: Any) -> Moved | None:
+    """None while the bank only asks. KeyError, TypeError when it is no dispute."""
+    if dispute["status"] not in _DISPUTED | _LIFTED:
+        return None
+    return _moved("dispute", dispute, undone=dispute["status"] in _LIFTED)
+
+
+def _moved(kind: Any, found: Any, *, undone: bool) -> Moved:
+    currency = found["currency"].upper()
+    charge, reference = storable(found.get("payment_intent") or ""), storable(_reference(found))
+    return Moved(
+        kind, storable(found["id"]), charge, reference, _ours(found["amount"], currency), currency, undone=undone
+    )
 
 
 def _entry(kind: Any, found: Any, status: str, moved: int, charge_ref: str = "") -> Entry:

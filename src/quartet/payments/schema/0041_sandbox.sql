@@ -13,8 +13,14 @@ CREATE TABLE sandbox.charges (
     decline_code TEXT,
     -- Before this moment the charge is still being worked on.
     settles_at   TIMESTAMPTZ NOT NULL,
-    created_at   TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+    created_at   TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- A charge that was not to be captured at once is a hold until `captured_at`, `voided_at` or `lapses_at`.
+    capture      BOOLEAN NOT NULL DEFAULT true,
+    captured_at  TIMESTAMPTZ,
+    voided_at    TIMESTAMPTZ,
+    lapses_at    TIMESTAMPTZ NOT NULL DEFAULT 'infinity'
 );
+CREATE INDEX charges_newest ON sandbox.charges(created_at, reference);
 
 CREATE TABLE sandbox.refunds (
     reference    TEXT PRIMARY KEY,
@@ -24,22 +30,4 @@ CREATE TABLE sandbox.refunds (
     created_at   TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX refunds_charge ON sandbox.refunds(charge);
-
--- Once by reference, and never more in all than was charged: the charge's row lock makes refunds take turns.
-CREATE FUNCTION sandbox.refund(p_reference TEXT, p_id TEXT, p_charge TEXT, p_cents BIGINT) RETURNS TEXT
-LANGUAGE plpgsql AS $$
-DECLARE
-    v_charged BIGINT;
-    v_id      TEXT;
-BEGIN
-    SELECT amount_cents INTO v_charged FROM sandbox.charges
-    WHERE reference = p_charge AND decline_code IS NULL AND settles_at <= clock_timestamp() FOR UPDATE;
-    SELECT id INTO v_id FROM sandbox.refunds WHERE reference = p_reference;
-    IF v_id IS NULL
-       AND v_charged >= p_cents + coalesce((SELECT sum(amount_cents) FROM sandbox.refunds WHERE charge = p_charge), 0)
-    THEN
-        INSERT INTO sandbox.refunds (reference, id, charge, amount_cents)
-        VALUES (p_reference, p_id, p_charge, p_cents) RETURNING id INTO v_id;
-    END IF;
-    RETURN v_id;
-END $$;
+CREATE INDEX refunds_newest ON sandbox.refunds(created_at, reference);

@@ -180,7 +180,7 @@ END $$;
 
 -- What is held is to be taken, written down before the provider is asked; a second capture waits for the first. No row
 -- when it has lapsed, or is taken already: the payment as it stands says which.
--- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id).
+-- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id), QT028 as refuse_contested.
 CREATE OR REPLACE FUNCTION start_capture(
     p_id UUID, p_owner TEXT, p_key TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -196,6 +196,7 @@ BEGIN
     ELSIF v_payment.status <> 'authorized' THEN
         RAISE EXCEPTION 'there is nothing to capture' USING ERRCODE = 'QT025', DETAIL = v_payment.status;
     END IF;
+    PERFORM refuse_contested(v_payment.order_id);
     UPDATE payments
     SET due = 'capture', request_owner = p_owner, request_key = p_key, asked = 0, ask_at = p_ask, updated_at = p_now
     WHERE id = p_id RETURNING * INTO v_payment;
@@ -228,7 +229,7 @@ END $$;
 
 -- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
--- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}.
+-- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}; QT028 as refuse_contested.
 CREATE OR REPLACE FUNCTION start_refund(
     p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_items JSONB, p_note TEXT
@@ -243,6 +244,9 @@ BEGIN
     v_left := coalesce(v_payment.amount_cents - v_payment.refunded_cents - (
         SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds
         WHERE payment_id = v_payment.id AND status = 'pending'), 0);
+    IF v_left > 0 THEN
+        PERFORM refuse_contested(p_order_id);
+    END IF;
     IF v_left > 0 AND p_items IS NOT NULL THEN
         v_lines := promise_pieces(p_order_id, p_items);
         p_cents := (SELECT sum(cents) FROM jsonb_to_recordset(v_lines) AS line(cents BIGINT));
@@ -261,7 +265,8 @@ END $$;
 
 -- The provider has given the money back, or will not. What came too late never was the order's, so the order's own
 -- books don't change then. What it refused for an order that was cancelled meanwhile has to go back all the same, and is
--- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done.
+-- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done,
+-- unless the provider has said since then that it failed for good (refund_came_back).
 CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
 RETURNS payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
@@ -272,6 +277,9 @@ DECLARE
 BEGIN
     SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM payment_refunds WHERE id = p_id AND came_back_at IS NOT NULL) THEN
+        p_status := 'failed';
+    END IF;
     IF p_status = 'failed' AND v_status = 'cancelled' THEN
         UPDATE payment_refunds SET reason = 'cancelled', updated_at = p_now
         WHERE id = p_id AND status = 'pending' AND reason = 'asked' RETURNING * INTO v_refund;
@@ -287,6 +295,10 @@ BEGIN
         SELECT * INTO v_refund FROM payment_refunds WHERE id = p_id;
     ELSIF p_status = 'failed' THEN
         PERFORM release_pieces(v_order_id, v_refund.lines);
+        IF v_status = 'cancelled' THEN  -- which has put back what nothing had settled then
+            PERFORM return_pieces(v_order_id, NULL, 'payments');
+        END IF;
+        PERFORM tell_refund_failed(v_refund);
     ELSIF p_status = 'succeeded' THEN
         IF v_before = 'failed' AND v_refund.lines IS NOT NULL THEN
             BEGIN
@@ -295,6 +307,7 @@ BEGIN
                 v_refund.lines := NULL;
                 v_refund.restock := false;
             END;
+            UPDATE payment_refunds SET lines = v_refund.lines, restock = v_refund.restock WHERE id = p_id;
         END IF;
         UPDATE payments
         SET refunded_cents = refunded_cents + v_refund.amount_cents, updated_at = p_now,
@@ -307,4 +320,107 @@ BEGIN
         END IF;
     END IF;
     RETURN v_refund;
+END $$;
+
+-- The provider says that a refund has failed for good, which it may say days after it was given: the money is here and can
+-- be given anew. Said before the refund is written down as given, it holds all the same; said again it changes nothing.
+CREATE OR REPLACE FUNCTION refund_came_back(p_id UUID, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_before  TEXT;
+    v_refund  payment_refunds;
+BEGIN
+    SELECT p.* INTO v_payment FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
+    PERFORM FROM orders WHERE id = v_payment.order_id FOR NO KEY UPDATE;
+    SELECT status INTO v_before FROM payment_refunds WHERE id = p_id;
+    UPDATE payment_refunds
+    SET came_back_at = p_now, updated_at = p_now, status = CASE status WHEN 'succeeded' THEN 'failed' ELSE status END,
+        processed_at = CASE status WHEN 'succeeded' THEN p_now ELSE processed_at END
+    WHERE id = p_id AND came_back_at IS NULL RETURNING * INTO v_refund;
+    IF FOUND AND v_before = 'succeeded' THEN
+        UPDATE payments
+        SET refunded_cents = refunded_cents - v_refund.amount_cents, updated_at = p_now,
+            status = CASE WHEN v_refund.reason = 'late' THEN status ELSE 'succeeded' END
+        WHERE id = v_refund.payment_id;
+        IF v_refund.reason <> 'late' THEN
+            PERFORM take_refund_back(v_payment.order_id, v_refund.provider_ref, v_refund.lines, 'payments', 'came back');
+        END IF;
+        PERFORM tell_refund_failed(v_refund);
+    END IF;
+END $$;
+
+-- Tells of money that was promised back, or was back already (came_back), and is not.
+CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO outbox (topic, key, payload)
+    SELECT 'refund.failed', o.id::text, jsonb_build_object(
+        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id,
+        'amount_cents', p_refund.amount_cents, 'currency', p.currency, 'reason', p_refund.reason,
+        'came_back', p_refund.came_back_at IS NOT NULL)
+    FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
+$$;
+
+-- While it is not settled what somebody else did to the order's money, nothing of it is sent, taken or given back: it might
+-- go back twice. Raises QT028, DETAIL {"payment_id", "reason"}.
+CREATE OR REPLACE FUNCTION refuse_contested(p_order_id UUID) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_detail TEXT := (
+        SELECT json_build_object('payment_id', p.id, 'reason', c.reason)::text
+        FROM payments p JOIN payment_contests c ON c.payment_id = p.id
+        WHERE p.order_id = p_order_id AND p.status IN ('authorized', 'succeeded') AND c.settled_at IS NULL
+        ORDER BY c.contested_at LIMIT 1);
+BEGIN
+    IF v_detail IS NOT NULL THEN
+        RAISE EXCEPTION 'the money of this order is contested' USING ERRCODE = 'QT028', DETAIL = v_detail;
+    END IF;
+END $$;
+
+-- Money of a payment went back and nobody here asked for it, as its provider tells under its own name, p_ref; p_undone: it
+-- is here again, or never went. Once or many times, in whatever order, the same. p_kind 'dispute' and 'reversal' contest
+-- the payment, until they are undone or settled. A 'refund' becomes one of ours, given already, so that no more is given
+-- back than is left; where there is no room for it, beside what was promised or given, it contests the payment. Raises
+-- QT029 where a refund is told before the charge that it is of.
+CREATE OR REPLACE FUNCTION note_moved(
+    p_id UUID, p_kind TEXT, p_ref TEXT, p_cents BIGINT, p_currency TEXT, p_undone BOOLEAN, p_now TIMESTAMPTZ
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_payment payments;
+    v_refund  UUID;
+    v_fits    BOOLEAN;
+BEGIN
+    PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    SELECT * INTO v_payment FROM payments WHERE id = p_id;
+    SELECT id INTO v_refund FROM payment_refunds WHERE payment_id = p_id AND provider_ref = p_ref;
+    IF v_refund IS NOT NULL AND p_undone THEN
+        PERFORM refund_came_back(v_refund, p_now);
+    END IF;
+    IF v_refund IS NOT NULL THEN
+        RETURN;
+    ELSIF p_kind = 'refund' AND NOT p_undone AND v_payment.status IN ('pending', 'authorized', 'failed') THEN
+        RAISE EXCEPTION 'the payment is %', v_payment.status USING ERRCODE = 'QT029';
+    END IF;
+
+    v_fits := p_kind = 'refund' AND NOT p_undone AND v_payment.status = 'succeeded' AND p_currency = v_payment.currency
+        AND p_cents BETWEEN 1 AND v_payment.amount_cents - v_payment.refunded_cents - (
+            SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds WHERE payment_id = p_id AND status = 'pending')
+        AND NOT EXISTS (SELECT FROM payment_contests WHERE payment_id = p_id AND provider_ref = p_ref);
+    IF v_fits THEN
+        INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, provider_ref, created_at, updated_at)
+        VALUES (p_id, p_cents, 'elsewhere', 'payments', p_ref, p_now, p_now) RETURNING id INTO v_refund;
+        PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
+    ELSIF p_undone THEN
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at, settled_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_now, p_now)
+        ON CONFLICT (payment_id, provider_ref) DO UPDATE
+        SET settled_at = coalesce(payment_contests.settled_at, excluded.settled_at);
+    ELSE
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_now) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            INSERT INTO outbox (topic, key, payload)
+            SELECT 'payment.contested', o.id::text, jsonb_build_object(
+                'payment_id', p_id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', p_cents,
+                'currency', v_payment.currency, 'reason', p_kind, 'provider', v_payment.provider, 'provider_ref', p_ref)
+            FROM orders o WHERE o.id = v_payment.order_id;
+        END IF;
+    END IF;
 END $$;

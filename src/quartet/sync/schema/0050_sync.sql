@@ -10,11 +10,11 @@ CREATE TABLE sync_positions (
     caught_up_at TIMESTAMPTZ,
     batches      BIGINT NOT NULL DEFAULT 0,
     items        BIGINT NOT NULL DEFAULT 0,
-    retries      BIGINT NOT NULL DEFAULT 0,
-    updated_at   TIMESTAMPTZ NOT NULL DEFAULT now()
+    retries      BIGINT NOT NULL DEFAULT 0
 );
 
--- Rebuilds of the search index, asked for and done. One is open at most.
+-- Rebuilds of the search index, asked for and done. One is open at most. One that was cut short goes on where it was, by
+-- whichever worker: into `index_name`, from bucket `upto` on.
 CREATE TABLE sync_rebuilds (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     state      TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'building', 'done', 'failed')),
@@ -24,12 +24,13 @@ CREATE TABLE sync_rebuilds (
     error      TEXT,
     asked_at   TIMESTAMPTZ NOT NULL DEFAULT now(),
     started_at TIMESTAMPTZ,
-    ended_at   TIMESTAMPTZ
+    ended_at   TIMESTAMPTZ,
+    -- A new index, or back to the one that was live before.
+    kind       TEXT NOT NULL DEFAULT 'new' CHECK (kind IN ('new', 'back')),
+    index_name TEXT,
+    upto       INT NOT NULL DEFAULT 0,
+    rate       REAL NOT NULL DEFAULT 0,  -- products a second
+    -- Products that staff gave up, by dropping the dead letter that kept the index from going live.
+    without    TEXT[] NOT NULL DEFAULT '{}'
 );
 CREATE UNIQUE INDEX sync_rebuilds_one_open ON sync_rebuilds ((true)) WHERE state IN ('asked', 'building');
-
--- The same thing refused again is the same letter.
-CREATE UNIQUE INDEX dead_letters_once ON dead_letters (pipeline, key);
-
--- Events that were tried and wait; new ones are not in it, so it costs nothing where orders are placed.
-CREATE INDEX outbox_waiting ON outbox (key, id) WHERE attempts > 0;

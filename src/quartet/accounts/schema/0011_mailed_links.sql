@@ -1,0 +1,13 @@
+-- migrate:up
+
+-- Links in e-mails, each good once: the hash of its token, and the address that it was sent to and so proves. Of one
+-- purpose a user has one at most; a newer one takes its place.
+CREATE TABLE mailed_links (
+    user_id    UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    purpose    TEXT NOT NULL CHECK (purpose IN ('reset', 'verify')),
+    token_hash BYTEA NOT NULL UNIQUE,
+    email      TEXT NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (user_id, purpose)
+);
+CREATE INDEX mailed_links_age ON mailed_links (expires_at);

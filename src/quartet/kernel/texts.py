@@ -1,0 +1,72 @@
+"""How words are spelt, for all that compares what people typed: accents, and numbers with their units."""
+
+import re
+import unicodedata
+
+# Letters that are letters of their own and not others with marks on them.
+_ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
+
+
+def fold(text: str) -> str:
+    """Lower case without accents: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
+    if text.isascii():
+        return text.lower()
+    parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
+    bare = "".join(letter for letter in unicodedata.normalize("NFKD", parts) if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", bare)
+
+
+# --- Numbers with units ---------------------------------------------------------------------------------------------
+
+_SPELLINGS = {
+    "inch": "inch|inches|zoll|\"|''|′′|”",  # folding makes two signs of ″
+    "gb": "gb|gigabytes?",
+    "tb": "tb|terabytes?",
+    "mb": "mb|megabytes?",
+    "kg": "kg|kilos?|kilograms?|kilogramm",
+    "g": "g|gr|grams?|gramm",
+    "l": "l|litres?|liters?|liter",
+    "ml": "ml|millilitres?|milliliters?",
+    "cm": "cm|centimetres?|centimeters?|zentimeter",
+    "mm": "mm|millimetres?|millimeters?|millimeter",
+    "m": "m|metres?|meters?|meter",
+    "wh": "wh",
+    "mah": "mah",
+    "hz": "hz|hertz",
+    "w": "w|watts?",
+}
+UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
+# What is a word as well, and a unit only right behind its number: `27in` and not `2 in 1`.
+_CLOSE = {"in": "inch"}
+UNITS |= _CLOSE
+UNITS |= {spelling.removesuffix("s"): unit for spelling, unit in UNITS.items() if len(spelling) > 3}
+# It looks behind past the first digit: a pattern that begins with digits is found at the speed of looking for them.
+MEASURES = re.compile(
+    r"([0-9](?<![\w.,][0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
+    rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
+)
+
+_DIGITS = "0123456789"
+
+
+def has_digit(text: str) -> bool:
+    """Whether there is any of ours in it."""
+    return any(map(text.__contains__, _DIGITS))  # a tenth of what looking through it by a pattern takes
+
+
+def joined(text: str) -> str:
+    """Folded text whose measures are one word each, spelt one way: `14" and 32 GB` is `14inch and 32gb`."""
+    return measured(fold(text))
+
+
+def measured(text: str) -> str:
+    """The same of text in lower case, accents and all."""
+    return MEASURES.sub(lambda found: measure(found[1], found[2], UNITS[found[3]]), text)
+
+
+def measure(whole: str, part: str | None, unit: str) -> str:
+    """A number with its unit as one word; a thousand gigabytes are a terabyte."""
+    part = (part or "").rstrip("0")
+    if unit == "gb" and not part and whole.endswith("000"):
+        whole, unit = whole[:-3], "tb"
+    return f"{whole}.{part}{unit}" if part else f"{whole}{unit}"

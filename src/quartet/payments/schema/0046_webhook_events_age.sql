@@ -1,3 +1,0 @@
--- migrate:up
-
-CREATE INDEX webhook_events_age ON webhook_events (received_at);

@@ -1,0 +1,36 @@
+"""What a store or its driver said, in a line for whoever set its URL."""
+
+import asyncpg
+from pymongo.errors import PyMongoError
+
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import resp
+from quartet.stores.postgres import Violation
+from quartet.stores.search import SearchRefused
+
+_SAID_BY = {
+    "postgres": (asyncpg.PostgresError, asyncpg.InterfaceError, Violation),
+    "mongodb": (PyMongoError,),
+    "redis": (resp.Refused,),
+    "search": (SearchRefused,),
+}
+
+
+def trouble(error: Exception) -> str | None:
+    """The line, with the setting that leads to the store; None where the error is of no store."""
+    if isinstance(error, StoreUnavailable):
+        store, what = error.store, str(error)
+    else:
+        store = what = next((name for name, kinds in _SAID_BY.items() if isinstance(error, kinds)), "")
+    why = reason(error)
+    told = what if why == what else f"{what}: {why}"
+    return f"{told} (QUARTET_{store.upper().replace('-', '_')}_URL)" if store else None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what the one who knows best said: the driver, or below it the system."""
+    said = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        said = str(error) or said
+    return said.partition("\n")[0].partition(" caused by: ")[0].partition(", full error: ")[0]

@@ -1,0 +1,97 @@
+"""A process on a database that lacks a part of the schema says so, instead of failing at every request."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from conftest import SECRET
+from quartet.cli import check_schema, open_shop
+from quartet.gateway import create_app
+from quartet.kernel.settings import Settings
+from quartet.stores.migrate import find, migrate
+
+NUMBERED = sum("@" not in migration.version for migration in find())
+
+
+@pytest.fixture
+async def bare(settings: Settings, servers: dict[str, str]) -> AsyncIterator[Settings]:
+    """A shop whose database was made, and nothing more."""
+    name = f"bare_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield settings.model_copy(update={"postgres_url": servers["postgres"].rpartition("/")[0] + f"/{name}"})
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def _quartet(settings: Settings, *words: str) -> tuple[int | None, str]:
+    """What a command ends with, and its last words."""
+    named = {f"QUARTET_{name}_URL": str(getattr(settings, f"{name.lower()}_url")) for name in
+             ("POSTGRES", "MONGODB", "REDIS", "SEARCH")}  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "quartet.cli", *words),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=settings.data_dir,
+        env={**os.environ, **named, "QUARTET_SECRET": SECRET, "QUARTET_DATA_DIR": str(settings.data_dir)},
+    )
+    try:
+        async with asyncio.timeout(60):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:  # it works: on what?
+            process.kill()
+            await process.wait()
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("worker",), ("check",), ("roles", "ada@example.com")])
+async def test_a_process_does_not_start_on_a_database_without_the_shop(bare: Settings, words: tuple[str, ...]) -> None:
+    ended = await _quartet(bare, *words)
+    assert ended == (1, f"quartet: the database lacks {NUMBERED} of the shop's migrations: run `quartet migrate`\n")
+
+
+async def test_while_postgresql_is_away_it_starts_all_the_same(settings: Settings) -> None:
+    await check_schema(settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/x"}))
+
+
+async def test_a_process_is_ready_once_the_database_is_migrated(bare: Settings) -> None:
+    async with open_shop(bare) as shop, _guest(bare) as guest:
+        answer = await guest.get("/health/ready")
+        assert answer.status_code == 503
+        postgres = answer.json()["stores"]["postgres"]
+        assert postgres["status"] == "down"
+        assert postgres["error"] == f"the database lacks {NUMBERED} of the shop's migrations: run `quartet migrate`"
+        assert postgres["breaker"] == "closed", "it answers"
+
+        await migrate(shop.stores.pg)
+        assert (await guest.get("/health/ready")).status_code == 200
+
+
+async def test_while_versions_change_processes_of_both_start(settings: Settings) -> None:
+    async with open_shop(settings) as shop, shop.stores.pg.tx() as tx:
+        await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+        await tx.execute("UPDATE schema_migrations SET version = version || 'later' WHERE version LIKE '%@%'")
+    await check_schema(settings)
+
+    async with open_shop(settings) as shop, shop.stores.pg.tx() as tx:
+        await tx.execute("DELETE FROM schema_migrations WHERE version = '0001'")
+    with pytest.raises(ValueError, match="the database lacks 1 of the shop's migrations"):
+        await check_schema(settings)
+
+
+@asynccontextmanager
+async def _guest(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Of the API that opened its shop while PostgreSQL was away, as far as that makes a difference."""
+    async with open_shop(settings) as shop:
+        app = create_app(lambda: open_shop(settings))
+        app.state.shop = shop
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as guest:
+            yield guest
