@@ -531,6 +531,25 @@ async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
 
 
 @pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_is_let_go_is_no_refund_whatever_stripe_calls_it(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    held = (await pay(shopper, made)).json()
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    place.give_back(place.intents[held["providerRef"]], held["amountCents"])
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    (payment,) = (await look(staff, made["id"]))["payments"]
+    assert (payment["status"], payment["refunds"], payment["contests"]) == ("voided", [], [])
+
+
+@pytest.mark.usefixtures("by_hand")
 async def test_what_is_disputed_is_not_captured(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

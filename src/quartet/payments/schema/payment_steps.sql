@@ -393,8 +393,8 @@ BEGIN
     IF v_refund IS NOT NULL AND p_undone THEN
         PERFORM refund_came_back(v_refund, p_now);
     END IF;
-    IF v_refund IS NOT NULL THEN
-        RETURN;
+    IF v_refund IS NOT NULL OR (p_kind = 'refund' AND v_payment.status = 'voided') THEN
+        RETURN;  -- what was never taken is let go, which some providers call a refund
     ELSIF p_kind = 'refund' AND NOT p_undone AND v_payment.status IN ('pending', 'authorized', 'failed') THEN
         RAISE EXCEPTION 'the payment is %', v_payment.status USING ERRCODE = 'QT029';
     END IF;
