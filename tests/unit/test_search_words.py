@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quartet.kernel.texts import fold
 from quartet.search import words
 from quartet.search.query import shown
-from quartet.search.words import Marker, asked, distance, fold, kept, of_attrs, of_sku, respellings, respelt
+from quartet.search.words import Marker, asked, distance, kept, of_attrs, of_sku, respellings, respelt
 
 SEED = 16
 texts = st.text(max_size=60) | st.text('abcdeé 12"ß-.,', max_size=40)

@@ -15,6 +15,7 @@ import orjson
 from quartet.catalog import primary_image
 from quartet.kernel.errors import invalid
 from quartet.kernel.fingerprints import bucket, fingerprint
+from quartet.kernel.texts import fold
 from quartet.search import words
 
 Json = dict[str, Any]
@@ -348,7 +349,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
     choices = (product, *product["variants"])
     in_stock = (product, *(variant for variant in product["variants"] if variant["available"] > 0))
     shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
-    more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(words.fold(name))]
+    more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
     more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
     kept = {
         "id": product["_id"],
@@ -361,7 +362,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "description": product["description"],
         "words": {
             "name": words.kept(name),
-            "brand": words.fold(brand),
+            "brand": fold(brand),
             "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
             "description": words.kept(product["description"]),
         },

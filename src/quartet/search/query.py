@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from quartet.kernel.settings import Settings
+from quartet.kernel.texts import fold
 from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import words
 from quartet.search.model import (
@@ -431,7 +432,7 @@ def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Readin
 
 def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts of what was found, as words are looked up in them for another spelling."""
-    return [words.fold(" ".join(_spelt(hit["_source"]))) for hit in hits]
+    return [fold(" ".join(_spelt(hit["_source"]))) for hit in hits]
 
 
 def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:

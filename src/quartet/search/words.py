@@ -13,11 +13,7 @@ from itertools import chain, pairwise, takewhile
 from operator import or_
 from typing import Any
 
-from quartet.kernel.texts import MEASURES as _MEASURE
-from quartet.kernel.texts import UNITS as _UNIT
-from quartet.kernel.texts import fold as fold  # noqa: PLC0414 — it is of `words` too
-from quartet.kernel.texts import has_digit as _has_digit
-from quartet.kernel.texts import joined, measure
+from quartet.kernel.texts import MEASURES, UNITS, fold, has_digit, joined, measure
 
 # A query's cost grows with its words, each of which may be misspelt; people type three.
 MOST_WORDS = 16
@@ -43,9 +39,9 @@ def measures_of(whole: str, part: str | None, unit: str) -> Iterator[str]:
 def kept(text: str) -> str:
     """As the index keeps a text: as it is written, without accents, and its measures as one word each behind it."""
     folded = fold(text)
-    if not _has_digit(folded):  # most texts: looking for measures costs more than all else that is done to a product
+    if not has_digit(folded):  # most texts: looking for measures costs more than all else that is done to a product
         return folded
-    measures = [one for found in _MEASURE.finditer(folded) for one in measures_of(found[1], found[2], _UNIT[found[3]])]
+    measures = [one for found in MEASURES.finditer(folded) for one in measures_of(found[1], found[2], UNITS[found[3]])]
     if not measures:
         return folded
     words = set(folded.split())
@@ -72,7 +68,7 @@ def article(text: str) -> str:
     """The text as an article number, where `asked` makes something else of it: `TEE-001-M` is no 001 metres long. Else
     nothing."""
     number = text.strip().lower()[:LONGEST_WORD]
-    plain = number.isascii() and _has_digit(number) and " " not in number
+    plain = number.isascii() and has_digit(number) and " " not in number
     return number if plain and number != asked(text) else ""
 
 
@@ -136,7 +132,7 @@ def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
     (`ram_gb: 32` is `32gb ram`), and what is true by its name."""
     for name, held in attrs.items():
         about, _, last = name.rpartition("_")
-        unit = _UNIT.get(last) if about else None
+        unit = UNITS.get(last) if about else None
         for value in held if isinstance(held, list) else [held]:
             if isinstance(value, str):
                 yield kept_word(value)
@@ -267,8 +263,8 @@ class Marker:
     def _with_measures(self, text: str) -> Iterator[tuple[int, int]]:
         """Measures may be two words, and have their own spelling. In the order of the text."""
         folded = fold(text)
-        found = _MEASURE.finditer(folded) if len(folded) == len(text) else iter(())
-        measures = [m.span() for m in found if not self._measures.isdisjoint(measures_of(m[1], m[2], _UNIT[m[3]]))]
+        found = MEASURES.finditer(folded) if len(folded) == len(text) else iter(())
+        measures = [m.span() for m in found if not self._measures.isdisjoint(measures_of(m[1], m[2], UNITS[m[3]]))]
         words = (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
         yield from merge(measures, ((a, b) for a, b in words if not any(c <= a < d for c, d in measures)))
 
