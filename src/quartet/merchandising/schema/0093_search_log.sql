@@ -5,9 +5,7 @@ CREATE TABLE searches (
     id    UUID PRIMARY KEY,
     at    TIMESTAMPTZ NOT NULL,
     query TEXT COLLATE "C" NOT NULL,  -- normalised; what looks like an address or a telephone is masked
-    found INT NOT NULL,
-    exact BOOLEAN NOT NULL DEFAULT false,  -- what was found has all of its words as they are
-    spelt TEXT                             -- as it was typed, with its accents, where that is another text
+    found INT NOT NULL
 );
 CREATE INDEX searches_at ON searches (at);
 

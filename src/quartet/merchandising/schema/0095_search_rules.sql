@@ -19,9 +19,7 @@ CREATE TABLE search_rules (
     hidden     TEXT[] NOT NULL,
     pinned_ids TEXT[] NOT NULL,
     hidden_ids TEXT[] NOT NULL,
-    updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Whether the query may be offered to those who type, once others have searched for it.
-    offered    BOOLEAN NOT NULL DEFAULT true
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
 -- How far what sells for a query may rise; and the stamp that tells every process that any of this has changed.

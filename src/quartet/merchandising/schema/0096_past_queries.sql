@@ -1,12 +1,11 @@
 -- migrate:up
 
--- How often a query was searched for on a day, and how often it found something that has all of its words as they are:
--- what is offered to whoever types is drawn from here, and staff's log may be shorter.
+-- How often a query was searched for on a day, and how often it found something: what is offered to whoever types is
+-- drawn from here, and staff's log may be shorter.
 CREATE TABLE query_days (
     day      DATE NOT NULL,
     query    TEXT COLLATE "C" NOT NULL,
     searches BIGINT NOT NULL,
     found    BIGINT NOT NULL,
-    spelt    TEXT,  -- as in searches
     PRIMARY KEY (day, query)
 );

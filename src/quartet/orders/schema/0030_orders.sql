@@ -74,16 +74,12 @@ CREATE TABLE refunds (
     id           UUID PRIMARY KEY DEFAULT gen_random_uuid(),
     order_id     UUID NOT NULL REFERENCES orders(id) ON DELETE CASCADE,
     at           TIMESTAMPTZ NOT NULL DEFAULT now(),
-    amount_cents BIGINT NOT NULL,
+    amount_cents BIGINT NOT NULL CONSTRAINT refunds_amount CHECK (amount_cents > 0),
     currency     CHAR(3) NOT NULL,
     restocked    BOOLEAN NOT NULL DEFAULT false,
     reason       TEXT,
     by           TEXT NOT NULL DEFAULT 'system',
-    source_ref   TEXT CONSTRAINT refunds_once UNIQUE,  -- the provider's or an import's own name for it
-    -- Money that was given back and came here again is a refund of less than nothing, on its own day, so that closed
-    -- months stay as they were; it names the refund that it takes back, once.
-    takes_back   UUID CONSTRAINT refunds_taken_back_once UNIQUE REFERENCES refunds(id) ON DELETE CASCADE,
-    CONSTRAINT refunds_amount CHECK (amount_cents <> 0 AND (amount_cents < 0) = (takes_back IS NOT NULL))
+    source_ref   TEXT CONSTRAINT refunds_once UNIQUE  -- the provider's or an import's own name for it
 );
 -- For an order's own page, and for reports by day.
 CREATE INDEX refunds_order ON refunds(order_id);
@@ -93,8 +89,8 @@ CREATE INDEX refunds_at ON refunds(at);
 CREATE TABLE refund_items (
     refund_id    UUID NOT NULL REFERENCES refunds(id) ON DELETE CASCADE,
     sku          TEXT COLLATE "C" NOT NULL REFERENCES inventory(sku),
-    amount_cents BIGINT NOT NULL,
-    quantity     INT NOT NULL DEFAULT 0,                         -- pieces that the refund was for
+    amount_cents BIGINT NOT NULL CHECK (amount_cents >= 0),
+    quantity     INT NOT NULL DEFAULT 0 CHECK (quantity >= 0),   -- pieces that the refund was for
     restocked    INT NOT NULL DEFAULT 0 CHECK (restocked >= 0),  -- and that came back with it
     PRIMARY KEY (refund_id, sku)
 );

@@ -42,9 +42,7 @@ CREATE TABLE payment_refunds (
     payment_id    UUID NOT NULL REFERENCES payments(id),
     amount_cents  BIGINT NOT NULL CONSTRAINT payment_refunds_amount CHECK (amount_cents > 0),
     status        TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'succeeded', 'failed')),
-    -- 'elsewhere': somebody made it by hand at the provider; it is one of ours, given already.
-    reason        TEXT NOT NULL
-        CONSTRAINT payment_refunds_reason CHECK (reason IN ('asked', 'cancelled', 'late', 'elsewhere')),
+    reason        TEXT NOT NULL CHECK (reason IN ('asked', 'cancelled', 'late')),
     restock       BOOLEAN NOT NULL DEFAULT false,
     actor         TEXT,  -- who gave it: a user's id, `guest`, or `key:` and an API key's id
     provider_ref  TEXT,
@@ -58,15 +56,11 @@ CREATE TABLE payment_refunds (
     -- What a refund by line is for, as `promise_pieces` counted it, so that whoever finishes the refund finishes the same
     -- one; and why staff gave it, in their words.
     lines         JSONB,
-    note          TEXT,
-    -- When the provider said for good that it has failed, though it may have been given before: its money is here.
-    came_back_at  TIMESTAMPTZ
+    note          TEXT
 );
 CREATE INDEX payment_refunds_payment ON payment_refunds(payment_id);
 CREATE INDEX payment_refunds_to_ask ON payment_refunds(ask_at) WHERE status = 'pending';
 CREATE INDEX payment_refunds_newest ON payment_refunds(created_at, id);
--- What somebody else's webhook names is found by the provider's own name for it.
-CREATE INDEX payment_refunds_provider_ref ON payment_refunds(provider_ref);
 
 -- Stored in the transaction of its effect: an event seen here has been carried out. It is stored first, so it must not
 -- touch the payment's row, as a foreign key would: orders are locked before payments.

@@ -12,3 +12,15 @@ CREATE TABLE payment_contests (
     settled_at   TIMESTAMPTZ,
     PRIMARY KEY (payment_id, provider_ref)
 );
+
+-- A refund that somebody made by hand at the provider is one of ours, given already.
+ALTER TABLE payment_refunds DROP CONSTRAINT payment_refunds_reason_check;
+ALTER TABLE payment_refunds
+    ADD CONSTRAINT payment_refunds_reason CHECK (reason IN ('asked', 'cancelled', 'late', 'elsewhere'));
+
+-- migrate:down
+ALTER TABLE payment_refunds DROP CONSTRAINT payment_refunds_reason;
+UPDATE payment_refunds SET reason = 'asked' WHERE reason = 'elsewhere';
+ALTER TABLE payment_refunds
+    ADD CONSTRAINT payment_refunds_reason_check CHECK (reason IN ('asked', 'cancelled', 'late'));
+DROP TABLE payment_contests;
