@@ -632,4 +632,4 @@ def without_delay(settings: Settings) -> Settings:
     """A provider that takes little time and whose webhooks come from the tests alone, and nobody limited."""
     quick = {"sandbox_slow_seconds": 0.02, "sandbox_async_seconds": 0.05, "base_url": "http://127.0.0.1:1"}
     limits = {f"limit_{kind}": 10**9 for kind in ("browse", "write", "auth", "pay")}
-    return settings.model_copy(update={**quick, **limits, "request_timeout": 8.0})
+    return settings.model_copy(update={**quick, **limits, "request_timeout": 8.0, "payment_timeout": 5.0})

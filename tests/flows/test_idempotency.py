@@ -29,6 +29,7 @@ WITHOUT = {
     "/password-resets": "a new link replaces the old one",
     "/password-resets/{token}": "the link is spent",
     "/payments/{id}/refresh": "only asks the provider",
+    "/payments/{id}/settle": "what is settled stays so",
     "/products": "the SKU is taken",
     "/products/{sku}/reviews": "one review a product",
     "/search/rules": "a new rule for a query replaces the old one",
