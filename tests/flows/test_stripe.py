@@ -454,6 +454,35 @@ async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
     await books_balance(shop, place, till)
 
 
+async def test_a_refund_made_by_hand_of_a_charge_whose_answer_was_lost_waits_for_it(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    line: Line,
+    clock: FixedClock,
+) -> None:
+    warm = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, warm)).status_code == 201  # a connection is open already
+    made = await order(shopper, ("MUG", 2))
+    await line.break_at("swallowed")
+    assert (await pay(shopper, made)).json()["status"] == "pending"
+    await line.mend()
+    (intent,) = (each for each in place.intents.values() if each["amount"] == 1000)
+    place.events.clear()
+    place.give_back(intent, 1000)
+    told = list(place.events)
+    assert set(await place.deliver(client, clock.now())) == {502}, "to be sent again"
+    await settled(shop, provider, clock)
+    place.events = told
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await look(staff, made["id"]))["status"] == "refunded"
+    await books_balance(shop, place, till)
+
+
 async def test_what_was_given_back_whole_by_hand_is_not_sent(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,

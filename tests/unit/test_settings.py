@@ -54,7 +54,7 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("POSTGRES_URL", "postgresql://shop:1#sesame@db/shop", "percent-encoded"),
         ("POSTGRES_URL", "postgresql://shop:1/sesame@db/shop", "percent-encoded"),
         ("POSTGRES_URL", "postgresql://shop:[sesame@db/shop", "percent-encoded"),
-        ("POSTGRES_REPLICA_URL", "postgresql:///sesame", "no host"),
+        ("POSTGRES_REPLICA_URL", "postgresql://,/sesame", "no host"),
         ("MONGODB_URL", "mongodb://shop:open@sesame@db/shop", "percent-encoded"),
         ("MONGODB_URL", "mongodb://", "no host"),
         ("REDIS_URL", "redis://sesame:abc/0", "no host"),
@@ -123,6 +123,7 @@ def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("POSTGRES", "postgresql://shop:open@sesame@a:5432,b:5432/shop?target_session_attrs=primary"),
         ("POSTGRES", "postgres:///shop?host=/run/postgresql"),
+        ("POSTGRES", "postgresql:///shop"),
         ("MONGODB", "mongodb://shop:p%40ss@a,b:27017/shop?replicaSet=rs0"),
         ("MONGODB", "mongodb+srv://cluster.example/shop"),
         ("SEARCH", "https://[::1]:9200"),
@@ -139,7 +140,7 @@ def test_a_node_of_search_has_its_port() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://h:1/0", "redis+cluster://a:1,b:2", "rediss+cluster://u:p@a:1", "unix:///run/redis"]
+    "url", ["redis://h", "rediss://h:1/0", "redis+cluster://a:1,b:2", "rediss+cluster://u:p@a:1", "unix:///run/redis@main"]
 )
 def test_every_way_to_reach_redis_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("QUARTET_REDIS_URL", url)

@@ -90,7 +90,9 @@ async def restore(
     the shop is not empty and need not be replaced; StoreUnavailable."""
     manifest = model.read(folder)
     await asyncio.to_thread(model.verify, folder, manifest)
-    newer = sorted(set(manifest.migrations) - {migration.version for migration in find()})
+    # A number is higher than all before it. Lower ones that are not known have gone into others since.
+    latest = max(migration.version for migration in find() if "@" not in migration.version)
+    newer = sorted(version for version in manifest.migrations if version > latest)
     if newer:
         raise ValueError(f"{folder} is of a newer Quartet: this one does not know its migrations {', '.join(newer)}")
     await copies.run_tool(pg_restore, "--list", str(folder / DUMP))

@@ -24,8 +24,8 @@ _PATIENCE = 1.0
 # A charge that the provider has not heard of this long after the request was given up was never sent.
 _NEVER_SENT = timedelta(minutes=2)
 # A payment that its provider has not named is looked for page by page, among all of its minutes. Each page is given the
-# time of one call; all of them, so much.
-_SEARCH = 300.0
+# time of one call; all of them, so much: what comes due meanwhile waits for the next sweep.
+_SEARCH = 60.0
 # Whoever asks for a refund has an answer, or has given up, so long before the next one asks.
 _LEASE_MARGIN = timedelta(seconds=5)
 

@@ -41,12 +41,14 @@ def _readable(url: str) -> str:
 def _is_readable(url: str) -> bool:
     """Whether each driver reads the same from it. ValueError where one of its parts can't be."""
     parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return True
     login, _, hosts = parts.netloc.rpartition("@")
     if "#" in url or "@" in parts.path:
         return False
     if parts.scheme.startswith("mongodb") and ("@" in login or login.count(":") > 1):
         return False
-    if parts.scheme == "unix" or (not hosts and "host=" in parts.query):  # PostgreSQL's way to name a socket
+    if not hosts and parts.scheme.startswith("postgres"):  # by its socket
         return True
     named = [urlsplit(f"//{host}") for host in hosts.split(",")]
     return all(host.hostname and host.port != 0 for host in named)

@@ -7,6 +7,7 @@ the intent is looked for by our reference.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -176,11 +177,20 @@ class Stripe:
                 moved = _refund_moved(event["data"]["object"])
             elif event["type"].startswith(_DISPUTE_EVENT):
                 moved = _disputed(event["data"]["object"])
-            return WebhookEvent(
+            found = WebhookEvent(
                 storable(event["id"]), storable(event["type"]), storable(reference), outcome, moved=moved
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise BadRequest("the event is not one that Stripe writes") from None
+        return found if moved is None or moved.reference else replace(found, moved=await self._charged(moved))
+
+    async def _charged(self, moved: Moved) -> Moved:
+        """With our own name for the payment: Stripe's for it may not have been heard yet."""
+        try:
+            intent = await _call(self._api.payment_intents.retrieve_async(moved.charge))
+        except ProviderError:
+            return moved
+        return replace(moved, charge=_reference(intent) or moved.charge)
 
     async def _decide(self, hold: Hold, step: Any) -> Outcome:
         """Captures or cancels the intent. Both happen once; what was decided otherwise before is told as it stands."""
