@@ -57,7 +57,7 @@ async def _settle(floor: Floor) -> tuple[str, Json | None]:
                VALUES ($1, 'du_1', 'dispute', 100, now())""",
             UUID(payment),
         )
-    return f"/payments/{payment}/settle", {"note": "the bank was wrong"}
+    return f"/payments/{payment}/settle", {"note": "the bank was wrong", "contests": ["du_1"]}
 
 
 async def _create_product(floor: Floor) -> tuple[str, Json | None]:

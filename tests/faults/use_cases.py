@@ -308,7 +308,10 @@ def _moved(corner: Corner, kind: str, name: str, reference: str = "") -> Json:
 PLACE = Ask("shopper", "/orders", _order(ORDERED))
 TELL_BY_HAND = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "refund.succeeded", "by hand"))
 TELL_DISPUTED = Ask("provider", "/webhooks/sandbox", lambda corner: _moved(corner, "dispute.opened", "dispute"))
-SETTLE = Ask("staff", "/payments/{payment}/settle", lambda _: {"note": "the bank was wrong"})
+SETTLE = Ask(
+    "staff", "/payments/{payment}/settle",
+    lambda corner: {"note": "the bank was wrong", "contests": [f"dispute_{corner.payment}"]},
+)  # fmt: skip
 PAY, PAY_LATER = _paying("card_ok"), _paying("card_async")
 CANCEL = Ask("shopper", "/orders/{order}/cancel")
 REFUND = _giving_back()

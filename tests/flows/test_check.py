@@ -131,7 +131,9 @@ async def test_orders_whose_money_does_not_add_up_are_named(sound: Shop) -> None
         INSERT INTO order_items (order_id, sku, quantity, unit_price_cents, product_name) VALUES
             ('00000000-0000-0000-0000-00000000000a', 'LAPTOP-001', 1, 400, 'x');
         INSERT INTO order_history (order_id, from_status, to_status) VALUES
-            ('00000000-0000-0000-0000-00000000000a', 'pending', 'cancelled')
+            ('00000000-0000-0000-0000-00000000000a', 'pending', 'cancelled');
+        INSERT INTO payments (order_id, provider, provider_ref, amount_cents, status, refunded_cents) VALUES
+            ('00000000-0000-0000-0000-00000000000a', 'x', 'y', 400, 'succeeded', 100)
         """,
     )
     found = {rule for rule, _ in await _violations(sound)}
@@ -139,6 +141,7 @@ async def test_orders_whose_money_does_not_add_up_are_named(sound: Shop) -> None
         "totals_equal_lines",
         "payments_equal_orders",
         "refunds_equal_orders",
+        "refunds_equal_payments",
         "history_leads_to_status",
         "nothing_overdue",
     }

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
 from pydantic import SecretStr
-from till import Json, Till, look, order
+from till import Json, Till, look, order, settle
 
 from quartet import payments
 from quartet.checkout import recover
@@ -668,7 +668,7 @@ async def test_what_paypal_reverses_stops_the_parcel_until_staff_have_looked(
     assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
     assert (await staff.post(f"/orders/{made['id']}/ship")).json()["reason"] == "reversal"
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["type"] == "/problems/payment-contested"
-    settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "the bank was wrong"})
+    settled = await settle(staff, made, "the bank was wrong")
     assert settled.status_code == 200, settled.text
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 

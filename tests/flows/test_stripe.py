@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -16,14 +17,14 @@ from line import CUTS, Cut, Line
 from pydantic import SecretStr
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
 from structlog.testing import capture_logs
-from till import Json, Till, look, order
+from till import Json, Till, look, order, settle
 
-from quartet import payments
+from quartet import audit, payments
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, GiveBack, Hold, Moved, Outcome, PaymentProvider, ProviderError, ProviderSilent
 from quartet.payments.providers import signatures
 from quartet.web.dependencies import Shop
 
@@ -611,17 +612,227 @@ async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
     place.decide(place.dispute(place.intents[paid["providerRef"]], "needs_response"), "lost")
     assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
-    assert (await shopper.post(f"/payments/{paid['id']}/settle", json={"note": "mine"})).status_code == 403
-    assert (await staff.post(f"/payments/{paid['id']}/settle", json={})).status_code == 422
+    mine = {"note": "mine", "contests": []}
+    assert (await shopper.post(f"/payments/{paid['id']}/settle", json=mine)).status_code == 403
+    seen = {"note": "paid by transfer", "contests": [place.disputes[0]["id"]]}
+    assert (await staff.post(f"/payments/{paid['id']}/settle", json={"note": "what?"})).status_code == 422
     for _ in range(2):
-        settled = await staff.post(f"/payments/{paid['id']}/settle", json={"note": "paid by transfer"})
+        settled = await staff.post(f"/payments/{paid['id']}/settle", json=seen)
         assert (settled.status_code, settled.json()["id"]) == (200, paid["id"])
-    assert (await staff.post(f"/payments/{new_id()}/settle", json={"note": "what?"})).status_code == 404
+    assert (await staff.post(f"/payments/{new_id()}/settle", json=seen)).status_code == 404
     log = (await admin.get("/audit-log", params={"action": "payment.settle"})).json()["items"]
     assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
     place.decide(place.disputes[0], "lost")  # told late, once more
     assert set(await place.deliver(client, clock.now())) == {200}
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.parametrize("cents", [1000, 400])
+async def test_what_is_given_by_hand_in_place_of_a_promise_that_stripe_refuses_ends_the_promise(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    cents: int,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.declining = True
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 0
+    place.give_back(place.intents[paid["providerRef"]], cents)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    place.declining = False
+    assert (await settle(staff, made, "given by hand")).json()["refundedCents"] == cents
+    await settled(shop, provider, clock)
+    found = await look(staff, made["id"])
+    assert (found["status"], found["refundedCents"], place.taken()) == ("cancelled", 1000, 0)
+    refunds = {(r["reason"], r["amountCents"], r["status"]) for r in found["payments"][0]["refunds"]}
+    rest = {("cancelled", 1000 - cents, "succeeded")} if cents < 1000 else set()
+    assert refunds == {("cancelled", 1000, "failed"), ("elsewhere", cents, "succeeded")} | rest
+    await books_balance(shop, place, till)
+    assert await differences(shop, provider) == []
+    assert (await shopper.request("DELETE", "/users/me", json={})).status_code == 204
+
+
+async def test_a_refund_by_hand_counts_once_it_is_settled_and_there_is_room(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.async_refunds = True
+    await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
+    (ours,) = place.refunds.values()
+    place.async_refunds = False
+    place.give_back(place.intents[paid["providerRef"]], 500)
+    place.fail(ours)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await settled(shop, provider, clock)
+    assert (await settle(staff, made, "500 went by hand")).json()["refundedCents"] == 500
+    await books_balance(shop, place, till)
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
+    assert place.taken() == 0
+    await books_balance(shop, place, till)
+
+
+async def test_staff_who_settle_while_a_refund_is_on_its_way_ask_anew_for_what_is_left_of_it(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    place.failing = place.declining = True
+    promised = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
+    assert promised.json()["status"] == "pending", promised.text
+    place.failing = place.declining = False
+    place.give_back(place.intents[paid["providerRef"]], 500)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await settle(staff, made, "500 of it went by hand")).json()["refundedCents"] == 500
+    await settled(shop, provider, clock)
+    refunds = (await look(staff, made["id"]))["payments"][0]["refunds"]
+    assert {(r["reason"], r["status"]) for r in refunds} == {("asked", "failed"), ("elsewhere", "succeeded")}
+    await books_balance(shop, place, till)
+    assert (await staff.post(f"/orders/{made['id']}/refunds", json={})).json()["amountCents"] == 500
+    await books_balance(shop, place, till)
+
+
+@pytest.mark.parametrize("won", [False, True])
+async def test_what_a_bank_took_for_good_is_not_given_back_again(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    won: bool,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    dispute = place.dispute(place.intents[paid["providerRef"]], "needs_response")
+    place.decide(dispute, "lost")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    assert (await settle(staff, made, "lost", moneyGone=True)).json()["refundedCents"] == 1000
+    refused = await shopper.post(f"/orders/{made['id']}/cancel")
+    assert (refused.status_code, refused.json()["from"]) == (409, "refunded")
+    await settled(shop, provider, clock)
+    assert place.refunds == {}
+    assert (await audit.check(shop, patience=0)).violations == ()
+    assert await differences(shop, provider) == []
+    if won:  # the bank thinks better of it
+        place.decide(dispute, "won")
+        assert set(await place.deliver(client, clock.now())) == {200}
+        await books_balance(shop, place, till)
+
+
+async def test_nobody_settles_what_came_after_the_look(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    intent = place.intents[paid["providerRef"]]
+    first, second = place.dispute(intent, "needs_response"), place.dispute(intent, "needs_response")
+    assert set(await place.deliver(client, clock.now())) == {200}
+    seen = {"note": "a mistake", "contests": [first["id"]]}
+    refused = await staff.post(f"/payments/{paid['id']}/settle", json=seen)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
+    contests = (await look(staff, made["id"]))["payments"][0]["contests"]
+    assert {c["providerRef"]: c["settledAt"] for c in contests} == {first["id"]: None, second["id"]: None}
+    assert (await settle(staff, made, "both a mistake")).status_code == 200
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+@pytest.mark.parametrize("stands", ["has room", "contested", "settled", "came back"])
+async def test_a_refund_of_ours_that_is_told_without_our_name_before_its_answer_is_booked_once(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+    stands: str,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = UUID((await pay(shopper, made)).json()["id"])
+    place.async_refunds = True
+    pieces = [{"sku": "MUG", "qty": 2 if stands in ("contested", "settled") else 1}]
+    asked = await staff.post(f"/orders/{made['id']}/refunds", json={"items": pieces, "restock": True})
+    (refund,) = place.refunds.values()
+    told = Moved("refund", refund["id"], str(paid), "", refund["amount"], "GBP", undone=False)
+    async with shop.stores.pg.tx() as tx:
+        await payments.note_moved(tx, paid, told, clock.now())
+        if stands == "came back":
+            await payments.note_moved(tx, paid, replace(told, undone=True), clock.now())
+    refund["status"] = "failed" if stands == "came back" else "succeeded"
+    if stands == "settled":
+        assert (await settle(staff, made, "went by hand")).json()["refundedCents"] == 1000
+    async with shop.stores.pg.tx() as tx:
+        await payments.complete_refund(tx, UUID(asked.json()["id"]), "succeeded", refund["id"], clock.now())
+    found = await look(staff, made["id"])
+    (payment,) = found["payments"]
+    assert [(r["reason"], r["status"]) for r in payment["refunds"]] == [
+        ("asked", "failed" if stands == "came back" else "succeeded")
+    ]
+    assert [contest for contest in payment["contests"] if contest["settledAt"] is None] == []
+    pieces_back = 0 if stands == "came back" else pieces[0]["qty"]
+    assert (await till.shelf("MUG"), found["refundedCents"]) == ((98 + pieces_back, 0), 500 * pieces_back)
+    await books_balance(shop, place, till)
+
+
+async def test_money_that_came_too_late_and_whose_refund_came_back_is_given_by_hand(
+    client: httpx.AsyncClient,
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made, SLOW)).json()
+    assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
+    intent = place.intents[paid["providerRef"]]
+    place.settle(intent)
+    assert set(await place.deliver(client, clock.now())) == {200}
+    await settled(shop, provider, clock)
+    (ours,) = place.refunds.values()
+    place.fail(ours)
+    by_hand = place.give_back(intent, 1000)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    (payment,) = (await look(staff, made["id"]))["payments"]
+    assert {(r["reason"], r["status"]) for r in payment["refunds"]} == {("late", "failed"), ("elsewhere", "succeeded")}
+    assert payment["contests"] == []
+    await books_balance(shop, place, till)
+    assert await differences(shop, provider) == []
+    place.fail(by_hand)
+    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    assert (await audit.check(shop, patience=0)).violations == ()
+    assert [row["refunded_cents"] for row in await till.rows("SELECT refunded_cents FROM payments")] == [0]
 
 
 @pytest.mark.usefixtures("by_hand")

@@ -72,3 +72,11 @@ async def look(client: httpx.AsyncClient, order_id: str) -> Json:
     """The order as it stands."""
     found: Json = (await client.get(f"/orders/{order_id}")).json()
     return found
+
+
+async def settle(staff: httpx.AsyncClient, made: Json, note: str, **more: Any) -> httpx.Response:
+    """Staff look at what others did to the money of an order, and say of all that is open that they have seen to it."""
+    (paid,) = (await look(staff, made["id"]))["payments"]
+    seen = [contest["providerRef"] for contest in paid["contests"] if contest["settledAt"] is None]
+    body = {"note": note, "contests": seen} | more
+    return await staff.post(f"/payments/{paid['id']}/settle", json=body)

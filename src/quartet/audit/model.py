@@ -12,6 +12,7 @@ POSTGRES_RULES = {
     "totals_equal_lines": "an order costs what its lines cost",
     "payments_equal_orders": "orders are paid by their payments, and none twice",
     "refunds_equal_orders": "what was given back is the sum of its refunds",
+    "refunds_equal_payments": "what was given back of a payment is the sum of its refunds",
     "pieces_equal_refunds": "no piece is refunded twice, and those put back are the ledger's",
     "history_leads_to_status": "an order's history leads to its status",
     "nothing_overdue": "no unpaid order keeps stock past its time",

@@ -7,6 +7,7 @@ SELECT (SELECT count(*) FROM inventory) AS reserved_is_held,
        (SELECT count(*) FROM orders) AS totals_equal_lines,
        (SELECT count(*) FROM orders) AS payments_equal_orders,
        (SELECT count(*) FROM refunds) AS refunds_equal_orders,
+       (SELECT count(*) FROM payment_refunds) AS refunds_equal_payments,
        (SELECT count(*) FROM order_items) AS pieces_equal_refunds,
        (SELECT count(DISTINCT order_id) FROM order_history) AS history_leads_to_status,
        (SELECT count(*) FROM orders WHERE status = 'pending') AS nothing_overdue;
@@ -84,6 +85,17 @@ LEFT JOIN (SELECT refund_id, sum(amount_cents) AS cents FROM refund_items GROUP 
        ON parts.refund_id = r.id
 WHERE r.amount_cents <> coalesce(parts.cents, 0)
 ORDER BY 1;
+
+-- name: refunds_equal_payments
+-- What a payment says was given back is what its refunds that came about add up to.
+SELECT p.order_id::text AS subject,
+       format('payment %s: refunded is %s, its refunds come to %s', p.id, p.refunded_cents, coalesce(given.cents, 0))
+           AS finding
+FROM payments p
+LEFT JOIN (SELECT payment_id, sum(amount_cents) AS cents FROM payment_refunds WHERE status = 'succeeded'
+           GROUP BY payment_id) given ON given.payment_id = p.id
+WHERE p.refunded_cents <> coalesce(given.cents, 0)
+ORDER BY p.created_at;
 
 -- name: pieces_equal_refunds
 -- Of no SKU were more pieces refunded by line, or put back, than were ordered; what an order's lines say of it is what

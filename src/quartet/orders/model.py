@@ -36,8 +36,9 @@ class PaymentRefund:
 @dataclass(frozen=True)
 class Contest:
     """What somebody else did to a payment's money: a bank (`dispute`), the provider (`reversal`), or a hand at the
-    provider's page for which the books have no room (`refund`)."""
+    provider's page for which the books have no room (`refund`). `provider_ref` is the provider's name for it."""
 
+    provider_ref: str
     reason: str
     amount_cents: int
     contested_at: datetime

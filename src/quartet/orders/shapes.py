@@ -35,8 +35,9 @@ class PaymentRefundShape(Shape):
 
 class ContestShape(Shape):
     """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that the books have no
-    room for. Until `settledAt` nothing is sent, taken or given back."""
+    room for; `providerRef` is the provider's name for it. Until `settledAt` nothing is sent, taken or given back."""
 
+    provider_ref: str
     reason: str
     amount_cents: int
     contested_at: datetime

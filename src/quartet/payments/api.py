@@ -5,16 +5,18 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
+from pydantic import Field
 
 from quartet.kernel.errors import Forbidden, Invalid, NotFound, StoreUnavailable, Unauthenticated
+from quartet.orders import PaymentContested
 from quartet.payments import store
 from quartet.payments.model import Status
 from quartet.web import trail
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff
-from quartet.web.shapes import Body, Shape, words
+from quartet.web.shapes import Body, Bool, Shape, text, words
 
-_STAFF = (NotFound, Unauthenticated, Forbidden, Invalid, StoreUnavailable)
+_STAFF = (NotFound, PaymentContested, Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 
 router = APIRouter(prefix="/payments", tags=["payments"])
 
@@ -39,9 +41,12 @@ class PaymentShape(Shape):
 
 
 class Settlement(Body):
-    """`note` says what was found out at the provider; it is kept in the audit log."""
+    """`note` says what was found out at the provider; it is kept in the audit log. `contests` names all that are open,
+    by their `providerRef`. `moneyGone`: what a bank or the provider took stays there, and counts as given back."""
 
     note: Annotated[str, words(200)]
+    contests: Annotated[list[Annotated[str, text(255)]], Field(max_length=100)]
+    money_gone: Bool = False
 
 
 @router.get(
@@ -61,15 +66,16 @@ async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Res
 @router.post("/{id}/settle", response_model=PaymentShape, responses=problems(*_STAFF))
 async def settle_payment(shop: ShopDep, principal: Staff, payment_id: PathId, body: Settlement) -> Response:
     """What others did to a contested payment's money is seen to: the order goes on with what is left. Not contested, it
-    stays as it is."""
+    stays as it is. 409 `payment-contested` where more is open than was named: look again."""
     async with shop.stores.pg.tx() as tx:
+        settled = await store.settle(tx, payment_id, body.contests, gone=body.money_gone, now=shop.clock.now())
         found = await store.with_buyer(tx, payment_id)
         if found is None:
             raise NotFound("there is no such payment")
-        settled = await store.settle(tx, payment_id, shop.clock.now())
         if settled:
             await trail.record(
                 tx, principal.actor, "payment.settle", "payment", payment_id,
-                before={"contests": settled}, after={"note": body.note, "orderId": found.payment.order_id},
+                before={"contests": settled},
+                after={"note": body.note, "moneyGone": body.money_gone, "orderId": found.payment.order_id},
             )  # fmt: skip
     return answer(PaymentShape.model_validate(found.payment))

@@ -67,8 +67,7 @@ SELECT note_moved($1, $2, $3, $4, $5, $6, $7);
 
 -- name: settle
 -- What staff have settled, one row for each.
-UPDATE payment_contests SET settled_at = $2 WHERE payment_id = $1 AND settled_at IS NULL
-RETURNING reason, provider_ref, amount_cents;
+SELECT reason, provider_ref, amount_cents FROM settle_contests($1, $2, $3, $4);
 
 -- name: refund_came_back
 SELECT refund_came_back($1, $2);
@@ -126,6 +125,10 @@ SELECT * FROM payments WHERE provider = $1 AND id = ANY ($2);
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
+
+-- name: is_left
+-- Whether more of it could be given back than is, and is promised.
+SELECT left_of_payment($1) > 0;
 
 -- name: any_open
 -- A payment or a refund that the provider has not answered for good, or money that it holds.

@@ -113,7 +113,7 @@ async def _hour(
         for finding in await _compared(refund, _given_back(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
         # Who asked was told of what failed at once, and of nothing that the worker found out later.
-        if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0):
+        if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0) and await _is_left(pg, refund):
             finding = (
                 f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
             )
@@ -187,6 +187,12 @@ async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs)
         return found
     asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
     return _entry(refund, await provider.look_up_refund(asked))
+
+
+async def _is_left(pg: Postgres, refund: Refund) -> bool:
+    """False where all of its payment went back otherwise, or is on its way."""
+    async with pg.read() as read:
+        return await store.is_left(read, refund.payment_id)
 
 
 def _is_owed(ours: Payment | Refund) -> bool:

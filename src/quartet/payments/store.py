@@ -201,9 +201,18 @@ async def note_moved(tx: Tx, payment_id: UUID, moved: Moved, now: datetime) -> N
         raise _refusal(refused) from refused
 
 
-async def settle(tx: Tx, payment_id: UUID, now: datetime) -> list[dict[str, Any]]:
-    """What others did to its money is seen to: the order goes on. Answers what that was."""
-    return [dict(row) for row in await tx.fetch(q.settle, payment_id, now)]
+async def settle(tx: Tx, payment_id: UUID, refs: list[str], *, gone: bool, now: datetime) -> list[dict[str, Any]]:
+    """What others did to its money, by the provider's names, is seen to: the order goes on. `gone`: what a bank or the
+    provider took is not coming back. Answers what that was. Raises PaymentContested where more is open than named."""
+    try:
+        return [dict(row) for row in await tx.fetch(q.settle, payment_id, refs, gone, now)]
+    except Violation as refused:
+        raise _refusal(refused) from refused
+
+
+async def is_left(read: Read, payment_id: UUID) -> bool:
+    """Whether more of it could be given back than is, and is promised."""
+    return bool(await read.fetchval(q.is_left, payment_id))
 
 
 async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:

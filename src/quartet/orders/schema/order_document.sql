@@ -22,7 +22,7 @@ BEGIN
                             'created_at', r.created_at, 'processed_at', r.processed_at) ORDER BY r.created_at, r.id)
                         FROM payment_refunds r WHERE r.payment_id = p.id), 'contests', (
                         SELECT jsonb_agg(jsonb_build_object(
-                            'reason', c.reason, 'amount_cents', c.amount_cents, 'contested_at', c.contested_at,
+                            'provider_ref', c.provider_ref, 'reason', c.reason, 'amount_cents', c.amount_cents, 'contested_at', c.contested_at,
                             'settled_at', c.settled_at) ORDER BY c.contested_at, c.provider_ref)
                         FROM payment_contests c WHERE c.payment_id = p.id))
                     ORDER BY p.created_at, p.id)

@@ -227,6 +227,18 @@ BEGIN
     WHERE id = p_id AND redirect_url IS NOT NULL AND provider = ANY (p_providers) RETURNING *;
 END $$;
 
+-- What of a payment is neither given back nor promised; null where there is no payment.
+CREATE OR REPLACE FUNCTION left_of_payment(p_id UUID) RETURNS BIGINT LANGUAGE sql STABLE AS $$
+    SELECT amount_cents - refunded_cents - coalesce((
+        SELECT sum(amount_cents) FROM payment_refunds WHERE payment_id = p_id AND status = 'pending'), 0)
+    FROM payments WHERE id = p_id
+$$;
+
+-- Whether its money came too late for the order, and so never was in the order's books.
+CREATE OR REPLACE FUNCTION came_late(p_id UUID) RETURNS BOOLEAN LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM payment_refunds WHERE payment_id = p_id AND reason = 'late')
+$$;
+
 -- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
 -- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
 -- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}; QT028 as refuse_contested.
@@ -241,9 +253,7 @@ DECLARE
 BEGIN
     PERFORM FROM orders WHERE id = p_order_id FOR NO KEY UPDATE;
     SELECT * INTO v_payment FROM payments WHERE order_id = p_order_id AND status = 'succeeded';
-    v_left := coalesce(v_payment.amount_cents - v_payment.refunded_cents - (
-        SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds
-        WHERE payment_id = v_payment.id AND status = 'pending'), 0);
+    v_left := coalesce(left_of_payment(v_payment.id), 0);
     IF v_left > 0 THEN
         PERFORM refuse_contested(p_order_id);
     END IF;
@@ -266,7 +276,8 @@ END $$;
 -- The provider has given the money back, or will not. What came too late never was the order's, so the order's own
 -- books don't change then. What it refused for an order that was cancelled meanwhile has to go back all the same, and is
 -- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done,
--- unless the provider has said since then that it failed for good (refund_came_back).
+-- unless the provider has said since then that it failed for good (refund_came_back). What was told of under the
+-- provider's name before its answer came, and taken for somebody else's, turns out to be ours: it is booked once.
 CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
 RETURNS payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
@@ -277,6 +288,7 @@ DECLARE
 BEGIN
     SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    PERFORM drop_double(r, p_ref, p_now) FROM payment_refunds r WHERE r.id = p_id AND r.status <> 'succeeded';
     IF EXISTS (SELECT FROM payment_refunds WHERE id = p_id AND came_back_at IS NOT NULL) THEN
         p_status := 'failed';
     END IF;
@@ -313,7 +325,7 @@ BEGIN
         SET refunded_cents = refunded_cents + v_refund.amount_cents, updated_at = p_now,
             status = CASE WHEN refunded_cents + v_refund.amount_cents = amount_cents THEN 'refunded' ELSE status END
         WHERE id = v_refund.payment_id;
-        IF v_refund.reason <> 'late' THEN
+        IF NOT came_late(v_refund.payment_id) THEN
             PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
                                  coalesce(v_refund.actor, 'guest'), coalesce(v_refund.note, v_refund.reason),
                                  p_ref, v_refund.lines);
@@ -322,29 +334,59 @@ BEGIN
     RETURN v_refund;
 END $$;
 
+-- Somebody else's, or so it seemed, under the name that the provider now gives p_refund: its books are taken back and it is
+-- gone, so that p_refund is booked as it was asked for, with its pieces. That it came back holds for p_refund too.
+CREATE OR REPLACE FUNCTION drop_double(p_refund payment_refunds, p_ref TEXT, p_now TIMESTAMPTZ) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_double payment_refunds;
+BEGIN
+    UPDATE payment_contests SET settled_at = p_now
+    WHERE payment_id = p_refund.payment_id AND provider_ref = p_ref AND reason = 'refund' AND settled_at IS NULL;
+    DELETE FROM payment_refunds
+    WHERE payment_id = p_refund.payment_id AND provider_ref = p_ref AND reason = 'elsewhere' AND id <> p_refund.id
+    RETURNING * INTO v_double;
+    IF v_double.came_back_at IS NOT NULL THEN
+        UPDATE payment_refunds SET came_back_at = v_double.came_back_at WHERE id = p_refund.id;
+    ELSIF v_double.id IS NOT NULL THEN
+        PERFORM unbook_refund(v_double, 'asked for here', p_now);
+        UPDATE refunds SET source_ref = NULL WHERE source_ref = p_ref;
+    END IF;
+END $$;
+
+-- What was given back is here again, or was not given so: payment and order together.
+CREATE OR REPLACE FUNCTION unbook_refund(p_refund payment_refunds, p_why TEXT, p_now TIMESTAMPTZ) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_late     BOOLEAN := came_late(p_refund.payment_id);
+    v_order_id UUID;
+BEGIN
+    UPDATE payments
+    SET refunded_cents = refunded_cents - p_refund.amount_cents, updated_at = p_now,
+        status = CASE WHEN v_late THEN status ELSE 'succeeded' END
+    WHERE id = p_refund.payment_id RETURNING order_id INTO v_order_id;
+    IF NOT v_late THEN
+        PERFORM take_refund_back(v_order_id, p_refund.provider_ref, p_refund.lines, 'payments', p_why);
+    END IF;
+END $$;
+
 -- The provider says that a refund has failed for good, which it may say days after it was given: the money is here and can
 -- be given anew. Said before the refund is written down as given, it holds all the same; said again it changes nothing.
 CREATE OR REPLACE FUNCTION refund_came_back(p_id UUID, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    v_payment payments;
-    v_before  TEXT;
-    v_refund  payment_refunds;
+    v_before TEXT;
+    v_refund payment_refunds;
 BEGIN
-    SELECT p.* INTO v_payment FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
-    PERFORM FROM orders WHERE id = v_payment.order_id FOR NO KEY UPDATE;
+    PERFORM FROM orders WHERE id = (
+        SELECT p.order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id)
+    FOR NO KEY UPDATE;
     SELECT status INTO v_before FROM payment_refunds WHERE id = p_id;
     UPDATE payment_refunds
     SET came_back_at = p_now, updated_at = p_now, status = CASE status WHEN 'succeeded' THEN 'failed' ELSE status END,
         processed_at = CASE status WHEN 'succeeded' THEN p_now ELSE processed_at END
     WHERE id = p_id AND came_back_at IS NULL RETURNING * INTO v_refund;
     IF FOUND AND v_before = 'succeeded' THEN
-        UPDATE payments
-        SET refunded_cents = refunded_cents - v_refund.amount_cents, updated_at = p_now,
-            status = CASE WHEN v_refund.reason = 'late' THEN status ELSE 'succeeded' END
-        WHERE id = v_refund.payment_id;
-        IF v_refund.reason <> 'late' THEN
-            PERFORM take_refund_back(v_payment.order_id, v_refund.provider_ref, v_refund.lines, 'payments', 'came back');
-        END IF;
+        PERFORM unbook_refund(v_refund, 'came back', p_now);
         PERFORM tell_refund_failed(v_refund);
     END IF;
 END $$;
@@ -374,6 +416,17 @@ BEGIN
     END IF;
 END $$;
 
+-- Money that went back without us becomes a refund of ours, given already.
+CREATE OR REPLACE FUNCTION adopt_refund(p_payment_id UUID, p_ref TEXT, p_cents BIGINT, p_now TIMESTAMPTZ) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_refund UUID;
+BEGIN
+    INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, provider_ref, created_at, updated_at)
+    VALUES (p_payment_id, p_cents, 'elsewhere', 'payments', p_ref, p_now, p_now) RETURNING id INTO v_refund;
+    PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
+END $$;
+
 -- Money of a payment went back and nobody here asked for it, as its provider tells under its own name, p_ref; p_undone: it
 -- is here again, or never went. Once or many times, in whatever order, the same. p_kind 'dispute' and 'reversal' contest
 -- the payment, until they are undone or settled. A 'refund' becomes one of ours, given already, so that no more is given
@@ -385,7 +438,6 @@ CREATE OR REPLACE FUNCTION note_moved(
 DECLARE
     v_payment payments;
     v_refund  UUID;
-    v_fits    BOOLEAN;
 BEGIN
     PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
     SELECT * INTO v_payment FROM payments WHERE id = p_id;
@@ -399,14 +451,10 @@ BEGIN
         RAISE EXCEPTION 'the payment is %', v_payment.status USING ERRCODE = 'QT029';
     END IF;
 
-    v_fits := p_kind = 'refund' AND NOT p_undone AND v_payment.status = 'succeeded' AND p_currency = v_payment.currency
-        AND p_cents BETWEEN 1 AND v_payment.amount_cents - v_payment.refunded_cents - (
-            SELECT coalesce(sum(amount_cents), 0) FROM payment_refunds WHERE payment_id = p_id AND status = 'pending')
-        AND NOT EXISTS (SELECT FROM payment_contests WHERE payment_id = p_id AND provider_ref = p_ref);
-    IF v_fits THEN
-        INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, provider_ref, created_at, updated_at)
-        VALUES (p_id, p_cents, 'elsewhere', 'payments', p_ref, p_now, p_now) RETURNING id INTO v_refund;
-        PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
+    IF p_kind = 'refund' AND NOT p_undone AND p_currency = v_payment.currency
+       AND p_cents BETWEEN 1 AND left_of_payment(p_id) AND v_payment.status IN ('succeeded', 'refunded')
+       AND NOT EXISTS (SELECT FROM payment_contests WHERE payment_id = p_id AND provider_ref = p_ref) THEN
+        PERFORM adopt_refund(p_id, p_ref, p_cents, p_now);
     ELSIF p_undone THEN
         INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at, settled_at)
         VALUES (p_id, p_ref, p_kind, p_cents, p_now, p_now)
@@ -422,5 +470,55 @@ BEGIN
                 'currency', v_payment.currency, 'reason', p_kind, 'provider', v_payment.provider, 'provider_ref', p_ref)
             FROM orders o WHERE o.id = v_payment.order_id;
         END IF;
+    END IF;
+END $$;
+
+-- Staff have seen to what others did to a payment's money, and name it by p_refs; where more than that is open, which came
+-- after their look, QT028 is raised as by refuse_contested. What was given back by hand is in the books from now on, as far
+-- as that much is not given back yet; so is, where it is gone (p_gone), what a bank or the provider took, at most what is left.
+-- A promise that leaves no room for it can't be kept, since the provider gives nothing twice: it fails. What has to go back
+-- anyway is promised anew then, of what is left and as another refund, since under the old one's name the provider would hear
+-- of the old sum. Answers what is settled.
+CREATE OR REPLACE FUNCTION settle_contests(p_id UUID, p_refs TEXT[], p_gone BOOLEAN, p_now TIMESTAMPTZ)
+RETURNS SETOF payment_contests LANGUAGE plpgsql AS $$
+DECLARE
+    v_other   TEXT;
+    v_contest payment_contests;
+    v_left    BIGINT;
+    v_broken  payment_refunds;
+    v_owed    payment_refunds;
+BEGIN
+    PERFORM FROM orders WHERE id = (SELECT order_id FROM payments WHERE id = p_id) FOR NO KEY UPDATE;
+    SELECT json_build_object('payment_id', p_id, 'reason', reason) INTO v_other FROM payment_contests
+    WHERE payment_id = p_id AND settled_at IS NULL AND provider_ref <> ALL (p_refs) ORDER BY contested_at LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'more is open than was named' USING ERRCODE = 'QT028', DETAIL = v_other;
+    END IF;
+    FOR v_contest IN
+        SELECT * FROM payment_contests WHERE payment_id = p_id AND settled_at IS NULL
+        ORDER BY reason <> 'refund', contested_at, provider_ref
+    LOOP
+        UPDATE payment_contests SET settled_at = p_now
+        WHERE payment_id = p_id AND provider_ref = v_contest.provider_ref;
+        RETURN NEXT v_contest;
+        SELECT amount_cents - refunded_cents INTO v_left FROM payments
+        WHERE id = p_id AND status IN ('succeeded', 'refunded');
+        IF v_contest.reason <> 'refund' THEN
+            v_contest.amount_cents := CASE WHEN p_gone THEN least(v_contest.amount_cents, v_left) ELSE 0 END;
+        END IF;
+        CONTINUE WHEN v_left IS NULL OR v_contest.amount_cents NOT BETWEEN 1 AND v_left;
+        WHILE left_of_payment(p_id) < v_contest.amount_cents LOOP
+            SELECT * INTO v_broken FROM payment_refunds WHERE payment_id = p_id AND status = 'pending'
+            ORDER BY reason = 'asked', created_at DESC, id LIMIT 1;
+            v_broken := complete_refund(v_broken.id, 'failed', NULL, p_now);
+            IF v_broken.reason <> 'asked' THEN  -- whoever asked knows what else to do, and asks again
+                v_owed := v_broken;
+            END IF;
+        END LOOP;
+        PERFORM adopt_refund(p_id, v_contest.provider_ref, v_contest.amount_cents, p_now);
+    END LOOP;
+    IF v_owed.id IS NOT NULL AND left_of_payment(p_id) > 0 THEN
+        INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, ask_at, created_at, updated_at)
+        VALUES (p_id, left_of_payment(p_id), v_owed.reason, v_owed.actor, p_now, p_now, p_now);
     END IF;
 END $$;
