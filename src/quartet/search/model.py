@@ -328,8 +328,15 @@ def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | Non
     return facets
 
 
+def choices_of(product: Mapping[str, Any]) -> list[Json]:
+    """What of a product one can choose: its variants, each with those of its attributes that it has not of its own; or
+    the product."""
+    chosen = [{**variant, "attrs": {**product["attrs"], **variant["attrs"]}} for variant in product["variants"]]
+    return chosen or [dict(product)]
+
+
 def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Those of a product and its variants, each once."""
+    """Those of all of these, each once."""
     return sorted({text for choice in choices for text in tokens(choice["attrs"])})
 
 
@@ -346,15 +353,15 @@ def document(product: Mapping[str, Any]) -> Json | None:
     if published is None:
         return None
     name, brand = product["name"], product["brand"] or ""
-    choices = (product, *product["variants"])
-    in_stock = (product, *(variant for variant in product["variants"] if variant["available"] > 0))
+    choices = choices_of(product)
+    everything = (product, *product["variants"])
     shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
     more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
-    more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
+    more += [word for choice in everything for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
     kept = {
         "id": product["_id"],
         "sku": product["sku"],
-        "skus": sorted({choice["sku"].lower() for choice in choices}),
+        "skus": sorted({choice["sku"].lower() for choice in everything}),
         "name": name,
         "slug": product["slug"],
         "category": product["category"],
@@ -371,7 +378,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
         "attrs": tokens_of(choices),
-        "attrsInStock": tokens_of(in_stock),
+        "attrsInStock": tokens_of(choice for choice in choices if choice["available"] > 0),
         "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),

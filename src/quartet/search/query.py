@@ -29,6 +29,7 @@ from quartet.search.model import (
     Wanted,
     attr_facets,
     band_filter,
+    choices_of,
     held_in,
     read_token,
     tokens_of,
@@ -359,7 +360,7 @@ def _cents(bound: float | None) -> int | None:
 
 def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
     """Products of the same category by what they share: what few others have counts most."""
-    held = tokens_of((product, *product["variants"]))
+    held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
     shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]

@@ -360,6 +360,25 @@ async def test_in_stock_only_is_a_matter_of_the_variant_that_was_asked_for(ask: 
         assert (await ask.facets(attrs=ticked, in_stock=True)).attrs["color"] == [Bucket("black", 1)]
 
 
+async def test_what_every_variant_has_of_its_own_the_product_does_not_have(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    variants = [
+        {"sku": f"CUP-{color}", "attrs": {"color": color}, "priceCents": 1, "available": available}
+        for color, available in (("white", 0), ("green", 5))
+    ]
+    cup = product("CUP", "Cup", attrs={"color": "white", "style": "plain"}, variants=variants)
+    vase = product("VASE", "Vase", attrs={"color": "grey"}, variants=variants[1:])
+    await search.put(engine, shelf.search_alias, 8, {p["_id"]: search.document(p) for p in (cup, vase)})
+    await engine.refresh(shelf.search_alias)
+    assert await ask.with_attrs(color="white") == {"CUP"}
+    assert await ask.with_attrs(color="grey") == set()
+    white, plain = ((attr_filter(f"attrs.{name}", value),) for name, value in (("color", "white"), ("style", "plain")))
+    assert await ask.skus(attrs=white, in_stock=True) == []
+    assert await ask.skus(attrs=plain, in_stock=True) == ["CUP"]
+    assert (await ask.facets(attrs=plain, in_stock=True)).attrs["color"] == [Bucket("green", 1)]
+
+
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [
