@@ -259,6 +259,18 @@ def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
                     yield _token_of_many(name, value)
 
 
+def readings(name: str, value: str) -> list[str]:
+    """All tokens that a shopper's text may mean, what it says as JSON last."""
+    candidates: list[AttrValue] = [value]
+    candidates += [float(value)] if _is_number(value) else []
+    candidates += [value == "true"] if value in ("true", "false") else []
+    return [token(name, candidate) for candidate in candidates]
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
 def attr_filter(parameter: str, value: str) -> AttrFilter:
     """`attrs.color` = `black` or `attrs.ram_gb.gte` = `32` as a filter. Raises Invalid naming the parameter."""
     name = parameter.removeprefix("attrs.")
@@ -267,13 +279,9 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         raise invalid(parameter, f"must read attrs.<name>, or attrs.<name>.<{'|'.join(_COMPARISONS)}>")
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
-    is_number = _NUMBER.fullmatch(value) is not None and math.isfinite(float(value))
     if not comparison:
-        candidates: list[AttrValue] = [value]
-        candidates += [float(value)] if is_number else []
-        candidates += [value == "true"] if value in ("true", "false") else []
-        return AttrFilter(name, {"terms": {"attrs": [token(name, candidate) for candidate in candidates]}})
-    if not is_number:
+        return AttrFilter(name, {"terms": {"attrs": readings(name, value)}})
+    if not _is_number(value):
         raise invalid(parameter, "must be a number")
     # `n:g` is past every number of this attribute, since hex digits end at f.
     bounds = {"gte" if comparison.startswith("l") else "lt": f"{name}=n:" + ("" if comparison.startswith("l") else "g")}

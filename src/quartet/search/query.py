@@ -18,6 +18,7 @@ from quartet.kernel.texts import fold
 from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import words
 from quartet.search.model import (
+    AttrFilter,
     Band,
     Bucket,
     Facets,
@@ -32,6 +33,8 @@ from quartet.search.model import (
     choices_of,
     held_in,
     read_token,
+    readings,
+    token,
     tokens_of,
 )
 from quartet.stores.files import json_file
@@ -287,11 +290,11 @@ def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> 
 
 
 def _ticked(field: str, clauses: Iterable[Json]) -> Json:
-    """Counts what these filter by as well: it can be unticked, however few products have it."""
+    """Counts what these filter by as well, however few products have it."""
     ticked = [value for clause in clauses for value in clause.get("terms", {}).get(field, [])]
     if not ticked:
         return {}
-    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked), "min_doc_count": 0}}}
+    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked)}}}
 
 
 def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
@@ -299,21 +302,22 @@ def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
     return {"filter": _all(others) if others else {"match_all": {}}, "aggs": counted}
 
 
-def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | None) -> Facets:
-    """The facets of an answer; with a category in view its attributes and no other."""
+def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
+    """The facets of an answer; with a category in view its attributes and no other. What is ticked is in its facet, so
+    that it can be unticked, though no product has it."""
     by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
     price = by_name["price"]
     shown = view.others if view else None
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
-        if own != name and (shown is None or own in shown) and (values := _values(found, own)):
+        if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
             attrs[own] = values
     if view is not None:
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
-        brand=list(dict.fromkeys(_buckets(by_name["brand"]["brand"]) + _buckets(by_name["brand"].get("ticked", NONE)))),
+        brand=_brands(by_name["brand"], wanted),
         price=[
             Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
             for b in price["price"]["buckets"]
@@ -341,10 +345,26 @@ def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]
     return attr_facets(((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"]), names)
 
 
-def _values(found: Json, name: str) -> list[Bucket]:
+def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
+    counted = dict.fromkeys(_buckets(found["brand"]) + _buckets(found.get("ticked", NONE)))
+    named = {bucket.key for bucket in counted}
+    return [*counted, *(Bucket(brand, 0) for brand in dict.fromkeys(wanted.brand) if brand not in named)]
+
+
+def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     """Of an attribute that is filtered by."""
     ticked = [Bucket(read_token(b["key"])[1], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]]
-    return list(dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked))
+    counted = dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked)
+    named = {token(name, bucket.key) for bucket in counted}
+    asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
+    missed = (readings(name, text) for text in asked)
+    return [*counted, *(Bucket(read_token(read[-1])[1], 0) for read in missed if named.isdisjoint(read))]
+
+
+def _texts_of(filter_: AttrFilter) -> list[str]:
+    """The values of an attribute as the shopper has ticked them."""
+    values = [read_token(held)[1] for held in filter_.clause.get("terms", {}).get("attrs", [])]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:

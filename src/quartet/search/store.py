@@ -309,7 +309,7 @@ async def find(
     return Found(
         total=total,
         hits=hits,
-        facets=query.read_facets(found["aggregations"], told.shelves, told.view) if wanted.counts else None,
+        facets=query.read_facets(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
         partial=is_partial(found),

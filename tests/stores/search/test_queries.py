@@ -356,8 +356,7 @@ async def test_in_stock_only_is_a_matter_of_the_variant_that_was_asked_for(ask: 
     assert await ask.skus(attrs=red) == await ask.skus(attrs=large) == ["TEE"]
     assert await ask.skus(attrs=red, in_stock=True) == await ask.skus(attrs=large, in_stock=True) == []
     assert await ask.skus(attrs=black, in_stock=True) == ["TEE"]
-    for ticked in ((), red):
-        assert (await ask.facets(attrs=ticked, in_stock=True)).attrs["color"] == [Bucket("black", 1)]
+    assert (await ask.facets(in_stock=True)).attrs["color"] == [Bucket("black", 1)]
 
 
 async def test_what_every_variant_has_of_its_own_the_product_does_not_have(
@@ -441,14 +440,31 @@ async def test_what_is_ticked_can_be_unticked_however_few_products_have_it(
     shown = (await ask.facets(q="vase")).brand
     assert len(shown) == 20
     assert rare not in shown
-    assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [*shown, rare]
+    assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [
+        *shown,
+        rare,
+        Bucket("none", 0),
+    ]
     assert Bucket("Brand 00", 0) in (await ask.facets(q="vase", brand=("Brand 00",), in_stock=False)).brand
 
     shown_styles = (await ask.facets(q="vase")).attrs["style"]
     assert len(shown_styles) == 20
     ticked = any_of([attr_filter("attrs.style", "style 00"), attr_filter("attrs.style", "none")])
-    assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1)]
-    assert (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"] == [Bucket("style 00", 0)]
+    none = Bucket("none", 0)
+    assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1), none]
+    nowhere = (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"]
+    assert sorted(nowhere, key=str) == [none, Bucket("style 00", 0)]
+
+
+async def test_a_variant_that_is_ticked_can_be_unticked_when_none_of_it_is_left(ask: Asker) -> None:
+    red, large = any_of([attr_filter("attrs.color", "red")]), any_of([attr_filter("attrs.size", "42")])
+    assert (await ask.facets(attrs=red)).attrs["color"] == [Bucket("black", 2), Bucket("red", 1)]
+    for shelf in ((), ("shirts",)):
+        found = await ask.facets(attrs=red, in_stock=True, category=shelf)
+        assert found.attrs["color"] == [Bucket("black", 1), Bucket("red", 0)]
+    # What may be a number is there once, and as one.
+    assert (await ask.facets(attrs=large, in_stock=True)).attrs["size"] == [Bucket("L", 1), Bucket(42, 0)]
+    assert (await ask.facets(attrs=large)).attrs["size"] == [Bucket(42, 1), Bucket("L", 1)]
 
 
 async def test_facets_come_with_the_first_page_or_when_asked_for(ask: Asker) -> None:
