@@ -127,8 +127,8 @@ async def answer(
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        digest, is_everybodys = await _further(shop, wanted, found, told.seen, client)
-        further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
+        place, is_everybodys = await _further(shop, wanted, found, told.seen, client)
+        further = shop.cursors.encode(place, scope) if place else None
         # A cursor that this client alone has no room for is not for others.
         whole = is_everybodys and not found.partial
         return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
@@ -201,13 +201,18 @@ MOST_SEEN = 1000
 
 async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
-) -> tuple[str | None, bool]:
-    """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead.
-    And whether it is as good for others."""
+) -> tuple[list[str | int | None] | None, bool]:
+    """Where the next page's cursor leads: the digest of the pages before, None where pages go by number, and the page.
+    None on the last, and where it gets too far: refine the search instead. And whether it is as good for others."""
+    following = wanted.page + 1
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
-    if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
+    if not found.hits or shown >= min(found.total, MOST_SEEN):
         return None, True
-    return await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client if seen else None)
+    if wanted.page > 1 and not seen:
+        return [None, following], True
+    digest, has_room = await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client)
+    # A first page is everybody's who asks the same, also where they leaf on from it by number.
+    return [digest, following], has_room or not seen
 
 
 # --- The category in view -------------------------------------------------------------------------------------------
