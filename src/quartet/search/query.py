@@ -414,7 +414,7 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: S
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
-        if (one := " ".join(map(words.singular, text.split()))) != text:
+        for one in words.singulars(text):
             ways.append({"constant_score": {"filter": {"match": {"suggest": {**asked, "query": one}}}}})
     else:
         asked |= {"fuzziness": ONE_WRONG, "max_expansions": MOST_SPELLINGS}

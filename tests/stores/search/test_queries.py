@@ -556,18 +556,22 @@ async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, 
 async def test_who_types_a_plural_is_offered_what_is_named_in_the_singular(
     engine: SearchEngine, shelf: Settings
 ) -> None:
-    names = ("Red Mug", "Two Mugs", "Muggle Box", "Drinking Glass")
+    names = ("Red Mug", "Two Mugs", "Muggle Box", "Drinking Glass", "Zip Hoodie", "Hat Accessory")
     documents = {str(n): search.document(product(f"G{n}", name)) for n, name in enumerate(names)}
     await search.put(engine, shelf.search_alias, 8, documents)
     await engine.refresh(shelf.search_alias)
 
     async def typed(q: str) -> list[str]:
-        return [one["text"] for one in await search.suggest(engine, shelf.search_alias, q, 10, NOW)]
+        """As where a category is called so, too."""
+        offered = await search.suggest(engine, shelf.search_alias, q, 10, NOW, strictly=True)
+        return [one["text"] for one in offered]
 
     assert set(await typed("mugs")) == {"Red Mug", "Two Mugs"}
     assert await typed("red mugs") == ["Red Mug"]
     assert await typed("drinking glasses") == ["Drinking Glass"]
     assert await typed("glas") == ["Drinking Glass"]
+    assert await typed("zip hoodies") == await typed("hoodies") == ["Zip Hoodie"]
+    assert await typed("accessories") == ["Hat Accessory"]
 
 
 async def test_pages_of_equals_hold_each_once(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
