@@ -213,6 +213,27 @@ async def test_a_category_is_those_below_it_too(shelf: Shop, client: httpx.Async
     assert (await found(client, q="!!"))["total"] == 0
 
 
+async def test_what_only_sounds_like_a_category_is_no_name_of_it(shop: Shop, client: httpx.AsyncClient) -> None:
+    for slug, name in (("optics", "Glasses"), ("kitchen", "Kitchen"), ("phones", "Phones")):
+        await catalog.put_category(shop, Category(slug, name, None, {"type": "object"}))
+    for sku, name, category in (
+        ("READ", "Reading Glasses", "optics"), ("FRAME", "Aviator Frames", "optics"), ("WINE", "Wine Glass", "kitchen"),
+        ("PIXEL", "Pixel", "phones"), ("CASE", "Phone Case", "kitchen"),
+    ):  # fmt: skip
+        await catalog.create_product(
+            shop, Draft(sku, name, category, price_cents=1, published_at=LAST_YEAR), actor="test"
+        )
+    await catch_up(shop)
+
+    async def skus(q: str) -> list[str]:
+        return [item["sku"] for item in (await found(client, q=q))["items"]]
+
+    assert (await skus("glass"))[0] == "WINE"
+    assert "FRAME" not in await skus("glass")
+    assert set((await skus("glasses"))[:2]) == {"READ", "FRAME"}
+    assert await skus("phone") == await skus("Phones") == ["PIXEL", "CASE"]
+
+
 async def test_staff_are_told_why_a_product_stands_where_it_stands(
     shelf: Shop, client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
 ) -> None:

@@ -96,8 +96,11 @@ def count(text: str) -> int:
 
 
 _PLURAL = re.compile(r"(?:(?<=\w\w)ies|(?<=ss|ch|sh)es|(?<=x)es|(?<=\w\w[^\Wsui])s)$")
-
-
+# Plurals whose singular, alone, means something else: a glass is not for reading, what is short may be a sleeve.
+_OWN = frozenset({
+    "basics", "blues", "boxers", "briefs", "classics", "essentials", "flats", "glasses", "goods", "greens", "news",
+    "reds", "shorts", "specials", "sweats", "tights", "trunks", "whites",
+})  # fmt: skip
 _IE = re.compile(r"(?<=\w\w)ie$")
 
 
@@ -114,7 +117,8 @@ def _singular(word: str, ies: str = "y") -> str:
 
 def name_of(text: str) -> str:
     """One form of a thing's name however it is typed: `Bags & Purses`, `bag-purse`; `Hoodies`, `hoodie`, `hoody`."""
-    return " ".join(_IE.sub("y", _singular(word)) for word in _WORD.findall(asked(text)))
+    name = " ".join(_WORD.findall(asked(text)))
+    return name if name in _OWN else " ".join(_IE.sub("y", _singular(word)) for word in name.split())
 
 
 def apart(text: str) -> list[str]:
