@@ -125,7 +125,7 @@ async def answer(
             ruling = partial(merchandising.ruling, shop)
             found = await store.find(shop.stores.search, shop.settings, wanted, now, told, ruling=ruling)
         except StoreUnavailable as away:
-            found = await find_listed(shop, wanted, away)
+            found = await find_listed(shop, wanted, said.hidden, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
         place, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = shop.cursors.encode(place, scope) if place else None
@@ -171,7 +171,7 @@ async def suggestions(
             alias, now, begun = shop.settings.search_alias, shop.clock.now(), _begun(beside, q)
             items = await store.suggest(shop.stores.search, alias, q, size, now, hidden=hidden, strictly=begun)
         except StoreUnavailable as away:
-            items = await suggest_listed(shop, q, size, away)
+            items = await suggest_listed(shop, q, size, hidden, away)
             return Ready(write(items, beside, True), len(items), whole=False)
         return Ready(write(items, beside, False), len(items))
 
@@ -293,12 +293,13 @@ async def turn_over(shop: Shop) -> None:
 # nothing, since the engine might find it further on in a name.
 
 
-async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Found:
+async def find_listed(shop: Shop, wanted: Wanted, hidden: Sequence[str], away: StoreUnavailable) -> Found:
     """One page; `total` is what is known to be there: this page, those before it, and one more if there is one. Raises
     `away` where no index answers."""
     shelf = shelf_of(wanted)
     if shelf is None:
         raise away
+    shelf = replace(shelf, hidden=tuple(hidden))
     if shelf.categories:
         shelf = replace(shelf, categories=(await _shelves(shop)).below(shelf.categories))
     skipped = (wanted.page - 1) * wanted.size
@@ -307,12 +308,14 @@ async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Fou
     return Found(skipped + len(found), hits, degraded=True)
 
 
-async def suggest_listed(shop: Shop, q: str, size: int, away: StoreUnavailable) -> list[dict[str, Any]]:
+async def suggest_listed(
+    shop: Shop, q: str, size: int, hidden: Sequence[str], away: StoreUnavailable
+) -> list[dict[str, Any]]:
     """Names that begin as typed, `{text, slug}`. Raises `away` where there are none."""
     begins = _beginning(q)
     if not begins:
         raise away
-    found = await _listed(shop, catalog.Shelf(begins=begins), away, skip=0, limit=size)
+    found = await _listed(shop, catalog.Shelf(begins=begins, hidden=tuple(hidden)), away, skip=0, limit=size)
     return [{"text": product["name"], "slug": product["slug"]} for product in found]
 
 
