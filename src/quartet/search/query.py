@@ -57,6 +57,10 @@ STEMS_WRONG = {"fuzziness": "AUTO:5,8", "prefix_length": 1}
 # Of a text and the other words for it, together.
 MOST_WORDS_IN_ALL = 48
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
+# Of attributes in a category in view.
+MOST_VALUES = 5_000
+# An engine refuses longer ones.
+LONGEST_EXPRESSION = 1_000
 # Attributes by which products are held to be alike.
 MOST_SHARED = 50
 
@@ -268,16 +272,18 @@ def _all(clauses: Iterable[Json]) -> Json:
 def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
     aggs = QUERY["aggs"]
-    attrs = {"terms": {**aggs["attrs"]["terms"], "field": attrs_field}}
     price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
     groups = {
         "category": {"category": aggs["category"]},
         "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
         "price": {name: price[name] for name in ("price", "min", "max")},
-        "attrs": {"attrs": attrs},
+        "attrs": {"attrs": _values_of(attrs_field, **_but_in_bands(view))},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
-            name: {"attrs": attrs, **_ticked(attrs_field, held["bool"]["filter"])}
+            name: {
+                "attrs": _values_of(attrs_field, **_of_one(view, name.removeprefix("attrs."))),
+                **_ticked(attrs_field, held["bool"]["filter"]),
+            }
             for name, held in filters.items()
             if name.startswith("attrs.")
         },
@@ -287,6 +293,28 @@ def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> 
         bands = {str(n): clause for n, clause in enumerate(of_band)}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
     return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
+
+
+def _values_of(field: str, **which: Any) -> Json:
+    return {"terms": {**QUERY["aggs"]["attrs"]["terms"], "field": field, **which}}
+
+
+def _but_in_bands(view: View | None) -> Json:
+    """All attributes of a category in view; what is counted in bands has so many values that it could leave the others
+    no room."""
+    if view is None:
+        return {}
+    banded = f"({'|'.join(map(_literally, view.edges))})=.*"
+    return {"size": MOST_VALUES, **({"exclude": banded} if view.edges and len(banded) <= LONGEST_EXPRESSION else {})}
+
+
+def _of_one(view: View | None, name: str) -> Json:
+    """An attribute of a category in view, by itself; of any other a shopper may have made up the name."""
+    return {"include": f"{_literally(name)}=.*"} if view and name in view.others else {}
+
+
+def _literally(name: str) -> str:
+    return re.sub(r"\W", r"\\\g<0>", name)
 
 
 def _ticked(field: str, clauses: Iterable[Json]) -> Json:
@@ -338,7 +366,7 @@ def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float]) -> lis
 def numbers(shelf: Sequence[str], now: datetime) -> Json:
     """All attributes' values in these categories, to draw bands of."""
     here = _all([published(now), {"terms": {"category": list(shelf)}}])
-    return {"size": 0, "query": here, "aggs": {"attrs": {"terms": {"field": "attrs", "size": 5000}}}}
+    return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
 
 def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:

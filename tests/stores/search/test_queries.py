@@ -3,7 +3,7 @@
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -715,3 +715,40 @@ async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
     ).facets
     assert facets is not None
     assert facets.attrs == {name: [Bucket("brass", n + 1)] for n, name in enumerate(sorted(names))}
+
+
+@pytest.mark.parametrize("numbers", [1, 40])
+async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
+    engine: SearchEngine, index: Settings, numbers: int
+) -> None:
+    lengths = [f"length_of_part_number_{n:02}_mm" for n in range(numbers)]  # forty are more than one expression takes
+    shelves = Shelves(
+        {"kits": None}, {"kits": frozenset(lengths)}, {"kits": frozenset({"panel", "odd (name)", "maker"})}
+    )
+    shelf = [
+        product(
+            f"K{n}",
+            "Kit",
+            category="kits",
+            attrs={
+                **dict.fromkeys(lengths, n % (300 // numbers)),
+                "maker": f"M{n}",
+                **({"panel": f"P{n % 3}", "odd (name)": "x"} if n < 3 else {}),
+            },
+        )
+        for n in range(300)
+    ]
+    await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
+    await engine.refresh(index.search_alias)
+    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+
+    async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
+        wanted = Wanted(category=("kits",), attrs=any_of(attr_filter(*pair) for pair in ticked))
+        facets = (await search.find(engine, index, wanted, NOW, Told(shelves=shelves, view=view))).facets
+        assert facets is not None
+        return facets.attrs
+
+    panels = [Bucket("P0", 1), Bucket("P1", 1), Bucket("P2", 1)]
+    assert set(await attrs()) == {*lengths, "panel", "odd (name)", "maker"}
+    assert (await attrs())["panel"] == (await attrs(("attrs.panel", "P1")))["panel"] == panels
+    assert (await attrs(("attrs.odd (name)", "x")))["odd (name)"] == [Bucket("x", 3)]
