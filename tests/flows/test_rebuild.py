@@ -1,10 +1,12 @@
 """A rebuild of the search index that is cut short, held up, gone back from; and shoppers who search meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from quartet import catalog, search, sync
 from quartet.catalog import Variant
 from quartet.kernel.errors import Conflict
 from quartet.kernel.steps import Step
+from quartet.search import store as index_store
 from quartet.sync import compare, products, store
 from quartet.web.dependencies import Shop
 
@@ -276,3 +279,25 @@ async def _by_worker(shop: Shop, *, back: bool) -> store.Rebuild:
     found = await sync.last_rebuild(shop)
     assert found
     return found
+
+
+async def test_a_shop_that_keeps_more_of_a_product_goes_on_with_the_index_it_has_until_it_is_rebuilt(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, definition = search.document, deepcopy(index_store.INDEX)
+    properties = definition["mappings"]["properties"]
+    properties["badge"] = properties["words"]["properties"]["badge"] = {"type": "keyword"}
+
+    def with_badge(product: Mapping[str, Any]) -> dict[str, Any] | None:
+        held = document(product)
+        return held and held | {"badge": "new", "words": {**held["words"], "badge": "new"}}
+
+    monkeypatch.setattr(index_store, "INDEX", definition)
+    monkeypatch.setattr(search, "document", with_badge)
+    assert await products.carry(full, await add(full, kettle("NEW"))) == set()
+    assert (await stored(full))["NEW"]["badge"] == "new"
+    assert not await search.is_current(full.stores.search, full.settings)  # so that it is rebuilt all the same
+    rebuilt = await sync.reindex(full, reason="the index was of an earlier definition")
+    assert (rebuilt.state, rebuilt.error) == ("done", None)
+    assert await search.is_current(full.stores.search, full.settings)
+    assert {held.get("badge") for held in (await stored(full)).values()} == {"new"}

@@ -170,17 +170,28 @@ async def test_without_what_was_seen_pages_go_by_number(shelf: Shop, client: htt
     assert (first, await _leaf(client, cursor, size=2)) == (["LAPTOP-001", "LAPTOP-002"], (["TEE"], None))
 
 
+async def test_where_there_is_no_room_for_what_was_seen_everything_is_shown_all_the_same(
+    shelf: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MOST_OF_ALL", 0)
+    seen, cursor = await _leaf(client, None, size=1)
+    while cursor:
+        skus, cursor = await _leaf(client, cursor, size=1)
+        seen += skus
+    assert seen == ["LAPTOP-001", "LAPTOP-002", "TEE"]
+
+
 async def test_nobody_fills_redis_by_leafing(
     shelf: Shop, client: httpx.AsyncClient, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_OF_ONE", 300)
+    monkeypatch.setattr(cache, "MOST_OF_ONE", 500)
     for sort in ("price", "-price", "-newest", "-rating", "relevance"):
         _, cursor = await _leaf(client, None, size=1, sort=sort)
         await _leaf(client, cursor, size=1, sort=sort)
     redis = shelf.stores.redis
     kept = [cache.unpack(await redis.call("GET", key)) for key in await redis.call("KEYS", "search:*:seen:*")]
-    assert sorted(map(len, kept))[-2:] == [1, 2], "all first pages, and of his own one"
-    # What he asks first serves all others, who leaf on as ever.
+    assert sorted(map(len, kept)) == [1, 2], "his share, first pages with all others"
+    # What he asks first serves all others, who leaf on from it by number.
     _, cursor = await _leaf(client, None, q="laptop", size=1, sort="-price")
     assert (await _leaf(shopper, cursor, q="laptop", size=1, sort="-price"))[0] == ["LAPTOP-002"]
 
@@ -200,6 +211,27 @@ async def test_a_category_is_those_below_it_too(shelf: Shop, client: httpx.Async
     for called in ("Computers", "computer", "LAPTOP"):
         assert (await found(client, q=called))["total"] == 2, called
     assert (await found(client, q="!!"))["total"] == 0
+
+
+async def test_what_only_sounds_like_a_category_is_no_name_of_it(shop: Shop, client: httpx.AsyncClient) -> None:
+    for slug, name in (("optics", "Glasses"), ("kitchen", "Kitchen"), ("phones", "Phones")):
+        await catalog.put_category(shop, Category(slug, name, None, {"type": "object"}))
+    for sku, name, category in (
+        ("READ", "Reading Glasses", "optics"), ("FRAME", "Aviator Frames", "optics"), ("WINE", "Wine Glass", "kitchen"),
+        ("PIXEL", "Pixel", "phones"), ("CASE", "Phone Case", "kitchen"),
+    ):  # fmt: skip
+        await catalog.create_product(
+            shop, Draft(sku, name, category, price_cents=1, published_at=LAST_YEAR), actor="test"
+        )
+    await catch_up(shop)
+
+    async def skus(q: str) -> list[str]:
+        return [item["sku"] for item in (await found(client, q=q))["items"]]
+
+    assert (await skus("glass"))[0] == "WINE"
+    assert "FRAME" not in await skus("glass")
+    assert set((await skus("glasses"))[:2]) == {"READ", "FRAME"}
+    assert await skus("phone") == await skus("Phones") == ["PIXEL", "CASE"]
 
 
 async def test_staff_are_told_why_a_product_stands_where_it_stands(

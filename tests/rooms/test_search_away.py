@@ -1,5 +1,6 @@
 """Search while its engine is away: lists that an index of MongoDB gives, marked as such, and else 503."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from itertools import product
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from floor import made
 from quartet import catalog
 from quartet.catalog import store as catalog_store
 from quartet.cli import open_shop
@@ -95,6 +97,19 @@ async def test_names_are_offered_by_how_they_begin(client: httpx.AsyncClient) ->
         "items": [{"text": "Potter's Mug", "slug": "potter-s-mug"}], "categories": [], "queries": [], "degraded": True,
     }  # fmt: skip
     assert (await client.get("/search/suggest?q=wheel")).status_code == 503
+
+
+async def test_what_is_hidden_from_a_query_is_not_listed_either(
+    client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    await made(staff.post("/search/rules", json={"query": "pott", "hidden": ["MUG"]}))
+    async with asyncio.timeout(20):
+        while (await made(client.get("/search?q=pott")))["total"] > 1:  # noqa: ASYNC110 — known in a second
+            await asyncio.sleep(0.1)
+    page = await made(client.get("/search?q=pott&size=1"))
+    assert [item["sku"] for item in page["items"]] == ["POT"]
+    assert [one["text"] for one in (await made(client.get("/search/suggest?q=pott")))["items"]] == ["Pottery Pot"]
+    assert (await made(client.get("/search?q=potter")))["total"] == 2  # another query
 
 
 async def test_a_search_that_is_answered_is_not_marked(shop: Shop, app: Any) -> None:

@@ -48,7 +48,7 @@ async def test_all_who_leaf_leave_redis_room_for_carts_and_their_answers_are_kep
         await leaves.keep([*pages[1:], str(number)], f"client {number % 50}")
     assert 30_000_000 < sum(kept.pages.values()) <= 32_000_000
     full = len(kept.pages)
-    _, is_everybodys = await leaves.keep(["a first page"], None)
+    _, is_everybodys = await leaves.keep(["a first page"], "somebody else")
     assert is_everybodys, "the engine need not be asked again by each"
     assert len(kept.pages) == full
 
@@ -65,9 +65,9 @@ async def test_a_first_page_that_many_ask_for_takes_its_room_once(monkeypatch: p
     monkeypatch.setattr(cache, "MOST_OF_ALL", 1000)
     kept = Kept()
     leaves = Leaves(cast(RedisStore, kept), "shop")
-    for _ in range(20):
-        await leaves.keep(["mug"], None)
-    await leaves.keep(["kettle"], None)
+    for number in range(20):
+        await leaves.keep(["mug"], f"client {number}")
+    await leaves.keep(["kettle"], "client 1")
     assert len(kept.pages) == 2
 
 
@@ -75,6 +75,6 @@ async def test_pages_lie_on_all_servers_of_a_cluster() -> None:
     kept = Kept()
     leaves = Leaves(cast(RedisStore, kept), "shop")
     for number in range(300):
-        await leaves.keep([str(number)], None)
+        await leaves.keep([str(number)], f"client {number}")
     thirds = Counter(key_slot(key.encode()) * 3 // 16384 for key in kept.pages)
     assert min(thirds[third] for third in range(3)) > 50

@@ -269,7 +269,7 @@ async def list_products(
 @dataclass(frozen=True)
 class Shelf:
     """A list that one index of MongoDB gives in its order: of some categories by any of SORTS, of some brands by
-    rating, of a span of prices by price; or what has a slug that `begins` so."""
+    rating, of a span of prices by price; or what has a slug that `begins` so. `hidden`: ids that are left out."""
 
     sort: str = DEFAULT_SORT
     categories: tuple[str, ...] = ()
@@ -277,6 +277,7 @@ class Shelf:
     min_price: int | None = None
     max_price: int | None = None
     begins: str = ""
+    hidden: tuple[str, ...] = ()
 
     def filter(self, now: datetime) -> Document:
         """What is on it."""
@@ -288,6 +289,8 @@ class Shelf:
             where["priceCents"] = span
         if self.begins:
             where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # which is after all that slugs are made of
+        if self.hidden:
+            where["_id"] = {"$nin": list(self.hidden)}
         return where
 
     @property

@@ -24,6 +24,7 @@ from quartet.search.store import (
     stored,
     suggest,
     sums,
+    widen,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "suggest",
     "sums",
     "turn_over",
+    "widen",
 ]

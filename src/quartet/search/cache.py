@@ -241,7 +241,7 @@ class Leaves:
     def __init__(self, redis: RedisStore, alias: str) -> None:
         self._redis, self._alias = redis, alias
         self._taken: dict[str, int] = {}
-        # A first page that many ask for, a second after another, takes its room once.
+        # A first page that many ask for, a second after another, takes its room once, of whoever asks first.
         self._counted: set[str] = set()
         self._all, self._until = 0, 0.0
 
@@ -255,9 +255,9 @@ class Leaves:
             return ()
         return unpack(held) if held else ()
 
-    async def keep(self, ids: Sequence[str], client: str | None) -> tuple[str, bool]:
-        """Their digest, for a cursor, and whether it is as good for others: `client` has his share, None for a first
-        page, which is everybody's who asks the same. Where Redis is away or has enough of all, nobody's are kept."""
+    async def keep(self, ids: Sequence[str], client: str) -> tuple[str, bool]:
+        """Their digest, for a cursor, and whether it is as good for others: they are kept as far as `client` has his
+        share. Where Redis is away or has enough of all, nobody's are."""
         digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
         held = pack(ids)
         of_his, of_all = self._has_room(digest, client, len(held) + _ENTRY)
@@ -268,7 +268,7 @@ class Leaves:
                 log.warning("pages before not kept")
         return digest, of_his
 
-    def _has_room(self, digest: str, client: str | None, size: int) -> tuple[bool, bool]:
+    def _has_room(self, digest: str, client: str, size: int) -> tuple[bool, bool]:
         """Whether so much more may be kept, by this client's share and by that of all; then it is counted. By windows,
         so that at most twice as much is in Redis."""
         if monotonic() >= self._until:
@@ -277,11 +277,10 @@ class Leaves:
             self._all, self._until = 0, monotonic() + LEAF_SECONDS
         if digest in self._counted:
             return True, True
-        taken = self._taken.get(client, 0) + size if client is not None else 0
+        taken = self._taken.get(client, 0) + size
         room = taken <= MOST_OF_ONE, self._all + size <= MOST_OF_ALL
         if all(room):
-            if client is not None:
-                self._taken[client] = taken
+            self._taken[client] = taken
             self._counted.add(digest)
             self._all += size
         return room

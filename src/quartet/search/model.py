@@ -259,6 +259,18 @@ def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
                     yield _token_of_many(name, value)
 
 
+def readings(name: str, value: str) -> list[str]:
+    """All tokens that a shopper's text may mean, what it says as JSON last."""
+    candidates: list[AttrValue] = [value]
+    candidates += [float(value)] if _is_number(value) else []
+    candidates += [value == "true"] if value in ("true", "false") else []
+    return [token(name, candidate) for candidate in candidates]
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
 def attr_filter(parameter: str, value: str) -> AttrFilter:
     """`attrs.color` = `black` or `attrs.ram_gb.gte` = `32` as a filter. Raises Invalid naming the parameter."""
     name = parameter.removeprefix("attrs.")
@@ -267,13 +279,9 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         raise invalid(parameter, f"must read attrs.<name>, or attrs.<name>.<{'|'.join(_COMPARISONS)}>")
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
-    is_number = _NUMBER.fullmatch(value) is not None and math.isfinite(float(value))
     if not comparison:
-        candidates: list[AttrValue] = [value]
-        candidates += [float(value)] if is_number else []
-        candidates += [value == "true"] if value in ("true", "false") else []
-        return AttrFilter(name, {"terms": {"attrs": [token(name, candidate) for candidate in candidates]}})
-    if not is_number:
+        return AttrFilter(name, {"terms": {"attrs": readings(name, value)}})
+    if not _is_number(value):
         raise invalid(parameter, "must be a number")
     # `n:g` is past every number of this attribute, since hex digits end at f.
     bounds = {"gte" if comparison.startswith("l") else "lt": f"{name}=n:" + ("" if comparison.startswith("l") else "g")}
@@ -328,8 +336,15 @@ def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | Non
     return facets
 
 
+def choices_of(product: Mapping[str, Any]) -> list[Json]:
+    """What of a product one can choose: its variants, each with those of its attributes that it has not of its own; or
+    the product."""
+    chosen = [{**variant, "attrs": {**product["attrs"], **variant["attrs"]}} for variant in product["variants"]]
+    return chosen or [dict(product)]
+
+
 def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Those of a product and its variants, each once."""
+    """Those of all of these, each once."""
     return sorted({text for choice in choices for text in tokens(choice["attrs"])})
 
 
@@ -346,15 +361,15 @@ def document(product: Mapping[str, Any]) -> Json | None:
     if published is None:
         return None
     name, brand = product["name"], product["brand"] or ""
-    choices = (product, *product["variants"])
-    in_stock = (product, *(variant for variant in product["variants"] if variant["available"] > 0))
+    choices = choices_of(product)
+    everything = (product, *product["variants"])
     shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
     more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
-    more += [word for choice in choices for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
+    more += [word for choice in everything for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
     kept = {
         "id": product["_id"],
         "sku": product["sku"],
-        "skus": sorted({choice["sku"].lower() for choice in choices}),
+        "skus": sorted({choice["sku"].lower() for choice in everything}),
         "name": name,
         "slug": product["slug"],
         "category": product["category"],
@@ -371,7 +386,7 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
         "attrs": tokens_of(choices),
-        "attrsInStock": tokens_of(in_stock),
+        "attrsInStock": tokens_of(choice for choice in choices if choice["available"] > 0),
         "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),

@@ -18,6 +18,7 @@ from quartet.kernel.texts import fold
 from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import words
 from quartet.search.model import (
+    AttrFilter,
     Band,
     Bucket,
     Facets,
@@ -29,8 +30,11 @@ from quartet.search.model import (
     Wanted,
     attr_facets,
     band_filter,
+    choices_of,
     held_in,
     read_token,
+    readings,
+    token,
     tokens_of,
 )
 from quartet.stores.files import json_file
@@ -53,6 +57,10 @@ STEMS_WRONG = {"fuzziness": "AUTO:5,8", "prefix_length": 1}
 # Of a text and the other words for it, together.
 MOST_WORDS_IN_ALL = 48
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
+# Of attributes in a category in view.
+MOST_VALUES = 5_000
+# An engine refuses longer ones.
+LONGEST_EXPRESSION = 1_000
 # Attributes by which products are held to be alike.
 MOST_SHARED = 50
 
@@ -264,16 +272,18 @@ def _all(clauses: Iterable[Json]) -> Json:
 def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
     aggs = QUERY["aggs"]
-    attrs = {"terms": {**aggs["attrs"]["terms"], "field": attrs_field}}
     price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
     groups = {
         "category": {"category": aggs["category"]},
         "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
         "price": {name: price[name] for name in ("price", "min", "max")},
-        "attrs": {"attrs": attrs},
+        "attrs": {"attrs": _values_of(attrs_field, **_but_in_bands(view))},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
-            name: {"attrs": attrs, **_ticked(attrs_field, held["bool"]["filter"])}
+            name: {
+                "attrs": _values_of(attrs_field, **_of_one(view, name.removeprefix("attrs."))),
+                **_ticked(attrs_field, held["bool"]["filter"]),
+            }
             for name, held in filters.items()
             if name.startswith("attrs.")
         },
@@ -285,12 +295,34 @@ def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> 
     return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
 
 
+def _values_of(field: str, **which: Any) -> Json:
+    return {"terms": {**QUERY["aggs"]["attrs"]["terms"], "field": field, **which}}
+
+
+def _but_in_bands(view: View | None) -> Json:
+    """All attributes of a category in view; what is counted in bands has so many values that it could leave the others
+    no room."""
+    if view is None:
+        return {}
+    banded = f"({'|'.join(map(_literally, view.edges))})=.*"
+    return {"size": MOST_VALUES, **({"exclude": banded} if view.edges and len(banded) <= LONGEST_EXPRESSION else {})}
+
+
+def _of_one(view: View | None, name: str) -> Json:
+    """An attribute of a category in view, by itself; of any other a shopper may have made up the name."""
+    return {"include": f"{_literally(name)}=.*"} if view and name in view.others else {}
+
+
+def _literally(name: str) -> str:
+    return re.sub(r"\W", r"\\\g<0>", name)
+
+
 def _ticked(field: str, clauses: Iterable[Json]) -> Json:
-    """Counts what these filter by as well: it can be unticked, however few products have it."""
+    """Counts what these filter by as well, however few products have it."""
     ticked = [value for clause in clauses for value in clause.get("terms", {}).get(field, [])]
     if not ticked:
         return {}
-    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked), "min_doc_count": 0}}}
+    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked)}}}
 
 
 def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
@@ -298,21 +330,22 @@ def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
     return {"filter": _all(others) if others else {"match_all": {}}, "aggs": counted}
 
 
-def read_facets(aggregations: Mapping[str, Any], shelves: Shelves, view: View | None) -> Facets:
-    """The facets of an answer; with a category in view its attributes and no other."""
+def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
+    """The facets of an answer; with a category in view its attributes and no other. What is ticked is in its facet, so
+    that it can be unticked, though no product has it."""
     by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
     price = by_name["price"]
     shown = view.others if view else None
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
-        if own != name and (shown is None or own in shown) and (values := _values(found, own)):
+        if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
             attrs[own] = values
     if view is not None:
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
-        brand=list(dict.fromkeys(_buckets(by_name["brand"]["brand"]) + _buckets(by_name["brand"].get("ticked", NONE)))),
+        brand=_brands(by_name["brand"], wanted),
         price=[
             Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
             for b in price["price"]["buckets"]
@@ -333,17 +366,33 @@ def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float]) -> lis
 def numbers(shelf: Sequence[str], now: datetime) -> Json:
     """All attributes' values in these categories, to draw bands of."""
     here = _all([published(now), {"terms": {"category": list(shelf)}}])
-    return {"size": 0, "query": here, "aggs": {"attrs": {"terms": {"field": "attrs", "size": 5000}}}}
+    return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
 
 def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
     return attr_facets(((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"]), names)
 
 
-def _values(found: Json, name: str) -> list[Bucket]:
+def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
+    counted = dict.fromkeys(_buckets(found["brand"]) + _buckets(found.get("ticked", NONE)))
+    named = {bucket.key for bucket in counted}
+    return [*counted, *(Bucket(brand, 0) for brand in dict.fromkeys(wanted.brand) if brand not in named)]
+
+
+def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     """Of an attribute that is filtered by."""
     ticked = [Bucket(read_token(b["key"])[1], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]]
-    return list(dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked))
+    counted = dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked)
+    named = {token(name, bucket.key) for bucket in counted}
+    asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
+    missed = (readings(name, text) for text in asked)
+    return [*counted, *(Bucket(read_token(read[-1])[1], 0) for read in missed if named.isdisjoint(read))]
+
+
+def _texts_of(filter_: AttrFilter) -> list[str]:
+    """The values of an attribute as the shopper has ticked them."""
+    values = [read_token(held)[1] for held in filter_.clause.get("terms", {}).get("attrs", [])]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:
@@ -359,7 +408,7 @@ def _cents(bound: float | None) -> int | None:
 
 def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
     """Products of the same category by what they share: what few others have counts most."""
-    held = tokens_of((product, *product["variants"]))
+    held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
     shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]
@@ -393,7 +442,7 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: S
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
-        if (one := " ".join(map(words.singular, text.split()))) != text:
+        for one in words.singulars(text):
             ways.append({"constant_score": {"filter": {"match": {"suggest": {**asked, "query": one}}}}})
     else:
         asked |= {"fuzziness": ONE_WRONG, "max_expansions": MOST_SPELLINGS}

@@ -125,10 +125,10 @@ async def answer(
             ruling = partial(merchandising.ruling, shop)
             found = await store.find(shop.stores.search, shop.settings, wanted, now, told, ruling=ruling)
         except StoreUnavailable as away:
-            found = await find_listed(shop, wanted, away)
+            found = await find_listed(shop, wanted, said.hidden, away)
             return Ready(write(wanted, found, None), found.total, whole=False)
-        digest, is_everybodys = await _further(shop, wanted, found, told.seen, client)
-        further = digest and shop.cursors.encode([digest, wanted.page + 1], scope)
+        place, is_everybodys = await _further(shop, wanted, found, told.seen, client)
+        further = shop.cursors.encode(place, scope) if place else None
         # A cursor that this client alone has no room for is not for others.
         whole = is_everybodys and not found.partial
         return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
@@ -171,7 +171,7 @@ async def suggestions(
             alias, now, begun = shop.settings.search_alias, shop.clock.now(), _begun(beside, q)
             items = await store.suggest(shop.stores.search, alias, q, size, now, hidden=hidden, strictly=begun)
         except StoreUnavailable as away:
-            items = await suggest_listed(shop, q, size, away)
+            items = await suggest_listed(shop, q, size, hidden, away)
             return Ready(write(items, beside, True), len(items), whole=False)
         return Ready(write(items, beside, False), len(items))
 
@@ -201,13 +201,18 @@ MOST_SEEN = 1000
 
 async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
-) -> tuple[str | None, bool]:
-    """The digest for the next page's cursor; None on the last, and where it gets too far: refine the search instead.
-    And whether it is as good for others."""
+) -> tuple[list[str | int | None] | None, bool]:
+    """Where the next page's cursor leads: the digest of the pages before, None where pages go by number, and the page.
+    None on the last, and where it gets too far: refine the search instead. And whether it is as good for others."""
+    following = wanted.page + 1
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
-    if not found.hits or shown >= min(found.total, MOST_SEEN) or (wanted.page > 1 and not seen):
+    if not found.hits or shown >= min(found.total, MOST_SEEN):
         return None, True
-    return await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client if seen else None)
+    if wanted.page > 1 and not seen:
+        return [None, following], True
+    digest, has_room = await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client)
+    # A first page is everybody's who asks the same, also where they leaf on from it by number.
+    return [digest, following], has_room or not seen
 
 
 # --- The category in view -------------------------------------------------------------------------------------------
@@ -288,12 +293,13 @@ async def turn_over(shop: Shop) -> None:
 # nothing, since the engine might find it further on in a name.
 
 
-async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Found:
+async def find_listed(shop: Shop, wanted: Wanted, hidden: Sequence[str], away: StoreUnavailable) -> Found:
     """One page; `total` is what is known to be there: this page, those before it, and one more if there is one. Raises
     `away` where no index answers."""
     shelf = shelf_of(wanted)
     if shelf is None:
         raise away
+    shelf = replace(shelf, hidden=tuple(hidden))
     if shelf.categories:
         shelf = replace(shelf, categories=(await _shelves(shop)).below(shelf.categories))
     skipped = (wanted.page - 1) * wanted.size
@@ -302,12 +308,14 @@ async def find_listed(shop: Shop, wanted: Wanted, away: StoreUnavailable) -> Fou
     return Found(skipped + len(found), hits, degraded=True)
 
 
-async def suggest_listed(shop: Shop, q: str, size: int, away: StoreUnavailable) -> list[dict[str, Any]]:
+async def suggest_listed(
+    shop: Shop, q: str, size: int, hidden: Sequence[str], away: StoreUnavailable
+) -> list[dict[str, Any]]:
     """Names that begin as typed, `{text, slug}`. Raises `away` where there are none."""
     begins = _beginning(q)
     if not begins:
         raise away
-    found = await _listed(shop, catalog.Shelf(begins=begins), away, skip=0, limit=size)
+    found = await _listed(shop, catalog.Shelf(begins=begins, hidden=tuple(hidden)), away, skip=0, limit=size)
     return [{"text": product["name"], "slug": product["slug"]} for product in found]
 
 

@@ -70,8 +70,31 @@ async def is_current(search: SearchEngine, settings: Settings) -> bool:
 
 
 async def _is_of_now(search: SearchEngine, settings: Settings, index: str) -> bool:
-    found = await search.mappings(index)
-    return bool(found.get("_meta", {}).get("definition") == _kind(settings))
+    return _is_kind_of(await search.mappings(index), settings)
+
+
+def _is_kind_of(mappings: Json, settings: Settings) -> bool:
+    return bool(mappings.get("_meta", {}).get("definition") == _kind(settings))
+
+
+async def widen(search: SearchEngine, settings: Settings, alias: str) -> bool:
+    """Lets an index of an earlier definition take the fields that documents have now, so that it is kept up to date
+    until another is in its place; of an earlier definition it stays. False where it is of the present one."""
+    held = await search.mappings(alias)
+    if not held or _is_kind_of(held, settings):
+        return False
+    if lacking := _lacking(held["properties"], _mappings(settings)["properties"]):
+        await search.add_fields(alias, lacking)
+    return True
+
+
+def _lacking(held: Json, wanted: Json) -> Json:
+    found: Json = {name: field for name, field in wanted.items() if name not in held}
+    for name, field in wanted.items():
+        parts = held.get(name, {}).get("properties")
+        if parts and "properties" in field and (lacking := _lacking(parts, field["properties"])):
+            found[name] = {"properties": lacking}
+    return found
 
 
 def next_alias(settings: Settings) -> str:
@@ -286,7 +309,7 @@ async def find(
     return Found(
         total=total,
         hits=hits,
-        facets=query.read_facets(found["aggregations"], told.shelves, told.view) if wanted.counts else None,
+        facets=query.read_facets(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
         partial=is_partial(found),

@@ -95,17 +95,30 @@ def count(text: str) -> int:
     return len(_PART.findall(text))
 
 
-_PLURAL = re.compile(r"(?:(?<=\w\w)ies|(?<=ss|ch|sh)es|(?<=[xz])es|(?<=\w\w[^\Wsui])s)$")
+_PLURAL = re.compile(r"(?:(?<=\w\w)ies|(?<=ss|ch|sh)es|(?<=x)es|(?<=\w\w[^\Wsui])s)$")
+# Plurals whose singular, alone, means something else: a glass is not for reading, what is short may be a sleeve.
+_OWN = frozenset({
+    "basics", "blues", "boxers", "briefs", "classics", "essentials", "flats", "glasses", "goods", "greens", "news",
+    "reds", "shorts", "specials", "sweats", "tights", "trunks", "whites",
+})  # fmt: skip
+_IE = re.compile(r"(?<=\w\w)ie$")
 
 
-def singular(word: str) -> str:
-    """An English plural's singular; what is none stays as it is."""
-    return _PLURAL.sub(lambda ending: "y" if ending[0] == "ies" else "", word)
+def singulars(text: str) -> list[str]:
+    """The text with the singular of each English plural in it, where it has any; `ies` is of two endings, and the word
+    does not tell of which: `accessories`, `hoodies`."""
+    forms = (" ".join(_singular(word, ending) for word in text.split()) for ending in ("y", "ie"))
+    return [form for form in dict.fromkeys(forms) if form != text]
+
+
+def _singular(word: str, ies: str = "y") -> str:
+    return _PLURAL.sub(lambda ending: ies if ending[0] == "ies" else "", word)
 
 
 def name_of(text: str) -> str:
-    """A thing's name however it is typed: `Bags & Purses`, `bag-purse`."""
-    return " ".join(map(singular, _WORD.findall(asked(text))))
+    """One form of a thing's name however it is typed: `Bags & Purses`, `bag-purse`; `Hoodies`, `hoodie`, `hoody`."""
+    name = " ".join(_WORD.findall(asked(text)))
+    return name if name in _OWN else " ".join(_IE.sub("y", _singular(word)) for word in name.split())
 
 
 def apart(text: str) -> list[str]:

@@ -325,6 +325,10 @@ class SearchEngine:
             raise
         return next((dict(one["mappings"]) for one in found.values()), {})
 
+    async def add_fields(self, index: str, fields: Json) -> None:
+        """Fields that the index (or the one that an alias names) has not; those that it has stay as they are."""
+        await self.request("PUT", f"/{index}/_mapping", body={"properties": fields}, seconds=BULK_SECONDS)
+
     async def change_settings(self, index: str, settings: Json) -> None:
         """Those of an index that can be changed while it is in use."""
         await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)

@@ -298,7 +298,18 @@ def _noted(id_: str, product: Json | None, document: Json | None, written: bytes
 async def _put(
     shop: Shop, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
 ) -> dict[str, BulkResult]:
-    """Writes them, again and again where the engine is only busy; answers what it refuses for good."""
+    """Writes them; answers what the engine refuses for good. Where it has an index of an earlier definition still, that
+    is made to take them first."""
+    refused = await _try(shop, alias, version, documents)
+    if refused and await search.widen(shop.stores.search, shop.settings, alias):
+        refused = await _try(shop, alias, version, {id_: documents[id_] for id_ in refused})
+    return refused
+
+
+async def _try(
+    shop: Shop, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
+) -> dict[str, BulkResult]:
+    """Again and again where the engine is only busy."""
     refused: dict[str, BulkResult] = {}
     left = dict(documents)
     for attempt in range(TRIES):

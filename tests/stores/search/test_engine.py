@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from shelf import THINKPAD, product
 from quartet import search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
+from quartet.search import store
 from quartet.stores.search import SearchEngine, SearchRefused
 
 
@@ -139,6 +141,26 @@ async def test_preparing_at_once_makes_one_index(engine: SearchEngine, index: Se
     await asyncio.gather(*(search.prepare(engine, index) for _ in range(5)))
     assert len(await engine.alias_targets(index.search_alias)) == 1
     assert await search.is_current(engine, index)
+
+
+async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
+    engine: SearchEngine, index: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = index.search_alias
+    assert await search.widen(engine, index, alias) is False
+    definition = deepcopy(store.INDEX)
+    definition["mappings"]["properties"]["badge"] = {"type": "keyword"}
+    definition["mappings"]["properties"]["words"]["properties"]["badge"] = {"type": "text", "copy_to": "all"}
+    monkeypatch.setattr(store, "INDEX", definition)
+    document = {"badge": "new", "words": {"badge": "brand-new"}}
+    assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [False]
+    for _ in range(2):  # as by two processes
+        assert await search.widen(engine, index, alias) is True
+    assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [True]
+    await engine.refresh(alias)
+    for asked in ({"term": {"badge": "new"}}, {"match": {"all": "brand"}}):
+        assert len((await engine.search(alias, {"query": asked}))["hits"]["hits"]) == 1
+    assert not await search.is_current(engine, index)
 
 
 async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_kept_to_go_back(

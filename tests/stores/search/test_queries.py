@@ -3,7 +3,7 @@
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -356,8 +356,26 @@ async def test_in_stock_only_is_a_matter_of_the_variant_that_was_asked_for(ask: 
     assert await ask.skus(attrs=red) == await ask.skus(attrs=large) == ["TEE"]
     assert await ask.skus(attrs=red, in_stock=True) == await ask.skus(attrs=large, in_stock=True) == []
     assert await ask.skus(attrs=black, in_stock=True) == ["TEE"]
-    for ticked in ((), red):
-        assert (await ask.facets(attrs=ticked, in_stock=True)).attrs["color"] == [Bucket("black", 1)]
+    assert (await ask.facets(in_stock=True)).attrs["color"] == [Bucket("black", 1)]
+
+
+async def test_what_every_variant_has_of_its_own_the_product_does_not_have(
+    ask: Asker, engine: SearchEngine, shelf: Settings
+) -> None:
+    variants = [
+        {"sku": f"CUP-{color}", "attrs": {"color": color}, "priceCents": 1, "available": available}
+        for color, available in (("white", 0), ("green", 5))
+    ]
+    cup = product("CUP", "Cup", attrs={"color": "white", "style": "plain"}, variants=variants)
+    vase = product("VASE", "Vase", attrs={"color": "grey"}, variants=variants[1:])
+    await search.put(engine, shelf.search_alias, 8, {p["_id"]: search.document(p) for p in (cup, vase)})
+    await engine.refresh(shelf.search_alias)
+    assert await ask.with_attrs(color="white") == {"CUP"}
+    assert await ask.with_attrs(color="grey") == set()
+    white, plain = ((attr_filter(f"attrs.{name}", value),) for name, value in (("color", "white"), ("style", "plain")))
+    assert await ask.skus(attrs=white, in_stock=True) == []
+    assert await ask.skus(attrs=plain, in_stock=True) == ["CUP"]
+    assert (await ask.facets(attrs=plain, in_stock=True)).attrs["color"] == [Bucket("green", 1)]
 
 
 @pytest.mark.parametrize(
@@ -422,14 +440,31 @@ async def test_what_is_ticked_can_be_unticked_however_few_products_have_it(
     shown = (await ask.facets(q="vase")).brand
     assert len(shown) == 20
     assert rare not in shown
-    assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [*shown, rare]
+    assert (await ask.facets(q="vase", brand=("Brand 00", "Brand 24", "none"))).brand == [
+        *shown,
+        rare,
+        Bucket("none", 0),
+    ]
     assert Bucket("Brand 00", 0) in (await ask.facets(q="vase", brand=("Brand 00",), in_stock=False)).brand
 
     shown_styles = (await ask.facets(q="vase")).attrs["style"]
     assert len(shown_styles) == 20
     ticked = any_of([attr_filter("attrs.style", "style 00"), attr_filter("attrs.style", "none")])
-    assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1)]
-    assert (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"] == [Bucket("style 00", 0)]
+    none = Bucket("none", 0)
+    assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1), none]
+    nowhere = (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"]
+    assert sorted(nowhere, key=str) == [none, Bucket("style 00", 0)]
+
+
+async def test_a_variant_that_is_ticked_can_be_unticked_when_none_of_it_is_left(ask: Asker) -> None:
+    red, large = any_of([attr_filter("attrs.color", "red")]), any_of([attr_filter("attrs.size", "42")])
+    assert (await ask.facets(attrs=red)).attrs["color"] == [Bucket("black", 2), Bucket("red", 1)]
+    for shelf in ((), ("shirts",)):
+        found = await ask.facets(attrs=red, in_stock=True, category=shelf)
+        assert found.attrs["color"] == [Bucket("black", 1), Bucket("red", 0)]
+    # What may be a number is there once, and as one.
+    assert (await ask.facets(attrs=large, in_stock=True)).attrs["size"] == [Bucket("L", 1), Bucket(42, 0)]
+    assert (await ask.facets(attrs=large)).attrs["size"] == [Bucket(42, 1), Bucket("L", 1)]
 
 
 async def test_facets_come_with_the_first_page_or_when_asked_for(ask: Asker) -> None:
@@ -521,18 +556,22 @@ async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, 
 async def test_who_types_a_plural_is_offered_what_is_named_in_the_singular(
     engine: SearchEngine, shelf: Settings
 ) -> None:
-    names = ("Red Mug", "Two Mugs", "Muggle Box", "Drinking Glass")
+    names = ("Red Mug", "Two Mugs", "Muggle Box", "Drinking Glass", "Zip Hoodie", "Hat Accessory")
     documents = {str(n): search.document(product(f"G{n}", name)) for n, name in enumerate(names)}
     await search.put(engine, shelf.search_alias, 8, documents)
     await engine.refresh(shelf.search_alias)
 
     async def typed(q: str) -> list[str]:
-        return [one["text"] for one in await search.suggest(engine, shelf.search_alias, q, 10, NOW)]
+        """As where a category is called so, too."""
+        offered = await search.suggest(engine, shelf.search_alias, q, 10, NOW, strictly=True)
+        return [one["text"] for one in offered]
 
     assert set(await typed("mugs")) == {"Red Mug", "Two Mugs"}
     assert await typed("red mugs") == ["Red Mug"]
     assert await typed("drinking glasses") == ["Drinking Glass"]
     assert await typed("glas") == ["Drinking Glass"]
+    assert await typed("zip hoodies") == await typed("hoodies") == ["Zip Hoodie"]
+    assert await typed("accessories") == ["Hat Accessory"]
 
 
 async def test_pages_of_equals_hold_each_once(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
@@ -676,3 +715,40 @@ async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
     ).facets
     assert facets is not None
     assert facets.attrs == {name: [Bucket("brass", n + 1)] for n, name in enumerate(sorted(names))}
+
+
+@pytest.mark.parametrize("numbers", [1, 40])
+async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
+    engine: SearchEngine, index: Settings, numbers: int
+) -> None:
+    lengths = [f"length_of_part_number_{n:02}_mm" for n in range(numbers)]  # forty are more than one expression takes
+    shelves = Shelves(
+        {"kits": None}, {"kits": frozenset(lengths)}, {"kits": frozenset({"panel", "odd (name)", "maker"})}
+    )
+    shelf = [
+        product(
+            f"K{n}",
+            "Kit",
+            category="kits",
+            attrs={
+                **dict.fromkeys(lengths, n % (300 // numbers)),
+                "maker": f"M{n}",
+                **({"panel": f"P{n % 3}", "odd (name)": "x"} if n < 3 else {}),
+            },
+        )
+        for n in range(300)
+    ]
+    await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
+    await engine.refresh(index.search_alias)
+    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+
+    async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
+        wanted = Wanted(category=("kits",), attrs=any_of(attr_filter(*pair) for pair in ticked))
+        facets = (await search.find(engine, index, wanted, NOW, Told(shelves=shelves, view=view))).facets
+        assert facets is not None
+        return facets.attrs
+
+    panels = [Bucket("P0", 1), Bucket("P1", 1), Bucket("P2", 1)]
+    assert set(await attrs()) == {*lengths, "panel", "odd (name)", "maker"}
+    assert (await attrs())["panel"] == (await attrs(("attrs.panel", "P1")))["panel"] == panels
+    assert (await attrs(("attrs.odd (name)", "x")))["odd (name)"] == [Bucket("x", 3)]
