@@ -140,7 +140,8 @@ def test_a_node_of_search_has_its_port() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://h:1/0", "redis+cluster://a:1,b:2", "rediss+cluster://u:p@a:1", "unix:///run/redis@main"]
+    "url",
+    ["redis://h", "rediss://h:1/0", "redis+cluster://a:1,b:2", "rediss+cluster://u:p@a:1", "unix:///run/redis@main"],
 )
 def test_every_way_to_reach_redis_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("QUARTET_REDIS_URL", url)
