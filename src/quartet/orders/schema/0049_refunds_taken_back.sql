@@ -8,12 +8,3 @@ ALTER TABLE refunds
 ALTER TABLE refunds
     ADD CONSTRAINT refunds_amount CHECK (amount_cents <> 0 AND (amount_cents < 0) = (takes_back IS NOT NULL));
 ALTER TABLE refund_items DROP CONSTRAINT refund_items_amount_cents_check, DROP CONSTRAINT refund_items_quantity_check;
-
--- migrate:down
--- What was taken back is not in the books any more, nor is that it was given.
-DELETE FROM refunds WHERE id IN (SELECT takes_back FROM refunds WHERE takes_back IS NOT NULL);
-ALTER TABLE refund_items
-    ADD CONSTRAINT refund_items_amount_cents_check CHECK (amount_cents >= 0),
-    ADD CONSTRAINT refund_items_quantity_check CHECK (quantity >= 0);
-ALTER TABLE refunds DROP CONSTRAINT refunds_amount;
-ALTER TABLE refunds DROP COLUMN takes_back, ADD CONSTRAINT refunds_amount CHECK (amount_cents > 0);

@@ -4,7 +4,3 @@
 -- somebody else's webhook names is found by the provider's own name for it.
 ALTER TABLE payment_refunds ADD COLUMN came_back_at TIMESTAMPTZ;
 CREATE INDEX payment_refunds_provider_ref ON payment_refunds (provider_ref);
-
--- migrate:down
-DROP INDEX payment_refunds_provider_ref;
-ALTER TABLE payment_refunds DROP COLUMN came_back_at;

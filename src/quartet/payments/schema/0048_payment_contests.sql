@@ -17,10 +17,3 @@ CREATE TABLE payment_contests (
 ALTER TABLE payment_refunds DROP CONSTRAINT payment_refunds_reason_check;
 ALTER TABLE payment_refunds
     ADD CONSTRAINT payment_refunds_reason CHECK (reason IN ('asked', 'cancelled', 'late', 'elsewhere'));
-
--- migrate:down
-ALTER TABLE payment_refunds DROP CONSTRAINT payment_refunds_reason;
-UPDATE payment_refunds SET reason = 'asked' WHERE reason = 'elsewhere';
-ALTER TABLE payment_refunds
-    ADD CONSTRAINT payment_refunds_reason_check CHECK (reason IN ('asked', 'cancelled', 'late'));
-DROP TABLE payment_contests;
