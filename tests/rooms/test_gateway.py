@@ -237,10 +237,16 @@ async def test_a_room_can_be_served_alone(shop: Shop) -> None:
         create_app(lambda: _opened(shop), ["attic"])
 
 
-async def test_the_document_says_who_must_sign_in(client: httpx.AsyncClient) -> None:
+async def test_the_document_says_who_must_sign_in_and_who_may(client: httpx.AsyncClient) -> None:
     document: dict[str, Any] = (await client.get("/openapi.json")).json()
-    assert document["paths"]["/orders"]["get"]["security"] == [{"bearer": []}, {"cookie": []}]
+    users = [{"bearer": []}, {"cookie": []}]
+    assert document["paths"]["/orders"]["get"]["security"] == users
     assert "security" not in document["paths"]["/products"]["get"]
+    for method, path in (
+        ("get", "/cart"), ("post", "/cart/items"), ("post", "/orders"), ("get", "/orders/{id}"), ("post", "/payments"),
+        ("get", "/products/{sku}"), ("get", "/search"),
+    ):  # fmt: skip
+        assert document["paths"][path][method]["security"] == [{}, *users], path
 
 
 def test_addresses_of_one_customer_count_together() -> None:

@@ -1,5 +1,6 @@
 """The OpenAPI document: FastAPI's, and what every route may answer because of the gateway before it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from quartet.kernel.errors import (
     UnsupportedMediaType,
 )
 from quartet.web.answers import PROBLEM, problems
-from quartet.web.dependencies import signed
+from quartet.web.dependencies import anyone, signed
 from quartet.web.shapes import ProblemShape
 
 Json = dict[str, Any]
@@ -50,8 +51,8 @@ def openapi(app: FastAPI) -> Json:
             for method in route.methods or ():
                 if operation := operations.get(method.lower()):
                     _add_refusals(operation, method, path)
-                    if dependant is not None and _asks_for_user(dependant):
-                        operation["security"] = [{"bearer": []}, {"cookie": []}]
+                    if dependant is not None and (security := _security(dependant)):
+                        operation["security"] = security
         for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
             components["schemas"].pop(unused, None)
         app.openapi_schema = document
@@ -88,5 +89,16 @@ def _asks_keys(method: str, path: str) -> bool:
         return True
 
 
-def _asks_for_user(dependant: Dependant) -> bool:
-    return dependant.call is signed or any(_asks_for_user(child) for child in dependant.dependencies)
+def _security(dependant: Dependant) -> list[Json]:
+    """What has to be sent along, or, where a guest may come as well, can be: else clients would send nobody's token."""
+    asked = set(_calls(dependant))
+    users: list[Json] = [{"bearer": []}, {"cookie": []}]
+    if signed in asked:
+        return users
+    return [{}, *users] if anyone in asked else []
+
+
+def _calls(dependant: Dependant) -> Iterator[Any]:
+    yield dependant.call
+    for child in dependant.dependencies:
+        yield from _calls(child)
