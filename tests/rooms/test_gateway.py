@@ -249,6 +249,25 @@ async def test_the_document_says_who_must_sign_in_and_who_may(client: httpx.Asyn
         assert document["paths"][path][method]["security"] == [{}, *users], path
 
 
+async def test_the_document_tells_of_headers_by_the_names_that_they_have(client: httpx.AsyncClient) -> None:
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+
+    def headers(method: str, path: str, *statuses: str) -> tuple[set[str], ...]:
+        operation = document["paths"][path][method]
+        asked = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
+        return asked, *({*operation["responses"][status].get("headers", ())} for status in statuses)
+
+    assert headers("post", "/orders", "201", "409", "422", "429") == (
+        {"Idempotency-Key", "X-Cart-Token", "X-Order-Token"}, {"Location", "Idempotent-Replayed"},
+        {"Idempotent-Replayed"}, set(), {"Retry-After"},
+    )  # fmt: skip
+    assert headers("get", "/products/{sku}", "200", "304") == (
+        {"X-Search-Id", "If-None-Match"}, {"ETag", "X-Cache", "Age"}, {"ETag"}
+    )  # fmt: skip
+    assert headers("patch", "/products/{sku}", "200") == ({"If-Match"}, {"ETag"})
+    assert headers("post", "/cart/items", "200") == ({"X-Cart-Token"}, {"X-Cart-Token"})
+
+
 def test_addresses_of_one_customer_count_together() -> None:
     assert address_group("2001:db8:1:2:aaaa::1") == address_group("2001:db8:1:2:bbbb::9")
     assert address_group("2001:db8:1:2::1") != address_group("2001:db8:1:3::1")

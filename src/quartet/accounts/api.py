@@ -196,7 +196,9 @@ async def sign_in(
     shop: ShopDep,
     device: DeviceDep,
     body: Credentials,
-    x_cart_token: Annotated[str | None, Header(description="A guest's cart, to become part of the user's.")] = None,
+    x_cart_token: Annotated[
+        str | None, Header(alias="X-Cart-Token", description="A guest's cart, to become part of the user's.")
+    ] = None,
 ) -> Response:
     """Signs in."""
     signed = await service.sign_in(shop, body.email, body.password, device)

@@ -10,14 +10,14 @@ from pydantic import Field, StrictInt
 from quartet.cart import service
 from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, new_token
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
-from quartet.web.answers import answer, nothing, problems
+from quartet.web.answers import answer, nothing, problems, with_headers
 from quartet.web.dependencies import Anyone, CartToken, ShopDep
 from quartet.web.shapes import AnySku, Body, NoBody, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
 
 TOKEN = "X-Cart-Token"  # noqa: S105 — the name of a header  # nosec B105
-_DESCRIBED = {"headers": {TOKEN: {"description": "A guest's key to this cart.", "schema": {"type": "string"}}}}
+_DESCRIBED = with_headers({TOKEN: "A guest's key to this cart."})
 
 
 class LineShape(Shape):

@@ -40,7 +40,7 @@ from quartet.kernel.errors import (
     Unauthenticated,
     invalid,
 )
-from quartet.web.answers import JSON, answer, has_tag, nothing, problems
+from quartet.web.answers import JSON, answer, has_tag, nothing, problems, with_headers
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
 from quartet.web.paging import Page, Paging
@@ -82,7 +82,10 @@ SearchId = Annotated[
     str | None,
     Header(alias=merchandising.SEARCH_ID, description="The search that led here, as its answer's header named it."),
 ]
-IfMatch = Annotated[str | None, Header(max_length=1000, description="The `ETag` that you have seen; 412 if it is old.")]
+IfMatch = Annotated[
+    str | None,
+    Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
+]
 
 
 class ImageShape(Body):
@@ -261,7 +264,11 @@ router.add_api_route(
     get_product,
     methods=["GET"],
     response_model=ProductShape,
-    responses=problems(NotFound, StoreUnavailable) | {304: {"description": "You have the present version."}},
+    responses={
+        200: with_headers({"X-Cache": "`hit` or `miss`: whether Redis had it.", "Age": "Its seconds without MongoDB."}),
+        304: {"description": "You have the present version."},
+        **problems(NotFound, StoreUnavailable),
+    },
     route_class_override=_BareRoute,
 )
 
@@ -299,7 +306,10 @@ async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Resp
     "/products",
     status_code=201,
     response_model=ProductShape,
-    responses=problems(*_WRITES, SlugTaken, SkuTaken),
+    responses={
+        201: with_headers({"Location": "Where it is.", "ETag": "Its version."}),
+        **problems(*_WRITES, SlugTaken, SkuTaken),
+    },
 )
 async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> Response:
     """A new product. Its price goes to inventory, where its stock starts at 0. Without `publishedAt` it is published

@@ -44,13 +44,14 @@ from quartet.payments import (
     Providers,
     open_providers,
 )
-from quartet.web.answers import problems
+from quartet.web.answers import problems, with_headers
 from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty, Str, text, words
 
 router = APIRouter(tags=["checkout"])
 
+_PLACED = with_headers({"Location": "Where it is."})
 _ALWAYS = (Unauthenticated, Invalid, IdempotencyKeyReused, RequestInProgress, StoreUnavailable)
 MOST_METADATA = 50
 MOST_CENTS = 100_000_000_000_000
@@ -121,7 +122,7 @@ ProvidersDep = Annotated[Providers, Depends(_providers)]
     "/orders",
     status_code=201,
     response_model=NewOrderShape,
-    responses=problems(InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, *_ALWAYS),
+    responses={201: _PLACED, **problems(InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, *_ALWAYS)},
 )
 async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
     """Orders the items, else what is in the cart. The stock is reserved until `expiresAt`. A guest comes back to the
@@ -175,7 +176,10 @@ async def post_refund(  # noqa: PLR0917
     "/payments",
     status_code=201,
     response_model=PaymentShape,
-    responses=problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, ProviderError, *_ALWAYS),
+    responses={
+        201: _PLACED,
+        **problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, ProviderError, *_ALWAYS),
+    },
 )
 async def post_payment(  # noqa: PLR0917
     request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Buying, body: NewPayment, key: IdempotencyKey

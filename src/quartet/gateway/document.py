@@ -22,7 +22,7 @@ from quartet.kernel.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from quartet.web.answers import PROBLEM, problems
+from quartet.web.answers import PROBLEM, problems, with_headers
 from quartet.web.dependencies import anyone, signed
 from quartet.web.shapes import ProblemShape
 
@@ -31,6 +31,14 @@ Json = dict[str, Any]
 _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{ProblemShape.__name__}"}
 # A token that is not good is refused everywhere, and so are NUL and broken UTF-8 in an address.
 _ALWAYS: tuple[type[Problem], ...] = (Unauthenticated, Invalid, TimedOut)
+# What the same headers say wherever they are.
+_IF_NONE_MATCH = {
+    "name": "If-None-Match", "in": "header", "schema": {"type": "string"},
+    "description": "The `ETag` that you have; 304 while it is the present one.",
+}  # fmt: skip
+_TAG = {"ETag": "Its version."}
+_REPLAYED = {"Idempotent-Replayed": "`true` where this is the first answer to the key, given again."}
+_RETRY = {"Retry-After": "How many seconds to wait."}
 _WITH_BODY: tuple[type[Problem], ...] = (BadRequest, TooLarge, UnsupportedMediaType)
 
 
@@ -51,6 +59,7 @@ def openapi(app: FastAPI) -> Json:
             for method in route.methods or ():
                 if operation := operations.get(method.lower()):
                     _add_refusals(operation, method, path)
+                    _add_headers(operation)
                     if dependant is not None and (security := _security(dependant)):
                         operation["security"] = security
         for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
@@ -79,6 +88,23 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
         response.pop("model", None)
         if PROBLEM in response.get("content", {}):
             response["content"] = {PROBLEM: {"schema": _PROBLEM_SCHEMA}}
+
+
+def _add_headers(operation: Json) -> None:
+    parameters, responses = operation.get("parameters", []), operation["responses"]
+    if "304" in responses:
+        operation["parameters"] = parameters = [*parameters, _IF_NONE_MATCH]
+    asked = {parameter["name"] for parameter in parameters}
+    for status, response in responses.items():
+        said: dict[str, str] = {}
+        if status in {"200", "304"} and asked & {"If-Match", "If-None-Match"}:
+            said |= _TAG
+        if status in {"200", "201", "402", "409"} and "Idempotency-Key" in asked:
+            said |= _REPLAYED
+        if status in {"429", "503"}:
+            said |= _RETRY
+        if said:
+            response["headers"] = response.get("headers", {}) | with_headers(said)["headers"]
 
 
 def _asks_keys(method: str, path: str) -> bool:

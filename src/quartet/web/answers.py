@@ -79,6 +79,11 @@ def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
     return found
 
 
+def with_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """An answer's own headers and what each says, likewise: `responses={200: with_headers({"ETag": "…"})}`."""
+    return {"headers": {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}}
+
+
 def _by_status(kinds: Iterable[type[Problem]]) -> dict[int, list[type[Problem]]]:
     groups: dict[int, list[type[Problem]]] = {}
     for kind in kinds:

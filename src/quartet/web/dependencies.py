@@ -132,13 +132,18 @@ class Visitor:
 
 
 # The parameter `x_cart_token`, or None.
-CartToken = Annotated[str | None, Header(description="A guest's key to the cart, as the first answer gave it.")]
+CartToken = Annotated[
+    str | None, Header(alias="X-Cart-Token", description="A guest's key to the cart, as the first answer gave it.")
+]
 
 
 async def visitor(
     principal: Annotated[Principal | None, Depends(anyone)],
     x_order_token: Annotated[
-        str | None, Header(description="A guest's key to the order, `orderToken` of the answer to POST /orders.")
+        str | None,
+        Header(
+            alias="X-Order-Token", description="A guest's key to the order, `orderToken` of the answer to POST /orders."
+        ),
     ] = None,
     x_cart_token: CartToken = None,
 ) -> Visitor:

@@ -42,7 +42,9 @@ class RequestKey:
 async def _request_key(
     request: Request,
     principal: Annotated[Principal | None, Depends(anyone)],
-    idempotency_key: Annotated[str | None, Header(description="Repeat the request safely with the same key.")] = None,
+    idempotency_key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="Repeat the request safely with the same key.")
+    ] = None,
 ) -> RequestKey | None:
     if idempotency_key is None:
         return None
