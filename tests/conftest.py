@@ -25,11 +25,13 @@ from fastapi import FastAPI
 from floor import Floor
 from quartet import catalog, devstores, search
 from quartet.gateway import create_app
+from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.leaderboard import store as boards
 from quartet.stores import open_stores
 from quartet.stores.migrate import migrate
 from quartet.stores.postgres import Postgres
+from quartet.sync import products
 from quartet.web.dependencies import Shop
 
 SECRET = "a secret for tests, never used elsewhere"
@@ -75,6 +77,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return Rota(config, log) if config.option.dist == "loadfile" else None
+
+
+async def everything(shop: Shop) -> list[dict[str, Any]]:
+    """Every document of the catalog."""
+    return await catalog.in_buckets(shop.stores.mongo, 0, BUCKETS)
+
+
+async def differing(shop: Shop) -> set[str]:
+    """The products of which the catalog's copies or search say something else than is true, by reading all of them."""
+    wanted, wrong = await products.wanted_of(shop, await everything(shop))
+    held = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
+    return wrong | {id_ for id_ in wanted.keys() | held.keys() if wanted.get(id_) != held.get(id_)}
 
 
 async def daily_points(shop: Shop, user_id: UUID) -> int:
