@@ -24,7 +24,6 @@ from quartet.orders.model import (
     Order,
     OrderItem,
     OrderPayment,
-    OrderRefund,
     OverRefund,
     PaymentContested,
     PaymentNotCaptured,
@@ -156,7 +155,7 @@ async def refund(
     by: str = "system",
     reason: str | None = None,
     source_ref: str | None = None,
-) -> OrderRefund:
+) -> GivenBack:
     """Notes money given back, all that is left by default; all of it makes the order refunded, unless it is cancelled.
     `restock` puts the order's pieces back on the shelf, once. A `source_ref` seen before answers that refund again.
 
@@ -164,7 +163,7 @@ async def refund(
     """
     with _refusals():
         refund_id = await tx.fetchval(q.refund, order_id, amount_cents, restock, by, reason, source_ref)
-    return OrderRefund(**await tx.fetchrow(q.refund_by_id, refund_id))
+    return next(each for each in (await get(tx, order_id)).refunds if each.id == refund_id)
 
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
