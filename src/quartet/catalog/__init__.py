@@ -3,6 +3,7 @@
 Documents are MongoDB's own (see `products.json`).
 """
 
+from quartet.catalog.cache import drop as drop_pages
 from quartet.catalog.model import (
     CANARY,
     Card,
@@ -26,7 +27,6 @@ from quartet.catalog.pages import (
     cached_products,
     cards,
     drop_cached,
-    drop_pages,
     forget_pages,
     hidden_skus,
     on_shelf,

@@ -347,7 +347,7 @@ async def forget(shop: Shop, references: Iterable[str], product_id: str, version
     """Takes a changed product out of the cache. False when Redis is away: then the worker does it, told by the change
     stream, and does not go on before it has."""
     try:
-        await cache.drop(shop.stores.redis, list(references), product_id, version)
+        await cache.drop(shop.stores.redis, dict.fromkeys(references, (product_id, version)))
     except StoreUnavailable:
         log.warning("product cache not told", product=product_id)
         return False
@@ -367,7 +367,7 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
     for product_id in wanted & present.keys():
         product = present[product_id]
         changed |= dict.fromkeys(product["keys"], (product_id, product["version"]))
-    await cache.drop_many(shop.stores.redis, changed)
+    await cache.drop(shop.stores.redis, changed)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
 
@@ -383,7 +383,7 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
         else:
             hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
     await cache.renew(shop.stores.redis, shown)
-    await cache.drop_many(shop.stores.redis, hidden)
+    await cache.drop(shop.stores.redis, hidden)
 
 
 async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[str, int]]]:
@@ -413,13 +413,8 @@ async def stale_pages(mongo: Mongo, pages: Mapping[str, tuple[str, int]]) -> dic
     }
 
 
-async def drop_pages(redis: RedisStore, stale: Mapping[str, tuple[str, int | None]]) -> None:
-    """Takes them away, as `stale_pages` named them; newer ones stay. Raises StoreUnavailable."""
-    await cache.drop_many(redis, stale)
-
-
 async def forget_pages(redis: RedisStore) -> None:
     """Takes all of them away, whatever their version: the catalog was put back to an earlier one. Raises
     StoreUnavailable."""
     async for pages in cached_products(redis):
-        await cache.drop_many(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})
+        await cache.drop(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})
