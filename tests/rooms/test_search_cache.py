@@ -53,8 +53,8 @@ class Engine:
 @pytest.fixture
 def process(shop: Shop) -> Callable[..., Answers]:
     """What another process of the same shop keeps; for so many seconds."""
-    alias = uuid4().hex
-    return lambda seconds=SECOND, *more: Answers(shop.stores.redis, alias, seconds, MUCH, *more)
+    alias, at_once = uuid4().hex, Turns(100).turn
+    return lambda seconds=SECOND, turn=at_once: Answers(shop.stores.redis, alias, seconds, MUCH, turn)
 
 
 async def test_what_many_ask_at_once_is_made_once(process: Callable[..., Answers]) -> None:
@@ -157,7 +157,7 @@ async def test_what_is_kept_of_another_index_is_not_taken_over(process: Callable
 
 async def test_without_redis_each_process_keeps_its_own() -> None:
     redis = RedisStore("redis://127.0.0.1:1")
-    answers, engine = Answers(redis, "a", LONG, MUCH), Engine()
+    answers, engine = Answers(redis, "a", LONG, MUCH, Turns(1).turn), Engine()
     for _ in range(3):
         await answers.get("k", "t", "", engine)
     assert engine.made == 1

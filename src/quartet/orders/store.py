@@ -136,14 +136,14 @@ async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | No
     return await _step(tx, q.cancel, order_id, by, reason)
 
 
-async def ship(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+async def ship(tx: Tx, order_id: UUID, *, by: str) -> Order:
     """Raises InvalidTransition, PaymentNotCaptured, PaymentContested, NotFound."""
-    return await _step(tx, q.ship, order_id, by, reason)
+    return await _step(tx, q.ship, order_id, by)
 
 
-async def deliver(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+async def deliver(tx: Tx, order_id: UUID, *, by: str) -> Order:
     """Raises InvalidTransition, NotFound."""
-    return await _step(tx, q.deliver, order_id, by, reason)
+    return await _step(tx, q.deliver, order_id, by)
 
 
 async def refund(
@@ -206,7 +206,7 @@ async def page(
     return [_order(row[0]) for row in rows]
 
 
-async def _step(tx: Tx, query: str, order_id: UUID, by: str, reason: str | None) -> Order:
+async def _step(tx: Tx, query: str, order_id: UUID, by: str, reason: str | None = None) -> Order:
     with _refusals():
         return _order(await tx.fetchval(query, order_id, by, reason))
 
