@@ -16,6 +16,7 @@ from quartet.catalog import store
 from quartet.catalog.pages import SORTS, list_products
 from quartet.kernel.errors import Invalid, StoreUnavailable
 from quartet.web.dependencies import Shop
+from quartet.web.paging import PageQuery
 
 Json = dict[str, Any]
 Client = httpx.AsyncClient
@@ -884,6 +885,6 @@ async def test_cards_show_each_sku_and_only_what_is_published(shop: Shop, staff:
 async def test_a_scheduled_product_appears_in_lists_at_its_hour(shop: Shop) -> None:
     then, clock = at(shop, datetime(2025, 1, 1, tzinfo=UTC) - hours(1))
     await load(then, laptop("A"))
-    assert (await list_products(then, [], limit=5))[0] == []
+    assert (await list_products(then, [], PageQuery(5, None)))[0] == []
     clock.advance(3600)
-    assert [p["sku"] for p in (await list_products(then, [], limit=5))[0]] == ["A"]
+    assert [p["sku"] for p in (await list_products(then, [], PageQuery(5, None)))[0]] == ["A"]

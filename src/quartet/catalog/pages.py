@@ -20,6 +20,7 @@ from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
+from quartet.web.paging import PageQuery
 
 log = structlog.get_logger("quartet.catalog")
 
@@ -231,8 +232,8 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
 
 
 async def list_products(
-    shop: Shop, parameters: Sequence[tuple[str, str]], *, limit: int, cursor: str | None = None
-) -> tuple[list[Document], str | None]:
+    shop: Shop, parameters: Sequence[tuple[str, str]], paging: PageQuery
+) -> tuple[Sequence[Document], str | None]:
     """Public documents of one page and the cursor of the next. `parameters` as they stand in the address:
     `category`, `brand`, `tag`, `sort`, `attrs.<name>[.gte|.lte|.gt|.lt]`. A category includes those below it.
 
@@ -256,14 +257,11 @@ async def list_products(
     )
     asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
     after, scope = None, f"products:{sort}:{asked_for}"
-    if cursor is not None:
-        value, sku = shop.cursors.decode(cursor, scope)
+    if paging.cursor is not None:
+        value, sku = shop.cursors.decode(paging.cursor, scope)
         after = (value, sku)
-    found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=limit + 1)
-    if len(found) <= limit:
-        return found, None
-    last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], scope)
+    found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=paging.limit + 1)
+    return shop.cursors.cut(found, paging, scope, lambda last: [_value(last, SORTS[sort][0]), last["sku"]])
 
 
 @dataclass(frozen=True)
