@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standstill import Standstill, until_done
 
+from conftest import api_of, client_of
 from quartet import catalog
 from quartet.catalog import Category, Draft
-from quartet.gateway import create_app
 from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
@@ -293,14 +293,7 @@ async def test_what_waited_for_its_turn_is_as_new_as_any(process: Callable[..., 
 @asynccontextmanager
 async def _served(shop: Shop, seconds: float = SECOND) -> AsyncIterator[httpx.AsyncClient]:
     keeping = replace(shop, settings=shop.settings.model_copy(update={"search_cache_seconds": seconds}))
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Shop]:
-        yield keeping
-
-    app = create_app(opened)
-    app.state.shop = keeping
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+    async with client_of(api_of(keeping)) as client:
         yield client
 
 
