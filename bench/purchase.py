@@ -22,11 +22,11 @@ from bench.client import Client
 from bench.machine import Measured, compiler_seconds, cpu_seconds
 from bench.running import RunningShop, free_port, running_shop, settled
 from bench.wire import wired
-from quartet import orders, payments, retail
+from quartet import orders, payments, retail, sync
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, outbox
 from quartet.stores.postgres import Postgres
-from quartet.sync import changes, products
+from quartet.sync import changes
 from quartet.sync.store import positions
 from quartet.web.dependencies import Shop
 
@@ -240,12 +240,9 @@ async def _carried(bench: Bench) -> None:
 async def _equal(bench: Bench) -> None:
     """Search and copies say what inventory says. Raises RuntimeError: then the figures counted too little."""
     await bench.shop.stores.search.refresh(bench.shop.settings.search_alias)
-    after: str | None = ""
-    while after is not None:
-        part = await products.compare(bench.shop, after)
-        if part.differing:
-            raise RuntimeError(f"{len(part.differing)} products were not carried")
-        after = part.upto
+    wrong = (await sync.differing(bench.shop, patience=0)).suspects
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} products were not carried")
 
 
 async def _idle(bench: Bench) -> str:

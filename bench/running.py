@@ -20,6 +20,7 @@ from bench.client import Client
 from bench.machine import cpu_seconds
 from quartet import catalog
 from quartet.kernel.clock import SystemClock
+from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.stores.mongo import Mongo
 from quartet.supervise import running_urls
@@ -87,7 +88,8 @@ async def running_shop(search: str = "auto", *arguments: str) -> AsyncIterator[R
 async def published(mongo: Mongo) -> list[dict[str, Any]]:
     """Every product that is to be found."""
     now = SystemClock().now()
-    return [p for p in await catalog.slice_after(mongo, "", 100_000) if catalog.is_published(p, now)]
+    held = await catalog.in_buckets(mongo, 0, BUCKETS)
+    return [p for p in sorted(held, key=lambda p: p["_id"]) if catalog.is_published(p, now)]
 
 
 async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:

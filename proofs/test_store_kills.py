@@ -15,11 +15,10 @@ import pytest
 from furnished import new_token
 from own_stores import STORES, OwnStores, own_stores, settings_over
 
-from conftest import SECRET
+from conftest import SECRET, api_of, client_of
 from quartet import audit, sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
-from quartet.gateway import create_app
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
@@ -57,22 +56,11 @@ async def opened(stores: OwnStores, folder: Path) -> AsyncIterator[tuple[Shop, d
     """A shop on these stores, and the people in it."""
     async with open_shop(settings_over(stores.urls, folder, SECRET)) as shop:
         await prepare(shop)
-
-        @asynccontextmanager
-        async def same() -> AsyncIterator[Shop]:
-            yield shop
-
-        app = create_app(same)
-        app.state.shop = shop
-        people = {}
+        app, people = api_of(shop), {}
         for name, roles in (("shopper", ()), ("staff", ("staff",))):
             async with shop.stores.pg.tx() as tx:
                 user = await create_user(tx, f"{name}@example.com", None, name, roles=roles)
-            people[name] = httpx.AsyncClient(
-                transport=httpx.ASGITransport(app, raise_app_exceptions=False),
-                base_url="http://shop",
-                headers={"Authorization": f"Bearer {await new_token(shop, user.id, *roles)}"},
-            )
+            people[name] = client_of(app, {"Authorization": f"Bearer {await new_token(shop, user.id, *roles)}"})
         yield shop, people
 
 

@@ -9,7 +9,7 @@ import pytest
 import test_worker_kill
 from test_worker_kill import EVENT_STEPS, POINTS, REBUILD_STEPS, STEPS, Mortals, Traffic, _until_carried
 
-from conftest import daily_points
+from conftest import daily_points, differing
 from quartet import audit, cart, sync
 from quartet.stores import outbox
 from quartet.sync import products, store
@@ -68,6 +68,5 @@ async def _say_again(shop: Shop, traffic: Traffic, dice: random.Random) -> None:
     async with shop.stores.pg.tx() as tx:
         for sku in skus:
             await outbox.emit(tx, "stock.changed", sku, {"sku": sku})
-    part = await products.compare(shop, "")
-    some = sorted(part.differing)
+    some = sorted(await differing(shop))
     await asyncio.gather(*(products.carry(shop, dice.sample(some, len(some))) for _ in range(3)))

@@ -5,8 +5,8 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,12 +24,14 @@ from fastapi import FastAPI
 
 from floor import Floor
 from quartet import catalog, devstores, search
-from quartet.gateway import create_app
+from quartet.gateway import ROOMS, create_app
+from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.leaderboard import store as boards
 from quartet.stores import open_stores
 from quartet.stores.migrate import migrate
 from quartet.stores.postgres import Postgres
+from quartet.sync import products
 from quartet.web.dependencies import Shop
 
 SECRET = "a secret for tests, never used elsewhere"
@@ -75,6 +77,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return Rota(config, log) if config.option.dist == "loadfile" else None
+
+
+async def everything(shop: Shop) -> list[dict[str, Any]]:
+    """Every document of the catalog."""
+    return await catalog.in_buckets(shop.stores.mongo, 0, BUCKETS)
+
+
+async def differing(shop: Shop) -> set[str]:
+    """The products of which the catalog's copies or search say something else than is true, by reading all of them."""
+    wanted, wrong = await products.wanted_of(shop, await everything(shop))
+    held = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
+    return wrong | {id_ for id_ in wanted.keys() | held.keys() if wanted.get(id_) != held.get(id_)}
 
 
 async def daily_points(shop: Shop, user_id: UUID) -> int:
@@ -201,12 +215,12 @@ async def shop(settings: Settings) -> AsyncIterator[Shop]:
 @pytest.fixture
 def app(shop: Shop) -> FastAPI:
     """The whole API over that shop."""
+    return api_of(shop)
 
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Shop]:
-        yield shop
 
-    app = create_app(opened)
+def api_of(shop: Shop, rooms: Sequence[str] = ROOMS) -> FastAPI:
+    """The API over an open shop, with a memory of its own as another process has."""
+    app = create_app(lambda: nullcontext(shop), rooms)
     app.state.shop = shop  # httpx's ASGI transport runs no lifespan
     return app
 
@@ -214,11 +228,12 @@ def app(shop: Shop) -> FastAPI:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A guest."""
-    async with _client(app) as guest:
+    async with client_of(app) as guest:
         yield guest
 
 
-def _client(app: FastAPI, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+def client_of(app: FastAPI, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+    """A guest, or whoever these headers say."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://shop", headers=headers)
 
@@ -240,7 +255,7 @@ async def sign_in(app: FastAPI, shop: Shop) -> AsyncIterator[SignIn]:
             user = await create_user(tx, f"{uuid4().hex[:10]}@example.com", None, "Test Shopper", roles=roles)
             session = await start_session(tx, user.id, shop.clock.now(), shop.settings)
         token = tokens.issue(shop.settings, Principal(user.id, frozenset(roles), session.id), datetime.now(UTC))
-        client = _client(app, {"Authorization": f"Bearer {token}"})
+        client = client_of(app, {"Authorization": f"Bearer {token}"})
         client.user_id = user.id  # type: ignore[attr-defined]
         opened.append(client)
         return client

@@ -86,6 +86,19 @@ async def made(call: Any) -> Json:
     return found
 
 
+async def walked(client: httpx.AsyncClient, path: str, limit: int, **query: Any) -> list[Json]:
+    """All of a list, page by page."""
+    found: list[Json] = []
+    cursor: Json = {}
+    while True:
+        page = await made(client.get(path, params={"limit": limit, **query, **cursor}))
+        found += page["items"]
+        if page["nextCursor"] is None:
+            return found
+        assert len(page["items"]) == limit
+        cursor = {"cursor": page["nextCursor"]}
+
+
 def routes(app: FastAPI) -> Iterator[tuple[Route, str]]:
     """Every route, and who its own dependencies let in: `anyone`, `buyer`, `user`, `staff` or `admin`."""
     for route in iter_route_contexts(app.routes):

@@ -4,12 +4,12 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import structlog
 import typer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -89,6 +90,16 @@ async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
         if missing := await lacking(shop.stores.pg):
             raise ValueError(missing)
         yield shop
+
+
+def in_shop(data: Path | None, work: Callable[[Shop], Awaitable[T]]) -> T:
+    """What one piece of work in the shop comes to: a whole command."""
+
+    async def done() -> T:
+        async with open_migrated(settings_of(data)) as shop:
+            return await work(shop)
+
+    return asyncio.run(done())
 
 
 async def check_schema(settings: Settings) -> None:
@@ -446,46 +457,32 @@ def list_dead_letters(
     data: DataFolder = None, limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20
 ) -> None:
     """Shows them, each with its reason."""
-    asyncio.run(_list_dead_letters(settings_of(data), limit))
-
-
-async def _list_dead_letters(settings: Settings, limit: int) -> None:
     from quartet import sync
 
-    async with open_migrated(settings) as shop:
-        letters = await sync.dead_letters(shop, limit)
-        if not letters:
-            typer.echo("there are none")
-        for letter in letters:
-            what = letter.payload.get("topic") or letter.payload.get("kind") or ""
-            at = letter.created_at.isoformat(timespec="seconds")
-            typer.echo(f"{letter.id}  {at}  {letter.pipeline}  {letter.key}  {what}  {letter.reason}")
+    letters = in_shop(data, lambda shop: sync.dead_letters(shop, limit))
+    if not letters:
+        typer.echo("there are none")
+    for letter in letters:
+        what = letter.payload.get("topic") or letter.payload.get("kind") or ""
+        at = letter.created_at.isoformat(timespec="seconds")
+        typer.echo(f"{letter.id}  {at}  {letter.pipeline}  {letter.key}  {what}  {letter.reason}")
 
 
 @dead_letters.command("replay")
 def replay_dead_letters(data: DataFolder = None) -> None:
     """Tries them once more, the oldest 500 of each kind."""
-    asyncio.run(_replay_dead_letters(settings_of(data)))
-
-
-async def _replay_dead_letters(settings: Settings) -> None:
     from quartet import sync
 
-    async with open_migrated(settings) as shop:
-        typer.echo(f"{await sync.replay_dead_letters(shop, actor='command line')} taken up again")
+    taken_up = in_shop(data, lambda shop: sync.replay_dead_letters(shop, actor="command line"))
+    typer.echo(f"{taken_up} taken up again")
 
 
 @dead_letters.command("drop")
 def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: DataFolder = None) -> None:
     """Gives one up for good."""
-    asyncio.run(_drop_dead_letter(settings_of(data), id_))
-
-
-async def _drop_dead_letter(settings: Settings, id_: int) -> None:
     from quartet import sync
 
-    async with open_migrated(settings) as shop:
-        letter = await sync.drop_dead_letter(shop, id_, actor="command line")
+    letter = in_shop(data, lambda shop: sync.drop_dead_letter(shop, id_, actor="command line"))
     typer.echo(f"dropped {letter.pipeline} {letter.key}")
 
 
@@ -501,14 +498,9 @@ def _boards() -> None:
 @boards.command("rebuild")
 def rebuild_boards(data: DataFolder = None) -> None:
     """Makes today's and this week's board anew from orders and from what staff gave; both stay in use meanwhile."""
-    asyncio.run(_rebuild_boards(settings_of(data)))
-
-
-async def _rebuild_boards(settings: Settings) -> None:
     from quartet import leaderboard
 
-    async with open_migrated(settings) as shop:
-        made = await leaderboard.rebuild(shop, actor="command line")
+    made = in_shop(data, lambda shop: leaderboard.rebuild(shop, actor="command line"))
     typer.echo(", ".join(f"the {period} board is made of {sources} sources" for period, sources in made.items()))
 
 
@@ -529,18 +521,16 @@ def roles(
     """Gives an account these roles in place of those it has, or shows them. So the first admin of a shop is made."""
     if given and Role.NONE in given and len(given) > 1:
         raise ValueError("`none` goes with no other role")
-    asyncio.run(_roles(settings_of(data), email, given))
-
-
-async def _roles(settings: Settings, email: str, given: list[Role] | None) -> None:
     from quartet import access
 
-    async with open_migrated(settings) as shop:
+    async def now(shop: Shop) -> str:
         user = await access.of_address(shop, email)
         if given:
             wanted = frozenset(role.value for role in given) - {Role.NONE}
             user = await access.set_roles(shop, user.id, wanted, actor="command line")
-    typer.echo(f"{user.email}: {', '.join(sorted(user.roles)) or 'no role'}")
+        return f"{user.email}: {', '.join(sorted(user.roles)) or 'no role'}"
+
+    typer.echo(in_shop(data, now))
 
 
 BackupFolder = Annotated[Path, typer.Argument(metavar="FOLDER")]

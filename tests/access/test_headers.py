@@ -1,16 +1,14 @@
 """What every answer tells browsers, whatever went well or wrong."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import httpx
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import Response
 
+from conftest import api_of, client_of
 from floor import Floor, made
-from quartet.gateway import create_app
 from quartet.kernel.errors import Problem
 from quartet.stores import open_stores
 from quartet.web.dependencies import Shop
@@ -70,8 +68,7 @@ async def test_every_answer_is_guarded(floor: Floor) -> None:
 
 
 async def test_a_fault_of_ours_is_guarded_too(floor: Floor) -> None:
-    app = create_app(lambda: _opened(floor.shop))
-    app.state.shop = floor.shop
+    app = api_of(floor.shop)
 
     @app.get("/fails/{status}")
     async def fails(status: int) -> Response:
@@ -82,7 +79,7 @@ async def test_a_fault_of_ours_is_guarded_too(floor: Floor) -> None:
             raise kinds[status]("postgres")
         raise kinds[status]()
 
-    async with _client(app) as client:
+    async with client_of(app) as client:
         for status in sorted({kind.status for kind in Problem.kinds()} | {500}):
             answer = await client.get(f"/fails/{status}")
             assert answer.status_code == status
@@ -90,13 +87,13 @@ async def test_a_fault_of_ours_is_guarded_too(floor: Floor) -> None:
             _guarded(answer)
     slow = replace(floor.shop, settings=floor.shop.settings.model_copy(update={"request_timeout": 1e-9}))
     app.state.shop = slow
-    async with _client(app) as client:
+    async with client_of(app) as client:
         late = await client.get("/products")
         assert late.status_code == 504
         _guarded(late)
     few = replace(floor.shop, settings=floor.shop.settings.model_copy(update={"limit_browse": 1}))
     app.state.shop = few
-    async with _client(app) as client:
+    async with client_of(app) as client:
         for _ in range(3):
             _guarded(held := await client.get("/categories"))
         assert held.status_code == 429
@@ -104,9 +101,7 @@ async def test_a_fault_of_ours_is_guarded_too(floor: Floor) -> None:
 
 async def test_by_https_alone_browsers_are_told_to_stay_there(shop: Shop) -> None:
     secure = shop.settings.model_copy(update={"base_url": "https://shop.example"})
-    app = create_app(lambda: _opened(shop))
-    app.state.shop = replace(shop, settings=secure)
-    async with _client(app) as client:
+    async with client_of(api_of(replace(shop, settings=secure))) as client:
         for path in ("/health/live", "/docs", "/images/upright.svg", "/nowhere"):
             assert (await client.get(path)).headers.get_list("Strict-Transport-Security") == ["max-age=31536000"]
 
@@ -143,19 +138,6 @@ async def test_the_pages_run_no_script_but_their_own(client: httpx.AsyncClient) 
 async def test_with_a_store_away_answers_are_guarded_as_ever(shop: Shop, store: str) -> None:
     gone = {"redis_url": "redis://127.0.0.1:1/0", "postgres_url": "postgresql://x@127.0.0.1:1/x"}
     away = shop.settings.model_copy(update={store: gone.get(store, "http://127.0.0.1:1")})
-    async with open_stores(away) as stores:
-        app = create_app(lambda: _opened(shop))
-        app.state.shop = Shop(away, stores)
-        async with _client(app) as client:
-            for path in ("/cart", "/search?q=x", "/health/ready", "/orders"):
-                _guarded(await client.get(path))
-
-
-@asynccontextmanager
-async def _opened(shop: Shop) -> AsyncIterator[Shop]:
-    yield shop
-
-
-def _client(app: FastAPI) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://shop")
+    async with open_stores(away) as stores, client_of(api_of(Shop(away, stores))) as client:
+        for path in ("/cart", "/search?q=x", "/health/ready", "/orders"):
+            _guarded(await client.get(path))

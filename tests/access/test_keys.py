@@ -11,9 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from conftest import api_of, client_of
 from floor import Floor, Json, Route, made, routes
 from quartet.access.model import OPEN, PERSONAL, ROOMS, SCOPES, needed_scope
-from quartet.gateway import auth, create_app
+from quartet.gateway import auth
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import Forbidden
 from quartet.stores import open_stores
@@ -223,13 +224,5 @@ async def test_a_key_that_makes_no_sense_is_not_made(floor: Floor) -> None:
 @asynccontextmanager
 async def _process(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
     """Another process of the same shop: it remembers nothing of what this one does."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Shop]:
-        yield shop
-
-    app = create_app(opened)
-    app.state.shop = shop
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+    async with client_of(api_of(shop)) as client:
         yield client

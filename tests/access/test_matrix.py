@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from conftest import SignIn
+from conftest import SignIn, client_of
 from floor import Floor, Json, Route, made, routes
 from quartet.kernel.settings import Settings
 
@@ -233,7 +233,4 @@ async def _somebody(floor: Floor) -> tuple[httpx.AsyncClient, Json]:
     person = {"email": f"{uuid4().hex[:8]}@example.com", "password": "correct horse battery"}
     await made(floor.guest.post("/users", json=person))
     token = (await made(floor.guest.post("/sessions", json=person)))["accessToken"]
-    transport = httpx.ASGITransport(floor.app, raise_app_exceptions=False)
-    return httpx.AsyncClient(
-        transport=transport, base_url="http://shop", headers={"Authorization": f"Bearer {token}"}
-    ), person
+    return client_of(floor.app, {"Authorization": f"Bearer {token}"}), person

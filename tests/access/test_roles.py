@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import SignIn
-from floor import Floor, made
+from floor import Floor, made, walked
 from quartet import access, cli
 from quartet.stores import open_stores
 from quartet.web import limits
@@ -110,13 +110,7 @@ async def test_people_are_found_by_how_their_address_begins(floor: Floor) -> Non
     found = await made(floor.staff.get("/users", params={"email": "BOB"}))
     assert [person["email"] for person in found["items"]] == ["bob@example.org", "bobby@example.org"]
     assert "password" not in str(found).lower()
-    pages, cursor = [], None
-    while True:
-        page = await made(floor.staff.get("/users", params={"limit": 2} | ({"cursor": cursor} if cursor else {})))
-        pages += [person["email"] for person in page["items"]]
-        cursor = page["nextCursor"]
-        if cursor is None:
-            break
+    pages = [person["email"] for person in await walked(floor.staff, "/users", 2)]
     assert pages == sorted(pages)
     assert len(pages) == 5 + 3
     assert (await floor.shopper.get("/users")).status_code == 403

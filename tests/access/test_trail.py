@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from floor import Floor, Json, Route, made, routes
+from floor import Floor, Json, Route, made, routes, walked
 from quartet.access import store
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
@@ -291,14 +291,7 @@ async def test_the_log_is_read_by_page_and_by_filter(floor: Floor) -> None:
     for client in (floor.staff, floor.admin):
         for sku in skus:
             await made(client.post(f"/inventory/{sku}/movements", json={"delta": 1, "reason": "received"}))
-    seen, cursor = [], None
-    while True:
-        query = {"limit": 3, "action": "inventory.move"} | ({"cursor": cursor} if cursor else {})
-        page = await made(floor.admin.get("/audit-log", params=query))
-        seen += page["items"]
-        cursor = page["nextCursor"]
-        if cursor is None:
-            break
+    seen = await walked(floor.admin, "/audit-log", 3, action="inventory.move")
     assert [entry["subject"]["id"] for entry in seen] == [*reversed(skus), *reversed(skus)]
     mine = {"actor": str(floor.staff.user_id), "subject": f"sku:{skus[0]}"}  # type: ignore[attr-defined]
     assert len((await made(floor.admin.get("/audit-log", params=mine)))["items"]) == 1

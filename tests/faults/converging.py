@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from conftest import differing, everything
 from quartet import audit, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft, Level, cache, pages
 from quartet.kernel.clock import FixedClock
@@ -334,7 +335,7 @@ class World:
         await shop.stores.search.refresh(shop.settings.search_alias)
         report = await audit.check(shop, patience=0)
         wrong = [f"{found.rule}: {found.subject}: {found.finding}" for found in report.violations]
-        wrong += [f"differs: {id_}" for id_ in sorted((await products.compare(shop, "")).differing)]
+        wrong += [f"differs: {id_}" for id_ in sorted(await differing(shop))]
         for now in (datetime.now(UTC), NEXT_YEAR + timedelta(days=1)):
             wrong += [f"seen at {now:%Y}: {sku}" for sku in sorted(await self._wrongly_seen(now))]
         async with shop.stores.pg.read() as read:
@@ -344,7 +345,7 @@ class World:
     async def _wrongly_seen(self, now: datetime) -> set[str]:
         """What a shopper finds then and should not, or the other way round."""
         found = await search.find(self.shop.stores.search, self.shop.settings, search.Wanted(size=1000), now)
-        held = await catalog.slice_after(self.shop.stores.mongo, "", 1000)
+        held = await everything(self.shop)
         return {hit["_source"]["sku"] for hit in found.hits} ^ {p["sku"] for p in held if catalog.is_published(p, now)}
 
 

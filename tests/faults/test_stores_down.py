@@ -17,12 +17,11 @@ from lines import Line, lines_to
 from outages import GROUPS, MAKES_DO, ORDER, WAYS, Group, Request, as_told, away, pay, table, well
 from own_stores import STORES, OwnStores, own_stores, settings_over
 
-from conftest import SECRET, in_memory
+from conftest import SECRET, api_of, client_of, in_memory
 from quartet import search, sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
 from quartet.devstores import free_port
-from quartet.gateway import create_app
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.search import BULK_SECONDS
 from quartet.sync.tasks import together
@@ -66,25 +65,13 @@ async def street_on(urls: dict[str, str], folder: Path, lines: dict[str, Line]) 
     """A shop over these URLs, with everybody signed in."""
     async with open_shop(settings_over(urls, folder, SECRET)) as shop:
         await prepare(shop)
-
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Shop]:
-            yield shop
-
-        app = create_app(opened)
-        app.state.shop = shop
-        people = {"guest": {}}
+        app, people = api_of(shop), {"guest": {}}
         for name, roles in (("shopper", ()), ("staff", ("staff",))):
             address = f"{name}{'-afar' if lines else ''}@example.com"
             async with shop.stores.pg.tx() as tx:
                 user = await create_user(tx, address, None, name, roles=roles)
             people[name] = {"Authorization": f"Bearer {await new_token(shop, user.id, *roles)}"}
-        clients = {
-            name: httpx.AsyncClient(
-                transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://shop", headers=headers
-            )
-            for name, headers in people.items()
-        }
+        clients = {name: client_of(app, headers) for name, headers in people.items()}
         yield Street(shop, **clients, lines=lines)
 
 

@@ -11,9 +11,8 @@ import asyncpg
 import httpx
 import pytest
 
-from conftest import SECRET
+from conftest import SECRET, api_of, client_of
 from quartet.cli import check_schema, open_shop
-from quartet.gateway import create_app
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
 
@@ -89,9 +88,5 @@ async def test_while_versions_change_processes_of_both_start(settings: Settings)
 @asynccontextmanager
 async def _guest(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of the API that opened its shop while PostgreSQL was away, as far as that makes a difference."""
-    async with open_shop(settings) as shop:
-        app = create_app(lambda: open_shop(settings))
-        app.state.shop = shop
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as guest:
-            yield guest
+    async with open_shop(settings) as shop, client_of(api_of(shop)) as guest:
+        yield guest

@@ -16,12 +16,12 @@ import httpx
 import psutil
 import pytest
 
-from conftest import SEED, daily_points
+from conftest import SEED, daily_points, differing
 from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.settings import Settings
 from quartet.stores import outbox
-from quartet.sync import changes, products, store
+from quartet.sync import changes, store
 from quartet.sync.leases import BEATS
 from quartet.sync.tasks import together
 from quartet.sync.worker import LOOPS
@@ -74,7 +74,7 @@ class Traffic:
         async with self.shop.stores.pg.read() as read:
             waiting, _ = await outbox.depth(read)
             rebuild = await store.open_rebuild(read)
-        return not waiting and rebuild is None and not (await products.compare(self.shop, "")).differing
+        return not waiting and rebuild is None and not await differing(self.shop)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """The shop and a provider of somebody else's: what the tests of each share. They say what `place` is, the provider's
 own, and what the `settings` are that lead there over the `line`."""
 
+import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from line import Line, serving
@@ -18,7 +20,7 @@ from quartet.kernel.clock import FixedClock
 from quartet.payments import Compared, Difference, PaymentProvider
 from quartet.web.dependencies import Shop
 
-__all__ = ["by_hand", "clock", "line", "provider", "shop", "till"]
+__all__ = ["abroad", "by_hand", "clock", "line", "provider", "shop", "till"]
 
 
 class Place(Protocol):
@@ -28,6 +30,11 @@ class Place(Protocol):
 
     def taken(self) -> int:
         """What it took and did not give back, in cents."""
+
+    async def deliver(
+        self, shop: httpx.AsyncClient, now: datetime, *, copies: int, dice: random.Random | None
+    ) -> list[int]:
+        """Sends every event to the shop, signed, `copies` times, shuffled by the dice; answers the statuses."""
 
 
 @pytest.fixture
@@ -59,27 +66,51 @@ async def till(shop: Shop) -> Till:
     return till
 
 
-async def settled(shop: Shop, provider: PaymentProvider, clock: FixedClock) -> None:
-    """Recovery, as often as it takes."""
-    (name,) = shop.settings.payment_providers
-    for seconds in (30, 60, 120, 240):
-        clock.advance(seconds)
-        await recover(shop, {name: provider})
+@dataclass(frozen=True)
+class Abroad:
+    """What the two have to do with each other."""
+
+    shop: Shop
+    clock: FixedClock
+    client: httpx.AsyncClient
+    till: Till
+    place: Place
+    provider: PaymentProvider
+
+    async def tell(self, copies: int = 1, dice: random.Random | None = None) -> None:
+        """The provider tells the shop what has happened, which takes all of it."""
+        told = await self.place.deliver(self.client, self.clock.now(), copies=copies, dice=dice)
+        assert set(told) == {200}, told
+
+    async def settled(self) -> None:
+        """Recovery, as often as it takes."""
+        (name,) = self.shop.settings.payment_providers
+        for seconds in (30, 60, 120, 240):
+            self.clock.advance(seconds)
+            await recover(self.shop, {name: self.provider})
+
+    async def books_balance(self) -> None:
+        """Ours with themselves, and with theirs."""
+        violations = (await audit.check(self.shop, patience=0)).violations
+        assert violations == (), violations
+        (row,) = await self.till.rows(
+            "SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders"
+        )
+        assert row["kept"] == self.place.taken(), (row["kept"], self.place.taken())
+
+    async def differences(self) -> list[Difference]:
+        """What is named when the books of today are compared; midnight may have passed since the test began."""
+        (name,) = self.shop.settings.payment_providers
+        today = datetime.now(UTC).date()
+        found = []
+        for day in (today - timedelta(days=1), today):
+            compared = payments.reconcile(self.shop.stores.pg, name, self.provider, day, Compared())
+            found += [one async for one in compared]
+        return found
 
 
-async def books_balance(shop: Shop, place: Place, till: Till) -> None:
-    """Ours with themselves, and with theirs."""
-    violations = (await audit.check(shop, patience=0)).violations
-    assert violations == (), violations
-    (row,) = await till.rows("SELECT coalesce(sum(captured_cents - refunded_cents), 0)::bigint AS kept FROM orders")
-    assert row["kept"] == place.taken(), (row["kept"], place.taken())
-
-
-async def differences(shop: Shop, provider: PaymentProvider) -> list[Difference]:
-    """What is named when the books of today are compared; midnight may have passed since the test began."""
-    (name,) = shop.settings.payment_providers
-    today = datetime.now(UTC).date()
-    found = []
-    for day in (today - timedelta(days=1), today):
-        found += [one async for one in payments.reconcile(shop.stores.pg, name, provider, day, Compared())]
-    return found
+@pytest.fixture
+def abroad(
+    shop: Shop, clock: FixedClock, client: httpx.AsyncClient, till: Till, place: Place, provider: PaymentProvider
+) -> Abroad:
+    return Abroad(shop, clock, client, till, place, provider)

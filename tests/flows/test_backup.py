@@ -16,7 +16,7 @@ import orjson
 import pytest
 from test_sync import add, equal, kettle, running, soon
 
-from conftest import Outbox, settings_of_ones_own
+from conftest import Outbox, everything, settings_of_ones_own
 from floor import Floor, made
 from quartet import audit, backup, catalog, cli, inventory, orders, search, sync
 from quartet.catalog import Category, Draft
@@ -207,7 +207,7 @@ async def test_what_is_added_and_taken_away_between_the_two_stores_is_consistent
     await restore(again, tmp_path / "copy")
     await caught_up(again)
     assert (await audit.check(again)).violations == ()
-    shown = {p["sku"]: p for p in await catalog.slice_after(again.stores.mongo, "", 1000)}
+    shown = {p["sku"]: p for p in await everything(again)}
     assert (shown["FRESH"]["available"], shown["K03"]["available"], shown["K03"]["priceCents"]) == (0, 1000, 2500)
     assert "K02" not in await found(again) and "FRESH" in await found(again)
 

@@ -64,10 +64,10 @@ async def _laptop(shop: Shop) -> dict[str, Any]:
 async def test_search_that_misses_changes_is_named(sound: Shop) -> None:
     alias = sound.settings.search_alias
     laptop = await _laptop(sound)
-    await sound.stores.search.bulk(alias, [({"delete": {"_id": laptop["_id"]}}, None)], refresh=True)
+    await sound.stores.search.bulk(alias, [({"delete": {"_id": laptop["_id"]}}, None)])
     assert ("search_equals_catalog", "LAPTOP-001 is not in search") in await _violations(sound)
     ghost = {"id": "zzz", "sku": "GHOST-1", "name": "ghost"}
-    await sound.stores.search.bulk(alias, [({"index": {"_id": "zzz"}}, ghost)], refresh=True)
+    await sound.stores.search.bulk(alias, [({"index": {"_id": "zzz"}}, ghost)])
     assert ("search_equals_catalog", "GHOST-1 is deleted, yet in search") in await _violations(sound)
 
 
@@ -88,8 +88,9 @@ async def test_a_cached_product_older_than_its_document_is_named(sound: Shop) ->
 @pytest.mark.parametrize("quick", [False, True])
 async def test_what_is_wrong_in_copies_search_and_cache_is_named_and_mended(sound: Shop, quick: bool) -> None:
     alias, laptop = sound.settings.search_alias, await _laptop(sound)
-    await sound.stores.search.bulk(alias, [({"delete": {"_id": laptop["_id"]}}, None)], refresh=True)
-    await sound.stores.search.bulk(alias, [({"index": {"_id": "zzz"}}, {"id": "zzz", "sku": "GHOST-1"})], refresh=True)
+    await sound.stores.search.bulk(alias, [({"delete": {"_id": laptop["_id"]}}, None)])
+    await sound.stores.search.bulk(alias, [({"index": {"_id": "zzz"}}, {"id": "zzz", "sku": "GHOST-1"})])
+    await sound.stores.search.refresh(alias)
     await sound.stores.redis.call("SET", "product:LAPTOP-001", f"{laptop['_id']} 0 {{}}")
     await sound.stores.redis.call("SET", "product:gone", "no-such-id 7 {}")
     await _by_hand(sound, "UPDATE inventory SET unit_price_cents = 123 WHERE sku = 'LAPTOP-002'")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, differences, settled
+from abroad import Abroad
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
@@ -47,9 +47,13 @@ def settings(settings: Settings, line: Line) -> Settings:
     )
 
 
-async def pay(shopper: httpx.AsyncClient, made: Json) -> Json:
+async def click(shopper: httpx.AsyncClient, made: Json, key: str | None = None) -> httpx.Response:
     body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
-    answer = await shopper.post("/payments", json=body)
+    return await shopper.post("/payments", json=body, headers={"Idempotency-Key": key} if key else {})
+
+
+async def pay(shopper: httpx.AsyncClient, made: Json) -> Json:
+    answer = await click(shopper, made)
     assert (answer.status_code, answer.json()["status"]) == (201, "pending"), answer.text
     paid: Json = answer.json()
     return paid
@@ -64,12 +68,7 @@ async def back(shopper: httpx.AsyncClient, paid: Json) -> Json:
 
 
 async def test_the_buyer_agrees_at_paypal_and_is_charged_when_back(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
@@ -89,39 +88,28 @@ async def test_the_buyer_agrees_at_paypal_and_is_charged_when_back(
     assert (part.status_code, part.json()["status"]) == (201, "succeeded"), part.text
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_buyer_who_never_comes_back_is_charged_by_the_webhook_or_the_sweep(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, till: Till, place: PayPalsPlace
 ) -> None:
     made = [await order(shopper, ("MUG", 1)) for _ in range(2)]
     paid = [await pay(shopper, one) for one in made]
     place.approve(paid[0]["providerRef"])
-    assert set(await place.deliver(client, clock.now(), copies=6)) == {200}
+    await abroad.tell(copies=6)
     assert (await look(shopper, made[0]["id"]))["status"] == "confirmed"
-    assert set(await place.deliver(client, clock.now(), copies=6, dice=random.Random(2))) == {200}
+    await abroad.tell(copies=6, dice=random.Random(2))
 
     place.approve(paid[1]["providerRef"])
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert {row["status"] for row in await till.rows("SELECT status FROM orders")} == {"confirmed"}
     assert place.taken() == 1000
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_reports_of_what_went_back_whole_and_of_money_that_is_no_orders_differ_in_nothing(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     for body in ({}, {"amountCents": 300}):
         made = await order(shopper, ("MUG", 2))
@@ -130,13 +118,13 @@ async def test_reports_of_what_went_back_whole_and_of_money_that_is_no_orders_di
         await back(shopper, paid)
         assert (await staff.post(f"/orders/{made['id']}/refunds", json=body)).json()["status"] == "succeeded"
     place.moved = [("T0000", "-80.00"), ("T1111", "5.00")]
-    assert await differences(shop, provider) == []
+    assert await abroad.differences() == []
     place.moved = [("T1110", "-5.00")]
-    assert [each.finding for each in await differences(shop, provider)] == ["500 GBP succeeded there, unknown here"]
+    assert [each.finding for each in await abroad.differences()] == ["500 GBP succeeded there, unknown here"]
 
 
 async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = await pay(shopper, made)
@@ -149,12 +137,12 @@ async def test_a_declined_instrument_is_told_and_the_order_stays_payable(
     place.approve(again["providerRef"])
     assert (await back(shopper, again))["status"] == "succeeded"
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_taken(
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
     till: Till,
     place: PayPalsPlace,
@@ -165,9 +153,9 @@ async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_tak
     paid = await pay(shopper, made)
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     place.approve(paid["providerRef"])
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     assert (await back(shopper, paid))["status"] == "pending"
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert place.taken() == 0
     del place.orders[paid["providerRef"]]  # after three days PayPal forgets it
     clock.advance(3600)
@@ -176,13 +164,7 @@ async def test_what_was_agreed_to_for_a_declined_or_cancelled_payment_is_not_tak
 
 
 async def test_who_leaves_paypals_page_pays_another_way_and_what_was_left_is_never_taken(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     left, paid = [await pay(shopper, made) for _ in range(2)]
@@ -190,28 +172,26 @@ async def test_who_leaves_paypals_page_pays_another_way_and_what_was_left_is_nev
 
     async def agree_and_tell(payment: Json) -> None:
         place.approve(payment["providerRef"])
-        assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(6))) == {200}
+        await abroad.tell(copies=3, dice=random.Random(6))
         await back(shopper, payment)
 
     await agree_and_tell(left)
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (0, "pending")
     await agree_and_tell(paid)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
     assert place.orders[left["providerRef"]]["status"] == "APPROVED"
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("step", ["waiting payment left", "provider voided"])
 async def test_who_agrees_while_he_pays_another_way_is_charged_once(
     app: FastAPI,
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
-    till: Till,
     place: PayPalsPlace,
     provider: PaymentProvider,
-    clock: FixedClock,
     step: str,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -221,7 +201,7 @@ async def test_who_agrees_while_he_pays_another_way_is_charged_once(
         order_there = place.orders[first["providerRef"]]
         if passed == step and order_there["status"] == "PAYER_ACTION_REQUIRED":
             place.approve(order_there["id"])
-            assert set(await place.deliver(client, clock.now())) == {200}
+            await abroad.tell()
 
     app.state.shop = replace(shop, step=agreed_after_all)
     if step == "provider voided":  # too late
@@ -229,47 +209,38 @@ async def test_who_agrees_while_he_pays_another_way_is_charged_once(
         place.approve(second["providerRef"])
         await back(shopper, second)
     else:
-        body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
-        refused = await shopper.post("/payments", json=body)
+        refused = await click(shopper, made)
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_payable_afterwards(
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
-    cut: Cut,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace, provider: PaymentProvider, line: Line, cut: Cut
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     left = await pay(shopper, made)
     await line.break_at(cut)
-    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
-    refused = await shopper.post("/payments", json=body)
+    refused = await click(shopper, made)
     await line.mend()
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     paid = await pay(shopper, made)
     for one in (left, paid):
         place.approve(one["providerRef"])
         await back(shopper, one)
     assert (place.taken(), (await look(shopper, made["id"]))["status"]) == (500, "confirmed")
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("capture", ["automatic", "manual"])
 async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
     app: FastAPI,
     shopper: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
-    till: Till,
     place: PayPalsPlace,
     provider: PaymentProvider,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,30 +270,28 @@ async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
     held = [part["status"] for theirs in parts for part in theirs.get("authorizations", ())]
     assert held == ([] if capture == "automatic" else ["VOIDED", "CREATED"])
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_while_the_order_is_made_nobody_is_charged(
     shopper: httpx.AsyncClient,
-    shop: Shop,
+    abroad: Abroad,
     till: Till,
     place: PayPalsPlace,
     provider: PaymentProvider,
     line: Line,
-    clock: FixedClock,
     cut: Cut,
 ) -> None:
     await pay(shopper, await order(shopper, ("MUG", 1)))
     made = await order(shopper, ("MUG", 1))
     await line.break_at(cut)
-    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
-    told = await shopper.post("/payments", json=body)
+    told = await click(shopper, made)
     await line.mend()
     assert told.status_code == (502 if cut == "unplugged" else 201)
     if cut != "unplugged":
         assert (told.json()["status"], told.json()["redirectUrl"]) == ("pending", None)
-        await settled(shop, provider, clock)
+        await abroad.settled()
     ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
     assert ours == [{"status": "failed"}]
     assert place.taken() == 0
@@ -336,13 +305,11 @@ async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pa
     if signed_in:
         await pay(shopper, await order(shopper, ("MUG", 1)))
     made = await order(shopper, ("MUG", 1))
-    body = {"orderId": made["id"], "provider": "paypal", "paymentMethod": "paypal"}
-    click = {"Idempotency-Key": "click"}
     await line.break_at("ringing")
-    told = await shopper.post("/payments", json=body, headers=click)
+    told = await click(shopper, made, "click")
     await line.mend()
     assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
-    assert (await shopper.post("/payments", json=body, headers=click)).status_code == 201
+    assert (await click(shopper, made, "click")).status_code == 201
 
 
 async def test_a_sign_in_that_takes_too_long_asked_for_nothing(
@@ -372,15 +339,7 @@ async def test_money_that_was_taken_is_not_told_as_untaken_because_nobody_could_
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_once(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
-    cut: Cut,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace, line: Line, cut: Cut
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
@@ -389,27 +348,20 @@ async def test_wherever_the_line_is_cut_while_the_money_is_taken_it_is_taken_onc
     assert (await back(shopper, paid))["status"] == "pending"
     await line.mend()
     place.forget_keys()
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert place.taken() == 1000
     await line.break_at(cut)
     told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
     await line.mend()
     assert told.status_code in (201, 502)
     place.forget_keys()
-    await settled(shop, provider, clock)
-    await books_balance(shop, place, till)
+    await abroad.settled()
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("fault", ["latency", "failing"])
 async def test_a_paypal_that_is_ill_takes_once(
-    app: FastAPI,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    fault: str,
+    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: PayPalsPlace, fault: str
 ) -> None:
     paid = await pay(shopper, await order(shopper, ("MUG", 1)))
     place.approve(paid["providerRef"])
@@ -418,9 +370,9 @@ async def test_a_paypal_that_is_ill_takes_once(
     setattr(place, fault, 1.5 if fault == "latency" else True)
     assert (await back(shopper, paid))["status"] == "pending"
     setattr(place, fault, 0)
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("provider")
@@ -452,15 +404,12 @@ async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_co
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cut", ["", *CUTS])
 async def test_what_is_held_is_taken_let_go_or_lapses(
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
+    abroad: Abroad,
     till: Till,
     place: PayPalsPlace,
-    provider: PaymentProvider,
     line: Line,
-    clock: FixedClock,
     cut: Cut,
 ) -> None:
     captured, cancelled, lapsed = [await order(shopper, ("MUG", pieces)) for pieces in (1, 2, 3)]
@@ -479,26 +428,20 @@ async def test_what_is_held_is_taken_let_go_or_lapses(
     assert gone.status_code == 200
     if cut == "unplugged":
         taken = await staff.post(f"/payments/{held[0]['id']}/capture")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     place.lapse(held[2]["providerRef"])
-    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(4))) == {200}
+    await abroad.tell(copies=3, dice=random.Random(4))
     assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
         {"status": "succeeded", "due": None}, {"status": "voided", "due": None}, {"status": "voided", "due": None},
     ]  # fmt: skip
     assert (await look(shopper, lapsed["id"]))["status"] == "cancelled"
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_day_on_which_he_did(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: PayPalsPlace
 ) -> None:
     paid = await pay(shopper, await order(shopper, ("MUG", 2)))
     place.approve(paid["providerRef"])
@@ -506,8 +449,8 @@ async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_
     async with shop.stores.pg.once() as tx:
         await tx.execute("UPDATE payments SET created_at = created_at - interval '4 days'")
     place.take(paid["providerRef"], 600)
-    assert set(await place.deliver(client, clock.now())) == {200}
-    named = [(each.reference, each.finding) for each in await differences(shop, provider)]
+    await abroad.tell()
+    named = [(each.reference, each.finding) for each in await abroad.differences()]
     assert named == [
         (paid["id"], "is 1000 GBP here, 600 there"), (paid["id"], "is authorized here, succeeded there"),
     ]  # fmt: skip
@@ -515,12 +458,7 @@ async def test_a_hold_of_days_ago_of_which_somebody_took_a_part_is_named_on_the_
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     paid = await pay(shopper, await order(shopper, ("MUG", 1)))
     place.approve(paid["providerRef"])
@@ -531,19 +469,12 @@ async def test_a_hold_that_could_not_be_taken_once_is_taken_at_the_next_try(
     taken = await staff.post(f"/payments/{held['id']}/capture")
     assert (taken.status_code, taken.json()["status"]) == (200, "succeeded"), taken.text
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_paypal_could_not_take_is_still_one(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = await pay(shopper, made)
@@ -553,28 +484,25 @@ async def test_a_hold_that_paypal_could_not_take_is_still_one(
     for _ in range(2):
         declined = await staff.post(f"/payments/{held['id']}/capture")
         assert (declined.status_code, declined.json()["type"]) == (502, "/problems/provider-error")
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await back(shopper, paid))["status"] == "authorized"
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert [
         part["status"] for part in place.orders[paid["providerRef"]]["purchase_units"][0]["payments"]["authorizations"]
     ] == ["VOIDED"]
     assert place.taken() == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_its_order(
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
+    abroad: Abroad,
     till: Till,
     place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
     cancelled: bool,
 ) -> None:
     made = await order(shopper, ("MUG", 1))
@@ -586,30 +514,24 @@ async def test_a_hold_whose_capture_took_its_time_and_came_to_nothing_ends_with_
     if cancelled:
         assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     place.decline(paid["providerRef"])
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await look(shopper, made["id"]))["status"] == "cancelled"
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": None}]
     assert place.taken() == 0
     assert await till.shelf("MUG") == (100, 0)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_made_by_hand_at_paypal_is_one_of_the_orders(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: PayPalsPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
     place.approve(paid["providerRef"])
     await back(shopper, paid)
     part = place.refund(paid["providerRef"], "3.00")
-    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(3))) == {200}
+    await abroad.tell(copies=3, dice=random.Random(3))
     found = await look(shopper, made["id"])
     assert (found["refundedCents"], found["payments"][0]["refunds"][0]["reason"]) == (300, "elsewhere")
     days = [datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)]
@@ -622,50 +544,37 @@ async def test_a_refund_made_by_hand_at_paypal_is_one_of_the_orders(
         assert [d async for d in payments.reconcile(shop.stores.pg, "paypal", provider, day, compared)] == []
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("outcome", ["RESOLVED_SELLER_FAVOUR", "RESOLVED_BUYER_FAVOUR"])
 async def test_a_dispute_at_paypal_stops_the_parcel_until_it_is_lifted(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    outcome: str,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace, outcome: str
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = await pay(shopper, made)
     place.approve(paid["providerRef"])
     await back(shopper, paid)
     place.dispute(paid["providerRef"], "CREATED")
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     refused = await staff.post(f"/orders/{made['id']}/ship")
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
     assert (refused.json()["paymentId"], refused.json()["reason"]) == (paid["id"], "dispute")
     place.dispute(paid["providerRef"], "RESOLVED", outcome)
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     shipped = await staff.post(f"/orders/{made['id']}/ship")
     assert shipped.status_code == (200 if outcome == "RESOLVED_SELLER_FAVOUR" else 409)
 
 
 async def test_what_paypal_reverses_stops_the_parcel_until_staff_have_looked(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: PayPalsPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: PayPalsPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = await pay(shopper, made)
     place.approve(paid["providerRef"])
     await back(shopper, paid)
     place.reverse(paid["providerRef"])
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     assert (await staff.post(f"/orders/{made['id']}/ship")).json()["reason"] == "reversal"
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["type"] == "/problems/payment-contested"
     settled = await settle(staff, made, "the bank was wrong")

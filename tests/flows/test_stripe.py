@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 from abroad import *  # noqa: F403 — its fixtures
-from abroad import books_balance, differences, settled
+from abroad import Abroad
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from pydantic import SecretStr
@@ -55,7 +55,7 @@ async def pay(shopper: httpx.AsyncClient, made: Json, method: str = CARD, key: s
 
 
 async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = await pay(shopper, made)
@@ -64,7 +64,7 @@ async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
     assert paid.json()["providerRef"] == intent["id"]
     assert (intent["amount"], intent["currency"], intent["metadata"]) == (1000, "gbp", {"reference": paid.json()["id"]})
     assert list(place.answers) == [paid.json()["id"]]
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,7 @@ async def test_a_card_pays_in_one_request_that_says_what_it_is_for(
     [("pm_card_chargeDeclined", "generic_decline"), ("pm_card_chargeDeclinedInsufficientFunds", "insufficient_funds")],
 )
 async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    method: str,
-    code: str,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, method: str, code: str
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     declined = await pay(shopper, made, method)
@@ -88,11 +80,11 @@ async def test_a_declined_card_is_told_with_stripes_reason_and_another_pays(
     failed = (await shopper.get(f"/payments/{declined.json()['paymentId']}")).json()
     assert (failed["status"], failed["providerRef"]) == ("failed", next(iter(place.intents)))
     place.lapse(place.intents[failed["providerRef"]])
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     ended = (await shopper.get(f"/payments/{failed['id']}")).json()
     assert (ended["status"], ended["declineCode"]) == ("voided", code)
     assert (await pay(shopper, made)).status_code == 201
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_method_that_stripe_does_not_know_charges_nothing(
@@ -106,7 +98,7 @@ async def test_a_method_that_stripe_does_not_know_charges_nothing(
 
 
 async def test_a_buyer_who_must_show_who_he_is_is_sent_there_and_back(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     for well in (True, False):
         made = await order(shopper, ("MUG", 1))
@@ -120,38 +112,25 @@ async def test_a_buyer_who_must_show_who_he_is_is_sent_there_and_back(
         back = (await shopper.post(f"/payments/{paid['id']}/refresh")).json()
         assert (back["status"], back["redirectUrl"]) == ("succeeded" if well else "failed", None)
         assert (await look(shopper, made["id"]))["status"] == ("confirmed" if well else "pending")
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_bank_that_takes_days_is_told_by_a_webhook(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = (await pay(shopper, made, SLOW)).json()
     assert (paid["status"], paid["redirectUrl"]) == ("pending", None)
     place.settle(place.intents[paid["providerRef"]])
-    assert set(await place.deliver(client, clock.now(), copies=10, dice=random.Random(1))) == {200}
+    await abroad.tell(copies=10, dice=random.Random(1))
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
     assert (await till.topics(made["id"])).count("order.confirmed") == 1
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
-    cut: Cut,
+    shopper: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace, line: Line, cut: Cut
 ) -> None:
     await order(shopper, ("MUG", 1))
     warm = await order(shopper, ("MUG", 1))
@@ -166,31 +145,25 @@ async def test_wherever_the_line_is_cut_the_buyer_is_charged_once_or_not_at_all(
     else:
         assert (told.status_code, told.json()["status"]) == (201, "pending")
         place.forget_keys()  # nothing hangs on Stripe's memory of keys
-        await settled(shop, provider, clock)
+        await abroad.settled()
         ours = await till.rows("SELECT status FROM payments WHERE order_id = $1", made["id"])
         assert ours == [{"status": "failed" if cut == "lost" else "succeeded"}]
     assert sum(intent["amount"] == 1000 for intent in place.intents.values()) == (0 if cut == "lost" else 1)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_charge_of_a_busy_hour_is_looked_for_first_where_it_must_be(
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, line: Line
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     await line.break_at("swallowed")
     assert (await pay(shopper, made)).json()["status"] == "pending"
     await line.mend()
     place.crowd(250, after=300)
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
     assert place.listed == 1
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_is_known_to_be_never_sent(
@@ -217,7 +190,7 @@ async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_
 
 @pytest.mark.usefixtures("provider")
 async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pays_afterwards(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, line: Line
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, line: Line
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     await line.break_at("ringing")
@@ -226,19 +199,12 @@ async def test_a_line_that_nobody_takes_up_is_told_as_such_and_the_same_click_pa
     assert (told.status_code, told.json()["type"]) == (502, "/problems/provider-error")
     assert (await pay(shopper, made, key="click")).status_code == 201
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("fault", ["latency", "failing", "busy"])
 async def test_a_stripe_that_is_ill_charges_once(
-    app: FastAPI,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    fault: str,
+    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: StripesPlace, fault: str
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     if fault == "latency":
@@ -247,22 +213,14 @@ async def test_a_stripe_that_is_ill_charges_once(
     told = await pay(shopper, made)
     setattr(place, fault, 0)
     assert told.status_code == (502 if fault == "busy" else 201)
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert place.taken() == (0 if fault == "busy" else 500)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_a_refund_over_a_cut_line_is_made_once(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
-    cut: Cut,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, line: Line, cut: Cut
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     assert (await pay(shopper, made)).status_code == 201
@@ -271,14 +229,15 @@ async def test_a_refund_over_a_cut_line_is_made_once(
     await line.mend()
     assert told.status_code == (502 if cut == "unplugged" else 201)
     place.forget_keys()
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert [refund["amount"] for refund in place.refunds.values()] == ([] if cut == "unplugged" else [300])
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
     till: Till,
     place: StripesPlace,
@@ -290,50 +249,37 @@ async def test_a_refund_that_takes_days_is_asked_for_until_it_is_there(
     place.async_refunds = True
     told = await staff.post(f"/orders/{made['id']}/refunds", json={})
     assert (told.status_code, told.json()["status"]) == (201, "pending")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     (refund,) = place.refunds.values()
     refund["status"] = "succeeded"
     clock.advance(3600)
     await recover(shop, {"stripe": provider})
     assert (await till.rows("SELECT status FROM payment_refunds")) == [{"status": "succeeded"}]
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     assert (await pay(shopper, made)).status_code == 201
     place.declining = True
     assert (await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 200})).status_code == 502
-    assert await differences(shop, provider) == []  # staff know
+    assert await abroad.differences() == []  # staff know
     place.declining, place.async_refunds = False, True
     told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
     assert (told.status_code, told.json()["status"]) == (201, "pending")
     (refund,) = place.refunds.values()
     refund["status"] = "failed"
-    await settled(shop, provider, clock)
-    (named,) = await differences(shop, provider)
+    await abroad.settled()
+    (named,) = await abroad.differences()
     assert (named.reference, named.finding) == (
         told.json()["id"], "300 GBP must go back, and the provider can't: give them otherwise",
     )  # fmt: skip
 
 
 async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     assert (await pay(shopper, made)).status_code == 201
@@ -343,7 +289,7 @@ async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
     assert (before["status"], before["refundedCents"], given["status"]) == ("refunded", 1000, "succeeded")
     (refund,) = place.refunds.values()
     place.fail(refund)
-    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(1))) == {200}
+    await abroad.tell(copies=3, dice=random.Random(1))
 
     found = await look(staff, made["id"])
     assert (found["status"], found["refundedCents"]) == ("refunded", 0)
@@ -357,26 +303,23 @@ async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
     (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
     assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
     assert place.taken() == 1000
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
     again = await staff.post(f"/orders/{made['id']}/refunds", json=body)
     assert (again.status_code, again.json()["status"]) == (201, "succeeded"), again.text
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     found = await look(staff, made["id"])
     assert (found["status"], found["refundedCents"], found["history"][-1]["to"]) == ("refunded", 1000, "refunded")
     assert (await till.shelf("MUG"), place.taken()) == ((100, 0), 0)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_failed(
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
+    abroad: Abroad,
     place: StripesPlace,
     provider: PaymentProvider,
-    clock: FixedClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -386,24 +329,18 @@ async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_fail
     async def told_first(asked: GiveBack) -> Outcome:
         outcome = await gives(asked)
         place.fail(next(iter(place.refunds.values())))
-        assert set(await place.deliver(client, clock.now())) == {200}
+        await abroad.tell()
         return outcome
 
     monkeypatch.setattr(provider, "refund", told_first)
     told = await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 300})
     assert (told.status_code, told.json()["status"]) == (201, "failed"), told.text
     assert (await look(staff, made["id"]))["refundedCents"] == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_staff_see_a_refund_that_failed_only_days_after_it_was_asked_for(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     assert (await pay(shopper, made)).status_code == 201
@@ -412,26 +349,24 @@ async def test_staff_see_a_refund_that_failed_only_days_after_it_was_asked_for(
     (paid,) = (await look(staff, made["id"]))["payments"]
     assert [(r["id"], r["amountCents"], r["status"]) for r in paid["refunds"]] == [(given["id"], 300, "pending")]
     place.fail(next(iter(place.refunds.values())))
-    await settled(shop, provider, clock)
+    await abroad.settled()
     (paid,) = (await look(staff, made["id"]))["payments"]
     assert [(r["id"], r["status"]) for r in paid["refunds"]] == [(given["id"], "failed")]
     (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
     assert (told["payload"]["refund_id"], told["payload"]["amount_cents"], told["payload"]["came_back"]) == (
         given["id"], 300, False
     )  # fmt: skip
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
-    client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
-    till: Till,
     place: StripesPlace,
     provider: PaymentProvider,
-    clock: FixedClock,
     fails: bool,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -439,10 +374,10 @@ async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
     refund = place.give_back(place.intents[paid["providerRef"]], 100)
     if fails:
         place.fail(refund)
-    assert set(await place.deliver(client, clock.now(), copies=3, dice=random.Random(5))) == {200}
+    await abroad.tell(copies=3, dice=random.Random(5))
     found = await look(staff, made["id"])
     assert (found["status"], found["refundedCents"]) == ("confirmed", 0 if fails else 100)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
     for day in (datetime.now(UTC).date() - timedelta(days=ago) for ago in (1, 0)):
         compared = payments.Compared()
         assert [d async for d in payments.reconcile(shop.stores.pg, "stripe", provider, day, compared)] == []
@@ -452,17 +387,15 @@ async def test_a_refund_made_by_hand_at_stripe_is_one_of_the_orders(
         assert (over.status_code, over.json()["refundableCents"]) == (409, 900)
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_made_by_hand_of_a_charge_whose_answer_was_lost_waits_for_it(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
+    abroad: Abroad,
     place: StripesPlace,
-    provider: PaymentProvider,
     line: Line,
     clock: FixedClock,
 ) -> None:
@@ -477,39 +410,26 @@ async def test_a_refund_made_by_hand_of_a_charge_whose_answer_was_lost_waits_for
     place.give_back(intent, 1000)
     told = list(place.events)
     assert set(await place.deliver(client, clock.now())) == {502}, "to be sent again"
-    await settled(shop, provider, clock)
+    await abroad.settled()
     place.events = told
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await look(staff, made["id"]))["status"] == "refunded"
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_what_was_given_back_whole_by_hand_is_not_sent(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     place.give_back(place.intents[paid["providerRef"]], 1000)
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await staff.post(f"/orders/{made['id']}/ship")).json()["from"] == "refunded"
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_staff(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
@@ -518,37 +438,30 @@ async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_s
     assert promised.json()["status"] == "pending"
     place.async_refunds = False
     refund = place.give_back(place.intents[paid["providerRef"]], 500)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
     assert (contest["reason"], contest["amountCents"], contest["settledAt"]) == ("refund", 500, None)
     assert (await staff.post(f"/orders/{made['id']}/ship")).json()["type"] == "/problems/payment-contested"
     place.fail(refund)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    seed: int,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace, seed: int
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     intent = place.intents[paid["providerRef"]]
     place.dispute(intent, "warning_needs_response")  # the bank only asks
     place.decide(place.dispute(intent, "needs_response"), "won")
-    assert set(await place.deliver(client, clock.now(), copies=2, dice=random.Random(seed))) == {200}
+    await abroad.tell(copies=2, dice=random.Random(seed))
     (contest,) = (await look(staff, made["id"]))["payments"][0]["contests"]
     assert contest["settledAt"] is not None
 
     dispute = place.dispute(intent, "needs_response")
-    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    await abroad.tell(copies=3)
     told = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.contested'")
     assert [row["payload"]["reason"] for row in told if row["payload"]["provider_ref"] == dispute["id"]] == ["dispute"]
     for who, path in ((staff, "ship"), (staff, "refunds"), (shopper, "cancel")):
@@ -556,61 +469,42 @@ async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested"), path
     assert place.refunds == {}
     place.decide(dispute, "won")
-    assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    await abroad.tell(copies=3)
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_is_let_go_is_no_refund_whatever_stripe_calls_it(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     held = (await pay(shopper, made)).json()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     place.give_back(place.intents[held["providerRef"]], held["amountCents"])
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     (payment,) = (await look(staff, made["id"]))["payments"]
     assert (payment["status"], payment["refunds"], payment["contests"]) == ("voided", [], [])
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_what_is_disputed_is_not_captured(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     held = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
     place.dispute(place.intents[held["providerRef"]], "needs_response")
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     refused = await staff.post(f"/payments/{held['id']}/capture")
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
     assert place.taken() == 0
 
 
 async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    admin: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, admin: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     place.decide(place.dispute(place.intents[paid["providerRef"]], "needs_response"), "lost")
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
     mine = {"note": "mine", "contests": []}
     assert (await shopper.post(f"/payments/{paid['id']}/settle", json=mine)).status_code == 403
@@ -623,50 +517,35 @@ async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
     log = (await admin.get("/audit-log", params={"action": "payment.settle"})).json()["items"]
     assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
     place.decide(place.disputes[0], "lost")  # told late, once more
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
 @pytest.mark.parametrize("cents", [1000, 400])
 async def test_what_is_given_by_hand_in_place_of_a_promise_that_stripe_refuses_ends_the_promise(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    cents: int,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, cents: int
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     place.declining = True
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 0
     place.give_back(place.intents[paid["providerRef"]], cents)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     place.declining = False
     assert (await settle(staff, made, "given by hand")).json()["refundedCents"] == cents
-    await settled(shop, provider, clock)
+    await abroad.settled()
     found = await look(staff, made["id"])
     assert (found["status"], found["refundedCents"], place.taken()) == ("cancelled", 1000, 0)
     refunds = {(r["reason"], r["amountCents"], r["status"]) for r in found["payments"][0]["refunds"]}
     rest = {("cancelled", 1000 - cents, "succeeded")} if cents < 1000 else set()
     assert refunds == {("cancelled", 1000, "failed"), ("elsewhere", cents, "succeeded")} | rest
-    await books_balance(shop, place, till)
-    assert await differences(shop, provider) == []
+    await abroad.books_balance()
+    assert await abroad.differences() == []
     assert (await shopper.request("DELETE", "/users/me", json={})).status_code == 204
 
 
 async def test_a_refund_by_hand_counts_once_it_is_settled_and_there_is_room(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
@@ -676,24 +555,17 @@ async def test_a_refund_by_hand_counts_once_it_is_settled_and_there_is_room(
     place.async_refunds = False
     place.give_back(place.intents[paid["providerRef"]], 500)
     place.fail(ours)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
-    await settled(shop, provider, clock)
+    await abroad.tell(copies=2)
+    await abroad.settled()
     assert (await settle(staff, made, "500 went by hand")).json()["refundedCents"] == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_staff_who_settle_while_a_refund_is_on_its_way_ask_anew_for_what_is_left_of_it(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
@@ -702,60 +574,46 @@ async def test_staff_who_settle_while_a_refund_is_on_its_way_ask_anew_for_what_i
     assert promised.json()["status"] == "pending", promised.text
     place.failing = place.declining = False
     place.give_back(place.intents[paid["providerRef"]], 500)
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await settle(staff, made, "500 of it went by hand")).json()["refundedCents"] == 500
-    await settled(shop, provider, clock)
+    await abroad.settled()
     refunds = (await look(staff, made["id"]))["payments"][0]["refunds"]
     assert {(r["reason"], r["status"]) for r in refunds} == {("asked", "failed"), ("elsewhere", "succeeded")}
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
     assert (await staff.post(f"/orders/{made['id']}/refunds", json={})).json()["amountCents"] == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("won", [False, True])
 async def test_what_a_bank_took_for_good_is_not_given_back_again(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    won: bool,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: StripesPlace, won: bool
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     dispute = place.dispute(place.intents[paid["providerRef"]], "needs_response")
     place.decide(dispute, "lost")
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     assert (await settle(staff, made, "lost", moneyGone=True)).json()["refundedCents"] == 1000
     refused = await shopper.post(f"/orders/{made['id']}/cancel")
     assert (refused.status_code, refused.json()["from"]) == (409, "refunded")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert place.refunds == {}
     assert (await audit.check(shop, patience=0)).violations == ()
-    assert await differences(shop, provider) == []
+    assert await abroad.differences() == []
     if won:  # the bank thinks better of it
         place.decide(dispute, "won")
-        assert set(await place.deliver(client, clock.now())) == {200}
-        await books_balance(shop, place, till)
+        await abroad.tell()
+        await abroad.books_balance()
 
 
 async def test_nobody_settles_what_came_after_the_look(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
     intent = place.intents[paid["providerRef"]]
     first, second = place.dispute(intent, "needs_response"), place.dispute(intent, "needs_response")
-    assert set(await place.deliver(client, clock.now())) == {200}
+    await abroad.tell()
     seen = {"note": "a mistake", "contests": [first["id"]]}
     refused = await staff.post(f"/payments/{paid['id']}/settle", json=seen)
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
@@ -769,10 +627,10 @@ async def test_nobody_settles_what_came_after_the_look(
 async def test_a_refund_of_ours_that_is_told_without_our_name_before_its_answer_is_booked_once(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
     till: Till,
     place: StripesPlace,
-    provider: PaymentProvider,
     clock: FixedClock,
     stands: str,
 ) -> None:
@@ -800,37 +658,30 @@ async def test_a_refund_of_ours_that_is_told_without_our_name_before_its_answer_
     assert [contest for contest in payment["contests"] if contest["settledAt"] is None] == []
     pieces_back = 0 if stands == "came back" else pieces[0]["qty"]
     assert (await till.shelf("MUG"), found["refundedCents"]) == ((98 + pieces_back, 0), 500 * pieces_back)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_money_that_came_too_late_and_whose_refund_came_back_is_given_by_hand(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, shop: Shop, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made, SLOW)).json()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
     intent = place.intents[paid["providerRef"]]
     place.settle(intent)
-    assert set(await place.deliver(client, clock.now())) == {200}
-    await settled(shop, provider, clock)
+    await abroad.tell()
+    await abroad.settled()
     (ours,) = place.refunds.values()
     place.fail(ours)
     by_hand = place.give_back(intent, 1000)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     (payment,) = (await look(staff, made["id"]))["payments"]
     assert {(r["reason"], r["status"]) for r in payment["refunds"]} == {("late", "failed"), ("elsewhere", "succeeded")}
     assert payment["contests"] == []
-    await books_balance(shop, place, till)
-    assert await differences(shop, provider) == []
+    await abroad.books_balance()
+    assert await abroad.differences() == []
     place.fail(by_hand)
-    assert set(await place.deliver(client, clock.now(), copies=2)) == {200}
+    await abroad.tell(copies=2)
     assert (await audit.check(shop, patience=0)).violations == ()
     assert [row["refunded_cents"] for row in await till.rows("SELECT refunded_cents FROM payments")] == [0]
 
@@ -840,12 +691,10 @@ async def test_money_that_came_too_late_and_whose_refund_came_back_is_given_by_h
 async def test_a_capture_and_a_cancellation_over_a_cut_line(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
+    abroad: Abroad,
     till: Till,
     place: StripesPlace,
-    provider: PaymentProvider,
     line: Line,
-    clock: FixedClock,
     cut: Cut,
 ) -> None:
     captured, cancelled = [await order(shopper, ("MUG", pieces)) for pieces in (1, 2)]
@@ -859,22 +708,17 @@ async def test_a_capture_and_a_cancellation_over_a_cut_line(
     assert (taken.status_code, gone.status_code) == (502 if cut == "unplugged" else 200, 200)
     if cut == "unplugged":
         taken = await staff.post(f"/payments/{held[0]['id']}/capture")
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert [intent["status"] for intent in place.intents.values()] == ["succeeded", "canceled"]
     assert await till.rows("SELECT status, due FROM payments ORDER BY amount_cents") == [
         {"status": "succeeded", "due": None}, {"status": "voided", "due": None},
     ]  # fmt: skip
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_what_the_cards_bank_refuses_is_told_and_can_be_asked_for_again(
-    shopper: httpx.AsyncClient,
-    staff: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, provider: PaymentProvider
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     held = (await pay(shopper, made)).json()
@@ -885,7 +729,7 @@ async def test_what_the_cards_bank_refuses_is_told_and_can_be_asked_for_again(
         place.declining = False
         again = await staff.post(call, headers={"Idempotency-Key": call})
         assert (again.status_code, again.json()["status"]) == (done, "succeeded"), again.text
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -893,10 +737,9 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     client: httpx.AsyncClient,
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
-    shop: Shop,
+    abroad: Abroad,
     till: Till,
     place: StripesPlace,
-    provider: PaymentProvider,
     clock: FixedClock,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -904,38 +747,33 @@ async def test_a_capture_of_less_made_at_stripe_is_not_taken_for_the_whole(
     place.take(place.intents[held["providerRef"]], 600)
     assert await place.deliver(client, clock.now()) == [200, 200]
     assert (await staff.post(f"/payments/{held['id']}/capture")).json()["status"] == "authorized"
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 409
     assert await till.rows("SELECT captured_cents FROM orders") == [{"captured_cents": 0}]
     assert (await shopper.post(f"/payments/{held['id']}/refresh")).json()["status"] == "authorized"
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert await till.rows("SELECT status, due FROM payments") == [{"status": "voided", "due": "void"}]  # and told
-    assert [each.finding for each in await differences(shop, provider)] == ["is voided here, succeeded there"]
+    assert [each.finding for each in await abroad.differences()] == ["is voided here, succeeded there"]
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_lapses_at_stripe_cancels_its_order_in_whatever_order_it_is_told(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    shopper: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     paid = (await pay(shopper, made)).json()
     place.lapse(place.intents[paid["providerRef"]])
-    assert set(await place.deliver(client, clock.now(), copies=10, dice=random.Random(3))) == {200}
+    await abroad.tell(copies=10, dice=random.Random(3))
     seen = await look(shopper, made["id"])
     assert (seen["status"], seen["payments"][0]["status"]) == ("cancelled", "voided")
     assert await till.shelf("MUG") == (100, 0)
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_an_intent_whose_order_expired_is_ended_so_that_nobody_can_pay_it_any_more(
     shopper: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
     till: Till,
     place: StripesPlace,
@@ -946,21 +784,14 @@ async def test_an_intent_whose_order_expired_is_ended_so_that_nobody_can_pay_it_
     await pay(shopper, made, REDIRECTED)
     clock.advance(shop.settings.order_hold_seconds + 60)
     await recover(shop, {"stripe": provider})
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert [intent["status"] for intent in place.intents.values()] == ["canceled"]
     assert await till.rows("SELECT status FROM payments") == [{"status": "voided"}]
 
 
 @pytest.mark.parametrize("key", [None, "click"])
 async def test_who_leaves_the_banks_page_pays_by_another_card(
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
-    key: str | None,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, key: str | None
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     left = (await pay(shopper, made, REDIRECTED, key="first")).json()
@@ -972,14 +803,14 @@ async def test_who_leaves_the_banks_page_pays_by_another_card(
     if key is not None:
         assert (await pay(shopper, made, key=key)).content == paid.content
     place.take(place.intents[left["providerRef"]], 500)  # whatever Stripe says, money that comes twice goes back
-    assert set(await place.deliver(client, clock.now(), copies=4, dice=random.Random(5))) == {200}
+    await abroad.tell(copies=4, dice=random.Random(5))
     assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "refunded"
     assert place.taken() == 500
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_a_payment_that_succeeded_at_the_banks_page_is_not_made_again(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()
@@ -988,19 +819,12 @@ async def test_a_payment_that_succeeded_at_the_banks_page_is_not_made_again(
     assert (again.status_code, again.json()["type"]) == (409, "/problems/order-not-payable")
     seen = await look(shopper, made["id"])
     assert (seen["status"], [payment["id"] for payment in seen["payments"]]) == ("confirmed", [first["id"]])
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_somebody_can(
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    line: Line,
-    clock: FixedClock,
-    cut: Cut,
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, line: Line, cut: Cut
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()
@@ -1009,14 +833,14 @@ async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_s
     await line.mend()
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
     assert refused.json()["paymentId"] == first["id"]
-    await settled(shop, provider, clock)
+    await abroad.settled()
     assert (await pay(shopper, made)).json()["status"] == "succeeded"
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_of_two_who_pay_another_way_at_once_one_does(
-    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: StripesPlace
 ) -> None:
     both = asyncio.Barrier(2)
 
@@ -1030,19 +854,12 @@ async def test_of_two_who_pay_another_way_at_once_one_does(
     ends = await asyncio.gather(*(pay(shopper, made, key=key) for key in ("one", None)))
     assert sorted(end.status_code for end in ends) == [201, 409]
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
-    app: FastAPI,
-    client: httpx.AsyncClient,
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    place: StripesPlace,
-    provider: PaymentProvider,
-    clock: FixedClock,
+    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()
@@ -1050,7 +867,7 @@ async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
     async def shown_after_all(step: str) -> None:
         if step == "waiting payment left":
             place.settle(place.intents[first["providerRef"]])
-            assert set(await place.deliver(client, clock.now())) == {200}
+            await abroad.tell()
 
     app.state.shop = replace(app.state.shop, step=shown_after_all)
     assert (await pay(shopper, made)).json()["status"] == "authorized"
@@ -1060,7 +877,7 @@ async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
     )  # fmt: skip
     assert [intent["status"] for intent in place.intents.values()] == ["canceled", "requires_capture"]
     assert "payment.returned" not in await till.topics(made["id"])
-    await books_balance(shop, place, till)
+    await abroad.books_balance()
 
 
 async def test_only_what_stripe_signed_just_now_is_read(
@@ -1146,7 +963,7 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
 
 
 async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     for status in ("needs_response", "won", "warning_needs_response"):
         paid = (await pay(shopper, await order(shopper, ("MUG", 1)))).json()
@@ -1154,7 +971,7 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
     (disputed, _, asked_about) = place.disputes
 
     async def named() -> list[str]:
-        found = await differences(shop, provider)
+        found = await abroad.differences()
         assert {each.finding for each in found} == {"500 GBP succeeded there, unknown here"}
         return [each.provider_ref for each in found]
 
@@ -1164,20 +981,20 @@ async def test_what_a_bank_takes_back_is_named_when_books_are_compared(
 
 
 async def test_a_charge_that_stripe_knows_no_more_is_named_and_keeps_no_other_from_being_compared(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: StripesPlace, provider: PaymentProvider
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     gone, cheap = [(await pay(shopper, await order(shopper, ("MUG", 1)))).json() for _ in range(2)]
     del place.intents[gone["providerRef"]]
     place.intents[cheap["providerRef"]] |= {"amount": 499, "amount_received": 499}
-    named = {each.reference: each.finding for each in await differences(shop, provider)}
+    named = {each.reference: each.finding for each in await abroad.differences()}
     assert named.pop(gone["id"]).startswith("500 GBP succeeded here, can't be looked up there: Stripe refuses")
     assert named == {cheap["id"]: "is 500 GBP here, 499 there"}
 
 
 async def test_money_that_is_owed_and_refused_again_and_again_is_told_and_named(
     shopper: httpx.AsyncClient,
+    abroad: Abroad,
     shop: Shop,
-    till: Till,
     place: StripesPlace,
     provider: PaymentProvider,
     clock: FixedClock,
@@ -1193,7 +1010,7 @@ async def test_money_that_is_owed_and_refused_again_and_again_is_told_and_named(
             await recover(shop, {"stripe": provider})
             refused = [each["log_level"] for each in said if each["event"] == "refund failed, to be tried again"]
     assert refused == ["warning"] * 8 + ["error"] * 4
-    named = {each.finding for each in await differences(shop, provider)}
+    named = {each.finding for each in await abroad.differences()}
     assert named == {"100 GBP succeeded there, unknown here", "1000 GBP pending here, unknown there"}
 
 

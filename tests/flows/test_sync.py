@@ -13,7 +13,7 @@ import httpx
 import pytest
 from bench.running import renamed
 
-from conftest import daily_points
+from conftest import daily_points, differing, everything
 from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
@@ -55,14 +55,13 @@ async def stored(shop: Shop) -> dict[str, Json]:
 
 async def copies(shop: Shop) -> dict[str, int]:
     """How many the catalog says there are, by SKU."""
-    found = await catalog.slice_after(shop.stores.mongo, "", 1000)
-    return {product["sku"]: product["available"] for product in found}
+    return {product["sku"]: product["available"] for product in await everything(shop)}
 
 
 async def equal(shop: Shop) -> bool:
     """Whether search holds what the catalog and inventory say, no more and no less."""
     await shop.stores.search.refresh(shop.settings.search_alias)
-    return not (await products.compare(shop, "")).differing
+    return not await differing(shop)
 
 
 async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
@@ -432,7 +431,7 @@ async def test_differences_that_no_event_told_of_are_found_by_comparing(kitchen:
         await tx.execute("DELETE FROM outbox")
         await tx.execute("SELECT setval('sync_version', 2000000)")
     await kitchen.stores.search.refresh(alias)
-    assert (await products.compare(kitchen, "")).differing == {"ghost", ids[1], ids[2]}
+    assert await differing(kitchen) == {"ghost", ids[1], ids[2]}
     await sync.catch_up(kitchen)
     assert await equal(kitchen)
     assert (await stored(kitchen))["C"]["inStock"]

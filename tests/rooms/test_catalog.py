@@ -11,11 +11,13 @@ from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from showcase import LAPTOPS, at, fields, hours, laptop, load, make_categories, put, skus, tee, thinkpad
 
+from floor import walked
 from quartet import catalog, inventory
 from quartet.catalog import store
 from quartet.catalog.pages import SORTS, list_products
 from quartet.kernel.errors import Invalid, StoreUnavailable
 from quartet.web.dependencies import Shop
+from quartet.web.paging import PageQuery
 
 Json = dict[str, Any]
 Client = httpx.AsyncClient
@@ -475,15 +477,7 @@ async def test_pages_show_every_product_once_and_in_order(shop: Shop, client: Cl
     for price in (100, 200, 300):
         await load(shop, *drafts[price // 100 - 1 :: 3], price=price)
     for sort in SORTS:
-        shown: list[Json] = []
-        cursor = ""
-        while True:
-            page = (await client.get(f"/products?category=laptops&sort={sort}&limit=4{cursor}")).json()
-            shown += page["items"]
-            if page["nextCursor"] is None:
-                break
-            assert len(page["items"]) == 4
-            cursor = f"&cursor={page['nextCursor']}"
+        shown = await walked(client, "/products", 4, category="laptops", sort=sort)
         assert sorted(item["sku"] for item in shown) == [draft.sku for draft in drafts]
         order = [ORDERS[sort.removeprefix("-")](item) for item in shown]
         assert order == sorted(order, reverse=sort in ("-rating", "-price", "newest", "-newest", "-name")), sort
@@ -884,6 +878,6 @@ async def test_cards_show_each_sku_and_only_what_is_published(shop: Shop, staff:
 async def test_a_scheduled_product_appears_in_lists_at_its_hour(shop: Shop) -> None:
     then, clock = at(shop, datetime(2025, 1, 1, tzinfo=UTC) - hours(1))
     await load(then, laptop("A"))
-    assert (await list_products(then, [], limit=5))[0] == []
+    assert (await list_products(then, [], PageQuery(5, None)))[0] == []
     clock.advance(3600)
-    assert [p["sku"] for p in (await list_products(then, [], limit=5))[0]] == ["A"]
+    assert [p["sku"] for p in (await list_products(then, [], PageQuery(5, None)))[0]] == ["A"]

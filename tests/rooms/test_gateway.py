@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 
+from conftest import api_of, client_of
 from quartet import sync
-from quartet.gateway import create_app
 from quartet.gateway.limits import class_of
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
@@ -228,13 +228,11 @@ async def test_metrics_count_by_route_not_by_address(client: httpx.AsyncClient) 
 
 
 async def test_a_room_can_be_served_alone(shop: Shop) -> None:
-    app = create_app(lambda: _opened(shop), ["search"])
-    app.state.shop = shop
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+    async with client_of(api_of(shop, ["search"])) as client:
         assert (await client.get("/search")).status_code == 200
         assert (await client.get("/products")).status_code == 404
     with pytest.raises(ValueError, match="no such room: attic"):
-        create_app(lambda: _opened(shop), ["attic"])
+        api_of(shop, ["attic"])
 
 
 async def test_the_document_says_who_must_sign_in_and_who_may(client: httpx.AsyncClient) -> None:
@@ -295,21 +293,13 @@ def test_routes_have_a_class_of_limit(method: str, path: str, kind: str | None) 
 
 
 @asynccontextmanager
-async def _opened(shop: Shop) -> AsyncIterator[Shop]:
-    yield shop
-
-
-@asynccontextmanager
 async def _shop(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A guest of a shop with other settings, on the same servers."""
     async with open_stores(settings) as stores:
         shop = Shop(settings, stores)
         if "127.0.0.1:1/" not in (settings.redis_url or ""):
             await stores.redis.call("FLUSHDB")
-        app: FastAPI = create_app(lambda: _opened(shop))
-        app.state.shop = shop
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        async with client_of(api_of(shop)) as client:
             yield client
 
 

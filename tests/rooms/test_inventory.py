@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from conftest import SignIn
+from floor import walked
 from quartet import inventory, orders
 from quartet.web.dependencies import Shop
 
@@ -18,14 +19,7 @@ async def put(staff: httpx.AsyncClient, sku: str, **body: Any) -> httpx.Response
 
 async def ledger(staff: httpx.AsyncClient, sku: str) -> list[Json]:
     """All of it, page by page."""
-    found: list[Json] = []
-    cursor = ""
-    while True:
-        page = (await staff.get(f"/inventory/{sku}/movements?limit=2{cursor}")).json()
-        found += page["items"]
-        if page["nextCursor"] is None:
-            return found
-        cursor = f"&cursor={page['nextCursor']}"
+    return await walked(staff, f"/inventory/{sku}/movements", 2)
 
 
 def fields(answer: httpx.Response) -> list[str]:
@@ -114,14 +108,7 @@ async def test_a_movement_with_a_key_happens_once(staff: httpx.AsyncClient) -> N
 async def test_a_list_is_paged_and_searched(staff: httpx.AsyncClient, shop: Shop) -> None:
     for number, sku in enumerate(["b-2", "B-1", "a_1", "C.3", "D 4"]):
         await put(staff, sku, name=f"Thing {sku} 100%", stock=number)
-    seen: list[str] = []
-    cursor = ""
-    while True:
-        page = (await staff.get(f"/inventory?limit=2{cursor}")).json()
-        seen += [item["sku"] for item in page["items"]]
-        if page["nextCursor"] is None:
-            break
-        cursor = f"&cursor={page['nextCursor']}"
+    seen = [item["sku"] for item in await walked(staff, "/inventory", 2)]
     assert seen == sorted(seen) and len(seen) == 5
 
     async def found(query: str) -> list[str]:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import httpx
 
 from conftest import SignIn
+from floor import walked
 from quartet import inventory, orders
 from quartet.web.dependencies import Shop
 
@@ -27,17 +28,9 @@ async def step(shop: Shop, order: orders.Order, *deeds: Any) -> None:
             await deed(tx, order.id, by="test")
 
 
-async def listed(who: httpx.AsyncClient, query: str = "") -> list[str]:
+async def listed(who: httpx.AsyncClient, **query: Any) -> list[str]:
     """Ids, page by page."""
-    found: list[str] = []
-    cursor = ""
-    while True:
-        answer = await who.get(f"/orders?limit=3{query}{cursor}")
-        assert answer.status_code == 200, answer.text
-        found += [order["id"] for order in answer.json()["items"]]
-        if answer.json()["nextCursor"] is None:
-            return found
-        cursor = f"&cursor={answer.json()['nextCursor']}"
+    return [order["id"] for order in await walked(who, "/orders", 3, **query)]
 
 
 async def test_an_order_has_the_shape_of_the_contract(shop: Shop, shopper: httpx.AsyncClient) -> None:
@@ -96,7 +89,7 @@ async def test_others_see_nothing_of_an_order(
         answer = await stranger.get(path)
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
     assert await listed(stranger) == []
-    assert await listed(stranger, f"&userId={order.user_id}") == []
+    assert await listed(stranger, userId=order.user_id) == []
     assert (await stranger.post(f"/orders/{order.id}/ship")).status_code == 403
     assert (await stranger.post(f"/orders/{order.id}/deliver")).status_code == 403
     assert (await client.get("/orders")).status_code == 401
@@ -121,14 +114,14 @@ async def test_lists_are_newest_first_one_page_after_the_other(
         return [str(o.id) for o in new] + [str(order_id) for order_id in old]
 
     assert await listed(shopper) == newest(*mine)
-    assert await listed(shopper, "&status=confirmed") == newest(mine[0])
+    assert await listed(shopper, status="confirmed") == newest(mine[0])
     assert await listed(staff) == newest(*mine, *theirs)
-    assert await listed(staff, "&status=pending") == newest(*mine[2:], *theirs[1:])
-    assert await listed(staff, "&status=shipped") == newest(mine[1])
-    assert await listed(staff, "&status=cancelled") == newest(theirs[0])
-    assert await listed(staff, f"&userId={theirs[0].user_id}") == newest(*theirs)
-    assert await listed(staff, f"&userId={theirs[0].user_id}&status=pending") == newest(*theirs[1:])
-    assert await listed(staff, f"&userId={uuid4()}") == []
+    assert await listed(staff, status="pending") == newest(*mine[2:], *theirs[1:])
+    assert await listed(staff, status="shipped") == newest(mine[1])
+    assert await listed(staff, status="cancelled") == newest(theirs[0])
+    assert await listed(staff, userId=theirs[0].user_id) == newest(*theirs)
+    assert await listed(staff, userId=theirs[0].user_id, status="pending") == newest(*theirs[1:])
+    assert await listed(staff, userId=uuid4()) == []
 
 
 async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:

@@ -452,7 +452,7 @@ async def test_the_scripts_do_as_the_model(redis: RedisStore, steps: list[tuple[
                 if ours:
                     lease = None
             case ("drop", product, version):
-                await cache.drop(redis, [reference], product, version)
+                await cache.drop(redis, {reference: (product, version)})
                 lease = None
                 if entry and not (version is not None and entry[0] == product and entry[1] >= version):
                     entry = None

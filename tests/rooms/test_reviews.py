@@ -11,6 +11,7 @@ import httpx
 import pytest
 from showcase import fields, laptop, load, make_categories
 
+from floor import walked
 from quartet import catalog, inventory, orders
 from quartet.catalog import store
 from quartet.catalog.service import add_review, follow_reviews
@@ -128,19 +129,11 @@ async def test_reviews_are_listed_the_newest_first_page_by_page(
         written.append(f"Day {i // 2}")
         if i % 2:
             clock.advance(seconds)
-    shown: list[str] = []
-    ids: set[str] = set()
-    cursor = ""
-    while True:
-        page = (await client.get(f"/products/NEW/reviews?limit=3{cursor}")).json()
-        shown += [review["title"] for review in page["items"]]
-        ids |= {review["id"] for review in page["items"]}
-        if page["nextCursor"] is None:
-            break
-        cursor = f"&cursor={page['nextCursor']}"
-    assert shown == written[::-1]
-    assert len(ids) == 7
-    other = await client.get(f"/products/OLD/reviews?{cursor}")
+    shown = await walked(client, "/products/NEW/reviews", 3)
+    assert [review["title"] for review in shown] == written[::-1]
+    assert len({review["id"] for review in shown}) == 7
+    cursor = (await client.get("/products/NEW/reviews?limit=3")).json()["nextCursor"]
+    other = await client.get(f"/products/OLD/reviews?cursor={cursor}")
     assert (other.status_code, fields(other)) == (422, ["cursor"])
 
 

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from itertools import product
-from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from conftest import api_of, client_of
 from floor import made
 from quartet import catalog
 from quartet.catalog import store as catalog_store
 from quartet.cli import open_shop
-from quartet.gateway import create_app
 from quartet.search import service
 from quartet.search.model import AttrFilter, Wanted
 from quartet.web.dependencies import Shop
@@ -40,12 +40,9 @@ async def client(shop: Shop, staff: httpx.AsyncClient) -> AsyncIterator[httpx.As
     for sku, *_, rating in GOODS:
         where = {"sku": sku}
         await shop.stores.mongo.collection(catalog.PRODUCTS).update_one(where, {"$set": {"ratings.avg": rating}})
-    async with open_shop(shop.settings.model_copy(update={"search_url": "http://127.0.0.1:1"})) as lonely:
-        lonely_app = create_app(lambda: None)  # type: ignore[arg-type, return-value]
-        lonely_app.state.shop = lonely
-        transport = httpx.ASGITransport(lonely_app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as guest:
-            yield guest
+    alone = shop.settings.model_copy(update={"search_url": "http://127.0.0.1:1"})
+    async with open_shop(alone) as lonely, client_of(api_of(lonely)) as guest:
+        yield guest
 
 
 @pytest.mark.parametrize(
@@ -112,9 +109,8 @@ async def test_what_is_hidden_from_a_query_is_not_listed_either(
     assert (await made(client.get("/search?q=potter")))["total"] == 2  # another query
 
 
-async def test_a_search_that_is_answered_is_not_marked(shop: Shop, app: Any) -> None:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as guest:
+async def test_a_search_that_is_answered_is_not_marked(app: FastAPI) -> None:
+    async with client_of(app) as guest:
         assert (await guest.get("/search")).json()["degraded"] is False
         assert (await guest.get("/search/suggest?q=pott")).json()["degraded"] is False
 

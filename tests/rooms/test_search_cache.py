@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standstill import Standstill, until_done
 
+from conftest import api_of, client_of
 from quartet import catalog
 from quartet.catalog import Category, Draft
-from quartet.gateway import create_app
 from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
@@ -53,8 +53,8 @@ class Engine:
 @pytest.fixture
 def process(shop: Shop) -> Callable[..., Answers]:
     """What another process of the same shop keeps; for so many seconds."""
-    alias = uuid4().hex
-    return lambda seconds=SECOND, *more: Answers(shop.stores.redis, alias, seconds, MUCH, *more)
+    alias, at_once = uuid4().hex, Turns(100).turn
+    return lambda seconds=SECOND, turn=at_once: Answers(shop.stores.redis, alias, seconds, MUCH, turn)
 
 
 async def test_what_many_ask_at_once_is_made_once(process: Callable[..., Answers]) -> None:
@@ -157,7 +157,7 @@ async def test_what_is_kept_of_another_index_is_not_taken_over(process: Callable
 
 async def test_without_redis_each_process_keeps_its_own() -> None:
     redis = RedisStore("redis://127.0.0.1:1")
-    answers, engine = Answers(redis, "a", LONG, MUCH), Engine()
+    answers, engine = Answers(redis, "a", LONG, MUCH, Turns(1).turn), Engine()
     for _ in range(3):
         await answers.get("k", "t", "", engine)
     assert engine.made == 1
@@ -293,14 +293,7 @@ async def test_what_waited_for_its_turn_is_as_new_as_any(process: Callable[..., 
 @asynccontextmanager
 async def _served(shop: Shop, seconds: float = SECOND) -> AsyncIterator[httpx.AsyncClient]:
     keeping = replace(shop, settings=shop.settings.model_copy(update={"search_cache_seconds": seconds}))
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Shop]:
-        yield keeping
-
-    app = create_app(opened)
-    app.state.shop = keeping
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+    async with client_of(api_of(keeping)) as client:
         yield client
 
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import api_of, client_of
 from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
-from quartet.gateway import create_app
 from quartet.kernel.looks import Looks
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules
@@ -66,18 +66,8 @@ async def until(client: httpx.AsyncClient, q: str, expected: list[str] | set[str
 @asynccontextmanager
 async def another_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API process that has its own memory and its own connections."""
-    async with open_stores(settings) as stores:
-        shop = Shop(settings, stores)
-
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Shop]:
-            yield shop
-
-        app = create_app(opened)
-        app.state.shop = shop
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-            yield client
+    async with open_stores(settings) as stores, client_of(api_of(Shop(settings, stores))) as client:
+        yield client
 
 
 async def test_synonyms_go_both_ways_or_one(shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:

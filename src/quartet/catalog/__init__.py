@@ -3,6 +3,7 @@
 Documents are MongoDB's own (see `products.json`).
 """
 
+from quartet.catalog.cache import drop as drop_pages
 from quartet.catalog.model import (
     CANARY,
     Card,
@@ -26,7 +27,6 @@ from quartet.catalog.pages import (
     cached_products,
     cards,
     drop_cached,
-    drop_pages,
     forget_pages,
     hidden_skus,
     on_shelf,
@@ -63,7 +63,6 @@ from quartet.catalog.store import (
     product_ids_of_skus,
     put_back,
     reviews_by,
-    slice_after,
     stamp,
     stamps,
     sums,
@@ -120,7 +119,6 @@ __all__ = [
     "renew_cached",
     "reviews_by",
     "sellable_skus",
-    "slice_after",
     "slugify",
     "song_of",
     "stale_pages",

@@ -295,9 +295,7 @@ async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Resp
     """What is published. Any attribute of the category filters too: `attrs.color=black`, `attrs.ram_gb.gte=32` (also
     `lte`, `gt`, `lt`); several together hold of one and the same variant. An attribute that the category does not have
     is refused."""
-    found, following = await pages.list_products(
-        shop, request.query_params.multi_items(), limit=paging.limit, cursor=paging.cursor
-    )
+    found, following = await pages.list_products(shop, request.query_params.multi_items(), paging)
     items = [wire(product, shop.settings.currency) for product in found]
     return _json({"items": items, "nextCursor": following})
 
@@ -488,7 +486,7 @@ def _categories(found: Iterable[Category]) -> list[Document]:
 )
 async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Response:
     """What buyers say, the newest first."""
-    found, following = await service.list_reviews(shop, ref, limit=paging.limit, cursor=paging.cursor)
+    found, following = await service.list_reviews(shop, ref, paging)
     return answer(Page[ReviewShape](items=[_review(review) for review in found], next_cursor=following))
 
 

@@ -11,7 +11,7 @@ read anew after each sale.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from quartet.stores.files import Script, lua
@@ -87,13 +87,9 @@ async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[st
     return bool(replies) and all(replies)
 
 
-async def drop(redis: RedisStore, references: Collection[str], product_id: str, version: int | None) -> None:
-    """Takes a changed product (None: a deleted one) out of the cache, at once. Raises StoreUnavailable."""
-    await drop_many(redis, dict.fromkeys(references, (product_id, version)))
-
-
-async def drop_many(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
-    """The same for several products, in one round trip: by reference, the product's id and version."""
+async def drop(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
+    """Takes what these changes have made old out of the cache, in one round trip: by reference, the product's id and
+    version, None of one that is gone. Raises StoreUnavailable."""
     calls = {ref: (product_id, "" if version is None else version) for ref, (product_id, version) in changed.items()}
     await _run_each(redis, DROP, calls)
 

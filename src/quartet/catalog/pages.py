@@ -20,6 +20,7 @@ from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
+from quartet.web.paging import PageQuery
 
 log = structlog.get_logger("quartet.catalog")
 
@@ -231,8 +232,8 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
 
 
 async def list_products(
-    shop: Shop, parameters: Sequence[tuple[str, str]], *, limit: int, cursor: str | None = None
-) -> tuple[list[Document], str | None]:
+    shop: Shop, parameters: Sequence[tuple[str, str]], paging: PageQuery
+) -> tuple[Sequence[Document], str | None]:
     """Public documents of one page and the cursor of the next. `parameters` as they stand in the address:
     `category`, `brand`, `tag`, `sort`, `attrs.<name>[.gte|.lte|.gt|.lt]`. A category includes those below it.
 
@@ -256,14 +257,11 @@ async def list_products(
     )
     asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
     after, scope = None, f"products:{sort}:{asked_for}"
-    if cursor is not None:
-        value, sku = shop.cursors.decode(cursor, scope)
+    if paging.cursor is not None:
+        value, sku = shop.cursors.decode(paging.cursor, scope)
         after = (value, sku)
-    found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=limit + 1)
-    if len(found) <= limit:
-        return found, None
-    last = found[limit - 1]
-    return found[:limit], shop.cursors.encode([_value(last, SORTS[sort][0]), last["sku"]], scope)
+    found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=paging.limit + 1)
+    return shop.cursors.cut(found, paging, scope, lambda last: [_value(last, SORTS[sort][0]), last["sku"]])
 
 
 @dataclass(frozen=True)
@@ -347,7 +345,7 @@ async def forget(shop: Shop, references: Iterable[str], product_id: str, version
     """Takes a changed product out of the cache. False when Redis is away: then the worker does it, told by the change
     stream, and does not go on before it has."""
     try:
-        await cache.drop(shop.stores.redis, list(references), product_id, version)
+        await cache.drop(shop.stores.redis, dict.fromkeys(references, (product_id, version)))
     except StoreUnavailable:
         log.warning("product cache not told", product=product_id)
         return False
@@ -367,7 +365,7 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
     for product_id in wanted & present.keys():
         product = present[product_id]
         changed |= dict.fromkeys(product["keys"], (product_id, product["version"]))
-    await cache.drop_many(shop.stores.redis, changed)
+    await cache.drop(shop.stores.redis, changed)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
 
@@ -383,7 +381,7 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
         else:
             hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
     await cache.renew(shop.stores.redis, shown)
-    await cache.drop_many(shop.stores.redis, hidden)
+    await cache.drop(shop.stores.redis, hidden)
 
 
 async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[str, int]]]:
@@ -413,13 +411,8 @@ async def stale_pages(mongo: Mongo, pages: Mapping[str, tuple[str, int]]) -> dic
     }
 
 
-async def drop_pages(redis: RedisStore, stale: Mapping[str, tuple[str, int | None]]) -> None:
-    """Takes them away, as `stale_pages` named them; newer ones stay. Raises StoreUnavailable."""
-    await cache.drop_many(redis, stale)
-
-
 async def forget_pages(redis: RedisStore) -> None:
     """Takes all of them away, whatever their version: the catalog was put back to an earlier one. Raises
     StoreUnavailable."""
     async for pages in cached_products(redis):
-        await cache.drop_many(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})
+        await cache.drop(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})

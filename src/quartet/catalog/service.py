@@ -45,6 +45,7 @@ from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.stores.postgres import Tx
 from quartet.web import trail
 from quartet.web.dependencies import Shop
+from quartet.web.paging import PageQuery
 
 # Ids of loaded products come from their SKU, so that loading the same catalog again finds them.
 NAMESPACE = UUID("5f7a3a3e-6a0c-5d0f-8a44-1f0f7f5d6c21")
@@ -338,19 +339,15 @@ async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, 
     return review
 
 
-async def list_reviews(
-    shop: Shop, reference: str, *, limit: int, cursor: str | None
-) -> tuple[list[Document], str | None]:
+async def list_reviews(shop: Shop, reference: str, paging: PageQuery) -> tuple[Sequence[Document], str | None]:
     """The newest first, and the cursor of the next page. Raises NotFound, Invalid, StoreUnavailable."""
     product = await _published(shop, reference)
     scope = f"reviews:{product['_id']}"
     after = None
-    if cursor is not None:
-        (after,) = shop.cursors.decode(cursor, scope)
-    found = await store.reviews(shop.stores.mongo, product["_id"], after, limit + 1)
-    if len(found) <= limit:
-        return found, None
-    return found[:limit], shop.cursors.encode([found[limit - 1]["publicId"]], scope)
+    if paging.cursor is not None:
+        (after,) = shop.cursors.decode(paging.cursor, scope)
+    found = await store.reviews(shop.stores.mongo, product["_id"], after, paging.limit + 1)
+    return shop.cursors.cut(found, paging, scope, lambda last: [last["publicId"]])
 
 
 async def _published(shop: Shop, reference: str) -> Document:

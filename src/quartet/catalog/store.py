@@ -124,11 +124,6 @@ async def places(mongo: Mongo, ids: Collection[str]) -> dict[str, Place]:
     return {product["_id"]: place(product) for product in found}
 
 
-async def slice_after(mongo: Mongo, after: str, size: int) -> list[Document]:
-    """The next documents in order of id."""
-    return await mongo.collection(PRODUCTS).find({"_id": {"$gt": after}}, sort=[("_id", 1)], limit=size)
-
-
 async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
     """The next ids in order."""
     where = {"_id": {"$gt": after}}

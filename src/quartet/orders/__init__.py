@@ -4,13 +4,13 @@
 """
 
 from quartet.orders.model import (
+    GivenBack,
     Guest,
     InsufficientStock,
     InvalidTransition,
     MixedCurrencies,
     Order,
     OrderItem,
-    OrderRefund,
     OverRefund,
     PaymentContested,
     PriceChanged,
@@ -43,6 +43,7 @@ from quartet.orders.store import (
 __all__ = [
     "NEWEST",
     "Before",
+    "GivenBack",
     "Guest",
     "InsufficientStock",
     "InvalidTransition",
@@ -50,7 +51,6 @@ __all__ = [
     "NewOrderShape",
     "Order",
     "OrderItem",
-    "OrderRefund",
     "OrderShape",
     "OverRefund",
     "PaymentContested",

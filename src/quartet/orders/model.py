@@ -136,20 +136,6 @@ class Order:
 
 
 @dataclass(frozen=True)
-class OrderRefund:
-    """Money given back of an order, and whether pieces went back on the shelf with it."""
-
-    id: UUID
-    order_id: UUID
-    at: datetime
-    amount_cents: int
-    currency: str
-    restocked: bool
-    reason: str | None
-    by: str
-
-
-@dataclass(frozen=True)
 class Counted:
     """What is left of the money of a paid order."""
 

@@ -37,9 +37,6 @@ SELECT expire_orders($1, coalesce($2::timestamptz, now()), $3);
 -- name: refund
 SELECT refund_order($1, $2, $3, $4, $5, $6);
 
--- name: refund_by_id
-SELECT id, order_id, at, amount_cents, currency, restocked, reason, by FROM refunds WHERE id = $1;
-
 -- name: has_bought
 -- By idx_orders_user and idx_order_items_order: as dear as this user's orders.
 SELECT EXISTS (

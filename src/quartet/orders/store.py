@@ -24,7 +24,6 @@ from quartet.orders.model import (
     Order,
     OrderItem,
     OrderPayment,
-    OrderRefund,
     OverRefund,
     PaymentContested,
     PaymentNotCaptured,
@@ -137,14 +136,14 @@ async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | No
     return await _step(tx, q.cancel, order_id, by, reason)
 
 
-async def ship(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+async def ship(tx: Tx, order_id: UUID, *, by: str) -> Order:
     """Raises InvalidTransition, PaymentNotCaptured, PaymentContested, NotFound."""
-    return await _step(tx, q.ship, order_id, by, reason)
+    return await _step(tx, q.ship, order_id, by)
 
 
-async def deliver(tx: Tx, order_id: UUID, *, by: str, reason: str | None = None) -> Order:
+async def deliver(tx: Tx, order_id: UUID, *, by: str) -> Order:
     """Raises InvalidTransition, NotFound."""
-    return await _step(tx, q.deliver, order_id, by, reason)
+    return await _step(tx, q.deliver, order_id, by)
 
 
 async def refund(
@@ -156,7 +155,7 @@ async def refund(
     by: str = "system",
     reason: str | None = None,
     source_ref: str | None = None,
-) -> OrderRefund:
+) -> GivenBack:
     """Notes money given back, all that is left by default; all of it makes the order refunded, unless it is cancelled.
     `restock` puts the order's pieces back on the shelf, once. A `source_ref` seen before answers that refund again.
 
@@ -164,7 +163,7 @@ async def refund(
     """
     with _refusals():
         refund_id = await tx.fetchval(q.refund, order_id, amount_cents, restock, by, reason, source_ref)
-    return OrderRefund(**await tx.fetchrow(q.refund_by_id, refund_id))
+    return next(each for each in (await get(tx, order_id)).refunds if each.id == refund_id)
 
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
@@ -207,7 +206,7 @@ async def page(
     return [_order(row[0]) for row in rows]
 
 
-async def _step(tx: Tx, query: str, order_id: UUID, by: str, reason: str | None) -> Order:
+async def _step(tx: Tx, query: str, order_id: UUID, by: str, reason: str | None = None) -> Order:
     with _refusals():
         return _order(await tx.fetchval(query, order_id, by, reason))
 

@@ -1,6 +1,7 @@
 """Payments, refunds and webhook events in PostgreSQL; schema/payment_steps.sql tells what each step does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -57,10 +58,8 @@ async def start(
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, WaitsForBuyer.
     """
-    try:
+    with _refusals():
         row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, now, ask)
-    except Violation as refused:
-        raise _refusal(refused) from refused
     return _read(Payment, row)
 
 
@@ -81,10 +80,8 @@ async def start_under_key(
     Raises IdempotencyKeyReused and RequestInProgress as well.
     """
     args = (new_id(), order_id, user_id, as_guest, provider, key.owner, key.key, now, ask, key.fingerprint)
-    try:
+    with _refusals():
         row = await tx.fetchrow(q.start_under_key, *args)
-    except Violation as refused:
-        raise _refusal(refused) from refused
     return first_answer(key, row) or _read(Payment, row)
 
 
@@ -96,13 +93,11 @@ async def complete(
     comes to stand as `Payment.after` foretold; raises CameOtherwise if not, and nothing is done.
     """
     kept = (None, None, None) if answer is None else to_keep(answer)
-    try:
+    with _refusals():
         row = await tx.fetchrow(
             q.complete, payment_id, outcome.status, outcome.provider_ref, outcome.decline_code, now, now + SOON,
             outcome.redirect_url, *kept,
         )  # fmt: skip
-    except Violation as refused:
-        raise _refusal(refused) from refused
     return Completed(_read(Payment, row), row["user_id"], row["guest_cart"], row["bought"] or {})
 
 
@@ -124,10 +119,8 @@ async def is_unwanted(read: Read, payment_id: UUID) -> bool:
 
 async def start_capture(tx: Tx, payment_id: UUID, *, key: RequestKey | None, now: datetime, ask: datetime) -> Payment:
     """What is held is to be taken. Raises NotFound, PaymentInProgress (a capture is under way), NothingToCapture."""
-    try:
+    with _refusals():
         return _read(Payment, await tx.fetchrow(q.start_capture, payment_id, *_parts(key), now, ask))
-    except Violation as refused:
-        raise _refusal(refused) from refused
 
 
 async def drop_capture(tx: Tx, payment_id: UUID, now: datetime) -> None:
@@ -166,12 +159,10 @@ async def start_refund(
     nothing is left. `note` says why. Raises OverRefund."""
     owner, name = _parts(key)
     lines = None if items is None else [{"sku": sku, "qty": qty} for sku, qty in items]
-    try:
+    with _refusals():
         row = await tx.fetchrow(
             q.start_refund, order_id, cents, reason, restock, by, owner, name, now, ask, lines, note
         )
-    except Violation as refused:
-        raise _refusal(refused) from refused
     return None if row is None else _read(Refund, row)
 
 
@@ -195,19 +186,15 @@ async def note_moved(tx: Tx, payment_id: UUID, moved: Moved, now: datetime) -> N
     """What went back without us, or did not after all: once or many times, in whatever order, the same. Raises
     NotYetPaid."""
     args = (moved.kind, moved.provider_ref, moved.cents, moved.currency, moved.undone)
-    try:
+    with _refusals():
         await tx.execute(q.note_moved, payment_id, *args, now)
-    except Violation as refused:
-        raise _refusal(refused) from refused
 
 
 async def settle(tx: Tx, payment_id: UUID, refs: list[str], *, gone: bool, now: datetime) -> list[dict[str, Any]]:
     """What others did to its money, by the provider's names, is seen to: the order goes on. `gone`: what a bank or the
     provider took is not coming back. Answers what that was. Raises PaymentContested where more is open than named."""
-    try:
+    with _refusals():
         return [dict(row) for row in await tx.fetch(q.settle, payment_id, refs, gone, now)]
-    except Violation as refused:
-        raise _refusal(refused) from refused
 
 
 async def is_left(read: Read, payment_id: UUID) -> bool:
@@ -289,6 +276,15 @@ def _parts(key: RequestKey | None) -> tuple[str | None, str | None]:
 
 def _read(kind: type[T], row: Any) -> T:
     return kind(**{field.name: row[field.name] for field in fields(kind)})
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the database's functions refuse, in the words of the shop."""
+    try:
+        yield
+    except Violation as refused:
+        raise _refusal(refused) from refused
 
 
 def _refusal(refused: Violation) -> Exception:

@@ -15,7 +15,7 @@ import re
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from time import monotonic
 from uuid import UUID
@@ -96,14 +96,10 @@ Make = Callable[[], Awaitable[Ready]]
 Turn = Callable[[str], AbstractAsyncContextManager[None]]
 
 
-def _no_turn(_: str) -> AbstractAsyncContextManager[None]:
-    return nullcontext()
-
-
 class Answers:
     """The answers of one shop, by what was asked. `seconds` 0 keeps none; `turn`: a client's turn with the engine."""
 
-    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn = _no_turn) -> None:
+    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn) -> None:
         self._redis, self._seconds, self._turn = redis, seconds, turn
         self._generation_key = f"search:{{{alias}}}:generation"
         self._prefix = f"search:{{{alias}}}:answer:"

@@ -1,4 +1,14 @@
-"""A search or suggestion from what was asked to the ready answer: what is kept, the engine by turns, or the catalog."""
+"""A search or suggestion from what was asked to the ready answer. What happens to a query, in this order:
+
+1. The gateway asks `at_hand`, by the address as it came: an answer of the last second needs nothing else.
+2. `api` reads the parameters into a `Wanted`, and `merchandising.ruling` says what staff and sales say of the words.
+3. `answer` asks `cache.Answers` by what is meant (`_key`): this process, whoever is just asking the same, Redis; else
+   it takes one of the client's turns with the engine.
+4. In it `store.find` asks tier by tier (`query.body`) until something is found, with the categories (`_shelves`), what
+   is counted where one of them is in view (`_view`), and the ids of the pages before (`cache.Leaves`).
+5. Where the engine is away, `find_listed` lists what an index of the catalog gives.
+6. `api` makes the bytes, which are kept, and notes the search each time they are given (`merchandising.note_search`).
+"""
 
 import asyncio
 import re

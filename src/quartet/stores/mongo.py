@@ -27,6 +27,8 @@ PROBE_SECONDS = 2.0
 MOST_CALLS = 500
 # Between two looks at a change stream whose engine does not wait for news.
 _PAUSE_SECONDS = 0.02
+# How long MongoDB waits for news before it says that there is none.
+_AWAIT_MS = 200
 # History lost, fatal stream error, invalid resume token, stream closed, token not found, the oplog has rolled past us.
 _LOST = (286, 280, 260, 222, 50811, 136)
 _NAMESPACE_EXISTS = 48
@@ -129,14 +131,12 @@ class Collection:
             cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
             return await _apart(cursor.to_list())
 
-    async def scan(
-        self, where: Filter, *, projection: Sequence[str] | None = None, batch: int = 500
-    ) -> AsyncIterator[list[Document]]:
+    async def scan(self, where: Filter, *, batch: int = 500) -> AsyncIterator[list[Document]]:
         """Every matching document in order of `_id`, in batches, resumable and flat in memory."""
         last: Any = None
         while True:
             page_filter = dict(where) if last is None else {**where, "_id": {"$gt": last}}
-            found = await self.find(page_filter, sort=[("_id", 1)], limit=batch, projection=projection)
+            found = await self.find(page_filter, sort=[("_id", 1)], limit=batch)
             if found:
                 last = found[-1]["_id"]
                 yield found
@@ -203,15 +203,13 @@ class Collection:
         async with _called(self._guard, None):
             await _apart(self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted]))
 
-    async def watch(
-        self, *, resume_after: Any = None, max_await_ms: int = 200
-    ) -> AsyncGenerator[tuple[str | None, Any], None]:
+    async def watch(self, *, resume_after: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and
-        (None, token) whenever there is none just then; that comes after `max_await_ms` from MongoDB, much sooner from
+        (None, token) whenever there is none just then; that comes after `_AWAIT_MS` from MongoDB, much sooner from
         nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is
         gone raises LostPosition on MongoDB; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
         operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}}
-        opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=max_await_ms)
+        opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=_AWAIT_MS)
         try:
             with _NamedErrors():
                 stream = await _apart(opening)

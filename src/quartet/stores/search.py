@@ -248,9 +248,7 @@ class SearchEngine:
             raise
         return found
 
-    async def bulk(
-        self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]], *, refresh: bool = False
-    ) -> list[BulkResult]:
+    async def bulk(self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]]) -> list[BulkResult]:
         """`_bulk` of (action, document or its JSON, or None for a delete); one result an action, in order. Through an
         alias only: a write to an index that is not there would make one, with guessed fields; this way each item is
         refused 404.
@@ -266,13 +264,12 @@ class SearchEngine:
             if document is not None:
                 body += (document if isinstance(document, bytes) else orjson.dumps(document)) + b"\n"
             if len(body) > BULK_BYTES:
-                results += await self._bulk(alias, bytes(body), refresh)
+                results += await self._bulk(alias, bytes(body))
                 body.clear()
-        return results + (await self._bulk(alias, bytes(body), refresh) if body else [])
+        return results + (await self._bulk(alias, bytes(body)) if body else [])
 
-    async def _bulk(self, alias: str, body: bytes, refresh: bool) -> list[BulkResult]:
+    async def _bulk(self, alias: str, body: bytes) -> list[BulkResult]:
         params = {"require_alias": "true", "filter_path": "items.*._id,items.*.status,items.*.error"}
-        params |= {"refresh": "true"} if refresh else {}
         found = await self.request("POST", f"/{alias}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
         results = [next(iter(item.values())) for item in found["items"]]
         return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]

@@ -26,7 +26,7 @@ from quartet import catalog, search
 from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
-from quartet.sync.products import BATCH, carry, wanted_of
+from quartet.sync.products import carry, wanted_of
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -38,6 +38,8 @@ PATIENCE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.5
 # Fingerprints asked for in one call; an engine answers ten thousand at most.
 MOST_AT_ONCE = 5_000
+# Products read at once.
+BATCH = 500
 SLICE_SECONDS = 1.0
 SCRUBBED = 200
 # When more than that differ an engine has forgotten what it had to tell: then everything is looked at, at once.

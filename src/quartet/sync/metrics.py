@@ -40,8 +40,8 @@ _LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, ENDPOINTS, AGE)
 _asked: WeakKeyDictionary[Postgres, float] = WeakKeyDictionary()
 
 
-class Took(Collector):
-    """The histogram of freshness, which the workers count together and PostgreSQL keeps."""
+class FreshnessHistogram(Collector):
+    """What the workers count together and PostgreSQL keeps."""
 
     rows: Sequence[store.Took] = ()
 
@@ -81,7 +81,7 @@ class Done(Collector):
         return family
 
 
-TOOK, DONE = Took(), Done()
+TOOK, DONE = FreshnessHistogram(), Done()
 REGISTRY.register(TOOK)
 REGISTRY.register(DONE)
 

@@ -38,8 +38,6 @@ Json = dict[str, Any]
 log = structlog.get_logger("quartet.sync")
 
 PIPELINE = "search"
-# As many as are compared in one slice.
-BATCH = 500
 TRIES = 5
 
 BATCHES = Counter("quartet_sync_batches", "Batches of products carried to search.")
@@ -325,30 +323,6 @@ async def _try(
         if left:
             await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
     raise StoreUnavailable("search", f"the search engine keeps refusing {len(left)} of {len(documents)} items")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A part of the catalog compared with an index: the ids that differ, and where the next slice begins (None: this
-    was the last)."""
-
-    differing: frozenset[str]
-    upto: str | None
-
-
-async def compare(shop: Shop, after: str, *, alias: str = "") -> Slice:
-    """Compares one slice of the catalog, in order of ids, with inventory and with what search holds of it.
-
-    What is just being changed differs too; carrying it once more does no harm."""
-    products = await catalog.slice_after(shop.stores.mongo, after, BATCH)
-    upto = products[-1]["_id"] if len(products) == BATCH else None
-    stored = await search.stored(shop.stores.search, alias or shop.settings.search_alias, after, upto, 2 * BATCH)
-    return Slice(frozenset(await _differing(shop, products, stored)), upto)
-
-
-async def _differing(shop: Shop, products: list[Json], stored: Mapping[str, Json]) -> set[str]:
-    wanted, differing = await wanted_of(shop, products)
-    return differing | {id_ for id_ in wanted.keys() | stored.keys() if wanted.get(id_) != stored.get(id_)}
 
 
 async def wanted_of(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:
