@@ -23,12 +23,14 @@ class Desk:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.headers: dict[bytes, bytes] = {}
         self.takes = 0.0
         self.heeds_bodies = True
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = b"", self.heeds_bodies
         self.asked.append(scope["path"])
+        self.headers = dict(scope["headers"])
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
@@ -304,6 +306,16 @@ async def test_a_body_may_be_longer_than_headers(port: int) -> None:
     for _ in range(2):
         line[1].write(request("POST", "/products", body))
         assert await answer(line) == body
+    line[1].close()
+
+
+async def test_what_follows_the_body_is_no_header(port: int, desk: Desk) -> None:
+    """A proxy sets X-Forwarded-For among the headers, and may let through what comes after the body."""
+    line = await come(port)
+    head = b"POST /orders HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    line[1].write(head + b"1\r\nx\r\n0\r\nX-Forwarded-For: 198.51.100.7\r\nAuthorization: Bearer x\r\n\r\n")
+    assert await answer(line) == b"x"
+    assert desk.headers == {b"x-forwarded-for": b"192.0.2.1", b"transfer-encoding": b"chunked"}
     line[1].close()
 
 

@@ -243,6 +243,7 @@ class _Protocol(HttpToolsProtocol):
         if answer is None:
             self._unset_keepalive_if_required()  # set where one that came along was answered here
             super().on_headers_complete()
+            self.headers = []  # what follows the body is none: no proxy has seen to it
         else:
             self._is_answered = True
             self.transport.write(self._written(200, *answer))
