@@ -59,7 +59,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await orders.forget(tx, theirs, now)
             await payments.forget(tx, theirs)
             await merchandising.forget_lines(tx, theirs)
-            await idempotency.forget_person(tx, user.id, proven)
+            await idempotency.forget_person(tx, user.id, theirs)
             # By their orders alone: an address that nobody has proved may be somebody else's.
             await outbox.forget_orders(tx, theirs)
             await hooks.forget_orders(tx, theirs)
