@@ -300,11 +300,29 @@ async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_mes
     assert len(set(server.tries)) == 1
 
 
+async def test_a_mailbox_is_not_filled_by_one_account_after_another(
+    shop: Shop, till: Till, client: httpx.AsyncClient
+) -> None:
+    """Each is made by the same address, and forgotten once its e-mail has left."""
+    ada = {"email": "ada@example.com", "password": "analytical engine"}
+    for _ in range(service.LINKS_AN_HOUR + 2):
+        assert (await client.post("/users", json=ada)).status_code == 201
+        signed = (await client.post("/sessions", json=ada)).json()
+        await carry(shop)
+        headers, body = {"Authorization": f"Bearer {signed['accessToken']}"}, {"password": ada["password"]}
+        assert (await client.request("DELETE", "/users/me", json=body, headers=headers)).status_code == 204
+    assert [to for to, *_ in sent(shop)] == [ada["email"]] * service.LINKS_AN_HOUR
+    assert (await states(till))[-2:] == ["dropped"] * 2
+    assert (await client.post("/users", json={**ada, "email": "bob@example.com"})).status_code == 201
+    await carry(shop)
+    assert sent(shop)[-1][0] == "bob@example.com"
+
+
 @pytest.mark.parametrize("in_the_end", ["told", "given up"])
 async def test_the_old_address_is_told_before_the_new_one_has_its_link(
     shop: Shop, client: httpx.AsyncClient, in_the_end: str
 ) -> None:
-    """Whoever has the password could else be quicker than a mail server that is away for a moment, and be told himself."""
+    """Whoever has the password could be quicker than a mail server that is away for a moment, and be told alone."""
     ada = {"email": "ada@example.com", "password": "analytical engine"}
     assert (await client.post("/users", json=ada)).status_code == 201
     await carry(shop)
