@@ -350,6 +350,24 @@ async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
     assert await shop.stores.redis.call("EXISTS", f"cart:{{{user_id}}}") == 0
 
 
+async def test_what_is_carried_late_brings_nobody_back(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    """As where Redis was away when they bought."""
+    _, headers = await _live(client, shop, staff)
+    order = await _order(client, "late", headers)
+    await _pay(client, order, headers)
+    async with shop.stores.pg.tx() as tx:
+        sql = "UPDATE outbox SET attempts = 1, not_before = $2 WHERE key = $1"
+        await tx.execute(sql, order["id"], datetime.max.replace(tzinfo=UTC))
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    await sync.catch_up(shop)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE outbox SET not_before = '-infinity'")
+    await sync.catch_up(shop)
+    assert (await client.get("/leaderboard")).json()["items"] == []
+
+
 async def test_nobody_goes_while_money_is_on_its_way(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:
