@@ -300,6 +300,52 @@ async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_mes
     assert len(set(server.tries)) == 1
 
 
+async def test_a_mailbox_is_not_filled_by_one_account_after_another(
+    shop: Shop, till: Till, client: httpx.AsyncClient
+) -> None:
+    """Each is made by the same address, and forgotten once its e-mail has left."""
+    ada = {"email": "ada@example.com", "password": "analytical engine"}
+    for _ in range(service.LINKS_AN_HOUR + 2):
+        assert (await client.post("/users", json=ada)).status_code == 201
+        signed = (await client.post("/sessions", json=ada)).json()
+        await carry(shop)
+        headers, body = {"Authorization": f"Bearer {signed['accessToken']}"}, {"password": ada["password"]}
+        assert (await client.request("DELETE", "/users/me", json=body, headers=headers)).status_code == 204
+    assert [to for to, *_ in sent(shop)] == [ada["email"]] * service.LINKS_AN_HOUR
+    assert (await states(till))[-2:] == ["dropped"] * 2
+    assert (await client.post("/users", json={**ada, "email": "bob@example.com"})).status_code == 201
+    await carry(shop)
+    assert sent(shop)[-1][0] == "bob@example.com"
+
+
+@pytest.mark.parametrize("in_the_end", ["told", "given up"])
+async def test_the_old_address_is_told_before_the_new_one_has_its_link(
+    shop: Shop, client: httpx.AsyncClient, in_the_end: str
+) -> None:
+    """Whoever has the password could be quicker than a mail server that is away for a moment, and be told alone."""
+    ada = {"email": "ada@example.com", "password": "analytical engine"}
+    assert (await client.post("/users", json=ada)).status_code == 201
+    await carry(shop)
+    signed = (await client.post("/sessions", json=ada)).json()
+    body, headers = {**ada, "email": "thief@example.com"}, {"Authorization": f"Bearer {signed['accessToken']}"}
+    assert (await client.post("/users/me/email", json=body, headers=headers)).status_code == 202
+    while await relay.relay(shop):
+        pass
+    refusal = OSError("451 later") if in_the_end == "told" else MailRefused("550 no such mailbox")
+    clock, server = FixedClock(datetime.now(UTC)), Stubborn(refusal)
+    slow = Shop(shop.settings, shop.stores, clock, server)
+    assert (await notify.deliver(slow), len(server.tries)) == (1, 1)
+    if in_the_end == "told":
+        assert (await notify.deliver(slow), len(server.tries)) == (0, 1)
+    sent(shop).clear()
+    clock.advance(60)
+    while await notify.deliver(Shop(shop.settings, shop.stores, clock, shop.mail)):
+        pass
+    told = [(to, subject) for to, subject, _ in sent(shop)]
+    notice, link = (ada["email"], "Your e-mail address is to change"), (body["email"], "Confirm your e-mail address")
+    assert told == ([notice, link] if in_the_end == "told" else [link])
+
+
 async def test_what_is_refused_or_failed_for_a_day_lies_dead_and_can_be_sent_by_hand(
     shop: Shop, till: Till, shopper: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:

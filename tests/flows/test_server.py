@@ -23,12 +23,14 @@ class Desk:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.headers: dict[bytes, bytes] = {}
         self.takes = 0.0
         self.heeds_bodies = True
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = b"", self.heeds_bodies
         self.asked.append(scope["path"])
+        self.headers = dict(scope["headers"])
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
@@ -191,7 +193,13 @@ async def test_pipelined_requests_are_answered_in_their_order_however_many(port:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"BREW /pot HTTP/1.1\r\n", b"GET /\xff HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: -5\r\n"]
+    "sent",
+    [
+        b"BREW /pot HTTP/1.1\r\n",
+        b"GET /\xff HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -5\r\n",
+        b"CONNECT shop:80 HTTP/1.1\r\n",
+    ],
 )
 async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, sent: bytes) -> None:
     line = await come(port)
@@ -206,6 +214,32 @@ async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, 
     assert problem["instance"] == headers["x-request-id"]
     assert (headers["connection"], headers["cache-control"], desk.asked) == ("close", "no-store", [])
     line[1].close()
+
+
+@pytest.mark.parametrize("wish", [b"h2c", b"websocket", b"anything"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_who_would_rather_speak_another_protocol_has_the_body_read_all_the_same(
+    server: Server, desk: Desk, wish: bytes, is_chunked: bool
+) -> None:
+    """Else it would be the next request: of somebody else, where a proxy shares the connection out."""
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % len(hidden)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden) if is_chunked else hidden
+    head = b"POST /orders?a=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %b\r\n%b\r\n\r\n" % (wish, length)
+    bare = b"GET /bare HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % wish
+    sent = (head + body) * 2 + bare + request("GET", "/next", b"next")
+    protocol = server._protocol()
+    met = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
+    line = await come(met.sockets[0].getsockname()[1])
+    while not hasattr(protocol.transport, "write"):  # noqa: ASYNC110 — until it is let in
+        await asyncio.sleep(0)
+    for cut in (len(sent), len(head), len(head) - 9, len(head + body) + 5, 1):
+        for start in range(0, len(sent), cut):
+            protocol.data_received(sent[start : start + cut])
+        assert [await answer(line) for _ in range(4)] == [hidden, hidden, b"", b"next"]
+    assert desk.asked == ["/orders", "/orders", "/bare", "/next"] * 5
+    line[1].close()
+    met.close()
 
 
 async def test_what_came_before_what_is_no_http_is_answered_first(port: int, desk: Desk) -> None:
@@ -272,6 +306,16 @@ async def test_a_body_may_be_longer_than_headers(port: int) -> None:
     for _ in range(2):
         line[1].write(request("POST", "/products", body))
         assert await answer(line) == body
+    line[1].close()
+
+
+async def test_what_follows_the_body_is_no_header(port: int, desk: Desk) -> None:
+    """A proxy sets X-Forwarded-For among the headers, and may let through what comes after the body."""
+    line = await come(port)
+    head = b"POST /orders HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    line[1].write(head + b"1\r\nx\r\n0\r\nX-Forwarded-For: 198.51.100.7\r\nAuthorization: Bearer x\r\n\r\n")
+    assert await answer(line) == b"x"
+    assert desk.headers == {b"x-forwarded-for": b"192.0.2.1", b"transfer-encoding": b"chunked"}
     line[1].close()
 
 

@@ -103,18 +103,27 @@ async def test_no_number_of_tries_at_once_gets_past_the_limit(shop: Shop, lock: 
     assert sum(isinstance(one, lockout.Try) for one in done) == 10
 
 
+# Two customers, and the first of them once more, who has all of an IPv6 /64.
+V4 = ("192.0.2.7", "192.0.2.8", "192.0.2.7")
+V6 = ("2001:db8:1:2::1", "2001:db8:1:3::1", "2001:db8:1:2:ffff::9")
+
+
+@pytest.mark.parametrize(("form", "addresses"), [("{}", V4), ("{}:{port}", V4), ("{}", V6), ("[{}]:{port}", V6)])
 async def test_wrong_passwords_from_one_address_close_it_but_not_for_the_neighbours(
-    app: FastAPI, client: httpx.AsyncClient, shop: Shop
+    app: FastAPI, client: httpx.AsyncClient, shop: Shop, form: str, addresses: tuple[str, ...]
 ) -> None:
+    """However a proxy writes it, with the port of each connection too."""
     settings = shop.settings.model_copy(update={"limit_address_failures": 3, "trust_proxy": True})
     app.state.shop = Shop(settings, shop.stores, mail=shop.mail)
     assert (await client.post("/users", json=ADA)).status_code == 201
-    here, there = {"X-Forwarded-For": "2001:db8:1:2::1"}, {"X-Forwarded-For": "2001:db8:1:3::1"}
+    here, there, again = (
+        {"X-Forwarded-For": f"203.0.113.9, {form.format(address, port=40_000 + n)}"}
+        for n, address in enumerate(addresses)
+    )
     for n in range(3):
         wrong = {"email": f"nobody{n}@example.com", "password": "a guess or two"}
         assert (await client.post("/sessions", json=wrong, headers=here)).status_code == 401
-    neighbour = {"X-Forwarded-For": "2001:db8:1:2:ffff::9"}  # of the same /64
-    for headers in (here, neighbour):
+    for headers in (here, again):
         refused = await client.post("/sessions", json=ADA, headers=headers)
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-attempts")
         assert 1 <= int(refused.headers["Retry-After"]) <= 60

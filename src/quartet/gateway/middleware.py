@@ -72,6 +72,8 @@ _TO_BE_READ = frozenset((b"authorization", b"cookie", b"content-length", b"trans
 _NUL = re.compile("\0")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# As some proxies say it, with the port that the client called from: another one for each connection.
+_WITH_PORT = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::\d+)?")
 
 
 class Gateway:
@@ -174,7 +176,9 @@ class Gateway:
         if self.settings.trust_proxy:
             for name, value in reversed(sent):
                 if name == b"x-forwarded-for" and value:
-                    return value.decode("latin-1").rsplit(",", 1)[-1].strip()
+                    said = value.decode("latin-1").rsplit(",", 1)[-1].strip()
+                    found = _WITH_PORT.fullmatch(said)
+                    return (found[1] or found[2]) if found else said
         return str(peer[0]) if peer else ""
 
     def ready(self, scope: Scope) -> App | None:

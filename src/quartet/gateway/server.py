@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quartet.gateway.limits import hashes
@@ -177,13 +178,40 @@ class _Protocol(HttpToolsProtocol):
 
     def _read(self, data: bytes) -> None:
         self._head += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._refusal:
             return
         if self._head > LONGEST_HEAD:
             self.send_400_response(_TOO_LONG)
         elif self._patience is None and (self._head or self._is_forgotten()):
             self._wait()
+
+    def _parse(self, data: memoryview) -> None:
+        """Whoever would rather go on in another protocol, as Java's own client (`Upgrade: h2c`), goes on in this one.
+        By itself the parser would leave such a request's body, and take it for the next request: behind a proxy that
+        shares a connection out, one whose answer somebody else gets. Raises HttpParserError."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as wish:
+                if self.parser.get_method() == b"CONNECT":
+                    raise HttpParserError("no tunnels") from None
+                data = data[wish.args[0] :]
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """The headers once more, without the wish."""
+        version = self.parser.get_http_version().encode()
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        headers = as_lines(header for header in self.headers if header[0] != b"upgrade")
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the one before
+        self.parser.feed_data(start + headers + b"\r\n")
 
     def _is_forgotten(self) -> bool:
         """Nobody looks to the time: what came of a request that was answered before has ended the wait for the next."""
@@ -205,6 +233,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """What is at hand is answered here, and nothing of what an application needs is made."""
+        if self.parser.should_upgrade():
+            return  # they come once more
         if self._head > LONGEST_HEAD and self._length() > LONGEST_HEAD:  # in one piece, perhaps with a body
             self.send_400_response(_TOO_LONG)
             raise ValueError(_TOO_LONG)  # so that nothing more is read
@@ -213,6 +243,7 @@ class _Protocol(HttpToolsProtocol):
         if answer is None:
             self._unset_keepalive_if_required()  # set where one that came along was answered here
             super().on_headers_complete()
+            self.headers = []  # what follows the body is none: no proxy has seen to it
         else:
             self._is_answered = True
             self.transport.write(self._written(200, *answer))
@@ -227,7 +258,6 @@ class _Protocol(HttpToolsProtocol):
             self.parser.get_method() == b"GET"
             and self.parser.should_keep_alive()
             and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and not self.pipeline
@@ -243,6 +273,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request."""
+        if self.parser.should_upgrade():
+            return
         if self._is_answered:
             self._is_answered = False
         else:

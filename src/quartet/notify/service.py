@@ -6,6 +6,7 @@ and makes it another message.
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from quartet.stores import letters, tallies
 from quartet.stores.mail import MailRefused
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Tx
+from quartet.web import limits
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.notify")
@@ -215,12 +217,23 @@ def _link(mint: Mint, path: str) -> Compose:
             if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
                 return None
             minted = await mint(tx, mail.user_id, shop.clock.now())
-        if minted is None:
+        if minted is None or await _has_enough(shop, mail, minted[0]):
             return None
         email, name, token = minted
         return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
 
     return compose
+
+
+async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
+    """Whether this mailbox is being filled by one account after another; a later try of the same e-mail is no other."""
+    if mail.attempts > 1:
+        return False
+    whose = hashlib.sha256(f"{mail.kind} {address}".encode()).hexdigest()[:32]
+    try:
+        return not (await limits.take(shop.stores.redis, f"mailbox:{whose}", LINKS_AN_HOUR, window=3600)).allowed
+    except StoreUnavailable:  # without Redis one account alone is kept from it
+        return False
 
 
 async def _of_order(shop: Shop, mail: Mail) -> Letter | None:

@@ -84,5 +84,5 @@ async def payloads(tx: Tx, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """No event of these that waits names a guest's address any more."""
+    """No event of these that waits names a guest's address or its user any more."""
     await tx.execute(q.forget_orders, order_ids)

@@ -80,8 +80,11 @@ SELECT name, n FROM tallies;
 SELECT id, payload FROM outbox WHERE id = ANY ($1) FOR UPDATE;
 
 -- name: forget_orders
--- What waits to be carried of these orders goes on without a guest's address.
-UPDATE outbox SET payload = payload - 'email' WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';
+-- What waits to be carried of these orders goes on without a guest's address, and as nobody's: their points, come after
+-- they were taken off the boards, would put them there again.
+UPDATE outbox
+SET payload = payload - 'email' || CASE WHEN payload ? 'user_id' THEN '{"user_id": null}' ELSE '{}' END::jsonb
+WHERE key = ANY ($1::uuid[]::text[]);
 
 -- name: forget_letters
 DELETE FROM dead_letters

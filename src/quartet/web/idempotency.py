@@ -8,7 +8,7 @@ well and is kept; what was not valid, or failed on our side, is none.
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -174,9 +174,9 @@ async def release(tx: Tx, owner: str, key: str) -> None:
     await tx.execute(q.release, owner, key)
 
 
-async def forget_person(tx: Tx, user_id: UUID, email: str | None) -> None:
-    """No answer to them is kept, nor one that names the address that they have proved."""
-    await tx.execute(q.forget_person, str(user_id), email)
+async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
+    """No answer to them is kept, nor one to anybody that tells an order of theirs."""
+    await tx.execute(q.forget_person, str(user_id), order_ids)
 
 
 async def sweep(tx: Tx) -> None:

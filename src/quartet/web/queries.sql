@@ -20,8 +20,9 @@ INSERT INTO audit_log (actor, action, subject_kind, subject_id, before, after, r
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: forget_person
--- The user's own, and any answer that has the address they have proved, such as a guest's. All there are is a day's: a
--- scan will do.
+-- The user's own, and any answer that tells one of these orders, a guest's or a colleague's: it says what the buyer wrote.
+-- What only names one, such as a refund, stays, or the same key would give the money back again. All there are is a
+-- day's: a scan will do.
 DELETE FROM idempotency_keys
 WHERE owner = 'user:' || $1::text
-   OR position(convert_to('"email":' || to_json($2::text)::text, 'UTF8') IN body) > 0;
+   OR substring(convert_from(body, 'UTF8') FROM '^{"id":"([^"]+)"') IN (SELECT id::text FROM unnest($2::uuid[]) AS id);
