@@ -31,6 +31,8 @@ GATHER_SECONDS = 0.5
 BATCH = 2_000
 # Two seconds of the busiest shop, some 5 MB.
 MOST_WAITING = 20_000
+# A statement that counts goes through a day's searches, or through a month of queries.
+COUNT_SECONDS = 120.0
 OFFERED_DAYS = 30
 MOST_OFFERED = 5_000
 
@@ -141,10 +143,10 @@ async def count_queries(shop: Shop) -> None:
     now = shop.clock.now()
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for day in (midnight, midnight - timedelta(days=1)):
-        async with shop.stores.pg.once() as tx:
+        async with shop.stores.pg.once(COUNT_SECONDS) as tx:
             await store.count_queries(tx, day)
     await shop.step("queries counted")
-    async with shop.stores.pg.once() as tx:
+    async with shop.stores.pg.once(COUNT_SECONDS) as tx:
         since = now - timedelta(days=OFFERED_DAYS)
         await store.draw_frequent(tx, since, shop.settings.suggest_least_searches, MOST_OFFERED)
     await shop.step("frequent queries drawn")
