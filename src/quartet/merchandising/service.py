@@ -137,12 +137,12 @@ async def credit_late(shop: Shop) -> None:
         await store.credit_late(tx)
 
 
-async def count_queries(shop: Shop) -> None:
-    """Counts how often queries of today and yesterday were searched for, and puts down which are offered. Today's
-    first: yesterday's were counted all day long."""
+async def count_queries(shop: Shop, *, yesterday: bool = True) -> None:
+    """Counts how often queries of today, and of `yesterday`, were searched for, and puts down which are offered.
+    Today's first: yesterday's were counted all day long."""
     now = shop.clock.now()
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for day in (midnight, midnight - timedelta(days=1)):
+    for day in (midnight, midnight - timedelta(days=1)) if yesterday else (midnight,):
         async with shop.stores.pg.once(COUNT_SECONDS) as tx:
             await store.count_queries(tx, day)
     await shop.step("queries counted")
