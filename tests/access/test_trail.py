@@ -330,6 +330,21 @@ async def test_each_filter_has_its_index(shop: Shop, wanted: store.Filter, index
     assert index in "\n".join(plans), plans
 
 
+async def test_what_is_long_ago_is_not_looked_for_among_all_that_came_since() -> None:
+    """The index is entered at the end of the time, or at the entry shown last."""
+    begins: list[tuple[Any, ...]] = []
+
+    class Notes:
+        async def fetch(self, sql: str, *args: Any) -> list[Any]:
+            begins.append(args[:2])
+            return []
+
+    since, until, shown = (store.NEWEST.at.replace(year=year) for year in (2020, 2022, 2021))
+    for before in (store.NEWEST, store.Before(shown, 7)):
+        await store.entries(Notes(), store.Filter(), since=since, until=until, before=before, limit=20)  # type: ignore[arg-type]
+    assert begins == [(until, 0), (shown, 7)]
+
+
 # Append-only, by grant and by trigger
 
 

@@ -75,7 +75,7 @@ class NotedPostgres(Postgres):
             self._notes.effect("a commit")
 
     @asynccontextmanager
-    async def once(self) -> AsyncIterator[Tx]:
+    async def once(self, seconds: float | None = None) -> AsyncIterator[Tx]:
         async with self.tx() as tx:
             yield tx
 

@@ -1,12 +1,15 @@
 """`quartet check`: silent over a sound shop, and names what is wrong when something is."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from quartet import audit, sync
+from quartet.audit import service
 from quartet.demo import seed
-from quartet.stores import mongo
+from quartet.stores import mongo, postgres
+from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
 
 
@@ -31,6 +34,17 @@ async def test_a_sound_shop_has_nothing_to_be_named(sound: Shop) -> None:
     assert report.checked["search_equals_catalog"] > 90
     assert report.checked["ledger_equals_rows"] > 90
     assert set(report.checked) == set(audit.RULES)
+
+
+async def test_a_rule_may_take_longer_than_any_other_call(sound: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large shop it goes through millions of rows."""
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.2)
+    slow = "SELECT 'all' AS subject, 'found' AS finding FROM pg_sleep(0.5)"
+    monkeypatch.setitem(service.q.texts, "nothing_overdue", slow)
+    pg = Postgres(sound.settings.postgres_url or "")
+    report = await audit.check(replace(sound, stores=replace(sound.stores, pg=pg)), patience=0)
+    await pg.close()
+    assert [(found.rule, found.finding) for found in report.violations] == [("nothing_overdue", "found")]
 
 
 async def _by_hand(shop: Shop, sql: str) -> None:

@@ -351,7 +351,7 @@ async def test_the_log_of_searches_is_swept_also_while_it_is_too_long_to_be_coun
     """And PostgreSQL is not made to count all the time."""
     tries: list[float] = []
 
-    async def too_long(_: Shop) -> None:
+    async def too_long(_: Shop, **__: bool) -> None:
         tries.append(monotonic())
         raise StoreUnavailable("postgresql")
 
@@ -370,6 +370,25 @@ async def test_the_log_of_searches_is_swept_also_while_it_is_too_long_to_be_coun
         await soon(swept)
         await soon(tried)
     assert min(later - earlier for earlier, later in itertools.pairwise(tries)) >= 1
+
+
+async def test_of_yesterday_the_worker_counts_once_in_a_while_what_was_written_late(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[bool] = []
+
+    async def noted(_: Shop, *, yesterday: bool = True) -> None:
+        turns.append(yesterday)
+
+    async def done() -> bool:
+        return len(turns) >= 5
+
+    monkeypatch.setattr(merchandising, "count_queries", noted)
+    monkeypatch.setattr(worker, "COUNT_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "COUNT_TURNS", 3, raising=False)
+    async with running(sync.run_worker(shop, asyncio.Event())):
+        await soon(done)
+    assert turns[:5] == [True, False, False, True, False]
 
 
 async def test_what_is_searched_for_is_counted_by_the_worker(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -534,6 +534,24 @@ async def test_a_burst_is_carried_by_the_product_and_the_oldest_first(kitchen: S
     assert await relay.relay(few) == 1
 
 
+async def test_a_long_queue_is_read_from_its_beginning_and_not_whole(shop: Shop) -> None:
+    """Else each batch would take the longer the more waits, and one day longer than a statement may."""
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute(
+            """INSERT INTO outbox (topic, key, payload, attempts, not_before)
+               SELECT 'stock.changed', 'SKU-' || n % 50000, '{}', (n % 25 = 0)::int,
+                      now() + (n % 25 = 0)::int * interval '1 hour'
+               FROM generate_series(1, 200000) AS n"""
+        )
+        await tx.execute("ANALYZE outbox")
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            await tx.execute(f"SET LOCAL plan_cache_mode = {mode}")
+            for parts in ([1], list(range(outbox.PARTS))):
+                found = await tx.fetch("EXPLAIN " + outbox.q.due, 500, parts, outbox.PARTS, ["order.confirmed"], 20_000)
+                plan = "\n".join(row[0] for row in found)
+                assert "using outbox_pkey on outbox event" in plan and "Seq Scan on outbox event" not in plan, plan
+
+
 async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with kitchen.stores.pg.tx() as tx:
         await outbox.emit(tx, "stock.changed", "A", {"sku": "A"})

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from till import Till, order, pay
 
 from quartet import accounts, hooks
-from quartet.hooks import addresses, delivery, model, sender
+from quartet.hooks import addresses, delivery, model, sender, store
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.stores import outbox, tallies
@@ -424,6 +424,33 @@ async def test_a_delivery_is_tried_for_a_day_later_each_time_then_lies_dead_and_
     Webhook(made["secret"]).verify(receiver.got[-1].body, receiver.got[-1].headers)
     assert receiver.got[-1].id == id_
     assert (await deliveries(staff, made))[0]["state"] == "delivered"
+
+
+async def test_the_few_that_were_given_up_are_found_among_the_many_that_were_delivered(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    made = await endpoint(staff, receiver.url)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute(
+            """INSERT INTO webhook_deliveries
+                   (endpoint_id, event_id, topic, key, payload, happened_at, state, give_up_at)
+               SELECT $1, gen_random_uuid(), 'price.changed', n::text, '{}', now(),
+                      CASE WHEN n <= 5 THEN 'dead' WHEN n <= 8 THEN 'pending' ELSE 'delivered' END, now()
+               FROM generate_series(1, 3000) AS n""",
+            UUID(made["id"]),
+        )
+        await tx.execute("ANALYZE webhook_deliveries")
+    for state, number in (("dead", 5), ("pending", 3), ("delivered", 100)):
+        found = await deliveries(staff, made, f"&state={state}")
+        assert [each["state"] for each in found] == [state] * number
+        assert [each["id"] for each in found] == sorted((each["id"] for each in found), reverse=True)
+    assert {each["state"] for each in await deliveries(staff, made)} == {"delivered"}
+    for state in ("dead", "pending"):
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("SET LOCAL plan_cache_mode = force_generic_plan")  # as after some calls
+            text = "EXPLAIN " + store.q.texts[f"deliveries_{state}"]
+            plan = "\n".join(row[0] for row in await tx.fetch(text, UUID(made["id"]), 2**62, 100))
+        assert " on webhook_deliveries" in plan and "webhook_deliveries_newest" not in plan and "Seq" not in plan, plan
 
 
 async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(

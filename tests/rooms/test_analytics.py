@@ -11,6 +11,7 @@ import pytest
 
 from conftest import SignIn
 from quartet import inventory, orders
+from quartet.analytics import store
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -214,11 +215,20 @@ async def test_what_lies_on_the_shelves_is_worth(
         "lowStock": [mug],
         "bestSellers": [mug],
     }
+    everything_low = (await staff.get("/analytics/inventory?low=6")).json()["lowStock"]
+    assert [(each["sku"], each["sold"]) for each in everything_low] == [("MUG", 6), ("TEA", 0)]
     low = (await staff.get("/analytics/inventory?low=6&limit=1")).json()
     assert (low["lowStockSkus"], [each["sku"] for each in low["lowStock"]]) == (2, ["MUG"])
     wine = (await staff.get("/analytics/inventory?currency=EUR")).json()
     assert (wine["valueCents"], wine["sold"], wine["sellThrough"]) == (2700, 0, 0.0)
     assert (await staff.get("/analytics/inventory?currency=USD")).json()["sellThrough"] is None
+
+
+async def test_what_runs_low_is_looked_for_in_orders_once_and_not_for_each_of_it(shop: Shop) -> None:
+    """A hundred SKUs that run low would else read a month's orders a hundred times."""
+    async with shop.stores.pg.read() as read:
+        plan = await read.fetch("EXPLAIN " + store.q.low_stock, "GBP", 5, FIRST, 100)
+    assert not [row[0] for row in plan if "SubPlan" in row[0]]
 
 
 async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:

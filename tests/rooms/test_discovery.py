@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -15,8 +16,10 @@ from conftest import SignIn
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.discovery import service
 from quartet.discovery.service import LEAST_READ, Round, count
 from quartet.search.service import MOST_WAITING
+from quartet.stores import postgres
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -135,6 +138,42 @@ async def test_bestsellers_go_by_period_and_category(shelf: Shop, shopper: httpx
     assert await bestsellers(shopper, period="all", category="food") == [("SALT", 8), ("SUGAR", 7)]
     assert await bestsellers(shopper, category="things", limit=2) == month[:2]
     assert await bestsellers(shopper, category="nothing") == []
+
+
+async def test_so_many_of_each_category_are_kept(
+    shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that sold as often the one whose id comes first; what has no category in inventory has one of its own."""
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("UPDATE inventory SET category = NULL WHERE sku = 'LAMP'")
+    for sku, qty in (("TEA", 5), ("MILK", 5), ("SUGAR", 7), ("SALT", 8), ("LAMP", 9), ("ROPE", 1)):
+        await sold(shelf, shopper, sku, qty=qty)
+    monkeypatch.setattr(service, "KEPT", 1)
+    await discovery.count_all(shelf)
+    async with shelf.stores.pg.read() as read:
+        kept = await read.fetch("SELECT category, units FROM bestsellers WHERE period = 'all' ORDER BY 1")
+        tied = await read.fetchval("SELECT product_id FROM bestsellers WHERE category = 'drinks' AND period = 'all'")
+    assert [tuple(row) for row in kept] == [("", 9), ("drinks", 5), ("food", 8), ("home", 1)]
+    assert tied == min((await catalog.product_ids_of_skus(shelf.stores.mongo, ["TEA", "MILK"])).values())
+
+
+async def test_ranking_may_take_longer_than_a_call(
+    shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes through every day there was."""
+    await sold(shelf, shopper, "TEA", qty=2)
+    await discovery.count_all(shelf)
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("DELETE FROM bestsellers")
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.2)
+    impatient = postgres.Postgres(shelf.settings.postgres_url or "")
+    async with asyncio.TaskGroup() as group, shelf.stores.pg.tx() as tx:
+        await tx.execute("LOCK TABLE sold_days IN ACCESS EXCLUSIVE MODE")
+        shop = replace(shelf, stores=replace(shelf.stores, pg=impatient))
+        ranking = group.create_task(service._rank(shop, datetime.now(UTC).date()))
+        await asyncio.wait([ranking], timeout=0.6)
+    await impatient.close()
+    assert await bestsellers(shopper) == [("TEA", 2)]
 
 
 async def test_variants_sell_for_their_product(shelf: Shop, shopper: httpx.AsyncClient) -> None:

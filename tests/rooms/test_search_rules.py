@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -20,6 +20,7 @@ from conftest import api_of, client_of
 from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.looks import Looks
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules
@@ -241,6 +242,26 @@ async def _sales(shop: Shop, *sold: tuple[str, str, int, int]) -> None:
                    VALUES (current_date - $4::int, $1, $2, 'GBP', $3, 100)""",
                 query, sku, units, days_ago,
             )  # fmt: skip
+
+
+async def test_what_staff_say_is_in_force_though_sales_take_too_long_to_add_up(
+    shelf: Shop, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And PostgreSQL is not made to try all the time."""
+    tries: list[None] = []
+
+    async def too_long(*_: object) -> None:
+        tries.append(None)
+        raise StoreUnavailable("postgres")
+
+    monkeypatch.setattr(rules.store, "best_of_queries", too_long)
+    desk = rules.Desk()
+    await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
+    for _ in range(3):
+        with suppress(StoreUnavailable):
+            await desk._renew(shelf)
+    assert desk.book.of("mug").pinned == desk.book.rules[("mug",)].pinned_ids != ()
+    assert len(tries) == 1
 
 
 async def test_without_postgresql_searches_go_on_with_what_was_known(

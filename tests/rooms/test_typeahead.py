@@ -127,6 +127,32 @@ async def test_counting_again_changes_nothing(shop: Shop) -> None:
         assert await read.fetchval("SELECT sum(searches) FROM query_days") == 6
 
 
+async def test_processes_read_what_the_worker_drew_and_not_a_month_of_queries(
+    shop: Shop, client: httpx.AsyncClient
+) -> None:
+    await searched(shop, "mug", 7)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("DELETE FROM query_days")
+        await tx.execute("DELETE FROM searches")
+    rules._desks.pop(shop.stores.pg, None)
+    assert await offered(client, "mu") == ([], ["mug"])
+    await merchandising.count_queries(shop)
+    rules._desks.pop(shop.stores.pg)
+    assert await offered(client, "mu") == ([], [])
+
+
+async def test_without_yesterday_only_today_is_counted(shop: Shop) -> None:
+    await searched(shop, "mug", 1)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("DELETE FROM query_days")
+        await tx.execute("UPDATE searches SET at = $1", midnight - timedelta(seconds=1))
+    for yesterday, days in ((False, 0), (True, 1)):
+        await merchandising.count_queries(shop, yesterday=yesterday)
+        async with shop.stores.pg.read() as read:
+            assert await read.fetchval("SELECT count(*) FROM query_days") == days
+
+
 def spellings(text: str, letters: str) -> set[str]:
     """All that one letter left out, put in, changed, or swapped with the next makes of it."""
     parts = [(text[:place], text[place:]) for place in range(len(text) + 1)]

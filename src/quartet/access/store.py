@@ -35,7 +35,8 @@ async def entries(
     read: Read, wanted: Filter, *, since: datetime, until: datetime, before: Before = NEWEST, limit: int
 ) -> list[Entry]:
     """Newest first."""
-    span = (*before, since, until, limit)
+    # An index is gone through from that entry on: to look only for an older time would pass all that came since.
+    span = (*min(before, Before(until, 0)), since, until, limit)
     if wanted.subject is not None:
         rows = await read.fetch(q.entries_of_subject, *span, *wanted.subject, wanted.actor, wanted.action)
     elif wanted.actor is not None:

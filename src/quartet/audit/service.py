@@ -16,6 +16,8 @@ Json = dict[str, Any]
 SLICE = 500
 # A product that changes just now differs for as long as the worker takes; what still differs after this is wrong.
 PATIENCE_SECONDS = 10.0
+# A rule goes through all orders, or the whole ledger: of millions that takes minutes.
+RULE_SECONDS = 3600.0
 LOOK_AGAIN_SECONDS = 0.5
 
 
@@ -69,7 +71,7 @@ async def _repair(shop: Shop, ids: Collection[str]) -> list[Finding]:
 async def _postgres(shop: Shop, checked: dict[str, int]) -> list[Finding]:
     """The rules that are queries."""
     found = []
-    async with shop.stores.pg.read() as read:
+    async with shop.stores.pg.read(RULE_SECONDS) as read:
         checked |= dict(await read.fetchrow(q.counts))
         for rule in POSTGRES_RULES:
             found += [Finding(rule, row["subject"], row["finding"]) for row in await read.fetch(q.texts[rule])]

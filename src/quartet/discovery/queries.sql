@@ -69,20 +69,31 @@ WITH chosen AS (
 UPDATE bought_together t SET others = coalesce(best.others, '{}'), stale = false, counted_at = now()
 FROM chosen LEFT JOIN best USING (sku) WHERE t.sku = chosen.sku;
 
--- name: sums
--- What each SKU sold of late, with its category, of those that sold within the longest period.
-SELECT d.sku, coalesce(v.category, '') AS category,
-       coalesce(sum(units) FILTER (WHERE day > $1::date - 2), 0)::bigint AS day,
-       coalesce(sum(units) FILTER (WHERE day > $1::date - 7), 0)::bigint AS week,
-       coalesce(sum(units) FILTER (WHERE day > $1::date - 30), 0)::bigint AS month,
-       coalesce(sum(units) FILTER (WHERE day > $1::date - 365), 0)::bigint AS year,
-       sum(units)::bigint AS "all"
-FROM sold_days d JOIN inventory v USING (sku) GROUP BY d.sku, v.category;
+-- name: sold_skus
+SELECT DISTINCT sku FROM sold_days;
 
--- name: put_bestsellers
--- All of them; those that stay as they are, which are nearly all, are left alone.
-WITH given AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS g(period, product_id, category, units)
+-- name: rank
+-- The products that sold best of each category and period, $4 of each, in place of those that there were; those that stay
+-- as they are, which are nearly all, are left alone. $2 and $3: SKUs, each with the product that has it. A product counts
+-- in one category, that of its SKU which sold best: one that it had before may still be of another.
+WITH of_sku AS (
+    SELECT sku, sum(units) FILTER (WHERE day > $1::date - 2) AS day, sum(units) FILTER (WHERE day > $1::date - 7) AS week,
+           sum(units) FILTER (WHERE day > $1::date - 30) AS month,
+           sum(units) FILTER (WHERE day > $1::date - 365) AS year, sum(units) AS "all"
+    FROM sold_days GROUP BY sku
+), of_product AS (
+    SELECT period, product_id, sum(p.units)::bigint AS units,
+           (array_agg(category ORDER BY p.units DESC, category COLLATE "C" DESC NULLS LAST))[1] AS category
+    FROM of_sku JOIN unnest($2::text[], $3::text[]) AS shelf(sku, product_id) USING (sku) JOIN inventory v USING (sku)
+    CROSS JOIN LATERAL (
+        VALUES ('day', day), ('week', week), ('month', month), ('year', year), ('all', "all")) AS p(period, units)
+    WHERE p.units > 0 GROUP BY period, product_id
+), placed AS (
+    SELECT period, product_id, coalesce(category, '') AS category, units,
+           row_number() OVER (PARTITION BY period, category ORDER BY units DESC, product_id COLLATE "C") AS place
+    FROM of_product
+), given AS (
+    SELECT period, product_id, category, units FROM placed WHERE place <= $4
 ), gone AS (
     DELETE FROM bestsellers AS held
     WHERE NOT EXISTS (SELECT FROM given g WHERE (g.period, g.product_id) = (held.period, held.product_id))

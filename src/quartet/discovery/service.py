@@ -10,7 +10,7 @@ import structlog
 
 from quartet import catalog, search
 from quartet.discovery import store
-from quartet.discovery.model import KEPT, Json, Period, Related, best, in_turn
+from quartet.discovery.model import KEPT, Json, Period, Related, in_turn
 from quartet.kernel.errors import NotFound, StoreUnavailable
 from quartet.web.dependencies import Shop
 
@@ -24,6 +24,8 @@ IDLE_SECONDS = 30.0
 ROUND_SECONDS = 600.0
 SLICE_SECONDS = 0.2
 SKUS_A_SLICE = 50
+# A statement that ranks goes through all days there were.
+RANK_SECONDS = 120.0
 _SKUS_A_LOOK = 1_000
 # SKUs bought together with a product of many variants, the best of each first; there might be thousands.
 MOST_OTHERS = 500
@@ -100,14 +102,13 @@ async def _count_day(shop: Shop, day: date) -> bool:
 
 
 async def _rank(shop: Shop, today: date) -> None:
-    async with shop.stores.pg.read() as read:
-        sums = await store.sums(read, today)
+    async with shop.stores.pg.read(RANK_SECONDS) as read:
+        skus = await store.sold_skus(read)
     product_ids: dict[str, str] = {}
-    for start in range(0, len(sums), _SKUS_A_LOOK):
-        skus = [line.sku for line in sums[start : start + _SKUS_A_LOOK]]
-        product_ids |= await catalog.product_ids_of_skus(shop.stores.mongo, skus)
-    async with shop.stores.pg.once() as tx:
-        await store.put_bestsellers(tx, best(sums, product_ids))
+    for start in range(0, len(skus), _SKUS_A_LOOK):
+        product_ids |= await catalog.product_ids_of_skus(shop.stores.mongo, skus[start : start + _SKUS_A_LOOK])
+    async with shop.stores.pg.once(RANK_SECONDS) as tx:
+        await store.rank(tx, today, product_ids, KEPT)
     await shop.step("bestsellers ranked")
 
 

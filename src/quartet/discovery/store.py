@@ -1,9 +1,9 @@
 """What sold, and what was bought together, counted in PostgreSQL."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 
-from quartet.discovery.model import PERIODS, Bestseller, Period, Sums
+from quartet.discovery.model import Period
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx
 
@@ -35,21 +35,15 @@ async def count_together(tx: Tx, limit: int) -> int:
     return len(skus)
 
 
-async def sums(read: Read, today: date) -> list[Sums]:
-    """What every SKU sold, by period; `day` is today and yesterday."""
-    rows = await read.fetch(q.sums, today)
-    return [Sums(row["sku"], row["category"], {period: row[period] for period in PERIODS}) for row in rows]
+async def sold_skus(read: Read) -> list[str]:
+    """All that have ever sold."""
+    return [row["sku"] for row in await read.fetch(q.sold_skus)]
 
 
-async def put_bestsellers(tx: Tx, found: Sequence[Bestseller]) -> None:
-    """In place of those that there were."""
-    await tx.execute(
-        q.put_bestsellers,
-        [each.period for each in found],
-        [each.product_id for each in found],
-        [each.category for each in found],
-        [each.units for each in found],
-    )
+async def rank(tx: Tx, today: date, product_ids: Mapping[str, str], kept: int) -> None:
+    """Ranks products by what their SKUs sold, `kept` of each category and period; `day` is today and yesterday. SKUs
+    that no product has are left out."""
+    await tx.execute(q.rank, today, list(product_ids), list(product_ids.values()), kept)
 
 
 async def bestsellers(

@@ -79,8 +79,19 @@ SET state = $3, not_before = $4, leased_until = NULL, status = $5, answer = $6, 
 WHERE id = $1 AND attempts = $2 AND state = 'pending' RETURNING id;
 
 -- name: deliveries
-SELECT * FROM webhook_deliveries
-WHERE endpoint_id = $1 AND id < $2 AND ($3::text IS NULL OR state = $3) ORDER BY id DESC LIMIT $4;
+SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3;
+
+-- name: deliveries_delivered
+-- By webhook_deliveries_newest as well, since nearly all are.
+SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'delivered' ORDER BY id DESC LIMIT $3;
+
+-- name: deliveries_pending
+-- By webhook_deliveries_due. The other two states have queries of their own, so that each finds its index.
+SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'pending' ORDER BY id DESC LIMIT $3;
+
+-- name: deliveries_dead
+-- By webhook_deliveries_dead.
+SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'dead' ORDER BY id DESC LIMIT $3;
 
 -- name: again
 -- By hand: from the beginning, under its own event's id.

@@ -12,6 +12,13 @@ from quartet.stores.postgres import Read, Record, Tx
 
 q = queries(__file__)
 
+_BY_STATE: dict[State | None, str] = {
+    None: q.deliveries,
+    "delivered": q.deliveries_delivered,
+    "pending": q.deliveries_pending,
+    "dead": q.deliveries_dead,
+}
+
 
 def _endpoint(row: Record) -> Endpoint:
     return Endpoint(**{**row, "events": tuple(row["events"])})
@@ -85,7 +92,7 @@ async def finish(tx: Tx, d: Delivery) -> bool:
 
 async def deliveries(read: Read, endpoint_id: UUID, *, before: int, state: State | None, limit: int) -> list[Delivery]:
     """An endpoint's, the newest first."""
-    return [Delivery(**row) for row in await read.fetch(q.deliveries, endpoint_id, before, state, limit)]
+    return [Delivery(**row) for row in await read.fetch(_BY_STATE[state], endpoint_id, before, limit)]
 
 
 async def delivery(read: Read, endpoint_id: UUID, id_: int) -> Delivery:

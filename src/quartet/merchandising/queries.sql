@@ -163,9 +163,20 @@ WHERE (d.searches, d.found, d.spelt) IS DISTINCT FROM (excluded.searches, exclud
 -- name: sweep_query_days
 DELETE FROM query_days WHERE day < ($1 AT TIME ZONE 'UTC')::date;
 
+-- name: draw_frequent
+-- What several searches asked for, and most of them found; the most frequent, spelt as on the latest day. Those that stay
+-- as they are, which are nearly all, are left alone.
+WITH drawn AS (
+    SELECT query, (array_agg(coalesce(spelt, query) ORDER BY day DESC))[1] AS spelt, sum(searches)::bigint AS searches
+    FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date
+    GROUP BY query HAVING sum(found) >= $2 AND 2 * sum(found) > sum(searches)
+    ORDER BY searches DESC, query LIMIT $3
+), gone AS (
+    DELETE FROM frequent_queries AS held WHERE NOT EXISTS (SELECT FROM drawn WHERE drawn.query = held.query)
+)
+INSERT INTO frequent_queries AS held SELECT query, spelt, searches FROM drawn
+ON CONFLICT (query) DO UPDATE SET spelt = excluded.spelt, searches = excluded.searches
+WHERE (held.spelt, held.searches) <> (excluded.spelt, excluded.searches);
+
 -- name: past_queries
--- What several searches asked for, and most of them found; the most frequent, spelt as on the latest day.
-SELECT (array_agg(coalesce(spelt, query) ORDER BY day DESC))[1] AS spelt, sum(searches)::bigint AS searches
-FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date
-GROUP BY query HAVING sum(found) >= $2 AND 2 * sum(found) > sum(searches)
-ORDER BY searches DESC, query LIMIT $3;
+SELECT spelt, searches FROM frequent_queries ORDER BY searches DESC, query;

@@ -6,8 +6,7 @@ PostgreSQL. Where PostgreSQL is slow or away, searches go on with what was known
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 
@@ -26,8 +25,6 @@ REST_SECONDS = 2.0
 # What sells changes without a stamp.
 SALES_SECONDS = 60.0
 MOST_SALES = 2_000
-OFFERED_DAYS = 30
-MOST_OFFERED = 5_000
 MOST_ALTERNATIVES = 8
 _LONGEST_PHRASE = 4
 
@@ -44,6 +41,7 @@ class Book:
     boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
     category_offers: Offers = field(default_factory=Offers)
+    past: Sequence[tuple[str, int]] = ()
     query_offers: Offers = field(default_factory=Offers)
 
     def of(self, text: str) -> Ruling:
@@ -133,24 +131,34 @@ class Desk:
         began = monotonic()
         async with shop.stores.pg.read() as read:
             stamp = await store.stamp(read)
-        if stamp != self.book.stamp or began - self._sales_at >= SALES_SECONDS:
-            self.book = await _read(shop, stamp, self.book)
+            is_anew = stamp != self.book.stamp
+            if is_anew:
+                # In force before sales are added up, which takes long where much is sold, or even longer than it may.
+                said = by_words(await store.all_rules(read))
+                synonyms = table(await store.all_synonyms(read))
+                self.book = replace(
+                    self.book, stamp=stamp, synonyms=synonyms, rules=said, query_offers=_offered(self.book.past, said)
+                )
+        if is_anew or began - self._sales_at >= SALES_SECONDS:
             self._sales_at = began
+            self.book = await _with_sales(shop, self.book)
 
 
-async def _read(shop: Shop, stamp: int, before: Book) -> Book:
+async def _with_sales(shop: Shop, before: Book) -> Book:
+    """What changes without a stamp: what sells, what others search for, and the categories."""
     async with shop.stores.pg.read() as read:
-        synonyms, rules = await store.all_synonyms(read), await store.all_rules(read)
+        past = await store.past_queries(read)
         ranking = await store.ranking(read)
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
-        since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
-        past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    said, categories = by_words(rules), await _categories(shop, before)
-    past = [(shown, count) for shown, count in past if _may_be_offered(shown, said)]
-    return Book(
-        stamp, table(synonyms), said, await _boosts(shop, sales, ranking, before), categories,
-        typeahead.of_categories(categories), typeahead.of_queries(past),
+    categories = await _categories(shop, before)
+    return replace(
+        before, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
+        category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, before.rules),
     )  # fmt: skip
+
+
+def _offered(past: Iterable[tuple[str, int]], said: Mapping[Phrase, Rule]) -> Offers:
+    return typeahead.of_queries((shown, count) for shown, count in past if _may_be_offered(shown, said))
 
 
 def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:

@@ -31,6 +31,10 @@ GATHER_SECONDS = 0.5
 BATCH = 2_000
 # Two seconds of the busiest shop, some 5 MB.
 MOST_WAITING = 20_000
+# A statement that counts goes through a day's searches, or through a month of queries.
+COUNT_SECONDS = 120.0
+OFFERED_DAYS = 30
+MOST_OFFERED = 5_000
 
 WRITTEN = Counter("quartet_search_log_written", "Searches and opened pages written to the log.")
 DROPPED = Counter("quartet_search_log_dropped", "Searches and opened pages that the log had no room for.")
@@ -133,14 +137,19 @@ async def credit_late(shop: Shop) -> None:
         await store.credit_late(tx)
 
 
-async def count_queries(shop: Shop) -> None:
-    """Counts how often queries of today and yesterday were searched for, so that they can be offered. Today's first:
-    yesterday's were counted all day long."""
-    midnight = shop.clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for day in (midnight, midnight - timedelta(days=1)):
-        async with shop.stores.pg.once() as tx:
+async def count_queries(shop: Shop, *, yesterday: bool = True) -> None:
+    """Counts how often queries of today, and of `yesterday`, were searched for, and puts down which are offered.
+    Today's first: yesterday's were counted all day long."""
+    now = shop.clock.now()
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for day in (midnight, midnight - timedelta(days=1)) if yesterday else (midnight,):
+        async with shop.stores.pg.once(COUNT_SECONDS) as tx:
             await store.count_queries(tx, day)
     await shop.step("queries counted")
+    async with shop.stores.pg.once(COUNT_SECONDS) as tx:
+        since = now - timedelta(days=OFFERED_DAYS)
+        await store.draw_frequent(tx, since, shop.settings.suggest_least_searches, MOST_OFFERED)
+    await shop.step("frequent queries drawn")
 
 
 async def sweep(shop: Shop) -> None:

@@ -78,11 +78,14 @@ async def count_queries(tx: Tx, day: datetime) -> None:
     await tx.execute(q.count_queries, day)
 
 
-async def past_queries(read: Read, since: datetime, least: int, limit: int) -> list[tuple[str, int]]:
-    """Queries that `least` searches at least found exactly, as they were typed of late, and how many asked for them,
-    the most frequent first."""
-    rows = await read.fetch(q.past_queries, since, least, limit)
-    return [(row["spelt"], row["searches"]) for row in rows]
+async def draw_frequent(tx: Tx, since: datetime, least: int, limit: int) -> None:
+    """Puts down the most frequent queries that `least` searches at least found exactly, as they were typed of late."""
+    await tx.execute(q.draw_frequent, since, least, limit)
+
+
+async def past_queries(read: Read) -> list[tuple[str, int]]:
+    """What was put down last, and how many asked for it, the most frequent first."""
+    return [(row["spelt"], row["searches"]) for row in await read.fetch(q.past_queries)]
 
 
 # --- What staff say ---------------------------------------------------------------------------------------------------

@@ -85,25 +85,26 @@ class _Statement(Timed):
 
 
 class Read:
-    """One connection to look with. Statements are prepared once a connection and reused."""
+    """One connection to look with. Statements are prepared once a connection and reused. `seconds`: how long each may
+    take, where that is not as long as any call."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
-        self._connection = connection
+    def __init__(self, connection: "asyncpg.Connection[Any]", seconds: float | None = None) -> None:
+        self._connection, self._seconds = connection, seconds
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """All rows."""
         with _Statement():
-            return await self._connection.fetch(sql, *args)
+            return await self._connection.fetch(sql, *args, timeout=self._seconds)
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """The first row, or None."""
         with _Statement():
-            return await self._connection.fetchrow(sql, *args)
+            return await self._connection.fetchrow(sql, *args, timeout=self._seconds)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
         with _Statement():
-            return await self._connection.fetchval(sql, *args)
+            return await self._connection.fetchval(sql, *args, timeout=self._seconds)
 
     async def stream(self, sql: str, *args: Any, size: int = 1000) -> AsyncIterator[Any]:
         """Rows one by one from a server-side cursor, `size` a round trip; flat in memory."""
@@ -118,7 +119,7 @@ class Tx(Read):
     async def execute(self, sql: str, *args: Any) -> str:
         """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
         with _Statement():
-            return await self._connection.execute(sql, *args)
+            return await self._connection.execute(sql, *args, timeout=self._seconds)
 
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
         """COPY in binary; answers the tag."""
@@ -223,16 +224,17 @@ class Postgres:
         self.guard = Guard(name, self._probe, _GONE, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Read]:
-        """A connection for looking; each statement sees its own snapshot."""
+    async def read(self, seconds: float | None = None) -> AsyncIterator[Read]:
+        """A connection for looking; each statement sees its own snapshot. `seconds`: for what grows with the shop, and
+        nobody waits for; else a statement is given up after `CALL_SECONDS`."""
         async with self._borrowed() as connection:
-            yield Read(connection)
+            yield Read(connection, seconds)
 
     @asynccontextmanager
-    async def once(self) -> AsyncIterator[Tx]:
-        """A connection for one statement that is its own transaction: one round trip."""
+    async def once(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+        """A connection for one statement that is its own transaction: one round trip. `seconds` as of `read`."""
         async with self._borrowed() as connection:
-            yield Tx(connection)
+            yield Tx(connection, seconds)
 
     @asynccontextmanager
     async def tx(self) -> AsyncIterator[Tx]:

@@ -29,6 +29,7 @@ ACCESS_SECONDS = 5.0
 ACCESS_TURNS = 12
 SWEEP_SECONDS = 60.0
 COUNT_SECONDS = 60.0
+COUNT_TURNS = 60
 LONGEST_PAUSE = 5.0
 # Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
 AWAY_SECONDS = 1.0
@@ -155,11 +156,12 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
 
 async def _queries(shop: Shop, _: Lease) -> None:
     """Counts what is searched for, and what was bought before its search was written down. It rests before and not
-    after, also when counting has failed: that may have been because it took too long."""
-    while True:
+    after, also when counting has failed: that may have been because it took too long. Of yesterday only what was
+    written late is new, and is looked for once in a while."""
+    for turn in itertools.count():
         await asyncio.sleep(COUNT_SECONDS)
         await merchandising.credit_late(shop)
-        await merchandising.count_queries(shop)
+        await merchandising.count_queries(shop, yesterday=turn % COUNT_TURNS == 0)
 
 
 async def _webhooks(shop: Shop, _: Lease) -> None:

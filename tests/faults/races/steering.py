@@ -117,13 +117,13 @@ class SteeredPostgres(Postgres):
         self._stop, self._variant = stop, variant
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Read]:
-        async with super().read() as read:
+    async def read(self, seconds: float | None = None) -> AsyncIterator[Read]:
+        async with super().read(seconds) as read:
             yield _SteeredTx(read, self._stop, self._variant)
 
     @asynccontextmanager
-    async def once(self) -> AsyncIterator[Tx]:
-        async with super().once() as tx:
+    async def once(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+        async with super().once(seconds) as tx:
             yield _SteeredTx(tx, self._stop, self._variant)
 
     @asynccontextmanager

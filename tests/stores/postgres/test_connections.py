@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.stores import postgres
 from quartet.stores.migrate import find, migrate
 from quartet.stores.postgres import Postgres, Violation
 
@@ -48,6 +49,22 @@ async def test_a_refusal_keeps_the_connection(pg: Postgres) -> None:
             await tx.execute("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'QT001', DETAIL = 'why'; END $$")
     assert (refused.value.sqlstate, refused.value.detail) == ("QT001", "why")
     assert await _pid(pg) == before
+
+
+async def test_what_nobody_waits_for_may_take_longer_than_a_call(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.2)
+    pg = Postgres(servers["postgres"])
+    async with pg.read(60) as read:
+        assert await read.fetch("SELECT pg_sleep(0.5)") and await read.fetchrow("SELECT pg_sleep(0.5)")
+        assert await read.fetchval("SELECT 1 FROM pg_sleep(0.5)") == 1
+    async with pg.once(60) as tx:
+        assert await tx.execute("SELECT pg_sleep(0.5)") == "SELECT 1"
+    with pytest.raises(StoreUnavailable):
+        async with pg.read() as read:
+            await read.fetch("SELECT pg_sleep(60)")
+    await pg.close()
 
 
 async def test_a_call_cut_short_costs_its_connection_and_no_other(pg: Postgres) -> None:
