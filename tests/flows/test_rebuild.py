@@ -176,6 +176,15 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
     assert await equal(full)
 
 
+async def test_a_new_index_is_built_though_going_back_was_left_half_done(full: Shop) -> None:
+    await sync.reindex(full)
+    await killed(full, "filled", back=True)
+    await sync.begin_anew(full, "restored")
+    await change_everything(full)
+    assert (await sync.reindex(full)).state == "done"
+    assert await as_changed(full)
+
+
 def _opens(gate: asyncio.Event, at: str, times: int) -> Step:
     left = [times]
 
