@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from bench.running import renamed
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.collection import AsyncCollection
 
 from conftest import daily_points
 from quartet import cart, catalog, inventory, search, sync
@@ -728,6 +730,39 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
         for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
             await kitchen.stores.search.delete_index(name)  # and once more, under a worker that runs
         await soon(whole)
+
+
+async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB tells whoever comes from before the drop of it, if asked to, and ends the stream, each time again."""
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await add(kitchen, kettle("A"))
+        await soon(lambda: equal(kitchen))
+        await soon(lambda: _ready(kitchen))
+    watch, try_next = AsyncCollection.watch, AsyncChangeStream.try_next
+    untold: list[Any] = []
+
+    async def from_before(self: Any, pipeline: Any, *, resume_after: Any, **more: Any) -> Any:
+        stream = await watch(self, pipeline, resume_after=resume_after, **more)
+        if resume_after is not None:
+            untold.append(stream) if "invalidate" in str(pipeline) else await stream.close()
+        return stream
+
+    async def or_the_end(self: Any) -> Any:
+        if self not in untold:
+            return await try_next(self)
+        await self.close()
+        return {"_id": self.resume_token, "operationType": "invalidate"}
+
+    monkeypatch.setattr(AsyncCollection, "watch", from_before)
+    monkeypatch.setattr(AsyncChangeStream, "try_next", or_the_end)
+    await changes.follow(kitchen)
+    assert not await _ready(kitchen)
+    async with running(changes.follow(kitchen)):
+        await soon(lambda: _ready(kitchen))
+        await add(kitchen, kettle("B"))
+        await soon(lambda: equal(kitchen))
 
 
 async def test_a_rebuild_that_is_asked_for_is_done_once(
