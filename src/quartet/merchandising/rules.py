@@ -6,7 +6,7 @@ PostgreSQL. Where PostgreSQL is slow or away, searches go on with what was known
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -15,7 +15,7 @@ from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.looks import Looks
 from quartet.merchandising import store, typeahead
-from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase
+from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
 from quartet.merchandising.typeahead import Offers
 from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
@@ -23,7 +23,7 @@ from quartet.web.dependencies import Shop
 LOOK_SECONDS = 0.4
 # So long none looks again after a look that failed.
 REST_SECONDS = 2.0
-# What sells changes without a stamp.
+# What sells changes without a stamp, and which product a SKU names.
 SALES_SECONDS = 60.0
 MOST_SALES = 2_000
 OFFERED_DAYS = 30
@@ -145,12 +145,26 @@ async def _read(shop: Shop, stamp: int, before: Book) -> Book:
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
         since = shop.clock.now() - timedelta(days=OFFERED_DAYS)
         past = await store.past_queries(read, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    said, categories = by_words(rules), await _categories(shop, before)
+    said, categories = by_words(await _as_named(shop, rules)), await _categories(shop, before)
     past = [(shown, count) for shown, count in past if _may_be_offered(shown, said)]
     return Book(
         stamp, table(synonyms), said, await _boosts(shop, sales, ranking, before), categories,
         typeahead.of_categories(categories), typeahead.of_queries(past),
     )  # fmt: skip
+
+
+async def _as_named(shop: Shop, rules: Sequence[Rule]) -> Sequence[Rule]:
+    """Of the products that their SKUs name now: one may have been made anew since, or have given a variant to another.
+    While MongoDB is away, of those that they named then."""
+    skus = {sku for rule in rules for sku in (*rule.pinned, *rule.hidden)}
+    try:
+        ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
+    except StoreUnavailable:
+        return rules
+    return [
+        replace(rule, pinned_ids=products_of(rule.pinned, ids), hidden_ids=products_of(rule.hidden, ids))
+        for rule in rules
+    ]
 
 
 def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:
