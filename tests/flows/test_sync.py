@@ -302,6 +302,25 @@ async def test_what_was_noted_and_never_acknowledged_is_written_by_the_next(kitc
     assert (await stored(kitchen))["A"]["inStock"]
 
 
+async def test_search_follows_though_its_numbers_are_of_a_time_that_postgresql_has_lost(kitchen: Shop) -> None:
+    """PostgreSQL was put back to an earlier point, under an index that has gone on."""
+    [id_] = await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    async with kitchen.stores.pg.tx() as tx:
+        before = await tx.fetchrow("SELECT * FROM search_known WHERE product_id = $1", id_)
+        await tx.execute("SELECT setval('sync_version', $1::bigint + 1000)", before["version"])
+    await products.carry(kitchen, [id_], cause="doubt")
+    async with kitchen.stores.pg.tx() as tx:
+        await tx.execute("SELECT setval('sync_version', $1::bigint)", before["version"])
+        await tx.execute("UPDATE search_known SET version = $2 WHERE product_id = $1", id_, before["version"])
+    await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
+    with pytest.raises(StoreUnavailable, match="higher numbers"):
+        await products.carry(kitchen, [id_])
+    await products.carry(kitchen, [id_])  # as whoever lacks a store tries again
+    assert (await stored(kitchen))["A"]["name"] == "Teapot"
+    assert await equal(kitchen)
+
+
 async def test_what_was_known_of_an_earlier_index_is_not_believed_of_the_next(kitchen: Shop) -> None:
     """It may hold what the rebuild's own batch read before, while a later one wrote to the old index alone."""
     [id_] = await add(kitchen, kettle("A"))
