@@ -12,8 +12,8 @@ from test_sync import add, kettle, kitchen, running, soon
 from quartet import audit, catalog, search, sync
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
-from quartet.stores import open_stores
-from quartet.sync import freshness, metrics, store, worker
+from quartet.stores import open_stores, outbox
+from quartet.sync import freshness, metrics, relay, store, worker
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]  # a fixture
@@ -80,6 +80,24 @@ async def test_nobody_is_shown_the_canary(singing: Shop, client: httpx.AsyncClie
     report = await audit.check(singing)
     assert report.violations == ()
     assert report.checked["search_equals_catalog"] == 1
+
+
+async def test_no_system_outside_is_told_what_the_canary_sings(kitchen: Shop, staff: httpx.AsyncClient) -> None:
+    endpoint = {"url": "https://1.1.1.1/hook", "events": ["*"]}
+    assert (await staff.post("/webhook-endpoints", json=endpoint)).status_code == 201
+    await add(kitchen, kettle("A"))
+
+    async def has_sung() -> bool:
+        async with kitchen.stores.pg.read() as read:
+            return any(event.key == catalog.CANARY for event in await outbox.due(read, 100))
+
+    async with running(freshness.sing(kitchen, store.NOBODYS)):
+        await soon(has_sung)
+    while await relay.relay(kitchen):
+        pass
+    async with kitchen.stores.pg.read() as read:
+        told = [row["key"] for row in await read.fetch("SELECT key FROM webhook_deliveries")]
+    assert set(told) == {"A"}
 
 
 async def test_songs_that_nobody_hears_grow_old_and_are_heard_by_the_next_worker(kitchen: Shop) -> None:

@@ -14,7 +14,7 @@ from test_sync import add, equal, kettle, kitchen, receive, running, soon, store
 
 from quartet import catalog, search, sync
 from quartet.catalog import Variant
-from quartet.kernel.errors import Conflict
+from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.steps import Step
 from quartet.search import store as index_store
 from quartet.sync import compare, products, store
@@ -133,6 +133,35 @@ async def test_a_rebuild_killed_at_any_step_is_ended_by_another(full: Shop, step
     assert await as_changed(full)
 
 
+@pytest.mark.parametrize("held", ["batch", "settled"])
+async def test_who_has_lost_his_turn_leaves_the_index_to_the_next(full: Shop, held: str) -> None:
+    """PostgreSQL was away for a moment, and others have done the rebuild and begun another when he goes on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def step(name: str) -> None:
+        if name == held:
+            reached.set()
+            await go_on.wait()
+
+    slow = asyncio.create_task(sync.reindex(replace(full, step=step)))
+    await reached.wait()
+    async with full.stores.pg.tx() as tx:
+        await tx.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON oid = database
+               WHERE locktype = 'advisory' AND datname = current_database()"""
+        )
+    ended = await sync.reindex(full)
+    await killed(full, "filled")
+    go_on.set()
+    with pytest.raises(StoreUnavailable, match="another"):
+        await slow
+    async with full.stores.pg.read() as read:
+        assert (await store.get_rebuild(read, ended.id)).state == "done"
+    assert await live(full) == ended.index_name
+    assert (await sync.reindex(full)).state == "done"
+    assert await equal(full)
+
+
 async def test_going_back_ends_with_what_is_true_now(full: Shop) -> None:
     before = await live(full)
     await sync.reindex(full)
@@ -174,6 +203,15 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
     # What the slow one copied late comes back as a change.
     await products.carry(full, [changed["_id"]])
     assert await equal(full)
+
+
+async def test_a_new_index_is_built_though_going_back_was_left_half_done(full: Shop) -> None:
+    await sync.reindex(full)
+    await killed(full, "filled", back=True)
+    await sync.begin_anew(full, "restored")
+    await change_everything(full)
+    assert (await sync.reindex(full)).state == "done"
+    assert await as_changed(full)
 
 
 def _opens(gate: asyncio.Event, at: str, times: int) -> Step:

@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from bench.running import renamed
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.collection import AsyncCollection
 
 from conftest import daily_points, differing, everything
 from quartet import cart, catalog, inventory, search, sync
@@ -297,6 +299,25 @@ async def test_what_was_noted_and_never_acknowledged_is_written_by_the_next(kitc
     await products.carry(kitchen, [id_])
     assert await equal(kitchen)
     assert (await stored(kitchen))["A"]["inStock"]
+
+
+async def test_search_follows_though_its_numbers_are_of_a_time_that_postgresql_has_lost(kitchen: Shop) -> None:
+    """PostgreSQL was put back to an earlier point, under an index that has gone on."""
+    [id_] = await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    async with kitchen.stores.pg.tx() as tx:
+        before = await tx.fetchrow("SELECT * FROM search_known WHERE product_id = $1", id_)
+        await tx.execute("SELECT setval('sync_version', $1::bigint + 1000)", before["version"])
+    await products.carry(kitchen, [id_], cause="doubt")
+    async with kitchen.stores.pg.tx() as tx:
+        await tx.execute("SELECT setval('sync_version', $1::bigint)", before["version"])
+        await tx.execute("UPDATE search_known SET version = $2 WHERE product_id = $1", id_, before["version"])
+    await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
+    with pytest.raises(StoreUnavailable, match="higher numbers"):
+        await products.carry(kitchen, [id_])
+    await products.carry(kitchen, [id_])  # as whoever lacks a store tries again
+    assert (await stored(kitchen))["A"]["name"] == "Teapot"
+    assert await equal(kitchen)
 
 
 async def test_what_was_known_of_an_earlier_index_is_not_believed_of_the_next(kitchen: Shop) -> None:
@@ -745,6 +766,39 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
         for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
             await kitchen.stores.search.delete_index(name)  # and once more, under a worker that runs
         await soon(whole)
+
+
+async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB tells whoever comes from before the drop of it, if asked to, and ends the stream, each time again."""
+    async with running(sync.run_worker(kitchen, asyncio.Event())):
+        await add(kitchen, kettle("A"))
+        await soon(lambda: equal(kitchen))
+        await soon(lambda: _ready(kitchen))
+    watch, try_next = AsyncCollection.watch, AsyncChangeStream.try_next
+    untold: list[Any] = []
+
+    async def from_before(self: Any, pipeline: Any, *, resume_after: Any, **more: Any) -> Any:
+        stream = await watch(self, pipeline, resume_after=resume_after, **more)
+        if resume_after is not None:
+            untold.append(stream) if "invalidate" in str(pipeline) else await stream.close()
+        return stream
+
+    async def or_the_end(self: Any) -> Any:
+        if self not in untold:
+            return await try_next(self)
+        await self.close()
+        return {"_id": self.resume_token, "operationType": "invalidate"}
+
+    monkeypatch.setattr(AsyncCollection, "watch", from_before)
+    monkeypatch.setattr(AsyncChangeStream, "try_next", or_the_end)
+    await changes.follow(kitchen)
+    assert not await _ready(kitchen)
+    async with running(changes.follow(kitchen)):
+        await soon(lambda: _ready(kitchen))
+        await add(kitchen, kettle("B"))
+        await soon(lambda: equal(kitchen))
 
 
 async def test_a_rebuild_that_is_asked_for_is_done_once(

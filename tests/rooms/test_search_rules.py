@@ -122,6 +122,26 @@ async def test_what_is_pinned_stands_first_and_what_is_hidden_is_not_found(
     await until(client, "mug", ["MUG-1", "MUG-2"])  # no pin shows what is not public
 
 
+async def test_what_is_said_of_a_sku_holds_of_the_product_that_has_it_now(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "SALES_SECONDS", 0)
+    await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["MUG-3"], "hidden": ["MUG-1"]}))
+    await until(client, "mug", ["MUG-3", "MUG-2"])
+    drafts = [
+        Draft(sku, "Plain mug", "things", price_cents=100, published_at=datetime.now(UTC) - timedelta(days=1))
+        for sku in ("MUG-1", "MUG-3")
+    ]
+    for draft in drafts:
+        await catalog.delete_product(shelf, draft.sku, if_match=None)
+    await sync.catch_up(shelf)
+    await until(client, "mug", ["MUG-2"])
+    for draft in drafts:
+        await catalog.create_product(shelf, draft, actor="test")
+    await sync.catch_up(shelf)
+    await until(client, "mug", ["MUG-3", "MUG-2"])
+
+
 async def test_what_is_said_of_a_query_holds_however_it_is_typed(
     shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
 ) -> None:
@@ -149,12 +169,13 @@ async def test_what_is_said_of_a_query_holds_however_it_is_typed(
 
 async def test_what_was_said_before_as_it_was_typed_holds_as_well(shelf: Shop, client: httpx.AsyncClient) -> None:
     async with shelf.stores.pg.tx() as tx:
-        ids = [(await catalog.find(shelf.stores.mongo, sku) or {})["_id"] for sku in ("TEE", "SOFA")]
-        for at, (query, id_) in enumerate(zip(("piqué  polo!", "!"), ids, strict=True)):
+        for at, (query, sku) in enumerate((("piqué  polo!", "TEE"), ("!", "SOFA"))):
+            product = await catalog.find(shelf.stores.mongo, sku)
+            assert product
             await tx.execute(
                 """INSERT INTO search_rules (id, query, pinned, hidden, pinned_ids, hidden_ids, updated_at)
-                   VALUES ($1, $2, '{}', '{}', $3, '{}', now() + make_interval(secs => $4))""",
-                uuid4(), query, [id_], at,
+                   VALUES ($1, $2, $3, '{}', $4, '{}', now() + make_interval(secs => $5))""",
+                uuid4(), query, [sku], [product["_id"]], at,
             )  # fmt: skip
         await tx.execute(
             "INSERT INTO search_synonyms (id, words, means) VALUES ($1, '{canapé,t-shirt,!}', '{\"long, sofa\"}')",

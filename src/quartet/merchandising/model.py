@@ -81,7 +81,7 @@ class Synonyms:
 
 @dataclass(frozen=True)
 class Rule:
-    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they named; whether
+    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they name; whether
     the query may be offered to others."""
 
     id: UUID
@@ -92,6 +92,11 @@ class Rule:
     hidden_ids: tuple[str, ...]
     offered: bool
     updated_at: datetime
+
+
+def products_of(skus: Iterable[str], ids: Mapping[str, str]) -> tuple[str, ...]:
+    """The products that these SKUs name, each once."""
+    return tuple(dict.fromkeys(ids[sku] for sku in skus if sku in ids))
 
 
 @dataclass(frozen=True)

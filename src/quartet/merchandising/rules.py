@@ -14,7 +14,7 @@ from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.looks import Looks
 from quartet.merchandising import store, typeahead
-from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase
+from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
 from quartet.merchandising.typeahead import Offers
 from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
@@ -22,7 +22,7 @@ from quartet.web.dependencies import Shop
 LOOK_SECONDS = 0.4
 # So long none looks again after a look that failed.
 REST_SECONDS = 2.0
-# What sells changes without a stamp.
+# What sells changes without a stamp, and which product a SKU names.
 SALES_SECONDS = 60.0
 MOST_SALES = 2_000
 MOST_ALTERNATIVES = 8
@@ -150,15 +150,29 @@ async def _with_sales(shop: Shop, before: Book) -> Book:
         past = await store.past_queries(read)
         ranking = await store.ranking(read)
         sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
-    categories = await _categories(shop, before)
+    categories, said = await _categories(shop, before), await _as_named(shop, before.rules)
     return replace(
-        before, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
-        category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, before.rules),
+        before, rules=said, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
+        category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, said),
     )  # fmt: skip
 
 
 def _offered(past: Iterable[tuple[str, int]], said: Mapping[Phrase, Rule]) -> Offers:
     return typeahead.of_queries((shown, count) for shown, count in past if _may_be_offered(shown, said))
+
+
+async def _as_named(shop: Shop, rules: Mapping[Phrase, Rule]) -> Mapping[Phrase, Rule]:
+    """Of the products that their SKUs name now: one may have been made anew since, or have given a variant to another.
+    While MongoDB is away, of those that they named before."""
+    skus = {sku for rule in rules.values() for sku in (*rule.pinned, *rule.hidden)}
+    try:
+        ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
+    except StoreUnavailable:
+        return rules
+    return {
+        phrase: replace(rule, pinned_ids=products_of(rule.pinned, ids), hidden_ids=products_of(rule.hidden, ids))
+        for phrase, rule in rules.items()
+    }
 
 
 def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:

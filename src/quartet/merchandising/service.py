@@ -7,7 +7,7 @@ no failure of PostgreSQL is felt by whoever searches. What does not fit into mem
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, timedelta
 from uuid import UUID
@@ -19,7 +19,7 @@ from quartet import catalog
 from quartet.kernel.errors import invalid
 from quartet.kernel.ids import new_id
 from quartet.merchandising import store
-from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, told
+from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, products_of, told
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Postgres, Tx, new_row_id
 from quartet.web import trail
@@ -200,7 +200,7 @@ async def put_rule(
     for field, skus in (("pinned", pinned), ("hidden", hidden)):
         if unknown := [sku for sku in skus if sku not in ids]:
             raise invalid(field, f"there is no product {unknown[0]}")
-    pinned_ids, hidden_ids = _products(pinned, ids), _products(hidden, ids)
+    pinned_ids, hidden_ids = products_of(pinned, ids), products_of(hidden, ids)
     if both := [sku for sku in hidden if ids[sku] in pinned_ids]:  # each perhaps by another variant's SKU
         raise invalid("hidden", f"has {both[0]}, which is pinned")
     rule = Rule(new_id(), query, tuple(pinned), tuple(hidden), pinned_ids, hidden_ids, offered, shop.clock.now())
@@ -208,10 +208,6 @@ async def put_rule(
         before, after = await store.put_rule(tx, rule)
         await trail.record(tx, actor, "search-rule.put", "search-rule", after.id, before=before, after=after)
     return after
-
-
-def _products(skus: Sequence[str], ids: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ids[sku] for sku in skus))
 
 
 async def drop_rule(shop: Shop, id_: UUID, *, actor: str) -> None:

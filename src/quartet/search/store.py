@@ -115,7 +115,7 @@ def _family(settings: Settings) -> str:
 async def build_next(search: SearchEngine, settings: Settings) -> str:
     """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name. Until it
     goes live it has no replicas and is not refreshed, so that it costs less to fill."""
-    await sweep(search, settings)
+    await abandon_next(search, settings)
     name = f"{settings.search_alias}-{new_id().hex}"
     made = definition(settings)
     made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
@@ -127,7 +127,7 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
 async def former_as_next(search: SearchEngine, settings: Settings) -> str:
     """Puts the index that was live before behind the next alias; answers its name. Raises Conflict when there is none,
     or when it was made from another definition than the present one, so that it could not be kept up to date."""
-    await sweep(search, settings)
+    await abandon_next(search, settings)
     former = await search.alias_target(former_alias(settings))
     if former is None:
         raise Conflict("no former index is kept")

@@ -207,8 +207,9 @@ class Collection:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and
         (None, token) whenever there is none just then; that comes after `_AWAIT_MS` from MongoDB, much sooner from
         nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is
-        gone raises LostPosition on MongoDB; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
-        operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}}
+        gone raises LostPosition on MongoDB, and so does a collection that was dropped or renamed, past which no earlier
+        position leads; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
+        operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete", "invalidate"]}}}
         opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=_AWAIT_MS)
         try:
             with _NamedErrors():
@@ -217,6 +218,8 @@ class Collection:
                     while stream.alive:
                         asked = time.monotonic()
                         change = await _apart(stream.try_next())
+                        if change is not None and change["operationType"] == "invalidate":
+                            raise LostPosition("the collection was dropped or renamed")
                         yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
                         if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
                             await asyncio.sleep(_PAUSE_SECONDS)

@@ -318,11 +318,23 @@ async def _try(
             if alias == shop.settings.search_alias:
                 raise StoreUnavailable("search", f"no index is behind the alias {alias}")
             return {}  # that build has ended since we drew
+        if alias == shop.settings.search_alias and (newer := [r.id for r in results if r.status == 409]):
+            await _must_be_known(shop, version, newer)
         refused |= {r.id: r for r in results if not r.accepted and not r.passing}
         left = {r.id: left[r.id] for r in results if r.passing}
         if left:
             await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
     raise StoreUnavailable("search", f"the search engine keeps refusing {len(left)} of {len(documents)} items")
+
+
+async def _must_be_known(shop: Shop, version: int, newer: Sequence[str]) -> None:
+    """A batch is noted before it writes: of what search holds newer a newer batch is noted. Where none is, PostgreSQL
+    was put back to before it drew that number, or a standby took over that had not heard of it."""
+    async with shop.stores.pg.tx() as tx:
+        if not await store.is_newest(tx, version, newer):
+            return
+        await store.leap(tx)
+    raise StoreUnavailable("search", "it holds what was written under higher numbers than have been drawn")
 
 
 async def wanted_of(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:

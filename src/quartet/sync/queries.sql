@@ -40,6 +40,9 @@ WITH acknowledged AS (
 )
 DELETE FROM dead_letters WHERE pipeline = $3 AND key = ANY ($1::text[]);
 
+-- name: is_newest
+SELECT EXISTS (SELECT FROM search_known WHERE version = $1 AND product_id = ANY ($2::text[]));
+
 -- name: doubt
 -- Whatever is known of these, the next batch that can read them writes them, so that their dead letters go.
 UPDATE search_known SET sure = false WHERE product_id = ANY ($1::text[]);

@@ -67,16 +67,17 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
     asked = await ask(shop, reason, back=back)
     if back and asked.kind != "back":
         raise Conflict("a new index is being built just now")
-    async with shop.stores.pg.alone(ALONE):
+    async with shop.stores.pg.alone(ALONE) as is_alone:
         async with shop.stores.pg.read() as read:
             opened = await store.open_rebuild(read)
             if opened is None or opened.id != asked.id:
                 return await store.get_rebuild(read, asked.id)  # another did it while we waited for our turn
         try:
-            await _rebuild(shop, opened)
+            await _rebuild(shop, opened, is_alone)
         except StoreUnavailable:
             raise
         except Exception as error:
+            _must_be(is_alone)
             async with shop.stores.pg.once() as tx:
                 await store.end_rebuild(tx, opened, f"{type(error).__name__}: {error}")
             await search.abandon_next(shop.stores.search, shop.settings)
@@ -85,7 +86,13 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
         return await store.get_rebuild(read, asked.id)
 
 
-async def _rebuild(shop: Shop, rebuild: Rebuild) -> None:
+def _must_be(alone: Callable[[], bool]) -> None:
+    """Whoever has lost PostgreSQL for a moment may have a successor, whose index is not his to end or to put live."""
+    if not alone():
+        raise StoreUnavailable("postgres", "another may be at the rebuild by now")
+
+
+async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -> None:
     stores, settings = shop.stores, shop.settings
     if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
         rebuild = await _begun(shop, rebuild)
@@ -101,6 +108,7 @@ async def _rebuild(shop: Shop, rebuild: Rebuild) -> None:
         if await _is_held(shop, rebuild):  # by what was refused just now
             return
         assert rebuild.index_name is not None
+        _must_be(is_alone)
         await search.go_live(stores.search, settings, rebuild.index_name)
         await shop.step("live")
     else:  # cut short when it was live: whoever has no position in the stream counts on it for what changed since

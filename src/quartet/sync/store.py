@@ -125,6 +125,12 @@ async def settle(tx: Tx, draw: Draw, pipeline: str, ids: Sequence[str]) -> None:
     await tx.execute(q.settle, ids, draw.version, pipeline)
 
 
+async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
+    """Whether of any of these the batch of this number is the newest that is known."""
+    found: bool = await read.fetchval(q.is_newest, version, ids)
+    return found
+
+
 async def doubt(tx: Tx, ids: Sequence[str]) -> None:
     """Of none of these is search sure to hold what it should."""
     await tx.execute(q.doubt, ids)
