@@ -29,7 +29,7 @@ ATTEMPTS = 8
 AT_ONCE = 16
 AWAY_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
-_OF_STOCK = ("stock.changed", "order.placed")
+_OF_STOCK = ("stock.changed", "order.placed", "canary.sung")
 
 
 PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
@@ -88,7 +88,7 @@ async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
 
 def _skus(event: Event) -> list[str]:
     """Placing an order is one event for all its lines; everything else that moves stock is one a SKU."""
-    return [event.key] if event.topic == "stock.changed" else [line["sku"] for line in event.payload.get("items", ())]
+    return [line["sku"] for line in event.payload.get("items", ())] if event.topic == "order.placed" else [event.key]
 
 
 async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
