@@ -92,9 +92,11 @@ async def test_what_is_held_is_sold_and_sent_only_when_it_is_captured(
     assert twice.json()["paymentStatus"] == "succeeded"
     assert await till.charged(made["id"]) == 1000
 
-    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
-    assert (await staff.post(f"/orders/{made['id']}/refunds", json={})).status_code == 201
+    for path, status in (("ship", 200), ("deliver", 200), ("refunds", 201)):
+        assert (await staff.post(f"/orders/{made['id']}/{path}")).status_code == status
     assert await till.charged(made["id"]) == 0
+    steps = ("placed", "confirmed", "captured", "shipped", "delivered", "refunded")
+    assert await till.topics(made["id"]) == [f"order.{step}" for step in steps]
     await _books_balance(shop)
 
 

@@ -549,15 +549,22 @@ async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
 
     dispute = place.dispute(intent, "needs_response")
     assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
-    told = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.contested'")
-    assert [row["payload"]["reason"] for row in told if row["payload"]["provider_ref"] == dispute["id"]] == ["dispute"]
+    assert await _told_of(till, dispute["id"]) == [("payment.contested", "dispute")]
     for who, path in ((staff, "ship"), (staff, "refunds"), (shopper, "cancel")):
         refused = await who.post(f"/orders/{made['id']}/{path}")
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested"), path
     assert place.refunds == {}
     place.decide(dispute, "won")
     assert set(await place.deliver(client, clock.now(), copies=3)) == {200}
+    assert await _told_of(till, dispute["id"]) == [("payment.contested", "dispute"), ("payment.settled", "dispute")]
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+async def _told_of(till: Till, provider_ref: str) -> list[tuple[str, str]]:
+    found = await till.rows(
+        "SELECT topic, payload FROM outbox WHERE payload ->> 'provider_ref' = $1 ORDER BY id", provider_ref
+    )
+    return [(row["topic"], row["payload"]["reason"]) for row in found]
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -624,6 +631,8 @@ async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
     assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
     place.decide(place.disputes[0], "lost")  # told late, once more
     assert set(await place.deliver(client, clock.now())) == {200}
+    topics = [topic for topic, _ in await _told_of(till, place.disputes[0]["id"])]
+    assert topics == ["payment.contested", "payment.settled"]
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 

@@ -16,9 +16,13 @@ State = Literal["pending", "delivered", "dead"]
 EVENTS = (
     "order.placed",
     "order.confirmed",
+    "order.captured",
+    "order.shipped",
+    "order.delivered",
     "order.cancelled",
     "order.refunded",
     "payment.contested",
+    "payment.settled",
     "payment.returned",
     "refund.failed",
     "stock.changed",

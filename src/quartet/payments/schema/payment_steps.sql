@@ -463,15 +463,25 @@ BEGIN
     ELSE
         INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
         VALUES (p_id, p_ref, p_kind, p_cents, p_now) ON CONFLICT DO NOTHING;
-        IF FOUND THEN
-            INSERT INTO outbox (topic, key, payload)
-            SELECT 'payment.contested', o.id::text, jsonb_build_object(
-                'payment_id', p_id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', p_cents,
-                'currency', v_payment.currency, 'reason', p_kind, 'provider', v_payment.provider, 'provider_ref', p_ref)
-            FROM orders o WHERE o.id = v_payment.order_id;
-        END IF;
     END IF;
 END $$;
+
+-- Tells of a contest that is opened, and when it is settled, by whatever step: whoever stopped an order for it goes on.
+-- One that was undone before it was told of never was open.
+CREATE OR REPLACE FUNCTION tell_contest() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outbox (topic, key, payload)
+    SELECT CASE WHEN NEW.settled_at IS NULL THEN 'payment.contested' ELSE 'payment.settled' END, o.id::text,
+           jsonb_build_object(
+               'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', NEW.amount_cents,
+               'currency', p.currency, 'reason', NEW.reason, 'provider', p.provider, 'provider_ref', NEW.provider_ref)
+    FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = NEW.payment_id;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER payment_contests_opened AFTER INSERT ON payment_contests
+    FOR EACH ROW WHEN (NEW.settled_at IS NULL) EXECUTE FUNCTION tell_contest();
+CREATE OR REPLACE TRIGGER payment_contests_settled AFTER UPDATE ON payment_contests
+    FOR EACH ROW WHEN (OLD.settled_at IS NULL AND NEW.settled_at IS NOT NULL) EXECUTE FUNCTION tell_contest();
 
 -- Staff have seen to what others did to a payment's money, and name it by p_refs; where more than that is open, which came
 -- after their look, QT028 is raised as by refuse_contested. What was given back by hand is in the books from now on, as far
