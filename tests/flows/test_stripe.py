@@ -356,6 +356,8 @@ async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
     assert (await till.topics(made["id"])).count("refund.failed") == 1
     (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
     assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
+    (gone,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'order.refunded'")
+    assert gone["payload"]["refund_id"] == found["refunds"][0]["id"] == given["id"]  # so one is known by the other
     assert place.taken() == 1000
     await books_balance(shop, place, till)
 

@@ -328,7 +328,7 @@ BEGIN
         IF NOT came_late(v_refund.payment_id) THEN
             PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
                                  coalesce(v_refund.actor, 'guest'), coalesce(v_refund.note, v_refund.reason),
-                                 p_ref, v_refund.lines);
+                                 p_ref, v_refund.lines, p_id);
         END IF;
     END IF;
     RETURN v_refund;
