@@ -10,12 +10,13 @@ from stopped_clock import *  # noqa: F403 — its fixtures
 from till import Json, Till, look, order, pay
 
 from conftest import SEED
-from quartet import audit
+from quartet import audit, notify
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, Hold, Outcome, ProviderError, ProviderSilent
 from quartet.payments.providers.sandbox import SIGNATURE, Faults, Sandbox
+from quartet.sync.relay import relay
 from quartet.web.dependencies import Shop
 
 DAY = 86_400
@@ -136,6 +137,13 @@ async def test_a_hold_that_lapses_takes_its_order_with_it(
         assert (seen["status"], seen["history"][-1]["reason"]) == ("cancelled", "authorization lapsed")
         assert await till.topics(made["id"]) == ["order.placed", "order.confirmed", "order.cancelled"]
     assert await till.shelf("MUG") == (5, 0)
+    while await relay(shop):
+        pass
+    while await notify.deliver(shop):
+        pass
+    texts = {subject: text for _, subject, text in shop.mail.sent}  # type: ignore[attr-defined]
+    for made in (by_sweep, by_capture):
+        assert "your bank only held 10.00 GBP" in texts[f"Your order {made['number']} is cancelled"]
     await _books_balance(shop)
 
 

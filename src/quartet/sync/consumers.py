@@ -55,7 +55,7 @@ async def _can_be_mailed(_shop: Shop, event: Event) -> None:
 
 CONSUMERS: Mapping[str, tuple[Consumer, ...]] = {
     "order.confirmed": (_can_be_mailed, _empty_cart_of_bought, _count_points),
-    "order.cancelled": (_count_points,),
+    "order.cancelled": (_can_be_mailed, _count_points),
     "order.refunded": (_can_be_mailed, _count_points),
     "payment.returned": (_can_be_mailed,),
     "user.email_change_asked": (_can_be_mailed,),
