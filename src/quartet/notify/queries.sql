@@ -16,9 +16,13 @@ WHERE state = 'dead' AND args ->> 'order_id' = ANY ($1::uuid[]::text[]);
 
 -- name: claim
 -- Out of every other's sight until the lease ends. The mail server is spoken to with no transaction open, so a crash
--- leaves the e-mail to be claimed again.
+-- leaves the e-mail to be claimed again. A link to a new address waits for the notice to the old one, however often that
+-- is tried: once the link was used the notice would go to the new one too, and who had the account would never hear.
 UPDATE mails SET attempts = attempts + 1, not_before = $1::timestamptz + $2::float8 * interval '1 second'
-WHERE id IN (SELECT id FROM mails WHERE state = 'waiting' AND not_before <= $1
+WHERE id IN (SELECT id FROM mails AS due WHERE state = 'waiting' AND not_before <= $1
+             AND (kind <> 'verify' OR NOT EXISTS (
+                 SELECT FROM mails AS notice WHERE notice.user_id = due.user_id AND notice.kind = 'email-change'
+                 AND notice.state = 'waiting' AND notice.id < due.id))
              ORDER BY not_before, id LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING id, event_id, kind, user_id, args, attempts, created_at;
 
