@@ -322,7 +322,7 @@ async def test_a_change_under_way_can_be_taken_back(client: httpx.AsyncClient, a
 
 
 @pytest.mark.parametrize("way", ["changed", "by link", "by hand"])
-async def test_a_new_password_ends_a_change_of_address_that_another_asked_for(
+async def test_a_new_password_is_told_and_ends_a_change_of_address_that_another_asked_for(
     client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop, way: str
 ) -> None:
     thief, hers = _bearer(await _sign_in(client)), _bearer(await _sign_in(client))
@@ -343,6 +343,11 @@ async def test_a_new_password_ends_a_change_of_address_that_another_asked_for(
     signed = await client.post("/sessions", json={**ADA, "password": new})
     me = (await client.get("/users/me", headers=_bearer(signed.json()))).json()
     assert (me["email"], me["pendingEmail"]) == (ADA["email"], None)
+    await sync.catch_up(shop)
+    while await notify.deliver(shop):
+        pass
+    told = [to for to, subject, _ in shop.mail.sent if subject == "Your password was changed"]  # type: ignore[attr-defined]
+    assert told == [ADA["email"]]
 
 
 async def test_a_change_of_address_asked_for_with_the_password_of_a_moment_ago_is_refused(

@@ -59,6 +59,7 @@ CONSUMERS: Mapping[str, tuple[Consumer, ...]] = {
     "order.refunded": (_can_be_mailed, _count_points),
     "payment.returned": (_can_be_mailed,),
     "user.email_change_asked": (_can_be_mailed,),
+    "user.password_changed": (_can_be_mailed,),
     "user.reset_asked": (_can_be_mailed,),
     "user.verify_asked": (_can_be_mailed,),
     "user.erased": (_forget_person,),
