@@ -350,6 +350,8 @@ BEGIN
         UPDATE payment_refunds SET came_back_at = v_double.came_back_at WHERE id = p_refund.id;
     ELSIF v_double.id IS NOT NULL THEN
         PERFORM unbook_refund(v_double, 'asked for here', p_now);
+        v_double.came_back_at := p_now;
+        PERFORM tell_refund_failed(v_double);  -- its own event was told, and so is p_refund's
         UPDATE refunds SET source_ref = NULL WHERE source_ref = p_ref;
     END IF;
 END $$;
