@@ -463,6 +463,26 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
 
 
+async def test_another_address_does_not_wait_for_what_the_old_one_failed(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    receiver.behave = says("404 Not Found")
+    made = await endpoint(staff, f"{receiver.url}/mistyped")
+    for n in range(20):
+        await happen(shop, "price.changed", f"S{n}")
+    while await hooks.deliver(shop, send):
+        pass
+    same = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": f"{receiver.url}/mistyped"})
+    assert same.json()["breaker"]["state"] == "open"
+    receiver.behave = takes
+    moved = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": receiver.url})
+    assert moved.json()["breaker"] == {"state": "closed", "failures": 0, "openUntil": None}
+    while await hooks.deliver(shop, send):
+        pass
+    states = [d["state"] for d in await deliveries(staff, made)]
+    assert states.count("delivered") > 10  # all but those that were refused, which wait for their next try
+
+
 async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(
     shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:

@@ -124,6 +124,19 @@ def test_one_that_fails_for_days_or_is_gone_is_switched_off() -> None:
     assert not replace(off, disabled_reason="mine").failed(NOW, 410).enabled
 
 
+def test_what_was_not_taken_before_a_long_rest_switches_nothing_off() -> None:
+    one = endpoint()
+    for hour in range(24):
+        one = one.failed(NOW + timedelta(hours=hour), 500)
+    assert one.opened > 1
+    later = NOW + timedelta(days=30)  # its one event was given up long ago, and this is the next
+    again = one.failed(later, 503)
+    assert (again.enabled, again.failures, again.failing_since, again.breaker(later)) == (True, 1, later, "closed")
+    for hours in range(7, 100, 7):  # while something waits it is tried as often as this, and that is no rest
+        one = one.failed(NOW + timedelta(hours=24 + hours), 503)
+    assert not one.enabled
+
+
 def test_tries_grow_apart_over_a_day() -> None:
     at, tries = NOW, 0
     delivery = Delivery(1, uuid4(), uuid4(), "t", "k", {}, NOW, "pending", 0, NOW, None, NOW + timedelta(days=1), None,

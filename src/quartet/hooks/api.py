@@ -85,7 +85,7 @@ class NewEndpoint(Body):
 
 
 class EndpointPatch(Body):
-    """What to change; `enabled` true switches it on again and forgives its failures."""
+    """What to change; `enabled` true switches it on again and forgives its failures, as another `url` does."""
 
     url: Url | None = None
     events: Events | None = None

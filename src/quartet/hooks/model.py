@@ -37,6 +37,8 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 DISABLED_AFTER = timedelta(days=3)
 # Between the tries of one delivery: 5 s, 15 s, 45 s … 6 h, give or take a fifth, for a day.
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=6)
+# As long as this nothing is tried only where nothing waits.
+REST = 2 * LONGEST_WAIT
 OLD_SECRET = timedelta(hours=24)
 GONE = 410
 
@@ -76,7 +78,10 @@ class Endpoint:
 
     def failed(self, now: datetime, status: int | None) -> "Endpoint":
         """It did not take something. After some in a row the breaker opens, for longer each time; after days of that,
-        or when it says that it is gone, the endpoint is switched off."""
+        or when it says that it is gone, the endpoint is switched off. What it did not take before a long rest, in which
+        there was nothing to take, is no part of it."""
+        if self.open_until is not None and now - self.open_until > REST:
+            return self.succeeded().failed(now, status)
         since = self.failing_since or now
         after = replace(self, failures=self.failures + 1, failing_since=since)
         if after.failures >= FAILURES and self.breaker(now) != "open":

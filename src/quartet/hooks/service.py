@@ -46,7 +46,7 @@ async def create(
 
 
 async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) -> Endpoint:
-    """Changes it; switching it on forgives its failures. Raises NotFound, Invalid naming `url`."""
+    """Changes it; switching it on, or another address, forgives its failures. Raises NotFound, Invalid naming `url`."""
     if wanted.url is not None:
         await _refuse_bad(shop, wanted.url)
     async with shop.stores.pg.tx() as tx:
@@ -58,6 +58,8 @@ async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) ->
             description=before.description if wanted.description is None else wanted.description or None,
             updated_at=shop.clock.now(),
         )
+        if after.url != before.url:
+            after = after.succeeded()
         if wanted.enabled is True:
             after = after.switched_on()
         elif wanted.enabled is False and before.enabled:
