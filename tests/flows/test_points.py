@@ -361,6 +361,10 @@ async def test_a_refund_after_they_were_forgotten_brings_nobody_back(
         await accounts.erase(tx, user_id, shop.clock.now())
     await leaderboard.forget(shop, user_id)
     await leaderboard.rebuild(shop, actor="test")
-    assert (await staff.post(f"/orders/{bought}/refunds", json={"amountCents": 100})).status_code == 201
+    given = (await staff.post(f"/orders/{bought}/refunds", json={"amountCents": 100})).json()
+    async with shop.stores.pg.tx() as tx:
+        await payments.refund_came_back(tx, UUID(given["id"]), shop.clock.now())
+    told = await till.rows("SELECT topic, payload ->> 'user_id' AS named FROM outbox ORDER BY id")
+    assert [(row["topic"], row["named"]) for row in told] == [("order.refunded", None), ("refund.failed", None)]
     await carry(shop)
     assert await points(shop, user_id) == (0, 0)

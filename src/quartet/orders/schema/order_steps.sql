@@ -77,10 +77,10 @@ BEGIN
     PERFORM move_pieces(p_order_id, v_skus, v_qtys, p_stock, p_reserved, p_reason, p_by);
 END $$;
 
--- Tells the worker what became of orders; p_more is what belongs to this topic alone (docs/events.md). An order's mails go to its user, else to the guest's own address; who was forgotten since is nobody,
--- lest a late refund put them back on a board. Planned once a connection: left to itself PostgreSQL plans anew at each
--- call, since one order seems cheaper than the ten that it takes an unknown array for, and planning costs more than all
--- the rest.
+-- Tells the worker what became of orders; p_more is what belongs to this topic alone (docs/events.md). An order's mails go
+-- to its user, else to the guest's own address; who was forgotten since is nobody, lest a late refund put them back on a
+-- board. Planned once a connection: left to itself PostgreSQL plans anew at each call, since one order seems cheaper than
+-- the ten that it takes an unknown array for, and planning costs more than all the rest.
 CREATE OR REPLACE FUNCTION tell_orders(p_topic TEXT, p_order_ids UUID[], p_more JSONB DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN

@@ -72,8 +72,8 @@ END $$;
 -- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
 -- makes the order 'refunded' (a cancelled one stays cancelled). p_lines: what promise_pieces counted. p_restock puts
 -- those pieces back on the shelf, without them all of the order that is not settled. p_id: what it is called already, by
--- whoever promised it. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 when
--- there is no such order.
+-- whoever promised it. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured,
+-- QT005 when more is asked than is left, QT008 when there is no such order.
 CREATE OR REPLACE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,

@@ -165,13 +165,18 @@ BEGIN
     PERFORM tell_returned(p_payment);
 END $$;
 
+-- Who was forgotten is named to nobody any more, whatever becomes of their money.
+CREATE OR REPLACE FUNCTION known_buyer(p_user_id UUID) RETURNS UUID LANGUAGE sql STABLE AS $$
+    SELECT id FROM users WHERE id = p_user_id AND erased_at IS NULL
+$$;
+
 -- Tells the buyer of money that came too late why it goes back, or (held) is let go and was never taken: the order had
 -- 'expired' and its stock was sold, was 'cancelled', or 'paid' by another payment.
 CREATE OR REPLACE FUNCTION tell_returned(p_payment payments) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox (topic, key, payload)
     SELECT 'payment.returned', o.id::text, jsonb_build_object(
-        'payment_id', p_payment.id, 'order_id', o.id, 'user_id', o.user_id, 'email', o.email,
+        'payment_id', p_payment.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id), 'email', o.email,
         'amount_cents', p_payment.amount_cents, 'currency', p_payment.currency, 'held', p_payment.status = 'voided',
         'reason', CASE WHEN o.status <> 'cancelled' THEN 'paid' ELSE (
             SELECT CASE reason WHEN 'expired' THEN reason ELSE 'cancelled' END FROM why_order_stands(o.id) AS reason) END)
@@ -397,7 +402,7 @@ END $$;
 CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS void LANGUAGE sql AS $$
     INSERT INTO outbox (topic, key, payload)
     SELECT 'refund.failed', o.id::text, jsonb_build_object(
-        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id,
+        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id),
         'amount_cents', p_refund.amount_cents, 'currency', p.currency, 'reason', p_refund.reason,
         'came_back', p_refund.came_back_at IS NOT NULL)
     FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
@@ -475,8 +480,9 @@ BEGIN
     INSERT INTO outbox (topic, key, payload)
     SELECT CASE WHEN NEW.settled_at IS NULL THEN 'payment.contested' ELSE 'payment.settled' END, o.id::text,
            jsonb_build_object(
-               'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', NEW.amount_cents,
-               'currency', p.currency, 'reason', NEW.reason, 'provider', p.provider, 'provider_ref', NEW.provider_ref)
+               'payment_id', p.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id),
+               'amount_cents', NEW.amount_cents, 'currency', p.currency, 'reason', NEW.reason, 'provider', p.provider,
+               'provider_ref', NEW.provider_ref)
     FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = NEW.payment_id;
     RETURN NULL;
 END $$;
