@@ -109,7 +109,7 @@ async def test_a_refund_that_was_taken_for_somebody_elses_first_counts_once(
     async with shop.stores.pg.tx() as tx:
         ours = await payments.start_refund(tx, made, 1000, "asked", by="test", now=now, ask=now)
         assert ours is not None
-        # So that it stands before the one that it takes the place of is taken back, where ids alone say what came first.
+        # It would stand before the other is taken back, if ids said what came first.
         first = await tx.fetchval("UPDATE payment_refunds SET id = $2 WHERE id = $1 RETURNING id", ours.id, UUID(int=1))
     async with shop.stores.pg.tx() as tx:
         await payments.note_moved(tx, ours.payment_id, elsewhere, now)
