@@ -292,18 +292,19 @@ async def test_of_one_key_the_first_is_sent_first_and_one_that_is_refused_holds_
 # Secrets
 
 
-async def test_after_a_rotation_both_secrets_verify_for_a_day_and_none_lies_in_the_database(
+async def test_after_a_rotation_the_secrets_of_before_verify_for_a_day_and_none_lies_in_the_database(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
     app.state.shop = shop = replace(shop, clock=clock)
     made = await endpoint(staff, receiver.url)
+    once = (await staff.post(f"/webhook-endpoints/{made['id']}/rotate-secret")).json()
     rotated = (await staff.post(f"/webhook-endpoints/{made['id']}/rotate-secret")).json()
     assert rotated["secret"].startswith("whsec_")
-    assert rotated["secret"] != made["secret"]
+    assert len({made["secret"], once["secret"], rotated["secret"]}) == 3
     await happen(shop, "price.changed")
     await hooks.deliver(shop, send)
-    for secret in (made["secret"], rotated["secret"]):
+    for secret in (made["secret"], once["secret"], rotated["secret"]):
         Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
     clock.advance(86_400 + 1)
     async with shop.stores.pg.read() as read:
@@ -311,7 +312,7 @@ async def test_after_a_rotation_both_secrets_verify_for_a_day_and_none_lies_in_t
         rows = str([dict(row) for row in await read.fetch("SELECT * FROM webhook_endpoints")])
         rows += str([dict(row) for row in await read.fetch("SELECT * FROM audit_log")])
     assert found.secrets(shop.settings.all_secrets(), clock.now()) == [rotated["secret"]]
-    for secret in (made["secret"], rotated["secret"]):
+    for secret in (made["secret"], once["secret"], rotated["secret"]):
         assert secret.removeprefix("whsec_") not in rows
     assert "secret" not in await look(staff, made)
 

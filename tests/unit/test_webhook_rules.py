@@ -163,3 +163,11 @@ def test_a_secret_needs_both_the_shops_and_the_salt() -> None:
         model.secret_of("s" * 40, one.id, b"pepper"),
     }
     assert len(others | {secret}) == 4
+
+
+def test_however_often_it_is_rotated_a_header_holds_what_signs() -> None:
+    one = endpoint()
+    for n in range(100):
+        one = one.rotated(bytes([n]) * model.SALT_BYTES, NOW)
+    salts = [bytes([n]) * model.SALT_BYTES for n in range(99, 90, -1)]
+    assert one.secrets(["s" * 40], NOW) == [model.secret_of("s" * 40, one.id, salt) for salt in salts]

@@ -40,6 +40,7 @@ FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=6)
 # As long as this nothing is tried only where nothing waits.
 REST = 2 * LONGEST_WAIT
 OLD_SECRET = timedelta(hours=24)
+SALT_BYTES, OLD_SECRETS = 16, 8
 GONE = 410
 
 
@@ -98,12 +99,21 @@ class Endpoint:
         """By hand, as if new."""
         return replace(self.succeeded(), enabled=True, disabled_reason=None)
 
+    def old_salts(self, now: datetime) -> bytes:
+        """One behind the other, the newest first."""
+        return self.old_salt if self.old_salt and self.old_until and now < self.old_until else b""
+
+    def rotated(self, salt: bytes, now: datetime) -> "Endpoint":
+        """Another salt. Whoever rotates twice (the first answer may have been lost) still has the secret of before in
+        use, so that all of this day go on signing, as many as a header holds well."""
+        old = (self.salt + self.old_salts(now))[: OLD_SECRETS * SALT_BYTES]
+        return replace(self, salt=salt, old_salt=old, old_until=now + OLD_SECRET, updated_at=now)
+
     def secrets(self, shop_secrets: list[str], now: datetime) -> list[str]:
-        """Those that sign now, the newest first: of the present salt and, for a day after a rotation, of the one
-        before, each under the shop's secret and under those that are retired."""
-        salts = [self.salt]
-        if self.old_salt is not None and self.old_until is not None and now < self.old_until:
-            salts.append(self.old_salt)
+        """Those that sign now, the newest first: of the present salt and, for a day after a rotation, of those before,
+        each under the shop's secret and under those that are retired."""
+        old = self.old_salts(now)
+        salts = [self.salt, *(old[first : first + SALT_BYTES] for first in range(0, len(old), SALT_BYTES))]
         return [secret_of(shop_secret, self.id, salt) for salt in salts for shop_secret in shop_secrets]
 
 
