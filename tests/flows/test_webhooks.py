@@ -464,10 +464,28 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
 
 
+async def test_who_refuses_one_kind_of_event_is_sent_the_others_at_once(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    async def knows_orders_alone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        known = json.loads(receiver.got[-1].body)["type"].startswith("order.")
+        await (takes if known else says("422 Unknown type"))(reader, writer)
+
+    receiver.behave = knows_orders_alone
+    made = await endpoint(staff, receiver.url)
+    for n in range(60):
+        await happen(shop, "stock.changed", f"S{n}")
+    await happen(shop, "order.shipped", payload={"order_id": "o"})
+    while await hooks.deliver(shop, send):
+        pass
+    assert [d["type"] for d in await deliveries(staff, made, "&state=delivered")] == ["order.shipped"]
+    assert len(receiver.got) == 61
+
+
 async def test_another_address_does_not_wait_for_what_the_old_one_failed(
     shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:
-    receiver.behave = says("404 Not Found")
+    receiver.behave = says("503 Later")
     made = await endpoint(staff, f"{receiver.url}/mistyped")
     for n in range(20):
         await happen(shop, "price.changed", f"S{n}")

@@ -113,6 +113,16 @@ def test_the_breaker_opens_after_some_failures_in_a_row_and_a_yes_forgives_all()
     assert one.succeeded().breaker(later) == "closed"
 
 
+def test_a_refusal_opens_no_breaker_and_ends_what_failed_but_not_for_days() -> None:
+    one = endpoint()
+    for _ in range(2 * model.FAILURES):
+        one = one.failed(NOW, 429)
+    assert (one.breaker(NOW), one.opened) == ("open", 1)
+    one = one.failed(NOW, 400)
+    assert (one.breaker(NOW), one.failures, one.failing_since) == ("closed", 0, NOW)
+    assert not one.failed(NOW + model.DISABLED_AFTER + timedelta(seconds=1), 404).enabled
+
+
 def test_one_that_fails_for_days_or_is_gone_is_switched_off() -> None:
     one = endpoint().failed(NOW, 500)
     assert one.failed(NOW + model.DISABLED_AFTER, 500).enabled

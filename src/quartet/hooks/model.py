@@ -42,6 +42,8 @@ REST = 2 * LONGEST_WAIT
 OLD_SECRET = timedelta(hours=24)
 SALT_BYTES, OLD_SECRETS = 16, 8
 GONE = 410
+# Of 4xx those that speak of the moment and not of what was sent: a time-out, and too many requests.
+WAITS = (408, 429)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class Endpoint:
             return self.succeeded().failed(now, status)
         since = self.failing_since or now
         after = replace(self, failures=self.failures + 1, failing_since=since)
-        if after.failures >= FAILURES and self.breaker(now) != "open":
+        if status is not None and 400 <= status < 500 and status not in WAITS:
+            # It is there, and will not have this one: no reason to keep the others from it.
+            after = replace(self.succeeded(), failing_since=since)
+        elif after.failures >= FAILURES and self.breaker(now) != "open":
             pause = min(FIRST_PAUSE * 2.0**self.opened, LONGEST_PAUSE)
             after = replace(after, opened=self.opened + 1, open_until=now + pause)
         reason = None
