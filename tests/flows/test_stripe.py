@@ -302,6 +302,8 @@ async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(
     assert (await till.topics(made["id"])).count("refund.failed") == 1
     (told,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'refund.failed'")
     assert (told["payload"]["refund_id"], told["payload"]["came_back"]) == (given["id"], True)
+    (gone,) = await till.rows("SELECT payload FROM outbox WHERE topic = 'order.refunded'")
+    assert gone["payload"]["refund_id"] == found["refunds"][0]["id"] == given["id"]  # so one is known by the other
     assert place.taken() == 1000
     await abroad.books_balance()
 
@@ -462,15 +464,22 @@ async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
 
     dispute = place.dispute(intent, "needs_response")
     await abroad.tell(copies=3)
-    told = await till.rows("SELECT payload FROM outbox WHERE topic = 'payment.contested'")
-    assert [row["payload"]["reason"] for row in told if row["payload"]["provider_ref"] == dispute["id"]] == ["dispute"]
+    assert await _told_of(till, dispute["id"]) == [("payment.contested", "dispute")]
     for who, path in ((staff, "ship"), (staff, "refunds"), (shopper, "cancel")):
         refused = await who.post(f"/orders/{made['id']}/{path}")
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested"), path
     assert place.refunds == {}
     place.decide(dispute, "won")
     await abroad.tell(copies=3)
+    assert await _told_of(till, dispute["id"]) == [("payment.contested", "dispute"), ("payment.settled", "dispute")]
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
+async def _told_of(till: Till, provider_ref: str) -> list[tuple[str, str]]:
+    found = await till.rows(
+        "SELECT topic, payload FROM outbox WHERE payload ->> 'provider_ref' = $1 ORDER BY id", provider_ref
+    )
+    return [(row["topic"], row["payload"]["reason"]) for row in found]
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -499,7 +508,12 @@ async def test_what_is_disputed_is_not_captured(
 
 
 async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
-    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, admin: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    admin: httpx.AsyncClient,
+    abroad: Abroad,
+    place: StripesPlace,
+    till: Till,
 ) -> None:
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made)).json()
@@ -518,6 +532,8 @@ async def test_a_dispute_that_is_lost_waits_for_staff_who_say_what_they_know(
     assert [entry["after"]["note"] for entry in log] == ["paid by transfer"]
     place.decide(place.disputes[0], "lost")  # told late, once more
     await abroad.tell()
+    topics = [topic for topic, _ in await _told_of(till, place.disputes[0]["id"])]
+    assert topics == ["payment.contested", "payment.settled"]
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
