@@ -90,11 +90,9 @@ async def create_key(shop: ShopDep, principal: Admin, body: NewKey) -> Response:
 @router.get("/api-keys", response_model=Page[KeyShape], responses=problems(*_ADMIN))
 async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
     """Newest first, revoked ones too."""
-    before = None
-    if paging.cursor is not None:
-        (before,) = shop.cursors.decode(paging.cursor, "api-keys")
+    before = shop.cursors.start(paging, "api-keys", None, UUID)
     async with shop.stores.pg.read() as read:
-        found = await store.keys(read, before=UUID(before) if before else None, limit=paging.limit + 1)
+        found = await store.keys(read, before=before, limit=paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, "api-keys", lambda last: [last.id])
     return answer(Page[KeyShape](items=[KeyShape.model_validate(key) for key in shown], next_cursor=more))
 
@@ -114,9 +112,8 @@ async def list_people(
     email: Annotated[str, Query(max_length=320, description="How the address begins.")] = "",
 ) -> Response:
     """Accounts in the order of their addresses."""
-    scope, after = f"users:{email}", ""
-    if paging.cursor is not None:
-        (after,) = shop.cursors.decode(paging.cursor, scope)
+    scope = f"users:{email}"
+    after = shop.cursors.start(paging, scope, "", str)
     async with shop.stores.pg.read() as read:
         found = await accounts.by_email(read, email.lower(), after=after, limit=paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.email])
@@ -148,10 +145,9 @@ async def list_entries(
     kind, _colon, subject_id = (subject or "").partition(":")
     wanted = store.Filter(actor, (kind, subject_id) if subject else None, action)
     scope = f"audit:{actor}:{subject}:{action}:{start}:{end}"
-    before = store.NEWEST
-    if paging.cursor is not None:
-        at, entry_id = shop.cursors.decode(paging.cursor, scope)
-        before = store.Before(datetime.fromisoformat(at), entry_id)
+    before = shop.cursors.start(
+        paging, scope, store.NEWEST, lambda at, id_: store.Before(datetime.fromisoformat(at), id_)
+    )
     async with shop.stores.pg.read() as read:
         found = await store.entries(read, wanted, since=since, until=until, before=before, limit=paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.at.isoformat(), last.id])

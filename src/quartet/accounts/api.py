@@ -238,9 +238,8 @@ async def sign_out(shop: ShopDep, principal: Signed, _: NoBody = None) -> Respon
 )
 async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Response:
     """Where you are signed in, the newest sign-in first."""
-    scope, before = f"sessions:{principal.user_id}", None
-    if paging.cursor is not None:
-        before = UUID(shop.cursors.decode(paging.cursor, scope)[0])
+    scope = f"sessions:{principal.user_id}"
+    before = shop.cursors.start(paging, scope, None, UUID)
     found = await service.sessions(shop, principal, before, paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.id])
     items = [_session(session, principal.session_id) for session in shown]

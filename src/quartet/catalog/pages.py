@@ -256,10 +256,8 @@ async def list_products(
         varying=varying,
     )
     asked_for = sorted((name, text) for name, text in given.items() if name not in ("sort", "limit", "cursor"))
-    after, scope = None, f"products:{sort}:{asked_for}"
-    if paging.cursor is not None:
-        value, sku = shop.cursors.decode(paging.cursor, scope)
-        after = (value, sku)
+    scope = f"products:{sort}:{asked_for}"
+    after = shop.cursors.start(paging, scope, None, lambda value, sku: (value, sku))
     found = await store.page(shop.stores.mongo, where, sort=SORTS[sort], after=after, limit=paging.limit + 1)
     return shop.cursors.cut(found, paging, scope, lambda last: [_value(last, SORTS[sort][0]), last["sku"]])
 

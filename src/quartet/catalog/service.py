@@ -343,9 +343,7 @@ async def list_reviews(shop: Shop, reference: str, paging: PageQuery) -> tuple[S
     """The newest first, and the cursor of the next page. Raises NotFound, Invalid, StoreUnavailable."""
     product = await _published(shop, reference)
     scope = f"reviews:{product['_id']}"
-    after = None
-    if paging.cursor is not None:
-        (after,) = shop.cursors.decode(paging.cursor, scope)
+    after = shop.cursors.start(paging, scope, None, str)
     found = await store.reviews(shop.stores.mongo, product["_id"], after, paging.limit + 1)
     return shop.cursors.cut(found, paging, scope, lambda last: [last["publicId"]])
 

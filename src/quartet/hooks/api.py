@@ -119,7 +119,7 @@ async def create(shop: ShopDep, principal: Staff, body: NewEndpoint) -> Response
 @router.get("", response_model=Page[EndpointShape], responses=problems(*_ALWAYS))
 async def list_endpoints(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     """All of them, the newest first."""
-    before = UUID(shop.cursors.decode(paging.cursor, "webhooks")[0]) if paging.cursor is not None else None
+    before = shop.cursors.start(paging, "webhooks", None, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.page(read, before, paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, "webhooks", lambda last: [last.id])
@@ -175,9 +175,8 @@ async def list_deliveries(
     state: Annotated[State | None, Query(description="Only those.")] = None,
 ) -> Response:
     """What was sent to it, or is to be, the newest first."""
-    scope, before = f"deliveries:{endpoint_id}:{state}", MAX_BIGINT
-    if paging.cursor is not None:
-        (before,) = shop.cursors.decode(paging.cursor, scope)
+    scope = f"deliveries:{endpoint_id}:{state}"
+    before = shop.cursors.start(paging, scope, MAX_BIGINT, int)
     async with shop.stores.pg.read() as read:
         await store.get(read, endpoint_id)
         found = await store.deliveries(read, endpoint_id, before=before, state=state, limit=paging.limit + 1)

@@ -104,9 +104,8 @@ async def list_items(
     q: Annotated[str | None, Query(max_length=100, description="Part of the SKU or the name.")] = None,
 ) -> Response:
     """Items in SKU order."""
-    after, scope = "", f"inventory:{below_available}:{q}"
-    if paging.cursor is not None:
-        (after,) = shop.cursors.decode(paging.cursor, scope)
+    scope = f"inventory:{below_available}:{q}"
+    after = shop.cursors.start(paging, scope, "", str)
     async with shop.stores.pg.read() as read:
         items = await store.page(read, after=after, limit=paging.limit + 1, below=below_available, text=q or None)
     shown, more = shop.cursors.cut(items, paging, scope, lambda last: [last.sku])
@@ -157,9 +156,8 @@ async def post_movement(shop: ShopDep, principal: Staff, sku: SkuPath, body: Mov
 @router.get("/{sku}/movements", response_model=Page[MovementShape], responses=problems(NotFound, *_STAFF))
 async def list_movements(shop: ShopDep, _: Staff, sku: SkuPath, paging: Paging) -> Response:
     """The ledger, newest first; its sums equal the item."""
-    scope, before = f"movements:{sku}", MAX_BIGINT
-    if paging.cursor is not None:
-        (before,) = shop.cursors.decode(paging.cursor, scope)
+    scope = f"movements:{sku}"
+    before = shop.cursors.start(paging, scope, MAX_BIGINT, int)
     async with shop.stores.pg.read() as read:
         await store.get(read, sku)
         found = await store.movements(read, sku, before=before, limit=paging.limit + 1)

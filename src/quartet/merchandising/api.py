@@ -81,7 +81,7 @@ class RankingShape(Shape):
 @router.get("/synonyms", response_model=Page[SynonymsShape], responses=problems(*_STAFF))
 async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     """The newest first."""
-    before = UUID(shop.cursors.decode(paging.cursor, "synonyms")[0]) if paging.cursor is not None else _LAST
+    before = shop.cursors.start(paging, "synonyms", _LAST, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.synonyms_page(read, before, paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, "synonyms", lambda last: [last.id])
@@ -106,7 +106,7 @@ async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff, _:
 @router.get("/rules", response_model=Page[RuleShape], responses=problems(*_STAFF))
 async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
     """By query."""
-    after = str(shop.cursors.decode(paging.cursor, "search-rules")[0]) if paging.cursor is not None else ""
+    after = shop.cursors.start(paging, "search-rules", "", str)
     async with shop.stores.pg.read() as read:
         found = await store.rules_page(read, after, paging.limit + 1)
     shown, more = shop.cursors.cut(found, paging, "search-rules", lambda last: [last.query])

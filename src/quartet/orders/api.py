@@ -74,10 +74,9 @@ async def list_orders(  # noqa: PLR0917
         user_id = principal.user_id
     email = email and accounts.known_email(email)
     scope = f"orders:{user_id}:{email}:{status}"
-    before = store.NEWEST
-    if paging.cursor is not None:
-        created_at, order_id = shop.cursors.decode(paging.cursor, scope)
-        before = store.Before(datetime.fromisoformat(created_at), UUID(order_id))
+    before = shop.cursors.start(
+        paging, scope, store.NEWEST, lambda at, id_: store.Before(datetime.fromisoformat(at), UUID(id_))
+    )
     async with shop.stores.pg.read() as read:
         found = await store.page(
             read, limit=paging.limit + 1, before=before, user_id=user_id, email=email, status=status

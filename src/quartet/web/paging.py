@@ -16,6 +16,8 @@ from quartet.web.shapes import Shape
 
 T = TypeVar("T")
 Row = TypeVar("Row")
+First = TypeVar("First")
+Place = TypeVar("Place")
 
 _SIGNATURE = 12
 
@@ -56,6 +58,11 @@ class Cursors:
         """`scope` names the list, so that one list's cursor does not open another."""
         data = orjson.dumps(values, default=str)
         return _text(_signature(self._keys[0], data, scope) + data)
+
+    def start(self, paging: PageQuery, scope: str, first: First, place: Callable[..., Place]) -> First | Place:
+        """Where a page begins: at the `place` that its cursor's values name, or at `first` without one. Raises
+        Invalid."""
+        return first if paging.cursor is None else place(*self.decode(paging.cursor, scope))
 
     def cut(
         self, found: Sequence[Row], paging: PageQuery, scope: str, place: Callable[[Row], list[Any]]
