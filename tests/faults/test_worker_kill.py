@@ -24,7 +24,7 @@ from quartet.stores import outbox
 from quartet.sync import changes, store
 from quartet.sync.leases import BEATS
 from quartet.sync.tasks import together
-from quartet.sync.worker import LOOPS
+from quartet.sync.worker import PIECES
 from quartet.web.dependencies import Shop
 
 # As they come in a batch of changes, of events, and in a rebuild.
@@ -205,7 +205,7 @@ async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(
     lease = Settings(_env_file=None).worker_lease_seconds
     assert lease * (1 + 1 / BEATS) < 5  # the longest that nobody does a piece of the work
     shop = replace(shop, settings=shop.settings.model_copy(update={"worker_lease_seconds": lease}))
-    pieces = sum(len(pieces) for _, pieces in LOOPS.values())
+    pieces = sum(map(len, PIECES.values()))
     print(f"seed {SEED}")
     for seconds in (0.0, lease / 2, lease / 2 + random.Random(SEED).uniform(0, lease / BEATS)):
         async with mortals_of(shop, tmp_path) as mortals:

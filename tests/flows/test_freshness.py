@@ -85,7 +85,7 @@ async def test_nobody_is_shown_the_canary(singing: Shop, client: httpx.AsyncClie
 async def test_no_shops_own_system_is_told_of_the_canary(kitchen: Shop, staff: httpx.AsyncClient) -> None:
     everything = {"url": "http://127.0.0.1:1024/", "events": ["*"]}
     made = (await staff.post("/webhook-endpoints", json=everything)).json()
-    async with running(freshness.sing(kitchen, store.NOBODYS)):
+    async with running(freshness.sing(kitchen)):
         await soon(lambda: _sung(kitchen), 60)
     while await relay.relay(kitchen):
         pass
@@ -179,7 +179,7 @@ def test_quantiles_are_bounds_that_hold(counts: dict[float, int], p50: float | N
 
 async def test_a_shop_may_have_no_canary(kitchen: Shop) -> None:
     quiet = replace(kitchen, settings=kitchen.settings.model_copy(update={"canary_seconds": 0}))
-    async with running(freshness.sing(quiet, store.NOBODYS)):
+    async with running(freshness.sing(quiet)):
         await asyncio.sleep(0.3)
     async with kitchen.stores.pg.read() as read:
         assert await store.songs(read) == []

@@ -390,7 +390,7 @@ async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_co
     signed_in, connected = place.tokens_given, line.connected
 
     async with asyncio.timeout(20):
-        sweeping = asyncio.create_task(worker.LOOPS["recovery"][0](shop, NOBODYS))
+        sweeping = asyncio.create_task(worker.LOOPS["recovery"](shop, NOBODYS))
         while not await till.rows("SELECT FROM payments WHERE asked > 3"):
             clock.advance(5)
             await asyncio.sleep(0.05)

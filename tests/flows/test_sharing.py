@@ -25,7 +25,7 @@ from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]  # a fixture
 
-PIECES = [piece for _, pieces in worker.LOOPS.values() for piece in pieces]
+PIECES = [piece for pieces in worker.PIECES.values() for piece in pieces]
 
 
 async def beat(shop: Shop, name: str, seconds: float = 60, pieces: list[str] | None = None) -> dict[str, int]:

@@ -22,7 +22,6 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
 from quartet.stores.postgres import Postgres
 from quartet.sync import store
-from quartet.sync.store import Lease
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -114,7 +113,7 @@ def _now(shop: Shop) -> int:
     return int(shop.clock.now().timestamp() * 1000)
 
 
-async def sing(shop: Shop, _: Lease) -> None:
+async def sing(shop: Shop) -> None:
     """Sings and listens, for ever. What a worker before sang and nobody heard is listened for as well."""
     if not shop.settings.canary_seconds:
         await asyncio.Event().wait()

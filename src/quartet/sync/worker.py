@@ -54,7 +54,7 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 async def _share(shop: Shop, _: Lease) -> None:
-    works = {name: Work(partial(_keep, name, shop, loop), pieces) for name, (loop, pieces) in LOOPS.items()}
+    works = {name: Work(partial(_keep, name, shop, loop), PIECES[name]) for name, loop in LOOPS.items()}
     await Share(shop, works).do()
 
 
@@ -117,10 +117,6 @@ async def _rebuilds(shop: Shop, _: Lease) -> None:
         await asyncio.sleep(REBUILD_SECONDS)
 
 
-async def _comparison(shop: Shop, _: Lease) -> None:
-    await compare.run(shop)
-
-
 async def _recovery(shop: Shop, _: Lease) -> None:
     # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
@@ -164,14 +160,6 @@ async def _queries(shop: Shop, _: Lease) -> None:
         await merchandising.count_queries(shop, yesterday=turn % COUNT_TURNS == 0)
 
 
-async def _webhooks(shop: Shop, _: Lease) -> None:
-    await hooks.run(shop)
-
-
-async def _discovery(shop: Shop, _: Lease) -> None:
-    await discovery.run(shop)
-
-
 async def _measures(shop: Shop, _: Lease) -> None:
     """What this process' own /metrics says of all, also while PostgreSQL is away, and what all others say of what this
     process has seen."""
@@ -181,18 +169,19 @@ async def _measures(shop: Shop, _: Lease) -> None:
         await asyncio.sleep(metrics.FRESH_SECONDS)
 
 
-# Each with the pieces that it can be shared out by.
-LOOPS: Mapping[str, tuple[Loop, Sequence[str]]] = {
-    "changes": (_changes, ["changes"]),
-    "outbox": (_outbox, relay.PIECES),
-    "rebuilds": (_rebuilds, ["rebuilds"]),
-    "comparison": (_comparison, ["comparison"]),
-    "recovery": (_recovery, ["recovery"]),
-    "access": (_access, ["access"]),
-    "mails": (_mails, ["mails"]),
-    "webhooks": (_webhooks, ["webhooks"]),
-    "sweeps": (_sweeps, ["sweeps"]),
-    "queries": (_queries, ["queries"]),
-    "discovery": (_discovery, ["discovery"]),
-    "canary": (freshness.sing, ["canary"]),
+LOOPS: Mapping[str, Loop] = {
+    "changes": _changes,
+    "outbox": _outbox,
+    "rebuilds": _rebuilds,
+    "comparison": lambda shop, _: compare.run(shop),
+    "recovery": _recovery,
+    "access": _access,
+    "mails": _mails,
+    "webhooks": lambda shop, _: hooks.run(shop),
+    "sweeps": _sweeps,
+    "queries": _queries,
+    "discovery": lambda shop, _: discovery.run(shop),
+    "canary": lambda shop, _: freshness.sing(shop),
 }
+# What each can be shared out by: one worker has it whole, but for the outbox.
+PIECES: Mapping[str, Sequence[str]] = {name: [name] for name in LOOPS} | {"outbox": relay.PIECES}
