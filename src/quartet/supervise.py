@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -89,7 +90,7 @@ class Supervisor:
         await self._check_given_stores()
         logins = await self._prepare(self.settings, self._console)
         for name in self._programs:
-            await self._start_service(name, lambda name=name: self._launch(name))  # type: ignore[misc]
+            self._services[name] = Service(await self._launch(name), partial(self._launch, name))
         with self._console.status("starting the API"):
             await self._wait_until_ready()
         return logins
@@ -203,9 +204,6 @@ class Supervisor:
             self.servers[name] = LocalServer(
                 name, "as given", version, url, 0, perf_counter() - began, self.place.log(name)
             )
-
-    async def _start_service(self, name: str, start: Restart) -> None:
-        self._services[name] = Service(await start(), start)
 
     async def _launch(self, name: str) -> Child:
         """The API or the worker, told by its environment what was settled here."""
