@@ -106,12 +106,6 @@ class Read:
         with _Statement():
             return await self._connection.fetchval(sql, *args, timeout=self._seconds)
 
-    async def stream(self, sql: str, *args: Any, size: int = 1000) -> AsyncIterator[Any]:
-        """Rows one by one from a server-side cursor, `size` a round trip; flat in memory."""
-        async with self._connection.transaction(readonly=True):
-            async for row in self._connection.cursor(sql, *args, prefetch=size):
-                yield row
-
 
 class Tx(Read):
     """A connection to write with."""
@@ -259,19 +253,15 @@ class Postgres:
             version: str = await read.fetchval("SELECT current_setting('server_version')")
             return version
 
-    async def listen_connection(self) -> "asyncpg.Connection[Any]":
-        """A connection of one's own, outside the pool, for locks that last; the caller closes it."""
-        try:
-            return await asyncpg.connect(self._url, timeout=CONNECT_SECONDS)
-        except (*_GONE, asyncpg.PostgresError) as error:
-            raise StoreUnavailable("postgres") from error
-
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
         """Waits until no other process is in the block of this name; yields a function that says whether that still
         holds. The server lets the next one in when this connection ends, however it ends; so for a moment there may be
         two, and what is done inside must bear that. Keeps a connection of its own outside the pool."""
-        connection = await self.listen_connection()
+        try:
+            connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS)
+        except (*_GONE, asyncpg.PostgresError) as error:
+            raise StoreUnavailable("postgres") from error
         try:
             await self._wait_alone(connection, name)
             yield lambda: not connection.is_closed()

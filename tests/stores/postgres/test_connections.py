@@ -115,12 +115,6 @@ async def test_a_server_that_is_away_is_said_so() -> None:
             await pg.ping()
 
 
-async def test_many_rows_come_in_batches(pg: Postgres) -> None:
-    async with pg.read() as read:
-        rows = [row["n"] async for row in read.stream("SELECT n FROM generate_series(1, 2500) AS n", size=100)]
-    assert rows == list(range(1, 2501))
-
-
 async def test_a_migration_under_a_prepared_statement_costs_one_try_and_no_fault(pg: Postgres) -> None:
     async with pg.tx() as tx:
         await tx.execute("CREATE TABLE grown (sku text)")
