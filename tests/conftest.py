@@ -31,6 +31,7 @@ from quartet.leaderboard import store as boards
 from quartet.stores import open_stores
 from quartet.stores.migrate import migrate
 from quartet.stores.postgres import Postgres
+from quartet.stores.redis import RedisStore
 from quartet.sync import products
 from quartet.web.dependencies import Shop
 
@@ -118,6 +119,14 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dic
     with in_memory(tmp_path_factory.mktemp("stores")) as folder:
         async with devstores.throwaway(folder, search="osmem") as urls:
             yield urls
+
+
+@pytest.fixture(scope="session")
+async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
+    """The shared one without a shop, for whoever has keys of his own."""
+    store = RedisStore(servers["redis"], doubt=60)  # on a busy machine it may be silent for a moment
+    yield store
+    await store.close()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The cart: adding, changing, merging, and what is left of it after a purchase."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -367,13 +367,6 @@ async def test_what_was_bought_leaves_the_cart_and_what_was_added_meanwhile_stay
 
 
 # --- the scripts against models -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
-    found = RedisStore(servers["redis"])
-    yield found
-    await found.close()
 
 
 CAP, LINES = 5, 3

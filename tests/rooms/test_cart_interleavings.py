@@ -2,7 +2,7 @@
 guest's cart: no piece is lost, none is there twice, and what was bought or removed does not come back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, permutations, product
 from typing import Any
@@ -17,13 +17,6 @@ from quartet.stores.redis import Arg, RedisStore
 MUG = "MUG"
 ORDERED = 2
 AT_ONCE, MOST_CALLS = 50, 100
-
-
-@pytest.fixture(scope="module")
-async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
-    found = RedisStore(servers["redis"])
-    yield found
-    await found.close()
 
 
 @dataclass(frozen=True)

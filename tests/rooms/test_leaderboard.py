@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -211,13 +211,6 @@ async def test_without_redis_the_board_says_so(client: httpx.AsyncClient, app: F
         answer = await client.get("/leaderboard")
     assert answer.status_code == 503
     assert answer.json()["store"] == "redis"
-
-
-@pytest.fixture(scope="module")
-async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
-    found = RedisStore(servers["redis"])
-    yield found
-    await found.close()
 
 
 awards = st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(0, 8), st.integers(0, 40))

@@ -416,13 +416,6 @@ steps = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
-    store = RedisStore(servers["redis"])
-    yield store
-    await store.close()
-
-
 @settings(max_examples=80)
 @given(steps=steps)
 async def test_the_scripts_do_as_the_model(redis: RedisStore, steps: list[tuple[Any, ...]]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -20,13 +19,6 @@ from quartet.web import limits
 START = 1_790_000_000_000
 WINDOW = 10
 WINDOW_MS = WINDOW * 1000
-
-
-@pytest.fixture(scope="module")
-async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
-    store = RedisStore(servers["redis"], doubt=60)  # on a busy machine it may be silent for a moment
-    yield store
-    await store.close()
 
 
 @dataclass
