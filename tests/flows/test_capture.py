@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from stopped_clock import *  # noqa: F403 — its fixtures
-from till import Json, Till, look, order, pay
+from till import Json, Till, look, order, pay, sign_anew
 
 from conftest import SEED
 from quartet import audit, notify
@@ -131,7 +131,7 @@ async def test_a_hold_that_lapses_takes_its_order_with_it(
     assert (told.status_code, told.json()["paymentStatus"]) == (409, "voided")
     clock.advance(3601)
     assert (await recover(shop, {"sandbox": sandbox})).settled == 1
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     for made in (by_sweep, by_capture):
         seen = await look(shopper, made["id"])
         assert (seen["status"], seen["history"][-1]["reason"]) == ("cancelled", "authorization lapsed")
@@ -387,16 +387,6 @@ async def test_the_sandboxes_faults_are_drawn_from_their_seed(shop: Shop) -> Non
         await tx.execute("DELETE FROM sandbox.charges")
     assert await run(1) == first
     assert await run(2) != first
-
-
-def _token(shop: Shop, shopper: httpx.AsyncClient) -> dict[str, str]:
-    from uuid import uuid4
-
-    from quartet.accounts import tokens
-    from quartet.web.dependencies import Principal
-
-    principal = Principal(shopper.user_id, frozenset(), uuid4())  # type: ignore[attr-defined]
-    return {"Authorization": f"Bearer {tokens.issue(shop.settings, principal, shop.clock.now())}"}
 
 
 async def test_any_order_of_a_payments_events_ends_the_same(

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from stopped_clock import *  # noqa: F403 — its fixtures
-from till import Json, Till, look, order, pay
+from till import Json, Till, look, order, pay, sign_anew
 
 from conftest import SEED
 from quartet.checkout import recover
@@ -401,7 +401,7 @@ async def test_what_was_paid_in_time_and_not_noticed_is_confirmed_and_does_not_e
     clock.advance(shop.settings.order_hold_seconds + 60)
     report = await recover(shop, _providers(sandbox))
     assert (report.settled, report.expired) == (1, 0)
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     await _paid_once(till, shopper, made, 5)
 
 
@@ -415,7 +415,7 @@ async def _paid_after_expiry(
     clock.advance(shop.settings.order_hold_seconds + 60)
     assert (await recover(shop, {"sandbox": Silent(held.inner)})).expired == 1
     assert await till.shelf("MUG") == (5, 0)
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     if sold_meanwhile:
         await order(shopper, ("MUG", 4))
     held.way_in.set()
@@ -514,7 +514,7 @@ async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 2))
     clock.advance(shop.settings.order_hold_seconds + 60)
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     told = await pay(shopper, made["id"])
     assert (told.status_code, told.json()["orderStatus"]) == (409, "expired")
 
@@ -770,7 +770,7 @@ async def test_what_was_paid_long_ago_and_not_told_is_asked_for_before_the_order
     for _ in range(shop.settings.order_hold_seconds // 20 + 2):
         clock.advance(20)
         assert (await recover(shop, app.state.providers)).expired == 0
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     seen = await look(shopper, made["id"])
     assert [(step["to"], step["reason"]) for step in seen["history"]] == [("pending", None), ("confirmed", "paid")]
 
@@ -864,7 +864,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     await swept_until(1)
     clock.advance(31 * 24 * 3600)
     await swept_until(0)
-    shopper.headers.update(_token(shop, shopper))
+    sign_anew(shop, shopper)
     assert (await _webhook(client, sandbox, told, clock)).is_success
     await _paid_once(till, shopper, made, 5)
 
@@ -884,13 +884,3 @@ async def _served(app: FastAPI) -> AsyncIterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     await serving
-
-
-def _token(shop: Shop, shopper: httpx.AsyncClient) -> dict[str, str]:
-    from uuid import uuid4
-
-    from quartet.accounts import tokens
-    from quartet.web.dependencies import Principal
-
-    principal = Principal(shopper.user_id, frozenset(), uuid4())  # type: ignore[attr-defined]
-    return {"Authorization": f"Bearer {tokens.issue(shop.settings, principal, shop.clock.now())}"}

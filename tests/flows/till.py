@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from quartet import inventory
-from quartet.web.dependencies import Shop
+from quartet.accounts import tokens
+from quartet.web.dependencies import Principal, Shop
 
 Json = dict[str, Any]
 
@@ -49,6 +51,12 @@ class Till:
         """What the outbox tells of an order, in order."""
         found = await self.rows("SELECT topic FROM outbox WHERE key = $1 ORDER BY id", order_id)
         return [row["topic"] for row in found]
+
+
+def sign_anew(shop: Shop, shopper: httpx.AsyncClient) -> None:
+    """The access token has run out by the shop's clock: a shopper goes on with another."""
+    principal = Principal(shopper.user_id, frozenset(), uuid4())  # type: ignore[attr-defined]
+    shopper.headers["Authorization"] = f"Bearer {tokens.issue(shop.settings, principal, shop.clock.now())}"
 
 
 async def order(client: httpx.AsyncClient, *items: tuple[str, int]) -> Json:
