@@ -17,8 +17,9 @@ from urllib.parse import quote_plus
 from bench.bare import started
 from bench.client import Client, by_the_clock
 from bench.machine import Measured, compiler_seconds, cpu_seconds, measure, table
-from bench.running import RunningShop, free_port, published, renamed, running_shop, settled
+from bench.running import RunningShop, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
+from quartet.devstores import free_port
 
 Call = Callable[[int], Coroutine[Any, Any, object]]
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import psutil
 
 from bench.client import Client, by_the_clock
-from bench.machine import compiler_seconds, cpu_seconds, held_still
+from bench.machine import compiler_seconds, cpu_seconds, held_still, quantile
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from quartet import inventory, search
 from quartet.cli import open_shop
@@ -262,11 +262,11 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
 
 
 def _row(name: str, watch: Watch, began: float, over: float, rates: tuple[float, float]) -> str:
-    took = sorted(seconds for written, seconds in watch.found if written >= began)
+    took = [seconds for written, seconds in watch.found if written >= began]
     again = max((written for written, s in watch.found if written >= began and s > GOAL_SECONDS), default=over) - over
-    p50, p99 = (took[min(len(took) - 1, int(share * len(took)))] for share in (0.5, 0.99))
+    p50, p99 = quantile(took, 0.5), quantile(took, 0.99)
     return (
-        f"| {name} | {watch.name} | {p50:.2f} | {p99:.2f} | {took[-1]:.2f} | {max(again, 0):.1f} | {rates[0]:.0f} "
+        f"| {name} | {watch.name} | {p50:.2f} | {p99:.2f} | {max(took):.2f} | {max(again, 0):.1f} | {rates[0]:.0f} "
         f"| {rates[1]:.0f} | {os.getloadavg()[0]:.0f} |"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bench.client import Client, by_the_clock
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, quantile
 from bench.running import RunningShop, running_shop, settled
 
 T = TypeVar("T")
@@ -32,11 +32,6 @@ class Seen:
     latencies: dict[str, list[float]] = field(default_factory=lambda: {"product page": [], "cart line": []})
     seconds: float = 0.0
     cpu: float = 0.0
-
-    def quantile(self, name: str, share: float) -> float:
-        """Milliseconds that this share of the requests stayed under."""
-        ordered = sorted(self.latencies[name])
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 async def logins() -> str:
@@ -67,10 +62,11 @@ async def _logins(*, apart: bool) -> str:
 
 def _table(quiet: Seen, flooded: Seen, statuses: Counter[str], where: str) -> str:
     rows = [
-        f"| {name}, {'quiet' if seen is quiet else 'while they sign in'} | {seen.quantile(name, 0.5):.1f} "
-        f"| {seen.quantile(name, 0.99):.1f} | {max(seen.latencies[name]):.1f} | {len(seen.latencies[name])} |"
+        f"| {name}, {'quiet' if seen is quiet else 'while they sign in'} | {quantile(ms, 0.5):.1f} "
+        f"| {quantile(ms, 0.99):.1f} | {max(ms):.1f} | {len(ms)} |"
         for name in quiet.latencies
         for seen in (quiet, flooded)
+        for ms in [seen.latencies[name]]
     ]
     answered = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
     return "\n".join(

@@ -81,13 +81,18 @@ class Measured:
 
     def quantile(self, share: float) -> float:
         """Milliseconds that this share of the calls stayed under."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return quantile(self.latencies, share)
 
     @property
     def total_cpu(self) -> float:
         """Microseconds per call over all processes."""
         return sum(self.cpu.values())
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """What this share of the values stayed under."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 async def measure(

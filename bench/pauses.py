@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from bench.client import Client, by_the_clock
-from bench.machine import held_still
+from bench.machine import held_still, quantile
 from bench.running import RunningShop, running_shop, settled
 
 SECONDS = 5.0
@@ -38,11 +38,6 @@ class Seen:
     refused: int = 0
 
 
-def _quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 async def pauses(rounds: int, stores: Sequence[str]) -> str:
     """A table as Markdown."""
     rows = []
@@ -53,10 +48,10 @@ async def pauses(rounds: int, stores: Sequence[str]) -> str:
             seen, back = await _pause(shop, clients, store, rounds)
             rows += [
                 f"| {store} | {name} | {len(s.paused)} "
-                f"| {_quantile(s.quiet, 0.5):.1f} | {_quantile(s.paused, 0.5):.1f} "
-                f"| {_quantile(s.quiet, 0.99):.1f} | {_quantile(s.paused, 0.99):.1f} "
-                f"| {_quantile(s.paused, 0.99) / _quantile(s.quiet, 0.99):.2f} "
-                f"| {len(s.first)} | {_quantile(s.first or [0], 0.5):.0f} | {max(s.first, default=0):.0f} "
+                f"| {quantile(s.quiet, 0.5):.1f} | {quantile(s.paused, 0.5):.1f} "
+                f"| {quantile(s.quiet, 0.99):.1f} | {quantile(s.paused, 0.99):.1f} "
+                f"| {quantile(s.paused, 0.99) / quantile(s.quiet, 0.99):.2f} "
+                f"| {len(s.first)} | {quantile(s.first or [0], 0.5):.0f} | {max(s.first, default=0):.0f} "
                 f"| {s.refused} | {max(back):.2f} |"
                 for name, s in seen.items()
             ]

@@ -20,9 +20,10 @@ from uuid import UUID, uuid4
 
 from bench.client import Client
 from bench.machine import Measured, compiler_seconds, cpu_seconds
-from bench.running import RunningShop, free_port, running_shop, settled
+from bench.running import RunningShop, running_shop, settled
 from bench.wire import wired
 from quartet import orders, payments, retail, sync
+from quartet.devstores import free_port
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, outbox
 from quartet.stores.postgres import Postgres

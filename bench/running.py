@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import psutil
 from bench.client import Client
 from bench.machine import cpu_seconds
 from quartet import catalog
+from quartet.devstores import free_port
 from quartet.kernel.clock import SystemClock
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
@@ -115,13 +115,6 @@ async def settled(shop: RunningShop) -> None:
         )
         quiet = quiet + 1 if batches == after and not busy else 0
     await staff.close()
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _ready(process: asyncio.subprocess.Process, port: int, data: Path) -> dict[str, str]:

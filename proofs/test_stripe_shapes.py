@@ -3,7 +3,6 @@ refuses what the document does not know. It is built here from its Go module, at
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from quartet.devstores import free_port
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, GiveBack, Hold
@@ -45,9 +45,7 @@ def program() -> Path:
 @pytest.fixture(scope="module")
 def url(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """It listens on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("stripe-mock") / "log"
     with log.open("w") as out:
         mock = subprocess.Popen([program, "-http-addr", f"127.0.0.1:{port}"], stdout=out, stderr=out)

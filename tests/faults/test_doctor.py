@@ -10,7 +10,7 @@ import pytest
 from old_search import elasticsearch_6
 from rich.console import Console
 
-from quartet.devstores import hold
+from quartet.devstores import free_port, hold
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
 from quartet.stores import too_old
@@ -25,12 +25,6 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"QUARTET_{name}_URL", raising=False)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _shown(findings: list[Finding]) -> tuple[int, str]:
     text = io.StringIO()
     return show(findings, Console(file=text, width=300)), text.getvalue()
@@ -38,7 +32,7 @@ def _shown(findings: list[Finding]) -> tuple[int, str]:
 
 async def test_a_machine_with_the_packages_has_all_it_needs(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    status, text = _shown(await examine(Settings(_env_file=None, data_dir=data, port=_free_port())))
+    status, text = _shown(await examine(Settings(_env_file=None, data_dir=data, port=free_port())))
     assert status == 0, text
     for what in ("Python", "data folder", "disk", "port", "PostgreSQL", "MongoDB", "Redis", "search"):
         assert what in text
@@ -49,7 +43,7 @@ async def test_a_machine_with_the_packages_has_all_it_needs(tmp_path: Path) -> N
 async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port, nobody = taken.getsockname()[1], _free_port()
+        port, nobody = taken.getsockname()[1], free_port()
         settings = Settings(
             _env_file=None,
             data_dir=tmp_path / "file" / "data",
@@ -68,7 +62,7 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 async def test_a_shop_that_runs_is_told_with_its_own_port(tmp_path: Path) -> None:
-    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port())
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port())
     with hold(tmp_path):
         _, starting = _shown(await examine(settings))
         note_running(settings.model_copy(update={"port": 8123}))
@@ -83,7 +77,7 @@ async def test_a_setting_that_is_none_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("QUARTET_LIMIT_BROWSING=1\nOTHER=2\n")
     monkeypatch.setenv("QUARTET_PRT", "8001")
-    status, text = _shown(await examine(Settings(data_dir=tmp_path / "data", port=_free_port())))
+    status, text = _shown(await examine(Settings(data_dir=tmp_path / "data", port=free_port())))
     assert status == 0, text
     assert "QUARTET_LIMIT_BROWSING is none" in text
     assert "QUARTET_PRT is none" in text
@@ -94,7 +88,7 @@ async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str
     settings = Settings(
         _env_file=None,
         data_dir=tmp_path,
-        port=_free_port(),
+        port=free_port(),
         postgres_url=servers["postgres"],
         mongodb_url=servers["mongodb"],
         redis_url=servers["redis"],
@@ -110,7 +104,7 @@ async def test_stores_that_are_given_are_asked(tmp_path: Path, servers: dict[str
 async def test_a_store_that_does_not_let_us_in_is_quoted(tmp_path: Path, servers: dict[str, str]) -> None:
     url = urlsplit(servers["postgres"])
     wrong = url._replace(netloc=f"{url.username}:hidden@{url.hostname}:{url.port}").geturl()
-    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), postgres_url=wrong)
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port(), postgres_url=wrong)
     status, text = _shown(await examine(settings))
     assert status == 1
     assert f'does not answer: password authentication failed for user "{url.username}"' in text
@@ -119,7 +113,7 @@ async def test_a_store_that_does_not_let_us_in_is_quoted(tmp_path: Path, servers
 
 async def test_an_engine_that_is_too_old_is_said(tmp_path: Path) -> None:
     with elasticsearch_6() as url:
-        settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), search_url=url)
+        settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port(), search_url=url)
         status, text = _shown(await examine(settings))
     assert status == 1
     assert f"elasticsearch 6.8.0, {url}" in text
@@ -155,7 +149,7 @@ async def redis(servers: dict[str, str]) -> AsyncIterator[RedisStore]:
 async def test_a_redis_that_would_delete_carts_is_named(
     tmp_path: Path, servers: dict[str, str], redis: RedisStore
 ) -> None:
-    settings = Settings(_env_file=None, data_dir=tmp_path, port=_free_port(), redis_url=servers["redis"])
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port(), redis_url=servers["redis"])
     assert "maxmemory" not in _shown(await examine(settings))[1]
     await redis.call("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     status, text = _shown(await examine(settings))

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 
 from quartet import cli, sync
 from quartet.demo import seed
+from quartet.devstores import free_port
 from quartet.gateway import ROOMS
 from quartet.kernel.settings import Settings
 from quartet.web.dependencies import Shop
@@ -31,9 +31,7 @@ async def address(app: FastAPI, shop: Shop) -> AsyncIterator[str]:
     """Where the demo shop answers, its worker at work."""
     await seed(shop)
     await sync.catch_up(shop)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     serving = asyncio.create_task(server.serve())
     stop = asyncio.Event()
