@@ -65,6 +65,13 @@ async def keep(shop: Shop, *events: Event) -> None:
         await notify.keep(tx, events)
 
 
+async def mails_wait(shop: Shop, shopper: httpx.AsyncClient, times: int = 1) -> None:
+    """So many e-mails to a shopper about one order."""
+    placed = await order(shopper, ("MUG", 1))
+    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
+    await keep(shop, *(told("order.confirmed", payload) for _ in range(times)))
+
+
 async def states(till: Till) -> list[str]:
     return [row["state"] for row in await till.rows("SELECT state FROM mails ORDER BY id")]
 
@@ -158,9 +165,7 @@ async def test_an_event_carried_again_is_no_second_mail(shop: Shop, till: Till, 
 
 
 async def test_of_many_workers_each_mail_is_sent_by_one(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
-    placed = await order(shopper, ("MUG", 1))
-    user_id = str(shopper.user_id)  # type: ignore[attr-defined]
-    await keep(shop, *(told("order.confirmed", {"order_id": placed["id"], "user_id": user_id}) for _ in range(90)))
+    await mails_wait(shop, shopper, 90)
     while sum(await asyncio.gather(*(notify.deliver(shop) for _ in range(6)))):
         pass
     assert len(sent(shop)) == len(set(shop.mail.ids)) == 90  # type: ignore[attr-defined]
@@ -247,8 +252,7 @@ async def test_a_worker_that_stops_waits_some_moments_only(
 ) -> None:
     monkeypatch.setattr(service, "LAST_SECONDS", 0.2)
     shop = Shop(shop.settings, shop.stores, shop.clock, Slow())
-    placed = await order(shopper, ("MUG", 1))
-    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    await mails_wait(shop, shopper)
     sending = asyncio.create_task(notify.deliver(shop))
     await asyncio.wait([sending], timeout=0.3)
     async with asyncio.timeout(5):
@@ -271,9 +275,7 @@ async def test_none_is_still_being_sent_when_its_lease_ends(
     monkeypatch.setattr(service, "monotonic", lambda: sum(passed))
     clock, server = FixedClock(datetime.now(UTC)), Sluggish()
     shop = Shop(shop.settings, shop.stores, clock, server)
-    placed = await order(shopper, ("MUG", 1))
-    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
-    await keep(shop, *(told("order.confirmed", payload) for _ in range(20)))
+    await mails_wait(shop, shopper, 20)
     while await notify.deliver(shop):
         assert sum(passed) <= service.LEASE_SECONDS
         clock.advance(service.LEASE_SECONDS + 1)
@@ -287,8 +289,7 @@ async def test_a_mail_server_that_never_ends_is_given_a_minute(
 ) -> None:
     monkeypatch.setattr(service, "MAIL_SECONDS", 0.2)
     shop = Shop(shop.settings, shop.stores, shop.clock, Slow())
-    placed = await order(shopper, ("MUG", 1))
-    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    await mails_wait(shop, shopper)
     async with asyncio.timeout(10):
         assert await notify.deliver(shop) == 1
     assert await states(till) == ["waiting"]
@@ -300,8 +301,7 @@ async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_mes
 ) -> None:
     clock, server = FixedClock(datetime.now(UTC)), Stubborn(*(OSError("no route") for _ in range(4)))
     shop = Shop(shop.settings, shop.stores, clock, server)
-    placed = await order(shopper, ("MUG", 1))
-    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    await mails_wait(shop, shopper)
     waits = []
     for _ in range(4):
         assert await notify.deliver(shop) == 1
@@ -367,12 +367,10 @@ async def test_what_is_refused_or_failed_for_a_day_lies_dead_and_can_be_sent_by_
     clock = FixedClock(datetime.now(UTC))
     server = Stubborn(MailRefused("550 no such mailbox"), OSError("no route"))
     shop = Shop(shop.settings, shop.stores, clock, server)
-    placed = await order(shopper, ("MUG", 1))
-    payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]
-    await keep(shop, told("order.confirmed", payload))
+    await mails_wait(shop, shopper)
     await notify.deliver(shop)  # refused for good
     clock.advance(2 * 86_400)
-    await keep(shop, told("order.confirmed", payload))
+    await mails_wait(shop, shopper)
     await notify.deliver(shop)  # two days old, and the server is away
     assert await states(till) == ["dead", "dead"]
     state = (await admin.get("/sync")).json()
@@ -401,8 +399,7 @@ async def test_a_crash_before_the_mark_sends_again_under_the_same_message_id(
 
     clock = FixedClock(datetime.now(UTC))
     dying = Shop(shop.settings, shop.stores, clock, shop.mail, dies)
-    placed = await order(shopper, ("MUG", 1))
-    await keep(shop, told("order.confirmed", {"order_id": placed["id"], "user_id": str(shopper.user_id)}))  # type: ignore[attr-defined]
+    await mails_wait(shop, shopper)
     with pytest.raises(Killed):
         await notify.deliver(dying)
     alive = Shop(shop.settings, shop.stores, clock, shop.mail)
