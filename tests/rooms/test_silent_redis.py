@@ -120,16 +120,16 @@ async def test_a_page_is_shown_though_redis_stops_as(
 
 
 async def test_what_was_taken_of_a_limit_while_redis_was_silent_is_used_afterwards(shop: Shop, stop: Stop) -> None:
-    redis, shares = shop.stores.redis, limits.Shares(shop.stores.redis)
-    await shares.take("somebody", 1000, window=AGE)
+    redis, shares = shop.stores.redis, limits.Shares(shop.stores.redis, window=AGE)
+    await shares.take("somebody", 1000)
     stop.before = lambda commands: commands[0][0] == "EVALSHA"
     with pytest.raises(StoreUnavailable):
         for _ in range(1000):
-            await shares.take("somebody", 1000, window=AGE)
+            await shares.take("somebody", 1000)
     assert not redis.guard.is_doubtful
     stop.go_on()
     async with asyncio.timeout(30):
-        while (share := shares.at_hand("somebody", 1000, window=AGE)) is None:  # noqa: ASYNC110 — the reply brings it
+        while (share := shares.at_hand("somebody")) is None:  # noqa: ASYNC110 — the reply brings it
             await asyncio.sleep(0.01)
     await heard_of(redis)
     counted = 1000 - (await limits.take(redis, "somebody", 1000, window=AGE, cost=0)).remaining

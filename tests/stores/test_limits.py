@@ -135,10 +135,10 @@ AGE = 10 * 365 * 86_400  # a window that no run of a test reaches the end of
 async def test_processes_that_take_shares_allow_the_limit_and_no_more(
     redis: RedisStore, limit: int, turns: list[tuple[int, int]]
 ) -> None:
-    name, processes, allowed = uuid4().hex, [limits.Shares(redis) for _ in range(3)], 0
+    name, processes, allowed = uuid4().hex, [limits.Shares(redis, window=AGE) for _ in range(3)], 0
     for number, times in turns:
         for _ in range(times):
-            taken = await processes[number].take(name, limit, window=AGE)
+            taken = await processes[number].take(name, limit)
             allowed += taken.allowed
             assert allowed <= limit
             if not taken.allowed:  # what the two others hold unused is all that may be missing
@@ -146,25 +146,25 @@ async def test_processes_that_take_shares_allow_the_limit_and_no_more(
 
 
 async def test_one_process_with_shares_counts_as_without(redis: RedisStore) -> None:
-    name, shares = uuid4().hex, limits.Shares(redis)
-    taken = [await shares.take(name, 500, window=AGE) for _ in range(501)]
+    name, shares = uuid4().hex, limits.Shares(redis, window=AGE)
+    taken = [await shares.take(name, 500) for _ in range(501)]
     assert [one.remaining for one in taken] == [*range(499, -1, -1), 0]
     assert [one.allowed for one in taken] == [True] * 500 + [False]
 
 
 async def test_shares_of_many_at_once_allow_the_limit_and_no_more(redis: RedisStore) -> None:
-    name, processes = uuid4().hex, [limits.Shares(redis) for _ in range(2)]
+    name, processes = uuid4().hex, [limits.Shares(redis, window=AGE) for _ in range(2)]
     for process in processes:  # so that they take several
         for _ in range(60):
-            await process.take(name, 1000, window=AGE)
-    taken = await asyncio.gather(*(processes[n % 2].take(name, 1000, window=AGE) for n in range(2000)))
+            await process.take(name, 1000)
+    taken = await asyncio.gather(*(processes[n % 2].take(name, 1000) for n in range(2000)))
     assert 1000 - 1000 // limits.Shares.PART <= 120 + sum(one.allowed for one in taken) <= 1000
 
 
 async def _have(shares: limits.Shares, name: str, times: int) -> None:
     """So many requests, one after the other."""
     for _ in range(times):
-        assert (await shares.take(name, 3000, window=AGE)).allowed
+        assert (await shares.take(name, 3000)).allowed
         await asyncio.gather(*shares._tasks)
 
 
@@ -176,7 +176,7 @@ async def test_most_of_a_shares_requests_need_no_trip(redis: RedisStore, monkeyp
         return await run(*asked)
 
     monkeypatch.setattr(redis, "run", noted)
-    name, shares = uuid4().hex, limits.Shares(redis)
+    name, shares = uuid4().hex, limits.Shares(redis, window=AGE)
     await _have(shares, name, 2000)
     assert len(trips) < 100
 
@@ -184,7 +184,7 @@ async def test_most_of_a_shares_requests_need_no_trip(redis: RedisStore, monkeyp
 async def test_before_a_share_is_used_up_the_next_is_taken_behind_the_backs_of_those_who_come(
     redis: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, shares, run, used = uuid4().hex, limits.Shares(redis), redis.run, 10
+    name, shares, run, used = uuid4().hex, limits.Shares(redis, window=AGE), redis.run, 10
     await _have(shares, name, used)
     trips, redis_answers = [], asyncio.Event()
 
@@ -194,21 +194,21 @@ async def test_before_a_share_is_used_up_the_next_is_taken_behind_the_backs_of_t
         return await run(*asked)
 
     monkeypatch.setattr(redis, "run", slow)
-    while (share := shares.at_hand(name, 3000, window=AGE)) is not None:  # none of them waits
+    while (share := shares.at_hand(name)) is not None:  # none of them waits
         share.use()
         used += 1
         await asyncio.sleep(0)
     assert len(trips) == 1
     redis_answers.set()
     await asyncio.gather(*shares._tasks)
-    assert (await shares.take(name, 3000, window=AGE)).remaining == 3000 - used - 1
+    assert (await shares.take(name, 3000)).remaining == 3000 - used - 1
     assert len(trips) == 1
 
 
 async def test_what_is_left_of_a_share_is_used_while_redis_is_away(
     redis: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, shares, used = uuid4().hex, limits.Shares(redis), 0
+    name, shares, used = uuid4().hex, limits.Shares(redis, window=AGE), 0
     await _have(shares, name, 10)
     left = shares._shares[name].left
 
@@ -216,28 +216,28 @@ async def test_what_is_left_of_a_share_is_used_while_redis_is_away(
         raise StoreUnavailable("redis")
 
     monkeypatch.setattr(redis, "run", away)
-    while (share := shares.at_hand(name, 3000, window=AGE)) is not None:
+    while (share := shares.at_hand(name)) is not None:
         share.use()
         used += 1
         await asyncio.sleep(0)
     assert used == left > 1
     with pytest.raises(StoreUnavailable):
-        await shares.take(name, 3000, window=AGE)
+        await shares.take(name, 3000)
 
 
 async def test_a_share_ends_with_its_window_and_others_are_forgotten_for_new_ones(
     redis: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits.Shares, "MOST", 2)
-    shares, ours = limits.Shares(redis), uuid4().hex
+    shares, ours = limits.Shares(redis, window=AGE), uuid4().hex
     await _have(shares, ours, 10)
-    assert shares.at_hand(ours, 1000) is not None
+    assert shares.at_hand(ours) is not None
     now = time.monotonic()
     monkeypatch.setattr(limits.time, "monotonic", lambda: now + AGE)
-    assert shares.at_hand(ours, 1000) is None
+    assert shares.at_hand(ours) is None
     others = {uuid4().hex, uuid4().hex}
     for name in others:
-        await shares.take(name, 1000, window=AGE)
+        await shares.take(name, 1000)
     assert set(shares._shares) == others
 
 

@@ -75,7 +75,7 @@ class Limiter:
         kind = class_of("GET", path)
         if kind not in _LOOKING:
             return None
-        return self._shares.at_hand(f"{kind}:{address_group(address)}", self._limits[kind])
+        return self._shares.at_hand(f"{kind}:{address_group(address)}")
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
         """None where no limit applies; Gone where the principal is no longer what the token says. What was taken

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import lua
-from quartet.stores.redis import RedisStore
+from quartet.stores.redis import Arg, RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
@@ -69,18 +69,11 @@ class Gone(Enum):
 
 
 async def take_signed(
-    redis: RedisStore,
-    kind: str,
-    user_id: UUID,
-    session_id: UUID,
-    limit: int,
-    *,
-    roles: Iterable[str] = (),
-    window: int = 60,
+    redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, roles: Iterable[str]
 ) -> Taken | Gone:
     """The same for a signed-in user's requests of one kind, unless the session has ended or the roles are others."""
     keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id), roles_key(user_id)]
-    reply = await redis.run(SCRIPT, keys, [limit, window * 1000, 1, "", said(roles)])
+    reply = await redis.run(SCRIPT, keys, [limit, 60_000, 1, "", said(roles)])
     return Gone(reply[0]) if reply[0] < 0 else _taken(reply, limit)
 
 
@@ -117,10 +110,11 @@ def network_of(address: str) -> str | None:
 
 @dataclass(slots=True)
 class Share:
-    """What this process has taken of a window, until that ends by the monotonic clock: `left` of it is not yet used,
+    """What this process has taken of a name's window, until that ends by the monotonic clock: `left` is not yet used,
     `remaining` is what Redis had left for others. Once no more than `low` are left it is time to take the next, and
     whether somebody does tells `is_asked_for`."""
 
+    name: str
     limit: int
     until: float
     used: int = 0
@@ -147,60 +141,57 @@ class Shares:
     MOST = 10_000
     PART, FEW, LARGEST = 32, 8, 100
 
-    def __init__(self, redis: RedisStore) -> None:
-        self._redis = redis
+    def __init__(self, redis: RedisStore, *, window: int = 60) -> None:
+        self._redis, self._window = redis, window
         self._shares: dict[str, Share] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def at_hand(self, name: str, limit: int, *, window: int = 60) -> Share | None:
+    def at_hand(self, name: str) -> Share | None:
         """A share of which one may be used now."""
         share = self._shares.get(name)
         if share is None or not share.left or share.until <= time.monotonic():
             return None
         if share.left <= share.low and not share.is_asked_for:
             share.is_asked_for = True
-            task = asyncio.create_task(self._renew(share, name, limit, window))
+            task = asyncio.create_task(self._renew(share))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return share
 
-    async def take(self, name: str, limit: int, *, window: int = 60) -> Taken:
+    async def take(self, name: str, limit: int) -> Taken:
         """One request, as `limits.take`; StoreUnavailable as soon as Redis says nothing for a moment."""
-        if (share := self.at_hand(name, limit, window=window)) is not None:
+        if (share := self.at_hand(name)) is not None:
             return share.use()
         # Whoever does not wait for it leaves what it brings to those who come.
-        return await self._redis.hastily(self._take, name, limit, window)
+        return await self._redis.hastily(self._take, name, limit)
 
-    async def _take(self, name: str, limit: int, window: int) -> Taken:
-        share = self._present(name, limit, time.monotonic(), window)
-        if share.is_asked_for:
-            reply = await self._add(share, name, limit, window, 1)
-        else:
-            reply = await self._add_more(share, name, limit, window)
+    async def _take(self, name: str, limit: int) -> Taken:
+        share = self._present(name, limit)
+        reply = await (self._add(share, 1) if share.is_asked_for else self._add_more(share))
         if reply[0]:
             return share.use()._replace(reset=_seconds(reply[2]))
         return share.use() if share.left and share.until > time.monotonic() else _taken(reply, limit)
 
-    async def _renew(self, share: Share, name: str, limit: int, window: int) -> None:
+    async def _renew(self, share: Share) -> None:
         share.low = 0  # where it fails, those that are left are used up first
         with suppress(StoreUnavailable):
-            await self._add_more(share, name, limit, window)
+            await self._add_more(share)
 
-    async def _add_more(self, share: Share, name: str, limit: int, window: int) -> list[int]:
+    async def _add_more(self, share: Share) -> list[int]:
         most = min(max(share.used, self.FEW), share.remaining // self.PART, self.LARGEST)
         share.is_asked_for = True
         try:
-            return await self._add(share, name, limit, window, max(1, most - share.left))
+            return await self._add(share, max(1, most - share.left))
         finally:
             share.is_asked_for = False
 
-    async def _add(self, share: Share, name: str, limit: int, window: int, size: int) -> list[int]:
+    async def _add(self, share: Share, size: int) -> list[int]:
         """Takes so many, else one. The script's reply."""
         began = time.monotonic()
-        reply = await self._ask(name, limit, window, size)
+        reply = await self._ask(share, size)
         if not reply[0] and size > 1:
             size = 1
-            reply = await self._ask(name, limit, window, size)
+            reply = await self._ask(share, size)
         if reply[0]:
             share.left += size
             share.low = share.left // 2
@@ -209,17 +200,18 @@ class Shares:
             share.until = min(share.until, began + reply[2] / 1000)
         return reply
 
-    async def _ask(self, name: str, limit: int, window: int, size: int) -> list[int]:
-        reply: list[int] = await self._redis.run(SCRIPT, [key(name)], [limit, window * 1000, size, ""])
+    async def _ask(self, share: Share, size: int) -> list[int]:
+        asked: list[Arg] = [share.limit, self._window * 1000, size, ""]
+        reply: list[int] = await self._redis.run(SCRIPT, [key(share.name)], asked)
         return reply
 
-    def _present(self, name: str, limit: int, now: float, window: int) -> Share:
-        share = self._shares.get(name)
+    def _present(self, name: str, limit: int) -> Share:
+        share, now = self._shares.get(name), time.monotonic()
         if share is None or share.until <= now:
             self._shares.pop(name, None)
             if len(self._shares) >= self.MOST:
                 del self._shares[next(iter(self._shares))]
-            share = self._shares[name] = Share(limit, now + window)
+            share = self._shares[name] = Share(name, limit, now + self._window)
         return share
 
 
