@@ -6,13 +6,9 @@ payments and the ledger stay, as the law wants; they name a row of `users` that 
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
-
-import orjson
-from pydantic.alias_generators import to_camel
 
 from quartet import (
     access,
@@ -30,6 +26,7 @@ from quartet import (
 from quartet.privacy.model import OrdersOpen
 from quartet.stores import letters, outbox
 from quartet.web import idempotency
+from quartet.web.answers import plain_json
 from quartet.web.dependencies import Principal, Shop
 
 # Who has no password shows by a fresh sign-in that it is their own hand.
@@ -103,7 +100,7 @@ async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
     reviews = _listed(_reviews(shop, principal.user_id))
     # Every store is asked before anything is said: of one that is away nobody is told by an answer that breaks off.
     first_reviews = await anext(reviews, b"")
-    yield _json(small)[:-1] + b',"orders":['
+    yield plain_json(small)[:-1] + b',"orders":['
     async for piece in _listed(_orders(shop, profile)):
         yield piece
     yield b'],"reviews":[' + first_reviews
@@ -138,20 +135,5 @@ async def _listed(pages: AsyncIterator[list[Json]]) -> AsyncIterator[bytes]:
     comma = b""
     async for page in pages:
         if page:
-            yield comma + _json(page)[1:-1]
+            yield comma + plain_json(page)[1:-1]
             comma = b","
-
-
-def _json(value: object) -> bytes:
-    """Dataclasses and what they hold; what has names in camelCase already keeps them."""
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {to_camel(field.name): getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, UUID):  # asyncpg's own, which orjson does not know
-        return str(value)
-    if isinstance(value, frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

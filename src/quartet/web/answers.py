@@ -1,6 +1,7 @@
 """Answers as bytes: pydantic writes the JSON once, nothing is serialised twice."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -41,6 +42,17 @@ def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | Non
 def as_json(shape: BaseModel) -> bytes:
     """Its bytes, for answers that are kept."""
     return shape.__pydantic_serializer__.to_json(shape, by_alias=True)
+
+
+def plain_json(value: object) -> bytes:
+    """Anything as the wire would say it, dataclasses with names in camelCase, and what JSON does not know as text."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return {to_camel(field.name): getattr(value, field.name) for field in fields(value)}
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
 def nothing() -> Response:

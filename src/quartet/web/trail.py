@@ -9,16 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import orjson
 import structlog
-from pydantic.alias_generators import to_camel
 
 from quartet.kernel.errors import Problem, StoreUnavailable
 from quartet.stores.files import queries
 from quartet.stores.postgres import Tx
+from quartet.web.answers import plain_json
 from quartet.web.dependencies import Shop
 from quartet.web.logs import is_secret
 
@@ -62,15 +61,7 @@ async def attempt(
 
 
 def _plain(value: object) -> Any:
-    said = orjson.dumps(value, default=_jsonable, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
-    return _open(orjson.loads(said))
-
-
-def _jsonable(value: object) -> Any:
-    """A dataclass as the wire would say it."""
-    if is_dataclass(value):
-        return {to_camel(field.name): getattr(value, field.name) for field in fields(value)}
-    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+    return _open(orjson.loads(plain_json(value)))
 
 
 def _open(value: Any) -> Any:
