@@ -58,7 +58,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def settings_of(data: Path | None = None, **overrides: object) -> Settings:
+def settings_of(data: Path | None, **overrides: object) -> Settings:
     """The settings, with what the command line says on top; local stores' URLs come from the data folder of a running
     `quartet up` where none is set."""
     from quartet.supervise import running_urls
@@ -223,9 +223,8 @@ def serve(
 def _check_port(port: int, host: str, option: str = "--") -> None:
     from quartet import supervise
 
-    trouble = supervise.port_trouble(port, host, option)
-    if trouble:
-        raise ValueError(": ".join(trouble))
+    if closed := supervise.port_trouble(port, host, option):
+        raise ValueError(": ".join(closed))
 
 
 @app.command()

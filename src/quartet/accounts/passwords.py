@@ -90,7 +90,8 @@ class Turns:
 
     def __init__(self, hashers: int, waiting: int) -> None:
         self._threads = _threads(hashers)
-        self._free = asyncio.Semaphore(hashers)
+        self.turn = asyncio.Semaphore(hashers)
+        """`async with queue.turn` waits for a hasher to be free; hold a place."""
         self._inside = asyncio.Semaphore(hashers + 1)
         self._room = hashers + waiting
 
@@ -122,12 +123,6 @@ class Turns:
         except TimeoutError:
             raise Busy(retry_after=BUSY_SECONDS) from None
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits for a hasher to be free; hold a place."""
-        async with self._free:
-            yield
-
     async def ask(self, *question: str | None) -> Any:
         """What a function of the hasher answers, by its name and what it is given; hold a turn."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
@@ -154,7 +149,7 @@ def place(settings: Settings) -> AbstractAsyncContextManager[None]:
 async def hash_password(settings: Settings, password: str) -> str:
     """The argon2id string. Call it outside any transaction. Raises Busy."""
     queue = turns(settings)
-    async with queue.place(), queue.turn():
+    async with queue.place(), queue.turn:
         return cast(str, await queue.ask("make", normal_password(password)))
 
 

@@ -106,12 +106,8 @@ async def _begin_session(
     now = shop.clock.now()
     try:
         async with shop.stores.pg.once() if renewed is None else shop.stores.pg.tx() as tx:
-            if (
-                renewed is not None
-                and hashed is not None
-                and await store.replace_password(tx, user.id, hashed, renewed)
-            ):
-                hashed = renewed
+            if renewed is not None and hashed is not None:
+                hashed = renewed if await store.replace_password(tx, user.id, hashed, renewed) else hashed
             return await start_session(tx, user.id, now, shop.settings, checked_hash=hashed, device=device)
     except WrongCredentials:
         return None
@@ -212,9 +208,7 @@ async def rename(shop: Shop, principal: Principal, display_name: str | None) -> 
     return user
 
 
-async def change_password(
-    shop: Shop, principal: Principal, current: str, new: str, device: Device = UNKNOWN_DEVICE
-) -> None:
+async def change_password(shop: Shop, principal: Principal, current: str, new: str, device: Device) -> None:
     """Ends every other session. Raises Invalid (naming the field), TooManyAttempts, Busy."""
     user, hashed = await _me(shop, principal)
     refuse_weak(new, user.email, "newPassword")
@@ -369,7 +363,7 @@ async def _check_password(shop: Shop, email: str, password: str, hashed: str | N
     redis, lock = shop.stores.redis, lockout.lock_of(shop.settings, email, device.address)
     await lockout.look(redis, lock)
     queue = passwords.turns(shop.settings)
-    async with queue.turn():
+    async with queue.turn:
         tried = await lockout.count(redis, lock)
         is_right, renewed = await passwords.check(queue, password, hashed)
     if not is_right:

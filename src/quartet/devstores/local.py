@@ -306,13 +306,14 @@ def free_port(wanted: int | None = None) -> int:
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int, host: str = HOST) -> bool:
-    """Whether a server could listen there now (connections of a former one still closing do not count)."""
-    return why_closed(port, host) is None
+def is_free(port: int) -> bool:
+    """Whether a server could listen on loopback there now."""
+    return why_closed(port, HOST) is None
 
 
-def why_closed(port: int, host: str = HOST) -> OSError | None:
-    """What a server that would listen there now is told; None where it could."""
+def why_closed(port: int, host: str) -> OSError | None:
+    """What a server that would listen there now is told; None where it could (connections of a former one still closing
+    do not count)."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

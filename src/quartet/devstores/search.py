@@ -145,10 +145,10 @@ async def _start_node(place: Place, node: Node, report: Report) -> Running:
     return await _serve_node(place, node, command)
 
 
-async def start_cluster(place: Place, nodes: int = 3, report: Report = lambda _: None) -> list[Running]:
+async def start_cluster(place: Place, nodes: int = 3) -> list[Running]:
     """Start a cluster of OpenSearch, 640 MB each; any of them may be asked anything."""
     jvm = need_java(OPENSEARCH.engine)
-    built = await _built(jvm, OPENSEARCH, report)
+    built = await _built(jvm, OPENSEARCH, lambda _: None)
     names, ports = [f"quartet-{n}" for n in range(nodes)], [free_port() for _ in range(nodes)]
     together = {
         "discovery.type": "zen",

@@ -20,7 +20,7 @@ class Mail:
     attempts: int
     created_at: datetime
 
-    def message_id(self, host: str, *, anew: bool = False) -> str:
+    def message_id(self, host: str, *, anew: bool) -> str:
         """The same at every try: a receiver that got it twice can tell (RFC 5322, 3.6.4). `anew`: each try says
         something else, and the latest counts."""
         return f"<{self.event_id}.{self.kind}{f'.{self.attempts}' if anew else ''}@{host}>"
