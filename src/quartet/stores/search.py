@@ -223,6 +223,16 @@ class SearchEngine:
                     raise
         raise AssertionError("the last try returns or raises")
 
+    async def _if_there(self, method: str, path: str, seconds: float = 0) -> Json:
+        """{} where the engine has no such thing."""
+        try:
+            found: Json = await self.request(method, path, seconds=seconds)
+        except SearchRefused as refusal:
+            if refusal.status != 404:
+                raise
+            return {}
+        return found
+
     async def search(self, index: str, body: Json) -> Json:
         """`_search`; the engine's answer as it is, maybe of a part. StoreUnavailable also while there is no index."""
         try:
@@ -237,16 +247,6 @@ class SearchEngine:
         """The same, for whoever takes what was not found for gone. StoreUnavailable also where only a part of the index
         has answered."""
         return _whole(await self.search(index, body))
-
-    async def get(self, index: str, id_: str) -> Json | None:
-        """A document with its `_version`, or None."""
-        try:
-            found: Json = await self.request("GET", f"/{index}/_doc/{id_}")
-        except SearchRefused as refusal:
-            if refusal.status == 404:
-                return None
-            raise
-        return found
 
     async def bulk(self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]]) -> list[BulkResult]:
         """`_bulk` of (action, document or its JSON, or None for a delete); one result an action, in order. Through an
@@ -281,11 +281,7 @@ class SearchEngine:
 
     async def delete_index(self, name: str) -> None:
         """Idempotent."""
-        try:
-            await self.request("DELETE", f"/{name}", seconds=BULK_SECONDS)
-        except SearchRefused as refusal:
-            if refusal.status != 404:
-                raise
+        await self._if_there("DELETE", f"/{name}", BULK_SECONDS)
 
     async def alias_target(self, alias: str) -> str | None:
         """The index that the alias names, or None."""
@@ -293,13 +289,7 @@ class SearchEngine:
 
     async def alias_targets(self, alias: str) -> list[str]:
         """Every index that the alias names."""
-        try:
-            found: Json = await self.request("GET", f"/_alias/{alias}")
-        except SearchRefused as refusal:
-            if refusal.status == 404:
-                return []
-            raise
-        return list(found)
+        return list(await self._if_there("GET", f"/_alias/{alias}"))
 
     async def swap_alias(self, alias: str, index: str, *, leave: str, keep: str) -> None:
         """Points the alias at the index, away from all others, and takes the alias `leave` off it; what the alias named
@@ -314,12 +304,7 @@ class SearchEngine:
 
     async def mappings(self, index: str) -> Json:
         """The mappings of the index (or of the one that an alias names); {} where there is none."""
-        try:
-            found: Json = await self.request("GET", f"/{index}/_mapping")
-        except SearchRefused as refusal:
-            if refusal.status == 404:
-                return {}
-            raise
+        found = await self._if_there("GET", f"/{index}/_mapping")
         return next((dict(one["mappings"]) for one in found.values()), {})
 
     async def add_fields(self, index: str, fields: Json) -> None:

@@ -26,7 +26,7 @@ from quartet import catalog, search
 from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
-from quartet.sync.products import carry, wanted_of
+from quartet.sync.products import batches, carry, wanted_of
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -230,8 +230,7 @@ async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_S
 async def read(shop: Shop, ids: Collection[str], *, alias: str = "") -> Suspects:
     """Those of these products that differ in whatever way; all are read."""
     found: Suspects = {}
-    for start in range(0, len(ids), BATCH):
-        some = sorted(ids)[start : start + BATCH]
+    for some in batches(sorted(ids), BATCH):
         READ.inc(len(some))
         held = await search.found_by_ids(shop.stores.search, alias or shop.settings.search_alias, some)
         products = await catalog.by_ids(shop.stores.mongo, some)

@@ -105,7 +105,7 @@ async def copy(shop: Shop, ids: Collection[str]) -> None:
 
 async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
     refused: set[str] = set()
-    for batch in _batches(sorted(ids), shop.settings.sync_batch):
+    for batch in batches(sorted(ids), shop.settings.sync_batch):
         try:
             refused |= await work(shop, batch)
         except StoreUnavailable:
@@ -115,7 +115,8 @@ async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
     return refused
 
 
-def _batches(ids: list[str], size: int) -> list[list[str]]:
+def batches(ids: list[str], size: int) -> list[list[str]]:
+    """As many of them at a time."""
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
