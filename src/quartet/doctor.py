@@ -92,15 +92,17 @@ def _existing(data: Path) -> Path:
 
 def _disk(data: Path) -> Finding:
     free = shutil.disk_usage(_existing(data)).free
-    short = free < LEAST_FREE_BYTES
-    least = f"{LEAST_FREE_BYTES // 2**20} MB"
-    return Finding("disk", f"{free / 2**30:.1f} GB free", f"at least {least} are needed: make room" * short, short)
+    found = f"{free / 2**30:.1f} GB free"
+    if free < LEAST_FREE_BYTES:
+        advice = f"at least {LEAST_FREE_BYTES // 2**20} MB are needed: make room"
+        return Finding("disk", found, advice, wrong=True)
+    return Finding("disk", found)
 
 
 def _port(settings: Settings, data: Path) -> Finding:
     if devstores.is_held(data):
-        port = noted(data).get("port")  # none while it starts
-        return Finding("port", f"{port}: " * (port is not None) + "a `quartet up` runs on this data folder")
+        port, running = noted(data).get("port"), "a `quartet up` runs on this data folder"
+        return Finding("port", running if port is None else f"{port}: {running}")  # none while it starts
     trouble = port_trouble(settings.port, settings.host)
     if trouble:
         return Finding("port", *trouble, wrong=True)

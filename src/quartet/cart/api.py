@@ -5,14 +5,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
 from fastapi import Path as PathParameter
-from pydantic import Field, StrictInt
+from pydantic import Field
 
 from quartet.cart import service
 from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, new_token
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems, with_headers
 from quartet.web.dependencies import Anyone, CartToken, ShopDep
-from quartet.web.shapes import AnySku, Body, NoBody, Qty, Shape
+from quartet.web.shapes import AnySku, Body, Int, NoBody, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
 
@@ -50,7 +50,7 @@ class NewItem(Body):
 class NewQty(Body):
     """0 removes the line."""
 
-    qty: Annotated[StrictInt, Field(ge=0, le=MOST_PIECES)]
+    qty: Annotated[Int, Field(ge=0, le=MOST_PIECES)]
 
 
 async def _owner(shop: ShopDep, principal: Anyone, x_cart_token: CartToken = None) -> Owner:

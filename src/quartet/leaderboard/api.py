@@ -4,14 +4,14 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field, StrictInt
+from pydantic import Field
 
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, Unauthenticated
 from quartet.leaderboard import service
 from quartet.leaderboard.model import Period
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import Admin, ShopDep, Signed, Staff
-from quartet.web.shapes import Body, NoBody, Shape, text
+from quartet.web.shapes import Body, Int, NoBody, Shape, text
 
 router = APIRouter(prefix="/leaderboard", tags=["leaderboard"])
 
@@ -43,7 +43,7 @@ class Points(Body):
     """`eventId` names what the points are for; it counts once."""
 
     user_id: UUID
-    xp: Annotated[StrictInt, Field(ge=1, le=1_000_000_000)]
+    xp: Annotated[Int, Field(ge=1, le=1_000_000_000)]
     event_id: Annotated[str, text(200)]
 
 

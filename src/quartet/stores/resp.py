@@ -77,9 +77,10 @@ class Master(Server):
     ) -> list[Any]:
         """The replies, refusals among them. Raises Gone, and Refused by what is no master, or not yet."""
         said = [await reply for reply in replies]
-        for refused in filter(_is_by_no_master, said):
-            self.close()
-            raise refused
+        for reply in said:
+            if _is_by_no_master(reply):
+                self.close()
+                raise reply
         return said
 
     async def each(self, command: Sequence[Any]) -> list[Any]:
@@ -201,8 +202,9 @@ async def connect(where: Mapping[str, Any]) -> Connection:
     login = ("AUTH", where.get("username") or "default", where["password"]) if where.get("password") else ()
     hello = [opened.ask(("HELLO", "3", *login)), opened.ask(("SELECT", where.get("db", 0)))]
     try:
-        for refused in [reply for reply in [await each for each in hello] if isinstance(reply, Refused)]:
-            raise refused
+        for reply in [await each for each in hello]:
+            if isinstance(reply, Refused):
+                raise reply
     except BaseException:
         opened.close()
         raise
