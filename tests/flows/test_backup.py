@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from stops import Killed, dies_at
 from test_sync import add, equal, kettle, running, soon
 
 from conftest import Outbox, everything, settings_of_ones_own
@@ -237,22 +238,13 @@ async def ids(shop: Shop) -> list[str]:
     return await catalog.ids_after(shop.stores.mongo, "", 1000)
 
 
-class Killed(Exception):
-    """As if the process had ended."""
-
-
 async def test_a_restore_that_was_cut_short_anywhere_is_done_again(full: Shop, tmp_path: Path) -> None:
     await back_up(full, tmp_path / "copy")
     before = await ids(full)
     steps = "postgres cleared", "postgres restored", "catalog cleared", "catalog restored", "pages and boards renewed"
     for mortal in steps:
-
-        async def die(name: str, mortal: str = mortal) -> None:
-            if name == mortal:
-                raise Killed
-
         with pytest.raises(Killed):
-            await restore(replace(full, step=die), tmp_path / "copy", replace=True)
+            await restore(replace(full, step=dies_at(mortal)), tmp_path / "copy", replace=True)
         await restore(full, tmp_path / "copy", replace=True)
         assert await ids(full) == before
     await caught_up(full)

@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import FastAPI
+from stops import Held, Killed, dies_at
 from till import Till
 
 from quartet import cart, sync
@@ -22,34 +23,6 @@ Leave = Callable[[Shop, httpx.AsyncClient, dict[str, str]], Awaitable[None]]
 
 STEPS = ("merge noted", "merge received", "merge settled")
 WHO = {"email": "ada@example.com", "password": "analytical engine"}
-
-
-class Died(BaseException):
-    """As far as this process can."""
-
-
-class Slow:
-    """Falls asleep at one step until it is woken."""
-
-    def __init__(self, step: str) -> None:
-        self._step, self.asleep, self.woken = step, asyncio.Event(), asyncio.Event()
-
-    async def step(self, name: str) -> None:
-        if name == self._step:
-            self.asleep.set()
-            await self.woken.wait()
-
-
-class Mortal:
-    """Dies at one step, the first time that it comes there."""
-
-    def __init__(self, step: str) -> None:
-        self.mortal, self.passed = step, list[str]()
-
-    async def step(self, name: str) -> None:
-        self.passed.append(name)
-        if name == self.mortal and self.passed.count(name) == 1:
-            raise Died
 
 
 @pytest.fixture
@@ -94,9 +67,8 @@ async def test_killed_between_any_two_scripts_the_next_sign_in_finishes_it(
 ) -> None:
     user_id = await account(client, carts, MUG=1)
     token, sent = await guest(carts, MUG=2, TEA=1)
-    death = Mortal(mortal)
-    app.state.shop = replace(shop, step=death.step)
-    with pytest.raises(Died):
+    app.state.shop = replace(shop, step=dies_at(mortal))
+    with pytest.raises(Killed):
         await client.post("/sessions", json=WHO, headers=sent)
     held = Counter(await carts.lines(user_id)) | Counter(await carts.lines(token))
     assert held >= Counter(MUG=2, TEA=1), "no moment at which a line is nowhere"
@@ -113,8 +85,8 @@ async def test_killed_between_any_two_scripts_another_account_takes_only_what_is
 ) -> None:
     first, second = await account(client, carts), await account(client, carts, "bob@example.com")
     token, sent = await guest(carts, MUG=2, TEA=1)
-    app.state.shop = replace(shop, step=Mortal(mortal).step)
-    with pytest.raises(Died):
+    app.state.shop = replace(shop, step=dies_at(mortal))
+    with pytest.raises(Killed):
         await client.post("/sessions", json=WHO, headers=sent)
     await carts.add(token, "LATE", 4)
     assert (await client.post("/sessions", json=WHO | {"email": "bob@example.com"}, headers=sent)).status_code == 201
@@ -146,8 +118,8 @@ async def test_what_left_the_guests_cart_after_a_sign_in_that_died_does_not_come
 ) -> None:
     user_id = await account(client, carts, MUG=1)
     _, sent = await guest(carts, MUG=2)
-    app.state.shop = replace(shop, step=Mortal("merge noted").step)
-    with pytest.raises(Died):
+    app.state.shop = replace(shop, step=dies_at("merge noted"))
+    with pytest.raises(Killed):
         await client.post("/sessions", json=WHO, headers=sent)
     app.state.shop = shop
     await leave(shop, client, sent)
@@ -161,13 +133,13 @@ async def test_what_leaves_the_guests_cart_while_a_sign_in_stands_still_does_not
 ) -> None:
     user_id = await account(client, carts, MUG=1)
     token, sent = await guest(carts, MUG=2)
-    slow = Slow("merge noted")
+    slow = Held("merge noted")
     app.state.shop = replace(shop, step=slow.step)
     signing_in = asyncio.create_task(client.post("/sessions", json=WHO, headers=sent))
-    await slow.asleep.wait()
+    await slow.reached.wait()
     app.state.shop = shop
     await leave(shop, client, sent)
-    slow.woken.set()
+    slow.go_on.set()
     assert (await signing_in).status_code == 201
     assert await carts.lines(user_id) == {"MUG": 1}
     assert await carts.lines(token) == {}
@@ -178,8 +150,8 @@ async def test_what_a_sign_in_that_died_has_brought_along_is_the_users_when_it_i
 ) -> None:
     user_id = await account(client, carts, MUG=1)
     token, sent = await guest(carts, MUG=2)
-    app.state.shop = replace(shop, step=Mortal("merge received").step)
-    with pytest.raises(Died):
+    app.state.shop = replace(shop, step=dies_at("merge received"))
+    with pytest.raises(Killed):
         await client.post("/sessions", json=WHO, headers=sent)
     app.state.shop = shop
     await hear_that_it_is_paid(shop, client, sent)
@@ -197,10 +169,10 @@ async def test_somebody_who_is_gone_gets_no_cart_again_and_takes_nobodys(
     ada, bob = await account(client, carts, TEA=1), await account(client, carts, "bob@example.com")
     signed = (await client.post("/sessions", json=WHO)).json()
     token, sent = await guest(carts, MUG=2)
-    slow = Slow("merge noted")
+    slow = Held("merge noted")
     app.state.shop = replace(shop, step=slow.step)
     merging = asyncio.create_task(client.post("/sessions", json=WHO, headers=sent))
-    await slow.asleep.wait()
+    await slow.reached.wait()
     app.state.shop = shop
     if stops == "dies":
         merging.cancel()
@@ -211,7 +183,7 @@ async def test_somebody_who_is_gone_gets_no_cart_again_and_takes_nobodys(
     assert gone.status_code == 204, gone.text
     await sync.catch_up(shop)
     if stops == "stands still":
-        slow.woken.set()
+        slow.go_on.set()
         assert (await merging).status_code == 201
         assert await carts.lines(token) == {"MUG": 2}
     assert (await client.post("/sessions", json=WHO | {"email": "bob@example.com"}, headers=sent)).status_code == 201

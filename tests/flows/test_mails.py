@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from stops import Killed, dies_at
 from test_sync import soon
 from till import Till, order, pay
 
@@ -390,15 +391,8 @@ async def test_what_is_refused_or_failed_for_a_day_lies_dead_and_can_be_sent_by_
 async def test_a_crash_before_the_mark_sends_again_under_the_same_message_id(
     shop: Shop, till: Till, shopper: httpx.AsyncClient
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    async def dies(name: str) -> None:
-        if name == "mail sent":
-            raise Killed
-
     clock = FixedClock(datetime.now(UTC))
-    dying = Shop(shop.settings, shop.stores, clock, shop.mail, dies)
+    dying = Shop(shop.settings, shop.stores, clock, shop.mail, dies_at("mail sent"))
     await mails_wait(shop, shopper)
     with pytest.raises(Killed):
         await notify.deliver(dying)

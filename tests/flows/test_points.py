@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from stops import Killed, dies_at
 from till import Till, order, pay
 
 from conftest import SEED
@@ -276,19 +277,11 @@ async def test_a_making_cut_short_leaves_the_live_boards_and_the_next_one_ends_w
 ) -> None:
     user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
 
-    class Killed(BaseException):
-        pass
-
     await paid(shopper, 4)
     await carry(shop)
     for mortal in ("boards begun", "boards made"):
-
-        async def dies(name: str, mortal: str = mortal) -> None:
-            if name == mortal:
-                raise Killed
-
         with pytest.raises(Killed):
-            await leaderboard.rebuild(replace(shop, step=dies), actor="test")
+            await leaderboard.rebuild(replace(shop, step=dies_at(mortal)), actor="test")
         assert await points(shop, user_id) == (50, 50)
     await asyncio.gather(*(leaderboard.rebuild(shop, actor="test") for _ in range(4)))
     assert await points(shop, user_id) == (50, 50)

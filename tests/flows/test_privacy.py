@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import FastAPI
+from stops import Killed, dies_at
 
 from conftest import SignIn
 from quartet import accounts, orders, sync
@@ -331,15 +332,7 @@ async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
     app: FastAPI, client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, step: str
 ) -> None:
     user_id, headers = await _live(client, shop, staff)
-
-    class Killed(BaseException):
-        pass
-
-    async def kill(name: str) -> None:
-        if name == step:
-            raise Killed
-
-    app.state.shop = dying = Shop(shop.settings, shop.stores, mail=shop.mail, step=kill)
+    app.state.shop = dying = Shop(shop.settings, shop.stores, mail=shop.mail, step=dies_at(step))
     with pytest.raises(Killed):
         await _delete(client, headers, password=PASSWORD)
         await relay.relay(dying)

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from stops import Held, Killed, dies_at
 from test_sync import add, equal, kettle, kitchen, receive, running, soon, stored
 
 from quartet import catalog, search, sync
@@ -35,22 +36,9 @@ async def full(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     assert await kitchen.stores.search.alias_targets(search.next_alias(kitchen.settings)) == []
 
 
-def dies_at(step: str, times: int = 1) -> Step:
-    """Whoever comes to this step so often is dead."""
-    left = [times]
-
-    async def dies(name: str) -> None:
-        if name == step:
-            left[0] -= 1
-            if left[0] == 0:
-                raise asyncio.CancelledError
-
-    return dies
-
-
 async def killed(shop: Shop, step: str, times: int = 1, *, back: bool = False) -> None:
     """A rebuild that came so far."""
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Killed):
         await sync.reindex(replace(shop, step=dies_at(step, times)), reason="test", back=back)
 
 
@@ -136,15 +124,9 @@ async def test_a_rebuild_killed_at_any_step_is_ended_by_another(full: Shop, step
 @pytest.mark.parametrize("held", ["batch", "settled"])
 async def test_who_has_lost_his_turn_leaves_the_index_to_the_next(full: Shop, held: str) -> None:
     """PostgreSQL was away for a moment, and others have done the rebuild and begun another when he goes on."""
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def step(name: str) -> None:
-        if name == held:
-            reached.set()
-            await go_on.wait()
-
-    slow = asyncio.create_task(sync.reindex(replace(full, step=step)))
-    await reached.wait()
+    stop = Held(held)
+    slow = asyncio.create_task(sync.reindex(replace(full, step=stop.step)))
+    await stop.reached.wait()
     async with full.stores.pg.tx() as tx:
         await tx.execute(
             """SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON oid = database
@@ -152,7 +134,7 @@ async def test_who_has_lost_his_turn_leaves_the_index_to_the_next(full: Shop, he
         )
     ended = await sync.reindex(full)
     await killed(full, "filled")
-    go_on.set()
+    stop.go_on.set()
     with pytest.raises(StoreUnavailable, match="another"):
         await slow
     async with full.stores.pg.read() as read:
@@ -187,16 +169,10 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
         full, "K5", lambda _: kettle("K5", name="Teapot"), if_match=None, actor="test"
     )
     await receive(full, "K5", 3)
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def step(name: str) -> None:
-        if name == held:
-            reached.set()
-            await go_on.wait()
-
-    slow = asyncio.create_task(products.carry(replace(full, step=step), [changed["_id"]]))
-    await reached.wait()
-    going = asyncio.create_task(sync.reindex(replace(full, step=_opens(go_on, "settled", 1)), back=True))
+    stop = Held(held)
+    slow = asyncio.create_task(products.carry(replace(full, step=stop.step), [changed["_id"]]))
+    await stop.reached.wait()
+    going = asyncio.create_task(sync.reindex(replace(full, step=_opens(stop.go_on, "settled", 1)), back=True))
     await asyncio.gather(slow, going)
     document = (await stored(full))["K5"]
     assert (document["name"], document["inStock"]) == ("Teapot", True)

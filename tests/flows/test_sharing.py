@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from pymongo import errors
+from stops import Held
 from test_sync import add, copies, equal, kettle, kitchen, running, soon, stored
 
 from quartet import catalog, inventory, merchandising, sync
@@ -121,21 +122,15 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
 
 async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitchen: Shop) -> None:
     """It has carried a batch and stands still before it saves; meanwhile another carries on."""
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def step(name: str) -> None:
-        if name == "carried" and not reached.is_set():
-            reached.set()
-            await go_on.wait()
-
+    stop = Held("carried")
     async with kitchen.stores.pg.once() as tx:
         await store.save(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
     [id_] = await add(kitchen, kettle("A"))
     gathered = changes.Gathered(kitchen.clock)
     gathered.add(id_, {"at": "the first change"})
     old = Lease(await beat(kitchen, "anna", 0.2, ["changes"]))
-    stalled = asyncio.create_task(changes.carry_batch(replace(kitchen, step=step), gathered, old))
-    await reached.wait()
+    stalled = asyncio.create_task(changes.carry_batch(replace(kitchen, step=stop.step), gathered, old))
+    await stop.reached.wait()
 
     async def taken() -> bool:
         return "changes" in await beat(kitchen, "ben", 60, ["changes"])
@@ -145,7 +140,7 @@ async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitche
     gathered = changes.Gathered(kitchen.clock)
     gathered.add(id_, {"at": "the second change"})
     await changes.carry_batch(kitchen, gathered, Lease(await beat(kitchen, "ben", 60, ["changes"])))
-    go_on.set()
+    stop.go_on.set()
     with pytest.raises(Overtaken):
         await stalled
     async with kitchen.stores.pg.read() as read:

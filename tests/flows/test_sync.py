@@ -14,6 +14,7 @@ import pytest
 from bench.running import renamed
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
+from stops import Held, Killed, dies_at
 
 from conftest import daily_points, differing, everything
 from quartet import cart, catalog, inventory, search, sync
@@ -104,20 +105,14 @@ async def _ready(shop: Shop) -> bool:
 
 async def test_a_page_does_not_wait_for_search(kitchen: Shop, client: httpx.AsyncClient) -> None:
     """Search keeps a batch waiting; the next change is on its page all the same, though only the stream tells of it."""
-    waits = asyncio.Event()
-
-    async def step(name: str) -> None:
-        if name == "noted":  # what follows is search
-            waits.set()
-            await asyncio.Event().wait()
-
+    held = Held("noted")  # what follows is search
     await add(kitchen, kettle("A"), kettle("B"))
     async with running(changes.follow(kitchen)):
         await soon(lambda: _ready(kitchen))
         await soon(lambda: equal(kitchen))
-    async with running(changes.follow(replace(kitchen, step=step))):
+    async with running(changes.follow(replace(kitchen, step=held.step))):
         await rename_behind(kitchen, "A", "Teapot")
-        await asyncio.wait_for(waits.wait(), 20)
+        await asyncio.wait_for(held.reached.wait(), 20)
         assert (await client.get("/products/B")).json()["name"] == "Kettle B"
         assert (await client.get("/products/B")).headers["x-cache"] == "hit"
         await rename_behind(kitchen, "B", "Samovar")
@@ -265,18 +260,12 @@ async def test_a_slow_batch_does_not_undo_what_a_newer_one_left_alone(kitchen: S
     await receive(kitchen, "A", 1)
     await products.carry(kitchen, [id_])
     await receive(kitchen, "A", -1)
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def step(name: str) -> None:
-        if name == held:
-            reached.set()
-            await go_on.wait()
-
-    slow = asyncio.create_task(products.carry(replace(kitchen, step=step), [id_]))
-    await reached.wait()
+    stop = Held(held)
+    slow = asyncio.create_task(products.carry(replace(kitchen, step=stop.step), [id_]))
+    await stop.reached.wait()
     await receive(kitchen, "A", 1)
     await products.carry(kitchen, [id_])
-    go_on.set()
+    stop.go_on.set()
     await slow
     assert (await stored(kitchen))["A"]["inStock"]
     # The slow one's copies may be old: then they come back as a change, and are carried once more.
@@ -288,13 +277,8 @@ async def test_what_was_noted_and_never_acknowledged_is_written_by_the_next(kitc
     [id_] = await add(kitchen, kettle("A"))
     await products.carry(kitchen, [id_])
     await receive(kitchen, "A", 1)
-
-    async def dies(name: str) -> None:
-        if name == "noted":
-            raise InterruptedError
-
-    with suppress(InterruptedError):
-        await products._carry(replace(kitchen, step=dies), [id_])
+    with pytest.raises(Killed):
+        await products._carry(replace(kitchen, step=dies_at("noted")), [id_])
     assert not (await stored(kitchen))["A"]["inStock"]
     await products.carry(kitchen, [id_])
     assert await equal(kitchen)
