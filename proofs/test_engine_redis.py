@@ -8,7 +8,7 @@ from test_cart import *  # noqa: F403
 from test_leaderboard import *  # noqa: F403
 from test_limits import *  # noqa: F403
 
-from conftest import app, client, settings, shop, shopper, sign_in, staff, template  # noqa: F401 — on the servers below
+from conftest import app, client, redis, settings, shop, shopper, sign_in, staff, template  # noqa: F401 — on the servers below
 from quartet.devstores import Place
 from quartet.devstores import redis as local_redis
 
