@@ -14,9 +14,10 @@ import pytest
 import test_sync
 from cut_stream import StreamWire, stream_wire
 from cut_wire import HOWS
-from test_sync import add, equal, kettle, running, soon
+from test_sync import add, equal, has_position, kettle, running, soon
 from use_cases import told
 
+from conftest import database_url
 from quartet import audit, catalog
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import Collection, Mongo
@@ -67,7 +68,7 @@ async def read(wire: StreamWire, things: Collection, position: Any, last: str) -
 async def test_wherever_a_stream_is_cut_each_change_is_told_once(
     servers: dict[str, str], how: str, lasting: bool
 ) -> None:
-    async with behind_a_wire(_database(servers["mongodb"], f"t_{uuid4().hex[:12]}")) as (wire, behind, here):
+    async with behind_a_wire(database_url(servers["mongodb"], f"t_{uuid4().hex[:12]}")) as (wire, behind, here):
         things = here.collection("things")
         await things.insert_one({"_id": "first"})
         async with aclosing(things.watch()) as stream:
@@ -150,7 +151,7 @@ async def test_wherever_following_is_cut_search_ends_equal_without_a_rebuild(
     async with behind_a_wire(kitchen.settings.mongodb_url or "") as (wire, mongo, _):
         behind = replace(kitchen, stores=replace(kitchen.stores, mongo=mongo))
         async with running(keep_following(behind, wire)):
-            await soon(lambda: _is_saved(kitchen), 60)
+            await soon(lambda: has_position(kitchen), 60)
         async with kitchen.stores.pg.read() as read:
             rebuilt = await store.last_rebuild(read)
         for at in range(CARRYING):
@@ -178,12 +179,3 @@ async def test_wherever_following_is_cut_search_ends_equal_without_a_rebuild(
         assert await store.last_rebuild(read) == rebuilt
         assert await store.letter_counts(read) == {}
     assert (await audit.check(kitchen, patience=0)).violations == ()
-
-
-def _database(url: str, name: str) -> str:
-    return urlsplit(url)._replace(path=f"/{name}").geturl()
-
-
-async def _is_saved(shop: Shop) -> bool:
-    async with shop.stores.pg.read() as read:
-        return await store.position(read, changes.PIPELINE) is not None

@@ -157,7 +157,7 @@ def tell_family(pid: int, what: signal.Signals) -> None:
             process.send_signal(what)
 
 
-def _database(url: str, name: str) -> str:
+def database_url(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
@@ -172,7 +172,7 @@ async def make_template(url: str) -> str:
     admin = await asyncpg.connect(url)
     await admin.execute("CREATE DATABASE quartet_template")
     await admin.close()
-    pg = Postgres(_database(url, "quartet_template"), size=1)
+    pg = Postgres(database_url(url, "quartet_template"), size=1)
     await migrate(pg)
     await pg.close()
     return "quartet_template"
@@ -186,8 +186,8 @@ async def settings_of_ones_own(servers: dict[str, str], template: str, folder: P
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield Settings(
         _env_file=None,
-        postgres_url=_database(servers["postgres"], name),
-        mongodb_url=_database(servers["mongodb"], name),
+        postgres_url=database_url(servers["postgres"], name),
+        mongodb_url=database_url(servers["mongodb"], name),
         redis_url=servers["redis"],
         search_url=servers["search"],
         search_alias=name,

@@ -91,11 +91,12 @@ async def worker(kitchen: Shop) -> AsyncIterator[None]:
     """A worker works meanwhile."""
     stop = asyncio.Event()
     async with running(sync.run_worker(kitchen, stop)):
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
         yield
 
 
-async def _ready(shop: Shop) -> bool:
+async def has_position(shop: Shop) -> bool:
+    """In the change stream."""
     async with shop.stores.pg.read() as read:
         return await store.position(read, changes.PIPELINE) is not None
 
@@ -108,7 +109,7 @@ async def test_a_page_does_not_wait_for_search(kitchen: Shop, client: httpx.Asyn
     held = Held("noted")  # what follows is search
     await add(kitchen, kettle("A"), kettle("B"))
     async with running(changes.follow(kitchen)):
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
         await soon(lambda: equal(kitchen))
     async with running(changes.follow(replace(kitchen, step=held.step))):
         await rename_behind(kitchen, "A", "Teapot")
@@ -389,7 +390,7 @@ async def _relay_for_ever(shop: Shop) -> None:
 
 async def test_two_workers_share_the_work_and_one_does_all_of_it_when_it_is_alone(kitchen: Shop) -> None:
     async with running(sync.run_worker(kitchen, asyncio.Event())):
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
         async with running(sync.run_worker(kitchen, asyncio.Event())):
             await add(kitchen, kettle("A"))
             await soon(lambda: equal(kitchen))
@@ -664,7 +665,7 @@ async def test_a_rebuild_leaves_nothing_out_that_changes_meanwhile(kitchen: Shop
             meanwhile.extend((loop.create_task(change()), loop.create_task(sell())))
 
     async with running(changes.follow(kitchen)):
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
         watched = replace(kitchen, step=step)
         rebuild = await sync.reindex(watched)
         built.set()
@@ -759,7 +760,7 @@ async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(
     async with running(sync.run_worker(kitchen, asyncio.Event())):
         await add(kitchen, kettle("A"))
         await soon(lambda: equal(kitchen))
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
     watch, try_next = AsyncCollection.watch, AsyncChangeStream.try_next
     untold: list[Any] = []
 
@@ -778,9 +779,9 @@ async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(
     monkeypatch.setattr(AsyncCollection, "watch", from_before)
     monkeypatch.setattr(AsyncChangeStream, "try_next", or_the_end)
     await changes.follow(kitchen)
-    assert not await _ready(kitchen)
+    assert not await has_position(kitchen)
     async with running(changes.follow(kitchen)):
-        await soon(lambda: _ready(kitchen))
+        await soon(lambda: has_position(kitchen))
         await add(kitchen, kettle("B"))
         await soon(lambda: equal(kitchen))
 
