@@ -527,6 +527,23 @@ async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_s
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
+async def test_a_provider_tells_of_its_own_money_alone_and_of_a_refund_as_it_was_asked_for(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till, provider: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = UUID((await pay(shopper, made)).json()["id"])
+    given = UUID((await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 500})).json()["id"])
+    ours = Moved("refund", "re_ours", str(paid), str(given), 500, "GBP", undone=True)
+    theirs = replace(ours, reference="", cents=200)
+    async with shop.stores.pg.read() as read:
+        assert await payments.moved(read, "stripe", ours) == (paid, given)
+        assert await payments.moved(read, "stripe", theirs) == (paid, None)
+        for other in (replace(ours, cents=499), replace(ours, currency="USD")):
+            assert await payments.moved(read, "stripe", other) is None
+        for told in (ours, theirs):
+            assert await payments.moved(read, "paypal", told) is None
+
+
 async def test_a_refund_by_hand_that_failed_never_was_though_its_failure_is_told_first(
     shopper: httpx.AsyncClient,
     staff: httpx.AsyncClient,
