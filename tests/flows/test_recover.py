@@ -332,7 +332,7 @@ async def test_a_failed_charge_that_was_taken_after_all_pays_or_goes_back(
 
 
 async def test_webhooks_that_are_not_the_providers_are_refused_and_strange_ones_ignored(
-    client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+    app: FastAPI, client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
@@ -363,6 +363,9 @@ async def test_webhooks_that_are_not_the_providers_are_refused_and_strange_ones_
         assert (await _webhook(client, sandbox, broken, clock)).status_code == 400
     unknown = await client.post("/webhooks/nobody", content=body, headers={SIGNATURE: good})
     assert unknown.status_code == 404
+    app.state.providers = {"sandbox": sandbox, "another": sandbox}
+    anothers = await client.post("/webhooks/another", content=body, headers={SIGNATURE: good})
+    assert anothers.status_code == 200
     assert (await look(shopper, made["id"]))["status"] == "pending"
     assert (await _webhook(client, sandbox, body, clock)).status_code == 200
     await _paid_once(till, shopper, made, 5)
