@@ -440,6 +440,23 @@ async def test_what_is_told_again_is_taken_from_the_cart_that_it_was_to_be_taken
         assert (await carts.lines(user), await carts.lines(token)) == ({}, {MOUSE: 2})
 
 
+async def test_what_somebody_puts_in_while_the_cart_is_forgotten_does_not_stay(redis: RedisStore) -> None:
+    carts, user = Carts(redis, 1), uuid4()
+
+    class Beside(RedisStore):
+        """Before each command a request that was let in before comes through."""
+
+        def __init__(self) -> None:
+            pass
+
+        async def call(self, *command: Arg) -> Any:
+            await carts.add(user, MOUSE, 1)
+            return await redis.call(*command)
+
+    await Carts(Beside(), 1).forget(user)
+    assert await carts.lines(user) == {}
+
+
 class Dead(Exception):
     """The process is no more."""
 
