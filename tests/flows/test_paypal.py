@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import httpx
 import pytest
@@ -356,6 +357,18 @@ async def test_a_payment_that_waits_at_a_provider_that_is_off_is_in_the_way_unti
     assert (await shopper.post("/payments", json=body)).json()["status"] == "succeeded"
     assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "voided"
     assert place.taken() == 0
+
+
+async def test_a_payment_that_went_through_is_not_let_go_by_whoever_has_just_seen_it_wait(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "succeeded"
+    now = shop.clock.now()
+    async with shop.stores.pg.tx() as tx:
+        assert await payments.leave(tx, UUID(paid["id"]), ["paypal"], now=now, ask=now) is None
+    assert await till.rows("SELECT due FROM payments") == [{"due": None}]
 
 
 @pytest.mark.parametrize("cut", CUTS)
