@@ -475,6 +475,20 @@ async def test_a_cart_does_not_outlive_the_note_of_a_merge_that_stopped(redis: R
     assert 0 < lives <= noted
 
 
+async def test_what_became_of_a_merge_is_known_for_long_after_its_note_is_gone(redis: RedisStore) -> None:
+    async def dies(step: str) -> None:
+        if step == "merge received":
+            raise Dead
+
+    carts, token, user = Carts(redis, 1, dies), cart.new_token(), uuid4()
+    await carts.add(token, MOUSE, 2)
+    with pytest.raises(Dead):
+        await carts.merge(token, user)
+    noted = f"{store.key(token)}:merging"
+    fate = store._fate(await redis.call("GET", noted))
+    assert await redis.call("TTL", fate) >= await redis.call("TTL", noted) + 3600
+
+
 async def test_a_merge_that_is_slow_to_end_takes_nothing_that_was_put_in_after_another_had_ended_it(
     redis: RedisStore,
 ) -> None:
