@@ -147,20 +147,26 @@ DEMO_MONTH = "2010-12"
 
 async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
     """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
-    from quartet import demo, discovery, retail, sync
+    from quartet import discovery, sync
 
     async with open_shop(settings) as shop:
         await prepare(shop)
-        if empty:
-            return {}
-        with retail.watching(console) as watch:
-            seeded = await demo.seed(shop, watch)
-            async with shop.stores.pg.read() as read:
-                imported = await retail.has_month(read, DEMO_MONTH)
-            if not imported:
-                await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
+        logins = {} if empty else await _load_demo(shop, console)
+        # What a search engine in memory had is gone with its last run.
         await sync.catch_up(shop)
         await discovery.count_all(shop)
+    return logins
+
+
+async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
+    from quartet import demo, retail
+
+    with retail.watching(console) as watch:
+        seeded = await demo.seed(shop, watch)
+        async with shop.stores.pg.read() as read:
+            imported = await retail.has_month(read, DEMO_MONTH)
+        if not imported:
+            await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
     return seeded.logins
 
 

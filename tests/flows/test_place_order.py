@@ -502,6 +502,7 @@ async def test_what_shoppers_wait_for_reads_no_table_whole(settings: Settings) -
             for status in ("pending", "confirmed", "delivered", "refunded"):
                 assert len(await orders.page(read, limit=20, before=middle, status=status)) == 20
             assert await orders.page(read, limit=20, user_id=user) != []
+            assert len(await orders.page(read, limit=20, number=int(newest.number.removeprefix("Q-")))) == 1
         async with pg.tx() as tx:
             await orders.lock(tx, newest.id)
             await orders.confirm(tx, newest.id)

@@ -549,7 +549,8 @@ async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(
     clock.advance(shop.settings.order_hold_seconds + 60)
     shopper.headers.update(_token(shop, shopper))
     told = await pay(shopper, made["id"])
-    assert (told.status_code, told.json()["orderStatus"]) == (409, "expired")
+    seen = (await shopper.get(f"/orders/{made['id']}")).json()["status"]
+    assert (told.status_code, told.json()["orderStatus"], told.json()["detail"]) == (409, seen, "the order is expired")
 
 
 async def test_paying_beside_expiring_ends_in_one_of_both(

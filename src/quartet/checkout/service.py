@@ -525,8 +525,8 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
         if visitor.principal is not None and visitor.principal.is_staff:
             await trail.record(
                 slot.tx, visitor.by, "order.cancel", "order", order_id,
-                before={"status": found.status},
-                after={"status": order.status, "refundedCents": refund.amount_cents if refund else 0},
+                before={"status": found.status, "refundedCents": found.refunded_cents},
+                after={"status": order.status, "amountCents": refund.amount_cents if refund else 0},
             )  # fmt: skip
         if refund is None:
             answer = await slot.keep(answers.of_order(order))
