@@ -86,6 +86,19 @@ async def test_while_versions_change_processes_of_both_start(settings: Settings)
         await check_schema(settings)
 
 
+async def test_an_older_version_leaves_the_functions_of_a_newer_one(settings: Settings) -> None:
+    """Each process may be begun with `quartet migrate`, also one of before that is started again beside newer ones."""
+    async with open_shop(settings) as shop:
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+            await tx.execute("UPDATE schema_migrations SET version = version || 'later' WHERE version LIKE '%@%'")
+        assert await migrate(shop.stores.pg) == []
+
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
+        assert "place_order" in await migrate(shop.stores.pg), "what is of no later version is brought up to date"
+
+
 @asynccontextmanager
 async def _guest(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of the API that opened its shop while PostgreSQL was away, as far as that makes a difference."""

@@ -115,10 +115,11 @@ class Read:
 class Tx(Read):
     """A connection to write with."""
 
-    async def execute(self, sql: str, *args: Any) -> str:
-        """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
+    async def execute(self, sql: str, *args: Any, seconds: float | None = None) -> str:
+        """Runs the statement; answers the server's tag, such as `UPDATE 1`. `seconds`: where it may take longer than
+        others."""
         with _Statement():
-            return await self._connection.execute(sql, *args)
+            return await self._connection.execute(sql, *args, timeout=seconds)
 
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
         """COPY in binary; answers the tag."""
