@@ -202,8 +202,8 @@ class Answers:
         except StoreUnavailable:
             return "", None, None
         ready = None
-        # One that has more left than any is given was put there by a clock that was ahead, as before another server took
-        # over: nobody knows how old it is.
+        # One that has more left than any is given was put there by a clock that was ahead, as before another server
+        # took over: nobody knows how old it is.
         if found is not None and 0 < left <= self._seconds * 1000:
             of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):

@@ -65,10 +65,10 @@ def _functions(root: Path) -> list[Migration]:
     return list(found.values())
 
 
-async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str]:
+async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str] | None:
     """Applies what is missing, all of it or nothing; answers the names applied. Where nothing is, any role may ask;
-    else ValueError when it is not the owner, or somebody keeps a table. A database of a newer version is left as it is,
-    since processes of both work on the newer one's functions."""
+    else ValueError when it is not the owner, or somebody keeps a table. None for a database of a newer version: it is
+    left as it is, since processes of both work on the newer one's functions."""
     wanted = list(find() if migrations is None else migrations)
     tries = 1
     while True:
@@ -83,11 +83,13 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _migrate(pg: Postgres, wanted: Iterable[Migration]) -> list[str]:
+async def _migrate(pg: Postgres, wanted: Iterable[Migration]) -> list[str] | None:
     async with pg.tx() as tx:
         await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, seconds=_LONGEST)
         done = await _applied(tx)
-        fresh = [] if newer(done) else [m for m in wanted if m.version not in done]
+        if newer(done):
+            return None
+        fresh = [m for m in wanted if m.version not in done]
         await tx.execute(_LOCK_WAIT)
         for migration in fresh:
             await _apply(tx, migration)

@@ -147,7 +147,7 @@ async def test_a_function_is_made_anew_when_its_file_has_changed(servers: dict[s
     folder.mkdir(parents=True)
     pg = Postgres(urlsplit(servers["postgres"])._replace(path="/functions").geturl(), size=1)
 
-    async def apply(answer: int) -> list[str]:
+    async def apply(answer: int) -> list[str] | None:
         text = f"CREATE OR REPLACE FUNCTION said() RETURNS INT LANGUAGE sql AS $$ SELECT {answer} $$;"
         (folder / "sayings.sql").write_text(text)
         return await migrate(pg, find(tmp_path))
@@ -177,7 +177,7 @@ async def test_a_migration_may_take_longer_than_any_request(bare: str, monkeypat
     slow = [Migration("0001", "slow", "SELECT pg_sleep(1.5)")]
     both = Postgres(bare, size=2)
     ends = await asyncio.gather(migrate(both, slow), migrate(both, slow))
-    assert sorted(ends) == [[], ["0001_slow"]]
+    assert sorted(names or [] for names in ends) == [[], ["0001_slow"]]
     await both.close()
 
 
