@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
-from quartet.stores.postgres import Postgres, Tx
+from quartet.stores.postgres import Postgres, Read, Tx
 
 # Any constant will do; two processes that migrate at once take turns on it.
 _LOCK = 7_177_000_001
@@ -108,13 +108,19 @@ def newer(versions: Iterable[str]) -> list[str]:
     return sorted(version for version in versions if "@" not in version and version > max(_numbers()))
 
 
+async def is_newer(pg: Postgres) -> bool:
+    """Whether the database is of a newer version than this process. Raises StoreUnavailable."""
+    async with pg.read() as read:
+        return bool(newer(await _versions(read)))
+
+
 async def lacking(pg: Postgres) -> str:
     """What the database lacks of the schema, and what to do about it; "" where it lacks nothing. Only numbered
     migrations count: while versions change, processes of both work on the newer one's functions. Raises
     StoreUnavailable."""
     async with pg.read() as read:
         try:
-            done = {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}
+            done = await _versions(read)
         except asyncpg.UndefinedTableError:
             done = set()
     missing = len(_numbers() - done)
@@ -130,4 +136,8 @@ async def _applied(tx: Tx) -> set[str]:
     # Not IF NOT EXISTS, which asks for the right to create even where the table is there.
     if not await tx.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
         await tx.execute("CREATE TABLE schema_migrations (version VARCHAR(128) PRIMARY KEY)")
-    return {row["version"] for row in await tx.fetch("SELECT version FROM schema_migrations")}
+    return await _versions(tx)
+
+
+async def _versions(read: Read) -> set[str]:
+    return {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}
