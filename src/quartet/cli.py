@@ -597,17 +597,22 @@ def migrate(data: DataFolder = None) -> None:
 
 async def _migrate(settings: Settings) -> None:
     async with open_shop(settings) as shop:
-        for name in await prepare(shop):
-            typer.echo(f"applied {name}")
-        typer.echo("the stores are up to date")
+        applied = await prepare(shop)
+    for name in applied or ():
+        typer.echo(f"applied {name}")
+    left = "the stores are of a newer version, and are left as they are"
+    typer.echo("the stores are up to date" if applied is not None else left)
 
 
-async def prepare(shop: Shop) -> list[str]:
-    """Tables, collections and the search index; answers the migrations applied. Idempotent."""
+async def prepare(shop: Shop) -> list[str] | None:
+    """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
+    newer version: they are left as they are."""
     from quartet import catalog, search
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
+    if applied is None:
+        return None
     await catalog.prepare(shop.stores.mongo)
     await search.prepare(shop.stores.search, shop.settings)
     return applied
