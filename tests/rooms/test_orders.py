@@ -129,13 +129,13 @@ async def test_an_order_is_found_by_the_number_that_its_buyer_names(
 ) -> None:
     order, _ = [await place(shop, shopper, ("MUG", 1)) for _ in range(2)]
     stranger = await sign_in()
-    asked, found = f"&number={order.number}", [str(order.id)]
-    assert await listed(staff, asked) == await listed(staff, asked.lower()) == await listed(shopper, asked) == found
-    assert await listed(staff, f"{asked}&status=pending&userId={order.user_id}") == found
-    assert await listed(staff, f"{asked}&status=shipped") == []
-    assert await listed(staff, f"{asked}&userId={stranger.user_id}") == []  # type: ignore[attr-defined]
-    assert await listed(staff, f"{asked}&email=nobody@example.com") == []
-    assert await listed(stranger, asked) == await listed(staff, f"&number=Q-{'9' * 18}") == []
+    number, found = order.number, [str(order.id)]
+    assert [await listed(who, number=number) for who in (staff, shopper)] == [found, found]
+    assert await listed(staff, number=number.lower(), status="pending", userId=order.user_id) == found
+    assert await listed(staff, number=number, status="shipped") == []
+    assert await listed(staff, number=number, userId=stranger.user_id) == []  # type: ignore[attr-defined]
+    assert await listed(staff, number=number, email="nobody@example.com") == []
+    assert await listed(stranger, number=number) == await listed(staff, number=f"Q-{'9' * 18}") == []
 
 
 async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:
