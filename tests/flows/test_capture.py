@@ -10,12 +10,13 @@ from stopped_clock import *  # noqa: F403 — its fixtures
 from till import Json, Till, look, order, pay
 
 from conftest import SEED
-from quartet import audit
+from quartet import audit, notify
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, Hold, Outcome, ProviderError, ProviderSilent
 from quartet.payments.providers.sandbox import SIGNATURE, Faults, Sandbox
+from quartet.sync.relay import relay
 from quartet.web.dependencies import Shop
 
 DAY = 86_400
@@ -92,9 +93,11 @@ async def test_what_is_held_is_sold_and_sent_only_when_it_is_captured(
     assert twice.json()["paymentStatus"] == "succeeded"
     assert await till.charged(made["id"]) == 1000
 
-    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
-    assert (await staff.post(f"/orders/{made['id']}/refunds", json={})).status_code == 201
+    for path, status in (("ship", 200), ("deliver", 200), ("refunds", 201)):
+        assert (await staff.post(f"/orders/{made['id']}/{path}")).status_code == status
     assert await till.charged(made["id"]) == 0
+    steps = ("placed", "confirmed", "captured", "shipped", "delivered", "refunded")
+    assert await till.topics(made["id"]) == [f"order.{step}" for step in steps]
     await _books_balance(shop)
 
 
@@ -134,7 +137,26 @@ async def test_a_hold_that_lapses_takes_its_order_with_it(
         assert (seen["status"], seen["history"][-1]["reason"]) == ("cancelled", "authorization lapsed")
         assert await till.topics(made["id"]) == ["order.placed", "order.confirmed", "order.cancelled"]
     assert await till.shelf("MUG") == (5, 0)
+    while await relay(shop):
+        pass
+    while await notify.deliver(shop):
+        pass
+    texts = {subject: text for _, subject, text in shop.mail.sent}  # type: ignore[attr-defined]
+    for made in (by_sweep, by_capture):
+        assert "your bank only held 10.00 GBP" in texts[f"Your order {made['number']} is cancelled"]
     await _books_balance(shop)
+
+
+async def test_whether_a_hold_still_stands_is_asked_once_an_hour(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    await _held(shopper, till)
+    asked = []
+    for seconds in (3599, 2) * 3:
+        clock.advance(seconds)
+        asked.append((await recover(shop, {"sandbox": sandbox})).asked)
+    assert asked == [0, 1] * 3
 
 
 @pytest.mark.parametrize("when", ["silent_before", "silent_after"])

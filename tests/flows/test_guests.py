@@ -397,4 +397,4 @@ async def test_a_guest_is_written_to_at_the_address(client: httpx.AsyncClient, s
         pass
     while await notify.deliver(shop):
         pass
-    assert [(sent[0], made["number"] in sent[1]) for sent in shop.mail.sent] == [(ADA, True)] * 2  # type: ignore[attr-defined]
+    assert [(sent[0], made["number"] in sent[1]) for sent in shop.mail.sent] == [(ADA, True)] * 3  # type: ignore[attr-defined]

@@ -101,6 +101,21 @@ async def test_each_refund_is_told_with_its_own_amount(
     assert "25.00 GBP of 25.00 GBP is refunded" in texts[1]
 
 
+async def test_who_was_told_that_an_order_is_paid_is_told_that_it_is_cancelled_and_nobody_else(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    paid, unpaid = [await order(shopper, ("MUG", 1)) for _ in range(2)]
+    await pay(shopper, paid["id"])
+    for placed in (paid, unpaid):
+        assert (await staff.post(f"/orders/{placed['id']}/cancel")).status_code == 200
+    await carry(shop)
+    number = paid["number"]
+    assert [subject for _, subject, _ in sent(shop)] == [
+        f"Your order {number}", f"Your order {number} is cancelled", f"A refund for your order {number}",
+    ]  # fmt: skip
+    assert "What you paid goes back" in sent(shop)[1][2]
+
+
 GOES_BACK, NOT_TAKEN = "goes back the way it came", "is not taken: your bank only held it"
 
 

@@ -17,6 +17,7 @@ from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.leaderboard import store
 from quartet.leaderboard.model import Place, Worth
+from quartet.payments import Moved
 from quartet.stores import outbox
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
@@ -98,6 +99,32 @@ async def test_a_refund_that_comes_back_gives_no_points_and_is_revenue_again_unt
     assert (await staff.post(f"/orders/{made}/refunds", json={"amountCents": 2500})).status_code == 201
     assert await money() == (5000, 3500, 1500)
     assert await points(shop, user_id) == (15, 15)
+
+
+async def test_a_refund_that_was_taken_for_somebody_elses_first_counts_once(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    made, now = UUID(await paid(shopper, 4)), shop.clock.now()
+    elsewhere = Moved("refund", "sbr_1", "", "", 1000, "GBP", undone=False)
+    async with shop.stores.pg.tx() as tx:
+        ours = await payments.start_refund(tx, made, 1000, "asked", by="test", now=now, ask=now)
+        assert ours is not None
+        # It would stand before the other is taken back, if ids said what came first.
+        first = await tx.fetchval("UPDATE payment_refunds SET id = $2 WHERE id = $1 RETURNING id", ours.id, UUID(int=1))
+    async with shop.stores.pg.tx() as tx:
+        await payments.note_moved(tx, ours.payment_id, elsewhere, now)
+    async with shop.stores.pg.tx() as tx:
+        await payments.complete_refund(tx, first, "succeeded", "sbr_1", now)
+    given = (await staff.get(f"/orders/{made}")).json()["refunds"]
+    assert [each["amountCents"] for each in given] == [1000, -1000, 1000]
+    told = await till.rows("SELECT topic, payload FROM outbox WHERE payload ? 'refund_id' ORDER BY id")
+    assert [(row["topic"], row["payload"]["refund_id"]) for row in told] == [
+        ("order.refunded", given[0]["id"]), ("refund.failed", given[0]["id"]), ("order.refunded", str(first)),
+    ]  # fmt: skip
+    await carry(shop)
+    assert await points(shop, shopper.user_id) == (40, 40)  # type: ignore[attr-defined]
+    await leaderboard.rebuild(shop, actor="test")
+    assert await points(shop, shopper.user_id) == (40, 40)  # type: ignore[attr-defined]
 
 
 async def test_events_repeated_and_shuffled_count_the_same(
@@ -334,6 +361,10 @@ async def test_a_refund_after_they_were_forgotten_brings_nobody_back(
         await accounts.erase(tx, user_id, shop.clock.now())
     await leaderboard.forget(shop, user_id)
     await leaderboard.rebuild(shop, actor="test")
-    assert (await staff.post(f"/orders/{bought}/refunds", json={"amountCents": 100})).status_code == 201
+    given = (await staff.post(f"/orders/{bought}/refunds", json={"amountCents": 100})).json()
+    async with shop.stores.pg.tx() as tx:
+        await payments.refund_came_back(tx, UUID(given["id"]), shop.clock.now())
+    told = await till.rows("SELECT topic, payload ->> 'user_id' AS named FROM outbox ORDER BY id")
+    assert [(row["topic"], row["named"]) for row in told] == [("order.refunded", None), ("refund.failed", None)]
     await carry(shop)
     assert await points(shop, user_id) == (0, 0)

@@ -292,18 +292,19 @@ async def test_of_one_key_the_first_is_sent_first_and_one_that_is_refused_holds_
 # Secrets
 
 
-async def test_after_a_rotation_both_secrets_verify_for_a_day_and_none_lies_in_the_database(
+async def test_after_a_rotation_the_secrets_of_before_verify_for_a_day_and_none_lies_in_the_database(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
     app.state.shop = shop = replace(shop, clock=clock)
     made = await endpoint(staff, receiver.url)
+    once = (await staff.post(f"/webhook-endpoints/{made['id']}/rotate-secret")).json()
     rotated = (await staff.post(f"/webhook-endpoints/{made['id']}/rotate-secret")).json()
     assert rotated["secret"].startswith("whsec_")
-    assert rotated["secret"] != made["secret"]
+    assert len({made["secret"], once["secret"], rotated["secret"]}) == 3
     await happen(shop, "price.changed")
     await hooks.deliver(shop, send)
-    for secret in (made["secret"], rotated["secret"]):
+    for secret in (made["secret"], once["secret"], rotated["secret"]):
         Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
     clock.advance(86_400 + 1)
     async with shop.stores.pg.read() as read:
@@ -311,7 +312,7 @@ async def test_after_a_rotation_both_secrets_verify_for_a_day_and_none_lies_in_t
         rows = str([dict(row) for row in await read.fetch("SELECT * FROM webhook_endpoints")])
         rows += str([dict(row) for row in await read.fetch("SELECT * FROM audit_log")])
     assert found.secrets(shop.settings.all_secrets(), clock.now()) == [rotated["secret"]]
-    for secret in (made["secret"], rotated["secret"]):
+    for secret in (made["secret"], once["secret"], rotated["secret"]):
         assert secret.removeprefix("whsec_") not in rows
     assert "secret" not in await look(staff, made)
 
@@ -453,6 +454,60 @@ async def test_the_few_that_were_given_up_are_found_among_the_many_that_were_del
         assert " on webhook_deliveries" in plan and "webhook_deliveries_newest" not in plan and "Seq" not in plan, plan
 
 
+async def test_what_nobody_carried_for_a_day_is_not_sent_any_more(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    late = replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(hours=25)))
+    assert await hooks.deliver(late, send) == 0
+    assert receiver.got == []
+
+
+async def test_what_is_on_its_way_is_not_sent_by_hand_beside_that(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    made = await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    [one] = await deliveries(staff, made)
+    by_hand: list[int] = []
+
+    async def meanwhile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told = await staff.post(f"/webhook-endpoints/{made['id']}/deliveries/{one['id']}/redeliver")
+        by_hand.append(told.status_code)
+        await takes(reader, writer)
+
+    receiver.behave = meanwhile
+    await hooks.deliver(shop, send)
+    assert by_hand == [409]
+    assert (await deliveries(staff, made))[0]["state"] == "delivered"
+
+
+async def test_an_address_that_is_just_being_forgotten_does_not_come_along(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await endpoint(staff, receiver.url)
+    order_id = uuid4()
+    async with shop.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.cancelled", str(order_id), {"email": "guest@example.com"})
+        events = await outbox.due(tx, 10)
+
+    async def kept() -> None:
+        async with shop.stores.pg.tx() as other:
+            await hooks.keep(other, events)
+
+    async with shop.stores.pg.tx() as tx:
+        await outbox.forget_orders(tx, [order_id])
+        keeping = asyncio.create_task(kept())
+        async with shop.stores.pg.read() as read, asyncio.timeout(30):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not keeping.done() and not await read.fetchval(waits):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await keeping
+    async with shop.stores.pg.read() as read:
+        assert [row["payload"] for row in await read.fetch("SELECT payload FROM webhook_deliveries")] == [{}]
+
+
 async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:
@@ -488,6 +543,44 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     while await hooks.deliver(shop, send):
         pass
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
+
+
+async def test_who_refuses_one_kind_of_event_is_sent_the_others_at_once(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    async def knows_orders_alone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        known = json.loads(receiver.got[-1].body)["type"].startswith("order.")
+        await (takes if known else says("422 Unknown type"))(reader, writer)
+
+    receiver.behave = knows_orders_alone
+    made = await endpoint(staff, receiver.url)
+    for n in range(60):
+        await happen(shop, "stock.changed", f"S{n}")
+    await happen(shop, "order.shipped", payload={"order_id": "o"})
+    while await hooks.deliver(shop, send):
+        pass
+    assert [d["type"] for d in await deliveries(staff, made, "&state=delivered")] == ["order.shipped"]
+    assert len(receiver.got) == 61
+
+
+async def test_another_address_does_not_wait_for_what_the_old_one_failed(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    receiver.behave = says("503 Later")
+    made = await endpoint(staff, f"{receiver.url}/mistyped")
+    for n in range(20):
+        await happen(shop, "price.changed", f"S{n}")
+    while await hooks.deliver(shop, send):
+        pass
+    same = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": f"{receiver.url}/mistyped"})
+    assert same.json()["breaker"]["state"] == "open"
+    receiver.behave = takes
+    moved = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": receiver.url})
+    assert moved.json()["breaker"] == {"state": "closed", "failures": 0, "openUntil": None}
+    while await hooks.deliver(shop, send):
+        pass
+    states = [d["state"] for d in await deliveries(staff, made)]
+    assert states.count("delivered") > 10  # all but those that were refused, which wait for their next try
 
 
 async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(

@@ -1,7 +1,8 @@
 """Where one is signed in, and ending that; proving one's address."""
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,10 +11,11 @@ import pytest
 from fastapi import FastAPI
 
 from quartet import access, accounts, notify, sync
-from quartet.accounts import service
+from quartet.accounts import service, tokens
 from quartet.kernel.clock import FixedClock
 from quartet.stores import open_stores
 from quartet.sync.tasks import together
+from quartet.web import limits
 from quartet.web.dependencies import Shop
 from quartet.web.limits import network_of
 
@@ -78,6 +80,21 @@ async def test_redis_is_told_again_of_the_sessions_that_have_ended(
     assert [(await client.get("/cart", headers=_bearer(each))).status_code for each in (lost, unheard, living)] == [
         401, 401, 200,
     ]  # fmt: skip
+
+
+async def test_redis_knows_of_an_end_for_as_long_as_a_token_of_a_clock_that_was_ahead(
+    client: httpx.AsyncClient, ada: dict[str, Any], app: FastAPI, shop: Shop
+) -> None:
+    now = datetime.now(UTC)
+    app.state.shop = Shop(shop.settings, shop.stores, FixedClock(now + timedelta(hours=1)), shop.mail)
+    signed = await _sign_in(client)
+    app.state.shop = shop  # its clock has been set right
+    who, ends = tokens.read(shop.settings, signed["accessToken"], now)
+    assert (await client.delete("/sessions/current", headers=_bearer(signed))).status_code == 204
+    await access.tell_roles(shop, who.user_id, who.roles)
+    for key in (limits.session_key(who.user_id, who.session_id), limits.roles_key(who.user_id)):
+        left = await shop.stores.redis.call("PTTL", key)
+        assert datetime.now(UTC) + timedelta(milliseconds=left) >= ends
 
 
 async def test_sessions_are_listed_by_what_helps_to_recognise_them(
@@ -253,6 +270,38 @@ async def test_a_new_address_takes_the_old_ones_place_once_it_is_proved(
     assert stale.status_code == 410
 
 
+async def test_no_link_to_a_new_address_leaves_before_the_old_one_is_told(
+    client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop
+) -> None:
+    class Greylist:
+        """A mail server that takes nothing for the old address yet."""
+
+        def __init__(self) -> None:
+            self.took: list[str] = []
+            self.shut = True
+
+        async def send(self, to: str, *_: str, **more: str) -> None:
+            if self.shut and to == ADA["email"]:
+                raise OSError("451 try again later")
+            self.took.append(to)
+
+    await sync.catch_up(shop)
+    await notify.deliver(shop)  # the link of the sign-up
+    assert (await _ask_change(client, _bearer(await _sign_in(client)), NEW)).status_code == 202
+    await sync.catch_up(shop)
+    clock, server = FixedClock(shop.clock.now()), Greylist()
+    later = replace(shop, clock=clock, mail=server)
+    for _ in range(3):
+        while await notify.deliver(later):
+            pass
+        clock.advance(3600)
+    assert server.took == []
+    server.shut = False
+    while await notify.deliver(later):
+        pass
+    assert server.took == [ADA["email"], NEW]
+
+
 async def test_an_address_is_changed_only_by_who_knows_the_password_and_only_to_a_free_one(
     client: httpx.AsyncClient, ada: dict[str, Any]
 ) -> None:
@@ -288,7 +337,7 @@ async def test_a_change_under_way_can_be_taken_back(client: httpx.AsyncClient, a
 
 
 @pytest.mark.parametrize("way", ["changed", "by link", "by hand"])
-async def test_a_new_password_ends_a_change_of_address_that_another_asked_for(
+async def test_a_new_password_is_told_and_ends_a_change_of_address_that_another_asked_for(
     client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop, way: str
 ) -> None:
     thief, hers = _bearer(await _sign_in(client)), _bearer(await _sign_in(client))
@@ -309,6 +358,11 @@ async def test_a_new_password_ends_a_change_of_address_that_another_asked_for(
     signed = await client.post("/sessions", json={**ADA, "password": new})
     me = (await client.get("/users/me", headers=_bearer(signed.json()))).json()
     assert (me["email"], me["pendingEmail"]) == (ADA["email"], None)
+    await sync.catch_up(shop)
+    while await notify.deliver(shop):
+        pass
+    told = [to for to, subject, _ in shop.mail.sent if subject == "Your password was changed"]  # type: ignore[attr-defined]
+    assert told == [ADA["email"]]
 
 
 async def test_a_change_of_address_asked_for_with_the_password_of_a_moment_ago_is_refused(

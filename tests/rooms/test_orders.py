@@ -124,6 +124,20 @@ async def test_lists_are_newest_first_one_page_after_the_other(
     assert await listed(staff, userId=uuid4()) == []
 
 
+async def test_an_order_is_found_by_the_number_that_its_buyer_names(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, sign_in: SignIn
+) -> None:
+    order, _ = [await place(shop, shopper, ("MUG", 1)) for _ in range(2)]
+    stranger = await sign_in()
+    asked, found = f"&number={order.number}", [str(order.id)]
+    assert await listed(staff, asked) == await listed(staff, asked.lower()) == await listed(shopper, asked) == found
+    assert await listed(staff, f"{asked}&status=pending&userId={order.user_id}") == found
+    assert await listed(staff, f"{asked}&status=shipped") == []
+    assert await listed(staff, f"{asked}&userId={stranger.user_id}") == []  # type: ignore[attr-defined]
+    assert await listed(staff, f"{asked}&email=nobody@example.com") == []
+    assert await listed(stranger, asked) == await listed(staff, f"&number=Q-{'9' * 18}") == []
+
+
 async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:
     wrong = [
         ("limit=0", "limit"),
@@ -133,6 +147,8 @@ async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClie
         ("cursor=%00", "cursor"),
         ("status=paid", "status"),
         ("userId=somebody", "userId"),
+        ("number=100001", "number"),
+        ("number=Q-1%00", "number"),
     ]
     for query, field in wrong:
         answer = await staff.get(f"/orders?{query}")

@@ -113,6 +113,16 @@ def test_the_breaker_opens_after_some_failures_in_a_row_and_a_yes_forgives_all()
     assert one.succeeded().breaker(later) == "closed"
 
 
+def test_a_refusal_opens_no_breaker_and_ends_what_failed_but_not_for_days() -> None:
+    one = endpoint()
+    for _ in range(2 * model.FAILURES):
+        one = one.failed(NOW, 429)
+    assert (one.breaker(NOW), one.opened) == ("open", 1)
+    one = one.failed(NOW, 400)
+    assert (one.breaker(NOW), one.failures, one.failing_since) == ("closed", 0, NOW)
+    assert not one.failed(NOW + model.DISABLED_AFTER + timedelta(seconds=1), 404).enabled
+
+
 def test_one_that_fails_for_days_or_is_gone_is_switched_off() -> None:
     one = endpoint().failed(NOW, 500)
     assert one.failed(NOW + model.DISABLED_AFTER, 500).enabled
@@ -122,6 +132,19 @@ def test_one_that_fails_for_days_or_is_gone_is_switched_off() -> None:
     on = off.switched_on()
     assert (on.enabled, on.disabled_reason, on.failures, on.failing_since) == (True, None, 0, None)
     assert not replace(off, disabled_reason="mine").failed(NOW, 410).enabled
+
+
+def test_what_was_not_taken_before_a_long_rest_switches_nothing_off() -> None:
+    one = endpoint()
+    for hour in range(24):
+        one = one.failed(NOW + timedelta(hours=hour), 500)
+    assert one.opened > 1
+    later = NOW + timedelta(days=30)  # its one event was given up long ago, and this is the next
+    again = one.failed(later, 503)
+    assert (again.enabled, again.failures, again.failing_since, again.breaker(later)) == (True, 1, later, "closed")
+    for hours in range(7, 100, 7):  # while something waits it is tried as often as this, and that is no rest
+        one = one.failed(NOW + timedelta(hours=24 + hours), 503)
+    assert not one.enabled
 
 
 def test_tries_grow_apart_over_a_day() -> None:
@@ -150,3 +173,11 @@ def test_a_secret_needs_both_the_shops_and_the_salt() -> None:
         model.secret_of("s" * 40, one.id, b"pepper"),
     }
     assert len(others | {secret}) == 4
+
+
+def test_however_often_it_is_rotated_a_header_holds_what_signs() -> None:
+    one = endpoint()
+    for n in range(100):
+        one = one.rotated(bytes([n]) * model.SALT_BYTES, NOW)
+    salts = [bytes([n]) * model.SALT_BYTES for n in range(99, 90, -1)]
+    assert one.secrets(["s" * 40], NOW) == [model.secret_of("s" * 40, one.id, salt) for salt in salts]

@@ -224,7 +224,7 @@ async def change_password(
     async with shop.stores.pg.tx() as tx:
         if not await store.replace_password(tx, user.id, hashed, fresh):
             raise invalid("currentPassword", "was changed a moment ago")
-        await store.drop_what_was_asked(tx, user.id)
+        await _tell_password(tx, user.id)
         ended = await store.end_sessions(tx, user.id, shop.clock.now(), but=principal.session_id)
     await refuse_tokens_of(shop, user.id, ended)
 
@@ -267,7 +267,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         await store.set_password(tx, user_id, hashed)
         if not await store.spend_link(tx, hashed_token, "reset", now):
             raise ResetGone()
-        await store.drop_what_was_asked(tx, user_id)
+        await _tell_password(tx, user_id)
         await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
     await shop.step("password reset")
@@ -331,6 +331,12 @@ async def _ask_verification(tx: Tx, user_id: UUID) -> None:
     await outbox.emit(tx, "user.verify_asked", str(user_id), {"user_id": str(user_id)})
 
 
+async def _tell_password(tx: Tx, user_id: UUID) -> None:
+    """It is another one: what was asked for under the old one is void, and whose account it is hears of it."""
+    await store.drop_what_was_asked(tx, user_id)
+    await outbox.emit(tx, "user.password_changed", str(user_id), {"user_id": str(user_id)})
+
+
 async def give_password(shop: Shop, email: str, password: str) -> bool:
     """A new password without the old one, for whoever runs the shop; ends every session. False: no such account.
     Raises Invalid (weak), Busy."""
@@ -343,7 +349,7 @@ async def give_password(shop: Shop, email: str, password: str) -> bool:
             return False
         user_id = found[0].id
         await store.set_password(tx, user_id, hashed)
-        await store.drop_what_was_asked(tx, user_id)
+        await _tell_password(tx, user_id)
         ended = await store.end_sessions(tx, user_id, shop.clock.now())
     await refuse_tokens_of(shop, user_id, ended)
     return True
@@ -434,7 +440,8 @@ async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> N
 
 def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
     """What tells Redis that a session has ended."""
-    return "SET", limits.session_key(user_id, session_id), "ended", "EX", shop.settings.access_ttl
+    seconds = shop.settings.access_ttl + limits.AHEAD_SECONDS
+    return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
 
 def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session: Session, now: datetime) -> SignedIn:

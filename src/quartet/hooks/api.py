@@ -85,7 +85,7 @@ class NewEndpoint(Body):
 
 
 class EndpointPatch(Body):
-    """What to change; `enabled` true switches it on again and forgives its failures."""
+    """What to change; `enabled` true switches it on again and forgives its failures, as another `url` does."""
 
     url: Url | None = None
     events: Events | None = None
@@ -153,7 +153,7 @@ async def remove(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody
 
 @router.post("/{id}/rotate-secret", response_model=EndpointWithSecret, responses=problems(NotFound, *_ALWAYS))
 async def rotate(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
-    """A new secret, shown this once; for 24 hours the one before signs as well."""
+    """A new secret, shown this once; for 24 hours those of before sign as well."""
     endpoint, secret = await service.rotate(shop, principal, endpoint_id)
     return answer(_with_secret(shop, endpoint, secret))
 

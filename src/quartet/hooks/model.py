@@ -16,9 +16,13 @@ State = Literal["pending", "delivered", "dead"]
 EVENTS = (
     "order.placed",
     "order.confirmed",
+    "order.captured",
+    "order.shipped",
+    "order.delivered",
     "order.cancelled",
     "order.refunded",
     "payment.contested",
+    "payment.settled",
     "payment.returned",
     "refund.failed",
     "stock.changed",
@@ -33,8 +37,13 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 DISABLED_AFTER = timedelta(days=3)
 # Between the tries of one delivery: 5 s, 15 s, 45 s … 6 h, give or take a fifth, for a day.
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=6)
+# As long as this nothing is tried only where nothing waits.
+REST = 2 * LONGEST_WAIT
 OLD_SECRET = timedelta(hours=24)
+SALT_BYTES, OLD_SECRETS = 16, 8
 GONE = 410
+# Of 4xx those that speak of the moment and not of what was sent: a time-out, and too many requests.
+WAITS = (408, 429)
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,16 @@ class Endpoint:
 
     def failed(self, now: datetime, status: int | None) -> "Endpoint":
         """It did not take something. After some in a row the breaker opens, for longer each time; after days of that,
-        or when it says that it is gone, the endpoint is switched off."""
+        or when it says that it is gone, the endpoint is switched off. What it did not take before a long rest, in which
+        there was nothing to take, is no part of it."""
+        if self.open_until is not None and now - self.open_until > REST:
+            return self.succeeded().failed(now, status)
         since = self.failing_since or now
         after = replace(self, failures=self.failures + 1, failing_since=since)
-        if after.failures >= FAILURES and self.breaker(now) != "open":
+        if status is not None and 400 <= status < 500 and status not in WAITS:
+            # It is there, and will not have this one: no reason to keep the others from it.
+            after = replace(self.succeeded(), failing_since=since)
+        elif after.failures >= FAILURES and self.breaker(now) != "open":
             pause = min(FIRST_PAUSE * 2.0**self.opened, LONGEST_PAUSE)
             after = replace(after, opened=self.opened + 1, open_until=now + pause)
         reason = None
@@ -89,12 +104,21 @@ class Endpoint:
         """By hand, as if new."""
         return replace(self.succeeded(), enabled=True, disabled_reason=None)
 
+    def old_salts(self, now: datetime) -> bytes:
+        """One behind the other, the newest first."""
+        return self.old_salt if self.old_salt and self.old_until and now < self.old_until else b""
+
+    def rotated(self, salt: bytes, now: datetime) -> "Endpoint":
+        """Another salt. Whoever rotates twice (the first answer may have been lost) still has the secret of before in
+        use, so that all of this day go on signing, as many as a header holds well."""
+        old = (self.salt + self.old_salts(now))[: OLD_SECRETS * SALT_BYTES]
+        return replace(self, salt=salt, old_salt=old, old_until=now + OLD_SECRET, updated_at=now)
+
     def secrets(self, shop_secrets: list[str], now: datetime) -> list[str]:
-        """Those that sign now, the newest first: of the present salt and, for a day after a rotation, of the one
-        before, each under the shop's secret and under those that are retired."""
-        salts = [self.salt]
-        if self.old_salt is not None and self.old_until is not None and now < self.old_until:
-            salts.append(self.old_salt)
+        """Those that sign now, the newest first: of the present salt and, for a day after a rotation, of those before,
+        each under the shop's secret and under those that are retired."""
+        old = self.old_salts(now)
+        salts = [self.salt, *(old[first : first + SALT_BYTES] for first in range(0, len(old), SALT_BYTES))]
         return [secret_of(shop_secret, self.id, salt) for salt in salts for shop_secret in shop_secrets]
 
 

@@ -7,13 +7,11 @@ from uuid import UUID
 
 from quartet.hooks import addresses, store
 from quartet.hooks.addresses import Refused
-from quartet.hooks.model import OLD_SECRET, TEST, Delivery, Endpoint, secret_of
+from quartet.hooks.model import SALT_BYTES, TEST, Delivery, Endpoint, secret_of
 from quartet.kernel.errors import Conflict, invalid
 from quartet.kernel.ids import new_id
 from quartet.web import trail
 from quartet.web.dependencies import Principal, Shop
-
-SALT_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ async def create(
 
 
 async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) -> Endpoint:
-    """Changes it; switching it on forgives its failures. Raises NotFound, Invalid naming `url`."""
+    """Changes it; switching it on, or another address, forgives its failures. Raises NotFound, Invalid naming `url`."""
     if wanted.url is not None:
         await _refuse_bad(shop, wanted.url)
     async with shop.stores.pg.tx() as tx:
@@ -58,6 +56,8 @@ async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) ->
             description=before.description if wanted.description is None else wanted.description or None,
             updated_at=shop.clock.now(),
         )
+        if after.url != before.url:
+            after = after.succeeded()
         if wanted.enabled is True:
             after = after.switched_on()
         elif wanted.enabled is False and before.enabled:
@@ -70,17 +70,11 @@ async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) ->
 
 
 async def rotate(shop: Shop, principal: Principal, id_: UUID) -> tuple[Endpoint, str]:
-    """A new secret, told this once; the one before signs as well for a day. Raises NotFound."""
+    """A new secret, told this once; those of before sign as well for a day. Raises NotFound."""
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
         before = await store.lock(tx, id_)
-        after = replace(
-            before,
-            salt=secrets.token_bytes(SALT_BYTES),
-            old_salt=before.salt,
-            old_until=now + OLD_SECRET,
-            updated_at=now,
-        )
+        after = before.rotated(secrets.token_bytes(SALT_BYTES), now)
         await store.save(tx, after)
         await trail.record(
             tx, principal.actor, "webhook.rotate", "webhook-endpoint", id_, after={"oldOneSignsUntil": after.old_until}

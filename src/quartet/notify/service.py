@@ -52,7 +52,9 @@ TOPICS: Mapping[str, str] = {
     "user.verify_asked": "verify",
     "user.reset_asked": "reset",
     "user.email_change_asked": "email-change",
+    "user.password_changed": "password-changed",
     "order.confirmed": "order-confirmed",
+    "order.cancelled": "order-cancelled",
     "order.refunded": "order-refunded",
     "payment.returned": "payment-returned",
     "webhook.disabled": "webhook-disabled",
@@ -80,10 +82,12 @@ async def keep(tx: Tx, events: Sequence[Event]) -> None:
 
 
 def _row(event: Event) -> list[store.Row]:
-    """The one that it means, if any; a guest is found by the order."""
+    """The one that it means, if any; a guest is found by the order. An order that was never confirmed ends in silence,
+    as nobody was told of it."""
     kind, payload = TOPICS.get(event.topic), event.payload
     user_id = UUID(payload["user_id"]) if payload.get("user_id") else None
-    if kind is None or not (user_id or payload.get("order_id")):
+    silent = kind == "order-cancelled" and not payload.get("confirmed_at")
+    if kind is None or silent or not (user_id or payload.get("order_id")):
         return []
     return [(event.event_id, kind, user_id, {name: payload[name] for name in _ARGS if name in payload})]
 
@@ -260,7 +264,9 @@ KINDS: Mapping[str, Compose] = {
     "verify": _link(accounts.mint_verification, "/email-verifications"),
     "reset": _link(accounts.mint_reset, "/password-resets"),
     "email-change": _to_user,
+    "password-changed": _to_user,
     "order-confirmed": _of_order,
+    "order-cancelled": _of_order,
     "order-refunded": _of_order,
     "payment-returned": _of_order,
     "webhook-disabled": _to_user,

@@ -59,6 +59,15 @@ SELECT order_document(id) FROM (
       AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
+-- name: of_number
+-- The one of a number, by orders_number; what else is asked holds of it as well.
+SELECT order_document(id) FROM orders
+WHERE number = $4 AND ($5::uuid IS NULL OR user_id = $5)
+  AND ($6::text IS NULL OR email = $6 OR user_id = (SELECT u.id FROM users u WHERE u.email = $6))
+  AND ($7::text IS NULL OR status = $7)
+  AND (created_at, id) < ($1, $2)
+LIMIT $3;
+
 -- name: claim
 SELECT claim_orders($1, $2);
 
@@ -88,10 +97,11 @@ SELECT order_document(id) FROM (
 -- name: counted_since
 -- Orders that were confirmed since then and what of their price was not given back; nothing of a cancelled one, and none
 -- that was a guest's when it was confirmed, whoever has claimed it since, or whose buyer was forgotten. What was given
--- back and came here again is to be given anew: the least that was ever left counts, as on a board.
+-- back and came here again is to be given anew: the least that was ever left counts, as on a board. Of one moment what was
+-- taken back comes first: its place was taken by what else was given then.
 SELECT o.id AS order_id, o.user_id, o.currency, paid.at AS confirmed_at,
        CASE o.status WHEN 'cancelled' THEN 0 ELSE o.total_cents - coalesce((
-           SELECT max(so_far) FROM (SELECT sum(amount_cents) OVER (ORDER BY at, id) AS so_far
+           SELECT max(so_far) FROM (SELECT sum(amount_cents) OVER (ORDER BY at, amount_cents, id) AS so_far
                                     FROM refunds WHERE order_id = o.id) AS given), 0)::bigint END AS left_cents
 FROM order_history AS paid
 JOIN orders AS o ON o.id = paid.order_id

@@ -55,10 +55,11 @@ async def _can_be_mailed(_shop: Shop, event: Event) -> None:
 
 CONSUMERS: Mapping[str, tuple[Consumer, ...]] = {
     "order.confirmed": (_can_be_mailed, _empty_cart_of_bought, _count_points),
-    "order.cancelled": (_count_points,),
+    "order.cancelled": (_can_be_mailed, _count_points),
     "order.refunded": (_can_be_mailed, _count_points),
     "payment.returned": (_can_be_mailed,),
     "user.email_change_asked": (_can_be_mailed,),
+    "user.password_changed": (_can_be_mailed,),
     "user.reset_asked": (_can_be_mailed,),
     "user.verify_asked": (_can_be_mailed,),
     "user.erased": (_forget_person,),

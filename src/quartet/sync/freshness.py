@@ -1,6 +1,7 @@
 """Freshness as a figure. Each second a canary sings: a product that nobody is shown, since the day of its publication
 is far off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product.
-What counts is how long it takes until a search finds them, and until the product cache has been told.
+What counts is how long it takes until a search finds them, and until the product cache has been told. Its events have
+a topic of their own, since shops' own systems hear of stock.changed.
 
 The canary's price is no row of inventory, which staff and analytics see, but its last song (`store.song`).
 """
@@ -143,7 +144,7 @@ async def _sing(shop: Shop, unheard: Unheard) -> None:
             song = _now(shop)
             async with shop.stores.pg.tx() as tx:
                 await store.sing(tx, STOCK, song)
-                await outbox.emit(tx, "stock.changed", catalog.CANARY, {"sku": catalog.CANARY})
+                await outbox.emit(tx, "canary.sung", catalog.CANARY, {})
             unheard[STOCK].append((song, monotonic()))
         await asyncio.sleep(max(begin + beat * shop.settings.canary_seconds - monotonic(), 0))
 

@@ -29,7 +29,7 @@ ATTEMPTS = 8
 AT_ONCE = 16
 AWAY_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
-_OF_STOCK = ("stock.changed", "order.placed")
+_OF_STOCK = ("stock.changed", "order.placed", "canary.sung")
 
 
 PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
@@ -88,7 +88,7 @@ async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
 
 def _skus(event: Event) -> list[str]:
     """Placing an order is one event for all its lines; everything else that moves stock is one a SKU."""
-    return [event.key] if event.topic == "stock.changed" else [line["sku"] for line in event.payload.get("items", ())]
+    return [line["sku"] for line in event.payload.get("items", ())] if event.topic == "order.placed" else [event.key]
 
 
 async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
@@ -117,8 +117,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
     away = [event.id for event, error in outcomes if isinstance(error, StoreUnavailable)]
     failed = [(e, error) for e, error in outcomes if error is not None and not isinstance(error, StoreUnavailable)]
     buried = [(event, error) for event, error in failed if event.attempts + 1 >= ATTEMPTS]
-    # The canary's songs go as far as our own stores: outside they would be an event a second about nothing.
-    fresh = [event for event, _ in outcomes if event.attempts == 0 and event.key != catalog.CANARY]
+    fresh = [event for event, _ in outcomes if event.attempts == 0]
     async with shop.stores.pg.tx() as tx:
         # Tried once, kept once: an e-mail does not wait until Redis is back.
         for keep in KEEPERS:

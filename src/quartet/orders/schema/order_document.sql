@@ -38,7 +38,7 @@ BEGIN
                     'reason', r.reason, 'items', (
                         SELECT jsonb_agg(jsonb_build_object('sku', part.sku, 'qty', part.quantity,
                             'restocked_qty', part.restocked, 'amount_cents', part.amount_cents) ORDER BY part.sku)
-                        FROM refund_items part WHERE part.refund_id = r.id)) ORDER BY r.at, r.id)
+                        FROM refund_items part WHERE part.refund_id = r.id)) ORDER BY r.at, r.amount_cents, r.id)
                 FROM refunds r WHERE r.order_id = o.id) END,
             'created_at', o.created_at, 'updated_at', o.updated_at, 'expires_at', o.expires_at)
         FROM orders o WHERE o.id = p_order_id);

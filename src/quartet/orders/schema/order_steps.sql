@@ -77,11 +77,10 @@ BEGIN
     PERFORM move_pieces(p_order_id, v_skus, v_qtys, p_stock, p_reserved, p_reason, p_by);
 END $$;
 
--- Tells the worker; p_topic is order.confirmed, order.cancelled or order.refunded, p_more what belongs to it alone
--- (docs/events.md). An order's mails go to its user, else to the guest's own address; who was forgotten since is nobody,
--- lest a late refund put them back on a board. Planned once a connection: left to itself PostgreSQL plans anew at each
--- call, since one order seems cheaper than the ten that it takes an unknown array for, and planning costs more than all
--- the rest.
+-- Tells the worker what became of orders; p_more is what belongs to this topic alone (docs/events.md). An order's mails go
+-- to its user, else to the guest's own address; who was forgotten since is nobody, lest a late refund put them back on a
+-- board. Planned once a connection: left to itself PostgreSQL plans anew at each call, since one order seems cheaper than
+-- the ten that it takes an unknown array for, and planning costs more than all the rest.
 CREATE OR REPLACE FUNCTION tell_orders(p_topic TEXT, p_order_ids UUID[], p_more JSONB DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -114,7 +113,8 @@ END $$;
 
 -- What was held is taken.
 CREATE OR REPLACE FUNCTION capture_order(p_order_id UUID) RETURNS void LANGUAGE sql AS $$
-    UPDATE orders SET captured_cents = total_cents, updated_at = now() WHERE id = p_order_id
+    UPDATE orders SET captured_cents = total_cents, updated_at = now() WHERE id = p_order_id;
+    SELECT tell_orders('order.captured', ARRAY[p_order_id])
 $$;
 
 -- An order that expired is paid after all: its stock is reserved again, where there is enough for every line; answers
@@ -160,6 +160,7 @@ BEGIN
         RAISE EXCEPTION 'the payment of this order has not been captured' USING ERRCODE = 'QT024';
     END IF;
     PERFORM refuse_contested(p_order_id);
+    PERFORM tell_orders('order.shipped', ARRAY[p_order_id]);
     RETURN p_order_id;
 END $$;
 
@@ -167,6 +168,7 @@ CREATE OR REPLACE FUNCTION deliver_order(p_order_id UUID, p_by TEXT DEFAULT 'sys
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM step_order(p_order_id, 'delivered', p_by, p_reason);
+    PERFORM tell_orders('order.delivered', ARRAY[p_order_id]);
     RETURN p_order_id;
 END $$;
 

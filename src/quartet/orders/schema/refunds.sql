@@ -71,9 +71,9 @@ END $$;
 
 -- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
 -- makes the order 'refunded' (a cancelled one stays cancelled). p_lines: what promise_pieces counted. p_restock puts
--- those pieces back on the shelf, without them all of the order that is not settled. A p_source_ref seen before answers
--- that refund's id again. Raises QT004 when nothing was captured, QT005 when more is asked than is left, QT008 when
--- there is no such order.
+-- those pieces back on the shelf, without them all of the order that is not settled. p_id: what it is called already, by
+-- whoever promised it. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured,
+-- QT005 when more is asked than is left, QT008 when there is no such order.
 CREATE OR REPLACE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,
@@ -81,7 +81,8 @@ CREATE OR REPLACE FUNCTION refund_order(
     p_by         TEXT DEFAULT 'system',
     p_reason     TEXT DEFAULT NULL,
     p_source_ref TEXT DEFAULT NULL,
-    p_lines      JSONB DEFAULT NULL
+    p_lines      JSONB DEFAULT NULL,
+    p_id         UUID DEFAULT NULL
 ) RETURNS UUID LANGUAGE plpgsql AS $$
 DECLARE
     v_order  orders;
@@ -112,8 +113,9 @@ BEGIN
     IF p_restock THEN
         v_back := return_pieces(p_order_id, p_lines, p_by);
     END IF;
-    INSERT INTO refunds (order_id, amount_cents, currency, restocked, reason, by, source_ref)
-    VALUES (p_order_id, v_amount, v_order.currency, v_back <> '{}', p_reason, p_by, p_source_ref)
+    INSERT INTO refunds (id, order_id, amount_cents, currency, restocked, reason, by, source_ref)
+    VALUES (coalesce(p_id, gen_random_uuid()), p_order_id, v_amount, v_order.currency, v_back <> '{}', p_reason, p_by,
+            p_source_ref)
     RETURNING id INTO v_refund;
 
     -- A line's price falls on its SKU, as far as that much of it is not refunded yet. The rest of the amount, or all of

@@ -165,13 +165,18 @@ BEGIN
     PERFORM tell_returned(p_payment);
 END $$;
 
+-- Who was forgotten is named to nobody any more, whatever becomes of their money.
+CREATE OR REPLACE FUNCTION known_buyer(p_user_id UUID) RETURNS UUID LANGUAGE sql STABLE AS $$
+    SELECT id FROM users WHERE id = p_user_id AND erased_at IS NULL
+$$;
+
 -- Tells the buyer of money that came too late why it goes back, or (held) is let go and was never taken: the order had
 -- 'expired' and its stock was sold, was 'cancelled', or 'paid' by another payment.
 CREATE OR REPLACE FUNCTION tell_returned(p_payment payments) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox (topic, key, payload)
     SELECT 'payment.returned', o.id::text, jsonb_build_object(
-        'payment_id', p_payment.id, 'order_id', o.id, 'user_id', o.user_id, 'email', o.email,
+        'payment_id', p_payment.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id), 'email', o.email,
         'amount_cents', p_payment.amount_cents, 'currency', p_payment.currency, 'held', p_payment.status = 'voided',
         'reason', CASE WHEN o.status <> 'cancelled' THEN 'paid' ELSE (
             SELECT CASE reason WHEN 'expired' THEN reason ELSE 'cancelled' END FROM why_order_stands(o.id) AS reason) END)
@@ -328,7 +333,7 @@ BEGIN
         IF NOT came_late(v_refund.payment_id) THEN
             PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
                                  coalesce(v_refund.actor, 'guest'), coalesce(v_refund.note, v_refund.reason),
-                                 p_ref, v_refund.lines);
+                                 p_ref, v_refund.lines, p_id);
         END IF;
     END IF;
     RETURN v_refund;
@@ -350,6 +355,8 @@ BEGIN
         UPDATE payment_refunds SET came_back_at = v_double.came_back_at WHERE id = p_refund.id;
     ELSIF v_double.id IS NOT NULL THEN
         PERFORM unbook_refund(v_double, 'asked for here', p_now);
+        v_double.came_back_at := p_now;
+        PERFORM tell_refund_failed(v_double);  -- its own event was told, and so is p_refund's
         UPDATE refunds SET source_ref = NULL WHERE source_ref = p_ref;
     END IF;
 END $$;
@@ -395,7 +402,7 @@ END $$;
 CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS void LANGUAGE sql AS $$
     INSERT INTO outbox (topic, key, payload)
     SELECT 'refund.failed', o.id::text, jsonb_build_object(
-        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', o.user_id,
+        'refund_id', p_refund.id, 'payment_id', p.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id),
         'amount_cents', p_refund.amount_cents, 'currency', p.currency, 'reason', p_refund.reason,
         'came_back', p_refund.came_back_at IS NOT NULL)
     FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
@@ -463,15 +470,26 @@ BEGIN
     ELSE
         INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
         VALUES (p_id, p_ref, p_kind, p_cents, p_now) ON CONFLICT DO NOTHING;
-        IF FOUND THEN
-            INSERT INTO outbox (topic, key, payload)
-            SELECT 'payment.contested', o.id::text, jsonb_build_object(
-                'payment_id', p_id, 'order_id', o.id, 'user_id', o.user_id, 'amount_cents', p_cents,
-                'currency', v_payment.currency, 'reason', p_kind, 'provider', v_payment.provider, 'provider_ref', p_ref)
-            FROM orders o WHERE o.id = v_payment.order_id;
-        END IF;
     END IF;
 END $$;
+
+-- Tells of a contest that is opened, and when it is settled, by whatever step: whoever stopped an order for it goes on.
+-- One that was undone before it was told of never was open.
+CREATE OR REPLACE FUNCTION tell_contest() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outbox (topic, key, payload)
+    SELECT CASE WHEN NEW.settled_at IS NULL THEN 'payment.contested' ELSE 'payment.settled' END, o.id::text,
+           jsonb_build_object(
+               'payment_id', p.id, 'order_id', o.id, 'user_id', known_buyer(o.user_id),
+               'amount_cents', NEW.amount_cents, 'currency', p.currency, 'reason', NEW.reason, 'provider', p.provider,
+               'provider_ref', NEW.provider_ref)
+    FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = NEW.payment_id;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER payment_contests_opened AFTER INSERT ON payment_contests
+    FOR EACH ROW WHEN (NEW.settled_at IS NULL) EXECUTE FUNCTION tell_contest();
+CREATE OR REPLACE TRIGGER payment_contests_settled AFTER UPDATE ON payment_contests
+    FOR EACH ROW WHEN (OLD.settled_at IS NULL AND NEW.settled_at IS NOT NULL) EXECUTE FUNCTION tell_contest();
 
 -- Staff have seen to what others did to a payment's money, and name it by p_refs; where more than that is open, which came
 -- after their look, QT028 is raised as by refuse_contested. What was given back by hand is in the books from now on, as far
