@@ -333,6 +333,24 @@ async def test_a_mailbox_is_not_filled_by_one_account_after_another(
     assert sent(shop)[-1][0] == "bob@example.com"
 
 
+async def test_the_link_in_a_mailbox_that_is_sent_no_more_stays_good(
+    shop: Shop, till: Till, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever asks for links in another's name leaves them with none."""
+    monkeypatch.setattr(service, "LINKS_AN_HOUR", 1)
+    email = "ada@example.com"
+    assert (await client.post("/users", json={"email": email, "password": "analytical engine"})).status_code == 201
+    await client.post("/password-resets", json={"email": email})
+    await carry(shop)
+    [link] = [found[0] for _, _, text in sent(shop) if (found := re.search(r"/password-resets/\S+", text))]
+    async with shop.stores.pg.tx() as tx:  # of the hour before, as far as this account goes
+        await tx.execute("UPDATE mails SET created_at = created_at - interval '2 hours'")
+    await client.post("/password-resets", json={"email": email})
+    await carry(shop)
+    assert (await states(till))[-1] == "dropped"
+    assert (await client.post(link, json={"password": "difference engine"})).status_code == 204
+
+
 @pytest.mark.parametrize("in_the_end", ["told", "given up"])
 async def test_the_old_address_is_told_before_the_new_one_has_its_link(
     shop: Shop, client: httpx.AsyncClient, in_the_end: str

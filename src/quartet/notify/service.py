@@ -217,16 +217,24 @@ def _link(mint: Mint, path: str) -> Compose:
     """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
-        async with shop.stores.pg.tx() as tx:
-            if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
-                return None
-            minted = await mint(tx, mail.user_id, shop.clock.now())
-        if minted is None or await _has_enough(shop, mail, minted[0]):
-            return None
-        email, name, token = minted
-        return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
+        with suppress(_Enough):
+            async with shop.stores.pg.tx() as tx:
+                if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
+                    return None
+                if (minted := await mint(tx, mail.user_id, shop.clock.now())) is None:
+                    return None
+                email, name, token = minted
+                if await _has_enough(shop, mail, email):
+                    raise _Enough
+            link = f"{shop.settings.base_url.rstrip('/')}{path}/{token}"
+            return Letter(email, {"name": name, "link": link}, anew=True)
+        return None
 
     return compose
+
+
+class _Enough(Exception):
+    """The link that this mailbox has already stays good: no newer one takes its place."""
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
