@@ -44,7 +44,8 @@ LEASE_SECONDS = 300.0
 LAST_SECONDS = 2.0
 GIVE_UP = timedelta(hours=24)
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0
-# Of links that anybody may ask for in another's name: a mailbox is not to be filled.
+# Of links that anybody may ask for in another's name, and of each notice that an account by another's address may bring
+# about: a mailbox is not to be filled.
 LINKS_AN_HOUR = 10
 
 # Which event is told by which e-mail.
@@ -268,11 +269,17 @@ async def _to_user(shop: Shop, mail: Mail) -> Letter | None:
     return Letter(to, mail.args) if to else None
 
 
+async def _notice(shop: Shop, mail: Mail) -> Letter | None:
+    """The same, of what somebody may do again and again whose address is perhaps not theirs."""
+    letter = await _to_user(shop, mail)
+    return None if letter is None or await _has_enough(shop, mail, letter.to) else letter
+
+
 KINDS: Mapping[str, Compose] = {
     "verify": _link(accounts.mint_verification, "/email-verifications"),
     "reset": _link(accounts.mint_reset, "/password-resets"),
-    "email-change": _to_user,
-    "password-changed": _to_user,
+    "email-change": _notice,
+    "password-changed": _notice,
     "order-confirmed": _of_order,
     "order-cancelled": _of_order,
     "order-refunded": _of_order,
