@@ -368,6 +368,21 @@ async def test_what_is_carried_late_brings_nobody_back(
     assert (await client.get("/leaderboard")).json()["items"] == []
 
 
+async def test_what_shops_own_systems_are_told_late_names_nobody(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    """Nor what they were told, which can be sent again; but for the word that the person is to be forgotten."""
+    user_id, headers = await _live(client, shop, staff)
+    await sync.catch_up(shop)
+    sql = "SELECT DISTINCT topic FROM webhook_deliveries WHERE payload ->> 'user_id' = $1"
+    async with shop.stores.pg.read() as read:
+        assert {row["topic"] for row in await read.fetch(sql, str(user_id))} > {"order.placed", "order.confirmed"}
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    await sync.catch_up(shop)
+    async with shop.stores.pg.read() as read:
+        assert [row["topic"] for row in await read.fetch(sql, str(user_id))] == ["user.erased"]
+
+
 async def test_nobody_goes_while_money_is_on_its_way(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:

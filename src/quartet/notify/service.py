@@ -44,7 +44,8 @@ LEASE_SECONDS = 300.0
 LAST_SECONDS = 2.0
 GIVE_UP = timedelta(hours=24)
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0
-# Of links that anybody may ask for in another's name: a mailbox is not to be filled.
+# Of links that anybody may ask for in another's name, and of each notice that an account by another's address may bring
+# about: a mailbox is not to be filled.
 LINKS_AN_HOUR = 10
 
 # Which event is told by which e-mail.
@@ -217,16 +218,24 @@ def _link(mint: Mint, path: str) -> Compose:
     """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
-        async with shop.stores.pg.tx() as tx:
-            if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
-                return None
-            minted = await mint(tx, mail.user_id, shop.clock.now())
-        if minted is None or await _has_enough(shop, mail, minted[0]):
-            return None
-        email, name, token = minted
-        return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
+        with suppress(_Enough):
+            async with shop.stores.pg.tx() as tx:
+                if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
+                    return None
+                if (minted := await mint(tx, mail.user_id, shop.clock.now())) is None:
+                    return None
+                email, name, token = minted
+                if await _has_enough(shop, mail, email):
+                    raise _Enough
+            link = f"{shop.settings.base_url.rstrip('/')}{path}/{token}"
+            return Letter(email, {"name": name, "link": link}, anew=True)
+        return None
 
     return compose
+
+
+class _Enough(Exception):
+    """The link that this mailbox has already stays good: no newer one takes its place."""
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
@@ -260,11 +269,17 @@ async def _to_user(shop: Shop, mail: Mail) -> Letter | None:
     return Letter(to, mail.args) if to else None
 
 
+async def _notice(shop: Shop, mail: Mail) -> Letter | None:
+    """The same, of what somebody may do again and again whose address is perhaps not theirs."""
+    letter = await _to_user(shop, mail)
+    return None if letter is None or await _has_enough(shop, mail, letter.to) else letter
+
+
 KINDS: Mapping[str, Compose] = {
     "verify": _link(accounts.mint_verification, "/email-verifications"),
     "reset": _link(accounts.mint_reset, "/password-resets"),
-    "email-change": _to_user,
-    "password-changed": _to_user,
+    "email-change": _notice,
+    "password-changed": _notice,
     "order-confirmed": _of_order,
     "order-cancelled": _of_order,
     "order-refunded": _of_order,
