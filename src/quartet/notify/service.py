@@ -214,28 +214,27 @@ Compose = Callable[[Shop, Mail], Awaitable[Letter | None]]
 Mint = Callable[[Tx, UUID, datetime], Awaitable[tuple[str, str | None, str] | None]]
 
 
-def _link(mint: Mint, path: str) -> Compose:
-    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text."""
+def _link(mint: Mint, path: str, *, pending: bool = False) -> Compose:
+    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text. `pending`: to the
+    address that waits to be proved."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
-        with suppress(_Enough):
-            async with shop.stores.pg.tx() as tx:
-                if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
-                    return None
-                if (minted := await mint(tx, mail.user_id, shop.clock.now())) is None:
-                    return None
-                email, name, token = minted
-                if await _has_enough(shop, mail, email):
-                    raise _Enough
-            link = f"{shop.settings.base_url.rstrip('/')}{path}/{token}"
-            return Letter(email, {"name": name, "link": link}, anew=True)
-        return None
+        if mail.user_id is None:
+            return None
+        async with shop.stores.pg.read() as read:
+            to = await accounts.address(read, mail.user_id, pending=pending)
+            has_many = await store.sent_lately(read, mail) >= LINKS_AN_HOUR
+        # Before one is drawn: where no newer one is sent, the link that the mailbox has stays good.
+        if to is None or has_many or await _has_enough(shop, mail, to):
+            return None
+        async with shop.stores.pg.once() as tx:
+            minted = await mint(tx, mail.user_id, shop.clock.now())
+        if minted is None:
+            return None
+        email, name, token = minted
+        return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
 
     return compose
-
-
-class _Enough(Exception):
-    """The link that this mailbox has already stays good: no newer one takes its place."""
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
@@ -276,7 +275,7 @@ async def _notice(shop: Shop, mail: Mail) -> Letter | None:
 
 
 KINDS: Mapping[str, Compose] = {
-    "verify": _link(accounts.mint_verification, "/email-verifications"),
+    "verify": _link(accounts.mint_verification, "/email-verifications", pending=True),
     "reset": _link(accounts.mint_reset, "/password-resets"),
     "email-change": _notice,
     "password-changed": _notice,
