@@ -147,20 +147,26 @@ DEMO_MONTH = "2010-12"
 
 async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
     """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
-    from quartet import demo, discovery, retail, sync
+    from quartet import discovery, sync
 
     async with open_shop(settings) as shop:
         await prepare(shop)
-        if empty:
-            return {}
-        with retail.watching(console) as watch:
-            seeded = await demo.seed(shop, watch)
-            async with shop.stores.pg.read() as read:
-                imported = await retail.has_month(read, DEMO_MONTH)
-            if not imported:
-                await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
+        logins = {} if empty else await _load_demo(shop, console)
+        # What a search engine in memory had is gone with its last run.
         await sync.catch_up(shop)
         await discovery.count_all(shop)
+    return logins
+
+
+async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
+    from quartet import demo, retail
+
+    with retail.watching(console) as watch:
+        seeded = await demo.seed(shop, watch)
+        async with shop.stores.pg.read() as read:
+            imported = await retail.has_month(read, DEMO_MONTH)
+        if not imported:
+            await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
     return seeded.logins
 
 
@@ -590,17 +596,22 @@ def migrate(data: DataFolder = None) -> None:
 
 async def _migrate(settings: Settings) -> None:
     async with open_shop(settings) as shop:
-        for name in await prepare(shop):
-            typer.echo(f"applied {name}")
-        typer.echo("the stores are up to date")
+        applied = await prepare(shop)
+    for name in applied or ():
+        typer.echo(f"applied {name}")
+    left = "the stores are of a newer version, and are left as they are"
+    typer.echo("the stores are up to date" if applied is not None else left)
 
 
-async def prepare(shop: Shop) -> list[str]:
-    """Tables, collections and the search index; answers the migrations applied. Idempotent."""
+async def prepare(shop: Shop) -> list[str] | None:
+    """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
+    newer version: they are left as they are."""
     from quartet import catalog, search
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
+    if applied is None:
+        return None
     await catalog.prepare(shop.stores.mongo)
     await search.prepare(shop.stores.search, shop.settings)
     return applied

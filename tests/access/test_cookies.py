@@ -13,6 +13,7 @@ from floor import Floor, made
 from quartet import accounts
 from quartet.accounts import cookies, tokens
 from quartet.kernel.clock import FixedClock
+from quartet.stores import open_stores
 from quartet.web.dependencies import Shop
 
 PERSON = {"email": "ada@example.com", "password": "correct horse battery"}
@@ -229,6 +230,24 @@ async def test_a_page_gets_its_new_roles_at_once(floor: Floor) -> None:
     assert (await browser.get("/inventory")).status_code == 200
     await made(floor.admin.patch(f"/users/{me}/roles", json={"roles": []}))
     assert (await browser.get("/inventory")).status_code == 403
+
+
+@pytest.mark.parametrize(("roles", "looks"), [([], 200), (["staff"], 503)])
+async def test_without_postgresql_an_old_page_looks_on_unless_it_is_staffs_and_changes_nothing(
+    floor: Floor, roles: list[str], looks: int
+) -> None:
+    clock = FixedClock(datetime.now(UTC))
+    floor.app.state.shop = shop = replace(floor.shop, clock=clock)
+    me = (await made(floor.guest.post("/users", json=PERSON)))["id"]
+    await made(floor.admin.patch(f"/users/{me}/roles", json={"roles": roles}))
+    browser, page = await _page(floor)
+    clock.advance(shop.settings.access_ttl + 1)
+    away = shop.settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/x"})
+    async with open_stores(away) as stores:
+        floor.app.state.shop = replace(shop, settings=away, stores=stores)
+        assert (await browser.get("/products")).status_code == looks
+        refused = await browser.delete("/cart", headers=page)
+        assert (refused.status_code, refused.json()["store"]) == (503, "postgres")
 
 
 async def test_a_changed_secret_keeps_pages_signed_in(floor: Floor) -> None:

@@ -72,6 +72,16 @@ async def test_without_redis_staff_are_asked_after_in_postgresql(floor: Floor) -
     assert (refused.status_code, "renew" in refused.json()["detail"]) == (401, True)
 
 
+async def test_without_redis_and_postgresql_shoppers_look_on_and_staff_do_not(floor: Floor) -> None:
+    nowhere = {"redis_url": "redis://127.0.0.1:1/0", "postgres_url": "postgresql://nobody@127.0.0.1:1/x"}
+    away = floor.shop.settings.model_copy(update=nowhere)
+    async with open_stores(away) as stores:
+        floor.app.state.shop = Shop(away, stores)
+        for _ in range(3):  # also once it is known that PostgreSQL is away
+            assert (await floor.shopper.get("/products")).status_code == 200
+            assert (await floor.staff.get("/products")).status_code == 503
+
+
 async def test_the_last_admin_stays(floor: Floor) -> None:
     me = floor.admin.user_id  # type: ignore[attr-defined]
     refused = await floor.admin.patch(f"/users/{me}/roles", json={"roles": ["staff"]})

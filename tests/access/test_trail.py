@@ -243,6 +243,16 @@ async def test_every_act_of_staff_leaves_an_entry(floor: Floor) -> None:
         assert entry in (await made(floor.admin.get("/audit-log", params={"subject": subject})))["items"]
 
 
+async def test_a_cancellation_says_what_had_gone_back_before_and_what_goes_with_it(floor: Floor) -> None:
+    payment = await floor.payment()
+    order = f"/orders/{payment['orderId']}"
+    await made(floor.staff.post(f"{order}/refunds", json={"amountCents": 1}))
+    await made(floor.staff.post(f"{order}/cancel"))
+    (entry,) = await _entries(floor.shop, "order.cancel")
+    assert entry.before == {"status": "confirmed", "refundedCents": 1}
+    assert entry.after == {"status": "cancelled", "amountCents": payment["amountCents"] - 1}
+
+
 async def test_a_refused_act_leaves_no_entry_and_a_failed_one_leaves_two(floor: Floor) -> None:
     order_id = await floor.order()
     assert (await floor.staff.post(f"/orders/{order_id}/ship")).status_code == 409
@@ -447,7 +457,7 @@ async def test_a_database_whose_owner_may_not_create_roles_is_migrated_all_the_s
             m if m.name != "app_role" else type(m)(m.version, m.name, m.up.replace("quartet_app", f"{name}_app"))
             for m in find()
         ]
-        assert "app_role" in await migrate(pg, absent)
+        assert "app_role" in (await migrate(pg, absent) or ())
         said: list[str] = []
         owner = await asyncpg.connect(url)
         owner.add_log_listener(lambda _, message: said.append(message.message))

@@ -3,15 +3,20 @@
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from bench.__main__ import NAMES as BENCHMARKS
 from prometheus_client import REGISTRY
 
 from quartet.cli import app as commands
 from quartet.gateway import create_app
+from quartet.hooks import model as hooks
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
+from quartet.notify import service as notify
+from quartet.sync import consumers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,20 +53,64 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
     assert not gone
 
 
-def test_the_readme_names_files_commands_and_targets_that_exist() -> None:
+def _commands() -> dict[str, set[str]]:
+    """Every command by its words, with its options."""
+    found: dict[str, set[str]] = {}
+
+    def walk(command: Any, words: tuple[str, ...]) -> None:
+        for name, each in getattr(command, "commands", {}).items():
+            walk(each, (*words, name))
+        if not hasattr(command, "commands"):
+            found[" ".join(words)] = {option for parameter in command.params for option in parameter.opts}
+
+    walk(typer.main.get_command(commands), ())
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_that_a_page_names_are_there_with_their_options(page: Path) -> None:
+    text, known = page.read_text(encoding="utf-8"), _commands()
+    named = re.findall(r"^(?:\.venv/bin/)?quartet (.+?)(?:  #.*)?$|`quartet ([^`]+)`", text, re.MULTILINE)
+    for line in (line for either in named for line in either if line and line != "--help"):
+        command = next((name for name in known if re.match(rf"{name}\b", line)), None)
+        assert command is not None, line
+        assert set(re.findall(r"--[a-z-]+", line)) <= known[command], line
+
+
+def test_every_command_is_told_somewhere() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    known = _commands()
+    assert [name for name in known if f"quartet {name}" not in text] == []
+
+
+def test_the_readme_names_targets_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    group = typer.main.get_command(commands)
-    known: dict[str, typer.core.TyperCommand] = group.commands  # type: ignore[attr-defined]
-    for line in re.findall(r"^(?:\.venv/bin/)?quartet (.+?)(?:  #.*)?$", text, re.MULTILINE):
-        name, *words = line.split()
-        assert name in known, line
-        options = {option for parameter in known[name].params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= options, line
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
     assert {
         name for name in re.findall(r"`make (\w+)`|^make (\w+)", text, re.MULTILINE) for name in name if name
     } <= targets
+
+
+def test_every_benchmark_is_named() -> None:
+    text = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert [name for name in BENCHMARKS if f"`{name}`" not in text] == []
+
+
+def test_every_event_is_told_and_who_hears_of_it() -> None:
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    events, mails = (
+        set(re.findall(r"`([a-z]+\.[a-z_]+)`", _column(table))) for table in re.split(r"\|-[-|]+", text)[1:]
+    )
+    assert events == {*hooks.EVENTS, *consumers.CONSUMERS, "canary.sung"}  # which the relay alone hears
+    assert mails == notify.TOPICS.keys()
+    told_outside = re.search(r"may listen to (.+?), or `\*`", text, re.DOTALL)
+    assert told_outside is not None
+    assert re.findall(r"`(.+?)`", told_outside[1]) == list(hooks.EVENTS)
+
+
+def _column(table: str) -> str:
+    return "\n".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

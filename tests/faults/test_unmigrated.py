@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -12,9 +13,10 @@ import httpx
 import pytest
 
 from conftest import SECRET, api_of, client_of
-from quartet.cli import check_schema, open_shop
+from quartet.cli import check_schema, open_shop, prepare
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
+from quartet.stores.mongo import Mongo
 
 NUMBERED = sum("@" not in migration.version for migration in find())
 
@@ -83,6 +85,30 @@ async def test_while_versions_change_processes_of_both_start(settings: Settings)
         await tx.execute("DELETE FROM schema_migrations WHERE version = '0001'")
     with pytest.raises(ValueError, match="the database lacks 1 of the shop's migrations"):
         await check_schema(settings)
+
+
+async def test_an_older_version_leaves_the_functions_and_validators_of_a_newer_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process may be begun with `quartet migrate`, also one of before that is started again beside newer ones."""
+    put: list[str] = []
+    ensure = Mongo.ensure_collection
+
+    async def noted(mongo: Mongo, name: str, *validator: Any) -> None:
+        put.append(name)
+        await ensure(mongo, name, *validator)
+
+    monkeypatch.setattr(Mongo, "ensure_collection", noted)
+    async with open_shop(settings) as shop:
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+            await tx.execute("UPDATE schema_migrations SET version = version || 'later' WHERE version LIKE '%@%'")
+        assert (await prepare(shop), put) == (None, [])
+
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
+        assert "place_order" in (await prepare(shop) or ()), "what is of no later version is brought up to date"
+        assert "products" in put
 
 
 @asynccontextmanager

@@ -147,6 +147,18 @@ async def test_a_hold_that_lapses_takes_its_order_with_it(
     await _books_balance(shop)
 
 
+async def test_whether_a_hold_still_stands_is_asked_once_an_hour(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    await _held(shopper, till)
+    asked = []
+    for seconds in (3599, 2) * 3:
+        clock.advance(seconds)
+        asked.append((await recover(shop, {"sandbox": sandbox})).asked)
+    assert asked == [0, 1] * 3
+
+
 @pytest.mark.parametrize("when", ["silent_before", "silent_after"])
 async def test_a_capture_without_an_answer_is_looked_up_and_taken_once(
     shop: Shop,

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from test_sync import add, copies, equal, kettle, kitchen, receive, running, soon, stored
 
 from conftest import differing
 from quartet import catalog, inventory, search, sync
+from quartet.cli import bring_up
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
 from quartet.stores.search import BulkResult, SearchEngine
@@ -213,3 +215,12 @@ async def test_what_search_refuses_is_no_reason_to_hurry(full: Shop, monkeypatch
     monkeypatch.setattr(compare, "FEW", 0)
     with pytest.raises(RestedError):
         await compare.run(replace(full, step=step))
+
+
+async def test_a_shop_without_the_demo_that_is_started_again_has_in_search_what_an_engine_in_memory_lost(
+    full: Shop,
+) -> None:
+    engine = full.stores.search
+    await engine.delete_index(await engine.alias_target(full.settings.search_alias) or "")
+    await bring_up(full.settings, Console(quiet=True), empty=True)
+    assert await wrong(full) == set()

@@ -8,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from till import Till, order, pay
 
 from quartet.checkout import recover
+from quartet.kernel.errors import Conflict, RequestInProgress
 from quartet.kernel.settings import Settings
 from quartet.payments import open_providers
+from quartet.web import idempotency
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -231,6 +233,18 @@ async def test_twenty_at_once_have_one_effect(desk: Desk, route: str) -> None:
         assert sum("idempotent-replayed" not in answer.headers for answer in good) == 1
         assert {a.json()["type"] for a in answers if not a.is_success} <= {"/problems/request-in-progress"}
         assert await effects(desk, ready) == before + 1
+
+
+async def test_a_refusal_does_not_take_the_place_of_an_answer_that_came_meanwhile(shop: Shop) -> None:
+    key = idempotency.RequestKey("user:somebody", "key", b"what was asked")
+    with pytest.raises(RequestInProgress):
+        async with idempotency.one_statement(shop, key):
+            async with idempotency.transaction(shop, key) as slot:
+                await slot.keep(Response(b"paid", 201))
+            raise Conflict("it is paid already")
+    async with idempotency.transaction(shop, key) as slot:
+        assert slot.replay is not None
+        assert (slot.replay.status_code, slot.replay.body) == (201, b"paid")
 
 
 @pytest.mark.parametrize("route", CASES)

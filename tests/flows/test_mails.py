@@ -334,6 +334,41 @@ async def test_a_mailbox_is_not_filled_by_one_account_after_another(
     assert sent(shop)[-1][0] == "bob@example.com"
 
 
+async def test_nor_by_one_account_whose_password_is_changed_again_and_again(
+    shop: Shop, till: Till, client: httpx.AsyncClient
+) -> None:
+    """Nobody has proved that the address is theirs."""
+    email, words = "ada@example.com", [f"analytical engine {n}" for n in range(service.LINKS_AN_HOUR + 3)]
+    assert (await client.post("/users", json={"email": email, "password": words[0]})).status_code == 201
+    signed = (await client.post("/sessions", json={"email": email, "password": words[0]})).json()
+    headers = {"Authorization": f"Bearer {signed['accessToken']}"}
+    for current, new in itertools.pairwise(words):
+        body = {"currentPassword": current, "newPassword": new}
+        assert (await client.post("/users/me/password", json=body, headers=headers)).status_code == 204
+    await carry(shop)
+    told = [subject for _, subject, _ in sent(shop)]
+    assert told.count("Your password was changed") == service.LINKS_AN_HOUR
+    assert (await states(till))[-2:] == ["dropped"] * 2
+
+
+async def test_the_link_in_a_mailbox_that_is_sent_no_more_stays_good(
+    shop: Shop, till: Till, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever asks for links in another's name leaves them with none."""
+    monkeypatch.setattr(service, "LINKS_AN_HOUR", 1)
+    email = "ada@example.com"
+    assert (await client.post("/users", json={"email": email, "password": "analytical engine"})).status_code == 201
+    await client.post("/password-resets", json={"email": email})
+    await carry(shop)
+    [link] = [found[0] for _, _, text in sent(shop) if (found := re.search(r"/password-resets/\S+", text))]
+    async with shop.stores.pg.tx() as tx:  # of the hour before, as far as this account goes
+        await tx.execute("UPDATE mails SET created_at = created_at - interval '2 hours'")
+    await client.post("/password-resets", json={"email": email})
+    await carry(shop)
+    assert (await states(till))[-1] == "dropped"
+    assert (await client.post(link, json={"password": "difference engine"})).status_code == 204
+
+
 @pytest.mark.parametrize("in_the_end", ["told", "given up"])
 async def test_the_old_address_is_told_before_the_new_one_has_its_link(
     shop: Shop, client: httpx.AsyncClient, in_the_end: str

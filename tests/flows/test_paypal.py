@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import httpx
 import pytest
@@ -271,6 +272,74 @@ async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
     assert held == ([] if capture == "automatic" else ["VOIDED", "CREATED"])
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
     await abroad.books_balance()
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_a_hold_that_somebody_was_just_asking_for_when_it_was_left_is_let_go(
+    app: FastAPI,
+    shopper: httpx.AsyncClient,
+    abroad: Abroad,
+    shop: Shop,
+    place: PayPalsPlace,
+    provider: PaymentProvider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left = await pay(shopper, made)
+    asked, answers, look_up = asyncio.Event(), asyncio.Event(), provider.look_up
+
+    async def slowly(reference: str, provider_ref: str | None = None) -> Outcome | None:
+        asked.set()
+        await answers.wait()
+        return await look_up(reference, provider_ref)
+
+    async def held_after_all(step: str) -> None:
+        if step == "waiting payment left" and not answers.is_set():
+            place.approve(left["providerRef"])
+            answers.set()
+            assert (await looking)["status"] == "voided"
+
+    monkeypatch.setattr(provider, "look_up", slowly)
+    looking = asyncio.create_task(back(shopper, left))
+    await asked.wait()
+    app.state.shop = replace(app.state.shop, step=held_after_all)
+    paid = await pay(shopper, made)
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "authorized"
+    assert (await look(shopper, made["id"]))["status"] == "confirmed"
+    parts = [place.orders[each["providerRef"]]["purchase_units"][0]["payments"] for each in (left, paid)]
+    assert [part["authorizations"][0]["status"] for part in parts] == ["VOIDED", "CREATED"]
+    await abroad.books_balance()
+
+
+async def test_a_payment_that_waits_at_a_provider_that_is_off_is_in_the_way_until_it_is_on_again(
+    app: FastAPI, shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left = await pay(shopper, made)
+    settings = shop.settings.model_copy(update={"payment_providers": ("sandbox",)})
+    sandbox = payments.open_providers(settings, shop.stores.pg)
+    app.state.providers = sandbox
+    body = {"orderId": made["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
+    refused = await shopper.post("/payments", json=body)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
+    assert refused.json()["paymentId"] == left["id"]
+    app.state.providers = {"paypal": provider, **sandbox}
+    assert (await shopper.post("/payments", json=body)).json()["status"] == "succeeded"
+    assert (await shopper.get(f"/payments/{left['id']}")).json()["status"] == "voided"
+    assert place.taken() == 0
+
+
+async def test_a_payment_that_went_through_is_not_let_go_by_whoever_has_just_seen_it_wait(
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, place: PayPalsPlace, provider: PaymentProvider
+) -> None:
+    paid = await pay(shopper, await order(shopper, ("MUG", 1)))
+    place.approve(paid["providerRef"])
+    assert (await back(shopper, paid))["status"] == "succeeded"
+    now = shop.clock.now()
+    async with shop.stores.pg.tx() as tx:
+        assert await payments.leave(tx, UUID(paid["id"]), ["paypal"], now=now, ask=now) is None
+    assert await till.rows("SELECT due FROM payments") == [{"due": None}]
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -410,6 +410,14 @@ async def test_the_same_refund_is_booked_once(pg: Postgres, buyer: UUID) -> None
     assert (found.refunded_cents, found.refundable_cents, found.status) == (400, 600, "confirmed")
     assert await shelves(pg) == {"MUG": (5, 0)}
 
+    other = await place(pg, buyer, ("MUG", 1))
+    async with pg.tx() as tx:
+        await orders.confirm(tx, other.id)
+    with pytest.raises(Violation) as refused:  # and not that refund, which gave this order's buyer nothing
+        async with pg.tx() as tx:
+            await orders.refund(tx, other.id, 400, source_ref="provider-7")
+    assert refused.value.constraint == "refunds_once"
+
 
 async def test_sweeps_at_once_expire_each_order_once(pg: Postgres, buyer: UUID) -> None:
     await stock(pg, 500, *"ABCDEF")
@@ -494,6 +502,7 @@ async def test_what_shoppers_wait_for_reads_no_table_whole(settings: Settings) -
             for status in ("pending", "confirmed", "delivered", "refunded"):
                 assert len(await orders.page(read, limit=20, before=middle, status=status)) == 20
             assert await orders.page(read, limit=20, user_id=user) != []
+            assert len(await orders.page(read, limit=20, number=int(newest.number.removeprefix("Q-")))) == 1
         async with pg.tx() as tx:
             await orders.lock(tx, newest.id)
             await orders.confirm(tx, newest.id)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from stops import Killed, dies_at
 
 from conftest import SignIn
 from quartet import accounts, orders, sync
-from quartet.kernel.clock import FixedClock
+from quartet.privacy.service import FRESH
 from quartet.stores.mongo import Collection, Mongo
 from quartet.sync import relay
 from quartet.web.dependencies import Shop
@@ -361,6 +361,21 @@ async def test_what_is_carried_late_brings_nobody_back(
     assert (await client.get("/leaderboard")).json()["items"] == []
 
 
+async def test_what_shops_own_systems_are_told_late_names_nobody(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    """Nor what they were told, which can be sent again; but for the word that the person is to be forgotten."""
+    user_id, headers = await _live(client, shop, staff)
+    await sync.catch_up(shop)
+    sql = "SELECT DISTINCT topic FROM webhook_deliveries WHERE payload ->> 'user_id' = $1"
+    async with shop.stores.pg.read() as read:
+        assert {row["topic"] for row in await read.fetch(sql, str(user_id))} > {"order.placed", "order.confirmed"}
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    await sync.catch_up(shop)
+    async with shop.stores.pg.read() as read:
+        assert [row["topic"] for row in await read.fetch(sql, str(user_id))] == ["user.erased"]
+
+
 async def test_nobody_goes_while_money_is_on_its_way(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:
@@ -387,17 +402,17 @@ async def test_of_many_who_say_goodbye_at_once_one_is_heard(
         assert await read.fetchval("SELECT count(*) FROM users WHERE erased_at IS NOT NULL") == 1
 
 
-async def test_without_a_password_it_takes_a_fresh_sign_in(
-    shopper: httpx.AsyncClient, app: FastAPI, shop: Shop
-) -> None:
-    clock = FixedClock(datetime.now(UTC))
-    app.state.shop = Shop(shop.settings, shop.stores, clock, shop.mail)
-    clock.advance(16 * 60 - shop.settings.access_ttl)
-    assert (await shopper.get("/users/me")).status_code == 200
-    stale = shop.settings.model_copy(update={"access_ttl": 3600})
-    app.state.shop = Shop(stale, shop.stores, clock, shop.mail)
-    clock.advance(-120)
-    assert (await shopper.request("DELETE", "/users/me")).status_code == 204
+async def test_without_a_password_it_takes_a_fresh_sign_in(shopper: httpx.AsyncClient, shop: Shop) -> None:
+    async def leave(**session: datetime | None) -> int:
+        async with shop.stores.pg.tx() as tx:
+            for column, at in session.items():
+                await tx.execute(f"UPDATE sessions SET {column} = $2 WHERE user_id = $1", shopper.user_id, at)  # type: ignore[attr-defined]
+        return (await shopper.request("DELETE", "/users/me")).status_code
+
+    now = shop.clock.now()
+    assert await leave(created_at=now - FRESH) == 401
+    assert await leave(created_at=now - FRESH + timedelta(minutes=5), ended_at=now) == 401  # and Redis lost its mark
+    assert await leave(ended_at=None) == 204
     assert (await shopper.get("/users/me")).status_code == 401
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-import typer
 import uvicorn
 from fastapi import FastAPI
 
-from quartet import cli, sync
+from quartet import sync
 from quartet.demo import seed
 from quartet.devstores import free_port
 from quartet.gateway import ROOMS
@@ -113,25 +112,3 @@ async def test_a_part_says_where_it_serves_what(shop: Shop) -> None:
     finally:
         process.terminate()
         await process.wait()
-
-
-def test_every_command_that_the_readme_names_is_there() -> None:
-    commands = typer.main.get_group(cli.app).commands
-    named = set(re.findall(r"^(?:\.venv/bin/)?quartet (\w+)", README, re.M)) | set(
-        re.findall(r"`quartet (\w+)", README)
-    )
-    assert {"tour", "check", "replay", "import", "migrate", "serve", "worker", "doctor"} <= named
-    for name in sorted(named):
-        options = {option for parameter in commands[name].params for option in parameter.opts}
-        for line in re.findall(rf"quartet {name} ([^\n#`]*)", README):
-            assert set(re.findall(r"--[a-z]+", line)) <= options, line
-    targets = re.findall(r"^make (\w+)", README, re.M) + re.findall(r"`make (\w+)`", README)
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert {"run", "test", "bench", "help"} <= set(targets)
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.M), target
-
-
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target

@@ -18,7 +18,7 @@ from quartet.catalog import Variant
 from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.steps import Step
 from quartet.search import store as index_store
-from quartet.sync import compare, products, store
+from quartet.sync import compare, products, store, worker
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]
@@ -315,3 +315,28 @@ async def test_a_shop_that_keeps_more_of_a_product_goes_on_with_the_index_it_has
     assert (rebuilt.state, rebuilt.error) == ("done", None)
     assert await search.is_current(full.stores.search, full.settings)
     assert {held.get("badge") for held in (await stored(full)).values()} == {"new"}
+
+
+async def test_a_worker_of_before_leaves_the_index_of_a_newer_version(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, alias = full.stores.search, full.settings.search_alias
+    theirs = await engine.alias_target(alias)
+    definition = deepcopy(index_store.INDEX)
+    del definition["mappings"]["properties"]["attrsInStock"]
+    monkeypatch.setattr(index_store, "INDEX", definition)
+    async with full.stores.pg.tx() as tx:
+        await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+    await worker.rebuild(full)
+    assert (await engine.alias_target(alias), await sync.last_rebuild(full)) == (theirs, None)
+
+    assert theirs is not None
+    await engine.delete_index(theirs)
+    await worker.rebuild(full)
+    assert await search.is_current(engine, full.settings), "better one of before than none"
+
+    monkeypatch.undo()
+    async with full.stores.pg.tx() as tx:
+        await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
+    await worker.rebuild(full)
+    assert await search.is_current(engine, full.settings)

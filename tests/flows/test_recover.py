@@ -106,6 +106,14 @@ class Silent(Held):
         raise ProviderSilent("the line is dead")
 
 
+class Mistaken(Held):
+    """A provider that does what it is asked and says that it has failed."""
+
+    async def _leave(self) -> None:
+        await super()._leave()
+        raise ProviderError("something went wrong")
+
+
 @pytest.fixture
 def till(shop: Shop) -> Till:
     return Till(shop)
@@ -324,7 +332,7 @@ async def test_a_failed_charge_that_was_taken_after_all_pays_or_goes_back(
 
 
 async def test_webhooks_that_are_not_the_providers_are_refused_and_strange_ones_ignored(
-    client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+    app: FastAPI, client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
@@ -355,6 +363,9 @@ async def test_webhooks_that_are_not_the_providers_are_refused_and_strange_ones_
         assert (await _webhook(client, sandbox, broken, clock)).status_code == 400
     unknown = await client.post("/webhooks/nobody", content=body, headers={SIGNATURE: good})
     assert unknown.status_code == 404
+    app.state.providers = {"sandbox": sandbox, "another": sandbox}
+    anothers = await client.post("/webhooks/another", content=body, headers={SIGNATURE: good})
+    assert anothers.status_code == 200
     assert (await look(shopper, made["id"]))["status"] == "pending"
     assert (await _webhook(client, sandbox, body, clock)).status_code == 200
     await _paid_once(till, shopper, made, 5)
@@ -508,6 +519,28 @@ async def test_a_webhook_that_comes_before_the_providers_answer_is_what_the_requ
     assert (await pay(shopper, made["id"], key="click")).content == told.content
 
 
+async def test_an_answer_that_a_webhook_has_given_stays_whatever_the_provider_answers(
+    app: FastAPI, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 5)
+    mistaken = Mistaken(sandbox)
+    mistaken.way_in.set()
+    app.state.providers = {"sandbox": mistaken}
+    made = await order(shopper, ("MUG", 2))
+    click = asyncio.create_task(pay(shopper, made["id"], key="click"))
+    await mistaken.waiting_out.wait()
+    (payment,) = await till.rows("SELECT id::text FROM payments WHERE order_id = $1", made["id"])
+    outcome = await sandbox.look_up(payment["id"])
+    assert outcome is not None
+    assert (await _webhook(shopper, sandbox, sandbox.event(payment["id"], outcome), clock)).status_code == 200
+    mistaken.way_out.set()
+    assert (await click).status_code >= 500
+    again = await pay(shopper, made["id"], key="click")
+    assert (again.status_code, again.json()["status"]) == (201, "succeeded"), again.text
+    assert again.headers["idempotent-replayed"] == "true"
+    await _paid_once(till, shopper, made, 5)
+
+
 async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(
     shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock
 ) -> None:
@@ -516,7 +549,8 @@ async def test_an_order_whose_time_is_over_is_not_paid_even_before_the_sweep(
     clock.advance(shop.settings.order_hold_seconds + 60)
     sign_anew(shop, shopper)
     told = await pay(shopper, made["id"])
-    assert (told.status_code, told.json()["orderStatus"]) == (409, "expired")
+    seen = (await shopper.get(f"/orders/{made['id']}")).json()["status"]
+    assert (told.status_code, told.json()["orderStatus"], told.json()["detail"]) == (409, seen, "the order is expired")
 
 
 async def test_paying_beside_expiring_ends_in_one_of_both(

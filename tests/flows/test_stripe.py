@@ -449,6 +449,73 @@ async def test_a_refund_made_by_hand_that_the_books_have_no_room_for_waits_for_s
     assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
 
 
+async def test_a_provider_tells_of_its_own_money_alone_and_of_a_refund_as_it_was_asked_for(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till, provider: PaymentProvider
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = UUID((await pay(shopper, made)).json()["id"])
+    given = UUID((await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 500})).json()["id"])
+    ours = Moved("refund", "re_ours", str(paid), str(given), 500, "GBP", undone=True)
+    theirs = replace(ours, reference="", cents=200)
+    async with shop.stores.pg.read() as read:
+        assert await payments.moved(read, "stripe", ours) == (paid, given)
+        assert await payments.moved(read, "stripe", theirs) == (paid, None)
+        for other in (replace(ours, cents=499), replace(ours, currency="USD")):
+            assert await payments.moved(read, "stripe", other) is None
+        for told in (ours, theirs):
+            assert await payments.moved(read, "paypal", told) is None
+
+
+async def test_a_refund_by_hand_that_failed_never_was_though_its_failure_is_told_first(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, shop: Shop, clock: FixedClock
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = UUID((await pay(shopper, made)).json()["id"])
+    told = Moved("refund", "re_by_hand", str(paid), "", 500, "GBP", undone=False)
+    for undone in (True, False, False):
+        async with shop.stores.pg.tx() as tx:
+            await payments.note_moved(tx, paid, replace(told, undone=undone), clock.now())
+    found = await look(staff, made["id"])
+    assert (found["refundedCents"], found["payments"][0]["refunds"]) == (0, [])
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+    await abroad.books_balance()
+
+
+async def test_a_refund_by_hand_in_another_currency_is_not_taken_for_the_orders(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    provider: PaymentProvider,
+    clock: FixedClock,
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    paid = UUID((await pay(shopper, made)).json()["id"])
+    told = Moved("refund", "re_by_hand", str(paid), "", 500, "JPY", undone=False)
+    async with shop.stores.pg.tx() as tx:
+        await payments.note_moved(tx, paid, told, clock.now())
+    found = await look(staff, made["id"])
+    (contest,) = found["payments"][0]["contests"]
+    assert (found["refundedCents"], contest["reason"], contest["settledAt"]) == (0, "refund", None)
+
+
+async def test_a_dispute_of_money_that_came_twice_does_not_stop_the_parcel(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    left = (await pay(shopper, made, REDIRECTED)).json()
+    assert (await pay(shopper, made)).json()["status"] == "succeeded"
+    intent = place.intents[left["providerRef"]]
+    place.take(intent, 500)
+    await abroad.tell()
+    place.dispute(intent, "needs_response")
+    await abroad.tell()
+    contests = {p["status"]: len(p["contests"]) for p in (await look(staff, made["id"]))["payments"]}
+    assert contests == {"refunded": 1, "succeeded": 0}
+    assert (await staff.post(f"/orders/{made['id']}/ship")).status_code == 200
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_dispute_stops_the_parcel_and_every_refund_until_it_is_won(
     shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace, seed: int
@@ -620,6 +687,26 @@ async def test_what_a_bank_took_for_good_is_not_given_back_again(
         place.decide(dispute, "won")
         await abroad.tell()
         await abroad.books_balance()
+
+
+async def test_of_what_a_bank_took_only_the_rest_counts_beside_what_was_given_by_hand(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace, clock: FixedClock
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    intent = place.intents[(await pay(shopper, made)).json()["providerRef"]]
+    place.async_refunds = True
+    await staff.post(f"/orders/{made['id']}/refunds", json={"amountCents": 600})
+    place.async_refunds = False
+    place.dispute(intent, "needs_response")
+    await abroad.tell()
+    clock.advance(1)
+    place.give_back(intent, 450)
+    await abroad.tell()
+    assert (await settle(staff, made, "all of it is gone", moneyGone=True)).json()["refundedCents"] == 1000
+    refunds = (await look(staff, made["id"]))["payments"][0]["refunds"]
+    assert sorted((r["reason"], r["amountCents"], r["status"]) for r in refunds) == [
+        ("asked", 600, "failed"), ("elsewhere", 450, "succeeded"), ("elsewhere", 550, "succeeded"),
+    ]  # fmt: skip
 
 
 async def test_nobody_settles_what_came_after_the_look(

@@ -593,7 +593,7 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
     assert await products.carry(kitchen, [bad, good, broken]) == {bad, broken}
     assert set(await stored(kitchen)) == {"GOOD"}
-    await products.carry(kitchen, [bad])  # again: still one letter
+    assert await products.carry(kitchen, [bad]) == {bad}  # again: refused again, and still one letter
     state = (await staff.get("/sync")).json()
     assert {letter["key"]: letter["reason"].split(":")[0] for letter in state["letters"]} == {
         bad: "400", broken: "KeyError"

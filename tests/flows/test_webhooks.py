@@ -454,6 +454,60 @@ async def test_the_few_that_were_given_up_are_found_among_the_many_that_were_del
         assert " on webhook_deliveries" in plan and "webhook_deliveries_newest" not in plan and "Seq" not in plan, plan
 
 
+async def test_what_nobody_carried_for_a_day_is_not_sent_any_more(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    late = replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(hours=25)))
+    assert await hooks.deliver(late, send) == 0
+    assert receiver.got == []
+
+
+async def test_what_is_on_its_way_is_not_sent_by_hand_beside_that(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    made = await endpoint(staff, receiver.url)
+    await happen(shop, "price.changed")
+    [one] = await deliveries(staff, made)
+    by_hand: list[int] = []
+
+    async def meanwhile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told = await staff.post(f"/webhook-endpoints/{made['id']}/deliveries/{one['id']}/redeliver")
+        by_hand.append(told.status_code)
+        await takes(reader, writer)
+
+    receiver.behave = meanwhile
+    await hooks.deliver(shop, send)
+    assert by_hand == [409]
+    assert (await deliveries(staff, made))[0]["state"] == "delivered"
+
+
+async def test_an_address_that_is_just_being_forgotten_does_not_come_along(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await endpoint(staff, receiver.url)
+    order_id = uuid4()
+    async with shop.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.cancelled", str(order_id), {"email": "guest@example.com"})
+        events = await outbox.due(tx, 10)
+
+    async def kept() -> None:
+        async with shop.stores.pg.tx() as other:
+            await hooks.keep(other, events)
+
+    async with shop.stores.pg.tx() as tx:
+        await outbox.forget_orders(tx, [order_id])
+        keeping = asyncio.create_task(kept())
+        async with shop.stores.pg.read() as read, asyncio.timeout(30):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not keeping.done() and not await read.fetchval(waits):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await keeping
+    async with shop.stores.pg.read() as read:
+        assert [row["payload"] for row in await read.fetch("SELECT payload FROM webhook_deliveries")] == [{}]
+
+
 async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:

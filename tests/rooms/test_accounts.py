@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import jwt
@@ -403,6 +404,25 @@ async def test_a_sign_in_with_the_password_of_a_moment_ago_opens_no_session(shop
     with pytest.raises(accounts.WrongCredentials):
         async with shop.stores.pg.once() as tx:
             await accounts.start_session(tx, user_id, shop.clock.now(), shop.settings, checked_hash=old)
+
+
+async def test_a_sign_in_with_a_password_that_is_just_being_changed_opens_no_session(
+    shop: Shop, ada: dict[str, Any]
+) -> None:
+    async def opened(checked: str) -> None:
+        async with shop.stores.pg.once() as tx:
+            await accounts.start_session(tx, UUID(ada["id"]), shop.clock.now(), shop.settings, checked_hash=checked)
+
+    async with shop.stores.pg.tx() as tx:
+        old = await tx.fetchval("SELECT password_hash FROM users")
+        await tx.execute("UPDATE users SET password_hash = 'another'")
+        opening = asyncio.create_task(opened(old))
+        async with shop.stores.pg.read() as read, asyncio.timeout(30):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not opening.done() and not await read.fetchval(waits):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    with pytest.raises(accounts.WrongCredentials):
+        await opening
 
 
 async def _resets(shop: Shop) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +11,11 @@ import pytest
 from fastapi import FastAPI
 
 from quartet import access, accounts, notify, sync
-from quartet.accounts import service
+from quartet.accounts import service, tokens
 from quartet.kernel.clock import FixedClock
 from quartet.stores import open_stores
 from quartet.sync.tasks import together
+from quartet.web import limits
 from quartet.web.dependencies import Shop
 from quartet.web.limits import network_of
 
@@ -79,6 +80,21 @@ async def test_redis_is_told_again_of_the_sessions_that_have_ended(
     assert [(await client.get("/cart", headers=_bearer(each))).status_code for each in (lost, unheard, living)] == [
         401, 401, 200,
     ]  # fmt: skip
+
+
+async def test_redis_knows_of_an_end_for_as_long_as_a_token_of_a_clock_that_was_ahead(
+    client: httpx.AsyncClient, ada: dict[str, Any], app: FastAPI, shop: Shop
+) -> None:
+    now = datetime.now(UTC)
+    app.state.shop = Shop(shop.settings, shop.stores, FixedClock(now + timedelta(hours=1)), shop.mail)
+    signed = await _sign_in(client)
+    app.state.shop = shop  # its clock has been set right
+    who, ends = tokens.read(shop.settings, signed["accessToken"], now)
+    assert (await client.delete("/sessions/current", headers=_bearer(signed))).status_code == 204
+    await access.tell_roles(shop, who.user_id, who.roles)
+    for key in (limits.session_key(who.user_id, who.session_id), limits.roles_key(who.user_id)):
+        left = await shop.stores.redis.call("PTTL", key)
+        assert datetime.now(UTC) + timedelta(milliseconds=left) >= ends
 
 
 async def test_sessions_are_listed_by_what_helps_to_recognise_them(

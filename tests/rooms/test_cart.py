@@ -433,6 +433,69 @@ async def test_what_is_told_again_is_taken_from_the_cart_that_it_was_to_be_taken
         assert (await carts.lines(user), await carts.lines(token)) == ({}, {MOUSE: 2})
 
 
+async def test_what_somebody_puts_in_while_the_cart_is_forgotten_does_not_stay(redis: RedisStore) -> None:
+    carts, user = Carts(redis, 1), uuid4()
+
+    class Beside(RedisStore):
+        """Before each command a request that was let in before comes through."""
+
+        def __init__(self) -> None:
+            pass
+
+        async def call(self, *command: Arg) -> Any:
+            await carts.add(user, MOUSE, 1)
+            return await redis.call(*command)
+
+    await Carts(Beside(), 1).forget(user)
+    assert await carts.lines(user) == {}
+
+
+class Dead(Exception):
+    """The process is no more."""
+
+
+async def test_a_cart_does_not_outlive_the_note_of_a_merge_that_stopped(redis: RedisStore) -> None:
+    async def dies(step: str) -> None:
+        if step == "merge noted":
+            raise Dead
+
+    token, user = cart.new_token(), uuid4()
+    await Carts(redis, 30).add(token, MOUSE, 2)
+    with pytest.raises(Dead):  # in a shop that by now keeps carts for a day
+        await Carts(redis, 1, dies).merge(token, user)
+    held = store.key(token)
+    lives, noted = await redis.pipeline([("PTTL", held), ("PTTL", f"{held}:merging")])
+    assert 0 < lives <= noted
+
+
+async def test_what_became_of_a_merge_is_known_for_long_after_its_note_is_gone(redis: RedisStore) -> None:
+    async def dies(step: str) -> None:
+        if step == "merge received":
+            raise Dead
+
+    carts, token, user = Carts(redis, 1, dies), cart.new_token(), uuid4()
+    await carts.add(token, MOUSE, 2)
+    with pytest.raises(Dead):
+        await carts.merge(token, user)
+    noted = f"{store.key(token)}:merging"
+    fate = store._fate(await redis.call("GET", noted))
+    assert await redis.call("TTL", fate) >= await redis.call("TTL", noted) + 3600
+
+
+async def test_a_merge_that_is_slow_to_end_takes_nothing_that_was_put_in_after_another_had_ended_it(
+    redis: RedisStore,
+) -> None:
+    carts, token, user = Carts(redis, 1), cart.new_token(), uuid4()
+
+    async def ended_meanwhile(step: str) -> None:
+        if step == "merge received":
+            await carts.add(token, CABLE, 1)
+
+    await carts.add(token, MOUSE, 2)
+    await Carts(redis, 1, ended_meanwhile).merge(token, user)
+    assert (await carts.lines(user), await carts.lines(token)) == ({MOUSE: 2}, {CABLE: 1})
+
+
 people = st.sampled_from(["guest", 0, 1])
 additions = st.tuples(st.just("add"), people, skus, st.integers(1, 3))
 merges = st.tuples(st.just("merge"), st.sampled_from([0, 1]), st.integers(0, 7), st.booleans())

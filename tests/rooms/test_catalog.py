@@ -661,6 +661,22 @@ async def test_the_price_of_what_comes_in_variants_is_changed_in_these(staff: Cl
     assert (changed["priceCents"], [v["priceCents"] for v in changed["variants"]]) == (1500, [1500, 1500])
 
 
+async def test_a_variant_that_a_patch_names_without_a_price_keeps_its_own(shop: Shop, staff: Client) -> None:
+    await put(staff, tee())
+    bare = [{"sku": variant["sku"], "attrs": variant["attrs"]} for variant in tee()["variants"]]
+    new = {"sku": "TEE-RED-S", "attrs": {"color": "red", "size": "S"}}
+    patched = await staff.patch("/products/TEE", json={"variants": [*bare, new]})
+    assert {v["sku"]: v["priceCents"] for v in patched.json()["variants"]} == {
+        "TEE-BLACK-L": 1900,
+        "TEE-RED-M": 1700,
+        "TEE-RED-S": 1700,
+    }
+    async with shop.stores.pg.read() as read:
+        assert (await inventory.get(read, "TEE-BLACK-L")).unit_price_cents == 1900
+    patched = await staff.patch("/products/TEE", json={"variants": bare, "priceCents": 1500})
+    assert {v["priceCents"] for v in patched.json()["variants"]} == {1500}
+
+
 async def test_what_variants_replace_is_held_to_the_schema_too(staff: Client) -> None:
     refused = await staff.post("/products", json=tee(attrs={**tee()["attrs"], "size": "XXXL"}))
     assert (refused.status_code, fields(refused)) == (422, ["attrs.size"])

@@ -170,19 +170,23 @@ async def test_many_at_once_get_no_more_than_the_limit(settings: Settings) -> No
     assert sum(a.status_code == 200 for a in answers) == 20
 
 
-async def test_without_redis_each_process_limits_by_itself_and_strictly_who_signs_in(settings: Settings) -> None:
-    limits = {"limit_browse": 3, "limit_auth": 20}
+async def test_without_redis_each_process_limits_by_itself_and_strictly_who_signs_in_or_pays(
+    settings: Settings,
+) -> None:
+    limits = {"limit_browse": 3, "limit_auth": 20, "limit_pay": 20}
     away = settings.model_copy(update={**limits, "redis_url": "redis://127.0.0.1:1/0"})
     async with _shop(away) as client:
         answers = [await client.get("/products") for _ in range(4)]
         credentials = {"email": "nobody@example.com", "password": "wrong password"}
         tries = [await client.post("/sessions", json=credentials) for _ in range(3)]
+        payments = [await client.post("/payments", json={}) for _ in range(3)]
         ready = await client.get("/health/ready")
         metrics = (await client.get("/metrics")).text
     assert [a.status_code for a in answers] == [200] * 3 + [429]
     assert [a.headers["RateLimit-Remaining"] for a in answers] == ["2", "1", "0", "0"]
     assert [a.status_code for a in tries] == [401, 401, 429], "a tenth of the limit"
     assert tries[0].headers["RateLimit-Limit"] == "2"
+    assert [a.status_code for a in payments] == [401, 401, 429]
     assert ready.status_code == 200
     assert ready.json()["status"] == "degraded"
     redis = ready.json()["stores"]["redis"]

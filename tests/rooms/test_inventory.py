@@ -81,6 +81,7 @@ async def test_stock_never_falls_below_what_is_reserved(
     ):
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/stock-out-of-bounds")
         assert (answer.json()["stock"], answer.json()["reserved"]) == (5, 3)
+        assert "3 pieces are reserved, and 1000000000 are the most" in answer.json()["detail"]
     taken = await staff.post("/inventory/MUG/movements", json={"delta": -2, "reason": "damaged"})
     assert taken.status_code == 201
     assert (await staff.get("/inventory/MUG")).json()["available"] == 0

@@ -124,6 +124,20 @@ async def test_lists_are_newest_first_one_page_after_the_other(
     assert await listed(staff, userId=uuid4()) == []
 
 
+async def test_an_order_is_found_by_the_number_that_its_buyer_names(
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, sign_in: SignIn
+) -> None:
+    order, _ = [await place(shop, shopper, ("MUG", 1)) for _ in range(2)]
+    stranger = await sign_in()
+    number, found = order.number, [str(order.id)]
+    assert [await listed(who, number=number) for who in (staff, shopper)] == [found, found]
+    assert await listed(staff, number=number.lower(), status="pending", userId=order.user_id) == found
+    assert await listed(staff, number=number, status="shipped") == []
+    assert await listed(staff, number=number, userId=stranger.user_id) == []  # type: ignore[attr-defined]
+    assert await listed(staff, number=number, email="nobody@example.com") == []
+    assert await listed(stranger, number=number) == await listed(staff, number=f"Q-{'9' * 18}") == []
+
+
 async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:
     wrong = [
         ("limit=0", "limit"),
@@ -133,6 +147,8 @@ async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClie
         ("cursor=%00", "cursor"),
         ("status=paid", "status"),
         ("userId=somebody", "userId"),
+        ("number=100001", "number"),
+        ("number=Q-1%00", "number"),
     ]
     for query, field in wrong:
         answer = await staff.get(f"/orders?{query}")

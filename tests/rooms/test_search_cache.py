@@ -82,6 +82,19 @@ async def test_another_process_takes_it_over_with_what_is_left_of_its_time(
     assert (await other.get("k", "t", "", engine)).body != first.body
 
 
+async def test_what_lives_on_since_the_clock_of_redis_was_set_back_is_not_believed(
+    shop: Shop, process: Callable[..., Answers]
+) -> None:
+    """Or a server took over whose clock is five minutes behind."""
+    engine, one, other, third = Engine(), *(process(LONG) for _ in range(3))
+    first = await one.get("k", "t", "", engine)
+    [entry] = await shop.stores.redis.call("KEYS", f"{one._prefix}*")
+    assert await shop.stores.redis.call("PEXPIRE", entry, int(LONG + 300) * 1000)
+    second = await other.get("k", "t", "", engine)
+    assert second.body != first.body
+    assert await third.get("k", "t", "", engine) == second, "it was put in the place of the other"
+
+
 async def test_nobody_is_told_what_was_true_more_than_a_second_before(process: Callable[..., Answers]) -> None:
     """Three processes, some queries, an engine that takes its time; ages are told when the answer is given."""
     draw, oldest, stop = random.Random(20260601), 0.0, monotonic() + 3

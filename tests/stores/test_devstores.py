@@ -259,8 +259,9 @@ async def test_ctrl_c_ends_who_waits_while_another_builds_an_engine(
         await jvm.build(jvm.Jvm(*[Path("/bin/false")] * 4, 21), "OpenSearch", "opensearch", print)
     [lock] = tmp_path.rglob("lock")  # noqa: ASYNC240 — the build is over
     program = """if True:
-        import asyncio, pathlib
+        import asyncio, pathlib, signal
         from quartet.devstores import jvm
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs these tests may ignore it
         async def main():
             asyncio.get_running_loop().call_later(0.5, lambda: print("waits", flush=True))
             await jvm.build(jvm.Jvm(*[pathlib.Path("/bin/false")] * 4, 21), "OpenSearch", "opensearch", print)

@@ -163,7 +163,8 @@ async def _tell_all(shop: Shop, marks: Sequence[Command]) -> None:
 
 
 def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:
-    return "SET", limits.roles_key(user_id), limits.said(roles), "EX", shop.settings.access_ttl
+    seconds = shop.settings.access_ttl + limits.AHEAD_SECONDS
+    return "SET", limits.roles_key(user_id), limits.said(roles), "EX", seconds
 
 
 async def _tell(shop: Shop, *command: Arg) -> None:

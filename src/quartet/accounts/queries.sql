@@ -16,7 +16,7 @@ SELECT id, email, password_hash, display_name, plan, roles, created_at, email_ve
 SELECT EXISTS (SELECT FROM users WHERE id = $1 AND erased_at IS NULL);
 
 -- name: address
-SELECT email FROM users WHERE id = $1 AND erased_at IS NULL;
+SELECT CASE WHEN $2 THEN coalesce(pending_email, email) ELSE email END FROM users WHERE id = $1 AND erased_at IS NULL;
 
 -- name: known_emails
 SELECT email FROM users WHERE email = ANY ($1);

@@ -434,7 +434,8 @@ async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> N
 
 def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
     """What tells Redis that a session has ended."""
-    return "SET", limits.session_key(user_id, session_id), "ended", "EX", shop.settings.access_ttl
+    seconds = shop.settings.access_ttl + limits.AHEAD_SECONDS
+    return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
 
 def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session: Session, now: datetime) -> SignedIn:

@@ -71,9 +71,9 @@ async def names(read: Read, ids: Iterable[UUID]) -> dict[UUID, str]:
     return {row["id"]: row["display_name"] for row in await read.fetch(q.names, list(ids))}
 
 
-async def address(read: Read, user_id: UUID) -> str | None:
-    """Where to write to; None when there is nobody (any more)."""
-    found: str | None = await read.fetchval(q.address, user_id)
+async def address(read: Read, user_id: UUID, *, pending: bool = False) -> str | None:
+    """Where to write to, or the address that waits to be this (`pending`); None when there is nobody (any more)."""
+    found: str | None = await read.fetchval(q.address, user_id, pending)
     return found
 
 

@@ -15,7 +15,7 @@ from quartet.backup.model import Manifest
 from quartet.kernel.errors import Problem
 from quartet.stores import copies, ping_all
 from quartet.stores.files import queries
-from quartet.stores.migrate import find
+from quartet.stores.migrate import newer
 from quartet.web.dependencies import Shop
 
 q = queries(__file__)
@@ -90,11 +90,9 @@ async def restore(
     the shop is not empty and need not be replaced; StoreUnavailable."""
     manifest = model.read(folder)
     await asyncio.to_thread(model.verify, folder, manifest)
-    # A number is higher than all before it. Lower ones that are not known have gone into others since.
-    latest = max(migration.version for migration in find() if "@" not in migration.version)
-    newer = sorted(version for version in manifest.migrations if version > latest)
-    if newer:
-        raise ValueError(f"{folder} is of a newer Quartet: this one does not know its migrations {', '.join(newer)}")
+    unknown = newer(manifest.migrations)
+    if unknown:
+        raise ValueError(f"{folder} is of a newer Quartet: this one does not know its migrations {', '.join(unknown)}")
     await copies.run_tool(pg_restore, "--list", str(folder / DUMP))
     await _must_answer(shop)
     if not replace:

@@ -28,6 +28,7 @@ from quartet.catalog.model import (
     Variant,
     etag,
     merge_patch,
+    present_levels,
     wire,
 )
 from quartet.kernel.errors import (
@@ -135,7 +136,7 @@ class ProductShape(Shape):
 
 
 class VariantBody(Body):
-    """Without `priceCents` it costs what the product does, else what inventory says."""
+    """Without `priceCents` it costs what the product does, else what inventory says; in a patch, what it did."""
 
     sku: Sku
     attrs: JsonObject = Field(default_factory=dict)
@@ -356,6 +357,8 @@ async def patch_product(
             body = ChangedProduct.model_validate(merged)
         except ValidationError as error:
             raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from None
+        if "priceCents" not in patch:
+            _keep_prices(body, found)
         return _edited(shop, body, found, published=body.published_at)
 
     product = await service.change_product(shop, sku, edit, if_match=if_match, actor=principal.actor)
@@ -411,6 +414,14 @@ def _refuse_read_only(present: Document, merged: Any, patch: Document) -> None:
             raise invalid(name, "is read-only")
     if present["variants"] and "variants" not in patch and merged.get("priceCents") != present["priceCents"]:
         raise invalid("priceCents", "is the lowest of the variants' prices: change those")
+
+
+def _keep_prices(body: ChangedProduct, found: Document) -> None:
+    """A variant that a patch names without its price keeps it: the product's is but the lowest of theirs."""
+    levels = present_levels(found)
+    for variant in body.variants:
+        if variant.price_cents is None and variant.sku in levels:
+            variant.price_cents = levels[variant.sku].price_cents
 
 
 def _product(shop: Shop, product: Document, status: int = 200, headers: dict[str, str] | None = None) -> Response:

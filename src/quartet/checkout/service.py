@@ -448,13 +448,13 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
         if event.moved is not None:
             await _note_moved(shop, name, event, event.moved, now)
             return
-        payment = await _payment_of(shop, event.reference)
+        payment = await _payment_of(shop, name, event.reference)
         outcome = event.outcome
-        if event.look and payment is not None and payment.provider == name:
+        if event.look and payment is not None:
             outcome = await how_it_stands(shop, provider, payment)
     except ProviderSilent as silence:
         raise ProviderError("the provider does not answer; send the webhook again") from silence
-    if outcome is None or payment is None or payment.provider != name or not payment.fits(outcome):
+    if outcome is None or payment is None or not payment.fits(outcome):
         log.info("webhook ignored", provider=name, kind=event.kind, event_id=event.id)
         return
     await shop.step("webhook read")
@@ -490,13 +490,14 @@ async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, 
     log.warning("money moved without us", provider=name, payment=str(payment_id), moved=str(moved))
 
 
-async def _payment_of(shop: Shop, reference: str) -> Payment | None:
+async def _payment_of(shop: Shop, provider: str, reference: str) -> Payment | None:
+    """One of this provider's, who speaks of no other's."""
     payment_id = payments.as_uuid(reference)
     if payment_id is None:
         return None
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)
-    return None if found is None else found.payment
+    return None if found is None or found.payment.provider != provider else found.payment
 
 
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
@@ -524,8 +525,8 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
         if visitor.principal is not None and visitor.principal.is_staff:
             await trail.record(
                 slot.tx, visitor.by, "order.cancel", "order", order_id,
-                before={"status": found.status},
-                after={"status": order.status, "refundedCents": refund.amount_cents if refund else 0},
+                before={"status": found.status, "refundedCents": found.refunded_cents},
+                after={"status": order.status, "amountCents": refund.amount_cents if refund else 0},
             )  # fmt: skip
         if refund is None:
             answer = await slot.keep(answers.of_order(order))

@@ -94,9 +94,9 @@ class EndpointPatch(Body):
 
 
 def _shape(shop: ShopDep, endpoint: Endpoint) -> EndpointShape:
-    breaker = BreakerShape(
-        state=endpoint.breaker(shop.clock.now()), failures=endpoint.failures, open_until=endpoint.open_until
-    )
+    state = endpoint.breaker(shop.clock.now())
+    until = None if state == "closed" else endpoint.open_until
+    breaker = BreakerShape(state=state, failures=endpoint.failures, open_until=until)
     return EndpointShape.model_validate({**vars(endpoint), "breaker": breaker})
 
 

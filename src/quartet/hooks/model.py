@@ -88,8 +88,8 @@ class Endpoint:
         since = self.failing_since or now
         after = replace(self, failures=self.failures + 1, failing_since=since)
         if status is not None and 400 <= status < 500 and status not in WAITS:
-            # It is there, and will not have this one: no reason to keep the others from it.
-            after = replace(self.succeeded(), failing_since=since)
+            # It is there, and will not have this one: no reason to keep the others from it. A rest may begin here.
+            after = replace(self.succeeded(), failing_since=since, open_until=now)
         elif after.failures >= FAILURES and self.breaker(now) != "open":
             pause = min(FIRST_PAUSE * 2.0**self.opened, LONGEST_PAUSE)
             after = replace(after, opened=self.opened + 1, open_until=now + pause)

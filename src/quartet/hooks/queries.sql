@@ -129,6 +129,8 @@ SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN 
 FROM webhook_endpoints GROUP BY 1;
 
 -- name: forget_orders
--- What waits of these orders is told without a guest's address, and what was told says it no longer.
-UPDATE webhook_deliveries SET payload = payload - 'email', answer = NULL
-WHERE key = ANY ($1::uuid[]::text[]) AND payload ? 'email';
+-- What waits of these orders is told without a guest's address, and as nobody's: whoever has heard by then that the person
+-- is to be forgotten would make another of them. What was told says it no longer. By webhook_deliveries_of_people.
+UPDATE webhook_deliveries
+SET payload = payload - 'email' || CASE WHEN payload ? 'user_id' THEN '{"user_id": null}' ELSE '{}' END::jsonb, answer = NULL
+WHERE key = ANY ($1::uuid[]::text[]) AND payload ?| '{email,user_id}';

@@ -128,5 +128,5 @@ async def breakers(read: Read, now: datetime) -> dict[str, int]:
 
 
 async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """No delivery about these names a guest's address any more."""
+    """No delivery about these names a guest's address or its user any more."""
     await tx.execute(q.forget_orders, order_ids)

@@ -7,7 +7,7 @@ for each other.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from quartet.inventory.model import Item, Movement, StockOutOfBounds
+from quartet.inventory.model import MAX_STOCK, Item, Movement, StockOutOfBounds
 from quartet.kernel.errors import NotFound
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Record, Tx
@@ -93,6 +93,7 @@ async def movements(read: Read, sku: str, *, before: int, limit: int) -> list[Mo
 
 def _out_of_bounds(item: Item, stock: int) -> StockOutOfBounds:
     return StockOutOfBounds(
-        f"{item.reserved} pieces of {item.sku} are reserved, so the stock can not become {stock}",
+        f"the stock of {item.sku} can't become {stock}: "
+        f"{item.reserved} pieces are reserved, and {MAX_STOCK} are the most",
         stock=item.stock, reserved=item.reserved,
     )  # fmt: skip

@@ -95,7 +95,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path(".quartet"), description="Where `quartet up` keeps local servers' data and logs.")
     dev_search: Literal["auto", "opensearch", "osmem", "elasticsearch"] = Field(
-        "auto", description="The local search engine: OpenSearch where Java 17 and Maven are, else osmem."
+        "auto",
+        description="Local search: opensearch, elasticsearch or osmem; auto: opensearch where Java 17 and Maven are.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
@@ -151,7 +152,7 @@ class Settings(BaseSettings):
 
     search_language: Language = Field("english", description="What products are written in: english or german.")
     search_languages: dict[Literal["name", "more", "description"], Language] = Field(
-        {}, description="Fields of a product that are written in another language (JSON object)."
+        {}, description="Which of `name`, `more`, `description` is written in another language (JSON object)."
     )
     search_weights: dict[
         Literal["name", "exact", "brand", "more", "description"], Annotated[float, Field(ge=0, le=1000)]
@@ -187,7 +188,7 @@ class Settings(BaseSettings):
     mail_url: str = Field(
         "console:",
         pattern="^(console:|smtps?://)",
-        description="`console:` prints e-mails; smtp://user:password@host:587 sends.",
+        description="`console:` prints e-mails; smtp://user:password@host:587, or smtps://, sends.",
     )
     mail_from: str = Field("shop@localhost", description="Sender of the shop's e-mails.")
     webhook_loopback: bool = Field(
@@ -230,7 +231,7 @@ class Settings(BaseSettings):
     paypal_live: bool = Field(False, description="PayPal's live side; else its sandbox, where no money moves.")
     paypal_api_url: str = Field("", description="Where PayPal's API is, for tests; PayPal's own when empty.")
     payment_capture: Literal["automatic", "manual"] = Field(
-        "automatic", description="Payments are captured at once, or held until POST /payments/{id}/capture."
+        "automatic", description="automatic: captured at once; manual: held until POST /payments/{id}/capture."
     )
     payment_return_url: str = Field(
         "", description="Where a buyer sent to a provider's page comes back; `base_url` when empty."
@@ -252,7 +253,9 @@ class Settings(BaseSettings):
     server_timing: bool = Field(
         False, description="Answers tell in `Server-Timing` which stores were asked, and how long each took."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged: debug, info, warning or error, and what is worse."
+    )
     log_json: bool = Field(True, description="Logs as JSON lines; false for people.")
 
     @field_validator("secret")

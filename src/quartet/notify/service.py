@@ -44,7 +44,8 @@ LEASE_SECONDS = 300.0
 LAST_SECONDS = 2.0
 GIVE_UP = timedelta(hours=24)
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1800.0
-# Of links that anybody may ask for in another's name: a mailbox is not to be filled.
+# Of links that anybody may ask for in another's name, and of each notice that an account by another's address may bring
+# about: a mailbox is not to be filled.
 LINKS_AN_HOUR = 10
 
 # Which event is told by which e-mail.
@@ -213,15 +214,22 @@ Compose = Callable[[Shop, Mail], Awaitable[Letter | None]]
 Mint = Callable[[Tx, UUID, datetime], Awaitable[tuple[str, str | None, str] | None]]
 
 
-def _link(mint: Mint, path: str) -> Compose:
-    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text."""
+def _link(mint: Mint, path: str, *, pending: bool = False) -> Compose:
+    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text. `pending`: to the
+    address that waits to be proved."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
-        async with shop.stores.pg.tx() as tx:
-            if mail.user_id is None or await store.sent_lately(tx, mail) >= LINKS_AN_HOUR:
-                return None
+        if mail.user_id is None:
+            return None
+        async with shop.stores.pg.read() as read:
+            to = await accounts.address(read, mail.user_id, pending=pending)
+            has_many = await store.sent_lately(read, mail) >= LINKS_AN_HOUR
+        # Before one is drawn: where no newer one is sent, the link that the mailbox has stays good.
+        if to is None or has_many or await _has_enough(shop, mail, to):
+            return None
+        async with shop.stores.pg.once() as tx:
             minted = await mint(tx, mail.user_id, shop.clock.now())
-        if minted is None or await _has_enough(shop, mail, minted[0]):
+        if minted is None:
             return None
         email, name, token = minted
         return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
@@ -260,11 +268,17 @@ async def _to_user(shop: Shop, mail: Mail) -> Letter | None:
     return Letter(to, mail.args) if to else None
 
 
+async def _notice(shop: Shop, mail: Mail) -> Letter | None:
+    """The same, of what somebody may do again and again whose address is perhaps not theirs."""
+    letter = await _to_user(shop, mail)
+    return None if letter is None or await _has_enough(shop, mail, letter.to) else letter
+
+
 KINDS: Mapping[str, Compose] = {
-    "verify": _link(accounts.mint_verification, "/email-verifications"),
+    "verify": _link(accounts.mint_verification, "/email-verifications", pending=True),
     "reset": _link(accounts.mint_reset, "/password-resets"),
-    "email-change": _to_user,
-    "password-changed": _to_user,
+    "email-change": _notice,
+    "password-changed": _notice,
     "order-confirmed": _of_order,
     "order-cancelled": _of_order,
     "order-refunded": _of_order,

@@ -64,6 +64,9 @@ async def list_orders(  # noqa: PLR0917
     email: Annotated[
         str | None, Query(max_length=320, description="Only orders of this address, a guest's or an account's (staff).")
     ] = None,
+    number: Annotated[
+        str | None, Query(pattern="^[Qq]-[0-9]{1,18}$", description="Only the order of this number, as it reads.")
+    ] = None,
 ) -> Response:
     """Newest first: one's own, everybody's for staff."""
     if user_id is not None and email is not None:
@@ -73,14 +76,15 @@ async def list_orders(  # noqa: PLR0917
             return answer(Page[OrderShape](items=[]))
         user_id = principal.user_id
     email = email and accounts.known_email(email)
-    scope = f"orders:{user_id}:{email}:{status}"
+    scope = f"orders:{user_id}:{email}:{status}:{number}"
     before = shop.cursors.start(
         paging, scope, store.NEWEST, lambda at, id_: store.Before(datetime.fromisoformat(at), UUID(id_))
     )
     async with shop.stores.pg.read() as read:
         found = await store.page(
-            read, limit=paging.limit + 1, before=before, user_id=user_id, email=email, status=status
-        )
+            read, limit=paging.limit + 1, before=before, user_id=user_id, email=email, status=status,
+            number=int(number[2:]) if number else None,
+        )  # fmt: skip
     shown, more = shop.cursors.cut(found, paging, scope, lambda last: [last.created_at.isoformat(), last.id])
     return answer(Page[OrderShape](items=[OrderShape.model_validate(order) for order in shown], next_cursor=more))
 

@@ -59,6 +59,15 @@ SELECT order_document(id) FROM (
       AND (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
+-- name: of_number
+-- The one of a number, by orders_number; what else is asked holds of it as well.
+SELECT order_document(id) FROM orders
+WHERE number = $4 AND ($5::uuid IS NULL OR user_id = $5)
+  AND ($6::text IS NULL OR email = $6 OR user_id = (SELECT u.id FROM users u WHERE u.email = $6))
+  AND ($7::text IS NULL OR status = $7)
+  AND (created_at, id) < ($1, $2)
+LIMIT $3;
+
 -- name: claim
 SELECT claim_orders($1, $2);
 

@@ -192,9 +192,13 @@ async def page(
     user_id: UUID | None = None,
     email: str | None = None,
     status: Status | None = None,
+    number: int | None = None,
 ) -> list[Order]:
-    """Newest first: a user's, an address's (an account's and a guest's), or everybody's, of one status or all."""
-    if email is not None:
+    """Newest first: a user's, an address's (an account's and a guest's), or everybody's, of one status or all; the one
+    of a number if it is among these."""
+    if number is not None:
+        rows = await read.fetch(q.of_number, *before, limit, number, user_id, email, status)
+    elif email is not None:
         rows = await read.fetch(q.of_address, *before, limit, email, status)
     elif user_id is not None:
         rows = await read.fetch(q.of_user, *before, limit, user_id, status)

@@ -294,7 +294,8 @@ def _refusal(refused: Violation) -> Exception:
         case "QT008":
             return NotFound(refused.message)
         case "QT020":
-            return OrderNotPayable(f"the order is {refused.detail}", order_status=refused.detail)
+            status = "pending" if refused.detail == "expired" else refused.detail  # until the sweep comes
+            return OrderNotPayable(f"the order is {refused.detail}", order_status=status)
         case "QT021" if refused.constraint:
             return WaitsForBuyer(UUID(refused.detail))
         case "QT021":

@@ -198,7 +198,9 @@ class Answers:
         except StoreUnavailable:
             return "", None, None
         ready = None
-        if found is not None and left > 0:
+        # One that has more left than any is given was put there by a clock that was ahead, as before another server
+        # took over: nobody knows how old it is.
+        if found is not None and 0 < left <= self._seconds * 1000:
             of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):
                 _REDIS.inc()

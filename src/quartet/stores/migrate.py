@@ -2,6 +2,7 @@
 dbmate's file format, each applied once and in order; then functions, in files without a number, each applied again
 whenever its text has changed, so that a function has one place to be read and changed in."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterable
@@ -11,10 +12,20 @@ from pathlib import Path
 
 import asyncpg
 
-from quartet.stores.postgres import Postgres, Tx
+from quartet.stores.postgres import Postgres, Read, Tx
 
 # Any constant will do; two processes that migrate at once take turns on it.
 _LOCK = 7_177_000_001
+# An index of a large table takes as long as it takes, and so does whoever has the turn.
+_LONGEST = 86_400.0
+# Whoever waits for a table lets nobody else to it, and two may wait for each other: so it is for moments, and begun
+# anew.
+_LOCK_WAIT = "SET LOCAL lock_timeout = '500ms'"
+_TRIES, _PAUSE_SECONDS = 20, 0.5
+_KEPT = (
+    "somebody keeps a table, as a backup or a long report does: nothing was changed, run `quartet migrate` again when "
+    "that has ended"
+)
 _UP = re.compile(r"^-- migrate:up.*?$(.*?)(?=^-- migrate:down|\Z)", re.MULTILINE | re.DOTALL)
 _ROOMS = Path(__file__).resolve().parent.parent
 
@@ -54,18 +65,34 @@ def _functions(root: Path) -> list[Migration]:
     return list(found.values())
 
 
-async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str]:
+async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str] | None:
     """Applies what is missing, all of it or nothing; answers the names applied. Where nothing is, any role may ask;
-    else ValueError when it is not the owner."""
-    try:
-        async with pg.tx() as tx:
-            await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            done = await _applied(tx)
-            fresh = [m for m in (find() if migrations is None else migrations) if m.version not in done]
-            for migration in fresh:
-                await _apply(tx, migration)
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise ValueError(f"{error}: `quartet migrate` is for the database's owner (docs/access.md)") from error
+    else ValueError when it is not the owner, or somebody keeps a table. None for a database of a newer version: it is
+    left as it is, since processes of both work on the newer one's functions."""
+    wanted = list(find() if migrations is None else migrations)
+    tries = 1
+    while True:
+        try:
+            return await _migrate(pg, wanted)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise ValueError(f"{error}: `quartet migrate` is for the database's owner (docs/access.md)") from error
+        except asyncpg.LockNotAvailableError as error:
+            if tries == _TRIES:
+                raise ValueError(_KEPT) from error
+        tries += 1
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _migrate(pg: Postgres, wanted: Iterable[Migration]) -> list[str] | None:
+    async with pg.tx(_LONGEST) as tx:
+        await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        done = await _applied(tx)
+        if newer(done):
+            return None
+        fresh = [m for m in wanted if m.version not in done]
+        await tx.execute(_LOCK_WAIT)
+        for migration in fresh:
+            await _apply(tx, migration)
     return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
 
 
@@ -75,13 +102,25 @@ async def _apply(tx: Tx, migration: Migration) -> None:
     await tx.execute("INSERT INTO schema_migrations (version) VALUES ($1)", migration.version)
 
 
+def newer(versions: Iterable[str]) -> list[str]:
+    """Migrations among these of a Quartet that came after this one. A number is higher than all before it; lower ones
+    that are not known have gone into others since."""
+    return sorted(version for version in versions if "@" not in version and version > max(_numbers()))
+
+
+async def is_newer(pg: Postgres) -> bool:
+    """Whether the database is of a newer version than this process. Raises StoreUnavailable."""
+    async with pg.read() as read:
+        return bool(newer(await _versions(read)))
+
+
 async def lacking(pg: Postgres) -> str:
     """What the database lacks of the schema, and what to do about it; "" where it lacks nothing. Only numbered
     migrations count: while versions change, processes of both work on the newer one's functions. Raises
     StoreUnavailable."""
     async with pg.read() as read:
         try:
-            done = {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}
+            done = await _versions(read)
         except asyncpg.UndefinedTableError:
             done = set()
     missing = len(_numbers() - done)
@@ -97,4 +136,8 @@ async def _applied(tx: Tx) -> set[str]:
     # Not IF NOT EXISTS, which asks for the right to create even where the table is there.
     if not await tx.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
         await tx.execute("CREATE TABLE schema_migrations (version VARCHAR(128) PRIMARY KEY)")
-    return {row["version"] for row in await tx.fetch("SELECT version FROM schema_migrations")}
+    return await _versions(tx)
+
+
+async def _versions(read: Read) -> set[str]:
+    return {row["version"] for row in await read.fetch("SELECT version FROM schema_migrations")}

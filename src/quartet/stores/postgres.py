@@ -231,13 +231,13 @@ class Postgres:
             yield Tx(connection, seconds)
 
     @asynccontextmanager
-    async def tx(self) -> AsyncIterator[Tx]:
-        """A transaction: commits at the end of the block, rolls back when it raises."""
+    async def tx(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+        """A transaction: commits at the end of the block, rolls back when it raises. `seconds` as of `read`."""
         async with self._borrowed() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                yield Tx(connection)
+                yield Tx(connection, seconds)
             except (asyncio.CancelledError, GeneratorExit, *_GONE):
                 # The connection is given up, which rolls back: a ROLLBACK behind a call that was cut short would wait
                 # for a server that does not answer.

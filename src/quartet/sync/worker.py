@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from quartet import access, checkout, discovery, hooks, merchandising, notify, payments, search
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores.migrate import is_newer
 from quartet.sync import changes, compare, freshness, metrics, relay, store
 from quartet.sync.leases import Share, Work
 from quartet.sync.reindex import reindex
@@ -105,16 +106,28 @@ async def _outbox(shop: Shop, lease: Lease) -> None:
 
 
 async def _rebuilds(shop: Shop, _: Lease) -> None:
-    """Those asked for, those that a crash left, and one whenever the live index is gone or of another definition."""
     while True:
-        async with shop.stores.pg.read() as read:
-            opened = await store.open_rebuild(read)
-        if opened is not None:
-            await reindex(shop, reason=opened.reason)
-        elif not await search.is_current(shop.stores.search, shop.settings):
-            await search.prepare(shop.stores.search, shop.settings)
-            await reindex(shop, reason="the index was gone, or of an earlier definition")
+        await rebuild(shop)
         await asyncio.sleep(REBUILD_SECONDS)
+
+
+async def rebuild(shop: Shop) -> None:
+    """One that was asked for, one that a crash left, or one since the live index is gone or of another definition."""
+    async with shop.stores.pg.read() as read:
+        opened = await store.open_rebuild(read)
+    if opened is not None:
+        await reindex(shop, reason=opened.reason)
+    elif await _lacks_index(shop):
+        await search.prepare(shop.stores.search, shop.settings)
+        await reindex(shop, reason="the index was gone, or of an earlier definition")
+
+
+async def _lacks_index(shop: Shop) -> bool:
+    """Beside workers of a newer version another definition is theirs: each would build its own, turn by turn."""
+    engine, settings = shop.stores.search, shop.settings
+    if await search.is_current(engine, settings):
+        return False
+    return await engine.alias_target(settings.search_alias) is None or not await is_newer(shop.stores.pg)
 
 
 async def _recovery(shop: Shop, _: Lease) -> None:

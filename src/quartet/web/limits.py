@@ -19,6 +19,9 @@ from quartet.stores.redis import Arg, RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
+# A mark outlives the access tokens that it is about by so much: who gave one out may have been an hour ahead.
+AHEAD_SECONDS = 3600
+
 
 class Taken(NamedTuple):
     """What is left: `reset` is the seconds until a request would pass again, or the window is new. `alone`: this

@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 
 from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.stores import migrate as migrations
 from quartet.stores import postgres
-from quartet.stores.migrate import find, migrate
+from quartet.stores.migrate import Migration, find, migrate
 from quartet.stores.postgres import Postgres, Violation
 
 
@@ -156,7 +157,7 @@ async def test_a_function_is_made_anew_when_its_file_has_changed(servers: dict[s
     folder.mkdir(parents=True)
     pg = Postgres(urlsplit(servers["postgres"])._replace(path="/functions").geturl(), size=1)
 
-    async def apply(answer: int) -> list[str]:
+    async def apply(answer: int) -> list[str] | None:
         text = f"CREATE OR REPLACE FUNCTION said() RETURNS INT LANGUAGE sql AS $$ SELECT {answer} $$;"
         (folder / "sayings.sql").write_text(text)
         return await migrate(pg, find(tmp_path))
@@ -168,3 +169,43 @@ async def test_a_function_is_made_anew_when_its_file_has_changed(servers: dict[s
     await pg.close()
     await admin.execute("DROP DATABASE functions")
     await admin.close()
+
+
+@pytest.fixture
+async def bare(servers: dict[str, str]) -> AsyncIterator[str]:
+    """The URL of an empty database."""
+    admin = await asyncpg.connect(servers["postgres"])
+    await admin.execute("CREATE DATABASE bare_of_tables")
+    yield urlsplit(servers["postgres"])._replace(path="/bare_of_tables").geturl()
+    await admin.execute("DROP DATABASE bare_of_tables WITH (FORCE)")
+    await admin.close()
+
+
+async def test_a_migration_may_take_longer_than_any_request(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an index of a large table does; and so may the turn of whoever migrates at the same time."""
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.5)
+    slow = [Migration("0001", "slow", "SELECT pg_sleep(1.5)")]
+    both = Postgres(bare, size=2)
+    ends = await asyncio.gather(migrate(both, slow), migrate(both, slow))
+    assert sorted(names or [] for names in ends) == [[], ["0001_slow"]]
+    await both.close()
+
+
+async def test_a_migration_waits_for_a_table_by_moments_and_then_says_so(
+    bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a backup, which keeps each table to its end. Whoever comes for a row meanwhile is not held up."""
+    monkeypatch.setattr(migrations, "_TRIES", 2)
+    pg = Postgres(bare, size=1)
+    await migrate(pg, [Migration("0001", "shelf", "CREATE TABLE shelf (sku text)")])
+    wider = [Migration("0002", "wider", "CREATE TABLE other (n int); ALTER TABLE shelf ADD COLUMN qty int")]
+
+    backup = await asyncpg.connect(bare)
+    async with backup.transaction():
+        await backup.execute("LOCK TABLE shelf IN ACCESS SHARE MODE")
+        with pytest.raises(ValueError, match="somebody keeps a table, as a backup or a long report"):
+            await migrate(pg, wider)
+        assert not await backup.fetchval("SELECT to_regclass('other') IS NOT NULL")
+    assert await migrate(pg, wider) == ["0002_wider"]
+    await backup.close()
+    await pg.close()
