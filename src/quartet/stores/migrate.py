@@ -4,6 +4,7 @@ whenever its text has changed, so that a function has one place to be read and c
 
 import asyncio
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ _LOCK = 7_177_000_001
 # An index of a large table takes as long as it takes, and so does whoever has the turn.
 _LONGEST = 86_400.0
 # Whoever waits for a table lets nobody else to it, and two may wait for each other: so it is for moments, and begun
-# anew. Only now and then it is longer than `deadlock_timeout`: before that autovacuum makes room for nobody.
+# anew. Only the first time, and now and then, is it longer than `deadlock_timeout`: before that autovacuum makes room
+# for nobody.
 _MOMENT = "SET LOCAL lock_timeout = '500ms'"
 _LONGER = """
 SELECT set_config('lock_timeout', (1000 * extract(epoch FROM setting) + 500)::int::text, true)
@@ -78,9 +80,7 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
     left as it is, since processes of both work on the newer one's functions."""
     wanted = list(find() if migrations is None else migrations)
     until = monotonic() + _TRIED_SECONDS
-    turn = 0
-    while True:
-        turn += 1
+    for turn in itertools.count():
         try:
             return await _migrate(pg, wanted, _MOMENT if turn % _LONGER_EVERY else _LONGER)
         except asyncpg.InsufficientPrivilegeError as error:
@@ -89,6 +89,7 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
             if monotonic() >= until:
                 raise ValueError(_KEPT) from error
         await asyncio.sleep(_PAUSE_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 class _KeptError(Exception):
@@ -97,13 +98,13 @@ class _KeptError(Exception):
 
 async def _migrate(pg: Postgres, wanted: Iterable[Migration], patience: str) -> list[str] | None:
     async with pg.tx(_LONGEST) as tx:
-        await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        done = await _applied(tx)
-        if newer(done):
-            return None
-        fresh = [m for m in wanted if m.version not in done]
-        await tx.execute(patience)
         try:
+            await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            done = await _applied(tx)
+            if newer(done):
+                return None
+            fresh = [m for m in wanted if m.version not in done]
+            await tx.execute(patience)
             for migration in fresh:
                 await _apply(tx, migration)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
