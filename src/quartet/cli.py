@@ -605,14 +605,13 @@ async def _migrate(settings: Settings) -> None:
 
 async def prepare(shop: Shop) -> list[str] | None:
     """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
-    newer version: they are left as they are."""
+    newer version: they are left as they are, but that there is an index where one in memory is gone."""
     from quartet import catalog, search
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
-    if applied is None:
-        return None
-    await catalog.prepare(shop.stores.mongo)
+    if applied is not None:
+        await catalog.prepare(shop.stores.mongo)
     await search.prepare(shop.stores.search, shop.settings)
     return applied
 

@@ -11,9 +11,10 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from rich.console import Console
 
 from conftest import SECRET, api_of, client_of
-from quartet.cli import check_schema, open_shop, prepare
+from quartet.cli import bring_up, check_schema, open_shop, prepare
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
 from quartet.stores.mongo import Mongo
@@ -109,6 +110,16 @@ async def test_an_older_version_leaves_the_functions_and_validators_of_a_newer_o
             await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
         assert "place_order" in (await prepare(shop) or ()), "what is of no later version is brought up to date"
         assert "products" in put
+
+
+async def test_an_older_version_comes_up_on_the_stores_of_a_newer_one(settings: Settings) -> None:
+    """Its search engine in memory has nothing at each start."""
+    async with open_shop(settings) as shop:
+        async with shop.stores.pg.tx() as tx:
+            await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+        assert await shop.stores.search.alias_target(settings.search_alias) is None
+        await bring_up(settings, Console(quiet=True), empty=True)
+        assert await shop.stores.search.alias_target(settings.search_alias) is not None
 
 
 @asynccontextmanager

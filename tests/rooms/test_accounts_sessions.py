@@ -96,6 +96,12 @@ async def test_redis_knows_of_an_end_for_as_long_as_a_token_of_a_clock_that_was_
         left = await shop.stores.redis.call("PTTL", key)
         assert datetime.now(UTC) + timedelta(milliseconds=left) >= ends
 
+    await shop.stores.redis.call("FLUSHDB")
+    later = now + timedelta(seconds=shop.settings.access_ttl + 60)
+    await access.tell_again(Shop(shop.settings, shop.stores, FixedClock(later), shop.mail))
+    assert later < ends
+    assert await shop.stores.redis.call("EXISTS", limits.session_key(who.user_id, who.session_id)), "it is told again"
+
 
 async def test_sessions_are_listed_by_what_helps_to_recognise_them(
     client: httpx.AsyncClient, ada: dict[str, Any], app: FastAPI, shop: Shop

@@ -135,11 +135,11 @@ async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
 
 
 async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
-    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last; or within the
-    life of an access token where it does not know when that was, and for `all_of_it`. It was away, or has lost what it
-    held, or whoever ended a session died before he told. Raises StoreUnavailable."""
+    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last; or all
+    whose marks would still live where it does not know when that was, and for `all_of_it`. It was away, or has lost
+    what it held, or whoever ended a session died before he told. Raises StoreUnavailable."""
     now = shop.clock.now()
-    since = now - timedelta(seconds=shop.settings.access_ttl)
+    since = now - timedelta(seconds=shop.settings.access_ttl + limits.AHEAD_SECONDS)
     if not all_of_it and (told := await shop.stores.redis.call("GET", _TOLD)) is not None:
         since = max(since, datetime.fromisoformat(told) - _UNSEEN)
     async with shop.stores.pg.read() as read:

@@ -4,11 +4,13 @@ whenever its text has changed, so that a function has one place to be read and c
 
 import asyncio
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 import asyncpg
 
@@ -19,9 +21,16 @@ _LOCK = 7_177_000_001
 # An index of a large table takes as long as it takes, and so does whoever has the turn.
 _LONGEST = 86_400.0
 # Whoever waits for a table lets nobody else to it, and two may wait for each other: so it is for moments, and begun
-# anew.
-_LOCK_WAIT = "SET LOCAL lock_timeout = '500ms'"
-_TRIES, _PAUSE_SECONDS = 20, 0.5
+# anew. Only the first time, and now and then, is it longer than `deadlock_timeout`: before that autovacuum makes room
+# for nobody.
+_MOMENT = "SET LOCAL lock_timeout = '500ms'"
+_LONGER = """
+SELECT set_config('lock_timeout', (1000 * extract(epoch FROM setting) + 500)::int::text, true)
+FROM CAST(current_setting('deadlock_timeout') AS interval) AS setting
+"""
+_LONGER_EVERY, _PAUSE_SECONDS = 5, 0.5
+# And no longer, since each try builds anew what the one before had built, and whoever writes there waits meanwhile.
+_TRIED_SECONDS = 20.0
 _KEPT = (
     "somebody keeps a table, as a backup or a long report does: nothing was changed, run `quartet migrate` again when "
     "that has ended"
@@ -70,29 +79,36 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
     else ValueError when it is not the owner, or somebody keeps a table. None for a database of a newer version: it is
     left as it is, since processes of both work on the newer one's functions."""
     wanted = list(find() if migrations is None else migrations)
-    tries = 1
-    while True:
+    until = monotonic() + _TRIED_SECONDS
+    for turn in itertools.count():
         try:
-            return await _migrate(pg, wanted)
+            return await _migrate(pg, wanted, _MOMENT if turn % _LONGER_EVERY else _LONGER)
         except asyncpg.InsufficientPrivilegeError as error:
             raise ValueError(f"{error}: `quartet migrate` is for the database's owner (docs/access.md)") from error
-        except asyncpg.LockNotAvailableError as error:
-            if tries == _TRIES:
+        except _KeptError as error:
+            if monotonic() >= until:
                 raise ValueError(_KEPT) from error
-        tries += 1
         await asyncio.sleep(_PAUSE_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
-async def _migrate(pg: Postgres, wanted: Iterable[Migration]) -> list[str] | None:
+class _KeptError(Exception):
+    """Somebody else has a table that is needed."""
+
+
+async def _migrate(pg: Postgres, wanted: Iterable[Migration], patience: str) -> list[str] | None:
     async with pg.tx(_LONGEST) as tx:
-        await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        done = await _applied(tx)
-        if newer(done):
-            return None
-        fresh = [m for m in wanted if m.version not in done]
-        await tx.execute(_LOCK_WAIT)
-        for migration in fresh:
-            await _apply(tx, migration)
+        try:
+            await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            done = await _applied(tx)
+            if newer(done):
+                return None
+            fresh = [m for m in wanted if m.version not in done]
+            await tx.execute(patience)
+            for migration in fresh:
+                await _apply(tx, migration)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            raise _KeptError from error
     return [m.name if "@" in m.version else f"{m.version}_{m.name}" for m in fresh]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -195,7 +196,7 @@ async def test_a_migration_waits_for_a_table_by_moments_and_then_says_so(
     bare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside a backup, which keeps each table to its end. Whoever comes for a row meanwhile is not held up."""
-    monkeypatch.setattr(migrations, "_TRIES", 2)
+    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 1)
     pg = Postgres(bare, size=1)
     await migrate(pg, [Migration("0001", "shelf", "CREATE TABLE shelf (sku text)")])
     wider = [Migration("0002", "wider", "CREATE TABLE other (n int); ALTER TABLE shelf ADD COLUMN qty int")]
@@ -208,4 +209,71 @@ async def test_a_migration_waits_for_a_table_by_moments_and_then_says_so(
         assert not await backup.fetchval("SELECT to_regclass('other') IS NOT NULL")
     assert await migrate(pg, wider) == ["0002_wider"]
     await backup.close()
+    await pg.close()
+
+
+async def test_a_migration_that_takes_long_is_not_made_again_and_again(
+    bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes to its tables waits for as long as an index is built."""
+    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0.2, raising=False)
+    pg = Postgres(bare, size=1)
+    await migrate(pg, [Migration("0001", "shelf", "CREATE TABLE shelf (sku text); CREATE SEQUENCE builds")])
+    long = "SELECT nextval('builds'), pg_sleep(0.3); ALTER TABLE shelf ADD COLUMN qty int"
+
+    backup = await asyncpg.connect(bare)
+    async with backup.transaction():
+        await backup.execute("LOCK TABLE shelf IN ACCESS SHARE MODE")
+        with pytest.raises(ValueError, match="somebody keeps a table"):
+            await migrate(pg, [Migration("0002", "long", long)])
+        assert await backup.fetchval("SELECT last_value FROM builds") == 1
+    await backup.close()
+    await pg.close()
+
+
+async def test_autovacuum_makes_room_for_a_migration(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table of many rows it takes hours; and it does so for nobody who waits less than `deadlock_timeout`."""
+    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0, raising=False)  # as of one that takes long
+    pg, other = Postgres(bare, size=1), await asyncpg.connect(bare)
+    await other.execute(
+        "CREATE TABLE shelf (sku text, qty int) WITH (autovacuum_vacuum_threshold = 1,"
+        " autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
+    )
+    await other.execute("INSERT INTO shelf SELECT repeat('x', 500), n FROM generate_series(1, 20000) AS n")
+    await other.execute("UPDATE shelf SET qty = qty + 1")
+    await _set_naptime(other, "'1s'")
+    try:
+        at_it = "backend_type = 'autovacuum worker' AND relation = 'shelf'::regclass"
+        await _until(other, f"SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE {at_it}")
+        assert await migrate(pg, [Migration("0001", "by_qty", "CREATE INDEX ON shelf (qty)")]) == ["0001_by_qty"]
+    finally:
+        await _set_naptime(other, "DEFAULT")
+        await other.close()
+        await pg.close()
+
+
+async def _until(connection: "asyncpg.Connection[Any]", sql: str) -> None:
+    while not await connection.fetchval(sql):  # noqa: ASYNC110 — becomes true in another session
+        await asyncio.sleep(0.02)
+
+
+async def _set_naptime(connection: "asyncpg.Connection[Any]", value: str) -> None:
+    await connection.execute(f"ALTER SYSTEM SET autovacuum_naptime = {value}")
+    await connection.execute("SELECT pg_reload_conf()")
+
+
+async def test_a_migration_that_waits_for_who_waits_for_it_begins_anew(
+    bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_LONGER_EVERY", 1, raising=False)
+    pg, other = Postgres(bare, size=1), await asyncpg.connect(bare)
+    await migrate(pg, [Migration("0001", "two", "CREATE TABLE one (n int); CREATE TABLE two (n int)")])
+    both = [Migration("0002", "both", "ALTER TABLE one ADD COLUMN m int; ALTER TABLE two ADD COLUMN m int")]
+    async with other.transaction():
+        await other.execute("LOCK TABLE two IN ROW EXCLUSIVE MODE")
+        migrating = asyncio.create_task(migrate(pg, both))
+        await _until(other, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'two'::regclass")
+        await other.execute("LOCK TABLE one IN ROW EXCLUSIVE MODE")
+    assert await migrating == ["0002_both"]
+    await other.close()
     await pg.close()
