@@ -139,7 +139,7 @@ async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
     whose marks would still live where it does not know when that was, and for `all_of_it`. It was away, or has lost
     what it held, or whoever ended a session died before he told. Raises StoreUnavailable."""
     now = shop.clock.now()
-    since = now - timedelta(seconds=shop.settings.access_ttl + limits.AHEAD_SECONDS)
+    since = now - timedelta(seconds=limits.mark_seconds(shop.settings.access_ttl))
     if not all_of_it and (told := await shop.stores.redis.call("GET", _TOLD)) is not None:
         since = max(since, datetime.fromisoformat(told) - _UNSEEN)
     async with shop.stores.pg.read() as read:
@@ -163,7 +163,7 @@ async def _tell_all(shop: Shop, marks: Sequence[Command]) -> None:
 
 
 def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:
-    seconds = shop.settings.access_ttl + limits.AHEAD_SECONDS
+    seconds = limits.mark_seconds(shop.settings.access_ttl)
     return "SET", limits.roles_key(user_id), limits.said(roles), "EX", seconds
 
 

@@ -434,7 +434,7 @@ async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> N
 
 def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
     """What tells Redis that a session has ended."""
-    seconds = shop.settings.access_ttl + limits.AHEAD_SECONDS
+    seconds = limits.mark_seconds(shop.settings.access_ttl)
     return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
 

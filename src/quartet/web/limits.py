@@ -19,8 +19,8 @@ from quartet.stores.redis import Arg, RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
-# A mark outlives the access tokens that it is about by so much: who gave one out may have been an hour ahead.
-AHEAD_SECONDS = 3600
+# Whoever gave a token out may have been so far ahead.
+_AHEAD_SECONDS = 3600
 
 
 class Taken(NamedTuple):
@@ -57,6 +57,11 @@ def session_key(user_id: UUID, session_id: UUID) -> str:
 def roles_key(user_id: UUID) -> str:
     """The user's roles, where they were changed of late; in the same slot."""
     return f"roles:{{{user_id}}}"
+
+
+def mark_seconds(access_ttl: int) -> int:
+    """How long such a mark stays: as long as any access token that it is about could be good."""
+    return access_ttl + _AHEAD_SECONDS
 
 
 def said(roles: Iterable[str]) -> str:
