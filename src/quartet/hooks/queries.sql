@@ -131,6 +131,5 @@ FROM webhook_endpoints GROUP BY 1;
 -- name: forget_orders
 -- What waits of these orders is told without a guest's address, and as nobody's: whoever has heard by then that the person
 -- is to be forgotten would make another of them. What was told says it no longer. By webhook_deliveries_of_people.
-UPDATE webhook_deliveries
-SET payload = payload - 'email' || CASE WHEN payload ? 'user_id' THEN '{"user_id": null}' ELSE '{}' END::jsonb, answer = NULL
+UPDATE webhook_deliveries SET payload = jsonb_set(payload - 'email', '{user_id}', 'null', false), answer = NULL
 WHERE key = ANY ($1::uuid[]::text[]) AND payload ?| '{email,user_id}';

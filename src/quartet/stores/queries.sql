@@ -85,9 +85,7 @@ SELECT id, payload FROM outbox WHERE id = ANY ($1) FOR UPDATE;
 -- name: forget_orders
 -- What waits to be carried of these orders goes on without a guest's address, and as nobody's: their points, come after
 -- they were taken off the boards, would put them there again.
-UPDATE outbox
-SET payload = payload - 'email' || CASE WHEN payload ? 'user_id' THEN '{"user_id": null}' ELSE '{}' END::jsonb
-WHERE key = ANY ($1::uuid[]::text[]);
+UPDATE outbox SET payload = jsonb_set(payload - 'email', '{user_id}', 'null', false) WHERE key = ANY ($1::uuid[]::text[]);
 
 -- name: forget_letters
 DELETE FROM dead_letters
