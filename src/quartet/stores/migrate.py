@@ -28,7 +28,8 @@ _LONGER = """
 SELECT set_config('lock_timeout', (1000 * extract(epoch FROM setting) + 500)::int::text, true)
 FROM CAST(current_setting('deadlock_timeout') AS interval) AS setting
 """
-_LONGER_EVERY, _PAUSE_SECONDS = 5, 0.5
+_TURNS = (_LONGER, _MOMENT, _MOMENT, _MOMENT, _MOMENT)
+_PAUSE_SECONDS = 0.5
 # And no longer, since each try builds anew what the one before had built, and whoever writes there waits meanwhile.
 _TRIED_SECONDS = 20.0
 _KEPT = (
@@ -79,17 +80,16 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
     else ValueError when it is not the owner, or somebody keeps a table. None for a database of a newer version: it is
     left as it is, since processes of both work on the newer one's functions."""
     wanted = list(find() if migrations is None else migrations)
-    until = monotonic() + _TRIED_SECONDS
-    for turn in itertools.count():
+    turns, until = itertools.cycle(_TURNS), monotonic() + _TRIED_SECONDS
+    while True:
         try:
-            return await _migrate(pg, wanted, _MOMENT if turn % _LONGER_EVERY else _LONGER)
+            return await _migrate(pg, wanted, next(turns))
         except asyncpg.InsufficientPrivilegeError as error:
             raise ValueError(f"{error}: `quartet migrate` is for the database's owner (docs/access.md)") from error
         except _KeptError as error:
             if monotonic() >= until:
                 raise ValueError(_KEPT) from error
         await asyncio.sleep(_PAUSE_SECONDS)
-    raise AssertionError("the last try returns or raises")
 
 
 class _KeptError(Exception):

@@ -216,7 +216,7 @@ async def test_a_migration_that_takes_long_is_not_made_again_and_again(
     bare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever writes to its tables waits for as long as an index is built."""
-    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0.2, raising=False)
+    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0.2)
     pg = Postgres(bare, size=1)
     await migrate(pg, [Migration("0001", "shelf", "CREATE TABLE shelf (sku text); CREATE SEQUENCE builds")])
     long = "SELECT nextval('builds'), pg_sleep(0.3); ALTER TABLE shelf ADD COLUMN qty int"
@@ -233,7 +233,7 @@ async def test_a_migration_that_takes_long_is_not_made_again_and_again(
 
 async def test_autovacuum_makes_room_for_a_migration(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a table of many rows it takes hours; and it does so for nobody who waits less than `deadlock_timeout`."""
-    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0, raising=False)  # as of one that takes long
+    monkeypatch.setattr(migrations, "_TRIED_SECONDS", 0)  # as of one that takes long
     pg, other = Postgres(bare, size=1), await asyncpg.connect(bare)
     await other.execute(
         "CREATE TABLE shelf (sku text, qty int) WITH (autovacuum_vacuum_threshold = 1,"
@@ -265,7 +265,7 @@ async def _set_naptime(connection: "asyncpg.Connection[Any]", value: str) -> Non
 async def test_a_migration_that_waits_for_who_waits_for_it_begins_anew(
     bare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "_LONGER_EVERY", 1, raising=False)
+    monkeypatch.setattr(migrations, "_TURNS", (migrations._LONGER,))
     pg, other = Postgres(bare, size=1), await asyncpg.connect(bare)
     await migrate(pg, [Migration("0001", "two", "CREATE TABLE one (n int); CREATE TABLE two (n int)")])
     both = [Migration("0002", "both", "ALTER TABLE one ADD COLUMN m int; ALTER TABLE two ADD COLUMN m int")]
