@@ -302,3 +302,10 @@ def floor(
 ) -> Floor:
     """The shop with everybody in it."""
     return Floor(shop, app, client, shopper, staff, admin)
+
+
+async def stuck(shop: Shop) -> None:
+    """Until somebody in PostgreSQL waits for what another has locked."""
+    async with shop.stores.pg.read() as read, asyncio.timeout(30):
+        while not await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

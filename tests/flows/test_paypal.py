@@ -236,6 +236,19 @@ async def test_wherever_the_line_is_cut_while_a_payment_is_left_the_order_is_pay
     await abroad.books_balance()
 
 
+def _slow_to_look_up(provider: PaymentProvider, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Whoever looks a payment up has asked, and waits for the answer."""
+    asked, answers, look_up = asyncio.Event(), asyncio.Event(), provider.look_up
+
+    async def slowly(reference: str, provider_ref: str | None = None) -> Outcome | None:
+        asked.set()
+        await answers.wait()
+        return await look_up(reference, provider_ref)
+
+    monkeypatch.setattr(provider, "look_up", slowly)
+    return asked, answers
+
+
 @pytest.mark.parametrize("capture", ["automatic", "manual"])
 async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
     app: FastAPI,
@@ -251,14 +264,7 @@ async def test_what_somebody_was_just_taking_while_it_was_left_goes_back(
     app.state.shop = replace(shop, settings=shop.settings.model_copy(update=patient))
     made = await order(shopper, ("MUG", 1))
     left = await pay(shopper, made)
-    asked, answers, look_up = asyncio.Event(), asyncio.Event(), provider.look_up
-
-    async def slowly(reference: str, provider_ref: str | None = None) -> Outcome | None:
-        asked.set()
-        await answers.wait()
-        return await look_up(reference, provider_ref)
-
-    monkeypatch.setattr(provider, "look_up", slowly)
+    asked, answers = _slow_to_look_up(provider, monkeypatch)
     looking = asyncio.create_task(back(shopper, left))
     await asked.wait()
     paid = await pay(shopper, made)
@@ -286,12 +292,7 @@ async def test_a_hold_that_somebody_was_just_asking_for_when_it_was_left_is_let_
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     left = await pay(shopper, made)
-    asked, answers, look_up = asyncio.Event(), asyncio.Event(), provider.look_up
-
-    async def slowly(reference: str, provider_ref: str | None = None) -> Outcome | None:
-        asked.set()
-        await answers.wait()
-        return await look_up(reference, provider_ref)
+    asked, answers = _slow_to_look_up(provider, monkeypatch)
 
     async def held_after_all(step: str) -> None:
         if step == "waiting payment left" and not answers.is_set():
@@ -299,7 +300,6 @@ async def test_a_hold_that_somebody_was_just_asking_for_when_it_was_left_is_let_
             answers.set()
             assert (await looking)["status"] == "voided"
 
-    monkeypatch.setattr(provider, "look_up", slowly)
     looking = asyncio.create_task(back(shopper, left))
     await asked.wait()
     app.state.shop = replace(app.state.shop, step=held_after_all)

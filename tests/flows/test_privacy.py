@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from stops import Killed, dies_at
 
-from conftest import SignIn
+from conftest import SignIn, stuck
 from quartet import accounts, orders, sync
 from quartet.privacy.service import FRESH
 from quartet.stores.mongo import Collection, Mongo
@@ -261,9 +261,7 @@ async def test_what_is_just_being_ordered_is_forgotten_too(
     async with shop.stores.pg.tx() as tx:
         await orders.place(tx, user_id, [("MUG", 1)], {"note": NOTE})
         leaving = asyncio.create_task(_delete(client, headers, password=PASSWORD))
-        async with shop.stores.pg.read() as read, asyncio.timeout(30):
-            while not await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await stuck(shop)
     assert (await leaving).status_code == 204
     await sync.catch_up(shop)
     assert await _traces(shop) == set()

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook, WebhookVerificationError
 from till import Till, order, pay
 
+from conftest import stuck
 from quartet import accounts, hooks
 from quartet.hooks import addresses, delivery, model, sender, store
 from quartet.kernel.clock import FixedClock
@@ -499,10 +500,7 @@ async def test_an_address_that_is_just_being_forgotten_does_not_come_along(
     async with shop.stores.pg.tx() as tx:
         await outbox.forget_orders(tx, [order_id])
         keeping = asyncio.create_task(kept())
-        async with shop.stores.pg.read() as read, asyncio.timeout(30):
-            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while not keeping.done() and not await read.fetchval(waits):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await stuck(shop)
     await keeping
     async with shop.stores.pg.read() as read:
         assert [row["payload"] for row in await read.fetch("SELECT payload FROM webhook_deliveries")] == [{}]

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
+from conftest import stuck
 from quartet import accounts, notify
 from quartet.accounts import passwords, tokens
 from quartet.kernel.clock import FixedClock
@@ -417,10 +418,7 @@ async def test_a_sign_in_with_a_password_that_is_just_being_changed_opens_no_ses
         old = await tx.fetchval("SELECT password_hash FROM users")
         await tx.execute("UPDATE users SET password_hash = 'another'")
         opening = asyncio.create_task(opened(old))
-        async with shop.stores.pg.read() as read, asyncio.timeout(30):
-            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while not opening.done() and not await read.fetchval(waits):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await stuck(shop)
     with pytest.raises(accounts.WrongCredentials):
         await opening
 
