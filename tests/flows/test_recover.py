@@ -505,16 +505,13 @@ async def test_a_webhook_that_comes_before_the_providers_answer_is_what_the_requ
     made = await order(shopper, ("MUG", 2))
     click = asyncio.create_task(pay(shopper, made["id"], key="click"))
     await held.waiting_out.wait()
-    (payment,) = await till.rows("SELECT id::text FROM payments WHERE order_id = $1", made["id"])
-    outcome = await sandbox.look_up(payment["id"])
-    assert outcome is not None
-    assert (await _webhook(shopper, sandbox, sandbox.event(payment["id"], outcome), clock)).status_code == 200
+    payment_id = await _told_by_webhook(shopper, till, sandbox, clock, made["id"])
     (row,) = await till.rows("SELECT processed_at FROM payments WHERE order_id = $1", made["id"])
     clock.advance(1)
     held.way_out.set()
     told = await click
     assert datetime.fromisoformat(told.json()["processedAt"]) == row["processed_at"] < clock.now()
-    assert (await shopper.get(f"/payments/{payment['id']}")).content == told.content
+    assert (await shopper.get(f"/payments/{payment_id}")).content == told.content
     await _paid_once(till, shopper, made, 5)
     assert (await pay(shopper, made["id"], key="click")).content == told.content
 
@@ -529,10 +526,7 @@ async def test_an_answer_that_a_webhook_has_given_stays_whatever_the_provider_an
     made = await order(shopper, ("MUG", 2))
     click = asyncio.create_task(pay(shopper, made["id"], key="click"))
     await mistaken.waiting_out.wait()
-    (payment,) = await till.rows("SELECT id::text FROM payments WHERE order_id = $1", made["id"])
-    outcome = await sandbox.look_up(payment["id"])
-    assert outcome is not None
-    assert (await _webhook(shopper, sandbox, sandbox.event(payment["id"], outcome), clock)).status_code == 200
+    await _told_by_webhook(shopper, till, sandbox, clock, made["id"])
     mistaken.way_out.set()
     assert (await click).status_code >= 500
     again = await pay(shopper, made["id"], key="click")
@@ -906,6 +900,17 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
 async def _webhook(client: httpx.AsyncClient, sandbox: Sandbox, body: bytes, clock: FixedClock) -> httpx.Response:
     headers = {SIGNATURE: sandbox.sign(body, clock.now()), "Content-Type": "application/json"}
     return await client.post("/webhooks/sandbox", content=body, headers=headers)
+
+
+async def _told_by_webhook(
+    client: httpx.AsyncClient, till: Till, sandbox: Sandbox, clock: FixedClock, order_id: str
+) -> str:
+    """The provider tells how the order's one payment stands there; its id."""
+    (payment,) = await till.rows("SELECT id::text FROM payments WHERE order_id = $1", order_id)
+    outcome = await sandbox.look_up(payment["id"])
+    assert outcome is not None
+    assert (await _webhook(client, sandbox, sandbox.event(payment["id"], outcome), clock)).status_code == 200
+    return str(payment["id"])
 
 
 @asynccontextmanager
