@@ -292,7 +292,7 @@ def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> 
         of_band = (held_in(attrs_field, band_filter(name, low, high)) for low, high in pairwise(edges))
         bands = {str(n): clause for n, clause in enumerate(of_band)}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
-    return {f"of {name}": _under(filters, name.replace("bands.", "attrs."), held) for name, held in groups.items()}
+    return {key: agg for name, held in groups.items() for key, agg in _under(filters, name, held).items()}
 
 
 def _values_of(field: str, **which: Any) -> Json:
@@ -325,15 +325,30 @@ def _ticked(field: str, clauses: Iterable[Json]) -> Json:
     return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked)}}}
 
 
-def _under(filters: Mapping[str, Json], own: str, counted: Json) -> Json:
-    others = [clause for name, clause in filters.items() if name != own]
-    return {"filter": _all(others) if others else {"match_all": {}}, "aggs": counted}
+def _under(filters: Mapping[str, Json], name: str, counted: Json) -> Json:
+    """What is counted of one facet, under the filters of all others. Where there are none nothing is put around it: an
+    aggregation that keeps nothing out would be asked of each product all the same."""
+    own = name.replace("bands.", "attrs.")
+    others = [clause for other, clause in filters.items() if other != own]
+    if others:
+        return {f"all of {name}": {"filter": _all(others), "aggs": counted}}
+    return {f"{part} of {name}": agg for part, agg in counted.items()}
+
+
+def _by_facet(aggregations: Mapping[str, Any]) -> dict[str, Json]:
+    """What was counted, by facet and then by part, as `_under` asked for it."""
+    found: dict[str, Json] = {}
+    for key, counted in aggregations.items():
+        part, _, name = key.partition(" of ")
+        if name:
+            found.setdefault(name, {}).update(counted if part == "all" else {part: counted})
+    return found
 
 
 def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
     """The facets of an answer; with a category in view its attributes and no other. What is ticked is in its facet, so
     that it can be unticked, though no product has it."""
-    by_name = {name.removeprefix("of "): found for name, found in aggregations.items() if name.startswith("of ")}
+    by_name = _by_facet(aggregations)
     price = by_name["price"]
     shown = view.others if view else None
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
