@@ -127,7 +127,7 @@ async def test_it_shows_what_it_started_refuses_a_second_and_ctrl_c_stops_everyt
     assert all(child.is_running() for child in family)
 
     assert await up.ctrl_c() == 0
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     assert "stopped; all data is kept" in up.said
     assert not (up.data / "up.json").exists()
 
@@ -149,7 +149,7 @@ async def test_the_whole_shop_answers_and_other_commands_find_it(start: Start) -
     family = up.family()
     assert family
     assert await up.ctrl_c() == 0
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     assert running_urls(Settings(_env_file=None, data_dir=up.data)) == {}
 
 
@@ -157,7 +157,7 @@ async def test_ctrl_c_while_it_starts_leaves_nothing_behind(start: Start) -> Non
     up = await start()
     family = await _eventually(up.family)  # the first server is being started
     assert await up.ctrl_c() == 0
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     up = await start()
     await up.until(READY)
     assert await up.ctrl_c() == 0
@@ -170,7 +170,7 @@ async def test_a_terminal_that_closes_stops_it_too(start: Start) -> None:
     assert family
     os.kill(up.process.pid, signal.SIGHUP)
     assert await up.end() == 0
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 async def test_where_the_data_was_deleted_none_is_said_to_be_kept(start: Start) -> None:
@@ -192,7 +192,7 @@ async def test_where_the_data_was_deleted_what_ends_is_not_started_again(start: 
     assert await up.end() == 1
     assert f"{up.data} is gone, and what it kept with it: the next `quartet up` makes a new one" in up.said
     assert "Traceback" not in up.said
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 async def test_after_a_kill_the_next_start_has_all_data(start: Start) -> None:
@@ -239,7 +239,7 @@ async def test_a_disk_that_fills_up_is_said_in_one_line(start: Start) -> None:
     assert family
     assert await up.end() == 1
     assert f"the disk of {up.data} is full: make room, then start again" in up.said
-    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 async def test_a_folder_that_cannot_be_made_is_said_in_one_line(start: Start, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import uvicorn
 
+from quartet.devstores import free_port
+
 # unplugged: nobody listens · lost: the request never arrives · swallowed: it does, its answer does not ·
 # half: half of its answer does · ringing: somebody listens, and takes up no connection
 Cut = Literal["", "unplugged", "lost", "swallowed", "half", "ringing"]
@@ -22,7 +24,7 @@ class Line:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._waiting: list[socket.socket] = []
-        self.port = 0
+        self.port = free_port()
         self.cut: Cut = ""
 
     @property
@@ -38,7 +40,6 @@ class Line:
         """Listens, on the port it had."""
         self.cut = ""
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def break_at(self, cut: Cut) -> None:
         """From now on the line is cut there, also for those who are connected."""

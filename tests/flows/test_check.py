@@ -38,8 +38,8 @@ async def test_a_sound_shop_has_nothing_to_be_named(sound: Shop) -> None:
 
 async def test_a_rule_may_take_longer_than_any_other_call(sound: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large shop it goes through millions of rows."""
-    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.2)
-    slow = "SELECT 'all' AS subject, 'found' AS finding FROM pg_sleep(0.5)"
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 1.0)
+    slow = "SELECT 'all' AS subject, 'found' AS finding FROM pg_sleep(1.5)"
     monkeypatch.setitem(service.q.texts, "nothing_overdue", slow)
     pg = Postgres(sound.settings.postgres_url or "")
     report = await audit.check(replace(sound, stores=replace(sound.stores, pg=pg)), patience=0)

@@ -385,8 +385,8 @@ async def test_a_sign_in_that_takes_too_long_asked_for_nothing(
     shopper: httpx.AsyncClient, till: Till, place: PayPalsPlace, provider: PaymentProvider
 ) -> None:
     charges = [Charge(str(new_id()), 500, "GBP", "paypal", return_url="https://shop.example/") for _ in range(5)]
-    place.sign_in_seconds = 2.0
-    async with asyncio.timeout(2):
+    place.sign_in_seconds = 10.0
+    async with asyncio.timeout(4):  # one after the other they would wait for five seconds
         told = await asyncio.gather(*(provider.authorise(charge) for charge in charges), return_exceptions=True)
     assert {type(each) for each in told} == {ProviderError}
     assert not place.orders

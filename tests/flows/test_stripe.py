@@ -180,8 +180,8 @@ async def test_a_busy_hour_is_gone_through_however_long_it_takes_until_a_charge_
     assert (await pay(shopper, made)).json()["status"] == "pending"
     await line.mend()
     place.crowd(450, after=60)
-    place.latency = 0.2  # five pages take longer than one call may
-    hasty = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 0.5}))
+    place.latency = 0.4  # five pages take longer than one call may
+    hasty = replace(shop, settings=shop.settings.model_copy(update={"payment_timeout": 1.2}))
     clock.advance(300)
     await recover(hasty, {"stripe": provider})
     told = {"status": "failed", "decline_code": "never_sent"}

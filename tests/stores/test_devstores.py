@@ -25,6 +25,7 @@ from quartet.devstores import (
     Running,
     StartError,
     clear_leftovers,
+    free_port,
     hold,
     is_held,
     jvm,
@@ -34,8 +35,10 @@ from quartet.devstores import (
     search,
 )
 from quartet.devstores.jvm import find_java
+from quartet.devstores.local import ASKED_FOR
 
 # Where CI runs, Java and Maven are promised; a machine of one's own may do without them.
+GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 NODES = ["opensearch", "elasticsearch"] if find_java() or os.environ.get("CI") else []
 
 
@@ -375,6 +378,15 @@ async def test_a_port_taken_meanwhile_is_given_up_for_another(place: Place) -> N
     again = await redis.start(place)
     assert taker.server.url == first.server.url != again.server.url
     await asyncio.gather(taker.stop(), again.stop())
+
+
+@pytest.mark.skipif(not GIVEN.exists(), reason="told by Linux alone")
+def test_no_port_is_chosen_that_somebody_else_is_given_before_it_is_taken() -> None:
+    """As to whoever connects from anywhere: a server that is started anew would find its place taken."""
+    lowest = int(GIVEN.read_text().split()[0])
+    if lowest < ASKED_FOR.stop:
+        pytest.skip(f"this machine gives out ports from {lowest} on")
+    assert max(free_port() for _ in range(100)) < lowest
 
 
 async def test_a_server_that_cannot_run_is_said_with_its_own_words(place: Place) -> None:

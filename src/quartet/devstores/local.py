@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -26,6 +27,8 @@ from time import perf_counter
 import psutil
 
 HOST = "127.0.0.1"
+# Below what Linux, macOS and Windows give to whoever listens on any port or connects from one.
+ASKED_FOR = range(10_000, 32_768)
 LOG_LIMIT = 8 * 1024 * 1024
 COMPLAINT = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -298,12 +301,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(wanted: int | None = None) -> int:
-    """A port on loopback nobody listens on: `wanted` where it is free, else one that the system picks."""
+    """A port on loopback nobody listens on: `wanted` where it is free, else any of those that are given to nobody who
+    does not ask for them by number. A server that starts on it takes it seconds later, and again whenever it is started
+    anew: whatever connects or listens anywhere meanwhile would get one of the others."""
     if wanted is not None and is_free(wanted):
         return wanted
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    while not is_free(port := random.choice(ASKED_FOR)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:
