@@ -16,7 +16,7 @@ from conftest import SignIn
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
-from quartet.discovery import service
+from quartet.discovery import service, store
 from quartet.discovery.service import LEAST_READ, Round, count
 from quartet.search.service import MOST_WAITING
 from quartet.stores import postgres
@@ -123,6 +123,24 @@ async def test_counting_agrees_with_counting_by_hand(shelf: Shop, sign_in: SignI
         found = [other for other, reason in await related(buyer, sku) if reason == "bought-together"]
         assert [round(scores[b], 9) for b in found] == [round(scores[b], 9) for b in expected], sku
     assert dict(await bestsellers(buyer, period="all")) == {sku: n for sku, n in units.items() if n}
+
+
+async def test_only_the_latest_baskets_are_kept_and_none_is_counted_twice(
+    shelf: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MOST_BASKETS", 3)
+    monkeypatch.setattr(store, "PORTION", 4)
+    for days_ago in range(6, 0, -1):
+        await sold(shelf, shopper, "TEA", "MILK", "EVER", days_ago=days_ago)
+    await sold(shelf, shopper, "LAMP", "ROPE", days_ago=6)
+    for left in (16, 12, 11):
+        await discovery.count_all(shelf)
+        async with shelf.stores.pg.tx() as tx:
+            assert await tx.fetchval("SELECT count(*) FROM baskets") == left
+            counted = await tx.fetch("SELECT sku, baskets FROM bought_together ORDER BY sku")
+            await tx.execute("UPDATE bought_together SET stale = true")
+        assert dict(counted) == {"EVER": 6, "LAMP": 1, "MILK": 6, "ROPE": 1, "TEA": 6}
+    assert await related(shopper, "TEA", limit=2) == [("EVER", "bought-together"), ("MILK", "bought-together")]
 
 
 async def test_bestsellers_go_by_period_and_category(shelf: Shop, shopper: httpx.AsyncClient) -> None:
