@@ -383,7 +383,7 @@ async def test_of_yesterday_the_worker_counts_once_in_a_while_what_was_written_l
     monkeypatch.setattr(worker, "COUNT_TURNS", 3, raising=False)
     async with running(sync.run_worker(shop, asyncio.Event())):
         await soon(done)
-    assert turns[:5] == [True, False, False, True, False]
+    assert turns[:5] == [False, False, True, False, False]
 
 
 async def test_what_is_searched_for_is_counted_by_the_worker(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -455,6 +455,32 @@ async def test_the_few_that_were_given_up_are_found_among_the_many_that_were_del
         assert " on webhook_deliveries" in plan and "webhook_deliveries_newest" not in plan and "Seq" not in plan, plan
 
 
+async def test_an_endpoint_is_gone_at_once_and_its_deliveries_follow_in_portions(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    gone, stays = await endpoint(staff, receiver.url), await endpoint(staff, receiver.url)
+    async with shop.stores.pg.tx() as tx:
+        for each, many in ((gone, 5_003), (stays, 2)):
+            await tx.execute(
+                """INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
+                   SELECT $1, gen_random_uuid(), 'price.changed', n::text, '{}', now(), now() + interval '1 day'
+                   FROM generate_series(1, $2::int) AS n""",
+                UUID(each["id"]), many,
+            )  # fmt: skip
+    assert (await staff.delete(f"/webhook-endpoints/{gone['id']}")).status_code == 204
+    assert (await staff.get(f"/webhook-endpoints/{gone['id']}/deliveries")).status_code == 404
+    async with shop.stores.pg.read() as read:
+        assert (await hooks.waiting(read))[0] == 2
+    left = []
+    for _ in range(3):
+        left += await Till(shop).rows("SELECT count(*) AS rows FROM webhook_deliveries")
+        async with shop.stores.pg.tx() as tx:
+            await hooks.sweep(tx, shop.clock.now())
+    assert [each["rows"] for each in left] == [5_005, 5, 2]
+    assert await hooks.deliver(shop, send) == 2
+    assert len(await deliveries(staff, stays)) == 2
+
+
 async def test_what_nobody_carried_for_a_day_is_not_sent_any_more(
     shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:

@@ -1,17 +1,21 @@
 """The reports, each figure reckoned a second time in plain Python."""
 
+import asyncio
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from conftest import SignIn
 from quartet import inventory, orders
 from quartet.analytics import store
+from quartet.stores import postgres
+from quartet.stores.postgres import Read
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -260,3 +264,36 @@ async def test_only_staff_see_the_reports(client: httpx.AsyncClient, shopper: ht
     for path in ("/analytics/revenue", "/analytics/inventory"):
         assert (await client.get(path)).status_code == 401
         assert (await shopper.get(path)).status_code == 403
+
+
+async def test_a_report_may_take_longer_than_a_shoppers_call(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of PostgreSQL, and altogether."""
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.5)
+    impatient = postgres.Postgres(shop.settings.postgres_url or "")
+    stores = replace(shop.stores, pg=impatient)
+    async with asyncio.TaskGroup() as group, shop.stores.pg.tx() as tx:
+        await tx.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        counting = group.create_task(stores.report(lambda read: read.fetchval("SELECT count(*) FROM orders")))
+        await asyncio.wait([counting], timeout=1)
+    await impatient.close()
+    assert counting.result()[0] == 0
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update={"request_timeout": 1e-9}))
+    assert (await staff.get("/products")).status_code == 504
+    assert (await staff.get("/analytics/revenue")).status_code == 200
+
+
+async def test_however_many_reports_are_read_shoppers_find_a_connection(shop: Shop) -> None:
+    enough, found = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def read(_: Read) -> None:
+        found.release()
+        await enough.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2 * shop.settings.postgres_pool):
+            group.create_task(shop.stores.report(read))
+        await found.acquire()
+        assert await shop.stores.pg.ping()
+        enough.set()

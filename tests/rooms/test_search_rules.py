@@ -24,9 +24,9 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.looks import Looks
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules
-from quartet.merchandising.model import Synonyms, normalised
+from quartet.merchandising.model import Ranking, Synonyms, normalised
 from quartet.stores import open_stores
-from quartet.stores.postgres import Postgres
+from quartet.stores.postgres import Postgres, Read
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -125,7 +125,7 @@ async def test_what_is_pinned_stands_first_and_what_is_hidden_is_not_found(
 async def test_what_is_said_of_a_sku_holds_of_the_product_that_has_it_now(
     shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "SALES_SECONDS", 0)
+    monkeypatch.setattr(rules, "UNSTAMPED_SECONDS", 0)
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["MUG-3"], "hidden": ["MUG-1"]}))
     await until(client, "mug", ["MUG-3", "MUG-2"])
     drafts = [
@@ -283,6 +283,35 @@ async def test_what_staff_say_is_in_force_though_sales_take_too_long_to_add_up(
             await desk._renew(shelf)
     assert desk.book.of("mug").pinned == desk.book.rules[("mug",)].pinned_ids != ()
     assert len(tries) == 1
+
+
+async def test_sales_are_added_up_once_in_a_while_and_where_staff_have_changed_anything(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else that has no stamp is read again meanwhile, whether they could be added up or not."""
+    sums, add_up = [], rules.store.best_of_queries
+
+    async def counted(read: Read, now: datetime, bounds: Ranking, limit: int) -> list[tuple[str, str, int]]:
+        sums.append(bounds.least_units)
+        if len(sums) == 3:
+            raise StoreUnavailable("postgres")
+        return await add_up(read, now, bounds, limit)
+
+    monkeypatch.setattr(rules.store, "best_of_queries", counted)
+    monkeypatch.setattr(rules, "UNSTAMPED_SECONDS", 0)
+    await _sales(shelf, ("mug", "MUG-3", 20, 1))
+    desk = rules.Desk()
+    for least, expected in ((6, 1), (7, 2), (8, 3)):
+        await made(staff.put("/search/ranking", json={"mostBoost": 0.5, "leastUnits": least, "days": 90}))
+        for _ in range(3):
+            with suppress(StoreUnavailable):
+                await desk._renew(shelf)
+        assert len(sums) == expected
+        assert list(desk.book.boosts["mug"].values()) == [1.5]
+    await catalog.put_category(shelf, Category("glasses", "Glasses", None, {"type": "object"}))
+    await desk._renew(shelf)
+    assert "glasses" in desk.book.categories
+    assert sums == [6, 7, 8]
 
 
 async def test_without_postgresql_searches_go_on_with_what_was_known(

@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 from floor import made
 from quartet import catalog, merchandising, sync
 from quartet.catalog import Category, Draft
+from quartet.kernel.clock import FixedClock
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.ids import new_id
-from quartet.merchandising import rules, service, typeahead
+from quartet.merchandising import rules, service, store, typeahead
+from quartet.merchandising.model import Searched
+from quartet.stores.postgres import Tx
 from quartet.web.dependencies import Shop
 
 # The last noon, lest searches some minutes apart be of two days.
@@ -151,6 +156,25 @@ async def test_without_yesterday_only_today_is_counted(shop: Shop) -> None:
         await merchandising.count_queries(shop, yesterday=yesterday)
         async with shop.stores.pg.read() as read:
             assert await read.fetchval("SELECT count(*) FROM query_days") == days
+
+
+async def test_a_yesterday_that_takes_too_long_keeps_nothing_of_today_from_being_offered(
+    shop: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    midnight, count_day = NOW.replace(hour=0), store.count_queries
+
+    async def count(tx: Tx, day: datetime) -> None:
+        if day < midnight:
+            raise StoreUnavailable("postgres")
+        await count_day(tx, day)
+
+    monkeypatch.setattr(store, "count_queries", count)
+    async with shop.stores.pg.tx() as tx:
+        entries = [Searched(new_id(), midnight + timedelta(minutes=n), "mug", None, 1, True) for n in range(6)]
+        await store.write(tx, entries, [])
+    with pytest.raises(StoreUnavailable):
+        await merchandising.count_queries(replace(shop, clock=FixedClock(NOW)))
+    assert await offered(client, "mu") == ([], ["mug"])
 
 
 def spellings(text: str, letters: str) -> set[str]:

@@ -32,6 +32,7 @@ WITH lines AS (
 ), filled AS (
     INSERT INTO baskets (sku, day, order_id)
     SELECT sku, ($1 AT TIME ZONE 'UTC')::date, order_id FROM lines WHERE counts
+      AND NOT EXISTS (SELECT FROM bought_together t WHERE t.sku = lines.sku AND t.since > ($1 AT TIME ZONE 'UTC')::date)
     ON CONFLICT DO NOTHING RETURNING sku
 ), emptied AS (
     DELETE FROM baskets b USING lines
@@ -50,7 +51,7 @@ SELECT sku FROM bought_together WHERE stale ORDER BY counted_at LIMIT $1;
 -- name: count_together
 -- Of each SKU: with what it was bought at least twice, in its latest $2 baskets. What is in every basket anyway is no
 -- advice, so often together counts for less the more baskets the other is in, and what is in few says little yet (the
--- 10). The best $3 are kept.
+-- 10). The best $3 are kept. `since` becomes the day of the last of these baskets, where there are so many.
 WITH chosen AS (
     SELECT sku FROM unnest($1::text[]) AS sku
 ), pairs AS (
@@ -66,8 +67,17 @@ WITH chosen AS (
 ), best AS (
     SELECT sku, array_agg(other ORDER BY place) AS others FROM ranked WHERE place <= $3 GROUP BY sku
 )
-UPDATE bought_together t SET others = coalesce(best.others, '{}'), stale = false, counted_at = now()
+UPDATE bought_together t
+SET others = coalesce(best.others, '{}'), stale = false, counted_at = now(),
+    since = coalesce((SELECT day FROM baskets b WHERE b.sku = t.sku ORDER BY day DESC OFFSET $2 - 1 LIMIT 1), since)
 FROM chosen LEFT JOIN best USING (sku) WHERE t.sku = chosen.sku;
+
+-- name: trim_baskets
+-- Of these SKUs $2 baskets that are read no more; those that are left go when the SKU is counted again.
+DELETE FROM baskets WHERE (sku, day, order_id) IN (
+    SELECT b.sku, b.day, b.order_id FROM bought_together t JOIN baskets b ON b.sku = t.sku AND b.day < t.since
+    WHERE t.sku = ANY ($1::text[]) LIMIT $2
+);
 
 -- name: sold_skus
 SELECT DISTINCT sku FROM sold_days;

@@ -12,6 +12,8 @@ q = queries(__file__)
 MOST_LINES = 100
 MOST_BASKETS = 2_000
 MOST_OTHERS = 24
+# Baskets a statement deletes.
+PORTION = 20_000
 
 
 async def next_day(read: Read, at: datetime) -> date | None:
@@ -28,10 +30,12 @@ async def count_day(tx: Tx, day: datetime) -> bool:
 
 
 async def count_together(tx: Tx, limit: int) -> int:
-    """Counts anew what goes together with some SKUs of which that has changed; answers how many."""
+    """Counts anew what goes together with some SKUs of which that has changed, and forgets baskets that are read no
+    more; answers how many SKUs."""
     skus = [row["sku"] for row in await tx.fetch(q.stale, limit)]
     if skus:
         await tx.execute(q.count_together, skus, MOST_BASKETS, MOST_OTHERS)
+        await tx.execute(q.trim_baskets, skus, PORTION)
     return len(skus)
 
 

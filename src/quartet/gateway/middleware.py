@@ -32,6 +32,7 @@ from quartet.kernel.errors import (
 )
 from quartet.kernel.settings import Settings
 from quartet.stores import timing
+from quartet.stores.reports import REPORT_SECONDS
 from quartet.web import logs, trail
 from quartet.web.answers import JSON, AtHand, problem_response
 from quartet.web.dependencies import Principal, Shop
@@ -227,7 +228,7 @@ class _Request:
         started = time.perf_counter()
         self._send = send
         try:
-            async with asyncio.timeout(self.gateway.settings.request_timeout):
+            async with asyncio.timeout(self._seconds()):
                 await self._handle(receive)
         except Problem as problem:
             await self._refuse(problem)
@@ -248,6 +249,10 @@ class _Request:
                 path=self.scope["path"],
                 user=str(principal.user_id) if principal else None,
             )
+
+    def _seconds(self) -> float:
+        """How long the request may take."""
+        return REPORT_SECONDS if self.scope["path"].startswith("/analytics/") else self.gateway.settings.request_timeout
 
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)

@@ -20,6 +20,7 @@ SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until
 WHERE id = $1;
 
 -- name: remove
+-- `sweep_removed` takes its deliveries away: a million of them at once would be locked for seconds.
 DELETE FROM webhook_endpoints WHERE id = $1;
 
 -- name: keep
@@ -120,8 +121,25 @@ DELETE FROM webhook_deliveries
 WHERE id IN (SELECT id FROM webhook_deliveries
              WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days' LIMIT 5000);
 
+-- name: sweep_removed
+-- Those of endpoints that are gone. By webhook_deliveries_once from one endpoint to the next, and through the deliveries of
+-- one, in its order: else whatever others have would be gone through as well.
+WITH RECURSIVE told AS (
+    (SELECT endpoint_id FROM webhook_deliveries ORDER BY endpoint_id LIMIT 1)
+    UNION ALL
+    SELECT next.endpoint_id FROM told CROSS JOIN LATERAL (
+        SELECT endpoint_id FROM webhook_deliveries WHERE endpoint_id > told.endpoint_id ORDER BY endpoint_id LIMIT 1
+    ) AS next
+)
+DELETE FROM webhook_deliveries
+WHERE id IN (SELECT theirs.id FROM told CROSS JOIN LATERAL (
+                 SELECT id FROM webhook_deliveries WHERE endpoint_id = told.endpoint_id ORDER BY event_id LIMIT 5000
+             ) AS theirs
+             WHERE NOT EXISTS (SELECT FROM webhook_endpoints AS e WHERE e.id = told.endpoint_id) LIMIT 5000);
+
 -- name: waiting
-SELECT count(*) AS waiting, min(happened_at) AS oldest FROM webhook_deliveries WHERE state = 'pending';
+SELECT count(*) AS waiting, min(happened_at) AS oldest FROM webhook_deliveries
+WHERE state = 'pending' AND endpoint_id IN (SELECT id FROM webhook_endpoints);
 
 -- name: breakers
 SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN open_until > $1 THEN 'open'

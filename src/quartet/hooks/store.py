@@ -62,7 +62,7 @@ async def save(tx: Tx, e: Endpoint) -> None:
 
 
 async def remove(tx: Tx, id_: UUID) -> None:
-    """With all its deliveries; its row is locked."""
+    """Nobody sees its deliveries any more, and `sweep` takes them away; its row is locked."""
     await tx.execute(q.remove, id_)
 
 
@@ -110,7 +110,9 @@ async def again(tx: Tx, endpoint_id: UUID, id_: int, now: datetime) -> Delivery 
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Gives up what is too late, counted as `webhooks.dead`, and forgets what was done with long ago."""
+    """Forgets what is of endpoints that are gone, or was done with long ago, and gives up what is too late, counted as
+    `webhooks.dead`."""
+    await tx.execute(q.sweep_removed)
     if dead := await tx.fetchval(q.expire, now):
         await tallies.count(tx, "webhooks.dead", dead)
     await tx.execute(q.sweep, now)

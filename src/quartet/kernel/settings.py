@@ -241,7 +241,7 @@ class Settings(BaseSettings):
     )
 
     request_timeout: Moment = Field(
-        15.0, gt=0, description="Seconds after which a request is given up (504), more than `payment_timeout`."
+        15.0, gt=0, description="Seconds after which all but reports is given up (504), more than `payment_timeout`."
     )
     postgres_pool: Count = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
     redis_doubt: Moment = Field(

@@ -5,11 +5,9 @@
 -- KEYS: the mark that boards are being made anew; then for each board itself, its sources, and both in the making.
 -- ARGV: 'live', or 'next' for the ones in the making alone, where it is counted how many were told so; the seconds each
 -- board lives; then source, user, points, …
--- Reply: how many of the sources were new to the first board.
 local boards = (#KEYS - 1) / 4
 local building = redis.call('EXISTS', KEYS[1]) == 1
 local function settle(board, sources, seconds)
-  local fresh = 0
   for i = boards + 2, #ARGV, 3 do
     local held = redis.call('HGET', sources, ARGV[i])
     local user, before, now = ARGV[i + 1], 0, tonumber(ARGV[i + 2])
@@ -17,8 +15,6 @@ local function settle(board, sources, seconds)
       before, user = string.match(held, '(%d+) (.+)')
       before = tonumber(before)
       now = math.min(before, now)
-    else
-      fresh = fresh + 1
     end
     if not held or now < before then
       redis.call('HSET', sources, ARGV[i], string.format('%d %s', now, user))
@@ -29,16 +25,12 @@ local function settle(board, sources, seconds)
   end
   redis.call('EXPIRE', board, seconds)
   redis.call('EXPIRE', sources, seconds)
-  return fresh
 end
-local first
 for b = 1, boards do
-  local k, fresh = 4 * b - 2, 0
-  if ARGV[1] == 'live' then fresh = settle(KEYS[k], KEYS[k + 1], ARGV[b + 1]) end
+  local k = 4 * b - 2
+  if ARGV[1] == 'live' then settle(KEYS[k], KEYS[k + 1], ARGV[b + 1]) end
   if building then
     if ARGV[1] == 'next' then redis.call('HINCRBY', KEYS[k + 3], 'seeded', (#ARGV - boards - 1) / 3) end
     settle(KEYS[k + 2], KEYS[k + 3], ARGV[b + 1])
   end
-  first = first or fresh
 end
-return first

@@ -23,10 +23,10 @@ BUILDING = "leaderboard:{xp}:building"
 BUILDING_SECONDS = 3600
 
 
-async def settle(redis: RedisStore, now: datetime, worth: Worth) -> bool:
-    """Says what a source is worth, on the boards of its day and week that still live. False: it was known before."""
-    periods = [p for p in PERIODS if _seconds_left(p, worth.at, now) > 0]
-    return bool(periods) and await _settle(redis, now, periods, worth.at, [worth]) > 0
+async def settle(redis: RedisStore, now: datetime, worth: Worth) -> None:
+    """Says what a source is worth, on the boards of its day and week that still live."""
+    if periods := [p for p in PERIODS if _seconds_left(p, worth.at, now) > 0]:
+        await _settle(redis, now, periods, worth.at, [worth])
 
 
 async def seed(redis: RedisStore, now: datetime, period: Period, worths: Sequence[Worth]) -> None:
@@ -43,10 +43,10 @@ async def _settle(
     worths: Sequence[Worth],
     *,
     which: Literal["live", "next"] = "live",
-) -> int:
+) -> None:
     seconds = [_seconds_left(period, at, now) for period in periods]
     said = [part for worth in worths for part in (worth.source, str(worth.user_id), worth.points)]
-    return int(await redis.run(SETTLE, _keys(periods, at), [which, *seconds, *said]))
+    await redis.run(SETTLE, _keys(periods, at), [which, *seconds, *said])
 
 
 async def begin(redis: RedisStore, now: datetime, whose: str) -> None:

@@ -22,8 +22,10 @@ from quartet.web.dependencies import Shop
 LOOK_SECONDS = 0.4
 # So long none looks again after a look that failed.
 REST_SECONDS = 2.0
-# What sells changes without a stamp, and which product a SKU names.
-SALES_SECONDS = 60.0
+# What others search for changes without a stamp, and which product a SKU names.
+UNSTAMPED_SECONDS = 60.0
+# Sales of months hardly change meanwhile, and to add them up takes long where much is sold.
+SALES_SECONDS = 600.0
 MOST_SALES = 2_000
 MOST_ALTERNATIVES = 8
 _LONGEST_PHRASE = 4
@@ -38,6 +40,7 @@ class Book:
     stamp: int = 0
     synonyms: Mapping[Phrase, Sequence[Phrase]] = field(default_factory=dict)
     rules: Mapping[Phrase, Rule] = field(default_factory=dict)
+    sales: Sequence[tuple[str, str, int]] = ()
     boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
     category_offers: Offers = field(default_factory=Offers)
@@ -116,7 +119,7 @@ class Desk:
     def __init__(self) -> None:
         self.book = Book()
         self.looks = Looks("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
-        self._sales_at = float("-inf")
+        self._unstamped_at = self._sales_at = float("-inf")
 
     async def present(self, shop: Shop) -> Book:
         """The book, no older than a moment unless PostgreSQL is slow."""
@@ -139,20 +142,22 @@ class Desk:
                 self.book = replace(
                     self.book, stamp=stamp, synonyms=synonyms, rules=said, query_offers=_offered(self.book.past, said)
                 )
-        if is_anew or began - self._sales_at >= SALES_SECONDS:
-            self._sales_at = began
-            self.book = await _with_sales(shop, self.book)
+        if is_anew or began - self._unstamped_at >= UNSTAMPED_SECONDS:
+            self._unstamped_at, add_up = began, is_anew or began - self._sales_at >= SALES_SECONDS
+            self._sales_at = began if add_up else self._sales_at
+            self.book = await _with_unstamped(shop, self.book, add_up=add_up)
 
 
-async def _with_sales(shop: Shop, before: Book) -> Book:
-    """What changes without a stamp: what sells, what others search for, and the categories."""
+async def _with_unstamped(shop: Shop, before: Book, *, add_up: bool) -> Book:
+    """What changes without a stamp: what others search for, the categories, what sells (added up anew or as before)."""
     async with shop.stores.pg.read() as read:
         past = await store.past_queries(read)
-        ranking = await store.ranking(read)
-        sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
+        ranking, sales = await store.ranking(read), before.sales
+        if add_up:
+            sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
     categories, said = await _categories(shop, before), await _as_named(shop, before.rules)
     return replace(
-        before, rules=said, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
+        before, rules=said, sales=sales, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
         category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, said),
     )  # fmt: skip
 

@@ -139,17 +139,17 @@ async def credit_late(shop: Shop) -> None:
 
 async def count_queries(shop: Shop, *, yesterday: bool = True) -> None:
     """Counts how often queries of today, and of `yesterday`, were searched for, and puts down which are offered.
-    Today's first: yesterday's were counted all day long."""
+    Today's first, and put down before yesterday's, which were counted all day long and may be too many."""
     now = shop.clock.now()
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for day in (midnight, midnight - timedelta(days=1)) if yesterday else (midnight,):
         async with shop.stores.pg.once(COUNT_SECONDS) as tx:
             await store.count_queries(tx, day)
-    await shop.step("queries counted")
-    async with shop.stores.pg.once(COUNT_SECONDS) as tx:
-        since = now - timedelta(days=OFFERED_DAYS)
-        await store.draw_frequent(tx, since, shop.settings.suggest_least_searches, MOST_OFFERED)
-    await shop.step("frequent queries drawn")
+        await shop.step("queries counted")
+        async with shop.stores.pg.once(COUNT_SECONDS) as tx:
+            since = now - timedelta(days=OFFERED_DAYS)
+            await store.draw_frequent(tx, since, shop.settings.suggest_least_searches, MOST_OFFERED)
+        await shop.step("frequent queries drawn")
 
 
 async def sweep(shop: Shop) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from quartet.stores.guard import Guard
 from quartet.stores.mongo import Mongo
 from quartet.stores.postgres import Postgres, Read
 from quartet.stores.redis import RedisStore
-from quartet.stores.reports import report
+from quartet.stores.reports import AT_ONCE, report
 from quartet.stores.search import SearchEngine
 
 Found = TypeVar("Found")
@@ -29,10 +29,13 @@ class Stores:
     redis: RedisStore
     search: SearchEngine
     replica: Postgres | None = None
+    _reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def report(self, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
-        """What `read` finds in PostgreSQL, at its replica where there is one, and of when that is."""
-        return await report(self.pg, self.replica, read)
+        """What `read` finds in PostgreSQL, at its replica where there is one, and of when that is. May take minutes,
+        also to wait for others."""
+        async with self._reports:
+            return await report(self.pg, self.replica, read)
 
     @property
     def guards(self) -> tuple[Guard, ...]:

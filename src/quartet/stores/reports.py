@@ -11,9 +11,15 @@ import structlog
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.files import queries
-from quartet.stores.postgres import CALL_SECONDS, Postgres, Read
+from quartet.stores.postgres import Postgres, Read
 
 log = structlog.get_logger("quartet.stores")
+
+# A report of all years goes through every line that ever sold, and whoever asks for it knows that.
+REPORT_SECONDS = 120.0
+# Of one process; whoever shops goes on with its other connections.
+AT_ONCE = 2
+
 q = queries(__file__)
 Found = TypeVar("Found")
 
@@ -33,7 +39,7 @@ async def report(
 
 async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
     """Given up as soon as the replica is known to be away, since there is somebody else to ask."""
-    async with asyncio.timeout(CALL_SECONDS) as limit:
+    async with asyncio.timeout(REPORT_SECONDS) as limit:
         replica.guard.held.add(limit)
         try:
             return await _report(replica, read)
@@ -42,6 +48,6 @@ async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Fo
 
 
 async def _report(server: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
-    async with server.read() as connection:
+    async with server.read(REPORT_SECONDS) as connection:
         as_of: datetime = await connection.fetchval(q.as_of)  # before the report, which may then see even more
         return await read(connection), as_of

@@ -166,11 +166,12 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
 async def _queries(shop: Shop, _: Lease) -> None:
     """Counts what is searched for, and what was bought before its search was written down. It rests before and not
     after, also when counting has failed: that may have been because it took too long. Of yesterday only what was
-    written late is new, and is looked for once in a while."""
+    written late is new, and is looked for once in a while; first after some turns, since a day that takes too long
+    begins them anew."""
     for turn in itertools.count():
         await asyncio.sleep(COUNT_SECONDS)
         await merchandising.credit_late(shop)
-        await merchandising.count_queries(shop, yesterday=turn % COUNT_TURNS == 0)
+        await merchandising.count_queries(shop, yesterday=turn % COUNT_TURNS == COUNT_TURNS - 1)
 
 
 async def _measures(shop: Shop, _: Lease) -> None:
