@@ -4,7 +4,9 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -320,7 +322,7 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
     client: httpx.AsyncClient, app: FastAPI, shop: Shop
 ) -> None:
     async with shop.stores.pg.tx() as tx:
-        await outbox.emit(tx, "order.refunded", "o", {})
+        await outbox.put_back(tx, uuid4(), "order.refunded", "o", {}, created_at=shop.clock.now() - timedelta(hours=2))
         await outbox.emit(tx, "order.refunded", "p", {})
         await tallies.count(tx, "mails.sent", 3)
         await letters.bury(tx, "outbox", [("x", {}, "why")])
@@ -334,6 +336,8 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
         "quartet_measured 1.0",
     ):
         assert f"\n{line}\n" in said, line
+    for lag in ('quartet_outbox_lag_seconds{topic="order.refunded"}', 'quartet_sync_lag_seconds{pipeline="outbox"}'):
+        assert 7200 <= float(said.partition(f"\n{lag} ")[2].split()[0]) < 7300, lag
     kinds = dict(re.findall(r"^# TYPE (\S+_total) (\S+)$", said, re.MULTILINE))
     assert {"quartet_mails_total", "quartet_store_calls_refused_total"} <= kinds.keys()
     assert set(kinds.values()) == {"counter"}
