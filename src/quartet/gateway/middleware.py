@@ -228,6 +228,9 @@ class _Request:
             await self._refuse(problem)
         except TimeoutError:
             await self._refuse(TimedOut())
+        except asyncio.CancelledError:  # the process ends, and waits for it no longer
+            await self._refuse(TimedOut())
+            raise
         except Exception:
             path = logs.without_token(self.scope["path"])
             log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=path)
