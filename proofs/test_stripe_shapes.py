@@ -1,13 +1,16 @@
 """Every request that the shop sends to Stripe, held against Stripe's own OpenAPI document by their stripe-mock, which
 refuses what the document does not know. It is built here from its Go module, at a version that stays the same."""
 
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +20,7 @@ from quartet.devstores import free_port
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, GiveBack, Hold
+from quartet.payments.providers import stripe as provider
 from quartet.payments.providers.stripe import Stripe
 
 MODULE = "github.com/stripe/stripe-mock"
@@ -64,10 +68,37 @@ def url(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             mock.wait(10)
 
 
+class Noted:
+    """A part of Stripe's SDK, or one of its calls by name. Every list has a second page, so that it is asked for."""
+
+    def __init__(self, inner: Any, name: str, asked: set[str]) -> None:
+        self._inner, self._name, self._asked = inner, name, asked
+
+    def __getattr__(self, name: str) -> "Noted":
+        return Noted(getattr(self._inner, name), f"{self._name}.{name}".strip("."), self._asked)
+
+    async def __call__(self, *args: Any) -> Any:
+        found = await self._inner(*args)
+        after = ".after" if "starting_after" in args[0] else ""
+        self._asked.add(f"{self._name}{after}")
+        if self._name.endswith("list_async") and not after:
+            found.has_more = True
+        return found
+
+
+@pytest.fixture(scope="module")
+def asked() -> set[str]:
+    """What the document has let pass."""
+    return set()
+
+
 @pytest.fixture
-async def stripe(url: str) -> AsyncIterator[Stripe]:
+async def stripe(url: str, asked: set[str]) -> AsyncIterator[Stripe]:
     settings = Settings(_env_file=None, stripe_secret_key=SecretStr("sk_test_123"), stripe_api_url=url)
-    yield Stripe(settings)
+    stripe = Stripe(settings)
+    stripe._api = Noted(stripe._api, "", asked)  # type: ignore[assignment]
+    yield stripe
+    await stripe.close()
 
 
 @pytest.mark.parametrize("capture", [True, False])
@@ -95,6 +126,11 @@ async def test_looking_up_and_going_through_the_books(stripe: Stripe) -> None:
     now = datetime.now(UTC)
     kinds = [entry.kind async for entry in stripe.entries(now - timedelta(days=1), now)]
     assert set(kinds) == {"charge", "refund"}
+
+
+def test_no_other_request_is_sent(asked: set[str]) -> None:
+    calls = re.findall(r"self\._api\.(\w+\.\w+_async)", inspect.getsource(provider))
+    assert asked == {*calls, *(f"{call}.after" for call in calls if call.endswith("list_async"))}
 
 
 async def test_the_document_does_refuse_what_it_does_not_know(url: str) -> None:

@@ -223,7 +223,7 @@ def serve(
     listener = config.bind_socket()
     address = local_address(settings.model_copy(update={"port": listener.getsockname()[1]}))
     tell = partial(structlog.get_logger("quartet.gateway").info, "serving", address=address, rooms=list(names))
-    Server(config, api.state.at_once, tell).run([listener])
+    Server(config, api.state.at_once, tell, is_secure=settings.is_secure).run([listener])
 
 
 def _check_port(port: int, host: str, option: str = "--") -> None:

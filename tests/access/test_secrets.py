@@ -3,9 +3,12 @@
 import asyncio
 import json
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 
@@ -52,11 +55,52 @@ async def test_nothing_secret_is_logged_or_told(floor: Floor, settings: Settings
             assert not (answer.is_error and secret in answer.text), (name, answer.text)
 
 
-class _process:  # noqa: N801 — reads as what it opens
-    """`quartet serve` at level debug; all that it writes goes into the file."""
+async def test_a_worker_that_reaches_nobody_logs_nothing_secret(
+    floor: Floor, settings: Settings, tmp_path: Path
+) -> None:
+    """E-mails with links that open accounts, webhooks that are signed, payments to be asked after: the mail server, the
+    endpoint and the providers are all away."""
+    planted = {
+        "secret": settings.secret.get_secret_value(), "retired secret": "planted-retired-secret-0123456789abcdef",
+        "webhook secret": "planted-webhook-secret-0123456789", "stripe key": "sk_test_plantedPlantedPlanted1",
+        "stripe webhook secret": "whsec_plantedPlantedPlantedPlanted2", "paypal secret": "planted-paypal-secret-3",
+    }  # fmt: skip
+    other = {
+        "QUARTET_PAYMENT_PROVIDERS": '["stripe", "paypal"]', "QUARTET_STRIPE_SECRET_KEY": planted["stripe key"],
+        "QUARTET_STRIPE_WEBHOOK_SECRETS": json.dumps([planted["stripe webhook secret"]]),
+        "QUARTET_PAYPAL_CLIENT_ID": "app", "QUARTET_PAYPAL_CLIENT_SECRET": planted["paypal secret"],
+        "QUARTET_PAYPAL_WEBHOOK_ID": "hook", "QUARTET_STRIPE_API_URL": "http://127.0.0.1:1",
+        "QUARTET_PAYPAL_API_URL": "http://127.0.0.1:1", "QUARTET_WEBHOOK_LOOPBACK": "true",
+    }  # fmt: skip
+    nobody = f"http://127.0.0.1:{devstores.free_port()}/"
+    floor.app.state.shop = replace(floor.shop, settings=settings.model_copy(update={"webhook_loopback": True}))
+    endpoint = await made(floor.staff.post("/webhook-endpoints", json={"url": nobody, "events": ["*"]}))
+    planted["endpoint's secret"] = endpoint["secret"]
+    await made(floor.guest.post("/users", json={"email": "ada@example.com", "password": "correct horse battery"}))
+    await made(floor.guest.post("/password-resets", json={"email": "ada@example.com"}))
+    for provider in ("stripe", "paypal"):
+        paid = await floor.payment()
+        async with floor.shop.stores.pg.once() as tx:
+            open_ = "UPDATE payments SET status = 'pending', provider = $2, ask_at = now() WHERE id = $1"
+            await tx.execute(open_, UUID(paid["id"]), provider)
+    log = tmp_path / "log"
+    async with _process(settings, planted, log, other, "worker"), asyncio.timeout(START_SECONDS):
+        for word in ('"kind":"reset"', '"kind":"verify"', "webhook not taken", "Stripe can", "PayPal lets"):
+            while word not in log.read_text():  # noqa: ASYNC110 — until it has tried everything
+                await asyncio.sleep(0.1)
+    written = log.read_text()
+    assert not {name for name, secret in planted.items() if secret in written}, written
+    # Links are drawn when their e-mail is written, and end in as many characters.
+    assert not re.search(r"(?<![\w-])[\w-]{43}(?![\w-])", written), written
 
-    def __init__(self, settings: Settings, planted: dict[str, str], log: Path, other: dict[str, str]) -> None:
-        self.port, self.log = devstores.free_port(), log
+
+class _process:  # noqa: N801 — reads as what it opens
+    """A command of the shop's at level debug; all that it writes goes into the file."""
+
+    def __init__(
+        self, settings: Settings, planted: dict[str, str], log: Path, other: dict[str, str], command: str = "serve"
+    ) -> None:
+        self.port, self.log, self.command = devstores.free_port(), log, command
         stores = {f"QUARTET_{name.upper()}": str(getattr(settings, name)) for name in _URLS}
         self.env = {
             **os.environ, **stores, **other,
@@ -69,9 +113,12 @@ class _process:  # noqa: N801 — reads as what it opens
 
     async def __aenter__(self) -> str:
         with self.log.open("ab") as file:
-            words = (sys.executable, "-m", "quartet.cli", "serve", "--port", str(self.port))
+            port = ("--port", str(self.port)) if self.command == "serve" else ()
+            words = (sys.executable, "-m", "quartet.cli", self.command, *port)
             self.child = await asyncio.create_subprocess_exec(*words, env=self.env, stdout=file, stderr=file)
         address = f"http://127.0.0.1:{self.port}"
+        if not port:
+            return address
         async with httpx.AsyncClient(base_url=address) as client, asyncio.timeout(START_SECONDS):
             while True:
                 try:

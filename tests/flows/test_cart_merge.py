@@ -282,6 +282,15 @@ async def test_with_redis_away_signing_in_succeeds_and_the_next_look_or_order_ta
     assert await carts.lines(user_id) == {"MUG": 4}
 
 
+async def test_whatever_is_wrong_with_a_guests_cart_keeps_nobody_out(
+    client: httpx.AsyncClient, shop: Shop, carts: Carts
+) -> None:
+    await account(client, carts)
+    token, sent = await guest(carts)
+    await shop.stores.redis.call("SET", store.key(token), "no cart at all")
+    assert (await client.post("/sessions", json=WHO, headers=sent)).status_code == 201
+
+
 @pytest.fixture
 def till(shop: Shop) -> Till:
     return Till(shop)

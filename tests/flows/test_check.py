@@ -143,8 +143,8 @@ async def test_orders_whose_money_does_not_add_up_are_named(sound: Shop) -> None
              'GBP', NULL),
             ('00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-000000000001', 'pending', 0, 0, 0, 'GBP',
              now() - interval '1 hour');
-        INSERT INTO order_items (order_id, sku, quantity, unit_price_cents, product_name) VALUES
-            ('00000000-0000-0000-0000-00000000000a', 'LAPTOP-001', 1, 400, 'x');
+        INSERT INTO order_items (order_id, sku, quantity, unit_price_cents, product_name, refunded_qty) VALUES
+            ('00000000-0000-0000-0000-00000000000a', 'LAPTOP-001', 1, 400, 'x', 1);
         INSERT INTO order_history (order_id, from_status, to_status) VALUES
             ('00000000-0000-0000-0000-00000000000a', 'pending', 'cancelled');
         INSERT INTO payments (order_id, provider, provider_ref, amount_cents, status, refunded_cents) VALUES
@@ -157,6 +157,7 @@ async def test_orders_whose_money_does_not_add_up_are_named(sound: Shop) -> None
         "payments_equal_orders",
         "refunds_equal_orders",
         "refunds_equal_payments",
+        "pieces_equal_refunds",
         "history_leads_to_status",
         "nothing_overdue",
     }

@@ -235,6 +235,21 @@ async def test_twenty_at_once_have_one_effect(desk: Desk, route: str) -> None:
         assert await effects(desk, ready) == before + 1
 
 
+@pytest.mark.parametrize("route", CASES)
+async def test_while_the_first_is_at_work_whoever_repeats_it_is_told_so_and_does_not_wait(
+    desk: Desk, shop: Shop, route: str
+) -> None:
+    ready = await CASES[route](desk)
+    before = await effects(desk, ready)
+    key = idempotency.RequestKey(f"user:{ready.who.user_id}", "key", b"")  # type: ignore[attr-defined]
+    async with idempotency.transaction(shop, key):
+        told = await send(ready, "key")
+        assert (told.status_code, told.json()["type"]) == (409, "/problems/request-in-progress")
+        assert await effects(desk, ready) == before
+    assert (await send(ready, "key")).is_success
+    assert await effects(desk, ready) == before + 1
+
+
 async def test_a_refusal_does_not_take_the_place_of_an_answer_that_came_meanwhile(shop: Shop) -> None:
     key = idempotency.RequestKey("user:somebody", "key", b"what was asked")
     with pytest.raises(RequestInProgress):

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from quartet.gateway import server as server_module
+from quartet.gateway.security import security_headers
 from quartet.gateway.server import LONGEST_HEAD, Server
 
 CROWD = 300
@@ -55,7 +56,7 @@ async def server(desk: Desk) -> AsyncIterator[Server]:
     config = uvicorn.Config(desk, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
     listener = config.bind_socket()
     config.port = listener.getsockname()[1]
-    server = Server(config, at_once)
+    server = Server(config, at_once, is_secure=True)
     serving = asyncio.create_task(server.serve([listener]))
     yield server
     server.should_exit = True
@@ -213,6 +214,8 @@ async def test_what_is_no_http_is_refused_as_all_else_is(port: int, desk: Desk, 
     assert (problem["type"], problem["status"]) == ("/problems/bad-request", 400)
     assert problem["instance"] == headers["x-request-id"]
     assert (headers["connection"], headers["cache-control"], desk.asked) == ("close", "no-store", [])
+    for name, value in security_headers("", is_secure=True):
+        assert headers[name.decode()] == value.decode()
     line[1].close()
 
 

@@ -503,6 +503,22 @@ async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_de
         assert (await outbox.depth(read))[0] == 2
 
 
+async def test_what_follows_an_event_that_is_to_be_tried_later_waits_as_long_and_no_other_key_does(
+    kitchen: Shop,
+) -> None:
+    async with kitchen.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.confirmed", "o1", {"order_id": "o1", "user_id": "nobody"})
+    assert await relay.relay(kitchen) == 1
+    async with kitchen.stores.pg.tx() as tx:
+        await tx.execute("UPDATE outbox SET not_before = now() + interval '1 hour'")
+        for key in ("o1", "o2"):
+            await outbox.emit(tx, "order.placed", key, {})
+    assert await relay.relay(kitchen) == 1
+    async with kitchen.stores.pg.read() as read:
+        left = await read.fetch("SELECT topic, key FROM outbox ORDER BY id")
+    assert [tuple(row) for row in left] == [("order.confirmed", "o1"), ("order.placed", "o1")]
+
+
 async def test_all_that_waits_of_a_product_is_one_batch_and_orders_keep_their_turn(kitchen: Shop) -> None:
     """A burst of prices is over the sooner the longer it has waited, and no order's e-mail comes before its time."""
     async with kitchen.stores.pg.tx() as tx:

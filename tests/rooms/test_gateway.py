@@ -4,16 +4,20 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 
 from conftest import api_of, client_of
 from quartet import sync
 from quartet.gateway.limits import class_of
+from quartet.gateway.server import Server
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
 from quartet.stores import letters, open_stores, outbox, tallies
@@ -320,7 +324,7 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
     client: httpx.AsyncClient, app: FastAPI, shop: Shop
 ) -> None:
     async with shop.stores.pg.tx() as tx:
-        await outbox.emit(tx, "order.refunded", "o", {})
+        await outbox.put_back(tx, uuid4(), "order.refunded", "o", {}, created_at=shop.clock.now() - timedelta(hours=2))
         await outbox.emit(tx, "order.refunded", "p", {})
         await tallies.count(tx, "mails.sent", 3)
         await letters.bury(tx, "outbox", [("x", {}, "why")])
@@ -334,6 +338,8 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
         "quartet_measured 1.0",
     ):
         assert f"\n{line}\n" in said, line
+    for lag in ('quartet_outbox_lag_seconds{topic="order.refunded"}', 'quartet_sync_lag_seconds{pipeline="outbox"}'):
+        assert 7200 <= float(said.partition(f"\n{lag} ")[2].split()[0]) < 7300, lag
     kinds = dict(re.findall(r"^# TYPE (\S+_total) (\S+)$", said, re.MULTILINE))
     assert {"quartet_mails_total", "quartet_store_calls_refused_total"} <= kinds.keys()
     assert set(kinds.values()) == {"counter"}
@@ -345,6 +351,28 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
     assert "quartet_measured 0.0" in answer.text
     assert "quartet_outbox_pending{" not in answer.text
     assert "quartet_mails_total{" not in answer.text
+
+
+async def test_whom_a_process_that_ends_waits_for_no_longer_is_told_that_nobody_knows(app: FastAPI) -> None:
+    begun = asyncio.Event()
+
+    @app.get("/hangs")
+    async def hangs() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
+    listener = config.bind_socket()
+    server = Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        asking = asyncio.create_task(client.get("/hangs"))
+        await begun.wait()
+        server.should_exit = True
+        told = await asking
+    await serving
+    assert (told.status_code, told.json()["type"]) == (504, "/problems/timed-out")
+    assert told.headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_a_worker_tells_of_its_breakers_too(settings: Settings) -> None:

@@ -80,17 +80,13 @@ def _origins(settings: Settings, headers: Mapping[str, str]) -> set[str]:
     return {f"{public.scheme}://{public.netloc}", f"{public.scheme}://{headers.get('host', '')}"}
 
 
-def _is_secure(settings: Settings) -> bool:
-    return settings.base_url.startswith("https:")
-
-
 def _name(settings: Settings, name: str) -> str:
     """`__Host-`: no other host of the domain can set it (RFC 6265bis, 4.1.3.2)."""
-    return f"__Host-{name}" if _is_secure(settings) else name
+    return f"__Host-{name}" if settings.is_secure else name
 
 
 def _common(settings: Settings) -> str:
-    return "; Path=/; SameSite=Lax" + ("; Secure" if _is_secure(settings) else "")
+    return "; Path=/; SameSite=Lax" + ("; Secure" if settings.is_secure else "")
 
 
 def _read(settings: Settings, header: str | None, name: str) -> str | None:

@@ -123,7 +123,7 @@ class Gateway:
         """Of the headers of answers at this address what is always the same."""
         form = self._forms.get(path)
         if form is None:
-            always = as_lines([*security_headers(path, self.is_secure), (b"cache-control", b"no-store")])
+            always = as_lines([*security_headers(path, self.settings.is_secure), (b"cache-control", b"no-store")])
             form = self._forms[path] = (
                 b"%b" + f"content-length: %d\r\ncontent-type: {JSON}\r\nx-request-id: %b\r\n".encode()
                 + always.replace(b"%", b"%%")
@@ -201,11 +201,6 @@ class Gateway:
         assert self._shop is not None
         return self._shop.settings
 
-    @property
-    def is_secure(self) -> bool:
-        """Whether the shop is reached by https alone."""
-        return self.settings.base_url.startswith("https:")
-
 
 class _Request:
     """One request on its way through."""
@@ -234,6 +229,9 @@ class _Request:
             await self._refuse(problem)
         except TimeoutError:
             await self._refuse(TimedOut())
+        except asyncio.CancelledError:  # the process ends, and waits for it no longer
+            await self._refuse(TimedOut())
+            raise
         except Exception:
             path = logs.without_token(self.scope["path"])
             log.exception("unexpected", request_id=self.id, method=self.scope["method"], path=path)
@@ -300,7 +298,7 @@ class _Request:
             if not (cookies and name == b"cache-control"):  # else a cache would hand one's session to others
                 yield name, value
         yield b"x-request-id", self.id.encode()
-        yield from security_headers(self.scope["path"], self.gateway.is_secure)
+        yield from security_headers(self.scope["path"], self.gateway.settings.is_secure)
         if cookies or b"cache-control" not in names:
             yield b"cache-control", b"no-store"
         for cookie in cookies:

@@ -45,10 +45,13 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         at_once: AnswerAtOnce = lambda *_: None,
         listening: Callable[[], None] = lambda: None,
+        *,
+        is_secure: bool = False,
     ) -> None:
-        """`at_once` is asked before the application is; `listening` is called once whoever comes is let in."""
+        """`at_once` is asked before the application is; `listening` is called once whoever comes is let in;
+        `is_secure`: the shop is reached by https alone."""
         super().__init__(config)
-        self._at_once, self._listening = at_once, listening
+        self._at_once, self._listening, self._is_secure = at_once, listening, is_secure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but for who listens."""
@@ -89,7 +92,8 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return _Protocol(self._line, self._at_once, self.config, self.server_state, self.lifespan.state)
+        own = (self._line, self._at_once, self._is_secure)
+        return _Protocol(*own, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No more are let in; those who are in are served."""
@@ -127,9 +131,9 @@ class _Protocol(HttpToolsProtocol):
     """A connection whose requests to have a password hashed stand in line before they are read, and others may be
     answered at once."""
 
-    def __init__(self, line: _Line, at_once: AnswerAtOnce, *args: Any) -> None:
+    def __init__(self, line: _Line, at_once: AnswerAtOnce, is_secure: bool, *args: Any) -> None:
         super().__init__(*args)
-        self._line, self._at_once = line, at_once
+        self._line, self._at_once, self._is_secure = line, at_once, is_secure
         self._held: list[bytes] = []
         self._is_answered = self._is_ending = False
         self._head = 0  # bytes since something was done with any
@@ -289,7 +293,7 @@ class _Protocol(HttpToolsProtocol):
         request_id = os.urandom(16).hex()
         refusal = problem_response(BadRequest(msg), request_id)
         headers = [
-            *refusal.raw_headers, *security_headers("", is_secure=False),
+            *refusal.raw_headers, *security_headers("", self._is_secure),
             (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()), (b"connection", b"close"),
         ]  # fmt: skip
         self._refusal = self._written(refusal.status_code, as_lines(headers), bytes(refusal.body))

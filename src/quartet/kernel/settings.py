@@ -270,6 +270,11 @@ class Settings(BaseSettings):
             raise ValueError("has to be more than QUARTET_PAYMENT_TIMEOUT")
         return seconds
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether the shop is reached by https alone."""
+        return self.base_url.startswith("https:")
+
     def all_secrets(self) -> list[str]:
         """The one that signs, then those that only verify."""
         return [held.get_secret_value() for held in (self.secret, *self.secrets_retired)]

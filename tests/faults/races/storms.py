@@ -1,5 +1,5 @@
-"""Storms of webhooks: every event of a payment ten times, some lost, some late, in any order and at several processes,
-beside the buyer who comes back, the worker's sweeps and its relay. Whatever comes, all of it happens once."""
+"""Storms of webhooks: every event of a payment ten times, some late, in any order and at several processes, beside the
+buyer who comes back, the worker's sweeps and its relay. Whatever comes, all of it happens once."""
 
 import asyncio
 import random
@@ -87,8 +87,7 @@ class _Scene:
             (charge,) = await arena.rows("SELECT id FROM sandbox.charges WHERE reference = $1", reference)
             deliver = webhook_of(arena, reference, charge["id"], status)
             for copy in range(COPIES):
-                if dice.random() < 0.8:
-                    self.calls[f"event {number}.{copy} {status}"] = self._late(deliver)
+                self.calls[f"event {number}.{copy} {status}"] = self._late(deliver)
         soon = replace(arena.steered, clock=clock_in(4000))  # a hold is asked after in an hour
         for n in range(2):
             self.calls[f"sweep{n}"] = self._late(arena.sweeping(soon))
