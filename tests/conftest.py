@@ -21,6 +21,7 @@ import psutil
 import pytest
 import structlog
 from fastapi import FastAPI
+from typer.testing import CliRunner
 
 from floor import Floor
 from quartet import catalog, devstores, search
@@ -305,6 +306,24 @@ def floor(
 ) -> Floor:
     """The shop with everybody in it."""
     return Floor(shop, app, client, shopper, staff, admin)
+
+
+Command = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+def command(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`quartet` with these words, over that shop: its exit code and what it says."""
+    from quartet.cli import app as commands
+
+    for name in ("postgres_url", "mongodb_url", "redis_url", "search_url", "search_alias", "data_dir"):
+        monkeypatch.setenv(f"QUARTET_{name.upper()}", str(getattr(shop.settings, name)))
+
+    async def run(*words: str) -> tuple[int, str]:
+        ran = await asyncio.to_thread(CliRunner().invoke, commands, words)
+        return ran.exit_code, ran.output
+
+    return run
 
 
 async def stuck(shop: Shop) -> None:

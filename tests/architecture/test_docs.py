@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from prometheus_client import REGISTRY
 
 from quartet.cli import app as commands
 from quartet.gateway import create_app
+from quartet.hooks import delivery
 from quartet.hooks import model as hooks
+from quartet.hooks import sender as hooks_sender
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
 from quartet.notify import service as notify
+from quartet.stores import mail, mongo, open_stores, postgres, resp, search
+from quartet.stores.guard import REST_SECONDS
 from quartet.sync import consumers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +133,31 @@ def test_every_metric_is_told_and_what_is_told_is_one() -> None:
     told = re.findall(r"`(quartet_[a-z_]+)", "".join(page.read_text(encoding="utf-8") for page in PAGES))
     others = {"quartet_app", "quartet_web", "quartet_session", "quartet_csrf"}  # roles and cookies
     assert {name.removesuffix("_total") for name in told} - others == there
+
+
+async def test_how_soon_a_store_is_known_to_be_away_and_what_a_call_may_take_is_told_as_it_is() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    calls = {
+        "PostgreSQL": f"{postgres.CALL_SECONDS:g} s a statement, {postgres.WAIT_SECONDS:g} s for a connection",
+        "MongoDB": f"{mongo.CALL_SECONDS:g} s",
+        "Redis": f"{resp.CALL_SECONDS:g} s",
+        "search": f"{search.CALL_SECONDS:g} s, bulks {search.BULK_SECONDS:g} s",
+    }
+    names = ("postgres", "mongodb", "redis", "search")
+    nowhere = Settings.model_validate({f"{name}_url": f"{name}://127.0.0.1:1/none" for name in names[:3]} | {
+        "search_url": "http://127.0.0.1:1", "postgres_url": "postgresql://127.0.0.1:1/none"})  # fmt: skip
+    async with open_stores(nowhere) as stores:
+        guards = {guard.store: guard for guard in stores.guards}
+    for name, (told, call) in zip(names, calls.items(), strict=True):
+        guard = guards[name]
+        opens = ceil((guard._doubt + guard._patience) * 10) / 10
+        assert f"| {told} | {guard._doubt:g} s | {opens:g} s | {call} | " in text
+        assert re.search(rf"^\| {told} \| .* \| {guard._places:,} \|$", text, re.MULTILINE), told
+    assert f"every {REST_SECONDS:g} s until it answers" in text
+    assert f"| {hooks_sender.CONNECT_SECONDS:g} s | {hooks_sender.WHOLE_SECONDS:g} s | " in text
+    assert f"| {delivery.EACH_AT_ONCE} each, {delivery.AT_ONCE} a worker | " in text
+    assert f"| {mail.SECONDS} s | {mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
+    assert f"`QUARTET_PAYMENT_TIMEOUT` ({nowhere.payment_timeout:g} s)" in text
 
 
 def test_every_decision_is_in_their_list_by_its_name() -> None:

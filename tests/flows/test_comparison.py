@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from test_sync import add, copies, equal, kettle, kitchen, receive, running, soon, stored
+from test_sync import add, copies, equal, has_position, kettle, kitchen, receive, running, soon, stored
 
 from conftest import differing
 from quartet import catalog, inventory, search, sync
@@ -175,12 +175,28 @@ async def test_what_is_only_on_its_way_is_no_difference(full: Shop) -> None:
     assert await wrong(full) == set()
 
 
-async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["sums", "reading"])
+async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """What is gone from search by sums, what is not as its fingerprint says by reading, a page of an older version."""
+
+    async def nothing(*_: object, **__: object) -> compare.Look:
+        return compare.Look()
+
+    monkeypatch.setattr(compare, "scrub" if way == "sums" else "differing", nothing)
     monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
     quick = full.settings.model_copy(update={"comparison_share": 1.0})
+    held, redis = await stored(full), full.stores.redis
+
+    async def page_is_gone() -> bool:
+        return bool(await redis.call("EXISTS", "product:K18") == 0)
+
     async with running(sync.run_worker(replace(full, settings=quick), asyncio.Event())):
-        await put_in_search(full, {(await product(full, "K12"))["_id"]: None})
+        await soon(lambda: has_position(full))  # what a worker does first, the rebuild, is done
+        wrong = {held[sku]["id"]: {**held[sku], "brand": "forged"} for sku in ("K12", "K13", "K14")}
+        await put_in_search(full, dict.fromkeys(wrong) if way == "sums" else wrong)
+        await redis.call("SET", "product:K18", f"{held['K18']['id']} 0 {{}}")
         await soon(lambda: equal(full), 60)
+        await soon(page_is_gone, 60)
     assert await differing(full) == set()
 
 

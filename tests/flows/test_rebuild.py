@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,9 +14,11 @@ import pytest
 from stops import Held, Killed, dies_at
 from test_sync import add, equal, kettle, kitchen, receive, running, soon, stored
 
+from conftest import Command
 from quartet import catalog, search, sync
 from quartet.catalog import Variant
 from quartet.kernel.errors import Conflict, StoreUnavailable
+from quartet.kernel.fingerprints import bucket
 from quartet.kernel.steps import Step
 from quartet.search import store as index_store
 from quartet.sync import compare, products, store, worker
@@ -214,11 +217,7 @@ async def test_dead_letters_keep_a_new_index_from_going_live_until_somebody_deci
     full: Shop, admin: httpx.AsyncClient
 ) -> None:
     before = await live(full)
-    bad = await catalog.find(full.stores.mongo, "K6")
-    assert bad
-    broken = {**bad, "ratings": {"avg": "very good", "count": 1}}
-    collection = full.stores.mongo.collection(catalog.PRODUCTS)
-    await collection.replace_one({"_id": bad["_id"]}, catalog.numbered(broken, bad["version"] + 1, bad["updatedAt"]))
+    id_ = await spoil(full, "K6")
     for _ in range(2):
         rebuild = await sync.reindex(full)
         assert rebuild.state == "building"
@@ -229,11 +228,67 @@ async def test_dead_letters_keep_a_new_index_from_going_live_until_somebody_deci
     assert shown["reindex"]["error"] == rebuild.error
     [letter] = shown["letters"]
     assert (await admin.delete(f"/sync/dead-letters/{letter['id']}")).status_code == 204
-    assert await products.carry(full, [bad["_id"]]) == {bad["_id"]}  # as a comparison does: the decision holds
+    assert await products.carry(full, [id_]) == {id_}  # as a comparison does: the decision holds
     ended = await sync.reindex(full)
     assert (ended.id, ended.state, ended.error) == (rebuild.id, "done", None)
     assert await live(full) == ended.index_name
     assert "K6" not in await stored(full)
+
+
+async def spoil(shop: Shop, sku: str) -> str:
+    """The engine will refuse it from now on; its id."""
+    bad = await catalog.find(shop.stores.mongo, sku)
+    assert bad
+    broken = {**bad, "ratings": {"avg": "very good", "count": 1}}
+    collection = shop.stores.mongo.collection(catalog.PRODUCTS)
+    await collection.replace_one({"_id": bad["_id"]}, catalog.numbered(broken, bad["version"] + 1, bad["updatedAt"]))
+    return str(bad["_id"])
+
+
+async def test_what_is_refused_only_as_the_new_index_is_compared_keeps_it_from_going_live_too(full: Shop) -> None:
+    before = await live(full)
+
+    async def step(name: str) -> None:
+        if name == "filled":
+            await spoil(full, "K6")
+
+    rebuild = await sync.reindex(replace(full, step=step))
+    assert (rebuild.state, "dead letters" in (rebuild.error or "")) == ("building", True)
+    assert await live(full) == before
+    [letter] = await sync.dead_letters(full, 20)
+    await sync.drop_dead_letter(full, letter.id, "test")
+    assert (await sync.reindex(full)).state == "done"
+
+
+@pytest.mark.parametrize("how", ["gone", "forged"])
+async def test_a_new_index_is_compared_before_it_goes_live(
+    full: Shop, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What it lacks is found by sums alone, what is not as its own fingerprint says by reading some of it whole."""
+    held = (await stored(full))["K7"]
+    wrong = None if how == "gone" else {**held, "brand": "forged"}
+
+    async def step(name: str) -> None:
+        if name == "filled":
+            async with full.stores.pg.once() as tx:
+                drawn = await store.draw(tx)
+            await search.put(full.stores.search, search.next_alias(full.settings), drawn.version, {held["id"]: wrong})
+
+    sampled = [] if how == "gone" else [bucket(held["id"])]
+    monkeypatch.setattr(reindex, "random", SimpleNamespace(sample=lambda *_: sampled))
+    rebuild = await sync.reindex(replace(full, step=step))
+    assert rebuild.state == "done"
+    assert (await stored(full))["K7"] == held
+
+
+async def test_the_command_builds_an_index_anew_and_goes_back(full: Shop, command: Command) -> None:
+    before = await live(full)
+    code, said = await command("reindex")
+    assert (code, "40 products are in the new search index" in said) == (0, True), said
+    assert await live(full) != before
+    code, said = await command("reindex", "--back")
+    assert (code, "the former search index is live again" in said) == (0, True), said
+    assert await live(full) == before
 
 
 async def test_how_fast_it_goes_and_how_long_it_takes_is_told(full: Shop, admin: httpx.AsyncClient) -> None:

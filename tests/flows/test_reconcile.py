@@ -1,10 +1,10 @@
 """Our books beside a provider's: every difference is found and named, and nothing else."""
 
-import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,9 +12,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from till import Till, order, pay
-from typer.testing import CliRunner
 
-from quartet.cli import app as commands
+from conftest import Command
 from quartet.kernel.settings import Settings
 from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, days_due, reconcile
 from quartet.payments.providers.sandbox import Sandbox
@@ -267,21 +266,10 @@ async def test_memory_stays_flat_however_many_there_are(
     assert max(peaks) < 8_000_000
 
 
-Command = Callable[..., Awaitable[tuple[int, str]]]
-
-
 @pytest.fixture
-def run(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Command:
+def run(command: Command) -> Command:
     """`quartet reconcile` with options: its exit code and what it says."""
-    for name in ("postgres_url", "mongodb_url", "redis_url", "search_url"):
-        monkeypatch.setenv(f"QUARTET_{name.upper()}", getattr(shop.settings, name))
-    monkeypatch.setenv("QUARTET_DATA_DIR", str(shop.settings.data_dir))
-
-    async def run(*options: str) -> tuple[int, str]:
-        ran = await asyncio.to_thread(CliRunner().invoke, commands, ["reconcile", *options])
-        return ran.exit_code, ran.output
-
-    return run
+    return partial(command, "reconcile")
 
 
 async def test_the_command_names_them_and_fails(

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -74,6 +75,16 @@ async def test_a_silent_workers_pieces_are_taken_over_and_its_tokens_are_good_no
     async with shop.stores.pg.once() as tx:
         await store.save(tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben")))
     assert await beat(shop, "anna") == {}
+
+
+async def test_a_lease_that_ends_is_anothers_at_that_moment(shop: Shop) -> None:
+    """So that nothing lies idle for longer than a lease and a beat after its worker was killed."""
+    await beat(shop, "anna", 3)
+    async with shop.stores.pg.tx() as tx:
+        lasts = await tx.fetchval("SELECT max(extract(epoch FROM until - now()))::float8 FROM work_leases")
+        await tx.execute("UPDATE work_leases SET until = now()")
+    assert lasts <= 3
+    assert set(await beat(shop, "ben")) == set(PIECES)
 
 
 async def test_workers_that_beat_at_once_never_have_the_same_piece(shop: Shop) -> None:
@@ -323,6 +334,24 @@ async def test_a_quiet_catalogs_position_is_kept_fresh(kitchen: Shop, monkeypatc
         for _ in range(2):
             now = await position()
             await soon(lambda now=now: past(now))  # type: ignore[misc]
+
+
+async def test_what_changes_within_a_moment_is_one_batch_and_a_full_one_waits_for_nothing(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
+    gathered, rests = changes.Gathered(kitchen.clock), list[float]()
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        gathered.add("B", {"at": 2})
+
+    monkeypatch.setattr(changes, "asyncio", SimpleNamespace(sleep=rest, timeout=asyncio.timeout))
+    gathered.add("A", {"at": 1})
+    await changes._gather(few, gathered)
+    assert (rests, list(gathered.ids)) == ([few.settings.sync_gather_seconds], ["A", "B"])
+    await changes._gather(few, gathered)
+    assert len(rests) == 1
 
 
 async def test_a_batch_is_no_larger_than_is_set(kitchen: Shop) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,7 +17,7 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
 from stops import Held, Killed, dies_at
 
-from conftest import daily_points, differing, everything
+from conftest import Command, daily_points, differing, everything
 from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
@@ -366,6 +367,20 @@ async def test_what_the_cache_knows_of_our_copies_it_is_not_told_again(
     assert told[-1] == ids - {renamed_id}
 
 
+async def test_what_is_remembered_of_products_is_bounded(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a worker carries."""
+    monkeypatch.setattr(products, "_MOST_REMEMBERED", 3)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
+    ids = await add(kitchen, *(kettle(f"K{n}") for n in range(9)))
+    for n in range(9):
+        await receive(kitchen, f"K{n}", 1)
+    for start in range(0, 9, 2):
+        await products.carry(few, ids[start : start + 2])
+        memory = products._memory(few)
+        assert 0 < len(memory.told) <= 3 + 2
+        assert 0 < len(memory.done) <= 3 + 2
+
+
 async def test_two_workers_at_once_do_no_harm(kitchen: Shop) -> None:
     """Both follow everything, as two do for the moment in which one takes the other for dead."""
     async with running(
@@ -621,6 +636,28 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     assert (await staff.post("/sync/dead-letters/replay")).status_code == 403
 
 
+async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: Shop, command: Command) -> None:
+    mended, broken = await add(kitchen, kettle("MENDED"), kettle("BROKEN"))
+    assert await command("dead-letters", "list") == (0, "there are none\n")
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": "very good"}})
+    await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
+    await products.carry(kitchen, [mended, broken])
+    async with kitchen.stores.pg.read() as read:
+        letters = {letter.key: letter for letter in await store.letters(read, 20)}
+    code, said = await command("dead-letters", "list")
+    assert (code, len(said.splitlines())) == (0, 2)
+    assert all(f"{letter.id}  " in said and f"{key}    {letter.reason}" in said for key, letter in letters.items())
+    await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": 4.5}})
+    code, said = await command("dead-letters", "replay")  # and logs which can't be carried
+    assert (code, said.splitlines()[-1]) == (0, "2 taken up again")
+    assert set(await stored(kitchen)) == {"MENDED"}
+    [left] = await sync.dead_letters(kitchen, 20)
+    assert await command("dead-letters", "drop", str(left.id)) == (0, f"dropped search {broken}\n")
+    assert await sync.dead_letters(kitchen, 20) == []
+    assert (await command("dead-letters", "drop", str(left.id)))[0] == 1
+
+
 async def test_a_product_that_can_be_read_again_lies_dead_no_more(kitchen: Shop) -> None:
     """Though search holds of it what it held before, so that there is nothing to write."""
     [id_] = await add(kitchen, kettle("A"))
@@ -635,8 +672,31 @@ async def test_a_product_that_can_be_read_again_lies_dead_no_more(kitchen: Shop)
         assert await store.letter_counts(read) == {}
 
 
-async def test_a_busy_engine_is_asked_again(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine under load answers 429 for some items; they go in at the next try, the others are not sent twice."""
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long a batch rests between its tries, which is drawn; without the waiting."""
+    drawn: list[float] = []
+    rested: list[float] = []
+
+    def draw(_low: float, high: float) -> float:
+        drawn.append(high / 3)
+        return drawn[-1]
+
+    async def rest(seconds: float) -> None:
+        rested.append(seconds)
+        assert rested == drawn
+
+    monkeypatch.setattr(products, "random", SimpleNamespace(uniform=draw))
+    monkeypatch.setattr(products, "asyncio", SimpleNamespace(sleep=rest))
+    return rested
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_engine_is_asked_again(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch, rests: list[float], status: int
+) -> None:
+    """The engine under load, or with a shard that moves, refuses some items for now; they go in at a later try, the
+    others are not sent twice."""
     ids = await add(kitchen, kettle("A"), kettle("B"))
     put, sent = search.put, []
 
@@ -645,11 +705,32 @@ async def test_a_busy_engine_is_asked_again(kitchen: Shop, monkeypatch: pytest.M
         if len(sent) > 2:
             return await put(engine, alias, version, documents)
         taken = await put(engine, alias, version, {ids[0]: documents[ids[0]]}) if ids[0] in documents else []
-        return [*taken, BulkResult(ids[1], 429, "queue is full")]
+        return [*taken, BulkResult(ids[1], status, "not now")]
 
     monkeypatch.setattr(search, "put", busy)
     assert await products.carry(kitchen, ids) == set()
     assert sent == [set(ids), {ids[1]}, {ids[1]}]
+    assert 0 < rests[0] < rests[1]
+    assert await equal(kitchen)
+
+
+async def test_what_an_engine_that_stays_busy_does_not_take_is_no_dead_letter(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch, rests: list[float]
+) -> None:
+    """It is as if the engine were away: all is done again from the saved position."""
+    ids = await add(kitchen, kettle("A"))
+
+    async def busy(_engine: Any, _alias: str, _version: int, documents: Json) -> list[BulkResult]:
+        return [BulkResult(id_, 429, "queue is full") for id_ in documents]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "put", busy)
+        with pytest.raises(StoreUnavailable):
+            await products.carry(kitchen, ids)
+    assert len(rests) > 2
+    async with kitchen.stores.pg.read() as read:
+        assert await store.letter_counts(read) == {}
+    assert await products.carry(kitchen, ids) == set()
     assert await equal(kitchen)
 
 

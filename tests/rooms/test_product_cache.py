@@ -266,6 +266,19 @@ async def test_without_redis_the_page_comes_from_mongodb(tees: None, redisless: 
     assert (await catalog.cards(redisless, ["TEE-RED-M"])).keys() == {"TEE-RED-M"}
 
 
+async def test_without_redis_those_who_ask_at_the_same_moment_share_reads(tees: None, redisless: Shop) -> None:
+    """Nobody can tell whether a read that has begun misses a change: whoever came since shares the next."""
+    await product_page(redisless, "TEE")  # from here on Redis is known to be away
+    slow_shop, pause = slow(redisless)
+    readers = [asyncio.create_task(product_page(slow_shop, "TEE")) for _ in range(30)]
+    await pause.reached.wait()
+    readers += [asyncio.create_task(product_page(slow_shop, "TEE")) for _ in range(30)]
+    await asyncio.sleep(0)
+    pause.go_on.set()
+    assert None not in await asyncio.gather(*readers)
+    assert pause.reads == 2
+
+
 async def test_a_name_that_was_looked_for_before_is_found_by_one_look_up(
     tees: None, redisless: Shop, staff: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
