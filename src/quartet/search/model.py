@@ -27,6 +27,8 @@ AttrValue = str | float | bool
 DEEPEST = 10_000
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt")
+# No attribute's name has these: `=` ends it in a token, and by the others engines count nothing.
+_NO_NAME = frozenset("=[]>")
 # As JSON writes them, so that whatever a facet shows can be asked for.
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _FACET_NAMES = 20
@@ -275,7 +277,7 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
     """`attrs.color` = `black` or `attrs.ram_gb.gte` = `32` as a filter. Raises Invalid naming the parameter."""
     name = parameter.removeprefix("attrs.")
     name, dot, comparison = name.partition(".")
-    if not 1 <= len(name) <= 64 or "=" in name or (dot and comparison not in _COMPARISONS):
+    if not 1 <= len(name) <= 64 or not _NO_NAME.isdisjoint(name) or (dot and comparison not in _COMPARISONS):
         raise invalid(parameter, f"must read attrs.<name>, or attrs.<name>.<{'|'.join(_COMPARISONS)}>")
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
