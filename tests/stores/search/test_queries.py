@@ -97,6 +97,8 @@ async def test_a_sku_is_found_whole_though_a_part_of_it_could_be_a_measure(
     for q in ("SSD-1000GB", "ssd-2000gb", "TOP-001-M", "top-001-L"):
         assert await ask.skus(q=q) == [q.upper()], q
     assert (await ask.skus(q="TOPP-001-M"))[0] == "TOP-001-M"
+    for q in ("top 001 m", "001-M"):
+        assert await ask.skus(q=q) == ["TOP-001-M"], q
 
 
 async def test_numbers_are_understood_with_their_units(ask: Asker) -> None:
