@@ -17,7 +17,7 @@ from shelf import NOW, product
 from quartet import search
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
-from quartet.search import store
+from quartet.search import query, store
 from quartet.search.model import (
     Bucket,
     Facets,
@@ -31,7 +31,7 @@ from quartet.search.model import (
     any_of,
     attr_filter,
 )
-from quartet.search.query import Told
+from quartet.search.query import Reading, Told
 from quartet.stores.search import SearchEngine
 
 
@@ -86,6 +86,46 @@ async def test_a_name_weighs_more_than_a_description(ask: Asker, engine: SearchE
     await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
     await engine.refresh(shelf.search_alias)
     assert await ask.skus(q="teapot") == ["P2", "P1"]
+
+
+async def test_what_a_word_weighs_by_where_it_stands_is_a_setting(engine: SearchEngine, shelf: Settings) -> None:
+    more = {"p1": product("P1", "Kettle", description="A teapot, nearly."), "p2": product("P2", "Teapot")}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    weights = {"name": 0.0, "exact": 0.0, "description": 1000.0}
+    ask = Asker(engine, shelf.model_copy(update={"search_weights": weights}))
+    assert await ask.skus(q="teapot") == ["P1", "P2"]
+
+
+async def test_texts_are_read_in_the_language_that_is_set_for_their_field(
+    engine: SearchEngine, index: Settings
+) -> None:
+    alias, asked = index.search_alias, ("lampe", "pony")
+    more = {"p1": product("P1", "Zwei Lampen"), "p2": product("P2", "Weide", description="For ponies.")}
+
+    async def are_found(**languages: Any) -> list[bool]:
+        """Whether each word is found as it is in an index of those languages."""
+        settings = index.model_copy(update=languages)
+        for name in await engine.alias_targets(f"{alias}-all"):
+            await engine.delete_index(name)
+        await search.prepare(engine, settings)
+        await search.put(engine, alias, 8, {id_: search.document(p) for id_, p in more.items()})
+        await engine.refresh(alias)
+        return [(await Asker(engine, settings).found(q=word)).tier is Tier.EXACT for word in asked]
+
+    assert await are_found() == [False, True]
+    assert await are_found(search_language="german") == [True, False]
+    mixed = {"search_language": "german", "search_languages": {"description": "english"}}
+    assert await are_found(**mixed) == [True, True]
+    fields = (await engine.mappings(alias))["properties"]["words"]["properties"]
+    read = {name: field["analyzer"] for name, field in fields.items()}
+    assert read == {"name": "german", "brand": "standard", "more": "german", "description": "english"}
+
+
+def test_an_engine_is_told_how_long_a_search_may_take() -> None:
+    reading = Reading.of(Settings(_env_file=None, search_seconds=0.25))
+    for tier in Tier:
+        assert query.body(Wanted("mug"), tier, NOW, reading, Told())["timeout"] == "250ms"
 
 
 async def test_a_sku_finds_its_product_also_a_variants(ask: Asker) -> None:
