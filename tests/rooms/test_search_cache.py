@@ -18,7 +18,7 @@ from standstill import Standstill, until_done
 
 from conftest import api_of, client_of
 from quartet import catalog
-from quartet.catalog import Category, Draft
+from quartet.catalog import Category, Draft, Ratings
 from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
@@ -310,8 +310,8 @@ async def _served(shop: Shop, seconds: float = SECOND) -> AsyncIterator[httpx.As
         yield client
 
 
-async def _put(shop: Shop, sku: str, name: str) -> None:
-    draft = Draft(sku, name, "mugs", price_cents=900, published_at=datetime(2025, 1, 1, tzinfo=UTC))
+async def _put(shop: Shop, sku: str, name: str, **more: Any) -> None:
+    draft = Draft(sku, name, "mugs", **{"price_cents": 900, "published_at": datetime(2025, 1, 1, tzinfo=UTC)} | more)
     await catalog.create_product(shop, draft, actor="test")
     await catch_up(shop)
 
@@ -360,6 +360,32 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(SearchEngine, "search", noted)
     return asked
+
+
+# Whatever can be asked, so that one that was taken for another would show something else of the two mugs.
+DIFFERENT = (
+    "", "q=blue", "q=blue-mug", "q=mug", "q=mugs&sort=price", "sort=price", "sort=-price", "sort=-newest", "size=1",
+    "size=1&page=2", "size=1&page=2&facets=true", "facets=false", "inStock=true", "inStock=false", "minRating=4",
+    "minPrice=901", "maxPrice=899", "brand=Finch", "brand=Finch&brand=Hale", "brand=none",
+    "category=mugs", "category=mugs&category=none", "attrs.color=blue", "attrs.color=red", "attrs.color=none",
+    "attrs.color=blue&attrs.color=red", "attrs.size=3", "attrs.size.gte=3", "attrs.size.lt=3",
+    "attrs.size.gte=1&attrs.size.lt=3", "attrs.size.gte=1&attrs.color=red",
+)  # fmt: skip
+
+
+async def test_what_is_kept_of_one_search_is_given_to_no_other(mugs: Shop, other_process: Shop) -> None:
+    await _put(mugs, "MUG-2", "Red mug", brand="Finch", attrs={"color": "red", "size": 3}, ratings=Ratings(4.5, 2))
+    asked = [f"/search?{query}" for query in DIFFERENT]
+    async with _served(mugs, LONG) as keeping, _served(other_process, 0) as asking:
+        kept = [await _shown(keeping, address) for address in asked]
+        assert kept == [await _shown(asking, address) for address in asked]
+        assert [await _shown(keeping, address) for address in reversed(asked)] == kept[::-1]
+
+
+async def _shown(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
+    """What an answer says, but for what each has of its own."""
+    body: dict[str, Any] = (await client.get(address)).json()
+    return {name: said for name, said in body.items() if name not in ("tookMs", "nextCursor")}
 
 
 def _guests(query: bytes, *headers: tuple[bytes, bytes]) -> tuple[bytes, Any, Any]:

@@ -21,7 +21,7 @@ from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PATIENCE_SECONDS, Looks
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules
 from quartet.merchandising.model import Ranking, Synonyms, normalised
@@ -91,8 +91,10 @@ async def test_synonyms_go_both_ways_or_one(shelf: Shop, client: httpx.AsyncClie
 
 
 async def test_another_process_knows_within_a_second(shelf: Shop, settings: Settings, staff: httpx.AsyncClient) -> None:
-    """As fast as a look at the stamp allows, though it keeps answers ready; the bound is generous to a busy machine."""
-    async with another_process(settings.model_copy(update={"search_cache_seconds": 1.0})) as other:
+    """As fast as a look at the stamp allows, though it keeps answers ready, for how long ever; the bound is generous to
+    a busy machine."""
+    assert rules.LOOK_SECONDS + PATIENCE_SECONDS <= 0.5
+    async with another_process(settings.model_copy(update={"search_cache_seconds": 600.0})) as other:
         assert set(await found(other, "plain mug")) == {"MUG-1", "MUG-2", "MUG-3"}
         rule = await made(staff.post("/search/rules", json={"query": "Plain  MUG", "pinned": ["DIVAN", "MUG-3"]}))
         waited = await until(other, "plain mug", ["DIVAN", "MUG-3", "MUG-1", "MUG-2"])

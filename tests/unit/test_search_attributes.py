@@ -52,6 +52,8 @@ def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
         ("attrs.ram.near", "3"),
         ("attrs.ram.gte.lte", "3"),
         ("attrs.a=b", "3"),
+        ("attrs.a>b", "3"),
+        ("attrs.color[]", "red"),
         ("attrs.color", ""),
         ("attrs.color", "x" * 257),
         ("attrs." + "x" * 65, "3"),

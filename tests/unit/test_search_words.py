@@ -41,6 +41,8 @@ def test_what_is_folded_is_folded_for_good(text: str) -> None:
         ("1,5 L Flasche", "1.5l flasche"),
         ("1.50 litres", "1.5l"),
         ("1000gb", "1tb"),
+        ("TEE 001 M", "tee 001 m"),
+        ("0 W, 0.75 l", "0w, 0.75l"),
         ("set of 6 in a box", "set of 6 in a box"),
         ("usb3 gb12", "usb3 gb12"),
         ("  Crème \n Brûlée ", "creme brulee"),

@@ -41,8 +41,9 @@ _CLOSE = {"in": "inch"}
 UNITS |= _CLOSE
 UNITS |= {spelling.removesuffix("s"): unit for spelling, unit in UNITS.items() if len(spelling) > 3}
 # It looks behind past the first digit: a pattern that begins with digits is found at the speed of looking for them.
+# What begins with a needless 0 is a number of an article: `TEE 001 M` is no metre long.
 MEASURES = re.compile(
-    r"([0-9](?<![\w.,][0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
+    r"([0-9](?<![\w.,][0-9])(?!(?<=0)[0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
     rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
 )
 

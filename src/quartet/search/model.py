@@ -27,6 +27,8 @@ AttrValue = str | float | bool
 DEEPEST = 10_000
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt")
+# No attribute's name has these: `=` ends it in a token, and by the others engines count nothing.
+_NO_NAME = frozenset("=[]>")
 # As JSON writes them, so that whatever a facet shows can be asked for.
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _FACET_NAMES = 20
@@ -267,6 +269,11 @@ def readings(name: str, value: str) -> list[str]:
     return [token(name, candidate) for candidate in candidates]
 
 
+def as_typed(value: AttrValue) -> str:
+    """The text that asks for a value."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
@@ -275,7 +282,7 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
     """`attrs.color` = `black` or `attrs.ram_gb.gte` = `32` as a filter. Raises Invalid naming the parameter."""
     name = parameter.removeprefix("attrs.")
     name, dot, comparison = name.partition(".")
-    if not 1 <= len(name) <= 64 or "=" in name or (dot and comparison not in _COMPARISONS):
+    if not 1 <= len(name) <= 64 or not _NO_NAME.isdisjoint(name) or (dot and comparison not in _COMPARISONS):
         raise invalid(parameter, f"must read attrs.<name>, or attrs.<name>.<{'|'.join(_COMPARISONS)}>")
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
@@ -325,15 +332,18 @@ def held_in(field: str, clause: Json) -> Json:
 
 def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None = None) -> dict[str, list[Bucket]]:
     """Tokens with their counts, most frequent first, as facets: attributes and values in that order. All `names` and no
-    other; without them the most frequent."""
-    facets: dict[str, list[Bucket]] = {}
+    other; without them the most frequent. A text that reads as a number, or as a truth, is one value with it, since
+    whoever asks for one finds both."""
+    facets: dict[str, dict[str, Bucket]] = {}
     for text, count in counted:
         name, value = read_token(text)
         if name in names if names is not None else name in facets or len(facets) < _FACET_NAMES:
-            values = facets.setdefault(name, [])
-            if len(values) < _FACET_VALUES:
-                values.append(Bucket(value, count))
-    return facets
+            values, typed = facets.setdefault(name, {}), as_typed(value)
+            if held := values.get(typed):
+                values[typed] = Bucket(held.key, held.count + count)
+            elif len(values) < _FACET_VALUES:
+                values[typed] = Bucket(value, count)
+    return {name: sorted(values.values(), key=lambda one: -one.count) for name, values in facets.items()}
 
 
 def choices_of(product: Mapping[str, Any]) -> list[Json]:

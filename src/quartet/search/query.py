@@ -28,6 +28,7 @@ from quartet.search.model import (
     Tier,
     View,
     Wanted,
+    as_typed,
     attr_facets,
     band_filter,
     choices_of,
@@ -396,8 +397,10 @@ def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
 
 def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     """Of an attribute that is filtered by."""
-    ticked = [Bucket(read_token(b["key"])[1], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]]
-    counted = dict.fromkeys(_attrs(found, [name]).get(name, []) + ticked)
+    ticked = attr_facets(((b["key"], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]), [name])
+    of_all = _attrs(found, [name]).get(name, [])
+    known = {as_typed(bucket.key) for bucket in of_all}
+    counted = of_all + [bucket for bucket in ticked.get(name, []) if as_typed(bucket.key) not in known]
     named = {token(name, bucket.key) for bucket in counted}
     asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
     missed = (readings(name, text) for text in asked)

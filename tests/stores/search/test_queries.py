@@ -17,9 +17,21 @@ from shelf import NOW, product
 from quartet import search
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
-from quartet.search import store
-from quartet.search.model import Bucket, Facets, Found, NumberBand, Reason, Shelves, Tier, Wanted, any_of, attr_filter
-from quartet.search.query import Told
+from quartet.search import query, store
+from quartet.search.model import (
+    Bucket,
+    Facets,
+    Found,
+    NumberBand,
+    Reason,
+    Shelves,
+    Tier,
+    View,
+    Wanted,
+    any_of,
+    attr_filter,
+)
+from quartet.search.query import Reading, Told
 from quartet.stores.search import SearchEngine
 
 
@@ -76,6 +88,46 @@ async def test_a_name_weighs_more_than_a_description(ask: Asker, engine: SearchE
     assert await ask.skus(q="teapot") == ["P2", "P1"]
 
 
+async def test_what_a_word_weighs_by_where_it_stands_is_a_setting(engine: SearchEngine, shelf: Settings) -> None:
+    more = {"p1": product("P1", "Kettle", description="A teapot, nearly."), "p2": product("P2", "Teapot")}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    weights = {"name": 0.0, "exact": 0.0, "description": 1000.0}
+    ask = Asker(engine, shelf.model_copy(update={"search_weights": weights}))
+    assert await ask.skus(q="teapot") == ["P1", "P2"]
+
+
+async def test_texts_are_read_in_the_language_that_is_set_for_their_field(
+    engine: SearchEngine, index: Settings
+) -> None:
+    alias, asked = index.search_alias, ("lampe", "pony")
+    more = {"p1": product("P1", "Zwei Lampen"), "p2": product("P2", "Weide", description="For ponies.")}
+
+    async def are_found(**languages: Any) -> list[bool]:
+        """Whether each word is found as it is in an index of those languages."""
+        settings = index.model_copy(update=languages)
+        for name in await engine.alias_targets(f"{alias}-all"):
+            await engine.delete_index(name)
+        await search.prepare(engine, settings)
+        await search.put(engine, alias, 8, {id_: search.document(p) for id_, p in more.items()})
+        await engine.refresh(alias)
+        return [(await Asker(engine, settings).found(q=word)).tier is Tier.EXACT for word in asked]
+
+    assert await are_found() == [False, True]
+    assert await are_found(search_language="german") == [True, False]
+    mixed = {"search_language": "german", "search_languages": {"description": "english"}}
+    assert await are_found(**mixed) == [True, True]
+    fields = (await engine.mappings(alias))["properties"]["words"]["properties"]
+    read = {name: field["analyzer"] for name, field in fields.items()}
+    assert read == {"name": "german", "brand": "standard", "more": "german", "description": "english"}
+
+
+def test_an_engine_is_told_how_long_a_search_may_take() -> None:
+    reading = Reading.of(Settings(_env_file=None, search_seconds=0.25))
+    for tier in Tier:
+        assert query.body(Wanted("mug"), tier, NOW, reading, Told())["timeout"] == "250ms"
+
+
 async def test_a_sku_finds_its_product_also_a_variants(ask: Asker) -> None:
     assert (await ask.skus(q="laptop-002"))[0] == "LAPTOP-002"
     assert (await ask.skus(q="TEE-R-42"))[0] == "TEE"
@@ -97,6 +149,8 @@ async def test_a_sku_is_found_whole_though_a_part_of_it_could_be_a_measure(
     for q in ("SSD-1000GB", "ssd-2000gb", "TOP-001-M", "top-001-L"):
         assert await ask.skus(q=q) == [q.upper()], q
     assert (await ask.skus(q="TOPP-001-M"))[0] == "TOP-001-M"
+    for q in ("top 001 m", "001-M"):
+        assert await ask.skus(q=q) == ["TOP-001-M"], q
 
 
 async def test_numbers_are_understood_with_their_units(ask: Asker) -> None:
@@ -593,55 +647,77 @@ COLOURS, SIZES, BRANDS, PLACES = (
     ("red", "blue", "green"),
     (1, 2, 3, 4, 5, 6, 7, 8.5),
     ("Lenovo", "Sony"),
-    ("up", "down"),
+    ("up", "down", "other"),
 )
 SHELVES = Shelves(
     {"up": None, "down": "up", "other": None},
-    {slug: frozenset({"size"}) for slug in ("up", "down", "other")},
-    {slug: frozenset({"color"}) for slug in ("up", "down", "other")},
+    {"up": frozenset({"size"}), "down": frozenset({"size"}), "other": frozenset()},
+    {"up": frozenset({"color"}), "down": frozenset({"color"}), "other": frozenset({"color", "size", "touch"})},
+    {"tea": ("up",)},
 )
-attrs = st.fixed_dictionaries(
-    {}, optional={"color": st.sampled_from(COLOURS), "size": st.lists(st.sampled_from(SIZES), max_size=3)}
-)
-things = st.fixed_dictionaries(
-    {
-        "category": st.sampled_from(("up", "down", "other")),
-        "brand": st.sampled_from((None, *BRANDS)),
-        "attrs": attrs,
-        "variants": st.lists(
-            st.fixed_dictionaries({"sku": st.just("V"), "attrs": attrs, "available": st.sampled_from((0, 2))}),
-            max_size=2,
-        ),
-        "priceCents": st.sampled_from((0, 4999, 5000, 19_999, 20_000, 50_000)),
-        "name": st.sampled_from(("Red box", "Box of tea", "Tea")),
-    }
-)
+colours, sizes = st.sampled_from(COLOURS), st.lists(st.sampled_from(SIZES), max_size=3)
+attrs = st.fixed_dictionaries({}, optional={"color": colours, "size": sizes, "touch": st.booleans()})
+# One category's sizes are texts that may read as numbers, as clothes' are beside those of shoes.
+in_texts = st.fixed_dictionaries({}, optional={"color": colours, "size": st.sampled_from(("1", "2", "8.5", "L"))})
+
+
+def thing(category: str) -> st.SearchStrategy[dict[str, Any]]:
+    held = in_texts if category == "other" else attrs
+    return st.fixed_dictionaries(
+        {
+            "category": st.just(category),
+            "brand": st.sampled_from((None, *BRANDS)),
+            "attrs": held,
+            "variants": st.lists(
+                st.fixed_dictionaries({"sku": st.just("V"), "attrs": held, "available": st.sampled_from((0, 2))}),
+                max_size=2,
+            ),
+            "priceCents": st.sampled_from((0, 4999, 5000, 19_999, 20_000, 50_000)),
+            "ratings": st.sampled_from((0.0, 3.5, 5.0)).map(lambda avg: {"avg": avg, "count": 1}),
+            "name": st.sampled_from(("Red box", "Box of tea", "Tea")),
+            "publishedAt": st.sampled_from((NOW - timedelta(1), NOW - timedelta(1), NOW + timedelta(1))),
+        }
+    )
+
+
 clicked = st.fixed_dictionaries(
     {},
     optional={
-        "q": st.sampled_from(("box", "tea", "baxo")),
-        "category": st.sampled_from((("up",), ("down",), ("up", "other"))),
-        "brand": st.sampled_from((("Sony",), BRANDS)),
+        "q": st.sampled_from(("box", "tea", "baxo", "red tea", "v", "zzzz")),
+        "category": st.sampled_from((("up",), ("down",), ("other",), ("up", "other"))),
+        "brand": st.sampled_from((("Sony",), ("none",), BRANDS)),
         "min_price": st.sampled_from((1, 5000)),
         "max_price": st.just(49_999),
+        "min_rating": st.just(3.5),
         "in_stock": st.booleans(),
-        "attrs": st.sampled_from(
-            ((("attrs.color", "red"),), (("attrs.color", "red"), ("attrs.color", "blue")),
-             (("attrs.size.gte", "2"), ("attrs.size.lt", "7")))
+        "attrs": st.lists(
+            st.sampled_from((
+                ("attrs.color", "red"), ("attrs.color", "blue"), ("attrs.size.gte", "2"), ("attrs.size.lt", "7"),
+                ("attrs.size", "1"), ("attrs.size", "L"), ("attrs.touch", "true"),
+            )),
+            min_size=1, max_size=4, unique=True,
         ),
     },
 )  # fmt: skip
+ids = st.lists(st.integers(0, 5).map("t{}".format), max_size=2, unique=True).map(tuple)
+rulings = st.builds(
+    Ruling,
+    alternatives=st.sampled_from(((), ("box",))),
+    pinned=ids,
+    hidden=ids,
+    boosts=st.sampled_from(({}, {"t1": 1.5})),
+)
 
 
 @pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
-@hypothesis.settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shelf=st.lists(things, min_size=3, max_size=12), asked=clicked)
+@hypothesis.settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shelf=st.lists(st.sampled_from(PLACES).flatmap(thing), min_size=3, max_size=12), asked=clicked, said=rulings)
 async def test_a_facet_counts_what_a_click_on_it_then_shows(
-    engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any]
+    engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any], said: Ruling
 ) -> None:
-    for thing in shelf:
-        thing["available"] = sum(variant["available"] for variant in thing["variants"])
-    put = {f"t{n}": search.document(product(f"T{n}", **thing)) for n, thing in enumerate(shelf)}
+    for each in shelf:
+        each["available"] = sum(variant["available"] for variant in each["variants"])
+    put = {f"t{n}": search.document(product(f"T{n}", **each, _id=f"t{n}")) for n, each in enumerate(shelf)}
     await search.put(engine, index.search_alias, next(_versions), dict.fromkeys(f"t{n}" for n in range(12)) | put)
     await engine.refresh(index.search_alias)
     pairs = asked.get("attrs", ())
@@ -649,11 +725,20 @@ async def test_a_facet_counts_what_a_click_on_it_then_shows(
     view = None
     if len(wanted.category) == 1:
         view = await store.view(engine, index.search_alias, SHELVES, wanted.category[0], NOW)
-    facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
+    told = Told(said, SHELVES, view)
+    facets = (await search.find(engine, index, wanted, NOW, told)).facets
     assert facets is not None
-    for click, count in _clicks(wanted, pairs, facets):
-        found = await search.find(engine, index, replace(click, facets=False), NOW, Told(shelves=SHELVES))
+    shown = list(_clicks(wanted, pairs, facets))
+    # What a facet does not show, a click would not either.
+    clicks = [click for click, _ in shown]
+    hidden = [(click, 0) for click in _all_clicks(wanted, pairs, view) if click not in clicks]
+    for click, count in shown + hidden:
+        found = await search.find(engine, index, replace(click, facets=False), NOW, Told(said, SHELVES))
         assert found.total == count, (click, facets)
+    spanned = replace(wanted, min_price=facets.min_price, max_price=facets.max_price, facets=False)
+    whole = replace(wanted, min_price=None, max_price=None, facets=False)
+    totals = [(await search.find(engine, index, one, NOW, told)).total for one in (spanned, whole)]
+    assert totals[0] == totals[1] == sum(band.count for band in facets.price)
 
 
 _versions = itertools.count(10)
@@ -669,12 +754,32 @@ def _clicks(wanted: Wanted, pairs: Any, facets: Facets) -> Iterator[tuple[Wanted
         top = None if band.to_cents is None else band.to_cents - 1
         yield replace(wanted, min_price=band.from_cents, max_price=top), band.count
     for name, values in facets.attrs.items():
-        others = [pair for pair in pairs if not pair[0].startswith(f"attrs.{name}")]
         for one in values:
-            click = [(f"attrs.{name}", str(one.key))] if isinstance(one, Bucket) else [
+            click = [(f"attrs.{name}", _as_typed(one.key))] if isinstance(one, Bucket) else [
                 (f"attrs.{name}.gte", repr(one.low)), (f"attrs.{name}.lt", repr(one.high))
             ]  # fmt: skip
-            yield replace(wanted, attrs=any_of(attr_filter(*pair) for pair in (*others, *click))), one.count
+            yield _with_attr(wanted, pairs, name, click), one.count
+
+
+def _all_clicks(wanted: Wanted, pairs: Any, view: View | None) -> Iterator[Wanted]:
+    """All that could be ticked one by one."""
+    for slug in PLACES:
+        yield replace(wanted, category=(slug,))
+    for brand in BRANDS:
+        yield replace(wanted, brand=(brand,))
+    values = {"color": COLOURS, "size": ("L", *SIZES), "touch": (True, False)}
+    for name in view.others & values.keys() if view else values:
+        for value in values[name]:
+            yield _with_attr(wanted, pairs, name, [(f"attrs.{name}", _as_typed(value))])
+
+
+def _with_attr(wanted: Wanted, pairs: Any, name: str, click: list[tuple[str, str]]) -> Wanted:
+    others = [pair for pair in pairs if pair[0].split(".")[1] != name]
+    return replace(wanted, attrs=any_of(attr_filter(*pair) for pair in (*others, *click)))
+
+
+def _as_typed(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
