@@ -309,6 +309,15 @@ async def test_if_match_lets_only_the_first_of_two_editors_through(staff: Client
     ).status_code == 204
 
 
+async def test_several_lines_of_if_match_are_one_list(staff: Client) -> None:
+    (product,) = await put(staff, thinkpad())
+    seen = (await staff.get(f"/products/{product['sku']}")).headers["etag"]
+    lines = [("If-Match", '"x"'), ("If-Match", seen)]
+    changed = await staff.patch("/products/LAPTOP-001", json={"brand": "One"}, headers=lines)
+    assert changed.status_code == 200, changed.text
+    assert (await staff.patch("/products/LAPTOP-001", json={"brand": "Two"}, headers=lines)).status_code == 412
+
+
 async def test_what_was_got_can_be_put_back_and_changes_nothing(staff: Client) -> None:
     await put(staff, tee())
     got = await staff.get("/products/TEE")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
@@ -83,10 +83,20 @@ SearchId = Annotated[
     str | None,
     Header(alias=merchandising.SEARCH_ID, description="The search that led here, as its answer's header named it."),
 ]
-IfMatch = Annotated[
-    str | None,
-    Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
-]
+
+
+def _if_match(
+    request: Request,
+    if_match: Annotated[
+        str | None,
+        Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
+    ] = None,
+) -> str | None:
+    """Several lines of it are one list."""
+    return None if if_match is None else ",".join(request.headers.getlist("If-Match"))
+
+
+IfMatch = Annotated[str | None, Depends(_if_match)]
 
 
 class ImageShape(Body):
@@ -326,7 +336,7 @@ async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> R
     responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
 )
 async def replace_product(
-    sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch = None
+    sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
     """Replaces what staff may write. `slug` and `publishedAt` stay as they are when left out; so do prices. A price
     that differs from the present one goes to inventory."""
@@ -344,7 +354,7 @@ async def replace_product(
     responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
 )
 async def patch_product(
-    sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch = None
+    sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
     """JSON Merge Patch (RFC 7396) on the product as GET shows it: what is given replaces, null takes away, lists are
     replaced whole. Concurrent patches all take effect, one after the other."""
@@ -367,7 +377,7 @@ async def patch_product(
 
 @router.delete("/products/{sku}", status_code=204, responses=problems(*_WRITES, NotFound, PreconditionFailed, Conflict))
 async def delete_product(
-    sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch = None, _: NoBody = None
+    sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch, _: NoBody = None
 ) -> Response:
     """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
     await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)
