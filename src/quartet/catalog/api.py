@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError, model_validator
 
 from quartet import merchandising
 from quartet.catalog import pages, service, store
@@ -41,6 +41,7 @@ from quartet.kernel.errors import (
     Unauthenticated,
     invalid,
 )
+from quartet.kernel.texts import composed
 from quartet.web.answers import JSON, answer, has_tag, nothing, problems, with_headers
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
@@ -97,6 +98,15 @@ def _if_match(
 
 
 IfMatch = Annotated[str | None, Depends(_if_match)]
+
+
+class _Written(Body):
+    """What staff write, found by whoever types what looks the same."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_one_way(cls, value: Any) -> Any:
+        return composed(value)
 
 
 class ImageShape(Body):
@@ -159,7 +169,7 @@ class RatingsBody(Body):
     count: Annotated[Int, Field(ge=0)]
 
 
-class ProductBody(Body):
+class ProductBody(_Written):
     """What makes a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as they
     came and change nothing; `currency` is the shop's."""
 
@@ -192,7 +202,7 @@ class ChangedProduct(ProductBody):
     sku: Annotated[Sku | None, Field(description="As in the path; a SKU can't be changed.")] = None
 
 
-class CategoryBody(Body):
+class CategoryBody(_Written):
     """`attrs`: JSON Schema (2020-12) of an object, which `type` need not say, whose properties are texts, numbers,
     booleans or lists of these."""
 
@@ -361,7 +371,7 @@ async def patch_product(
 
     def edit(found: Document) -> Draft:
         present = orjson.loads(orjson.dumps(wire(found, shop.settings.currency), option=orjson.OPT_UTC_Z))
-        merged = merge_patch(present, patch)
+        merged = merge_patch(present, composed(patch))
         _refuse_read_only(present, merged, patch)
         try:
             body = ChangedProduct.model_validate(merged)
