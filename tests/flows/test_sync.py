@@ -503,6 +503,24 @@ async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_de
         assert (await outbox.depth(read))[0] == 2
 
 
+async def test_what_this_version_does_not_know_waits_for_one_that_does_and_holds_up_nothing(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiting() -> list[tuple[str, int]]:
+        async with kitchen.stores.pg.read() as read:
+            rows = await read.fetch("SELECT topic, attempts FROM outbox WHERE key = 'A' ORDER BY id")
+            return [(row["topic"], row["attempts"]) for row in rows]
+
+    async with kitchen.stores.pg.tx() as tx:
+        for topic in ("stock.counted", "price.changed", "stock.changed"):
+            await outbox.emit(tx, topic, "A", {"sku": "A"})
+    await sync.catch_up(kitchen)
+    assert await waiting() == [("stock.counted", 0)]
+    monkeypatch.setattr(relay, "TOPICS", relay.TOPICS | {"stock.counted"})
+    await sync.catch_up(kitchen)
+    assert await waiting() == []
+
+
 async def test_all_that_waits_of_a_product_is_one_batch_and_orders_keep_their_turn(kitchen: Shop) -> None:
     """A burst of prices is over the sooner the longer it has waited, and no order's e-mail comes before its time."""
     async with kitchen.stores.pg.tx() as tx:
