@@ -772,6 +772,60 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
         await soon(whole)
 
 
+async def test_what_changes_while_a_lost_position_is_made_good_is_found_meanwhile(kitchen: Shop) -> None:
+    async def is_found() -> bool:
+        return str((await stored(kitchen))["A"]["name"]) == "Teapot"
+
+    await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    held = Held("filled")
+    async with running(changes.follow(replace(kitchen, step=held.step))):
+        await asyncio.wait_for(held.reached.wait(), 20)
+        await rename_behind(kitchen, "A", "Teapot")
+        await soon(is_found)
+        assert not await has_position(kitchen)  # or what changed before would be lost with this worker
+        held.go_on.set()
+        await soon(lambda: has_position(kitchen))
+        assert await is_found()
+        await soon(lambda: equal(kitchen))
+
+
+async def test_a_lost_position_is_made_good_while_the_cache_is_away(
+    kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of what changed meanwhile the cache is told afterwards."""
+    away = asyncio.Event()
+
+    async def fails(*_: Any) -> None:
+        away.set()
+        raise StoreUnavailable("redis")
+
+    await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    assert await has_name(client, "A", "Kettle A")
+    held = Held("filled")
+    async with running(changes.follow(replace(kitchen, step=held.step))):
+        await asyncio.wait_for(held.reached.wait(), 20)
+        with monkeypatch.context() as failing:
+            failing.setattr("quartet.sync.products._drop", fails)
+            failing.setattr("quartet.sync.changes.tell", fails)
+            await rename_behind(kitchen, "A", "Teapot")
+            await asyncio.wait_for(away.wait(), 20)
+            held.go_on.set()
+            await soon(lambda: is_rebuilt(kitchen))
+            assert await has_name(client, "A", "Kettle A")
+        await soon(lambda: has_position(kitchen))
+        await soon(lambda: has_name(client, "A", "Teapot"))
+        await soon(lambda: equal(kitchen))
+
+
+async def is_rebuilt(shop: Shop) -> bool:
+    """Whether the last rebuild is done."""
+    async with shop.stores.pg.read() as read:
+        last = await store.last_rebuild(read)
+    return last is not None and last.state == "done"
+
+
 async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
