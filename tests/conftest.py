@@ -326,8 +326,8 @@ def command(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Command:
     return run
 
 
-async def stuck(shop: Shop) -> None:
-    """Until somebody in PostgreSQL waits for what another has locked."""
+async def stuck(shop: Shop, many: int = 1) -> None:
+    """Until so many in PostgreSQL wait for what another has locked."""
     async with shop.stores.pg.read() as read, asyncio.timeout(30):
-        while not await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+        while await read.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < many:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 from test_sync import add, copies, equal, has_position, kettle, kitchen, receive, running, soon, stored
@@ -124,6 +125,33 @@ async def test_what_left_the_version_as_it_was_is_found_by_reading(full: Shop) -
     await compare.mend(full, found.suspects)
     assert (await product(full, "K9"))["priceCents"] == 2500
     assert await equal(full)
+
+
+async def test_what_inventory_calls_otherwise_than_the_catalog_is_found_by_reading_and_gets_its_name_back(
+    full: Shop, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: Any) -> bool:
+        raise StoreUnavailable("mongodb")
+
+    async def called(*skus: str) -> list[tuple[str, str | None]]:
+        async with full.stores.pg.read() as read:
+            items = await inventory.prices(read, skus)
+            return [(items[sku].name, items[sku].category) for sku in skus]
+
+    before = await called("K1", "K2")
+    with monkeypatch.context() as failing:  # just between inventory and the catalog
+        failing.setattr("quartet.catalog.store.replace", gone)
+        assert (await staff.patch("/products/K1", json={"name": "Teapot"})).status_code == 503
+    put = await staff.put("/inventory/K2", json={"name": "Mine", "unitPriceCents": 2500})
+    assert put.status_code == 200, put.text
+    await sync.catch_up(full)
+    assert [name for name, _ in await called("K1", "K2")] == ["Teapot", "Mine"]
+    found = await compare.scrub(full, 0, compare.BUCKETS, patience=0)
+    assert set(found.suspects) == {(await product(full, sku))["_id"] for sku in ("K1", "K2")}
+    await compare.mend(full, found.suspects)
+    assert await called("K1", "K2") == before == [("Kettle K1", "kitchen"), ("Kettle K2", "kitchen")]
+    await sync.catch_up(full)
+    assert (await compare.scrub(full, 0, compare.BUCKETS, patience=0)).suspects == {}
 
 
 async def test_one_wrong_product_costs_the_sums_and_its_own_bucket(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

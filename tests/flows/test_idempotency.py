@@ -250,6 +250,16 @@ async def test_while_the_first_is_at_work_whoever_repeats_it_is_told_so_and_does
     assert await effects(desk, ready) == before + 1
 
 
+async def test_two_keys_of_one_request_are_refused(desk: Desk) -> None:
+    async def place(*keys: str) -> httpx.Response:
+        lines = [("Idempotency-Key", key) for key in keys]
+        return await desk.shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]}, headers=lines)
+
+    two = await place("one", "two")
+    assert (two.status_code, two.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+    assert (await place("one", "one")).json()["id"] == (await place("one")).json()["id"]
+
+
 async def test_a_refusal_does_not_take_the_place_of_an_answer_that_came_meanwhile(shop: Shop) -> None:
     key = idempotency.RequestKey("user:somebody", "key", b"what was asked")
     with pytest.raises(RequestInProgress):

@@ -267,6 +267,28 @@ async def test_what_is_just_being_ordered_is_forgotten_too(
     assert await _traces(shop) == set()
 
 
+async def test_what_waits_for_the_shelf_while_its_buyer_goes_is_forgotten_too(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    """Between the look whether there is such a user and the order that names them."""
+    user_id, headers = await _live(client, shop, staff)
+
+    async def buy() -> None:
+        async with shop.stores.pg.tx() as tx:
+            await orders.place(tx, user_id, [("MUG", 1)], {"note": NOTE})
+
+    async with shop.stores.pg.tx() as shelf:
+        await shelf.execute("SELECT FROM inventory WHERE sku = 'MUG' FOR UPDATE")
+        buying = asyncio.create_task(buy())
+        await stuck(shop)
+        leaving = asyncio.create_task(_delete(client, headers, password=PASSWORD))
+        await stuck(shop, 2)
+    await buying
+    assert (await leaving).status_code == 204
+    await sync.catch_up(shop)
+    assert await _traces(shop) == set()
+
+
 async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody_refuses(
     client: httpx.AsyncClient, shop: Shop, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
 ) -> None:

@@ -534,6 +534,24 @@ async def test_what_follows_an_event_that_is_to_be_tried_later_waits_as_long_and
     assert [tuple(row) for row in left] == [("order.confirmed", "o1"), ("order.placed", "o1")]
 
 
+async def test_what_this_version_does_not_know_waits_for_one_that_does_and_holds_up_nothing(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiting() -> list[tuple[str, int]]:
+        async with kitchen.stores.pg.read() as read:
+            rows = await read.fetch("SELECT topic, attempts FROM outbox WHERE key = 'A' ORDER BY id")
+            return [(row["topic"], row["attempts"]) for row in rows]
+
+    async with kitchen.stores.pg.tx() as tx:
+        for topic in ("stock.counted", "price.changed", "stock.changed"):
+            await outbox.emit(tx, topic, "A", {"sku": "A"})
+    await sync.catch_up(kitchen)
+    assert await waiting() == [("stock.counted", 0)]
+    monkeypatch.setattr(relay, "TOPICS", relay.TOPICS | {"stock.counted"})
+    await sync.catch_up(kitchen)
+    assert await waiting() == []
+
+
 async def test_all_that_waits_of_a_product_is_one_batch_and_orders_keep_their_turn(kitchen: Shop) -> None:
     """A burst of prices is over the sooner the longer it has waited, and no order's e-mail comes before its time."""
     async with kitchen.stores.pg.tx() as tx:
@@ -584,7 +602,8 @@ async def test_a_long_queue_is_read_from_its_beginning_and_not_whole(shop: Shop)
         for mode in ("force_custom_plan", "force_generic_plan"):
             await tx.execute(f"SET LOCAL plan_cache_mode = {mode}")
             for parts in ([1], list(range(outbox.PARTS))):
-                found = await tx.fetch("EXPLAIN " + outbox.q.due, 500, parts, outbox.PARTS, ["order.confirmed"], 20_000)
+                asked = (500, parts, outbox.PARTS, ["order.confirmed"], 20_000, list(relay.TOPICS))
+                found = await tx.fetch("EXPLAIN " + outbox.q.due, *asked)
                 plan = "\n".join(row[0] for row in found)
                 assert "using outbox_pkey on outbox event" in plan and "Seq Scan on outbox event" not in plan, plan
 
@@ -848,6 +867,60 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
         for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
             await kitchen.stores.search.delete_index(name)  # and once more, under a worker that runs
         await soon(whole)
+
+
+async def test_what_changes_while_a_lost_position_is_made_good_is_found_meanwhile(kitchen: Shop) -> None:
+    async def is_found() -> bool:
+        return str((await stored(kitchen))["A"]["name"]) == "Teapot"
+
+    await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    held = Held("filled")
+    async with running(changes.follow(replace(kitchen, step=held.step))):
+        await asyncio.wait_for(held.reached.wait(), 20)
+        await rename_behind(kitchen, "A", "Teapot")
+        await soon(is_found)
+        assert not await has_position(kitchen)  # or what changed before would be lost with this worker
+        held.go_on.set()
+        await soon(lambda: has_position(kitchen))
+        assert await is_found()
+        await soon(lambda: equal(kitchen))
+
+
+async def test_a_lost_position_is_made_good_while_the_cache_is_away(
+    kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of what changed meanwhile the cache is told afterwards."""
+    away = asyncio.Event()
+
+    async def fails(*_: Any) -> None:
+        away.set()
+        raise StoreUnavailable("redis")
+
+    await add(kitchen, kettle("A"))
+    await sync.catch_up(kitchen)
+    assert await has_name(client, "A", "Kettle A")
+    held = Held("filled")
+    async with running(changes.follow(replace(kitchen, step=held.step))):
+        await asyncio.wait_for(held.reached.wait(), 20)
+        with monkeypatch.context() as failing:
+            failing.setattr("quartet.sync.products._drop", fails)
+            failing.setattr("quartet.sync.changes.tell", fails)
+            await rename_behind(kitchen, "A", "Teapot")
+            await asyncio.wait_for(away.wait(), 20)
+            held.go_on.set()
+            await soon(lambda: is_rebuilt(kitchen))
+            assert await has_name(client, "A", "Kettle A")
+        await soon(lambda: has_position(kitchen))
+        await soon(lambda: has_name(client, "A", "Teapot"))
+        await soon(lambda: equal(kitchen))
+
+
+async def is_rebuilt(shop: Shop) -> bool:
+    """Whether the last rebuild is done."""
+    async with shop.stores.pg.read() as read:
+        last = await store.last_rebuild(read)
+    return last is not None and last.state == "done"
 
 
 async def test_a_catalog_that_was_dropped_and_put_back_is_followed_anew(

@@ -587,6 +587,29 @@ async def test_who_refuses_one_kind_of_event_is_sent_the_others_at_once(
     assert len(receiver.got) == 61
 
 
+async def test_what_it_fails_at_keeps_the_breaker_from_closing_for_no_other_kind(
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+) -> None:
+    async def fails_at_stock(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        known = json.loads(receiver.got[-1].body)["type"].startswith("order.")
+        await (takes if known else says("500 Oops"))(reader, writer)
+
+    clock = FixedClock(datetime.now(UTC))
+    app.state.shop = shop = replace(shop, clock=clock)
+    receiver.behave = fails_at_stock
+    made = await endpoint(staff, receiver.url)
+    for n in range(20):
+        await happen(shop, "stock.changed", f"S{n}")
+    for n in range(2):
+        await happen(shop, "order.shipped", f"O{n}", {"order_id": "o"})
+    for delivered in (0, 1, 2):
+        while await hooks.deliver(shop, send):
+            pass
+        now = await look(staff, made)
+        assert (now["breaker"]["state"], len(await deliveries(staff, made, "&state=delivered"))) == ("open", delivered)
+        clock.at = datetime.fromisoformat(now["breaker"]["openUntil"])
+
+
 async def test_another_address_does_not_wait_for_what_the_old_one_failed(
     shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import quote
 
 import httpx
@@ -309,6 +310,15 @@ async def test_if_match_lets_only_the_first_of_two_editors_through(staff: Client
     ).status_code == 204
 
 
+async def test_several_lines_of_if_match_are_one_list(staff: Client) -> None:
+    (product,) = await put(staff, thinkpad())
+    seen = (await staff.get(f"/products/{product['sku']}")).headers["etag"]
+    lines = [("If-Match", '"x"'), ("If-Match", seen)]
+    changed = await staff.patch("/products/LAPTOP-001", json={"brand": "One"}, headers=lines)
+    assert changed.status_code == 200, changed.text
+    assert (await staff.patch("/products/LAPTOP-001", json={"brand": "Two"}, headers=lines)).status_code == 412
+
+
 async def test_what_was_got_can_be_put_back_and_changes_nothing(staff: Client) -> None:
     await put(staff, tee())
     got = await staff.get("/products/TEE")
@@ -442,6 +452,31 @@ async def test_a_category_includes_those_below_it(shop: Shop, client: Client) ->
     assert await skus(client, "category=goods&attrs.ram_gb=16&sort=-name") == ["B", "A"]
     assert await skus(client, "category=empty") == []
     assert await skus(client, "category=unheard-of") == []
+
+
+async def test_letters_with_marks_are_found_in_either_spelling(staff: Client, client: Client) -> None:
+    together = {"brand": "Café", "tag": "größe", "attrs.cpu": "é"}
+    apart = {name: normalize("NFD", text) for name, text in together.items()}
+    assert apart != together
+    for sku, spelling in (("ONE", together), ("TWO", apart)):
+        attrs = {"ram_gb": 8, "cpu": spelling["attrs.cpu"]}
+        body = thinkpad(sku=sku, slug=sku.lower(), brand=spelling["brand"], tags=[spelling["tag"]], attrs=attrs)
+        (product,) = await put(staff, body)
+        patched = await staff.patch(f"/products/{sku}", json={"brand": spelling["brand"]})
+        assert product["brand"] == patched.json()["brand"] == "Café"
+    for spelling in (together, apart):
+        for name, text in spelling.items():
+            asked = {name: text, "category": "laptops", "sort": "name"}
+            found = (await client.get("/products", params=asked)).json()["items"]
+            assert sorted(item["sku"] for item in found) == ["ONE", "TWO"], asked
+
+
+async def test_a_sku_does_not_end_in_a_blank(staff: Client) -> None:
+    for body in (thinkpad(sku="A "), thinkpad(sku="A", variants=[{"sku": "A 1 ", "attrs": {}, "priceCents": 1}])):
+        answer = await staff.post("/products", json=body)
+        assert answer.status_code == 422, answer.text
+    assert (await staff.put("/inventory/A%20", json={"name": "A", "unitPriceCents": 1})).status_code == 422
+    assert (await staff.put("/inventory/A%20B", json={"name": "A", "unitPriceCents": 1})).status_code == 201
 
 
 async def test_brand_and_tag_filter_as_they_are_written(shop: Shop, client: Client) -> None:

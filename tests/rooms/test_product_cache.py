@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from showcase import at, hours, laptop, load, make_categories, put, tee, thinkpad
 
 from quartet import audit, catalog, sync
-from quartet.catalog import cache, pages
+from quartet.catalog import cache, pages, store
 from quartet.catalog.pages import product_page
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import Collection, Document, Mongo
@@ -335,6 +335,22 @@ async def test_what_a_change_could_not_tell_redis_the_worker_does(
     await catalog.drop_cached(at(shop, datetime.now(UTC) + hours(1))[0], ids, present)
     assert await catalog.product_ids_of_skus(shop.stores.mongo, ["OLD", "laptop-old-old", "everyday-tee"]) == {}
     assert len(await catalog.product_ids_of_skus(shop.stores.mongo, ["TEE", "tee", "TEE-RED-M"])) == 3
+
+
+async def test_a_product_loaded_again_under_its_id_is_not_shown_as_it_was_before_it_was_deleted(
+    shop: Shop, redisless: Shop, client: Client, staff: Client
+) -> None:
+    await make_categories(shop)
+    await load(shop, laptop("OLD"))
+    await staff.patch("/products/OLD", json={"brand": "Old"})
+    await hit(client, "OLD")
+    seen = (await client.get("/products/OLD")).headers["etag"]
+    await catalog.delete_product(redisless, "OLD", if_match=None)  # which nobody could tell Redis
+    await load(shop, laptop("OLD", name="New"))
+    found = await store.by_sku(shop.stores.mongo, "OLD") or {}
+    await catalog.drop_cached(shop, [found["_id"]], {found["_id"]: found})  # as the worker does
+    answer = await client.get("/products/OLD", headers={"If-None-Match": seen})
+    assert (answer.status_code, answer.json()["name"]) == (200, "New")
 
 
 async def test_the_worker_leaves_an_entry_that_shows_the_change(tees: None, shop: Shop, client: Client) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unicodedata import normalize
 
 import httpx
 import pytest
@@ -95,6 +96,16 @@ async def test_filters_and_pages(shelf: Shop, client: httpx.AsyncClient) -> None
     assert await skus(inStock="true") == []
     assert await skus(page=2, size=2) == ["TEE"]
     assert await skus(page=100, size=100) == []
+
+
+async def test_letters_with_marks_filter_in_either_spelling(shelf: Shop, client: httpx.AsyncClient) -> None:
+    draft = Draft("CUP", "Cup", "shirts", brand="Café", attrs={"size": "é"}, price_cents=1, published_at=LAST_YEAR)
+    await catalog.create_product(shelf, draft, actor="test")
+    await catch_up(shelf)
+    for asked in ({"brand": "Café"}, {"attrs.size": "é"}):
+        for form in ("NFC", "NFD"):
+            spelt = {name: normalize(form, text) for name, text in asked.items()}
+            assert [item["sku"] for item in (await found(client, **spelt))["items"]] == ["CUP"], spelt
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

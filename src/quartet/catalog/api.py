@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError, model_validator
 
 from quartet import merchandising
 from quartet.catalog import pages, service, store
@@ -41,6 +41,7 @@ from quartet.kernel.errors import (
     Unauthenticated,
     invalid,
 )
+from quartet.kernel.texts import composed
 from quartet.web.answers import JSON, answer, has_tag, nothing, problems, with_headers
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
@@ -83,10 +84,29 @@ SearchId = Annotated[
     str | None,
     Header(alias=merchandising.SEARCH_ID, description="The search that led here, as its answer's header named it."),
 ]
-IfMatch = Annotated[
-    str | None,
-    Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
-]
+
+
+def _if_match(
+    request: Request,
+    if_match: Annotated[
+        str | None,
+        Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
+    ] = None,
+) -> str | None:
+    """Several lines of it are one list."""
+    return None if if_match is None else ",".join(request.headers.getlist("If-Match"))
+
+
+IfMatch = Annotated[str | None, Depends(_if_match)]
+
+
+class _Written(Body):
+    """What staff write, found by whoever types what looks the same."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_one_way(cls, value: Any) -> Any:
+        return composed(value)
 
 
 class ImageShape(Body):
@@ -149,7 +169,7 @@ class RatingsBody(Body):
     count: Annotated[Int, Field(ge=0)]
 
 
-class ProductBody(Body):
+class ProductBody(_Written):
     """What makes a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as they
     came and change nothing; `currency` is the shop's."""
 
@@ -182,7 +202,7 @@ class ChangedProduct(ProductBody):
     sku: Annotated[Sku | None, Field(description="As in the path; a SKU can't be changed.")] = None
 
 
-class CategoryBody(Body):
+class CategoryBody(_Written):
     """`attrs`: JSON Schema (2020-12) of an object, which `type` need not say, whose properties are texts, numbers,
     booleans or lists of these."""
 
@@ -326,7 +346,7 @@ async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> R
     responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
 )
 async def replace_product(
-    sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch = None
+    sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
     """Replaces what staff may write. `slug` and `publishedAt` stay as they are when left out; so do prices. A price
     that differs from the present one goes to inventory."""
@@ -344,14 +364,14 @@ async def replace_product(
     responses=problems(*_WRITES, NotFound, PreconditionFailed, SlugTaken, SkuTaken, Conflict),
 )
 async def patch_product(
-    sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch = None
+    sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
     """JSON Merge Patch (RFC 7396) on the product as GET shows it: what is given replaces, null takes away, lists are
     replaced whole. Concurrent patches all take effect, one after the other."""
 
     def edit(found: Document) -> Draft:
         present = orjson.loads(orjson.dumps(wire(found, shop.settings.currency), option=orjson.OPT_UTC_Z))
-        merged = merge_patch(present, patch)
+        merged = merge_patch(present, composed(patch))
         _refuse_read_only(present, merged, patch)
         try:
             body = ChangedProduct.model_validate(merged)
@@ -367,7 +387,7 @@ async def patch_product(
 
 @router.delete("/products/{sku}", status_code=204, responses=problems(*_WRITES, NotFound, PreconditionFailed, Conflict))
 async def delete_product(
-    sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch = None, _: NoBody = None
+    sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch, _: NoBody = None
 ) -> Response:
     """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
     await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)

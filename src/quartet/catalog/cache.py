@@ -90,7 +90,8 @@ async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[st
 async def drop(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
     """Takes what these changes have made old out of the cache, in one round trip: by reference, the product's id and
     version, None of one that is gone. Raises StoreUnavailable."""
-    calls = {ref: (product_id, "" if version is None else version) for ref, (product_id, version) in changed.items()}
+    # As text: a number of 64 bits has a class of its own in MongoDB's driver, which Redis' does not take.
+    calls = {ref: (id_, "" if version is None else str(version)) for ref, (id_, version) in changed.items()}
     await _run_each(redis, DROP, calls)
 
 
@@ -100,8 +101,9 @@ async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) 
     references = list(pages)
     # Most are not kept at all, and a page has kilobytes.
     heads = await redis.pipeline([("GETRANGE", key(reference), 0, 0) for reference in references])
-    kept = {reference: pages[reference] for reference, head in zip(references, heads, strict=True) if head}
-    await _run_each(redis, RENEW, kept)
+    kept = [reference for reference, head in zip(references, heads, strict=True) if head]
+    newer = {reference: (id_, str(version), entry) for reference in kept for id_, version, entry in [pages[reference]]}
+    await _run_each(redis, RENEW, newer)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:

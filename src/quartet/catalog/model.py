@@ -301,6 +301,11 @@ def card(product: Document, sku: str) -> Card:
     return Card(variant_name(product["name"], attrs), product["slug"], primary_image(product))
 
 
+def names(product: Document) -> dict[str, str]:
+    """What inventory calls each of the product's SKUs, and an order its line."""
+    return {sku: card(product, sku).name for sku in sellable_skus(product)}
+
+
 def primary_image(product: Mapping[str, Any]) -> str | None:
     """The address of the picture to show where there is room for one."""
     images = product["images"]

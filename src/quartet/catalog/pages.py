@@ -17,6 +17,7 @@ from quartet.catalog import cache, store
 from quartet.catalog.attributes import Condition, condition
 from quartet.catalog.model import Card, Document, card, is_published, sellable_skus, wire
 from quartet.kernel.errors import StoreUnavailable, invalid
+from quartet.kernel.texts import composed
 from quartet.stores.mongo import Mongo
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
@@ -314,7 +315,7 @@ def _checked(parameters: Sequence[tuple[str, str]]) -> dict[str, str]:
     for name, text in parameters:
         if not 1 <= len(text) <= _LONGEST and name not in ("limit", "cursor"):
             raise invalid(name, f"must have 1 to {_LONGEST} characters")
-    return dict(parameters)
+    return {name: composed(text) for name, text in parameters}
 
 
 async def _conditions(

@@ -28,6 +28,7 @@ from quartet.catalog.model import (
     copies,
     descendants,
     document,
+    epoch_ms,
     etag,
     is_published,
     millis,
@@ -218,7 +219,8 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
         ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
         product = document(draft, draft.slug or _slug_with_sku(draft), levels)
         product |= {"_id": loaded_id(draft.sku), "ratings": ratings, "ratingsBefore": ratings}
-        products.append(numbered(product, 1, now))
+        # Under this id there may have been another before: pages of it that are still kept must be older than this.
+        products.append(numbered(product, epoch_ms(now), now))
     for slug, names in varying.items():
         await store.let_vary(mongo, slug, names)
     return len(await store.insert_new(mongo, products, now))

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 # Letters that are letters of their own and not others with marks on them.
 _ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
@@ -14,6 +15,16 @@ def fold(text: str) -> str:
     parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
     bare = "".join(letter for letter in unicodedata.normalize("NFKD", parts) if not unicodedata.combining(letter))
     return unicodedata.normalize("NFC", bare)
+
+
+def composed(value: Any) -> Any:
+    """The same with every text in it spelt in one way (NFC): a letter with a mark is one character or two, and
+    nobody sees which."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, dict):
+        return {composed(name): composed(member) for name, member in value.items()}
+    return [composed(member) for member in value] if isinstance(value, list) else value
 
 
 # --- Numbers with units ---------------------------------------------------------------------------------------------

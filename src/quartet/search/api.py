@@ -3,10 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from quartet import merchandising
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
+from quartet.kernel.texts import composed
 from quartet.search import service, words
 from quartet.search.cache import Ready
 from quartet.search.model import (
@@ -172,7 +173,8 @@ class SuggestionsShape(Shape):
 
 
 Text = Annotated[str, Query(max_length=200, description="Words; misspelt ones are found too. Text, not a syntax.")]
-Terms = Annotated[list[Annotated[str, StringConstraints(max_length=200)]] | None, Query(max_length=20)]
+Term = Annotated[str, StringConstraints(max_length=200), AfterValidator(composed)]
+Terms = Annotated[list[Term] | None, Query(max_length=20)]
 
 
 @router.get(
@@ -272,6 +274,7 @@ def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
     """Every `attrs.…` parameter, repeated ones all of them."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name.startswith("attrs.")]
     _refuse_unknown(request, _KNOWN | {name for name, _ in asked})
+    asked = [(name, composed(value)) for name, value in asked]
     if len(asked) > _MOST_ATTRS:
         raise invalid("attrs", f"at most {_MOST_ATTRS} conditions")
     return any_of(attr_filter(name, value) for name, value in asked)

@@ -38,11 +38,19 @@ async def emit(tx: Tx, topic: str, key: str, payload: dict[str, Any]) -> None:
 
 
 async def due(
-    read: Read, limit: int, parts: Collection[int] = range(PARTS), *, slow: Collection[str] = (), most: int = 0
+    read: Read,
+    limit: int,
+    parts: Collection[int] = range(PARTS),
+    *,
+    topics: Collection[str] | None = None,
+    slow: Collection[str] = (),
+    most: int = 0,
 ) -> list[Event]:
     """The oldest events of these parts that may be tried now, each key's in their order: `limit`, or `most` of `limit`
-    keys, of which no more than `limit` are of the `slow` topics."""
-    return [Event(**row) for row in await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit)]
+    keys, of which no more than `limit` are of the `slow` topics. Only of these `topics`, as if there were no others."""
+    wanted = None if topics is None else list(topics)
+    rows = await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit, wanted)
+    return [Event(**row) for row in rows]
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:

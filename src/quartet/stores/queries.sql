@@ -6,12 +6,14 @@ INSERT INTO outbox (topic, key, payload) VALUES ($1, $2, $3);
 -- The oldest that may be tried now. An event waits while an earlier one of its key does, so that each key's events are
 -- carried in their order. Only events that were tried once can be waiting: they alone are in the index outbox_waiting.
 -- $2: of the $3 parts, which keys are shared out among, only these. Up to $5 events of the first $1 keys, none after the
--- first $1 of the topics $4: what is left out of a key is what came last, or its events would be carried out of turn.
+-- first $1 of the topics $4: what is left out of a key is what came last, or its events would be carried out of turn. $6:
+-- only these topics, where not all are known here; what is of others waits for who knows them and keeps nothing waiting.
 -- The CASE is for the planner alone: without it, it takes the parts for a few rows in a hundred, so that of a long queue
 -- all is read and sorted for each batch instead of the first by id, and a batch takes the longer the more waits.
 WITH oldest AS MATERIALIZED (
     SELECT *, count(*) FILTER (WHERE topic = ANY ($4::text[])) OVER (ORDER BY id) AS slow FROM outbox AS event
-    WHERE not_before <= now() AND CASE WHEN abs(hashtext(key) % $3::int) = ANY ($2::int[]) THEN true ELSE false END
+    WHERE not_before <= now() AND CASE WHEN abs(hashtext(key) % $3::int) = ANY ($2::int[])
+                                        AND ($6::text[] IS NULL OR topic = ANY ($6)) THEN true ELSE false END
       AND NOT EXISTS (
         SELECT FROM outbox AS earlier
         WHERE earlier.key = event.key AND earlier.attempts > 0 AND earlier.id < event.id AND earlier.not_before > now())

@@ -18,7 +18,7 @@ from quartet.sync import store
 from quartet.sync.products import carry, may_be_ours, tell, without_ours
 from quartet.sync.reindex import reindex
 from quartet.sync.store import Lease
-from quartet.sync.tasks import together
+from quartet.sync.tasks import end, together
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -76,6 +76,11 @@ class Gathered:
         self.news.clear()
         return found, self.token, self.drained_at
 
+    def put_back(self, ids: set[str]) -> None:
+        """They are the first to be taken again. No position is before them that could be saved."""
+        self.ids = dict.fromkeys(ids) | self.ids
+        self.news.set()
+
     def take_untold(self, most: int) -> set[str]:
         """What the cache is to be told of; so many of those that have waited longest."""
         found = set(islice(self.untold, most))
@@ -90,8 +95,8 @@ async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
     """Carries changes as they come, from the saved position on; runs until it is cancelled.
 
     Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: what
-    changes meanwhile is gathered and carried afterwards. Raises what goes wrong, and Overtaken when the stream is
-    another's by now; begin again then.
+    changes meanwhile is carried as ever, but no position is saved before that is done. Raises what goes wrong, and
+    Overtaken when the stream is another's by now; begin again then.
     """
     async with shop.stores.pg.read() as read:
         position = await store.position(read, PIPELINE)
@@ -133,10 +138,25 @@ async def _tell(shop: Shop, gathered: Gathered) -> None:
 async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) -> None:
     if anew:
         await gathered.opened.wait()
-        await reindex(shop, reason="the change stream has no position to resume from")
+        await _rebuild(shop, gathered)
     while True:
         await _gather(shop, gathered)
         await carry_batch(shop, gathered, lease)
+
+
+async def _rebuild(shop: Shop, gathered: Gathered) -> None:
+    """What is searched in until the new index is live follows all the while, which may be long; but not where a store
+    is away for it: the rebuild may not need that one, and what was not carried waits for its end."""
+    rebuild = asyncio.create_task(reindex(shop, reason="the change stream has no position to resume from"))
+    try:
+        if await shop.stores.search.alias_target(shop.settings.search_alias) is not None:
+            with suppress(StoreUnavailable):
+                while not rebuild.done():
+                    await _gather(shop, gathered)
+                    await carry_batch(shop, gathered, saves=False)
+        await rebuild
+    finally:
+        await end([rebuild])
 
 
 async def _gather(shop: Shop, gathered: Gathered) -> None:
@@ -151,15 +171,19 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
         pass  # nothing new: the position is saved all the same, since an old one is lost sooner
 
 
-async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS) -> None:
-    """Carries what has waited longest, then saves the position after it. Raises Overtaken, StoreUnavailable."""
+async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS, *, saves: bool = True) -> None:
+    """Carries what has waited longest, then `saves` the position after it. Raises Overtaken, StoreUnavailable."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
-    foreign = await without_ours(shop, ids)
-    await carry(shop, foreign)
+    try:
+        foreign = await without_ours(shop, ids)
+        await carry(shop, foreign)
+    except StoreUnavailable:
+        gathered.put_back(ids)
+        raise
     await shop.step("carried")
     gathered.carried += len(foreign)
-    if token is not None and (foreign or monotonic() - gathered.saved_at >= SAVE_SECONDS):
+    if saves and token is not None and (foreign or monotonic() - gathered.saved_at >= SAVE_SECONDS):
         async with shop.stores.pg.once() as tx:
             await store.save(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
         gathered.carried, gathered.saved_at = 0, monotonic()

@@ -26,7 +26,7 @@ from quartet import catalog, search
 from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
-from quartet.sync.products import batches, carry, wanted_of
+from quartet.sync.products import batches, carry, misnamed, rename, wanted_of
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -213,22 +213,24 @@ async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
 
 
 async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_SECONDS) -> Look:
-    """The same by reading the products of these buckets whole: finds also what left every version as it was."""
+    """The same by reading the products of these buckets whole: finds also what left every version as it was, and what
+    inventory calls otherwise than the catalog."""
     began, asked = await _moment(shop), monotonic()
     held = await search.fingerprints(shop.stores.search, shop.settings.search_alias, low, high)
     present = await catalog.fingerprints(shop.stores.mongo, low, high)
-    suspects = await read(shop, held.keys() | present.keys())
+    suspects = await read(shop, held.keys() | present.keys(), names=True)
     found = Look(len(present), suspects, seconds=monotonic() - asked)
     if found.suspects:
         await _arrived(shop, began, patience)
         asked = monotonic()
-        found.suspects = still(found.suspects, await read(shop, found.suspects))
+        found.suspects = still(found.suspects, await read(shop, found.suspects, names=True))
         found.seconds += monotonic() - asked
     return found
 
 
-async def read(shop: Shop, ids: Collection[str], *, alias: str = "") -> Suspects:
-    """Those of these products that differ in whatever way; all are read."""
+async def read(shop: Shop, ids: Collection[str], *, alias: str = "", names: bool = False) -> Suspects:
+    """Those of these products that differ in whatever way, with `names` also in what inventory calls them; all are
+    read."""
     found: Suspects = {}
     for some in batches(sorted(ids), BATCH):
         READ.inc(len(some))
@@ -236,6 +238,9 @@ async def read(shop: Shop, ids: Collection[str], *, alias: str = "") -> Suspects
         products = await catalog.by_ids(shop.stores.mongo, some)
         wanted, stale = await wanted_of(shop, products)
         found |= {p["_id"]: frozenset({("copies", p["version"])}) for p in products if p["_id"] in stale}
+        if names:
+            for id_, skus in (await misnamed(shop, products)).items():
+                found[id_] = found.get(id_, frozenset()) | {("names", *skus)}
         for id_ in some:
             if wanted.get(id_) != held.get(id_):
                 sides = orjson.dumps(wanted.get(id_)), orjson.dumps(held.get(id_))
@@ -247,6 +252,7 @@ async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
     """Asks the owners again and writes what they say, by version as ever; answers what search refuses."""
     DIFFERING.inc(len(ids))
     refused = await carry(shop, ids, cause="doubt")
+    await rename(shop, ids)
     await shop.step("mended")
     return refused
 

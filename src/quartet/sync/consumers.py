@@ -66,5 +66,8 @@ CONSUMERS: Mapping[str, tuple[Consumer, ...]] = {
     "webhook.disabled": (_can_be_mailed,),
 }
 
+# All that this version knows. What a newer one writes meanwhile is left to its workers.
+TOPICS = frozenset({*CONSUMERS, *hooks.EVENTS, "canary.sung"})
+
 # These keep what they hear in PostgreSQL, of every topic, many events at once.
 KEEPERS: tuple[Keeper, ...] = (notify.keep, hooks.keep, merchandising.keep)

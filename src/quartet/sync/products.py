@@ -15,7 +15,7 @@ copies makes come back by the change stream; where search needed nothing they ar
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
@@ -218,6 +218,33 @@ async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -
     except StoreUnavailable as away:
         return away
     return None
+
+
+async def misnamed(shop: Shop, products: Collection[Json]) -> dict[str, list[str]]:
+    """By id those products of which inventory has SKUs under other names, or in another category, and these SKUs."""
+    skus = {sku for product in products for sku in catalog.sellable_skus(product)}
+    async with shop.stores.pg.read() as read:
+        items = await inventory.prices(read, skus)
+    found = {product["_id"]: [item.sku for item, *_ in _renames(product, items)] for product in products}
+    return {id_: renamed for id_, renamed in found.items() if renamed}
+
+
+async def rename(shop: Shop, ids: Collection[str]) -> None:
+    """Inventory has the names and the category that the catalog has. It is told of new ones first, and in vain where
+    MongoDB fails just then; and staff may have put there what they like."""
+    products = await catalog.by_ids(shop.stores.mongo, ids)
+    async with shop.stores.pg.tx() as tx:
+        items = await inventory.lock(tx, [sku for product in products for sku in catalog.sellable_skus(product)])
+        renames = [each for product in products for each in _renames(product, items)]
+        for item, name, category in sorted(renames, key=lambda each: each[0].sku):
+            await inventory.rename(tx, item.sku, name, category=category)
+
+
+def _renames(product: Json, items: Mapping[str, inventory.Item]) -> Iterator[tuple[inventory.Item, str, str]]:
+    for sku, name in catalog.names(product).items():
+        item = items.get(sku)
+        if item is not None and (item.name, item.category) != (name, product["category"]):
+            yield item, name, product["category"]
 
 
 async def tell(shop: Shop, ids: set[str]) -> None:

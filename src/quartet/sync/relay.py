@@ -17,7 +17,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
 from quartet.stores.outbox import Event
 from quartet.sync import store
-from quartet.sync.consumers import CONSUMERS, KEEPERS
+from quartet.sync.consumers import CONSUMERS, KEEPERS, TOPICS
 from quartet.sync.products import copy
 from quartet.sync.store import Lease
 from quartet.web.dependencies import Shop
@@ -46,7 +46,7 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
         # Of a product's price and stock all that waits: it is written once in a batch, however often it has changed.
         # Not of all products, or what changes after a burst would wait for two rounds through all of them.
         batch, most = shop.settings.sync_batch, shop.settings.sync_waiting
-        events = await outbox.due(read, batch, parts, slow=CONSUMERS.keys(), most=max(batch, most))
+        events = await outbox.due(read, batch, parts, topics=TOPICS, slow=CONSUMERS.keys(), most=max(batch, most))
     if not events:
         return 0
     await shop.step("claimed")

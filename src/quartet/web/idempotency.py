@@ -48,6 +48,8 @@ async def _request_key(
 ) -> RequestKey | None:
     if idempotency_key is None:
         return None
+    if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
+        raise invalid("Idempotency-Key", "is given twice")
     key = _characters(idempotency_key)
     if not 1 <= len(key) <= 255 or "\0" in key:
         raise invalid("Idempotency-Key", "must have 1 to 255 characters, none of them NUL")

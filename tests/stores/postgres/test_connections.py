@@ -120,6 +120,38 @@ async def test_a_server_that_ended_our_connections_is_met_again(pg: Postgres, se
     assert after != before
 
 
+async def test_whoever_is_alone_notices_that_the_server_says_nothing_any_more(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its host is gone: nobody ends the connection."""
+    monkeypatch.setattr(postgres, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(postgres, "ALONE_SECONDS", 0.01)
+    url, is_there = urlsplit(servers["postgres"]), asyncio.Event()
+    is_there.set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65536):
+            await is_there.wait()
+            writer.write(said)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer), return_exceptions=True)
+
+    between = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = between.sockets[0].getsockname()[1]
+    pg = Postgres(url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl())
+    async with asyncio.timeout(20), pg.alone("silence") as is_alone:
+        assert is_alone()
+        is_there.clear()
+        while is_alone():  # noqa: ASYNC110 — it comes true elsewhere
+            await asyncio.sleep(0.01)
+    is_there.set()
+    between.close()
+    await pg.close()
+
+
 async def test_a_server_that_is_away_is_said_so() -> None:
     pg = Postgres("postgresql://nobody@127.0.0.1:1/none", size=1)
     for _ in range(3):  # a failed connect gives its place back
