@@ -12,6 +12,7 @@ read anew after each sale.
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from uuid import uuid4
 
 from quartet.stores.files import Script, lua
@@ -87,10 +88,17 @@ async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[st
     return bool(replies) and all(replies)
 
 
-async def drop(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
+async def drop(
+    redis: RedisStore, changed: Mapping[str, tuple[str, int | None]], entries: Mapping[str, bytes] | None = None
+) -> None:
     """Takes what these changes have made old out of the cache, in one round trip: by reference, the product's id and
-    version, None of one that is gone. Raises StoreUnavailable."""
-    calls = {ref: (product_id, "" if version is None else version) for ref, (product_id, version) in changed.items()}
+    version, None of one that is gone. `entries`: of that version only these stay, as far as they are known. Raises
+    StoreUnavailable."""
+    known = {ref: sha1(entry, usedforsecurity=False).hexdigest() for ref, entry in (entries or {}).items()}
+    calls = {
+        ref: (product_id, "" if version is None else version, known.get(ref, ""))
+        for ref, (product_id, version) in changed.items()
+    }
     await _run_each(redis, DROP, calls)
 
 
