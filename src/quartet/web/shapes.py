@@ -53,8 +53,12 @@ Bool = StrictBool
 Str = StrictStr
 Qty = Annotated[StrictInt, Field(ge=1, le=999)]
 Cents = Annotated[StrictInt, Field(ge=0, le=100_000_000_000)]
+# With a blank at its end it would be another one, that nobody can tell from the first.
 Sku = Annotated[
-    str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._\-]*$")
+    str,
+    StringConstraints(
+        strict=True, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._\-]*[A-Za-z0-9._\-])?$"
+    ),
 ]
 # Where somebody only asks for one: what can't be a SKU is one that nobody has, and not a malformed request.
 AnySku = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
