@@ -593,6 +593,7 @@ BAD: list[tuple[Json, str]] = [
     ({"category": None}, "category"),
     ({"sku": ""}, "sku"),
     ({"sku": "a/b"}, "sku"),
+    ({"sku": "a "}, "sku"),
     ({"sku": "x" * 65}, "sku"),
     ({"sku": {"$ne": None}}, "sku"),
     ({"sku": None}, "sku"),

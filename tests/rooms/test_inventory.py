@@ -177,6 +177,7 @@ async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClie
         (f"/inventory?q={'x' * 101}", "q"),
         (f"/inventory/{'x' * 65}", "sku"),
         ("/inventory/%24%7Bx%7D", "sku"),
+        ("/inventory/MUG%20", "sku"),
     ]
     for path, field in wrong:
         assert fields(await staff.get(path)) == [field], path

@@ -362,6 +362,9 @@ async def test_the_worker_leaves_an_entry_that_shows_the_change(tees: None, shop
     newer = {id_: {**product, "version": product["version"] + 1} for id_, product in present.items()}
     await catalog.drop_cached(shop, ids, newer)
     assert await hit(client, "TEE") == "miss"
+    past_the_api = {id_: {**product, "name": "Shirt"} for id_, product in present.items()}
+    await catalog.drop_cached(shop, ids, past_the_api)
+    assert await hit(client, "TEE") == "miss"
 
 
 async def test_a_sale_puts_the_newer_page_in_the_place_of_the_older(tees: None, shop: Shop, client: Client) -> None:

@@ -12,6 +12,7 @@ read anew after each sale.
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from uuid import uuid4
 
 from quartet.stores.files import Script, lua
@@ -87,11 +88,18 @@ async def fill(redis: RedisStore, leases: Mapping[str, str], entries: Mapping[st
     return bool(replies) and all(replies)
 
 
-async def drop(redis: RedisStore, changed: Mapping[str, tuple[str, int | None]]) -> None:
+async def drop(
+    redis: RedisStore, changed: Mapping[str, tuple[str, int | None]], entries: Mapping[str, bytes] | None = None
+) -> None:
     """Takes what these changes have made old out of the cache, in one round trip: by reference, the product's id and
-    version, None of one that is gone. Raises StoreUnavailable."""
+    version, None of one that is gone. `entries`: of that version only these stay, as far as they are known. Raises
+    StoreUnavailable."""
+    known = {ref: sha1(entry, usedforsecurity=False).hexdigest() for ref, entry in (entries or {}).items()}
     # As text: a number of 64 bits has a class of its own in MongoDB's driver, which Redis' does not take.
-    calls = {ref: (id_, "" if version is None else str(version)) for ref, (id_, version) in changed.items()}
+    calls = {
+        ref: (id_, "" if version is None else str(version), known.get(ref, ""))
+        for ref, (id_, version) in changed.items()
+    }
     await _run_each(redis, DROP, calls)
 
 

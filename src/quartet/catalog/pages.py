@@ -353,7 +353,7 @@ async def forget(shop: Shop, references: Iterable[str], product_id: str, version
 
 async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Document]) -> None:
     """Takes changed products out of the cache, under every SKU and slug they have or had lately; those of `ids` that
-    are not among the `present` documents are gone. Entries that show the present version stay. For whoever follows the
+    are not among the `present` documents are gone. Entries that show them as they are stay. For whoever follows the
     change stream. Raises StoreUnavailable."""
     wanted = set(ids)
     if not wanted:
@@ -361,10 +361,13 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
     claims = await store.references_of(shop.stores.mongo, wanted)
     unheld = [claim for claim in claims if claim["_id"] not in present.get(claim["productId"], {}).get("keys", ())]
     changed: dict[str, tuple[str, int | None]] = {claim["_id"]: ("", None) for claim in unheld}
+    entries: dict[str, bytes] = {}
     for product_id in wanted & present.keys():
         product = present[product_id]
         changed |= dict.fromkeys(product["keys"], (product_id, product["version"]))
-    await cache.drop(shop.stores.redis, changed)
+        body = body_of(shop, product)
+        entries |= {key: _entry(product, key, body) for key in product["keys"]}
+    await cache.drop(shop.stores.redis, changed, entries)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
 

@@ -214,7 +214,7 @@ async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -
     """Before search is written, which takes longer and may be away; and if the cache is, that is said once search has
     been written."""
     try:
-        await _drop(shop, (set(ids) - now.keys()) | _memory(shop).untold(now.values()), now)
+        await _drop(shop, set(ids), now)
     except StoreUnavailable as away:
         return away
     return None
@@ -265,8 +265,13 @@ def may_be_ours(shop: Shop, ids: AbstractSet[str]) -> bool:
 
 
 async def without_ours(shop: Shop, ids: set[str]) -> set[str]:
-    """Those of them whose present document is not just what we wrote into the catalog ourselves, and then carried."""
-    return await _unknown(shop, ids, _memory(shop).done)
+    """Those of them whose present document is not just what we wrote into the catalog ourselves, and then carried. Each
+    write comes back once: what comes after it is somebody else's, who may have left the version as it was."""
+    done = _memory(shop).done
+    foreign = await _unknown(shop, ids, done)
+    for id_ in ids - foreign:
+        done.pop(id_, None)
+    return foreign
 
 
 async def _unknown(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]) -> set[str]:

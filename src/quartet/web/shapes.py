@@ -53,6 +53,7 @@ Bool = StrictBool
 Str = StrictStr
 Qty = Annotated[StrictInt, Field(ge=1, le=999)]
 Cents = Annotated[StrictInt, Field(ge=0, le=100_000_000_000)]
+# With a blank at its end it would be another one, that nobody can tell from the first.
 Sku = Annotated[
     str,
     StringConstraints(
