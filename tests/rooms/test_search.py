@@ -224,6 +224,19 @@ async def test_a_category_is_those_below_it_too(shelf: Shop, client: httpx.Async
     assert (await found(client, q="!!"))["total"] == 0
 
 
+async def test_a_band_of_great_numbers_is_called_by_all_of_their_digits(shop: Shop, client: httpx.AsyncClient) -> None:
+    schema = {"type": "object", "properties": {"pixels": {"type": "integer"}}}
+    await catalog.put_category(shop, Category("cameras", "Cameras", None, schema))
+    for n in range(6):
+        draft = Draft(f"C{n}", f"Camera {n}", "cameras", attrs={"pixels": 12_000_000 + n}, price_cents=1,
+                      published_at=LAST_YEAR)  # fmt: skip
+        await catalog.create_product(shop, draft, actor="test")
+    await catch_up(shop)
+    bands = (await found(client, category="cameras"))["facets"]["attrs"]["pixels"]
+    assert bands[0] == {"key": "12000000–12000002", "from": 12_000_000, "to": 12_000_002, "count": 2}
+    assert len({band["key"] for band in bands}) == len(bands)
+
+
 async def test_what_only_sounds_like_a_category_is_no_name_of_it(shop: Shop, client: httpx.AsyncClient) -> None:
     for slug, name in (("optics", "Glasses"), ("kitchen", "Kitchen"), ("phones", "Phones")):
         await catalog.put_category(shop, Category(slug, name, None, {"type": "object"}))

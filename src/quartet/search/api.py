@@ -330,7 +330,7 @@ def _facets(found: Facets) -> FacetsShape:
 def _counted(one: Bucket | NumberBand) -> BucketShape | NumberBandShape:
     if isinstance(one, Bucket):
         return BucketShape(key=one.key, count=one.count)
-    return NumberBandShape(key=f"{one.low:g}–{one.high:g}", from_=one.low, to=one.high, count=one.count)
+    return NumberBandShape(key=f"{one.low}–{one.high}", from_=one.low, to=one.high, count=one.count)
 
 
 def _hit(hit: dict[str, Any], marker: words.Marker | None) -> HitShape:

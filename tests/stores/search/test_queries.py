@@ -711,10 +711,22 @@ rulings = st.builds(
 
 @pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
 @hypothesis.settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shelf=st.lists(st.sampled_from(PLACES).flatmap(thing), min_size=3, max_size=12), asked=clicked, said=rulings)
+@given(
+    shelf=st.lists(st.sampled_from(PLACES).flatmap(thing), min_size=3, max_size=12),
+    in_bands=st.booleans(),
+    asked=clicked,
+    said=rulings,
+)
 async def test_a_facet_counts_what_a_click_on_it_then_shows(
-    engine: SearchEngine, index: Settings, shelf: list[dict[str, Any]], asked: dict[str, Any], said: Ruling
+    engine: SearchEngine,
+    index: Settings,
+    shelf: list[dict[str, Any]],
+    in_bands: bool,
+    asked: dict[str, Any],
+    said: Ruling,
 ) -> None:
+    if in_bands:  # so many sizes that a category in view has them in bands
+        shelf[0] |= {"category": "down", "attrs": {"size": list(SIZES)}, "variants": [], "publishedAt": NOW}
     for each in shelf:
         each["available"] = sum(variant["available"] for variant in each["variants"])
     put = {f"t{n}": search.document(product(f"T{n}", **each, _id=f"t{n}")) for n, each in enumerate(shelf)}
@@ -801,6 +813,12 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     assert sum(band.count for band in bands) == 12
     assert 3 <= len(bands) <= 5
     assert (bands[0].low, bands[-1].high > 46) == (35, True)
+    # A ticked band leaves the others to be ticked.
+    ticked = any_of([attr_filter("attrs.size.gte", "40"), attr_filter("attrs.size.lt", "43")])
+    narrowed = await search.find(engine, index, replace(wanted, attrs=ticked), NOW, Told(shelves=SHELVES, view=view))
+    assert narrowed.facets is not None
+    assert (narrowed.total, narrowed.facets.attrs["size"]) == (3, bands)
+    assert narrowed.facets.attrs["color"] == [Bucket("red", 3)]
 
 
 async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
