@@ -55,7 +55,8 @@ _MOST_REMEMBERED = 50_000
 @dataclass(frozen=True)
 class _Memory:
     """By product the stamp up to which the cache was `told` of all its changes; and that of the document into which we
-    wrote copies last, once it was `done`: cache and search need nothing any more. Lost, it only costs work."""
+    wrote copies last, from when it was `done` (cache and search need nothing any more) until it comes back by the
+    stream. Lost, it only costs work."""
 
     told: dict[str, catalog.Stamp] = field(default_factory=dict)
     done: dict[str, catalog.Stamp] = field(default_factory=dict)
