@@ -122,7 +122,10 @@ async def test_a_refund_that_was_taken_for_somebody_elses_first_counts_once(
     assert [(row["topic"], row["payload"]["refund_id"]) for row in told] == [
         ("order.refunded", given[0]["id"]), ("refund.failed", given[0]["id"]), ("order.refunded", str(first)),
     ]  # fmt: skip
+    assert [row["payload"].get("replaces") for row in told] == [None, None, given[0]["id"]]
     await carry(shop)
+    mails = await till.rows("SELECT args FROM mails WHERE kind = 'order-refunded'")
+    assert [mail["args"]["amount_cents"] for mail in mails] == [1000]
     assert await points(shop, shopper.user_id) == (40, 40)  # type: ignore[attr-defined]
     await leaderboard.rebuild(shop, actor="test")
     assert await points(shop, shopper.user_id) == (40, 40)  # type: ignore[attr-defined]

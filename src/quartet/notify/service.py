@@ -84,10 +84,10 @@ async def keep(tx: Tx, events: Sequence[Event]) -> None:
 
 def _row(event: Event) -> list[store.Row]:
     """The one that it means, if any; a guest is found by the order. An order that was never confirmed ends in silence,
-    as nobody was told of it."""
+    as nobody was told of it; and of money that goes back under another refund's name they were told before."""
     kind, payload = TOPICS.get(event.topic), event.payload
     user_id = UUID(payload["user_id"]) if payload.get("user_id") else None
-    silent = kind == "order-cancelled" and not payload.get("confirmed_at")
+    silent = (kind == "order-cancelled" and not payload.get("confirmed_at")) or "replaces" in payload
     if kind is None or silent or not (user_id or payload.get("order_id")):
         return []
     return [(event.event_id, kind, user_id, {name: payload[name] for name in _ARGS if name in payload})]

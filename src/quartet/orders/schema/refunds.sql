@@ -72,8 +72,9 @@ END $$;
 -- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
 -- makes the order 'refunded' (a cancelled one stays cancelled). p_lines: what promise_pieces counted. p_restock puts
 -- those pieces back on the shelf, without them all of the order that is not settled. p_id: what it is called already, by
--- whoever promised it. A p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured,
--- QT005 when more is asked than is left, QT008 when there is no such order.
+-- whoever promised it. p_replaces: the refund that was told of, and taken back, before it turned out to be this one. A
+-- p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when more is
+-- asked than is left, QT008 when there is no such order.
 CREATE OR REPLACE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,
@@ -82,7 +83,8 @@ CREATE OR REPLACE FUNCTION refund_order(
     p_reason     TEXT DEFAULT NULL,
     p_source_ref TEXT DEFAULT NULL,
     p_lines      JSONB DEFAULT NULL,
-    p_id         UUID DEFAULT NULL
+    p_id         UUID DEFAULT NULL,
+    p_replaces   UUID DEFAULT NULL
 ) RETURNS UUID LANGUAGE plpgsql AS $$
 DECLARE
     v_order  orders;
@@ -151,8 +153,8 @@ BEGIN
     IF v_amount = v_left AND v_order.status NOT IN ('cancelled', 'refunded') THEN  -- where one came back it is so already
         PERFORM step_order(p_order_id, 'refunded', p_by, p_reason);
     END IF;
-    PERFORM tell_orders('order.refunded', ARRAY[p_order_id], jsonb_build_object(
-        'refund_id', v_refund, 'amount_cents', v_amount));
+    PERFORM tell_orders('order.refunded', ARRAY[p_order_id], jsonb_strip_nulls(jsonb_build_object(
+        'refund_id', v_refund, 'amount_cents', v_amount, 'replaces', p_replaces)));
     RETURN v_refund;
 END $$;
 

@@ -290,9 +290,12 @@ DECLARE
     v_order_id UUID;
     v_status   TEXT;
     v_before   TEXT;
+    v_double   UUID;
 BEGIN
     SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    SELECT double.id INTO v_double FROM payment_refunds r JOIN payment_refunds double USING (payment_id)
+    WHERE r.id = p_id AND double.id <> p_id AND double.provider_ref = p_ref AND double.reason = 'elsewhere';
     PERFORM drop_double(r, p_ref, p_now) FROM payment_refunds r WHERE r.id = p_id AND r.status <> 'succeeded';
     IF EXISTS (SELECT FROM payment_refunds WHERE id = p_id AND came_back_at IS NOT NULL) THEN
         p_status := 'failed';
@@ -333,7 +336,7 @@ BEGIN
         IF NOT came_late(v_refund.payment_id) THEN
             PERFORM refund_order(v_order_id, v_refund.amount_cents, v_refund.restock,
                                  coalesce(v_refund.actor, 'guest'), coalesce(v_refund.note, v_refund.reason),
-                                 p_ref, v_refund.lines, p_id);
+                                 p_ref, v_refund.lines, p_id, v_double);
         END IF;
     END IF;
     RETURN v_refund;
