@@ -91,6 +91,8 @@ async def afar(stores: OwnStores, street: Street, tmp_path_factory: pytest.TempP
         lines_to(stores.urls) as (lines, urls),
         street_on(urls, tmp_path_factory.mktemp("afar"), lines) as street_afar,
     ):
+        order = await street_afar.shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]})
+        assert order.is_success, order.text
         yield street_afar
 
 
@@ -305,10 +307,10 @@ async def test_a_store_that_dies_under_load_is_never_a_fault(
     told_away, has_been_round, is_dead = 0, asyncio.Event(), asyncio.Event()
 
     async def shop_on() -> list[str]:
-        """Everything, and again until the store is dead."""
+        """Everything, and again until the store is dead and somebody was told: what was found before is kept."""
         nonlocal told_away
         said = []
-        while not is_dead.is_set():
+        while not (is_dead.is_set() and told_away):
             for request in REQUESTS:
                 answer = await street.ask(*request)
                 told_away += away(answer, store)
@@ -322,9 +324,9 @@ async def test_a_store_that_dies_under_load_is_never_a_fault(
     await has_been_round.wait()
     await stores.kill(store)
     is_dead.set()
-    faults = [fault for said in await asyncio.gather(*crowd) for fault in said]
+    async with asyncio.timeout(60):
+        faults = [fault for said in await asyncio.gather(*crowd) for fault in said]
     assert not faults, f"{len(faults)}:\n" + "\n".join(faults[:10])
-    assert told_away > 0
 
 
 async def test_a_shop_that_opens_with_no_store_up_works_once_they_are(
