@@ -148,8 +148,8 @@ async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
 
 
 async def _end(connection: "asyncpg.Connection[Any]") -> None:
-    """A server goes on with what was cut short for as long as that takes, whether or not anybody is there: closing, other
-    than terminating, first has it cancelled."""
+    """A server goes on with what was cut short for as long as that takes, though nobody is there any more: to close,
+    other than to terminate, first has it cancelled."""
     with suppress(Exception):
         await connection.close(timeout=PROBE_SECONDS)
 
