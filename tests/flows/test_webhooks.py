@@ -610,6 +610,30 @@ async def test_what_it_fails_at_keeps_the_breaker_from_closing_for_no_other_kind
         clock.at = datetime.fromisoformat(now["breaker"]["openUntil"])
 
 
+async def test_what_goes_alone_is_found_without_going_through_all_that_wait(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """A million may, and no endpoint is sent anything while one claims."""
+    made = await endpoint(staff, receiver.url)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("UPDATE webhook_endpoints SET opened = 1")
+        # Of each order that it was delivered waits for that it was placed.
+        await tx.execute(
+            """INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
+               SELECT $1, gen_random_uuid(), topic, n::text, '{}', now(), now() + interval '1 day'
+               FROM generate_series(1, 10000) AS n, unnest(ARRAY['order.placed', 'order.delivered']) AS topic
+               ORDER BY n, topic DESC""",
+            UUID(made["id"]),
+        )
+        await tx.execute("ANALYZE webhook_deliveries")
+        asked = (shop.clock.now(), 4, 32, 30.0)
+        told = await tx.fetchval("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + store.q.claim, *asked)
+        touched = told[0]["Plan"]["Shared Hit Blocks"] + told[0]["Plan"]["Shared Read Blocks"]
+        assert touched < 10_000, told
+        claimed = await tx.fetch("SELECT topic, key FROM webhook_deliveries WHERE attempts > 0")
+    assert [tuple(each) for each in claimed] == [("order.placed", "1")]
+
+
 async def test_another_address_does_not_wait_for_what_the_old_one_failed(
     shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
 ) -> None:

@@ -367,6 +367,28 @@ async def test_the_worker_leaves_an_entry_that_shows_the_change(tees: None, shop
     assert await hit(client, "TEE") == "miss"
 
 
+@pytest.mark.parametrize("tell", ["drop", "renew"])
+async def test_a_page_is_not_made_once_for_each_of_its_many_skus(
+    tees: None, shop: Shop, monkeypatch: pytest.MonkeyPatch, tell: str
+) -> None:
+    """A batch of large products would take gigabytes."""
+    [id_] = (await catalog.product_ids_of_skus(shop.stores.mongo, ["TEE"])).values()
+    [product] = await catalog.by_ids(shop.stores.mongo, [id_])
+    made = list[bytes]()
+
+    def entry(*args: Any, **said: Any) -> bytes:
+        made.append(real(*args, **said))
+        return made[-1]
+
+    real = cache.entry
+    monkeypatch.setattr(cache, "entry", entry)
+    if tell == "drop":
+        await catalog.drop_cached(shop, [id_], {id_: product})
+    else:
+        await catalog.renew_cached(shop, [product])
+    assert (len(made), len(product["keys"]) > 2) == (2, True)
+
+
 async def test_a_sale_puts_the_newer_page_in_the_place_of_the_older(tees: None, shop: Shop, client: Client) -> None:
     redis = shop.stores.redis
     [id_] = (await catalog.product_ids_of_skus(shop.stores.mongo, ["TEE"])).values()

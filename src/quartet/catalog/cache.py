@@ -94,7 +94,10 @@ async def drop(
     """Takes what these changes have made old out of the cache, in one round trip: by reference, the product's id and
     version, None of one that is gone. `entries`: of that version only these stay, as far as they are known. Raises
     StoreUnavailable."""
-    known = {ref: sha1(entry, usedforsecurity=False).hexdigest() for ref, entry in (entries or {}).items()}
+    entries = entries or {}
+    # Under many references there is the same one.
+    digests = {entry: sha1(entry, usedforsecurity=False).hexdigest() for entry in set(entries.values())}
+    known = {ref: digests[entry] for ref, entry in entries.items()}
     # As text: a number of 64 bits has a class of its own in MongoDB's driver, which Redis' does not take.
     calls = {
         ref: (id_, "" if version is None else str(version), known.get(ref, ""))

@@ -173,6 +173,13 @@ def _entry(product: Document, reference: str, body: bytes) -> bytes:
     return cache.entry(product["_id"], product["version"], body, sold=reference in sellable_skus(product))
 
 
+def _entries(shop: Shop, product: Document) -> dict[str, bytes]:
+    """By its references, of which there may be hundreds, and a page has kilobytes: only two are made."""
+    body, sold = body_of(shop, product), set(sellable_skus(product))
+    both = {is_sold: cache.entry(product["_id"], product["version"], body, sold=is_sold) for is_sold in (True, False)}
+    return {key: both[key in sold] for key in product["keys"]}
+
+
 def body_of(shop: Shop, product: Document) -> bytes:
     """The product as JSON."""
     return orjson.dumps(wire(product, shop.settings.currency), option=orjson.OPT_UTC_Z)
@@ -365,8 +372,7 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
     for product_id in wanted & present.keys():
         product = present[product_id]
         changed |= dict.fromkeys(product["keys"], (product_id, product["version"]))
-        body = body_of(shop, product)
-        entries |= {key: _entry(product, key, body) for key in product["keys"]}
+        entries |= _entries(shop, product)
     await cache.drop(shop.stores.redis, changed, entries)
     await store.sweep(shop.stores.mongo, unheld, shop.clock.now())
 
@@ -378,8 +384,8 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
     hidden: dict[str, tuple[str, int | None]] = {}
     for product in changed:
         if is_published(product, shop.clock.now()):
-            body = body_of(shop, product)
-            shown |= {key: (product["_id"], product["version"], _entry(product, key, body)) for key in product["keys"]}
+            entries = _entries(shop, product)
+            shown |= {key: (product["_id"], product["version"], entry) for key, entry in entries.items()}
         else:
             hidden |= dict.fromkeys(product["keys"], (product["_id"], product["version"]))
     await cache.renew(shop.stores.redis, shown)

@@ -50,31 +50,55 @@ SELECT pg_advisory_xact_lock(hashtextextended('webhook claims', 0));
 -- has been open. Of one key the first goes first: the next waits while that one has not been tried or is on its way, but
 -- not while it waits to be tried again, or one that is refused for ever would hold up all that follow. What goes alone is
 -- of the kind of which least was tried in vain: else the one kind that the endpoint fails at would keep the breaker open,
--- and all others with it. For that all that is due is looked at, but only once a pause.
-WITH open AS (
+-- and all others with it. By webhook_deliveries_kind, from one kind to the next and only some of each: a million may wait,
+-- and all claims wait for this one. Where the first of a kind all wait for others of their keys, those go.
+WITH RECURSIVE open AS (
     SELECT e.id, e.opened > 0 AS alone, CASE WHEN e.opened > 0 THEN 1 ELSE $2::int END - (
         SELECT count(*) FROM webhook_deliveries AS d
         WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.leased_until > $1) AS free
     FROM webhook_endpoints AS e
     WHERE e.enabled AND (e.open_until IS NULL OR e.open_until <= $1)
-), vain AS (
-    SELECT endpoint_id, topic, count(*) AS times FROM webhook_deliveries
-    WHERE state = 'pending' AND attempts > 0 AND endpoint_id IN (SELECT id FROM open WHERE alone AND free > 0)
-    GROUP BY endpoint_id, topic
+), kinds AS (
+    SELECT id AS endpoint_id, (SELECT min(topic) FROM webhook_deliveries
+                               WHERE endpoint_id = open.id AND state = 'pending') AS topic
+    FROM open WHERE alone AND free > 0
+    UNION ALL
+    SELECT endpoint_id, (SELECT min(d.topic) FROM webhook_deliveries AS d
+                         WHERE d.endpoint_id = kinds.endpoint_id AND d.state = 'pending' AND d.topic > kinds.topic)
+    FROM kinds WHERE topic IS NOT NULL
+), probes AS (
+    SELECT DISTINCT ON (kinds.endpoint_id) first.id, first.not_before
+    FROM kinds CROSS JOIN LATERAL (
+        SELECT count(*) AS times FROM webhook_deliveries AS d
+        WHERE d.endpoint_id = kinds.endpoint_id AND d.topic = kinds.topic AND d.state = 'pending' AND d.attempts > 0
+    ) AS vain CROSS JOIN LATERAL (
+        SELECT d.* FROM (
+            SELECT * FROM webhook_deliveries
+            WHERE endpoint_id = kinds.endpoint_id AND topic = kinds.topic AND state = 'pending'
+              AND not_before <= $1 AND give_up_at > $1 AND (leased_until IS NULL OR leased_until <= $1)
+            ORDER BY attempts, id LIMIT 1000) AS d
+        WHERE NOT EXISTS (
+            SELECT FROM webhook_deliveries AS earlier
+            WHERE earlier.endpoint_id = d.endpoint_id AND earlier.key = d.key AND earlier.id < d.id
+              AND earlier.state = 'pending' AND (earlier.attempts = 0 OR earlier.leased_until > $1))
+        ORDER BY d.attempts, d.id LIMIT 1
+    ) AS first
+    ORDER BY kinds.endpoint_id, vain.times, first.attempts, first.id
 ), due AS (
-    SELECT found.id FROM open CROSS JOIN LATERAL (
-        SELECT d.id, d.not_before FROM (
-            SELECT d.* FROM webhook_deliveries AS d
+    SELECT id FROM (
+        SELECT id, not_before FROM probes
+        UNION ALL
+        SELECT found.* FROM open CROSS JOIN LATERAL (
+            SELECT d.id, d.not_before FROM webhook_deliveries AS d
             WHERE d.endpoint_id = open.id AND d.state = 'pending' AND d.not_before <= $1 AND d.give_up_at > $1
               AND (d.leased_until IS NULL OR d.leased_until <= $1)
               AND NOT EXISTS (
                   SELECT FROM webhook_deliveries AS earlier
                   WHERE earlier.endpoint_id = d.endpoint_id AND earlier.key = d.key AND earlier.id < d.id
                     AND earlier.state = 'pending' AND (earlier.attempts = 0 OR earlier.leased_until > $1))
-            ORDER BY d.id LIMIT CASE WHEN NOT open.alone OR open.free < 1 THEN greatest(open.free, 0) END) AS d
-        LEFT JOIN vain USING (endpoint_id, topic)
-        ORDER BY coalesce(vain.times, 0), d.attempts, d.id LIMIT greatest(open.free, 0)) AS found
-    ORDER BY found.not_before, found.id LIMIT $3
+            ORDER BY d.id LIMIT greatest(open.free, 0)) AS found
+        WHERE NOT open.alone) AS either
+    ORDER BY not_before, id LIMIT $3
 ), mine AS (
     SELECT id FROM webhook_deliveries WHERE id IN (SELECT id FROM due) AND state = 'pending' FOR UPDATE SKIP LOCKED
 )

@@ -54,6 +54,24 @@ async def test_a_refusal_keeps_the_connection(pg: Postgres) -> None:
     assert await _pid(pg) == before
 
 
+async def test_what_nobody_waits_for_any_more_is_ended_at_the_server(pg: Postgres) -> None:
+    async def ask() -> None:
+        async with pg.read(600) as read:
+            await read.fetchval("SELECT pg_sleep(600) AS given_up")
+
+    async def until(n: int) -> None:
+        running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%AS given' || '_up%'"
+        async with asyncio.timeout(20), pg.read() as read:
+            while await read.fetchval(running) != n:  # noqa: ASYNC110 — the server does it
+                await asyncio.sleep(0.05)
+
+    asked = asyncio.create_task(ask())
+    await until(1)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await until(0)
+
+
 async def test_what_nobody_waits_for_may_take_longer_than_a_call(
     servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
