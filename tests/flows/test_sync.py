@@ -909,26 +909,29 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
     kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of what changed meanwhile the cache is told afterwards."""
-    away = asyncio.Event()
+    away, drop = asyncio.Event(), products._drop
+
+    async def fails_meanwhile(*told: Any) -> None:
+        if await is_rebuilt(kitchen):
+            return await drop(*told)
+        away.set()
+        raise StoreUnavailable("redis")
 
     async def fails(*_: Any) -> None:
-        away.set()
         raise StoreUnavailable("redis")
 
     await add(kitchen, kettle("A"))
     await sync.catch_up(kitchen)
     assert await has_name(client, "A", "Kettle A")
+    monkeypatch.setattr(products, "_drop", fails_meanwhile)
+    monkeypatch.setattr(changes, "tell", fails)
     held = Held("filled")
     async with running(changes.follow(replace(kitchen, step=held.step))):
         await asyncio.wait_for(held.reached.wait(), 20)
-        with monkeypatch.context() as failing:
-            failing.setattr("quartet.sync.products._drop", fails)
-            failing.setattr("quartet.sync.changes.tell", fails)
-            await rename_behind(kitchen, "A", "Teapot")
-            await asyncio.wait_for(away.wait(), 20)
-            held.go_on.set()
-            await soon(lambda: is_rebuilt(kitchen))
-            assert await has_name(client, "A", "Kettle A")
+        await rename_behind(kitchen, "A", "Teapot")
+        await asyncio.wait_for(away.wait(), 20)
+        assert await has_name(client, "A", "Kettle A")
+        held.go_on.set()
         await soon(lambda: has_position(kitchen))
         await soon(lambda: has_name(client, "A", "Teapot"))
         await soon(lambda: equal(kitchen))
