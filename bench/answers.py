@@ -16,7 +16,7 @@ from urllib.parse import quote_plus
 
 from bench.bare import started
 from bench.client import Client, by_the_clock
-from bench.machine import Measured, compiler_seconds, cpu_seconds, measure, table
+from bench.machine import Measured, compiler_seconds, cpu_seconds, measure, middle, table
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
 from quartet.devstores import free_port
@@ -81,7 +81,7 @@ async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
         f"until the engine's compiler took {compiling:.0%} of a core. The load's own process is not counted."
     )
     told = f"### A search over HTTP\n\n{note}\n\n{table(runs)}\n\n{_kept(kept)}"
-    return told, {"kept": _middle(kept[0].kept), "new": runs[1]}
+    return told, {"kept": middle(kept[0].kept, "api"), "new": runs[1]}
 
 
 async def _warmed(shop: RunningShop, asks: Sequence[Call]) -> float:
@@ -138,10 +138,11 @@ def _kept(found: Sequence[Turns]) -> str:
     ]
     for turns in found:
         ratios = sorted(k.cpu["api"] / b.cpu["api"] for k, b in zip(turns.kept, turns.bare, strict=True))
+        bare, kept = middle(turns.bare, "api"), middle(turns.kept, "api")
         lines.append(
             f"| {turns.name} | {turns.size:,} | {_spread(turns.bare)} | {_spread(turns.kept)} "
             f"| **{median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} "
-            f"| {_middle(turns.bare).rate:,.0f} | {_middle(turns.kept).rate:,.0f} |"
+            f"| {middle(turns.bare, 'api').rate:,.0f} | {middle(turns.kept, 'api').rate:,.0f} |"
         )
     return "\n".join(lines)
 
@@ -149,10 +150,6 @@ def _kept(found: Sequence[Turns]) -> str:
 def _spread(runs: Sequence[Measured]) -> str:
     spent = sorted(run.cpu["api"] for run in runs)
     return f"{median(spent):.0f} ({spent[0]:.0f} to {spent[-1]:.0f})"
-
-
-def _middle(runs: Sequence[Measured]) -> Measured:
-    return sorted(runs, key=lambda run: run.cpu["api"])[len(runs) // 2]
 
 
 async def _by_the_clock(shop: RunningShop, name: str, ask: Call) -> Measured:

@@ -89,6 +89,11 @@ class Measured:
         return sum(self.cpu.values())
 
 
+def middle(runs: Sequence[Measured], process: str) -> Measured:
+    """Of the same, measured several times, the one in the middle by what that process took."""
+    return sorted(runs, key=lambda run: run.cpu[process])[len(runs) // 2]
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """What this share of the values stayed under."""
     ordered = sorted(values)
