@@ -142,7 +142,7 @@ def _kept(found: Sequence[Turns]) -> str:
         lines.append(
             f"| {turns.name} | {turns.size:,} | {_spread(turns.bare)} | {_spread(turns.kept)} "
             f"| **{median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} "
-            f"| {middle(turns.bare, 'api').rate:,.0f} | {middle(turns.kept, 'api').rate:,.0f} |"
+            f"| {bare.rate:,.0f} | {kept.rate:,.0f} |"
         )
     return "\n".join(lines)
 
