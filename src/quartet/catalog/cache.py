@@ -98,10 +98,9 @@ async def drop(
     # Under many references there is the same one.
     digests = {entry: sha1(entry, usedforsecurity=False).hexdigest() for entry in set(entries.values())}
     known = {ref: digests[entry] for ref, entry in entries.items()}
-    # As text: a number of 64 bits has a class of its own in MongoDB's driver, which Redis' does not take.
     calls = {
-        ref: (id_, "" if version is None else str(version), known.get(ref, ""))
-        for ref, (id_, version) in changed.items()
+        ref: (product_id, "" if version is None else version, known.get(ref, ""))
+        for ref, (product_id, version) in changed.items()
     }
     await _run_each(redis, DROP, calls)
 
@@ -112,18 +111,17 @@ async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) 
     references = list(pages)
     # Most are not kept at all, and a page has kilobytes.
     heads = await redis.pipeline([("GETRANGE", key(reference), 0, 0) for reference in references])
-    kept = [reference for reference, head in zip(references, heads, strict=True) if head]
-    newer = {reference: (id_, str(version), entry) for reference in kept for id_, version, entry in [pages[reference]]}
-    await _run_each(redis, RENEW, newer)
+    kept = {reference: pages[reference] for reference, head in zip(references, heads, strict=True) if head}
+    await _run_each(redis, RENEW, kept)
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:
     """The script on each reference's key, in one round trip."""
     if not calls:
         return []
+    # As text: a number of 64 bits has a class of its own in MongoDB's driver, which Redis' does not take.
+    told = {key(ref): [str(one) if isinstance(one, int) else one for one in given] for ref, given in calls.items()}
     try:
-        return await redis.pipeline(
-            [("EVALSHA", script.sha, 1, key(reference), *arguments) for reference, arguments in calls.items()]
-        )
+        return await redis.pipeline([("EVALSHA", script.sha, 1, at, *arguments) for at, arguments in told.items()])
     except ScriptForgotten:  # the server restarted: each once more, whole
-        return [await redis.run(script, [key(reference)], arguments) for reference, arguments in calls.items()]
+        return [await redis.run(script, [at], arguments) for at, arguments in told.items()]
