@@ -28,7 +28,6 @@ async def test_all_stores_say_the_same_in_the_end(shop: Shop, monkeypatch: pytes
     for seed in range(first, min(first + PORTION, 100 + SEEDS)):
         wrong = await world.run(seed)
         assert not wrong, "\n".join([*world.log, *wrong, f"QUARTET_TEST_SEED={seed} tests/faults/test_convergence.py"])
-    await world.close()
 
 
 @pytest.mark.timeout(600)
@@ -53,7 +52,6 @@ async def _first_wrong(world: World, seeds: Iterable[int]) -> tuple[int, list[st
     for seed in seeds:
         if found := await world.run(seed):
             break
-    await world.close()
     return seed, found, world.log
 
 

@@ -21,7 +21,6 @@ from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.steps import unwatched
 from quartet.stores import mongo, outbox
-from quartet.stores.mongo import Mongo
 from quartet.stores.search import BulkResult
 from quartet.sync import changes, products, relay, store
 from quartet.web.dependencies import Shop
@@ -103,17 +102,12 @@ class World:
         patch.setattr(search, "put", self.engine.take)
         patch.setattr(relay, "AWAY_SECONDS", 0.0)  # what is postponed is due again by the order of moves, not by time
         patch.setattr(mongo, "_PAUSE_SECONDS", 0)
-        url, database = str(shop.settings.mongodb_url), str(shop.settings.mongodb_url).rpartition("/")[2]
-        self._memories = [Mongo(url, database) for _ in range(2)]  # what a worker remembers goes by its client
+        self._stores = [replace(shop.stores) for _ in range(2)]  # beside which a worker remembers
         self.log: list[str] = []
 
     async def prepare(self) -> None:
         await self.shop.stores.redis.call("FLUSHDB")  # which all shops of a run share
         await catalog.put_category(self.shop, Category("kitchen", "Kitchen", None, {"type": "object"}))
-
-    async def close(self) -> None:
-        for memory in self._memories:
-            await memory.close()
 
     async def run(self, seed: int) -> list[str]:
         """What is wrong in the end, if anything; `log` tells how it came to that."""
@@ -143,11 +137,10 @@ class World:
 
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
         """Of two workers, whose clocks are an hour apart and more, and of whom one carries one product at a time."""
-        memory = self._memories[number]
-        products._memories.pop(memory, None)
+        stores = self._stores[number]
+        stores._kept.pop(products._Memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
         settings = self.shop.settings.model_copy(update={"sync_batch": (1, 500)[number]})
-        stores = replace(self.shop.stores, mongo=memory)
         return Actor(replace(self.shop, clock=clock, settings=settings, stores=stores), work)
 
     async def _move(self) -> None:
@@ -319,7 +312,8 @@ class World:
 
     async def _carry_the_rest(self) -> None:
         """What a healthy worker does that begins where the last position was saved."""
-        products._memories.clear()
+        for stores in (self.shop.stores, *self._stores):
+            stores._kept.pop(products._Memory, None)
         async with self.shop.stores.pg.read() as read:
             position = await store.position(read, changes.PIPELINE)
         gathered = changes.Gathered(self.shop.clock)

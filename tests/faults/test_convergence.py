@@ -17,4 +17,3 @@ async def test_all_stores_say_the_same_in_the_end(shop: Shop, monkeypatch: pytes
     for seed in SEEDS:
         wrong = await world.run(seed)
         assert not wrong, "\n".join([*world.log, *wrong, f"QUARTET_TEST_SEED={seed} runs it again"])
-    await world.close()

@@ -15,6 +15,7 @@ from abroad import Abroad
 from fastapi import FastAPI
 from line import CUTS, Cut, Line
 from pydantic import SecretStr
+from stops import Killed, dies_at
 from stripes_place import KEY, REDIRECTED, SECRETS, SLOW, StripesPlace
 from structlog.testing import capture_logs
 from till import Json, Till, look, order, settle
@@ -276,6 +277,30 @@ async def test_a_refund_that_fails_when_nobody_waits_for_it_any_more_is_named(
     assert (named.reference, named.finding) == (
         told.json()["id"], "300 GBP must go back, and the provider can't: give them otherwise",
     )  # fmt: skip
+
+
+async def test_a_refund_that_failed_unseen_is_not_named_once_its_request_was_repeated(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
+) -> None:
+    made = await order(shopper, ("MUG", 2))
+    assert (await pay(shopper, made)).status_code == 201
+
+    async def give_back() -> httpx.Response:
+        body, headers = {"amountCents": 300}, {"Idempotency-Key": "once"}
+        return await staff.post(f"/orders/{made['id']}/refunds", json=body, headers=headers)
+
+    app.state.shop = replace(shop, step=dies_at("refund promised"))
+    with pytest.raises(Killed):
+        await give_back()
+    app.state.shop, place.declining = shop, True
+    await abroad.settled()
+    assert [named.finding for named in await abroad.differences()] == [
+        "300 GBP must go back, and the provider can't: give them otherwise"
+    ]
+    place.declining = False
+    assert (await give_back()).status_code == 201
+    assert await abroad.differences() == []  # to give them otherwise as well would be to give them twice
+    await abroad.books_balance()
 
 
 async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(

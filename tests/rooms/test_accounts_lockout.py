@@ -12,8 +12,7 @@ from quartet import accounts
 from quartet.accounts import lockout, passwords
 from quartet.accounts.lockout import Lock
 from quartet.accounts.model import TooManyAttempts
-from quartet.stores import open_stores
-from quartet.stores.redis import RedisStore
+from quartet.stores import Stores, open_stores
 from quartet.web.dependencies import Shop
 
 ADA = {"email": "ada@example.com", "password": "analytical engine"}
@@ -27,78 +26,78 @@ def lock() -> Lock:
     return Lock((f"test:{{x}}:{name}:account", f"test:{{x}}:{name}:address"), (10, 100))
 
 
-async def _refused(redis: RedisStore, lock: Lock, now: int) -> int:
+async def _refused(stores: Stores, lock: Lock, now: int) -> int:
     """Seconds to wait; 0 when a try would be counted."""
     try:
-        await lockout.look(redis, lock, now_ms=now)
+        await lockout.look(stores, lock, now_ms=now)
     except TooManyAttempts as refused:
         return refused.retry_after
     return 0
 
 
 async def test_each_further_wrong_password_doubles_the_wait_up_to_a_quarter_of_an_hour(shop: Shop, lock: Lock) -> None:
-    redis, now = shop.stores.redis, START
+    stores, now = shop.stores, START
     for _ in range(10):
-        assert await _refused(redis, lock, now) == 0
-        await lockout.count(redis, lock, now_ms=now)
+        assert await _refused(stores, lock, now) == 0
+        await lockout.count(stores, lock, now_ms=now)
     waits = []
     for _ in range(8):
-        waits.append(await _refused(redis, lock, now))
+        waits.append(await _refused(stores, lock, now))
         with pytest.raises(TooManyAttempts):  # a try while it is closed is not counted and does not make it longer
-            await lockout.count(redis, lock, now_ms=now + 1000)
+            await lockout.count(stores, lock, now_ms=now + 1000)
         now += waits[-1] * 1000
-        await lockout.count(redis, lock, now_ms=now)
+        await lockout.count(stores, lock, now_ms=now)
     assert waits == [60, 120, 240, 480, 900, 900, 900, 900]
-    assert 0 < await redis.call("PTTL", lock.keys[0]) <= 12 * 3600 * 1000
+    assert 0 < await stores.redis.call("PTTL", lock.keys[0]) <= 12 * 3600 * 1000
 
 
 async def test_a_server_whose_clock_is_behind_keeps_nobody_out_for_longer_than_a_quarter_of_an_hour(
     shop: Shop, lock: Lock
 ) -> None:
     """As after a failover."""
-    redis = shop.stores.redis
+    stores = shop.stores
     for _ in range(10):
-        await lockout.count(redis, lock, now_ms=START)
-    assert await _refused(redis, lock, START - 840_000) == 900
+        await lockout.count(stores, lock, now_ms=START)
+    assert await _refused(stores, lock, START - 840_000) == 900
     hour_behind = START - 3_600_000
-    assert await _refused(redis, lock, hour_behind) == 0
-    await lockout.count(redis, lock, now_ms=hour_behind)  # the wrong passwords are not forgotten
-    assert await _refused(redis, lock, hour_behind) == 120
+    assert await _refused(stores, lock, hour_behind) == 0
+    await lockout.count(stores, lock, now_ms=hour_behind)  # the wrong passwords are not forgotten
+    assert await _refused(stores, lock, hour_behind) == 120
 
 
 async def test_time_forgets_wrong_passwords_little_by_little(shop: Shop, lock: Lock) -> None:
-    redis = shop.stores.redis
+    stores = shop.stores
     for _ in range(10):
-        await lockout.count(redis, lock, now_ms=START)
+        await lockout.count(stores, lock, now_ms=START)
     later = START + 3 * 3600 * 1000  # half of them are forgotten
     for _ in range(5):
-        await lockout.count(redis, lock, now_ms=later)
-    assert await _refused(redis, lock, later) == 60
+        await lockout.count(stores, lock, now_ms=later)
+    assert await _refused(stores, lock, later) == 60
     for _ in range(9):
-        await lockout.count(redis, lock, now_ms=later + 7 * 3600 * 1000)
-    assert await _refused(redis, lock, later + 7 * 3600 * 1000) == 0
+        await lockout.count(stores, lock, now_ms=later + 7 * 3600 * 1000)
+    assert await _refused(stores, lock, later + 7 * 3600 * 1000) == 0
 
 
 async def test_the_right_password_empties_the_accounts_bucket_and_takes_its_own_try_off_the_addresss(
     shop: Shop, lock: Lock
 ) -> None:
-    redis, now = shop.stores.redis, START
+    stores, now = shop.stores, START
     account, address = lock.keys
     for n in range(100):  # somebody in the office goes through a hundred accounts
-        await lockout.count(redis, Lock((f"{account}{n}", address), (10, 100)), now_ms=now)
-    assert await _refused(redis, lock, now) == 60
+        await lockout.count(stores, Lock((f"{account}{n}", address), (10, 100)), now_ms=now)
+    assert await _refused(stores, lock, now) == 60
     now += 60_000
-    tried = await lockout.count(redis, lock, now_ms=now)
-    assert await _refused(redis, lock, now) == 120
-    await lockout.right(redis, tried, now_ms=now)
-    assert await _refused(redis, lock, now) == 0  # the next colleague need not wait
-    assert await redis.call("EXISTS", account) == 0
-    await lockout.count(redis, lock, now_ms=now)
-    assert await _refused(redis, lock, now) == 120  # but a wrong one is one too many still
+    tried = await lockout.count(stores, lock, now_ms=now)
+    assert await _refused(stores, lock, now) == 120
+    await lockout.right(stores, tried, now_ms=now)
+    assert await _refused(stores, lock, now) == 0  # the next colleague need not wait
+    assert await stores.redis.call("EXISTS", account) == 0
+    await lockout.count(stores, lock, now_ms=now)
+    assert await _refused(stores, lock, now) == 120  # but a wrong one is one too many still
 
 
 async def test_no_number_of_tries_at_once_gets_past_the_limit(shop: Shop, lock: Lock) -> None:
-    tries = [lockout.count(shop.stores.redis, lock) for _ in range(200)]
+    tries = [lockout.count(shop.stores, lock) for _ in range(200)]
     done = await asyncio.gather(*tries, return_exceptions=True)
     assert sum(isinstance(one, lockout.Try) for one in done) == 10
 

@@ -545,7 +545,7 @@ async def test_what_is_offered_beside_products_is_of_now(mugs: Shop) -> None:
     async with _served(mugs, LONG) as client:
         await _categories_are(client, [{"text": "Mugs", "slug": "mugs"}])
         await catalog.put_category(mugs, Category("mugs", "Mugs, all", None, {"type": "object"}))
-        rules._desks.pop(mugs.stores.pg)  # as when a minute has passed
+        mugs.stores._kept.pop(rules.Desk)  # as when a minute has passed
         await _categories_are(client, [{"text": "Mugs, all", "slug": "mugs"}])
 
 
@@ -584,8 +584,8 @@ async def test_what_is_offered_without_the_engine_is_not_kept(mugs: Shop, monkey
 def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
     routed: list[str] = []
-    rules._desks[mugs.stores.pg] = rules.Desk()
-    rules._desks[mugs.stores.pg].looks = Looks("test", 3600, 3600)
+    mugs.stores._kept.pop(rules.Desk, None)
+    mugs.stores.kept(rules.Desk).looks = Looks("test", 3600, 3600)
     for name in ("answer", "suggestions"):
         monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
     return routed

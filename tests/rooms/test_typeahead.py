@@ -37,7 +37,7 @@ async def searched(
             entry = service.Searched(new_id(), at, *service.told(query, exact), found, exact)
             await service.store.write(tx, [entry], [])
     await merchandising.count_queries(shop)
-    rules._desks.pop(shop.stores.pg, None)  # as a process that begins now
+    shop.stores._kept.pop(rules.Desk, None)  # as a process that begins now
 
 
 async def offered(client: httpx.AsyncClient, q: str, **params: Any) -> tuple[list[str], list[str]]:
@@ -117,10 +117,10 @@ async def test_staff_take_a_query_out_of_what_is_offered(
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
     rule = await made(staff.post("/search/rules", json={"query": "Mugs", "offered": False}))
     assert rule["offered"] is False
-    rules._desks.pop(shop.stores.pg)
+    shop.stores._kept.pop(rules.Desk)
     assert await offered(client, "mu") == ([], ["muddy boots"])
     assert (await made(staff.post("/search/rules", json={"query": "mugs"})))["offered"] is True
-    rules._desks.pop(shop.stores.pg)
+    shop.stores._kept.pop(rules.Desk)
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
 
 
@@ -139,10 +139,10 @@ async def test_processes_read_what_the_worker_drew_and_not_a_month_of_queries(
     async with shop.stores.pg.tx() as tx:
         await tx.execute("DELETE FROM query_days")
         await tx.execute("DELETE FROM searches")
-    rules._desks.pop(shop.stores.pg, None)
+    shop.stores._kept.pop(rules.Desk, None)
     assert await offered(client, "mu") == ([], ["mug"])
     await merchandising.count_queries(shop)
-    rules._desks.pop(shop.stores.pg)
+    shop.stores._kept.pop(rules.Desk)
     assert await offered(client, "mu") == ([], [])
 
 

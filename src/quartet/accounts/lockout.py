@@ -4,13 +4,12 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from quartet.accounts.model import TooManyAttempts
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
+from quartet.stores import Stores
 from quartet.stores.files import lua
-from quartet.stores.redis import RedisStore
 from quartet.web.limits import address_group
 
 SCRIPT = lua(__file__, "lockout.lua")
@@ -54,33 +53,33 @@ def _key(kind: str, name: str) -> str:
     return f"lockout:{{sign-in}}:{kind}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-async def look(redis: RedisStore, lock: Lock, *, now_ms: int | None = None) -> None:
+async def look(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> None:
     """Raises TooManyAttempts while the account or the address is closed."""
-    await _run(redis, "look", lock, now_ms)
+    await _run(stores, "look", lock, now_ms)
 
 
-async def count(redis: RedisStore, lock: Lock, *, now_ms: int | None = None) -> Try:
+async def count(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> Try:
     """Counts a try before its password is checked. Raises TooManyAttempts; that one is not counted."""
-    return Try(lock, tuple(await _run(redis, "try", lock, now_ms)))
+    return Try(lock, tuple(await _run(stores, "try", lock, now_ms)))
 
 
-async def right(redis: RedisStore, tried: Try, *, now_ms: int | None = None) -> None:
+async def right(stores: Stores, tried: Try, *, now_ms: int | None = None) -> None:
     """It was the right password: the account's bucket is emptied, the address's is as before the try."""
-    await _run(redis, "right", tried.lock, now_ms, tried.closed)
+    await _run(stores, "right", tried.lock, now_ms, tried.closed)
 
 
-async def forget(redis: RedisStore, lock: Lock) -> None:
+async def forget(stores: Stores, lock: Lock) -> None:
     """Opens an account whose owner has proved to be so in another way."""
-    await right(redis, Try(Lock(lock.keys[:1], lock.limits[:1]), ()))
+    await right(stores, Try(Lock(lock.keys[:1], lock.limits[:1]), ()))
 
 
-async def _run(redis: RedisStore, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:
-    here = _here.setdefault(redis, _Here())
+async def _run(stores: Stores, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:
+    here = stores.kept(_Here)
     if time.monotonic() < here.rests_until:
         return here.run(what, lock, closed)
     waits = (FIRST_WAIT * 1000, LONGEST_WAIT * 1000, DRAIN * 1000)
     try:
-        wait, *until = await redis.run(SCRIPT, lock.keys, [what, now_ms or "", *waits, *lock.limits, *closed])
+        wait, *until = await stores.redis.run(SCRIPT, lock.keys, [what, now_ms or "", *waits, *lock.limits, *closed])
     except StoreUnavailable:
         here.rests_until = time.monotonic() + _REST_SECONDS
         return here.run(what, lock, closed)
@@ -125,6 +124,3 @@ class _Here:
         if len(self._failures) >= _MOST_KEPT:
             del self._failures[next(iter(self._failures))]
         self._failures[key] = (count + 1, time.monotonic())
-
-
-_here: WeakKeyDictionary[RedisStore, _Here] = WeakKeyDictionary()

@@ -265,7 +265,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
     await shop.step("password reset")
-    await lockout.forget(shop.stores.redis, lockout.lock_of(shop.settings, email, ""))
+    await lockout.forget(shop.stores, lockout.lock_of(shop.settings, email, ""))
     await refuse_tokens_of(shop, user_id, ended)
 
 
@@ -360,15 +360,15 @@ async def _me(shop: Shop, principal: Principal) -> tuple[User, str | None]:
 async def _check_password(shop: Shop, email: str, password: str, hashed: str | None, device: Device) -> str | None:
     """A new hash, where the old one was made at another cost than today's. Hold a place in the queue; looks again when
     the turn comes, since many may have failed while this one waited. Raises WrongCredentials, TooManyAttempts, Busy."""
-    redis, lock = shop.stores.redis, lockout.lock_of(shop.settings, email, device.address)
-    await lockout.look(redis, lock)
+    lock = lockout.lock_of(shop.settings, email, device.address)
+    await lockout.look(shop.stores, lock)
     queue = passwords.turns(shop.settings)
     async with queue.turn:
-        tried = await lockout.count(redis, lock)
+        tried = await lockout.count(shop.stores, lock)
         is_right, renewed = await passwords.check(queue, password, hashed)
     if not is_right:
         raise WrongCredentials()
-    await lockout.right(redis, tried)
+    await lockout.right(shop.stores, tried)
     return renewed
 
 

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import orjson
 import structlog
@@ -70,29 +68,21 @@ class _Flight:
     reading: bool = False
 
 
-class _Named:
+class _Named(dict[str, str]):
     """Which product a reference named when it was last looked for: of the two look-ups in MongoDB it mostly spares
     one."""
 
     MOST = 10_000
 
-    def __init__(self) -> None:
-        self._ids: WeakKeyDictionary[Mongo, dict[str, str]] = WeakKeyDictionary()
-
-    def get(self, mongo: Mongo, reference: str) -> str | None:
-        """The product's id."""
-        return self._ids.get(mongo, {}).get(reference)
-
-    def put(self, mongo: Mongo, reference: str, product_id: str) -> None:
-        """Remembers it."""
-        ids = self._ids.setdefault(mongo, {})
-        if reference not in ids and len(ids) >= self.MOST:
-            del ids[next(iter(ids))]
-        ids[reference] = product_id
+    def put(self, reference: str, product_id: str) -> None:
+        """Remembers the product's id."""
+        if reference not in self and len(self) >= self.MOST:
+            del self[next(iter(self))]
+        self[reference] = product_id
 
 
-_named = _Named()
-_flights: dict[tuple[Any, str], _Flight] = {}
+class _Flights(dict[str, _Flight]):
+    """The reads under way, by reference."""
 
 
 async def product_page(shop: Shop, reference: str) -> ProductPage | None:
@@ -108,7 +98,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        _named.put(shop.stores.mongo, reference, product_id)
+        shop.stores.kept(_Named).put(reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -116,22 +106,22 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
 async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
     """Joins the read that is under way, where its answer is sure to be as new as one's own would be. `cached`: Redis is
     there to keep it."""
-    at = (shop.stores.mongo, reference)
+    flights = shop.stores.kept(_Flights)
     while True:
-        flight = _flights.get(at)
+        flight = flights.get(reference)
         # One that is over may still stand here. Waiting for it gives nobody else a turn, so it would for ever.
         if flight is None or flight.task.done():
-            flight = _flights[at] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
-            flight.task.add_done_callback(partial(_land, at, flight))
+            flight = flights[reference] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
+            flight.task.add_done_callback(partial(_land, flights, reference, flight))
         early = not flight.reading
         page, unchanged = await asyncio.shield(flight.task)  # whoever gives up waiting leaves it to the others
         if early or unchanged:
             return page
 
 
-def _land(at: tuple[Any, str], flight: _Flight, _: object) -> None:
-    if _flights.get(at) is flight:
-        del _flights[at]
+def _land(flights: _Flights, reference: str, flight: _Flight, _: object) -> None:
+    if flights.get(reference) is flight:
+        del flights[reference]
 
 
 async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
@@ -140,15 +130,16 @@ async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | 
         leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
-    _flights[shop.stores.mongo, reference].reading = True
+    shop.stores.kept(_Flights)[reference].reading = True
     return await _fetch(shop, reference, leases)
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    product = await store.find(shop.stores.mongo, reference, _named.get(shop.stores.mongo, reference))
+    named = shop.stores.kept(_Named)
+    product = await store.find(shop.stores.mongo, reference, named.get(reference))
     page = None
     if product is not None:
-        _named.put(shop.stores.mongo, reference, product["_id"])
+        named.put(reference, product["_id"])
         published = is_published(product, shop.clock.now())
         page = ProductPage(product["_id"], product["version"], body_of(shop, product), hit=False, published=published)
     return page, await _keep(shop, leases, {} if product is None else {reference: product})

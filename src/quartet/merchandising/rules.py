@@ -4,7 +4,6 @@ A search asks nobody but this memory, except that twice or three times a second 
 PostgreSQL. Where PostgreSQL is slow or away, searches go on with what was known.
 """
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +15,6 @@ from quartet.kernel.looks import Looks
 from quartet.merchandising import store, typeahead
 from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
 from quartet.merchandising.typeahead import Offers
-from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
 
 LOOK_SECONDS = 0.4
@@ -204,24 +202,20 @@ async def _boosts(
     return boosts(sales, product_ids, ranking.most_boost)
 
 
-_desks: "weakref.WeakKeyDictionary[Postgres, Desk]" = weakref.WeakKeyDictionary()
-
-
 async def ruling(shop: Shop, text: str) -> Ruling:
     """What staff, and sales within the bounds that staff set, say about a query now."""
-    desk = _desks.setdefault(shop.stores.pg, Desk())
-    return (await desk.present(shop)).of(text)
+    return (await shop.stores.kept(Desk).present(shop)).of(text)
 
 
 def stamp_of_late(shop: Shop) -> int | None:
     """Another number whenever staff have changed anything; None when nobody has looked for a moment. For whoever keeps
     answers ready: kept under this, none outlives what was said when it was made."""
-    desk = _desks.get(shop.stores.pg)
-    return desk.book.stamp if desk is not None and desk.is_recent(shop) else None
+    desk = shop.stores.kept(Desk)
+    return desk.book.stamp if desk.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Categories, (name, slug) each, and past queries for whoever has typed so much."""
-    book = await _desks.setdefault(shop.stores.pg, Desk()).present(shop)
+    book = await shop.stores.kept(Desk).present(shop)
     slugs = book.category_offers.begun(typed, limit)
     return [(book.categories[slug], slug) for slug in slugs], book.query_offers.begun(typed, limit)

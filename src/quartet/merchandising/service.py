@@ -5,7 +5,6 @@ no failure of PostgreSQL is felt by whoever searches. What does not fit into mem
 """
 
 import asyncio
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,7 +43,7 @@ class Journal:
     """What one process has noted and not yet written."""
 
     def __init__(self, pg: Postgres) -> None:
-        self._pg = weakref.ref(pg)  # which is the key that this is kept under
+        self._pg = pg
         self._waiting: deque[Searched | Opened] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
@@ -68,12 +67,12 @@ class Journal:
     async def write(self) -> None:
         """All that waits. What can't be written stays for the next time that something is noted."""
         async with self._writing:
-            while self._waiting and (pg := self._pg()) is not None:
+            while self._waiting:
                 batch = [self._waiting[n] for n in range(min(BATCH, len(self._waiting)))]
                 searches = [entry for entry in batch if isinstance(entry, Searched)]
                 opens = [entry for entry in batch if isinstance(entry, Opened)]
                 try:
-                    async with pg.tx() as tx:
+                    async with self._pg.tx() as tx:
                         await store.write(tx, searches, opens)
                 except Exception as error:
                     log.warning("searches not written", waiting=len(self._waiting), error=repr(error))
@@ -83,14 +82,8 @@ class Journal:
                 WRITTEN.inc(len(batch))
 
 
-_journals: "weakref.WeakKeyDictionary[Postgres, Journal]" = weakref.WeakKeyDictionary()
-
-
 def _journal(shop: Shop) -> Journal:
-    journal = _journals.get(shop.stores.pg)
-    if journal is None:
-        journal = _journals[shop.stores.pg] = Journal(shop.stores.pg)
-    return journal
+    return shop.stores.kept(Journal, shop.stores.pg)
 
 
 def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:

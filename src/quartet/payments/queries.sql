@@ -127,8 +127,13 @@ FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
 
 -- name: is_left
--- Whether more of it could be given back than is, and is promised.
-SELECT left_of_payment($1) > 0;
+-- Whether more of it could be given back than is, and is promised, and no repetition of the request for this one, under
+-- its key, has asked anew since.
+SELECT left_of_payment(r.payment_id) > 0
+   AND NOT EXISTS (SELECT FROM payment_refunds again
+                   WHERE again.payment_id = r.payment_id AND again.created_at > r.created_at
+                     AND (again.request_owner, again.request_key) = (r.request_owner, r.request_key))
+FROM payment_refunds r WHERE r.id = $1;
 
 -- name: any_open
 -- A payment or a refund that the provider has not answered for good, or money that it holds.

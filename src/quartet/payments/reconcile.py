@@ -190,9 +190,9 @@ async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs)
 
 
 async def _is_left(pg: Postgres, refund: Refund) -> bool:
-    """False where all of its payment went back otherwise, or is on its way."""
+    """False where all of its payment went back otherwise, or is on its way, and where it was asked for once more."""
     async with pg.read() as read:
-        return await store.is_left(read, refund.payment_id)
+        return await store.is_left(read, refund.id)
 
 
 def _is_owed(ours: Payment | Refund) -> bool:

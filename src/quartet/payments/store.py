@@ -197,9 +197,9 @@ async def settle(tx: Tx, payment_id: UUID, refs: list[str], *, gone: bool, now: 
         return [dict(row) for row in await tx.fetch(q.settle, payment_id, refs, gone, now)]
 
 
-async def is_left(read: Read, payment_id: UUID) -> bool:
-    """Whether more of it could be given back than is, and is promised."""
-    return bool(await read.fetchval(q.is_left, payment_id))
+async def is_left(read: Read, refund_id: UUID) -> bool:
+    """Whether more of its payment could be given back than is, and is promised, and nobody has asked for it again."""
+    return bool(await read.fetchval(q.is_left, refund_id))
 
 
 async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:

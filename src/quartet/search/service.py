@@ -19,7 +19,6 @@ from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -31,7 +30,6 @@ from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
 from quartet.search.model import Found, Shelves, Tier, View, Wanted, document
 from quartet.search.query import Told
-from quartet.stores.search import SearchEngine
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.search")
@@ -91,15 +89,9 @@ class Desk:
         self.views: dict[str, tuple[float, View]] = {}
 
 
-_desks: WeakKeyDictionary[SearchEngine, Desk] = WeakKeyDictionary()
-
-
 def desk(shop: Shop) -> Desk:
     """The one of this shop."""
-    found = _desks.get(shop.stores.search)
-    if found is None:
-        found = _desks[shop.stores.search] = Desk(shop)
-    return found
+    return shop.stores.kept(Desk, shop)
 
 
 def at_hand(shop: Shop, typed: str) -> Ready | None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from quartet.kernel.settings import Settings
@@ -18,6 +18,7 @@ from quartet.stores.reports import AT_ONCE, report
 from quartet.stores.search import SearchEngine
 
 Found = TypeVar("Found")
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Stores:
     search: SearchEngine
     replica: Postgres | None = None
     _reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _kept: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def kept(self, kind: Callable[..., Kept], *made_of: Any) -> Kept:
+        """What this process remembers beside these stores, one of each class: made at first, gone with them."""
+        found: Kept | None = self._kept.get(kind)
+        if found is None:
+            found = self._kept[kind] = kind(*made_of)
+        return found
 
     async def report(self, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
         """What `read` finds in PostgreSQL, at its replica where there is one, and of when that is. May take minutes,

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from math import isfinite
 from time import monotonic
-from weakref import WeakKeyDictionary
 
 from quartet import catalog, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
-from quartet.stores.postgres import Postgres
 from quartet.sync import store
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
@@ -42,11 +40,8 @@ class _Samples:
     told: int = 0
 
 
-_samples: WeakKeyDictionary[Postgres, _Samples] = WeakKeyDictionary()
-
-
 def _of(shop: Shop) -> _Samples:
-    return _samples.setdefault(shop.stores.pg, _Samples())
+    return shop.stores.kept(_Samples)
 
 
 def observe(shop: Shop, what: str, seconds: float) -> None:

@@ -4,8 +4,8 @@ what this process's breakers have seen."""
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from weakref import WeakKeyDictionary
 
 import structlog
 from prometheus_client import REGISTRY, Gauge
@@ -16,7 +16,6 @@ from quartet import hooks, notify
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox, tallies
 from quartet.stores.breakers import BREAKERS
-from quartet.stores.postgres import Postgres
 from quartet.sync import changes, freshness, products, relay, store
 from quartet.web.dependencies import Shop
 
@@ -37,7 +36,11 @@ MEASURED = Gauge("quartet_measured", "Whether PostgreSQL could be asked for the 
 AGE = Gauge("quartet_search_freshness_age_seconds", "How old the newest canary is that a search finds.", ["of"])
 
 _LABELLED = (LAG, PENDING, DEAD, TOPIC_LAG, TOPIC_PENDING, ENDPOINTS, AGE)
-_asked: WeakKeyDictionary[Postgres, float] = WeakKeyDictionary()
+
+
+@dataclass
+class _Measured:
+    at: float = -FRESH_SECONDS
 
 
 class FreshnessHistogram(Collector):
@@ -90,10 +93,10 @@ async def measure(shop: Shop) -> None:
     """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old. The breakers
     told are this shop's from then on, and always as they are."""
     BREAKERS.guards = shop.stores.guards
-    now = time.monotonic()
-    if now - _asked.get(shop.stores.pg, -FRESH_SECONDS) < FRESH_SECONDS:
+    now, measured = time.monotonic(), shop.stores.kept(_Measured)
+    if now - measured.at < FRESH_SECONDS:
         return
-    _asked[shop.stores.pg] = now
+    measured.at = now
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await _measure(shop)

@@ -20,7 +20,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import orjson
 import structlog
@@ -29,7 +28,6 @@ from prometheus_client import Counter
 from quartet import catalog, inventory, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
-from quartet.stores.mongo import Mongo
 from quartet.stores.search import BulkResult
 from quartet.sync import freshness, store
 from quartet.web.dependencies import Shop
@@ -65,11 +63,8 @@ class _Memory:
         return {product["_id"] for product in products if self.told.get(product["_id"]) != catalog.stamp(product)}
 
 
-_memories: WeakKeyDictionary[Mongo, _Memory] = WeakKeyDictionary()
-
-
 def _memory(shop: Shop) -> _Memory:
-    return _memories.setdefault(shop.stores.mongo, _Memory())
+    return shop.stores.kept(_Memory)
 
 
 def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None:
