@@ -115,7 +115,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
     asked: Json = {
         "from": 0 if told.seen else (wanted.page - 1) * wanted.size,
         "size": wanted.size,
-        "_source": [*QUERY["source"], "description"] if text else QUERY["source"],
+        "stored_fields": [*QUERY["card"], "description"] if text else QUERY["card"],
         "track_total_hits": True,
         "timeout": f"{reading.seconds * 1000:.0f}ms",
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
@@ -473,7 +473,7 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: S
         return None
     return {
         "size": size,
-        "_source": ["name", "slug"],
+        "stored_fields": ["name", "slug"],
         "track_total_hits": False,
         "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)], **_without(hidden)}},
         "sort": QUERY["sorts"]["relevance"],

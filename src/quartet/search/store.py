@@ -294,7 +294,7 @@ async def find(
     offered. Raises StoreUnavailable."""
     reading, took = Reading.of(settings), 0
     for tier in Tier:
-        found = await search.search(settings.search_alias, query.body(wanted, tier, now, reading, told))
+        found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, reading, told))
         took += found["took"]
         if not words.asked(wanted.q) or found["aggregations"]["matched"]["doc_count"] >= ENOUGH:
             break
@@ -315,6 +315,21 @@ async def find(
         partial=is_partial(found),
         took_ms=took,
     )
+
+
+async def _shown(search: SearchEngine, alias: str, body: Json) -> Json:
+    """An answer with what is stored of each hit by itself in its `_source`: the engine would read the whole document to
+    answer parts of it, an eighth of what a search costs it."""
+    found, names = await search.search(alias, body), body["stored_fields"]
+    hits = found["hits"]["hits"]
+    if hits and "fields" not in hits[0]:
+        # An index of an earlier version, live until another is built, has nothing stored by itself.
+        whole = {part: asked for part, asked in body.items() if part != "stored_fields"}
+        return await search.search(alias, {**whole, "_source": names})
+    for hit in hits:
+        stored = hit.pop("fields")
+        hit["_source"] = {name: stored[name][0] if name in stored else None for name in names}
+    return found
 
 
 async def _respelt(
@@ -376,7 +391,7 @@ async def suggest(
     `hidden`: products that are left out."""
     for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times what one as typed does
         if asked := query.begun(q, size, now, misspelt=misspelt, hidden=hidden):
-            found = await search.search(alias, asked)
+            found = await _shown(search, alias, asked)
             if hits := found["hits"]["hits"]:
                 return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits]
     return []

@@ -1,6 +1,7 @@
 """The shop's own query on every engine."""
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,38 @@ async def test_without_words_everything_published_comes_best_rated_first(ask: As
     assert [hit["_source"]["sku"] for hit in found.hits] == EVERYTHING
     assert found.total == 4
     assert all(hit["_score"] is None for hit in found.hits)
+
+
+AWKWARD = (
+    product("AWK-1", "Awkward", ratings={"avg": 13 / 3, "count": 3}, priceCents=2**40, available=0),
+    product("AWK-2", "Awkward", ratings={"avg": 4.0, "count": 1}, brand="", priceCents=0, description="É <b>" * 20_000),
+    product(
+        "AWK-3", "Awkward", brand="Ma\u00adrque\n", images=[{"url": 'https://x.test/?a=b&c="d"', "isPrimary": True}]
+    ),
+)
+
+
+@pytest.mark.parametrize("of_before", [False, True], ids=["of now", "of an earlier version"])
+async def test_a_hit_shows_what_the_document_holds(engine: SearchEngine, index: Settings, *, of_before: bool) -> None:
+    """An index of an earlier version has nothing stored by itself."""
+    alias = index.search_alias
+    if of_before:
+        before = json.loads(json.dumps(store.definition(index)).replace('"store": true', '"store": false'))
+        for name in await engine.alias_targets(alias):
+            await engine.delete_index(name)
+        await engine.create_index(f"{alias}-before", before, aliases=[alias, f"{alias}-all"])
+    documents = {one["_id"]: search.document(one) for one in AWKWARD}
+    assert all(result.accepted for result in await search.put(engine, alias, 1, documents))
+    await engine.refresh(alias)
+    for q, names in (("awkward", [*query.QUERY["card"], "description"]), ("", query.QUERY["card"])):
+        hits = (await search.find(engine, index, Wanted(q=q), NOW)).hits
+        assert len(hits) == len(AWKWARD)
+        for hit in hits:
+            document = documents[hit["_id"]]
+            assert document is not None
+            assert hit["_source"] == {name: document[name] for name in names}
+    offered = await search.suggest(engine, alias, "awk", 3, NOW)
+    assert sorted(one["slug"] for one in offered) == ["awk-1", "awk-2", "awk-3"]
 
 
 async def test_words_are_found_misspelt_in_name_brand_description_and_tags(ask: Asker) -> None:
