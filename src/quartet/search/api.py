@@ -182,8 +182,9 @@ Terms = Annotated[list[Term] | None, Query(max_length=20)]
     response_model=FoundShape,
     responses=problems(Invalid, Unauthenticated, Forbidden, StoreUnavailable, TooManyRequests),
     description="Published products by text, filters and `attrs.<name>=value`, `attrs.<name>.gte=number` "
-    "(also lte, gt, lt) and `attrs.<name>.in=<from>..<to>`, with facets over all that was found. Without `q` everything, "
-    "best rated first. A first page with `q` has an `X-Search-Id`, which a product's page and an order may carry.",
+    "(also lte, gt, lt) and `attrs.<name>.in=<from>..<to>`, with facets over all that was found. Without `q` "
+    "everything, best rated first. A first page with `q` has an `X-Search-Id`, which a product's page and an "
+    "order may carry.",
 )
 async def search(
     shop: ShopDep,
