@@ -323,16 +323,12 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def descendants(parents: Mapping[str, str | None], slug: str) -> list[str]:
-    """The category and all those below it; `parents` gives each category's parent."""
-    children: dict[str, list[str]] = {}
+def and_below(parents: Mapping[str, str | None], slugs: Iterable[str]) -> list[str]:
+    """These categories and all those below them; `parents` gives each category's parent."""
+    children: dict[str | None, list[str]] = {}
     for child, parent in parents.items():
-        if parent is not None:
-            children.setdefault(parent, []).append(child)
-    found, open_ = [slug], [slug]
-    while open_:
-        below: Iterable[str] = children.get(open_.pop(), ())
-        fresh = [child for child in below if child not in found]
-        found += fresh
-        open_ += fresh
+        children.setdefault(parent, []).append(child)
+    found = list(dict.fromkeys(slugs))
+    for slug in found:  # which grows
+        found += [child for child in children.get(slug, ()) if child not in found]
     return found

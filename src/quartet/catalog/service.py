@@ -23,10 +23,10 @@ from quartet.catalog.model import (
     NotBought,
     SkuTaken,
     SlugTaken,
+    and_below,
     canary,
     compared_by,
     copies,
-    descendants,
     document,
     epoch_ms,
     etag,
@@ -364,7 +364,7 @@ async def put_category(shop: Shop, category: Category, *, actor: str = "system")
         # Two that are put below each other at the same moment may both pass. Whoever walks the tree bears that, and to
         # put one of them elsewhere undoes it.
         parents = await store.parents(mongo)
-        if category.parent in descendants(parents, category.slug):
+        if category.parent in and_below(parents, [category.slug]):
             raise invalid("parent", "a category can't stand below itself")
         if category.parent not in parents:
             raise invalid("parent", f"there is no category {category.parent}")

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from quartet.catalog.attributes import Condition
-from quartet.catalog.model import CANARY, Category, Document, descendants, epoch_ms
+from quartet.catalog.model import CANARY, Category, Document, and_below, epoch_ms
 from quartet.kernel.ids import new_id
 from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
@@ -451,7 +451,7 @@ async def parents(mongo: Mongo) -> dict[str, str | None]:
 
 async def category_and_below(mongo: Mongo, slug: str) -> list[str]:
     """The slugs of a category and of all below it."""
-    return descendants(await parents(mongo), slug)
+    return and_below(await parents(mongo), [slug])
 
 
 def _category(found: Document) -> Category:
