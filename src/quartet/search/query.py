@@ -88,10 +88,11 @@ class Reading:
         """The fields that hold all texts of a product, one a language."""
         return [f"all.{language}" for language in sorted(set(self.languages.values()))]
 
-    def weighed(self, *names: str) -> list[str]:
-        """Fields with their weights, in the engine's way."""
+    @property
+    def weighed(self) -> list[str]:
+        """Fields with their weights, in the engine's way; those that weigh nothing are left out."""
         paths = {"exact": "words.name.plain"}
-        return [f"{paths.get(name, f'words.{name}')}^{self.weights[name]:g}" for name in names if self.weights[name]]
+        return [f"{paths.get(name, f'words.{name}')}^{weight:g}" for name, weight in self.weights.items() if weight]
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,7 @@ def _like_a_sku(text: str) -> Iterator[Json]:
 def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
     """How well it matches: adds up over the fields."""
     if tier is Tier.EXACT:
-        fields = reading.weighed("name", "exact", "brand", "more", "description")
-        return {"multi_match": {"query": text, "type": "most_fields", "fields": fields}}
+        return {"multi_match": {"query": text, "type": "most_fields", "fields": reading.weighed}}
     name = f"words.name.plain^{reading.weights['name']:g}"
     return {"bool": {"should": list(_each(text, loosely, name))}}
 
@@ -273,11 +273,11 @@ def _all(clauses: Iterable[Json]) -> Json:
 def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
     aggs = QUERY["aggs"]
-    price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
+    lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
     groups = {
         "category": {"category": aggs["category"]},
         "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
-        "price": {name: price[name] for name in ("price", "min", "max")},
+        "price": {"price": aggs["price"], "min": lowest, "max": highest},
         "attrs": {"attrs": _values_of(attrs_field, **_but_in_bands(view))},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
@@ -352,7 +352,7 @@ def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelve
     by_name = _by_facet(aggregations)
     price = by_name["price"]
     shown = view.others if view else None
-    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"]["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
         if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
@@ -385,8 +385,8 @@ def numbers(shelf: Sequence[str], now: datetime) -> Json:
     return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
 
-def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
-    return attr_facets(((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"]), names)
+def _attrs(aggregated: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
+    return attr_facets(((b["key"], b["doc_count"]) for b in aggregated["buckets"]), names)
 
 
 def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
@@ -397,10 +397,9 @@ def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
 
 def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     """Of an attribute that is filtered by."""
-    ticked = attr_facets(((b["key"], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]), [name])
-    of_all = _attrs(found, [name]).get(name, [])
+    of_all, ticked = (_attrs(part, [name]).get(name, []) for part in (found["attrs"], found.get("ticked", NONE)))
     known = {as_typed(bucket.key) for bucket in of_all}
-    counted = of_all + [bucket for bucket in ticked.get(name, []) if as_typed(bucket.key) not in known]
+    counted = of_all + [bucket for bucket in ticked if as_typed(bucket.key) not in known]
     named = {token(name, bucket.key) for bucket in counted}
     asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
     missed = (readings(name, text) for text in asked)
