@@ -33,8 +33,7 @@ class Searched(NamedTuple):
     exact: bool
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A product's page that was opened from a search."""
 
     search_id: UUID
