@@ -408,11 +408,11 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
         faults += attributes.plain_faults(variant.attrs, f"variants.{i}.attrs", lists=False)
     if faults:
         return faults
-    if not draft.variants:
-        return list(dict.fromkeys(attributes.attribute_faults(category, draft.attrs, "attrs", own=())))
-    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
     shared = attributes.attribute_faults(category, draft.attrs, "attrs", own=())
-    faults += [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
+    if not draft.variants:
+        return list(dict.fromkeys(shared))
+    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
+    faults = [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
     for i, variant in enumerate(draft.variants):
         merged = {**draft.attrs, **variant.attrs}
         faults += attributes.attribute_faults(category, merged, f"variants.{i}.attrs", own=variant.attrs)
