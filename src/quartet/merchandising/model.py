@@ -1,4 +1,4 @@
-"""What is remembered of searches, and in which words."""
+"""What is remembered of searches and said about queries, and in which words."""
 
 import re
 import string
