@@ -44,7 +44,7 @@ Json = dict[str, Any]
 
 QUERY: Json = json_file(__file__, "query.json")
 NONE: Json = {"buckets": []}
-FIELDS = ("name", "more", "description")
+IN_A_LANGUAGE = ("name", "more", "description")
 WEIGHED = ("name", "exact", "brand", "more", "description")
 # All that an engine may open of the dictionary for one misspelt or begun word.
 MOST_SPELLINGS = 30
@@ -77,7 +77,7 @@ class Reading:
     @classmethod
     def of(cls, settings: Settings) -> "Reading":
         """As the settings say."""
-        languages: dict[str, str] = dict.fromkeys(FIELDS, settings.search_language)
+        languages: dict[str, str] = dict.fromkeys(IN_A_LANGUAGE, settings.search_language)
         languages.update({str(name): language for name, language in settings.search_languages.items()})
         weights = dict.fromkeys(WEIGHED, 1.0)
         weights.update({str(name): weight for name, weight in settings.search_weights.items()})
@@ -511,12 +511,12 @@ def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
 # which nothing but field, word and value gets any further.
 
 # As the mapping names them; `all` has a field more for each language.
-_FIELDS = {
+_NAMES = {
     "words.name.plain": "exact", "words.name": "name", "words.brand": "brand", "words.more": "more",
     "words.description": "description", "all": "all", "skus": "sku", "id": "id",
     "category": "category",
 }  # fmt: skip
-_TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _FIELDS))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
+_TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _NAMES))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
 # What adds up from its parts. Of `max of` the greatest part is all.
 _SUMS = re.compile(r"sum of:|max plus .* times others of:")
 
@@ -571,6 +571,6 @@ def _parts(node: Json, pinned: bool, raised: float) -> Iterator[tuple[dict[str, 
 def _terms(description: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, word in _TERM.findall(description):
-        name = _FIELDS[path]
+        name = _NAMES[path]
         found[name] = f"{found[name]} {word}" if name in found else word
     return found
