@@ -369,7 +369,8 @@ DIFFERENT = (
     "minPrice=901", "maxPrice=899", "brand=Finch", "brand=Finch&brand=Hale", "brand=none",
     "category=mugs", "category=mugs&category=none", "attrs.color=blue", "attrs.color=red", "attrs.color=none",
     "attrs.color=blue&attrs.color=red", "attrs.size=3", "attrs.size.gte=3", "attrs.size.lt=3",
-    "attrs.size.gte=1&attrs.size.lt=3", "attrs.size.gte=1&attrs.color=red",
+    "attrs.size.gte=1&attrs.size.lt=3", "attrs.size.gte=1&attrs.color=red", "attrs.size.in=1..3", "attrs.size.in=3..9",
+    "attrs.size.in=1..3&attrs.size.in=3..9",
 )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
     shown = json.dumps(read_token(token("size", value))[1])
     assert token("size", value) in attr_filter("attrs.size", shown).clause["terms"]["attrs"]
     assert attr_filter("attrs.size.gte", shown).clause["range"]["attrs"]["gte"] == token("size", value)
+    [band] = attr_filter("attrs.size.in", f"{shown}..0").clause["bool"]["should"]
+    assert band["range"]["attrs"] == {"gte": token("size", value), "lt": token("size", 0)}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,9 @@ def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
         ("attrs.ram.gte", "1e400"),
         ("attrs.ram.gte", ""),
         ("attrs.ram.near", "3"),
+        ("attrs.ram.in", "3"),
+        ("attrs.ram.in", "3..many"),
+        ("attrs.ram.in", "..3"),
         ("attrs.ram.gte.lte", "3"),
         ("attrs.a=b", "3"),
         ("attrs.a>b", "3"),

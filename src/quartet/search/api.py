@@ -87,7 +87,7 @@ class BucketShape(Shape):
 
 
 class NumberBandShape(Shape):
-    """A band of an attribute's numbers, `from` included, `to` not (`attrs.x.gte` and `attrs.x.lt`)."""
+    """A band of an attribute's numbers, `from` included, `to` not: `attrs.x.in=<from>..<to>` asks for it."""
 
     key: str
     from_: float = Field(alias="from")
@@ -182,8 +182,9 @@ Terms = Annotated[list[Term] | None, Query(max_length=20)]
     response_model=FoundShape,
     responses=problems(Invalid, Unauthenticated, Forbidden, StoreUnavailable, TooManyRequests),
     description="Published products by text, filters and `attrs.<name>=value`, `attrs.<name>.gte=number` "
-    "(also lte, gt, lt), with facets over all that was found. Without `q` everything, best rated first. A first page "
-    "with `q` has an `X-Search-Id`, which a product's page and an order may carry.",
+    "(also lte, gt, lt) and `attrs.<name>.in=<from>..<to>`, with facets over all that was found. Without `q` "
+    "everything, best rated first. A first page with `q` has an `X-Search-Id`, which a product's page and an "
+    "order may carry.",
 )
 async def search(
     shop: ShopDep,

@@ -26,7 +26,7 @@ AttrValue = str | float | bool
 # Past this many hits an engine has to keep and sort every one before them: refine the search instead.
 DEEPEST = 10_000
 _LONGEST_VALUE = 256
-_COMPARISONS = ("gte", "lte", "gt", "lt")
+_COMPARISONS = ("gte", "lte", "gt", "lt", "in")
 # No attribute's name has these: `=` ends it in a token, and by the others engines count nothing.
 _NO_NAME = frozenset("=[]>")
 # As JSON writes them, so that whatever a facet shows can be asked for.
@@ -276,7 +276,8 @@ def _is_number(text: str) -> bool:
 
 
 def attr_filter(parameter: str, value: str) -> AttrFilter:
-    """`attrs.color` = `black` or `attrs.ram_gb.gte` = `32` as a filter. Raises Invalid naming the parameter."""
+    """`attrs.color` = `black`, `attrs.ram_gb.gte` = `32` or `attrs.ram_gb.in` = `16..64` as a filter. Raises Invalid
+    naming the parameter."""
     name = parameter.removeprefix("attrs.")
     name, dot, comparison = name.partition(".")
     if not 1 <= len(name) <= 64 or not _NO_NAME.isdisjoint(name) or (dot and comparison not in _COMPARISONS):
@@ -285,6 +286,11 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
     if not comparison:
         return AttrFilter(name, {"terms": {"attrs": readings(name, value)}})
+    if comparison == "in":
+        low, dots, high = value.partition("..")
+        if not (dots and _is_number(low) and _is_number(high)):
+            raise invalid(parameter, "must be two numbers, <from>..<to>")
+        return AttrFilter(name, {"bool": {"should": [band_filter(name, float(low), float(high))]}})
     if not _is_number(value):
         raise invalid(parameter, "must be a number")
     # `n:g` is past every number of this attribute, since hex digits end at f.
@@ -293,17 +299,21 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
 
 
 def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
-    """Several values of one attribute are alternatives; several bounds are one range, in which one value has to be;
-    everything else holds together."""
+    """Several values, or bands, of one attribute are alternatives; several bounds are one range, in which one value has
+    to be; everything else holds together."""
     values: dict[str, list[str]] = {}
+    bands: dict[str, list[Json]] = {}
     bounds: dict[str, dict[str, str]] = {}
     for one in filters:
         if "terms" in one.clause:
             values.setdefault(one.name, []).extend(one.clause["terms"]["attrs"])
+        elif "bool" in one.clause:
+            bands.setdefault(one.name, []).extend(one.clause["bool"]["should"])
         else:
             _narrow(bounds.setdefault(one.name, {}), one.clause["range"]["attrs"])
     return (
         *(AttrFilter(name, {"terms": {"attrs": held}}) for name, held in values.items()),
+        *(AttrFilter(name, {"bool": {"should": held}}) for name, held in bands.items()),
         *(AttrFilter(name, {"range": {"attrs": held}}) for name, held in bounds.items()),
     )
 
@@ -324,6 +334,8 @@ def band_filter(name: str, low: float, high: float) -> Json:
 
 def held_in(field: str, clause: Json) -> Json:
     """The same condition on attributes as another field holds them."""
+    if "bool" in clause:
+        return {"bool": {"should": [held_in(field, one) for one in clause["bool"]["should"]]}}
     return {kind: {field: held["attrs"]} for kind, held in clause.items()}
 
 

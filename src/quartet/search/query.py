@@ -358,7 +358,7 @@ def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelve
         if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
             attrs[own] = values
     if view is not None:
-        attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges))}
+        attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges, wanted))}
     return Facets(
         category=shelves.with_parents(_buckets(by_name["category"]["category"])),
         brand=_brands(by_name["brand"], wanted),
@@ -372,11 +372,12 @@ def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelve
     )
 
 
-def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float]) -> list[NumberBand]:
-    """Those that have any product."""
+def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted: Wanted) -> list[NumberBand]:
+    """Those that have any product, or are ticked."""
     counted = by_name[f"bands.{name}"]["bands"]["buckets"]
+    ticked = [band for one in wanted.attrs if one.name == name for band in one.clause.get("bool", {}).get("should", ())]
     bands = [NumberBand(low, high, counted[str(n)]["doc_count"]) for n, (low, high) in enumerate(pairwise(edges))]
-    return [band for band in bands if band.count]
+    return [band for band in bands if band.count or band_filter(name, band.low, band.high) in ticked]
 
 
 def numbers(shelf: Sequence[str], now: datetime) -> Json:

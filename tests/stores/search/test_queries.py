@@ -800,10 +800,8 @@ def _clicks(wanted: Wanted, pairs: Any, facets: Facets) -> Iterator[tuple[Wanted
         yield replace(wanted, min_price=band.from_cents, max_price=top), band.count
     for name, values in facets.attrs.items():
         for one in values:
-            click = [(f"attrs.{name}", _as_typed(one.key))] if isinstance(one, Bucket) else [
-                (f"attrs.{name}.gte", repr(one.low)), (f"attrs.{name}.lt", repr(one.high))
-            ]  # fmt: skip
-            yield _with_attr(wanted, pairs, name, click), one.count
+            click = (f"attrs.{name}", _as_typed(one.key)) if isinstance(one, Bucket) else _tick(name, one)
+            yield _with_attr(wanted, pairs, name, [click]), one.count
 
 
 def _all_clicks(wanted: Wanted, pairs: Any, view: View | None) -> Iterator[Wanted]:
@@ -821,6 +819,10 @@ def _all_clicks(wanted: Wanted, pairs: Any, view: View | None) -> Iterator[Wante
 def _with_attr(wanted: Wanted, pairs: Any, name: str, click: list[tuple[str, str]]) -> Wanted:
     others = [pair for pair in pairs if pair[0].split(".")[1] != name]
     return replace(wanted, attrs=any_of(attr_filter(*pair) for pair in (*others, *click)))
+
+
+def _tick(name: str, band: NumberBand) -> tuple[str, str]:
+    return f"attrs.{name}.in", f"{band.low!r}..{band.high!r}"
 
 
 def _as_typed(value: object) -> str:
@@ -846,12 +848,15 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     assert sum(band.count for band in bands) == 12
     assert 3 <= len(bands) <= 5
     assert (bands[0].low, bands[-1].high > 46) == (35, True)
-    # A ticked band leaves the others to be ticked.
-    ticked = any_of([attr_filter("attrs.size.gte", "40"), attr_filter("attrs.size.lt", "43")])
-    narrowed = await search.find(engine, index, replace(wanted, attrs=ticked), NOW, Told(shelves=SHELVES, view=view))
-    assert narrowed.facets is not None
-    assert (narrowed.total, narrowed.facets.attrs["size"]) == (3, bands)
-    assert narrowed.facets.attrs["color"] == [Bucket("red", 3)]
+    # Ticked bands leave the others to be ticked, and can be unticked though what else is asked for leaves them nothing.
+    ticked = any_of(attr_filter(*_tick("size", band)) for band in (bands[0], bands[-1]))
+    for brand, there in (((), bands), (("none",), [replace(band, count=0) for band in (bands[0], bands[-1])])):
+        asked = replace(wanted, brand=brand, attrs=ticked)
+        narrowed = await search.find(engine, index, asked, NOW, Told(shelves=SHELVES, view=view))
+        assert narrowed.facets is not None
+        both = there[0].count + there[-1].count
+        assert (narrowed.total, narrowed.facets.attrs["size"]) == (both, there)
+        assert narrowed.facets.attrs.get("color", []) == ([Bucket("red", both)] if both else [])
 
 
 async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
