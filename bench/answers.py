@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from bench.bare import started
-from bench.client import Client, by_the_clock
+from bench.client import Client, by_the_clock, keep_calling
 from bench.machine import Measured, compiler_seconds, cpu_seconds, measure, middle, table
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
@@ -224,7 +224,7 @@ async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, cana
     took: list[float] = []
     failed = 0
 
-    async def ask(due: float) -> None:
+    async def ask(_: int, due: float) -> None:
         nonlocal failed
         try:
             await guest.request("GET", zipf.draw())
@@ -235,13 +235,7 @@ async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, cana
     before, cpu = await _asked(guest), {name: cpu_seconds(pid) for name, pid in shop.pids.items()}
     canary.stale.clear()
     began = time.perf_counter()
-    running = set[asyncio.Task[None]]()
-    async for _, due in by_the_clock(rate, int(rate * SECONDS)):
-        if len(running) < 500:  # what comes on top of a queue that long is not even asked
-            task = asyncio.create_task(ask(due))
-            running.add(task)
-            task.add_done_callback(running.discard)
-    await asyncio.gather(*running)
+    await keep_calling(rate, 500, ask, int(rate * SECONDS))
     seconds = time.perf_counter() - began
     spent = {name: (cpu_seconds(pid) - cpu[name]) / len(took) * 1000 for name, pid in shop.pids.items()}
     after = await _asked(guest)

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -17,6 +17,20 @@ async def by_the_clock(rate: float, times: int | None = None) -> AsyncIterator[t
         due = began + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         yield number, due
+
+
+async def keep_calling(
+    rate: float, most: int, call: Callable[[int, float], Coroutine[Any, Any, object]], times: int | None = None
+) -> None:
+    """Makes calls by the clock, each with its number and when it was due; none while `most` are under way, since what
+    comes on top of a queue that long would only wait."""
+    running = set[asyncio.Task[object]]()
+    async for number, due in by_the_clock(rate, times):
+        if len(running) < most:
+            task = asyncio.create_task(call(number, due))
+            running.add(task)
+            task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
 
 
 class Connection:

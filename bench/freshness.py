@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import psutil
 
-from bench.client import Client, by_the_clock
+from bench.client import Client, keep_calling
 from bench.machine import compiler_seconds, cpu_seconds, held_still, quantile
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from quartet import inventory, search
@@ -175,16 +175,6 @@ class Prices(Changes):
         return int(shown["priceCents"])
 
 
-async def _keep_calling(rate: float, call: Callable[[int], Awaitable[object]]) -> None:
-    """For ever; at most a hundred at once."""
-    running = set[asyncio.Task[object]]()
-    async for number, _ in by_the_clock(rate):
-        if len(running) < 100:
-            task = asyncio.ensure_future(call(number))
-            running.add(task)
-            task.add_done_callback(running.discard)
-
-
 KINDS: Mapping[str, type[Changes]] = {"prices": Prices, "names": Names}
 
 
@@ -214,12 +204,12 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
     made = searched = failed = 0
     steady: dict[str, float] = {}
 
-    async def write(number: int) -> None:
+    async def write(number: int, _due: float) -> None:
         nonlocal made
         await changes.change(probe=number % (CHANGES // PROBES) == 0)
         made += 1
 
-    async def ask(number: int) -> None:
+    async def ask(number: int, _due: float) -> None:
         nonlocal searched, failed
         try:
             await guest.json("GET", f"/search?q={WORDS[number % len(WORDS)]}")
@@ -228,7 +218,7 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
             failed += 1
 
     watching = [asyncio.ensure_future(watch.watch()) for watch in changes.watches]
-    load = [asyncio.ensure_future(_keep_calling(rate, call)) for rate, call in ((CHANGES, write), (SEARCHES, ask))]
+    load = [asyncio.ensure_future(keep_calling(rate, 100, call)) for rate, call in ((CHANGES, write), (SEARCHES, ask))]
     await asyncio.sleep(WARM_SECONDS)
     for name, event in (
         ("steady", _nothing),

@@ -19,6 +19,7 @@ from quartet.stores.search import SearchEngine
 
 SEED = 20101201
 CALLERS = 8
+WRITES = 100
 
 
 async def http(calls: int) -> str:
@@ -124,12 +125,12 @@ async def _search_part(shop: RunningShop, calls: int) -> str:
     return f"### The search engine, driven directly, two callers\n\n{table(measured, measured[-1])}"
 
 
-async def _freshness(shop: RunningShop, writes: int = 100) -> str:
+async def _freshness(shop: RunningShop) -> str:
     """From an acknowledged catalog write to its being found: goal p99 under 1 s."""
     staff, guest = await shop.sign_in("staff@demo.test"), Client(shop.url)
     product = await staff.json("GET", "/products/LAPTOP-001")
     latencies = []
-    for _ in range(writes):
+    for _ in range(WRITES):
         word = f"fresh{uuid4().hex[:12]}"
         await staff.json("PATCH", "/products/LAPTOP-001", {"tags": [*product["tags"], word]})
         began = time.perf_counter()
@@ -140,7 +141,7 @@ async def _freshness(shop: RunningShop, writes: int = 100) -> str:
     await asyncio.gather(staff.close(), guest.close())
     found = Measured("write acknowledged → found", sum(latencies) / 1000, latencies, {})
     return (
-        f"### Freshness\n\n{writes} changes one after another: p50 {found.quantile(0.5):.0f} ms, "
+        f"### Freshness\n\n{WRITES} changes one after another: p50 {found.quantile(0.5):.0f} ms, "
         f"p99 {found.quantile(0.99):.0f} ms, longest {max(latencies):.0f} ms."
     )
 

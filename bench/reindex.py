@@ -20,8 +20,8 @@ import orjson
 from bench.machine import cpu_seconds
 from bench.running import pids_below
 from quartet import catalog, devstores, search, sync
-from quartet.catalog import Draft, Level
-from quartet.catalog.model import document
+from quartet.catalog import Draft, Level, Ratings
+from quartet.catalog.model import new_document
 from quartet.cli import open_shop, prepare
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
@@ -78,9 +78,7 @@ async def _load(shop: Shop, products: int) -> None:
 
 
 def _document(draft: Draft) -> dict[str, Any]:
-    found = document(draft, draft.sku.lower(), {draft.sku: Level(draft.price_cents or 0, 7)})
-    ratings = {"avg": 4.5, "count": 3}
-    found |= {"_id": _id(draft.sku), "ratings": ratings, "ratingsBefore": ratings}
+    found = new_document(_id(draft.sku), draft, draft.sku.lower(), {draft.sku: Level(draft.price_cents or 0, 7)})
     return catalog.numbered(found, 1, datetime(2025, 1, 1, tzinfo=UTC))
 
 
@@ -94,7 +92,7 @@ def _draft(dice: random.Random, n: int) -> Draft:
         f"SKU-{n:07}", f"{name} {n}", "things", brand=dice.choice(WORDS).title(),
         description=" ".join(dice.choices(WORDS, k=60)), price_cents=dice.randrange(100, 100_000),
         attrs={"color": dice.choice(WORDS), "ram_gb": dice.randrange(1, 128), "weight": dice.randrange(1, 5000)},
-        tags=dice.sample(WORDS, 3), published_at=datetime(2025, 1, 1, tzinfo=UTC),
+        tags=dice.sample(WORDS, 3), published_at=datetime(2025, 1, 1, tzinfo=UTC), ratings=Ratings(4.5, 3),
     )  # fmt: skip
 
 

@@ -115,15 +115,14 @@ class Drawing:
         begin = self.by_beginning.get(begun, set())
         return self.fitting(whole) & begin if whole else begin
 
-    def queries(self, each: int = 1, kinds: Mapping[str, "Rule"] | None = None) -> list[Query]:
-        """For every product and kind `each` queries, where the name gives any; by default of searches."""
+    def queries(self, kinds: Mapping[str, "Rule"] | None = None) -> list[Query]:
+        """For every product and kind a query, where the name gives one; by default of searches."""
         drawn: list[Query] = []
         for product in self.shelf:
             for kind, rule in (KINDS if kinds is None else kinds).items():
-                for _ in range(each):
-                    text, right = rule(self, product) or ("", set())
-                    if text and 1 <= len(right) <= PAGE:
-                        drawn.append(Query(kind, text, frozenset(right), half(product["sku"])))
+                text, right = rule(self, product) or ("", set())
+                if text and 1 <= len(right) <= PAGE:
+                    drawn.append(Query(kind, text, frozenset(right), half(product["sku"])))
         return drawn
 
     def some(self, product: Json, counts: Sequence[int] = (2, 3)) -> list[str] | None:
@@ -316,15 +315,8 @@ GOALS["beginning of a word"] = 0.95
 
 
 @asynccontextmanager
-async def engine_of(name: str) -> AsyncIterator[SearchEngine]:
-    """A local engine: `opensearch`, `elasticsearch` or `osmem`."""
-    async with node_of(name) as (engine, _):
-        yield engine
-
-
-@asynccontextmanager
 async def node_of(name: str) -> AsyncIterator[tuple[SearchEngine, int]]:
-    """The same with its process."""
+    """A local engine (`opensearch`, `elasticsearch` or `osmem`) and the pid of its process."""
     with TemporaryDirectory(prefix="quartet-bench-") as folder:
         running = await local_search.start(Place(Path(folder)), name)
         engine = SearchEngine(running.server.url)
@@ -418,7 +410,7 @@ def brief_document(product: Json) -> Json:
     return {key: product[key] for key in plain} | {"rating": product["ratings"]["avg"]}
 
 
-def brief_query(text: str, *, size: int = 20, category: str | None = None) -> Json:
+def brief_query(text: str, *, size: int = 20) -> Json:
     """The brief's `search_products`, by relevance (its sort on `_score`, twice, is the engines' own order)."""
     return {
         "from": 0,
@@ -434,7 +426,7 @@ def brief_query(text: str, *, size: int = 20, category: str | None = None) -> Js
                         }
                     }
                 ],
-                "filter": [{"term": {"category": category}}] if category else [],
+                "filter": [],
             }
         },
         "sort": [{"_score": "desc"}],
@@ -481,7 +473,7 @@ def score(ranks: Sequence[int | None]) -> Score:
     )
 
 
-async def measured(ask: Ask, queries: Sequence[Query], at_once: int = 4) -> dict[str, Score]:
+async def measured(ask: Ask, queries: Sequence[Query]) -> dict[str, Score]:
     """Scores by kind."""
     ranks: dict[str, list[int | None]] = {kind: [] for kind in GOALS}
     left = iter(queries)
@@ -492,17 +484,17 @@ async def measured(ask: Ask, queries: Sequence[Query], at_once: int = 4) -> dict
             rank = next((n for n, sku in enumerate(found, start=1) if sku in query.right), None)
             ranks[query.kind].append(rank)
 
-    await asyncio.gather(*(asker() for _ in range(at_once)))
+    await asyncio.gather(*(asker() for _ in range(4)))
     return {kind: score(found) for kind, found in ranks.items() if found}
 
 
-async def relevance(which: Half = "report", engine_name: str = "opensearch", each: int = 1) -> str:
+async def relevance(which: Half = "report") -> str:
     """The tables, as Markdown."""
     shelf = await asyncio.to_thread(products)
     searches, beginnings = (
-        [query for query in Drawing(shelf).queries(each, kinds) if query.half == which] for kinds in (KINDS, SUGGESTED)
+        [query for query in Drawing(shelf).queries(kinds) if query.half == which] for kinds in (KINDS, SUGGESTED)
     )
-    async with engine_of(engine_name) as engine:
+    async with node_of("opensearch") as (engine, _):
         theirs = await measured(await briefs(engine, shelf), searches)
         mine = await measured(await ours(engine, shelf), searches)
         offered = await measured(await suggestions(engine, shelf), beginnings)

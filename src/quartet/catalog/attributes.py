@@ -56,7 +56,7 @@ class Condition:
     name: str
     op: str
     value: str | int | float | bool
-    listed: bool = False
+    listed: bool
 
 
 def refuse(faults: Sequence[Fault]) -> None:
@@ -88,7 +88,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     properties = schema.get("properties", {})
     if len(properties) > MOST_ATTRIBUTES:
         raise invalid("attrs.properties", f"must be at most {MOST_ATTRIBUTES}")
-    refuse([fault for name, attribute in properties.items() for fault in _attribute_faults(name, attribute)])
+    refuse([fault for name, attribute in properties.items() for fault in _declared_faults(name, attribute)])
 
 
 def _unsafe(node: Any, field: str) -> Iterator[Fault]:
@@ -123,7 +123,7 @@ def _pattern_faults(field: str, pattern: str) -> Iterator[Fault]:
         yield Fault(field, f"is not a regular expression: {error}")
 
 
-def _attribute_faults(name: str, attribute: Any) -> Iterator[Fault]:
+def _declared_faults(name: str, attribute: Any) -> Iterator[Fault]:
     field = f"attrs.properties.{name}"
     if not NAME.fullmatch(name):
         yield Fault(field, "an attribute's name is a letter, then letters, digits and _")

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -170,7 +170,7 @@ def references(draft: Draft, slug: str) -> list[str]:
 
 
 def document(draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
-    """The MongoDB document of a draft, without what identifies and dates it.
+    """The MongoDB document of a draft, without what identifies, rates and dates it.
 
     `keys`, `options` and `publishedMs` are derived: what it is found by, the attributes of each thing one can choose,
     and the publication as a number, which every engine compares quickly.
@@ -195,24 +195,22 @@ def document(draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
     return found | copies(found, levels)
 
 
+def new_document(id_: str, draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
+    """The same of a product that is new, with its id and its votes from before."""
+    ratings = asdict(draft.ratings)
+    return {"_id": id_, **document(draft, slug, levels), "ratings": ratings, "ratingsBefore": ratings}
+
+
 def canary(song: int) -> Document:
     """The canary, with its song on its picture. It is never published, and has no word that a search could take for a
     spelling."""
     draft = Draft(CANARY, "~", "", images=[Image(f"/{song}")], published_at=_NEVER)
-    return {
-        "_id": CANARY,
-        **document(draft, CANARY, {CANARY: Level(0, 0)}),
-        "ratings": _UNRATED,
-        "ratingsBefore": _UNRATED,
-    }
+    return new_document(CANARY, draft, CANARY, {CANARY: Level(0, 0)})
 
 
 def song_of(picture: str) -> int:
     """What the canary's picture says."""
     return int(picture.removeprefix("/"))
-
-
-_UNRATED = {"avg": 0.0, "count": 0}
 
 
 def numbered(found: Document, version: int, moment: datetime) -> Document:
@@ -325,16 +323,12 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def descendants(parents: Mapping[str, str | None], slug: str) -> list[str]:
-    """The category and all those below it; `parents` gives each category's parent."""
-    children: dict[str, list[str]] = {}
+def and_below(parents: Mapping[str, str | None], slugs: Iterable[str]) -> list[str]:
+    """These categories and all those below them; `parents` gives each category's parent."""
+    children: dict[str | None, list[str]] = {}
     for child, parent in parents.items():
-        if parent is not None:
-            children.setdefault(parent, []).append(child)
-    found, open_ = [slug], [slug]
-    while open_:
-        below: Iterable[str] = children.get(open_.pop(), ())
-        fresh = [child for child in below if child not in found]
-        found += fresh
-        open_ += fresh
+        children.setdefault(parent, []).append(child)
+    found = list(dict.fromkeys(slugs))
+    for slug in found:  # which grows
+        found += [child for child in children.get(slug, ()) if child not in found]
     return found

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID, uuid5
 from weakref import WeakValueDictionary
 
@@ -23,15 +23,16 @@ from quartet.catalog.model import (
     NotBought,
     SkuTaken,
     SlugTaken,
+    and_below,
     canary,
     compared_by,
     copies,
-    descendants,
     document,
     epoch_ms,
     etag,
     is_published,
     millis,
+    new_document,
     numbered,
     present_levels,
     rated,
@@ -105,14 +106,7 @@ async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
     try:
         async with _claimed(mongo, claims) as asking:
             levels = await _levels(shop, draft, None, actor)
-            ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
-            product = {
-                "_id": product_id,
-                **document(draft, slug, levels),
-                "ratings": ratings,
-                "ratingsBefore": ratings,
-            }
-            product = numbered(product, 1, now)
+            product = numbered(new_document(product_id, draft, slug, levels), 1, now)
             async with trail.attempt(shop, actor, "product.create", "product", draft.sku, after=product):
                 asking()
                 await store.insert(mongo, product)
@@ -216,9 +210,7 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
     for draft in drafts:
         attributes.refuse([Fault(f"{draft.sku}: {f.field}", f.message) for f in _faults(draft, categories)])
         varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
-        ratings = {"avg": draft.ratings.avg, "count": draft.ratings.count}
-        product = document(draft, draft.slug or _slug_with_sku(draft), levels)
-        product |= {"_id": loaded_id(draft.sku), "ratings": ratings, "ratingsBefore": ratings}
+        product = new_document(loaded_id(draft.sku), draft, draft.slug or _slug_with_sku(draft), levels)
         # Under this id there may have been another before: pages of it that are still kept must be older than this.
         products.append(numbered(product, epoch_ms(now), now))
     for slug, names in varying.items():
@@ -297,18 +289,6 @@ async def _refresh_again(shop: Shop, documents: dict[str, Document]) -> list[Doc
             return list((documents | {product["_id"]: product for product in [*fresh, *written]}).values())
 
 
-async def _set(shop: Shop, product: Document, fields: Mapping[str, object]) -> Document | None:
-    """Sets fields of the version read, and tells the cache; None when another write came between."""
-    fresh = {**product, **fields}
-    if fresh == product:
-        return product
-    fresh = numbered(fresh, product["version"] + 1, millis(shop.clock.now()))
-    if not await store.replace(shop.stores.mongo, fresh, product["version"]):
-        return None
-    await pages.forget(shop, fresh["keys"], fresh["_id"], fresh["version"])
-    return fresh
-
-
 # Reviews
 
 
@@ -359,12 +339,15 @@ async def _published(shop: Shop, reference: str) -> Document:
 
 async def follow_reviews(shop: Shop, product_id: str) -> None:
     """Makes `ratings` what the reviews and the votes from before say. Whoever comes last has seen every review."""
-    while True:
-        found = await store.by_ids(shop.stores.mongo, [product_id])
-        if not found:
+    mongo = shop.stores.mongo
+    while found := await store.by_ids(mongo, [product_id]):
+        [product] = found
+        ratings = asdict(rated(product["ratingsBefore"], *await store.stars(mongo, product_id)))
+        if ratings == product["ratings"]:
             return
-        ratings = rated(found[0]["ratingsBefore"], *await store.stars(shop.stores.mongo, product_id))
-        if await _set(shop, found[0], {"ratings": {"avg": ratings.avg, "count": ratings.count}}) is not None:
+        fresh = numbered({**product, "ratings": ratings}, product["version"] + 1, millis(shop.clock.now()))
+        if await store.replace(mongo, fresh, product["version"]):
+            await pages.forget(shop, fresh["keys"], product_id, fresh["version"])
             return
         await asyncio.sleep(random.uniform(0, 0.01))
 
@@ -381,7 +364,7 @@ async def put_category(shop: Shop, category: Category, *, actor: str = "system")
         # Two that are put below each other at the same moment may both pass. Whoever walks the tree bears that, and to
         # put one of them elsewhere undoes it.
         parents = await store.parents(mongo)
-        if category.parent in descendants(parents, category.slug):
+        if category.parent in and_below(parents, [category.slug]):
             raise invalid("parent", "a category can't stand below itself")
         if category.parent not in parents:
             raise invalid("parent", f"there is no category {category.parent}")
@@ -425,11 +408,11 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
         faults += attributes.plain_faults(variant.attrs, f"variants.{i}.attrs", lists=False)
     if faults:
         return faults
-    if not draft.variants:
-        return list(dict.fromkeys(attributes.attribute_faults(category, draft.attrs, "attrs", own=())))
-    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
     shared = attributes.attribute_faults(category, draft.attrs, "attrs", own=())
-    faults += [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
+    if not draft.variants:
+        return list(dict.fromkeys(shared))
+    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
+    faults = [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
     for i, variant in enumerate(draft.variants):
         merged = {**draft.attrs, **variant.attrs}
         faults += attributes.attribute_faults(category, merged, f"variants.{i}.attrs", own=variant.attrs)

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from quartet.catalog.attributes import Condition
-from quartet.catalog.model import CANARY, Category, Document, descendants, epoch_ms
+from quartet.catalog.model import CANARY, Category, Document, and_below, epoch_ms
 from quartet.kernel.ids import new_id
 from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
@@ -392,17 +392,17 @@ async def insert_new(mongo: Mongo, products: Sequence[Document], now: datetime) 
         if product["_id"] not in present
         and all(held.get(key, product["_id"]) == product["_id"] for key in product["keys"])
     ]
-    claims = [
-        {"_id": key, "productId": product["_id"], "mark": product["_id"], "claimedMs": epoch_ms(now)}
-        for product in fresh
-        for key in product["keys"]
-        if key not in held
-    ]
-    if claims:
-        await mongo.collection(REFERENCES).insert_many(claims)
+    await _claim_new(mongo, [(key, p["_id"]) for p in fresh for key in p["keys"] if key not in held], now)
     if fresh:
         await mongo.collection(PRODUCTS).insert_many(fresh)
     return fresh
+
+
+async def _claim_new(mongo: Mongo, pairs: Sequence[tuple[str, str]], now: datetime) -> None:
+    """References that nobody has claimed, each with its product's id."""
+    claims = [{"_id": key, "productId": id_, "mark": id_, "claimedMs": epoch_ms(now)} for key, id_ in pairs]
+    if claims:
+        await mongo.collection(REFERENCES).insert_many(claims)
 
 
 async def clear(mongo: Mongo) -> None:
@@ -418,13 +418,7 @@ async def put_back(mongo: Mongo, collection: str, documents: Sequence[Document],
     if collection == PRODUCTS:
         wanted = {key: product["_id"] for product in some for key in product["keys"]}
         held = await product_ids_of_skus(mongo, wanted)
-        claims = [
-            {"_id": key, "productId": id_, "mark": id_, "claimedMs": epoch_ms(now)}
-            for key, id_ in wanted.items()
-            if key not in held
-        ]
-        if claims:
-            await mongo.collection(REFERENCES).insert_many(claims)
+        await _claim_new(mongo, [pair for pair in wanted.items() if pair[0] not in held], now)
     if some:
         await mongo.collection(collection).insert_many(some)
 
@@ -451,7 +445,7 @@ async def parents(mongo: Mongo) -> dict[str, str | None]:
 
 async def category_and_below(mongo: Mongo, slug: str) -> list[str]:
     """The slugs of a category and of all below it."""
-    return descendants(await parents(mongo), slug)
+    return and_below(await parents(mongo), [slug])
 
 
 def _category(found: Document) -> Category:

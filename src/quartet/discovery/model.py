@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 Json = dict[str, Any]
@@ -26,8 +27,4 @@ def in_turn(lists: Iterable[list[str]]) -> list[str]:
     >>> in_turn([["a", "b"], ["c", "a", "d"]])
     ['a', 'c', 'b', 'd']
     """
-    found: dict[str, None] = {}
-    held = list(lists)
-    for place in range(max(map(len, held), default=0)):
-        found |= dict.fromkeys(each[place] for each in held if place < len(each))
-    return list(found)
+    return list(dict.fromkeys(one for place in zip_longest(*lists) for one in place if one is not None))

@@ -1,6 +1,6 @@
 """What sold, and what was bought together, counted in PostgreSQL."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime
 
 from quartet.discovery.model import Period
@@ -50,14 +50,12 @@ async def rank(tx: Tx, today: date, product_ids: Mapping[str, str], kept: int) -
     await tx.execute(q.rank, today, list(product_ids), list(product_ids.values()), kept)
 
 
-async def bestsellers(
-    read: Read, period: Period, categories: Collection[str] | None, limit: int
-) -> list[tuple[str, int]]:
+async def bestsellers(read: Read, period: Period, categories: list[str] | None, limit: int) -> list[tuple[str, int]]:
     """Product ids and units, the best first; of these categories, or of all."""
-    rows = await read.fetch(q.bestsellers, period, None if categories is None else list(categories), limit)
+    rows = await read.fetch(q.bestsellers, period, categories, limit)
     return [(row["product_id"], row["units"]) for row in rows]
 
 
-async def together(read: Read, skus: Collection[str]) -> list[list[str]]:
+async def together(read: Read, skus: list[str]) -> list[list[str]]:
     """Of each of these SKUs what is bought together with it, the best first."""
-    return [row["others"] for row in await read.fetch(q.together, list(skus))]
+    return [row["others"] for row in await read.fetch(q.together, skus)]

@@ -1,4 +1,4 @@
-"""What is remembered of searches, and in which words."""
+"""What is remembered of searches and said about queries, and in which words."""
 
 import re
 import string
@@ -33,8 +33,7 @@ class Searched(NamedTuple):
     exact: bool
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A product's page that was opened from a search."""
 
     search_id: UUID

@@ -141,8 +141,9 @@ class Desk:
                     self.book, stamp=stamp, synonyms=synonyms, rules=said, query_offers=_offered(self.book.past, said)
                 )
         if is_anew or began - self._unstamped_at >= UNSTAMPED_SECONDS:
-            self._unstamped_at, add_up = began, is_anew or began - self._sales_at >= SALES_SECONDS
-            self._sales_at = began if add_up else self._sales_at
+            self._unstamped_at = began
+            if add_up := is_anew or began - self._sales_at >= SALES_SECONDS:
+                self._sales_at = began
             self.book = await _with_unstamped(shop, self.book, add_up=add_up)
 
 

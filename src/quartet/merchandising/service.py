@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, timedelta
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -68,7 +69,7 @@ class Journal:
         """All that waits. What can't be written stays for the next time that something is noted."""
         async with self._writing:
             while self._waiting:
-                batch = [self._waiting[n] for n in range(min(BATCH, len(self._waiting)))]
+                batch = list(islice(self._waiting, BATCH))
                 searches = [entry for entry in batch if isinstance(entry, Searched)]
                 opens = [entry for entry in batch if isinstance(entry, Opened)]
                 try:

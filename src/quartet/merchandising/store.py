@@ -1,4 +1,4 @@
-"""The log of searches in PostgreSQL."""
+"""The log of searches, and what staff say about queries, in PostgreSQL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,9 +29,7 @@ async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -
     if searches:
         await tx.execute(q.write_searches, *map(list, zip(*searches, strict=True)))
     if opens:
-        await tx.execute(
-            q.write_opens, [o.search_id for o in opens], [o.product_id for o in opens], [o.at for o in opens]
-        )
+        await tx.execute(q.write_opens, *map(list, zip(*opens, strict=True)))
 
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:

@@ -3,7 +3,7 @@
 `sync` keeps the index: it asks `document` how a product is kept, and writes it with `put`.
 """
 
-from quartet.search.model import Found, Tier, Wanted, document
+from quartet.search.model import Tier, Wanted, document
 from quartet.search.service import alike_in_turn, turn_over
 from quartet.search.store import (
     abandon_next,
@@ -28,7 +28,6 @@ from quartet.search.store import (
 )
 
 __all__ = [
-    "Found",
     "Tier",
     "Wanted",
     "abandon_next",

@@ -246,7 +246,7 @@ def at_hand(shop: Shop, path: str, query: str) -> AtHand | None:
     """The answer to an address that was asked for just so a moment ago, before anything of it is read: reading the
     parameters alone costs more than all the rest of such an answer."""
     typed = _typed(shop, path, query)
-    ready = service.at_hand(shop, typed) if typed is not None else None
+    ready = service.desk(shop).answers.at_hand(typed) if typed is not None else None
     return None if ready is None else _given(shop, ready)
 
 
@@ -301,24 +301,22 @@ def _offered(items: list[dict[str, Any]], beside: service.Beside, degraded: bool
 
 
 def _written(wanted: Wanted, found: Found, further: str | None) -> bytes:
-    return as_json(_shape(wanted, found, further))
-
-
-def _shape(wanted: Wanted, found: Found, further: str | None) -> FoundShape:
     text = words.asked(wanted.q)
     marker = words.Marker(text, loosely=found.tier is not Tier.EXACT) if text else None
-    return FoundShape(
-        total=found.total,
-        page=wanted.page,
-        size=wanted.size,
-        items=[_hit(hit, marker) for hit in found.hits],
-        next_cursor=further,
-        tier=found.tier if wanted.explain else None,
-        facets=_facets(found.facets) if found.facets else None,
-        did_you_mean=found.did_you_mean,
-        partial=found.partial,
-        degraded=found.degraded,
-        took_ms=found.took_ms,
+    return as_json(
+        FoundShape(
+            total=found.total,
+            page=wanted.page,
+            size=wanted.size,
+            items=[_hit(hit, marker) for hit in found.hits],
+            next_cursor=further,
+            tier=found.tier if wanted.explain else None,
+            facets=_facets(found.facets) if found.facets else None,
+            did_you_mean=found.did_you_mean,
+            partial=found.partial,
+            degraded=found.degraded,
+            took_ms=found.took_ms,
+        )
     )
 
 

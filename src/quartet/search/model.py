@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
-from quartet.catalog import primary_image
+from quartet.catalog import and_below, primary_image
 from quartet.kernel.errors import invalid
 from quartet.kernel.fingerprints import bucket, fingerprint
 from quartet.kernel.texts import fold
@@ -142,12 +142,12 @@ class Facets:
     """Counted over everything found; what a facet itself filters by does not shrink it. Lowest and highest price in
     minor units, None where nothing was found."""
 
-    category: list[Bucket] = field(default_factory=list)
-    brand: list[Bucket] = field(default_factory=list)
-    price: list[Band] = field(default_factory=list)
-    attrs: dict[str, list[Bucket] | list[NumberBand]] = field(default_factory=dict)
-    min_price: int | None = None
-    max_price: int | None = None
+    category: list[Bucket]
+    brand: list[Bucket]
+    price: list[Band]
+    attrs: dict[str, list[Bucket] | list[NumberBand]]
+    min_price: int | None
+    max_price: int | None
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,7 @@ class Shelves:
 
     def below(self, slugs: Iterable[str]) -> tuple[str, ...]:
         """These and all that stand below them."""
-        found = list(dict.fromkeys(slugs))
-        for slug in found:  # which grows
-            found += [child for child, parent in self.parents.items() if parent == slug and child not in found]
-        return tuple(found)
+        return tuple(and_below(self.parents, slugs))
 
     def with_parents(self, buckets: Iterable[Bucket]) -> list[Bucket]:
         """Counts of categories with those above them, whose products theirs are too; the most first."""
@@ -342,10 +339,10 @@ def held_in(field: str, clause: Json) -> Json:
     return {kind: {field: held["attrs"]} for kind, held in clause.items()}
 
 
-def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None = None) -> dict[str, list[Bucket]]:
+def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None) -> dict[str, list[Bucket]]:
     """Tokens with their counts, most frequent first, as facets: attributes and values in that order. All `names` and no
-    other; without them the most frequent. A text that reads as a number, or as a truth, is one value with it, since
-    whoever asks for one finds both."""
+    other; where that is None, the most frequent. A text that reads as a number, or as a truth, is one value with it,
+    since whoever asks for one finds both."""
     facets: dict[str, dict[str, Bucket]] = {}
     for text, count in counted:
         name, value = read_token(text)

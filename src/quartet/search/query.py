@@ -44,7 +44,7 @@ Json = dict[str, Any]
 
 QUERY: Json = json_file(__file__, "query.json")
 NONE: Json = {"buckets": []}
-FIELDS = ("name", "more", "description")
+IN_A_LANGUAGE = ("name", "more", "description")
 WEIGHED = ("name", "exact", "brand", "more", "description")
 # All that an engine may open of the dictionary for one misspelt or begun word.
 MOST_SPELLINGS = 30
@@ -77,7 +77,7 @@ class Reading:
     @classmethod
     def of(cls, settings: Settings) -> "Reading":
         """As the settings say."""
-        languages: dict[str, str] = dict.fromkeys(FIELDS, settings.search_language)
+        languages: dict[str, str] = dict.fromkeys(IN_A_LANGUAGE, settings.search_language)
         languages.update({str(name): language for name, language in settings.search_languages.items()})
         weights = dict.fromkeys(WEIGHED, 1.0)
         weights.update({str(name): weight for name, weight in settings.search_weights.items()})
@@ -88,10 +88,11 @@ class Reading:
         """The fields that hold all texts of a product, one a language."""
         return [f"all.{language}" for language in sorted(set(self.languages.values()))]
 
-    def weighed(self, *names: str) -> list[str]:
-        """Fields with their weights, in the engine's way."""
+    @property
+    def weighed(self) -> list[str]:
+        """Fields with their weights, in the engine's way; those that weigh nothing are left out."""
         paths = {"exact": "words.name.plain"}
-        return [f"{paths.get(name, f'words.{name}')}^{self.weights[name]:g}" for name in names if self.weights[name]]
+        return [f"{paths.get(name, f'words.{name}')}^{weight:g}" for name, weight in self.weights.items() if weight]
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,7 @@ def _like_a_sku(text: str) -> Iterator[Json]:
 def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
     """How well it matches: adds up over the fields."""
     if tier is Tier.EXACT:
-        fields = reading.weighed("name", "exact", "brand", "more", "description")
-        return {"multi_match": {"query": text, "type": "most_fields", "fields": fields}}
+        return {"multi_match": {"query": text, "type": "most_fields", "fields": reading.weighed}}
     name = f"words.name.plain^{reading.weights['name']:g}"
     return {"bool": {"should": list(_each(text, loosely, name))}}
 
@@ -273,11 +273,11 @@ def _all(clauses: Iterable[Json]) -> Json:
 def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
     aggs = QUERY["aggs"]
-    price = {**aggs, "min": {"min": {"field": "priceCents"}}, "max": {"max": {"field": "priceCents"}}}
+    lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
     groups = {
         "category": {"category": aggs["category"]},
         "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
-        "price": {name: price[name] for name in ("price", "min", "max")},
+        "price": {"price": aggs["price"], "min": lowest, "max": highest},
         "attrs": {"attrs": _values_of(attrs_field, **_but_in_bands(view))},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
@@ -352,7 +352,7 @@ def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelve
     by_name = _by_facet(aggregations)
     price = by_name["price"]
     shown = view.others if view else None
-    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"], shown)}
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"]["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
         if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
@@ -386,8 +386,8 @@ def numbers(shelf: Sequence[str], now: datetime) -> Json:
     return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
 
-def _attrs(found: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
-    return attr_facets(((b["key"], b["doc_count"]) for b in found["attrs"]["buckets"]), names)
+def _attrs(aggregated: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
+    return attr_facets(((b["key"], b["doc_count"]) for b in aggregated["buckets"]), names)
 
 
 def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
@@ -398,10 +398,9 @@ def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
 
 def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     """Of an attribute that is filtered by."""
-    ticked = attr_facets(((b["key"], b["doc_count"]) for b in found.get("ticked", NONE)["buckets"]), [name])
-    of_all = _attrs(found, [name]).get(name, [])
+    of_all, ticked = (_attrs(part, [name]).get(name, []) for part in (found["attrs"], found.get("ticked", NONE)))
     known = {as_typed(bucket.key) for bucket in of_all}
-    counted = of_all + [bucket for bucket in ticked.get(name, []) if as_typed(bucket.key) not in known]
+    counted = of_all + [bucket for bucket in ticked if as_typed(bucket.key) not in known]
     named = {token(name, bucket.key) for bucket in counted}
     asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
     missed = (readings(name, text) for text in asked)
@@ -513,12 +512,12 @@ def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
 # which nothing but field, word and value gets any further.
 
 # As the mapping names them; `all` has a field more for each language.
-_FIELDS = {
+_NAMES = {
     "words.name.plain": "exact", "words.name": "name", "words.brand": "brand", "words.more": "more",
     "words.description": "description", "all": "all", "skus": "sku", "id": "id",
     "category": "category",
 }  # fmt: skip
-_TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _FIELDS))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
+_TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _NAMES))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
 # What adds up from its parts. Of `max of` the greatest part is all.
 _SUMS = re.compile(r"sum of:|max plus .* times others of:")
 
@@ -573,6 +572,6 @@ def _parts(node: Json, pinned: bool, raised: float) -> Iterator[tuple[dict[str, 
 def _terms(description: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, word in _TERM.findall(description):
-        name = _FIELDS[path]
+        name = _NAMES[path]
         found[name] = f"{found[name]} {word}" if name in found else word
     return found

@@ -1,6 +1,6 @@
 """A search or suggestion from what was asked to the ready answer. What happens to a query, in this order:
 
-1. The gateway asks `at_hand`, by the address as it came: an answer of the last second needs nothing else.
+1. The gateway asks `api.at_hand`, by the address as it came: an answer of the last second needs nothing else.
 2. `api` reads the parameters into a `Wanted`, and `merchandising.ruling` says what staff and sales say of the words.
 3. `answer` asks `cache.Answers` by what is meant (`_key`): this process, whoever is just asking the same, Redis; else
    it takes one of the client's turns with the engine.
@@ -92,11 +92,6 @@ class Desk:
 def desk(shop: Shop) -> Desk:
     """The one of this shop."""
     return shop.stores.kept(Desk, shop)
-
-
-def at_hand(shop: Shop, typed: str) -> Ready | None:
-    """The answer to an address that was asked for just so a moment ago."""
-    return desk(shop).answers.at_hand(typed)
 
 
 async def answer(

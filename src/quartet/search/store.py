@@ -66,14 +66,10 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
 
 async def is_current(search: SearchEngine, settings: Settings) -> bool:
     """Whether the live index was made from the present definition; False as well when there is none."""
-    return await _is_of_now(search, settings, settings.search_alias)
+    return _are_of_now(await search.mappings(settings.search_alias), settings)
 
 
-async def _is_of_now(search: SearchEngine, settings: Settings, index: str) -> bool:
-    return _is_kind_of(await search.mappings(index), settings)
-
-
-def _is_kind_of(mappings: Json, settings: Settings) -> bool:
+def _are_of_now(mappings: Json, settings: Settings) -> bool:
     return bool(mappings.get("_meta", {}).get("definition") == _kind(settings))
 
 
@@ -81,7 +77,7 @@ async def widen(search: SearchEngine, settings: Settings, alias: str) -> bool:
     """Lets an index of an earlier definition take the fields that documents have now, so that it is kept up to date
     until another is in its place; of an earlier definition it stays. False where it is of the present one."""
     held = await search.mappings(alias)
-    if not held or _is_kind_of(held, settings):
+    if not held or _are_of_now(held, settings):
         return False
     if lacking := _lacking(held["properties"], _mappings(settings)["properties"]):
         await search.add_fields(alias, lacking)
@@ -131,7 +127,7 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
     former = await search.alias_target(former_alias(settings))
     if former is None:
         raise Conflict("no former index is kept")
-    if not await _is_of_now(search, settings, former):
+    if not _are_of_now(await search.mappings(former), settings):
         raise Conflict("the former index was made by another version of the shop: go back with that version")
     body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
     await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
@@ -141,7 +137,7 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
 async def next_index(search: SearchEngine, settings: Settings) -> str | None:
     """The index behind the next alias, if it is of the present definition."""
     index = await search.alias_target(next_alias(settings))
-    return index if index is not None and await _is_of_now(search, settings, index) else None
+    return index if index is not None and _are_of_now(await search.mappings(index), settings) else None
 
 
 async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:

@@ -218,17 +218,17 @@ async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_S
     began, asked = await _moment(shop), monotonic()
     held = await search.fingerprints(shop.stores.search, shop.settings.search_alias, low, high)
     present = await catalog.fingerprints(shop.stores.mongo, low, high)
-    suspects = await read(shop, held.keys() | present.keys(), names=True)
+    suspects = await read_and_compare(shop, held.keys() | present.keys(), names=True)
     found = Look(len(present), suspects, seconds=monotonic() - asked)
     if found.suspects:
         await _arrived(shop, began, patience)
         asked = monotonic()
-        found.suspects = still(found.suspects, await read(shop, found.suspects, names=True))
+        found.suspects = still(found.suspects, await read_and_compare(shop, found.suspects, names=True))
         found.seconds += monotonic() - asked
     return found
 
 
-async def read(shop: Shop, ids: Collection[str], *, alias: str = "", names: bool = False) -> Suspects:
+async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "", names: bool = False) -> Suspects:
     """Those of these products that differ in whatever way, with `names` also in what inventory calls them; all are
     read."""
     found: Suspects = {}

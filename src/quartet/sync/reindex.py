@@ -188,8 +188,8 @@ async def _settle(shop: Shop, rebuild: Rebuild) -> None:
     found = await compare.look_at_all(shop, alias=alias)
     await _until_equal(shop, rebuild, found.suspects, lambda _: compare.look_again(shop, found, alias=alias))
     ids = await _sample(shop, rebuild, alias)
-    suspects = await compare.read(shop, ids, alias=alias)
-    await _until_equal(shop, rebuild, suspects, lambda left: compare.read(shop, left, alias=alias))
+    suspects = await compare.read_and_compare(shop, ids, alias=alias)
+    await _until_equal(shop, rebuild, suspects, lambda left: compare.read_and_compare(shop, left, alias=alias))
     await shop.step("settled")
 
 

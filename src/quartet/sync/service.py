@@ -11,7 +11,7 @@ from quartet.stores import outbox
 from quartet.sync import changes, compare, freshness, products, relay, store
 from quartet.sync.freshness import Freshness
 from quartet.sync.products import carry
-from quartet.sync.store import Letter, Rebuild
+from quartet.sync.store import Letter, Position, Rebuild
 from quartet.web import trail
 from quartet.web.dependencies import Shop
 
@@ -60,24 +60,14 @@ async def state(shop: Shop) -> State:
     # What the engine refuses came through either pipeline; it is counted with the changes, which carry it again.
     letters_of = {changes.PIPELINE: products.PIPELINE}
     for name in PIPELINES:
-        known = positions.get(name)
-        since = known.caught_up_at if known else None
-        pending = None
+        at = positions.get(name) or Position(name)
+        pending, since = None, at.caught_up_at
         if name in waiting:
             pending, oldest = waiting[name]
             since = oldest or now
-        pipelines.append(
-            Pipeline(
-                name,
-                max((now - since).total_seconds(), 0) if since else None,
-                pending,
-                known.token if known else None,
-                known.batches if known else 0,
-                known.items if known else 0,
-                known.retries if known else 0,
-                dead.get(letters_of.get(name, name), 0),
-            )
-        )
+        lag = max((now - since).total_seconds(), 0) if since else None
+        buried = dead.get(letters_of.get(name, name), 0)
+        pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, buried))
     fresh = freshness.summary(tooks, songs, now.timestamp())
     return State(pipelines, fresh, rebuild, sum(dead.values()), letters)
 

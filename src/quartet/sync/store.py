@@ -1,4 +1,4 @@
-"""What the worker knows in PostgreSQL: leases, positions, dead letters, rebuilds."""
+"""What the worker knows in PostgreSQL: leases, positions, what search holds, dead letters, rebuilds, freshness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,11 +56,11 @@ class Position:
     """How far a pipeline is, and what it has done so far."""
 
     pipeline: str
-    token: Any
-    caught_up_at: datetime | None
-    batches: int
-    items: int
-    retries: int
+    token: Any = None
+    caught_up_at: datetime | None = None
+    batches: int = 0
+    items: int = 0
+    retries: int = 0
 
 
 @dataclass(frozen=True)

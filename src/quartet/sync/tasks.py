@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def together(*works: Coroutine[Any, Any, object]) -> None:
     """Runs them until one ends, or this task is cancelled; then ends the others. Raises what that one raised."""
     tasks = [asyncio.create_task(work) for work in works]
     try:

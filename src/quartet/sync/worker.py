@@ -47,11 +47,7 @@ async def run_worker(shop: Shop, stop: asyncio.Event) -> None:
     """Works until `stop` is set. Stores may come and go meanwhile; several workers share the work, and when one ends
     the others go on with its part."""
     always = {"worker": _share, "measures": _measures}
-    await together(_until(stop), *(_keep(name, shop, loop, store.NOBODYS) for name, loop in always.items()))
-
-
-async def _until(stop: asyncio.Event) -> None:
-    await stop.wait()
+    await together(stop.wait(), *(_keep(name, shop, loop, store.NOBODYS) for name, loop in always.items()))
 
 
 async def _share(shop: Shop, _: Lease) -> None:
