@@ -4,8 +4,6 @@ A data folder holds ``NAME/`` (a server's files), ``logs/NAME.log``, ``run/NAME.
 on which port) and ``lock`` (held by the one ``quartet up`` that uses the folder).
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import fcntl

@@ -4,8 +4,6 @@ PostgreSQL refuses to run as root. There it runs as an unprivileged account, whi
 and its binaries: what lies below a closed folder (a home of mode 700) is put into the place's shelter.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import os

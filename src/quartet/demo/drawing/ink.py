@@ -1,8 +1,6 @@
 """Colours and the few SVG strokes that every picture is made of. Pure text in, text out."""
 
 # ruff: noqa: PLR0917 -- a coordinate reads best where SVG puts it: by position.
-from __future__ import annotations
-
 import colorsys
 import zlib
 from collections.abc import Mapping
