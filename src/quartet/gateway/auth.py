@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from quartet import access, accounts
@@ -45,12 +45,13 @@ class Door:
 
     def _token(self, token: str) -> Principal:
         now = self._shop.clock.now()
-        principal, ends = self._known.get(token) or (None, datetime.min.replace(tzinfo=UTC))
-        if principal is None:
-            principal, ends = tokens.read(self._shop.settings, token, now)
+        known = self._known.get(token)
+        if known is None:
+            known = tokens.read(self._shop.settings, token, now)
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[token] = (principal, ends)
+            self._known[token] = known
+        principal, ends = known
         if ends <= now:
             self._known.pop(token, None)
             raise Unauthenticated("the access token has expired")
