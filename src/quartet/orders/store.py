@@ -240,7 +240,7 @@ def _order(document: dict[str, Any]) -> Order:
         metadata=document["metadata"],
         payments=tuple(_payment(payment) for payment in document["payments"] or ()),
         refunds=tuple(_given_back(each) for each in document["refunds"] or ()),
-        history=(placed, *(_history(step) for step in document["history"] or ())),
+        history=(placed, *(_history(step) for step in steps)),
         created_at=_at(document["created_at"]),
         updated_at=_at(document["updated_at"]),
         expires_at=_at(document["expires_at"]) if document["expires_at"] else None,
