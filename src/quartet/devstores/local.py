@@ -282,12 +282,10 @@ def hold(data: Path) -> Iterator[None]:
 def is_held(data: Path) -> bool:
     """Whether a live process holds the data folder."""
     try:
-        with (data / "lock").open("rb") as lock:
+        with suppress(FileNotFoundError, NotADirectoryError), (data / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     return False
 
 
