@@ -350,7 +350,7 @@ def replay(
     baskets: Annotated[int, typer.Option(min=1, help="How many baskets to buy.")] = 100,
     buyers: Annotated[int, typer.Option(min=1, max=1000, help="How many shoppers buy at once.")] = 8,
     url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
-    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = "2010-12",
+    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = DEMO_MONTH,
     seed: Annotated[int, typer.Option(help="Draws the baskets; the same seed, the same baskets.")] = 1,
     data: DataFolder = None,
 ) -> None:
@@ -387,10 +387,9 @@ def worker(
 
     settings = settings_of(data)
     check_providers(settings)
-    if metrics_port:
-        _check_port(metrics_port, metrics_host, "--metrics-")
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
+        _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))
@@ -493,11 +492,6 @@ def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: Da
 
 boards = typer.Typer(no_args_is_help=True, help="The leaderboard.")
 app.add_typer(boards, name="leaderboard")
-
-
-@boards.callback()
-def _boards() -> None:
-    """The leaderboard."""
 
 
 @boards.command("rebuild")
