@@ -140,8 +140,8 @@ def _turns(_loop: asyncio.AbstractEventLoop, hashers: int, waiting: int) -> Turn
 
 
 def place(settings: Settings) -> AbstractAsyncContextManager[None]:
-    """A place in the process's queue, for the door: whoever finds none is sent away before any store is asked. Raises
-    Busy when it is entered."""
+    """A place in the process's queue; the door takes it, so that whoever finds none is sent away before any store is
+    asked. Raises Busy when it is entered."""
     return turns(settings).place()
 
 

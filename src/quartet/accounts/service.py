@@ -81,9 +81,10 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
 async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
     """Raises WrongCredentials, the same and as slow for an unknown address; TooManyAttempts, Busy."""
     address = known_email(email)
-    async with passwords.turns(shop.settings).place():
+    async with passwords.place(shop.settings):
         for _ in range(_TRIES):
-            user, hashed = await _by_email(shop, address)
+            async with shop.stores.pg.read() as read:
+                user, hashed = await store.user_by_email(read, address) or (None, None)
             renewed = await _check_password(shop, address, password, hashed, device)
             assert user is not None
             await shop.step("password checked")
@@ -91,11 +92,6 @@ async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOW
             if session is not None:
                 return _signed_in(shop.settings, user.id, user.roles, session, shop.clock.now())
     raise WrongCredentials()
-
-
-async def _by_email(shop: Shop, address: str) -> tuple[User | None, str | None]:
-    async with shop.stores.pg.read() as read:
-        return await store.user_by_email(read, address) or (None, None)
 
 
 async def _begin_session(
@@ -298,7 +294,7 @@ async def _confirm(
 ) -> None:
     """That it is the user's own hand. Raises Invalid naming `field`, TooManyAttempts, Busy."""
     try:
-        async with passwords.turns(shop.settings).place():
+        async with passwords.place(shop.settings):
             await _check_password(shop, user.email, password, hashed, device)
     except WrongCredentials:
         raise invalid(field, "is not your password") from None
