@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -122,8 +123,6 @@ def up(
     search_url: StoreUrl = None,
 ) -> None:
     """The whole shop on this machine: a local server for every store without a URL, API and sync worker."""
-    from functools import partial
-
     from rich.console import Console
 
     from quartet import supervise
@@ -191,8 +190,6 @@ def serve(
     data: DataFolder = None,
 ) -> None:
     """The API, over stores that are running already."""
-    from functools import partial
-
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
