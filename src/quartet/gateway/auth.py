@@ -105,7 +105,7 @@ class Door:
             if method in SAFE and not principal.is_staff:
                 return principal, []
             raise
-        # It comes yet, with each of a page's pictures, and need not be looked up each time; one that ended stays so.
+        # The old cookie still comes with each of a page's pictures: no need to look it up each time. Ended stays ended.
         self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
         return present, set_cookies
 
@@ -152,8 +152,8 @@ class Door:
         return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
     async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
-        """A session or key has ended, or the roles are others: either so, or two changes were told to Redis in the
-        wrong order. Raises Unauthenticated."""
+        """Redis says that a session or key has ended, or that the roles are others. Of roles PostgreSQL has the last
+        word, since two changes may have been told in the wrong order. Raises Unauthenticated."""
         if why is Gone.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:
