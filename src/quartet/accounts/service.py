@@ -260,7 +260,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
     await shop.step("password reset")
-    await lockout.forget(shop.stores, lockout.lock_of(shop.settings, email, ""))
+    await lockout.forget(shop.stores, shop.settings, email)
     await refuse_tokens_of(shop, user_id, ended)
 
 

@@ -51,11 +51,11 @@ def mix(colour: str, other: str, share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
-def lighter(colour: str, share: float = 0.25) -> str:
+def lighter(colour: str, share: float) -> str:
     return mix(colour, "#ffffff", share)
 
 
-def darker(colour: str, share: float = 0.25) -> str:
+def darker(colour: str, share: float) -> str:
     return mix(colour, "#14161c", share)
 
 
