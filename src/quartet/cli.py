@@ -5,7 +5,7 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -93,11 +93,15 @@ async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
         yield shop
 
 
-def in_shop(data: Path | None, work: Callable[[Shop], Awaitable[T]]) -> T:
+def in_shop(
+    data: Path | None,
+    work: Callable[[Shop], Awaitable[T]],
+    opened: Callable[[Settings], AbstractAsyncContextManager[Shop]] = open_migrated,
+) -> T:
     """What one piece of work in the shop comes to: a whole command."""
 
     async def done() -> T:
-        async with open_migrated(settings_of(data)) as shop:
+        async with opened(settings_of(data)) as shop:
             return await work(shop)
 
     return asyncio.run(done())
@@ -290,14 +294,14 @@ def reconcile(
         if last < first:
             raise ValueError("--to lies before --from")
         days = [first.date() + timedelta(days=n) for n in range((last - first).days + 1)]
-    asyncio.run(_reconcile(settings_of(data), days, provider))
+    in_shop(data, lambda shop: _reconcile(shop, days, provider))
 
 
-async def _reconcile(settings: Settings, days: list[date] | None, only: str | None) -> None:
+async def _reconcile(shop: Shop, days: list[date] | None, only: str | None) -> None:
     from quartet import payments
 
     found = 0
-    async with open_migrated(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
+    async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         today = datetime.now(UTC).date()
@@ -328,18 +332,16 @@ def import_(
     """A real retailer's year as the shop's history: products, stock, customers, orders, refunds, credits."""
     if month and all_months:
         raise ValueError("--month and --all exclude one another")
-    asyncio.run(_import(settings_of(data), file, month, verify))
-
-
-async def _import(settings: Settings, file: Path | None, month: str | None, verify: bool) -> None:
     from rich.console import Console
 
     from quartet import retail
 
-    async with open_shop(settings) as shop:
+    async def work(shop: Shop) -> bool:
         await prepare(shop)
-        if not await retail.run_import(shop, Console(), file or retail.SHIPPED, month, verified=verify):
-            raise typer.Exit(1)
+        return await retail.run_import(shop, Console(), file or retail.SHIPPED, month, verified=verify)
+
+    if not in_shop(data, work, open_shop):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -412,24 +414,23 @@ def reindex(
 ) -> None:
     """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile. One that
     was cut short goes on where it was."""
-    asyncio.run(_reindex(settings_of(data), back=back))
+    in_shop(data, lambda shop: _reindex(shop, back=back))
 
 
-async def _reindex(settings: Settings, *, back: bool) -> None:
+async def _reindex(shop: Shop, *, back: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from quartet import sync
 
     columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    async with open_migrated(settings) as shop:
-        with Progress(*columns, console=Console()) as progress:
-            line = progress.add_task("", total=None)
-            watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
-            try:
-                rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
-            finally:
-                watching.cancel()
+    with Progress(*columns, console=Console()) as progress:
+        line = progress.add_task("", total=None)
+        watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
+        try:
+            rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
+        finally:
+            watching.cancel()
     if rebuild.error:
         raise ValueError(f"the index is not live: {rebuild.error}")
     what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"
@@ -582,12 +583,7 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 @app.command()
 def migrate(data: DataFolder = None) -> None:
     """Brings the stores' schemas up to date: tables, collections, indexes."""
-    asyncio.run(_migrate(settings_of(data)))
-
-
-async def _migrate(settings: Settings) -> None:
-    async with open_shop(settings) as shop:
-        applied = await prepare(shop)
+    applied = in_shop(data, prepare, open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
     left = "the stores are of a newer version, and are left as they are"
