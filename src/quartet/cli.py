@@ -5,9 +5,10 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -92,11 +93,15 @@ async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
         yield shop
 
 
-def in_shop(data: Path | None, work: Callable[[Shop], Awaitable[T]]) -> T:
+def in_shop(
+    data: Path | None,
+    work: Callable[[Shop], Awaitable[T]],
+    opened: Callable[[Settings], AbstractAsyncContextManager[Shop]] = open_migrated,
+) -> T:
     """What one piece of work in the shop comes to: a whole command."""
 
     async def done() -> T:
-        async with open_migrated(settings_of(data)) as shop:
+        async with opened(settings_of(data)) as shop:
             return await work(shop)
 
     return asyncio.run(done())
@@ -122,8 +127,6 @@ def up(
     search_url: StoreUrl = None,
 ) -> None:
     """The whole shop on this machine: a local server for every store without a URL, API and sync worker."""
-    from functools import partial
-
     from rich.console import Console
 
     from quartet import supervise
@@ -191,8 +194,6 @@ def serve(
     data: DataFolder = None,
 ) -> None:
     """The API, over stores that are running already."""
-    from functools import partial
-
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
@@ -293,14 +294,14 @@ def reconcile(
         if last < first:
             raise ValueError("--to lies before --from")
         days = [first.date() + timedelta(days=n) for n in range((last - first).days + 1)]
-    asyncio.run(_reconcile(settings_of(data), days, provider))
+    in_shop(data, lambda shop: _reconcile(shop, days, provider))
 
 
-async def _reconcile(settings: Settings, days: list[date] | None, only: str | None) -> None:
+async def _reconcile(shop: Shop, days: list[date] | None, only: str | None) -> None:
     from quartet import payments
 
     found = 0
-    async with open_migrated(settings) as shop, payments.opened_providers(settings, shop.stores.pg) as providers:
+    async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         if only is not None and only not in providers:
             raise ValueError(f"the provider {only} is not on; on: {', '.join(providers)}")
         today = datetime.now(UTC).date()
@@ -331,18 +332,16 @@ def import_(
     """A real retailer's year as the shop's history: products, stock, customers, orders, refunds, credits."""
     if month and all_months:
         raise ValueError("--month and --all exclude one another")
-    asyncio.run(_import(settings_of(data), file, month, verify))
-
-
-async def _import(settings: Settings, file: Path | None, month: str | None, verify: bool) -> None:
     from rich.console import Console
 
     from quartet import retail
 
-    async with open_shop(settings) as shop:
+    async def work(shop: Shop) -> bool:
         await prepare(shop)
-        if not await retail.run_import(shop, Console(), file or retail.SHIPPED, month, verified=verify):
-            raise typer.Exit(1)
+        return await retail.run_import(shop, Console(), file or retail.SHIPPED, month, verified=verify)
+
+    if not in_shop(data, work, open_shop):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -350,7 +349,7 @@ def replay(
     baskets: Annotated[int, typer.Option(min=1, help="How many baskets to buy.")] = 100,
     buyers: Annotated[int, typer.Option(min=1, max=1000, help="How many shoppers buy at once.")] = 8,
     url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
-    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = "2010-12",
+    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = DEMO_MONTH,
     seed: Annotated[int, typer.Option(help="Draws the baskets; the same seed, the same baskets.")] = 1,
     data: DataFolder = None,
 ) -> None:
@@ -387,10 +386,9 @@ def worker(
 
     settings = settings_of(data)
     check_providers(settings)
-    if metrics_port:
-        _check_port(metrics_port, metrics_host, "--metrics-")
     logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
+        _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))
@@ -416,24 +414,23 @@ def reindex(
 ) -> None:
     """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile. One that
     was cut short goes on where it was."""
-    asyncio.run(_reindex(settings_of(data), back=back))
+    in_shop(data, lambda shop: _reindex(shop, back=back))
 
 
-async def _reindex(settings: Settings, *, back: bool) -> None:
+async def _reindex(shop: Shop, *, back: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from quartet import sync
 
     columns = (TextColumn("products into search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    async with open_migrated(settings) as shop:
-        with Progress(*columns, console=Console()) as progress:
-            line = progress.add_task("", total=None)
-            watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
-            try:
-                rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
-            finally:
-                watching.cancel()
+    with Progress(*columns, console=Console()) as progress:
+        line = progress.add_task("", total=None)
+        watching = asyncio.create_task(_watch_rebuild(shop, progress, line))
+        try:
+            rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
+        finally:
+            watching.cancel()
     if rebuild.error:
         raise ValueError(f"the index is not live: {rebuild.error}")
     what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"
@@ -493,11 +490,6 @@ def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: Da
 
 boards = typer.Typer(no_args_is_help=True, help="The leaderboard.")
 app.add_typer(boards, name="leaderboard")
-
-
-@boards.callback()
-def _boards() -> None:
-    """The leaderboard."""
 
 
 @boards.command("rebuild")
@@ -591,12 +583,7 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 @app.command()
 def migrate(data: DataFolder = None) -> None:
     """Brings the stores' schemas up to date: tables, collections, indexes."""
-    asyncio.run(_migrate(settings_of(data)))
-
-
-async def _migrate(settings: Settings) -> None:
-    async with open_shop(settings) as shop:
-        applied = await prepare(shop)
+    applied = in_shop(data, prepare, open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
     left = "the stores are of a newer version, and are left as they are"

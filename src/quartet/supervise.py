@@ -73,7 +73,7 @@ class Supervisor:
         place: Place,
         prepare: Prepare,
         console: Console,
-        programs: Mapping[str, Sequence[str]] = PROGRAMS,
+        programs: Mapping[str, Sequence[str]],
     ) -> None:
         self.settings = settings
         self.place = place

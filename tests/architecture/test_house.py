@@ -190,7 +190,7 @@ OF_ITS_OWN = {
     "checkout": {"answers.py", "recovery.py"},
     "demo": {"drawing", "logins.py", "seed.py", "tour.py"},
     "gateway": {
-        "app.py", "auth.py", "document.py", "errors.py", "limits.py", "meanwhile.py", "middleware.py", "security.py",
+        "app.py", "auth.py", "document.py", "errors.py", "limits.py", "middleware.py", "security.py",
         "server.py", "system.py",
     },
     "hooks": {"addresses.py", "delivery.py", "sender.py"},

@@ -155,8 +155,5 @@ async def list_entries(
 
 
 def _entry(entry: Entry) -> EntryShape:
-    return EntryShape(
-        id=entry.id, at=entry.at, actor=entry.actor, action=entry.action,
-        subject=SubjectShape(kind=entry.subject_kind, id=entry.subject_id),
-        before=entry.before, after=entry.after, request_id=entry.request_id,
-    )  # fmt: skip
+    subject = SubjectShape(kind=entry.subject_kind, id=entry.subject_id)
+    return EntryShape.model_validate({**vars(entry), "subject": subject})

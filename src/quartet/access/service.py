@@ -29,7 +29,7 @@ _MARK_SECONDS = 60
 _USE_NOTED = timedelta(minutes=1)
 # Until when Redis knows of all that makes access tokens bad.
 _TOLD = "access:told"
-# So long after its moment a change may be seen at last: transactions last, and clocks differ.
+# A change may be seen only so long after the moment that it bears: transactions last, and clocks differ.
 _UNSEEN = timedelta(minutes=1)
 _AT_ONCE = 1000
 

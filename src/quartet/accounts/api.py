@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from pydantic import AfterValidator, Field
 
-from quartet.accounts import cookies, service, tokens
+from quartet.accounts import cookies, service
 from quartet.accounts.model import (
     LONGEST_NAME,
     LONGEST_PASSWORD,
@@ -144,12 +144,11 @@ def _user(user: User, status: int = 200) -> Response:
 
 def _page_session(shop: Shop, signed: SignedIn) -> Response:
     """The refresh token is told to nobody: the cookie takes its place."""
-    settings, now = shop.settings, shop.clock.now()
-    principal, _ = tokens.read(settings, signed.access_token, now)
-    csrf = cookies.csrf_token(settings, principal.session_id)
+    settings = shop.settings
+    csrf = cookies.csrf_token(settings, signed.principal.session_id)
     shape = PageSessionShape(csrf_token=csrf, expires_in=settings.refresh_ttl)
     response = answer(shape, 201, {"Cache-Control": "no-store"})
-    for cookie in cookies.opened(settings, principal, now, csrf):
+    for cookie in cookies.opened(settings, signed.principal, shop.clock.now(), csrf):
         response.headers.append("Set-Cookie", cookie)
     return response
 
@@ -168,10 +167,7 @@ MailedToken = Annotated[str, Path(max_length=128)]
 
 
 def _tokens(signed: SignedIn) -> Response:
-    shape = TokenShape(
-        access_token=signed.access_token, refresh_token=signed.refresh_token, expires_in=signed.expires_in
-    )
-    return answer(shape, 201, {"Cache-Control": "no-store"})
+    return answer(TokenShape.model_validate(signed), 201, {"Cache-Control": "no-store"})
 
 
 @router.post(
@@ -204,9 +200,9 @@ async def sign_in(
     signed = await service.sign_in(shop, body.email, body.password, device)
     if x_cart_token:
         try:
-            await request.app.state.merge_cart(shop, x_cart_token, signed.user_id)
+            await request.app.state.merge_cart(shop, x_cart_token, signed.principal.user_id)
         except Exception:  # whatever it is, it must not keep somebody out; the cart merges when it is next looked at
-            log.exception("cart_not_merged", user=str(signed.user_id))
+            log.exception("cart_not_merged", user=str(signed.principal.user_id))
     return _page_session(shop, signed) if body.cookie else _tokens(signed)
 
 

@@ -68,9 +68,9 @@ async def right(stores: Stores, tried: Try, *, now_ms: int | None = None) -> Non
     await _run(stores, "right", tried.lock, now_ms, tried.closed)
 
 
-async def forget(stores: Stores, lock: Lock) -> None:
+async def forget(stores: Stores, settings: Settings, email: str) -> None:
     """Opens an account whose owner has proved to be so in another way."""
-    await right(stores, Try(Lock(lock.keys[:1], lock.limits[:1]), ()))
+    await right(stores, Try(lock_of(settings, email, ""), ()))
 
 
 async def _run(stores: Stores, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:

@@ -4,12 +4,12 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
 
 from quartet.kernel.errors import Conflict, Problem, TooManyRequests, Unauthenticated, invalid
+from quartet.web.dependencies import Principal
 from quartet.web.limits import network_of
 
 SHORTEST_PASSWORD = 8
@@ -76,7 +76,7 @@ class OpenSession:
 class SignedIn:
     """What a client gets for good credentials: `expires_in` is the access token's life in seconds."""
 
-    user_id: UUID
+    principal: Principal
     access_token: str
     refresh_token: str
     expires_in: int
@@ -113,17 +113,13 @@ class VerificationGone(Problem):
     """The link is spent, has expired, or was sent for an address that the account no longer wants. Ask for a new one
     with POST /email-verifications."""
 
-    slug: ClassVar[str] = "verification-gone"
-    status: ClassVar[int] = 410
-    title: ClassVar[str] = "This link is spent or has expired"
+    slug, status, title = "verification-gone", 410, "This link is spent or has expired"
 
 
 class ResetGone(Problem):
     """The link is spent or has expired. Ask for a new one with POST /password-resets."""
 
-    slug: ClassVar[str] = "reset-gone"
-    status: ClassVar[int] = 410
-    title: ClassVar[str] = "This link is spent or has expired"
+    slug, status, title = "reset-gone", 410, "This link is spent or has expired"
 
 
 def valid_email(text: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from contextvars import ContextVar
 from functools import cache
 from typing import IO, Any, cast
-from weakref import WeakKeyDictionary, finalize
+from weakref import finalize
 
 from quartet.accounts import hasher
 from quartet.accounts.model import normal_password
@@ -128,21 +128,20 @@ class Turns:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, int], Turns]] = WeakKeyDictionary()
-
-
 def turns(settings: Settings) -> Turns:
     """The process's queue, made at first use."""
-    mine = _turns.setdefault(asyncio.get_running_loop(), {})
-    size = (settings.password_hashers, settings.password_queue)
-    if size not in mine:
-        mine[size] = Turns(*size)
-    return mine[size]
+    return _turns(asyncio.get_running_loop(), settings.password_hashers, settings.password_queue)
+
+
+@cache
+def _turns(_loop: asyncio.AbstractEventLoop, hashers: int, waiting: int) -> Turns:
+    """One for each loop, to which those who wait in it belong."""
+    return Turns(hashers, waiting)
 
 
 def place(settings: Settings) -> AbstractAsyncContextManager[None]:
-    """A place in the process's queue, for the door: whoever finds none is sent away before any store is asked. Raises
-    Busy when it is entered."""
+    """A place in the process's queue; the door takes it, so that whoever finds none is sent away before any store is
+    asked. Raises Busy when it is entered."""
     return turns(settings).place()
 
 

@@ -1,7 +1,6 @@
 """What people do with their accounts."""
 
 import base64
-import binascii
 import hashlib
 import secrets
 from collections.abc import Iterable
@@ -82,9 +81,10 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
 async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
     """Raises WrongCredentials, the same and as slow for an unknown address; TooManyAttempts, Busy."""
     address = known_email(email)
-    async with passwords.turns(shop.settings).place():
+    async with passwords.place(shop.settings):
         for _ in range(_TRIES):
-            user, hashed = await _by_email(shop, address)
+            async with shop.stores.pg.read() as read:
+                user, hashed = await store.user_by_email(read, address) or (None, None)
             renewed = await _check_password(shop, address, password, hashed, device)
             assert user is not None
             await shop.step("password checked")
@@ -92,11 +92,6 @@ async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOW
             if session is not None:
                 return _signed_in(shop.settings, user.id, user.roles, session, shop.clock.now())
     raise WrongCredentials()
-
-
-async def _by_email(shop: Shop, address: str) -> tuple[User | None, str | None]:
-    async with shop.stores.pg.read() as read:
-        return await store.user_by_email(read, address) or (None, None)
 
 
 async def _begin_session(
@@ -265,7 +260,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         await store.prove_email(tx, user_id, email, now)
         ended = await store.end_sessions(tx, user_id, now)
     await shop.step("password reset")
-    await lockout.forget(shop.stores, lockout.lock_of(shop.settings, email, ""))
+    await lockout.forget(shop.stores, shop.settings, email)
     await refuse_tokens_of(shop, user_id, ended)
 
 
@@ -299,7 +294,7 @@ async def _confirm(
 ) -> None:
     """That it is the user's own hand. Raises Invalid naming `field`, TooManyAttempts, Busy."""
     try:
-        async with passwords.turns(shop.settings).place():
+        async with passwords.place(shop.settings):
             await _check_password(shop, user.email, password, hashed, device)
     except WrongCredentials:
         raise invalid(field, "is not your password") from None
@@ -439,8 +434,8 @@ def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
 
 
 def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session: Session, now: datetime) -> SignedIn:
-    access = tokens.issue(settings, Principal(user_id, roles, session.id), now)
-    return SignedIn(user_id, access, session.refresh_token, settings.access_ttl)
+    principal = Principal(user_id, roles, session.id)
+    return SignedIn(principal, tokens.issue(settings, principal, now), session.refresh_token, settings.access_ttl)
 
 
 def _new_session(session_id: UUID) -> Session:
@@ -454,7 +449,7 @@ def _session_of(refresh_token: str) -> UUID | None:
     try:
         raw = base64.urlsafe_b64decode(name + "==")
         return UUID(bytes=raw) if dot and secret else None
-    except (ValueError, binascii.Error):
+    except ValueError:
         return None
 
 

@@ -1,6 +1,5 @@
 """Addresses in PostgreSQL."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -30,7 +29,7 @@ async def get(read: Read, user_id: UUID, address_id: UUID) -> Address:
     return Address(**row)
 
 
-async def add(tx: Tx, user_id: UUID, fields: Mapping[str, Any], now: datetime) -> Address:
+async def add(tx: Tx, user_id: UUID, fields: dict[str, Any], now: datetime) -> Address:
     """Raises TooManyAddresses, Unauthenticated (the user is gone)."""
     await _lock(tx, user_id)
     if fields["is_default"]:
@@ -42,11 +41,11 @@ async def add(tx: Tx, user_id: UUID, fields: Mapping[str, Any], now: datetime) -
     return Address(**row)
 
 
-async def change(tx: Tx, user_id: UUID, address_id: UUID, fields: Mapping[str, Any], now: datetime) -> Address:
+async def change(tx: Tx, user_id: UUID, address_id: UUID, fields: dict[str, Any], now: datetime) -> Address:
     """Raises NotFound; Invalid where the default is to be one no longer, which only another can bring about."""
     await _lock(tx, user_id)
     before = await get(tx, user_id, address_id)
-    after = asdict(before) | dict(fields)
+    after = asdict(before) | fields
     if before.is_default and not after["is_default"]:
         raise invalid("isDefault", "stays true until another address is made the default")
     if after["is_default"] and not before.is_default:

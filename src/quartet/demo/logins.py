@@ -1,7 +1,5 @@
 """The three demo logins and the file that remembers their passwords."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

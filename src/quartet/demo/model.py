@@ -1,7 +1,5 @@
 """The demo catalog as data: what the shop sells before anybody has typed a product in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

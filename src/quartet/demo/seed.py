@@ -1,7 +1,5 @@
 """Fills an empty shop with the demo: prices and stock, categories, products, and three people to sign in as."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime

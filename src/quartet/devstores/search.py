@@ -3,8 +3,6 @@
 A node of OpenSearch or Elasticsearch is built here from their published libraries (`jvm.build`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib.metadata
 import importlib.util

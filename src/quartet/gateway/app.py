@@ -62,17 +62,14 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
         redoc_url=None,
     )
     app.state.merge_cart = cart.merge  # signing in lies below carts, so the house itself introduces them
-    at_hand: dict[str, Any] = {}
-    gateway = Gateway(at_hand)
+    apis = [importlib.import_module(f"quartet.{room}.api") for room in rooms]
+    routes = [route for api in apis for route in api.router.routes]
+    offered = {path: find for api in apis for path, find in getattr(api, "AT_HAND", {}).items()}
+    gateway = Gateway({route.path: (route, offered[route.path]) for route in routes if route.path in offered})
     app.state.at_once = gateway.at_once
     app.add_middleware(gateway.around)
     add_error_handlers(app)
-    app.router.routes += system.router.routes
-    for room in rooms:
-        api = importlib.import_module(f"quartet.{room}.api")
-        app.router.routes += api.router.routes
-        offered = getattr(api, "AT_HAND", {})
-        at_hand |= {route.path: (route, offered[route.path]) for route in api.router.routes if route.path in offered}
+    app.router.routes += [*system.router.routes, *routes]
     app.router.middleware_stack = _by_first_word(app.router)  # type: ignore[assignment]
     app.openapi = lambda: document.openapi(app)  # type: ignore[method-assign]
     return app

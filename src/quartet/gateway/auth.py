@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from quartet import access, accounts
@@ -45,12 +45,13 @@ class Door:
 
     def _token(self, token: str) -> Principal:
         now = self._shop.clock.now()
-        principal, ends = self._known.get(token) or (None, datetime.min.replace(tzinfo=UTC))
-        if principal is None:
-            principal, ends = tokens.read(self._shop.settings, token, now)
+        known = self._known.get(token)
+        if known is None:
+            known = tokens.read(self._shop.settings, token, now)
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[token] = (principal, ends)
+            self._known[token] = known
+        principal, ends = known
         if ends <= now:
             self._known.pop(token, None)
             raise Unauthenticated("the access token has expired")
@@ -104,7 +105,7 @@ class Door:
             if method in SAFE and not principal.is_staff:
                 return principal, []
             raise
-        # It comes yet, with each of a page's pictures, and need not be looked up each time; one that ended stays so.
+        # The old cookie still comes with each of a page's pictures: no need to look it up each time. Ended stays ended.
         self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
         return present, set_cookies
 
@@ -151,8 +152,8 @@ class Door:
         return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
     async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
-        """A session or key has ended, or the roles are others: either so, or two changes were told to Redis in the
-        wrong order. Raises Unauthenticated."""
+        """Redis says that a session or key has ended, or that the roles are others. Of roles PostgreSQL has the last
+        word, since two changes may have been told in the wrong order. Raises Unauthenticated."""
         if why is Gone.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:

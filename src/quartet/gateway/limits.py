@@ -19,7 +19,7 @@ _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/we
 # These do not wait for a Redis that is silent, and a guest's are counted some ahead. A signed-in user's are not: with
 # each goes the question whether the session lives.
 _LOOKING = {"browse", "search"}
-# What of its limit a process grants by itself: a tenth of it here, all of it elsewhere.
+# While Redis is away a process grants of these limits a tenth by itself, and of the others all.
 _STRICT = {"auth": 10, "pay": 10}
 
 ALONE = Counter("quartet_rate_limit_alone_total", "Requests counted by this process alone, because Redis was away.")

@@ -37,6 +37,7 @@ from quartet.web import logs, trail
 from quartet.web.answers import JSON, AtHand, problem_response
 from quartet.web.dependencies import Principal, Shop
 from quartet.web.limits import Gone, Taken
+from quartet.web.shapes import levels
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -114,7 +115,8 @@ class Gateway:
             return None
         taken = share.use()
         request_id = _request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
-        head = self._form(path) % (as_lines(found.headers), len(found.body), request_id.encode(), *taken[1:4])
+        left = (taken.limit, taken.remaining, taken.reset)
+        head = self._form(path) % (as_lines(found.headers), len(found.body), request_id.encode(), *left)
         seconds = time.perf_counter() - began
         _note(route, 200, seconds, request_id=request_id, method="GET", path=path, user=None)
         return head, found.body
@@ -407,13 +409,9 @@ def _refuse(value: Any, field: str, bad: re.Pattern[str], what: str) -> None:
 
 
 def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level:
-        depth += 1
+    for depth, _ in enumerate(levels(value), 1):
         if depth > BODY_DEPTH:
             raise BadRequest(f"the body is nested more than {BODY_DEPTH} deep")
-        nested = [node for node in level if isinstance(node, dict | list)]
-        level = [child for node in nested for child in (node.values() if isinstance(node, dict) else node)]
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -136,7 +136,7 @@ class _Protocol(HttpToolsProtocol):
         self._line, self._at_once, self._is_secure = line, at_once, is_secure
         self._held: list[bytes] = []
         self._is_answered = self._is_ending = False
-        self._head = 0  # bytes since something was done with any
+        self._head = 0  # bytes that have come since headers were complete, or a piece of a body
         self._refusal = b""
         self._patience: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -218,7 +218,7 @@ class _Protocol(HttpToolsProtocol):
         self.parser.feed_data(start + headers + b"\r\n")
 
     def _is_forgotten(self) -> bool:
-        """Nobody looks to the time: what came of a request that was answered before has ended the wait for the next."""
+        """No timer runs: what came late of a body, after the answer, has ended uvicorn's wait for the next request."""
         return self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
 
     def _wait(self) -> None:
@@ -247,7 +247,7 @@ class _Protocol(HttpToolsProtocol):
         if answer is None:
             self._unset_keepalive_if_required()  # set where one that came along was answered here
             super().on_headers_complete()
-            self.headers = []  # what follows the body is none: no proxy has seen to it
+            self.headers = []  # so that trailers, which no proxy has checked, do not become headers
         else:
             self._is_answered = True
             self.transport.write(self._written(200, *answer))

@@ -13,7 +13,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import HTMLResponse
 
 from quartet import sync
-from quartet.gateway.meanwhile import MEANWHILE
 from quartet.gateway.security import docs_page
 from quartet.kernel.errors import NotFound, Problem, StoreUnavailable
 from quartet.stores import migrate
@@ -27,6 +26,16 @@ router = APIRouter(tags=["system"])
 
 # Without these no request can be answered rightly; without the others parts of the shop still work.
 NEEDED = {"postgres", "mongodb"}
+# What still works while a store is away; docs/operations.md has all of it as a table.
+MEANWHILE = {
+    "postgres": "products, lists, categories and search stay up; nothing is bought, and nobody signs in",
+    "mongodb": "product pages that are cached are shown with their age, search stays up, carts are priced by "
+    "inventory, and what is in stock is bought and paid",
+    "redis": "products come from MongoDB, each process limits by itself, strictly who signs in and pays, carts and "
+    "leaderboards are closed, and orders that name their items are placed and paid",
+    "search": "categories, brands and beginnings of names are listed from MongoDB, marked degraded, and all but other "
+    "searches works",
+}
 PING_SECONDS = 2.0
 IMAGES = Path(__file__).resolve().parent.parent / "demo" / "images"
 

@@ -54,7 +54,7 @@ async def public_addresses(host: str, port: int, resolver: Resolve, *, loopback:
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
             found = await resolver(host, port)
-    except (OSError, TimeoutError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise Refused("the name has no address") from error
     if not found:
         raise Refused("the name has no address")
@@ -70,7 +70,7 @@ def parse(url: str, *, loopback: bool = False) -> httpx.URL:
         raise Refused(f"must be an address of at most {LONGEST_URL} plain characters")
     try:
         found = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError, UnicodeError) as error:
+    except (httpx.InvalidURL, ValueError) as error:
         raise Refused("is not an address") from error
     if found.scheme != "https" and not (loopback and found.scheme == "http"):
         raise Refused("must begin with https://")

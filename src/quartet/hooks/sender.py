@@ -72,8 +72,7 @@ class Sender:
             content=body,
             extensions={"timeout": timeouts},
         ) as response:
-            answer = await _beginning(response)
-            return Said(response.status, answer)
+            return Said(response.status, await _beginning(response))
 
 
 async def _beginning(response: httpcore.Response) -> str:

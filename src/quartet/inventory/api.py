@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, Field
 
 from quartet.inventory import store
-from quartet.inventory.model import MAX_STOCK, Item, Movement, StockOutOfBounds
+from quartet.inventory.model import MAX_STOCK, Movement, StockOutOfBounds
 from quartet.kernel.errors import (
     Forbidden,
     IdempotencyKeyReused,
@@ -81,16 +81,8 @@ class Move(Body):
     note: Annotated[str, text(1000)] | None = None
 
 
-def _shape(item: Item) -> ItemShape:
-    return ItemShape.model_validate(item)
-
-
 def _movement(movement: Movement) -> MovementShape:
-    return MovementShape(
-        id=movement.id, sku=movement.sku, delta=movement.stock_delta, reserved_delta=movement.reserved_delta,
-        reason=movement.reason, note=movement.note, order_id=movement.order_id, by=movement.actor,
-        created_at=movement.created_at,
-    )  # fmt: skip
+    return MovementShape.model_validate({**vars(movement), "delta": movement.stock_delta, "by": movement.actor})
 
 
 @router.get("", response_model=Page[ItemShape], responses=problems(*_STAFF))
@@ -109,14 +101,14 @@ async def list_items(
     async with shop.stores.pg.read() as read:
         items = await store.page(read, after=after, limit=paging.limit + 1, below=below_available, text=q or None)
     shown, more = shop.cursors.cut(items, paging, scope, lambda last: [last.sku])
-    return answer(Page[ItemShape](items=[_shape(item) for item in shown], next_cursor=more))
+    return answer(Page[ItemShape](items=[ItemShape.model_validate(item) for item in shown], next_cursor=more))
 
 
 @router.get("/{sku}", response_model=ItemShape, responses=problems(NotFound, *_STAFF))
 async def get_item(shop: ShopDep, _: Staff, sku: SkuPath) -> Response:
     """One item."""
     async with shop.stores.pg.read() as read:
-        return answer(_shape(await store.get(read, sku)))
+        return answer(ItemShape.model_validate(await store.get(read, sku)))
 
 
 @router.put(
@@ -133,7 +125,7 @@ async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem)
             currency=shop.settings.currency, actor=principal.actor,
         )  # fmt: skip
         await trail.record(tx, principal.actor, "inventory.put", "sku", sku, before=before, after=item)
-    return answer(_shape(item), 201 if created else 200)
+    return answer(ItemShape.model_validate(item), 201 if created else 200)
 
 
 @router.post(

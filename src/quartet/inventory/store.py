@@ -65,7 +65,7 @@ async def put(
     item, created = _item(row), bool(row["created"])
     if stock is None or stock == item.stock:
         return item, created
-    if not item.reserved <= stock:
+    if stock < item.reserved:
         raise _out_of_bounds(item, stock)
     await move(tx, sku, stock - item.stock, "received" if created else "adjusted", actor=actor)
     return replace(item, stock=stock), created

@@ -13,6 +13,7 @@ class Problem(Exception):
     slug: ClassVar[str] = "problem"
     status: ClassVar[int] = 400
     title: ClassVar[str] = "The request could not be carried out"
+    retry_after: int | None = None  # seconds, where it is worth the while
 
     def __init__(self, detail: str = "", **members: Any) -> None:
         super().__init__(detail or self.title)
@@ -22,7 +23,7 @@ class Problem(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """HTTP headers that belong to the answer."""
-        return {}
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     @classmethod
     def kinds(cls) -> Iterator[type["Problem"]]:
@@ -109,10 +110,6 @@ class TooManyRequests(Problem):
         super().__init__(detail, **members)
         self.retry_after = retry_after
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
-
 
 class Unexpected(Problem):
     """A fault of the shop's own. It has been logged under the request id in `instance`; quote that id."""
@@ -125,15 +122,11 @@ class StoreUnavailable(Problem):
     Try again after `Retry-After` seconds with the same `Idempotency-Key`."""
 
     slug, status, title = "store-unavailable", 503, "A store does not answer"
+    retry_after = 2
 
-    def __init__(self, store: str, detail: str = "", *, retry_after: int = 2) -> None:
+    def __init__(self, store: str, detail: str = "") -> None:
         super().__init__(detail or f"{store} does not answer right now", store=store)
         self.store = store
-        self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
 
 
 class TimedOut(Problem):
@@ -153,10 +146,7 @@ class RequestInProgress(Problem):
     """The first request with this `Idempotency-Key` is still running. Repeat it in a moment with the same key."""
 
     slug, status, title = "request-in-progress", 409, "The first request with this key is still running"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"}
+    retry_after = 1
 
 
 def invalid(field: str, message: str) -> Invalid:

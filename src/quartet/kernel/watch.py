@@ -1,12 +1,9 @@
 """How far something has come that takes long, for who looks on."""
 
-from typing import Protocol
+from collections.abc import Callable
 
-
-class Watch(Protocol):
-    """Told how far a stage has come; `total` is in the stage's own unit."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+Watch = Callable[[str, int, int], None]
+"""Told a stage, how much of it is done, and of how much, in the stage's own unit."""
 
 
 def unwatched(_stage: str, _done: int, _total: int, /) -> None:

@@ -1,6 +1,6 @@
 """E-mails as they wait, and as they are written."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,7 @@ class Letter:
     """What is needed to write it: the recipient, and what its templates speak of. `anew`: that differs at each try."""
 
     to: str
-    args: Json = field(default_factory=dict)
+    args: Json
     anew: bool = False
 
 

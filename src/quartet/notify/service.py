@@ -187,13 +187,13 @@ async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True
     """Later, each time later; after a day of that, never. A store that is away is nobody's fault."""
     now = shop.clock.now()
     if fault and now - mail.created_at > GIVE_UP:
-        return await _give_up(shop, mail, error)
+        await _give_up(shop, mail, error)
+        return
     log.warning("mail not sent", mail=mail.id, kind=mail.kind, attempt=mail.attempts, error=repr(error))
     pause = min(FIRST_SECONDS * 2.0 ** (mail.attempts - 1), LONGEST_SECONDS) * random.uniform(0.75, 1.25)
     async with shop.stores.pg.tx() as tx:
         await store.postpone(tx, mail, now + timedelta(seconds=pause))
         await tallies.count(tx, "mails.failed")
-    return None
 
 
 async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
@@ -251,10 +251,9 @@ async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
 async def _of_order(shop: Shop, mail: Mail) -> Letter | None:
     """To whom the order belongs now. A guest's link opens the order; its key stands where no server sees it."""
     async with shop.stores.pg.read() as read:
-        found = await orders.to_write_of(read, UUID(mail.args["order_id"]))
-    if found is None or found[1] is None:
+        order, to = await orders.to_write_of(read, UUID(mail.args["order_id"])) or (None, None)
+    if order is None or to is None:
         return None
-    order, to = found[0], found[1]
     link = f"{shop.settings.base_url.rstrip('/')}/orders/{order.id}"
     if order.user_id is None:
         link += f"#token={shop.order_tokens.issue(order.id)}"

@@ -125,9 +125,9 @@ async def lock(tx: Tx, order_id: UUID) -> Order:
     return _found(await tx.fetchval(q.lock, order_id), order_id)
 
 
-async def confirm(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
+async def confirm(tx: Tx, order_id: UUID) -> Order:
     """The money is captured: what was reserved is sold. Raises InvalidTransition, NotFound."""
-    return await _step(tx, q.confirm, order_id, by, reason)
+    return await _step(tx, q.confirm, order_id, "system")
 
 
 async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
@@ -240,7 +240,7 @@ def _order(document: dict[str, Any]) -> Order:
         metadata=document["metadata"],
         payments=tuple(_payment(payment) for payment in document["payments"] or ()),
         refunds=tuple(_given_back(each) for each in document["refunds"] or ()),
-        history=(placed, *(_history(step) for step in document["history"] or ())),
+        history=(placed, *(_history(step) for step in steps)),
         created_at=_at(document["created_at"]),
         updated_at=_at(document["updated_at"]),
         expires_at=_at(document["expires_at"]) if document["expires_at"] else None,

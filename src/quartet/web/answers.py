@@ -36,7 +36,7 @@ class AtHand(NamedTuple):
 
 def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The shape as JSON."""
-    return Response(as_json(shape), status, dict(headers) if headers else None, JSON)
+    return Response(as_json(shape), status, headers, JSON)
 
 
 def as_json(shape: BaseModel) -> bytes:

@@ -111,11 +111,14 @@ async def transaction(
 ) -> AsyncIterator[Slot]:
     """A transaction with the key claimed in it, unless the work `claims_itself`, by `claim_request` in its statement; a
     refusal raised inside rolls it back and is kept by itself. Work of one statement says so, and without a key needs
-    no BEGIN and COMMIT."""
+    no BEGIN and COMMIT. Without a key nothing is kept. Raises IdempotencyKeyReused, RequestInProgress."""
     pg = shop.stores.pg
     once = key is None and statements == 1
     async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
-        yield Slot(tx, key) if claims_itself else await claim(tx, key)
+        if key is None or claims_itself:
+            yield Slot(tx, key)
+        else:
+            yield Slot(tx, key, first_answer(key, await tx.fetchrow(q.claim, key.owner, key.key)))
 
 
 @asynccontextmanager
@@ -144,13 +147,6 @@ async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None
     # paid: by that very request). That answer stands, and RequestInProgress sends this one to fetch it.
     async with pg.once() as tx:
         await _take(tx, key, *to_keep(problem_response(problem, key.request_id)))
-
-
-async def claim(tx: Tx, key: RequestKey | None) -> Slot:
-    """Raises IdempotencyKeyReused, RequestInProgress. Without a key the slot is free and keeps nothing."""
-    if key is None:
-        return Slot(tx, None)
-    return Slot(tx, key, first_answer(key, await tx.fetchrow(q.claim, key.owner, key.key)))
 
 
 def first_answer(key: RequestKey, row: Record) -> Response | None:

@@ -1,5 +1,6 @@
 """Shapes on the wire: camelCase outside, snake_case inside; unknown fields of a body are refused."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, StringConstraints
@@ -31,20 +32,21 @@ NoBody = Nothing | None
 def _storable(value: Any) -> Any:
     """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100), and numbers that no store
     takes."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
+    for depth, level in enumerate(levels(value), 1):
         if depth > MAX_DEPTH:
             raise ValueError(f"is nested more than {MAX_DEPTH} deep")
         if any(isinstance(n, int | float) and not -MAX_BIGINT <= n <= MAX_BIGINT for n in level):
             raise ValueError("has a number beyond 64 bits")
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
     return value
+
+
+def levels(value: Any) -> Iterator[list[Any]]:
+    """What a value of JSON holds, from the outside in: itself, its members, theirs, and so on."""
+    level = [value]
+    while level:
+        yield level
+        nested = [node for node in level if isinstance(node, dict | list)]
+        level = [child for node in nested for child in (node.values() if isinstance(node, dict) else node)]
 
 
 # bool is an int in Python and "2" is a number to a lax parser; neither is a quantity to a shop.

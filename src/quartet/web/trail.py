@@ -61,11 +61,10 @@ async def attempt(
 
 
 def _plain(value: object) -> Any:
-    return _open(orjson.loads(plain_json(value)))
+    return _without_secrets(orjson.loads(plain_json(value)))
 
 
-def _open(value: Any) -> Any:
-    """Without what is nobody's to read."""
+def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _open(member) for name, member in value.items() if not is_secret(name)}
-    return [_open(member) for member in value] if isinstance(value, list) else value
+        return {name: _without_secrets(member) for name, member in value.items() if not is_secret(name)}
+    return [_without_secrets(member) for member in value] if isinstance(value, list) else value

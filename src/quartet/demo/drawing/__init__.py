@@ -3,8 +3,6 @@
 `python -m quartet.demo.drawing` writes them anew into `demo/images/`; a test holds the committed files to it.
 """
 
-from __future__ import annotations
-
 from quartet.demo.drawing import devices, home, wear
 from quartet.demo.drawing.ink import Product, picture
 

@@ -1,7 +1,5 @@
 """Draws every picture of the demo catalog into `demo/images/`."""
 
-from __future__ import annotations
-
 from quartet.demo.drawing import draw
 from quartet.demo.model import IMAGES, load
 

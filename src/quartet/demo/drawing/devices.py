@@ -1,7 +1,5 @@
 """Laptops, phones, headphones, monitors, keyboards and mice, drawn from their attributes."""
 
-from __future__ import annotations
-
 from quartet.demo.drawing.ink import (
     COLOURS,
     Product,

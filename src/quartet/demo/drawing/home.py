@@ -1,7 +1,5 @@
 """Books, coffee and kitchen things, drawn from their kind, title and colour."""
 
-from __future__ import annotations
-
 from quartet.demo.drawing.ink import (
     Product,
     accent,

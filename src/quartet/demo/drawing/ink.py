@@ -1,11 +1,10 @@
 """Colours and the few SVG strokes that every picture is made of. Pure text in, text out."""
 
 # ruff: noqa: PLR0917 -- a coordinate reads best where SVG puts it: by position.
-from __future__ import annotations
-
 import colorsys
 import zlib
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 Product = Mapping[str, Any]
@@ -52,11 +51,11 @@ def mix(colour: str, other: str, share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
-def lighter(colour: str, share: float = 0.25) -> str:
+def lighter(colour: str, share: float) -> str:
     return mix(colour, "#ffffff", share)
 
 
-def darker(colour: str, share: float = 0.25) -> str:
+def darker(colour: str, share: float) -> str:
     return mix(colour, "#14161c", share)
 
 
@@ -110,8 +109,8 @@ def zoom(body: str, scale: float, x: float = SIDE / 2, y: float = SIDE / 2) -> s
 
 
 def words(x: float, y: float, text: str, size: float, fill: str, more: str = "") -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{fill}"{_more(more)}>{escaped}</text>'
+    place = f'x="{x:g}" y="{y:g}" font-size="{size:g}"'
+    return f'<text {place} fill="{fill}"{_more(more)}>{escape(text, quote=False)}</text>'
 
 
 def shadow(half_width: float, y: float = 340) -> str:
@@ -122,9 +121,8 @@ def picture(title: str, backdrop: str, body: str) -> str:
     """A whole SVG file: a quiet backdrop with the drawing on it; `title` is what a screen reader says."""
     ground = "#cfd8de" if is_pale(backdrop) else mix(backdrop, "#ffffff", 0.8)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}" role="img">'
-    name = title.replace("&", "&amp;").replace("<", "&lt;")
     light = dot(200, 190, 150, "#fff", 'opacity=".4"')
-    return f"{head}<title>{name}</title>{rect(0, 0, SIDE, SIDE, ground)}{light}{body}</svg>\n"
+    return f"{head}<title>{escape(title, quote=False)}</title>{rect(0, 0, SIDE, SIDE, ground)}{light}{body}</svg>\n"
 
 
 def _more(more: str) -> str:

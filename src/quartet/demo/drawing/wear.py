@@ -1,7 +1,5 @@
 """Shirts, shoes and bags, drawn from their style and their first colour."""
 
-from __future__ import annotations
-
 from quartet.demo.drawing.ink import (
     COLOURS,
     Product,
