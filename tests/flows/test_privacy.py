@@ -453,6 +453,15 @@ async def test_nobody_is_listed_who_was_forgotten(shopper: httpx.AsyncClient, st
     assert (await staff.get("/users", params={"email": "erased-"})).json()["items"] == []
 
 
+async def test_a_report_by_customer_says_that_one_was_forgotten_and_makes_up_no_address(
+    client: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    report = await _made(staff.get("/analytics/revenue?groupBy=customer"))
+    assert [(row["label"], row["netCents"]) for row in report["items"]] == [("forgotten customer", 900)]
+
+
 async def test_what_was_forgotten_can_not_be_put_back(shopper: httpx.AsyncClient, shop: Shop) -> None:
     assert (await shopper.request("DELETE", "/users/me")).status_code == 204
     for change in ("password_hash = 'x'", "display_name = 'x'", "email = 'x@example.com'", "roles = '{staff}'"):

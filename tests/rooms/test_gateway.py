@@ -274,6 +274,21 @@ async def test_the_document_tells_of_headers_by_the_names_that_they_have(client:
     assert headers("post", "/cart/items", "200") == ({"X-Cart-Token"}, {"X-Cart-Token"})
 
 
+async def test_the_document_says_what_may_be_asked_for(client: httpx.AsyncClient) -> None:
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert {"order.confirmed", "user.erased", "*"} < {*schemas["NewEndpoint"]["properties"]["events"]["items"]["enum"]}
+    assert {"orders:read", "sync:write"} < {*schemas["NewKey"]["properties"]["scopes"]["items"]["enum"]}
+    keys = [
+        parameter["schema"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["name"] == "Idempotency-Key"
+    ]
+    assert keys and {(key["minLength"], key["maxLength"]) for key in keys} == {(1, 255)}
+
+
 def test_addresses_of_one_customer_count_together() -> None:
     assert address_group("2001:db8:1:2:aaaa::1") == address_group("2001:db8:1:2:bbbb::9")
     assert address_group("2001:db8:1:2::1") != address_group("2001:db8:1:3::1")

@@ -28,7 +28,8 @@ class NewKey(Body):
 
     name: Annotated[str, words(100)]
     scopes: Annotated[
-        list[Annotated[str, text(40), Field(examples=["orders:read"])]], Field(min_length=1, max_length=len(SCOPES))
+        list[Annotated[str, text(40), Field(json_schema_extra={"enum": sorted(SCOPES)})]],
+        Field(min_length=1, max_length=len(SCOPES)),
     ]
     expires_at: Annotated[AwareDatetime, BeforeValidator(text_only), AfterValidator(in_utc)] | None = None
 

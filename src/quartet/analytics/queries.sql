@@ -55,7 +55,8 @@ SELECT picked.*,
            WHEN 'customer' THEN CASE
                WHEN key = '' THEN 'forgotten guests'
                WHEN strpos(key, '@') > 0 THEN key
-               ELSE (SELECT coalesce(display_name, email) FROM users WHERE id = key::uuid)
+               ELSE (SELECT CASE WHEN erased_at IS NULL THEN coalesce(display_name, email) ELSE 'forgotten customer' END
+                     FROM users WHERE id = key::uuid)
            END
            ELSE key
        END AS label

@@ -27,7 +27,8 @@ def _known(name: str) -> str:
 
 
 Url = Annotated[str, text(2000)]
-Events = Annotated[list[Annotated[str, text(40), AfterValidator(_known)]], Field(min_length=1, max_length=20)]
+_Event = Annotated[str, text(40), AfterValidator(_known), Field(json_schema_extra={"enum": [*EVENTS, "*"]})]
+Events = Annotated[list[_Event], Field(min_length=1, max_length=20)]
 DeliveryId = Annotated[int, Path(alias="deliveryId", ge=1, le=MAX_BIGINT)]
 
 

@@ -27,6 +27,7 @@ q = queries(__file__)
 
 # As long as the tokens that the shop draws; what is shorter might be guessed.
 _SECRET_ENOUGH = 43
+_LONGEST = 255
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ async def _request_key(
     request: Request,
     principal: Annotated[Principal | None, Depends(anyone)],
     idempotency_key: Annotated[
-        str | None, Header(alias="Idempotency-Key", description="Repeat the request safely with the same key.")
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Repeat the request safely with the same key.",
+            json_schema_extra={"minLength": 1, "maxLength": _LONGEST},
+        ),
     ] = None,
 ) -> RequestKey | None:
     if idempotency_key is None:
@@ -51,8 +57,8 @@ async def _request_key(
     if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
         raise invalid("Idempotency-Key", "is given twice")
     key = _characters(idempotency_key)
-    if not 1 <= len(key) <= 255 or "\0" in key:
-        raise invalid("Idempotency-Key", "must have 1 to 255 characters, none of them NUL")
+    if not 1 <= len(key) <= _LONGEST or "\0" in key:
+        raise invalid("Idempotency-Key", f"must have 1 to {_LONGEST} characters, none of them NUL")
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
     asked = f"{request.method} {request.url.path}\n".encode() + canonical
