@@ -3,9 +3,11 @@
 import asyncio
 import random
 
+import pytest
 from bench.relevance import GOALS, KINDS, SUGGESTED, Drawing, briefs, engine_of, measured, ours, products, suggestions
 
 
+@pytest.mark.timeout(900)
 async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query() -> None:
     shelf = await asyncio.to_thread(products)
     drawn = [query for query in Drawing(shelf).queries() if query.half == "report"]
@@ -19,6 +21,7 @@ async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query
         assert found.ten >= theirs[kind].ten, (kind, found, theirs[kind])
 
 
+@pytest.mark.timeout(900)
 async def test_what_is_begun_is_offered() -> None:
     shelf = await asyncio.to_thread(products)
     drawn = [query for query in Drawing(shelf).queries(kinds=SUGGESTED) if query.half == "report"]

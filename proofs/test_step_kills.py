@@ -19,8 +19,9 @@ from quartet.web.dependencies import Shop
 
 TIMES = int(os.environ.get("QUARTET_PROOF_STEP_KILLS", "1"))
 SEEDS = [int(seed) for seed in os.environ.get("QUARTET_PROOF_STEP_SEEDS", "1,2").split(",")]
-# Some steps nobody comes to but after a fault: a payment that nobody told of, a capture that the provider refused.
-PATIENCE_SECONDS = 60.0
+# Some steps nobody comes to but after a fault: a payment that nobody told of, a capture that the provider refused. On a
+# slow machine that is one in ten seconds, and a third one may be waited for: in a minute it does not come once in ten.
+PATIENCE_SECONDS = 300.0
 FAULTS = {"sandbox_error_share": 0.03, "sandbox_silent_before_share": 0.02, "sandbox_silent_after_share": 0.02}
 # What a crowd hardly ever comes to: the buyer cancels while the provider still waits for him, and the sweep sees that.
 RARE = {"unwanted payment voided"}
@@ -45,7 +46,7 @@ async def test_a_process_killed_at_every_step_of_every_use_case_leaves_nothing_u
     assert (await audit.check(shop)).violations == ()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("capture", ["automatic", "manual"])
 async def test_a_crowd_whose_shop_dies_at_every_step_is_told_nothing_but_the_truth(
@@ -72,6 +73,8 @@ async def test_a_crowd_whose_shop_dies_at_every_step_is_told_nothing_but_the_tru
             shopping.cancel()
             killing.cancel()
             await asyncio.gather(shopping, killing, return_exceptions=True)
+        if not lives(api.pid):  # it came to the last step as another died there
+            await api.start()
         await _verified(crowd)
 
 

@@ -104,8 +104,9 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
                     paid = await shopper.post("/payments", json=pay)
                     assert paid.status_code in (201, 503, 504), paid.text
                     if paid.status_code == 201:
-                        assert paid.json()["status"] == "succeeded", paid.text
-                        bought.add(placed.json()["id"])
+                        # The provider's books are in PostgreSQL too: it may be silent, and the shop there again.
+                        assert paid.json()["status"] in ("succeeded", "pending"), paid.text
+                        bought.update([placed.json()["id"]] if paid.json()["status"] == "succeeded" else [])
                 await asyncio.sleep(0.02)
 
         async def come_and_go() -> None:

@@ -63,7 +63,6 @@ async def read(wire: StreamWire, things: Collection, position: Any, last: str) -
             wire.mend()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("how", "lasting"), WAYS)
 async def test_wherever_a_stream_is_cut_each_change_is_told_once(
     servers: dict[str, str], how: str, lasting: bool
@@ -141,7 +140,7 @@ async def keep_following(shop: Shop, wire: StreamWire) -> None:
             raise AssertionError("the position was lost")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("how", "lasting"), [("before", True), ("within", False)])
 async def test_wherever_following_is_cut_search_ends_equal_without_a_rebuild(
     kitchen: Shop, how: str, lasting: bool

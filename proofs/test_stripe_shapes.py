@@ -25,12 +25,13 @@ from quartet.payments.providers.stripe import Stripe
 
 MODULE = "github.com/stripe/stripe-mock"
 VERSION = "v0.197.0"
+pytestmark = pytest.mark.timeout(900)  # whoever comes first builds it
 BUILT = Path(__file__).resolve().parents[1] / ".quartet" / "stripe-mock" / VERSION
 
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """The built program; the first time takes a minute."""
+    """The built program; the first time takes a minute or several."""
     found = BUILT / "stripe-mock"
     if not found.exists():
         go = shutil.which("go")

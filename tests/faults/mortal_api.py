@@ -81,7 +81,8 @@ async def carry(shop: Shop) -> None:
 
 def serve(settings: Settings, doom: Path) -> None:
     app = create_app(lambda: mortal_shop(settings, doom), ROOMS)
-    uvicorn.run(app, port=settings.port, log_level="critical", lifespan="on")
+    # Longer than any client keeps a connection: else one that is hung up on just as it asks takes it for a death.
+    uvicorn.run(app, port=settings.port, log_level="critical", lifespan="on", timeout_keep_alive=600)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def settings(settings: Settings, sinks: tuple[Sinks, int, int]) -> Settings:
     return settings.model_copy(update={"webhook_loopback": True, "mail_url": f"smtp://127.0.0.1:{sinks[2]}"})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_worker_killed_at_any_step_of_carrying_loses_nothing(
     shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, sinks: tuple[Sinks, int, int], tmp_path: Path
 ) -> None:

@@ -130,7 +130,7 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_what_clients_are_told_is_possible(tmp_path: Path) -> None:
     async with scene(tmp_path) as shop:
         await played(shop, 8, SEED, clients=4, deeds=6)

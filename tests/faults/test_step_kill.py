@@ -120,7 +120,7 @@ def _each_step_once() -> list[tuple[str, int]]:
     return list(found.values())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_process_killed_at_any_step_leaves_nothing_undone_or_done_twice(shop: Shop) -> None:
     async with mortal_houses(shop) as houses:
         for name, at in _each_step_once():

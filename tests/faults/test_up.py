@@ -132,7 +132,7 @@ async def test_it_shows_what_it_started_refuses_a_second_and_ctrl_c_stops_everyt
     assert not (up.data / "up.json").exists()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_the_whole_shop_answers_and_other_commands_find_it(start: Start) -> None:
     up = await start(whole=True)
     await up.until(READY)

@@ -153,7 +153,7 @@ async def _until_carried(traffic: Traffic, step: str) -> None:
         pytest.fail(f"killed at {step!r}, it was not made good within 30 s")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
     shop: Shop, traffic: Traffic, mortals: Mortals
 ) -> None:
@@ -197,7 +197,7 @@ async def until_so_many_live(shop: Shop, count: int, holding: int) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(
     shop: Shop, traffic: Traffic, tmp_path: Path
 ) -> None:

@@ -95,6 +95,26 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> Non
     assert await as_changed(full)
 
 
+async def test_a_rebuild_ends_where_the_engine_has_lost_all_of_its_indexes(full: Shop) -> None:
+    """And products change as it goes on."""
+    await killed(full, "batch", 3)
+    engine = full.stores.search
+    for index in await engine.alias_targets(f"{full.settings.search_alias}-all"):
+        await engine.delete_index(index)
+
+    async def change(step: str) -> None:
+        if step == "filled":
+            made = kettle("K2", name="Teapot")
+            await catalog.change_product(full, "K2", lambda _: made, if_match=None, actor="test")
+
+    await worker.rebuild(replace(full, step=change))
+    rebuilt = await sync.last_rebuild(full)
+    assert rebuilt
+    assert rebuilt.state == "done"
+    assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert await equal(full)
+
+
 async def test_filling_makes_every_document_and_carries_none_once_more(full: Shop) -> None:
     sizes = (Variant("POT-S", {"litres": 1}), Variant("POT-L", {"litres": 3}))
     pot = kettle("POT", brand="Alto", description="Of steel.", tags=("new",), variants=sizes)

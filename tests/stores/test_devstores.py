@@ -214,7 +214,7 @@ async def test_osmem_answers_and_says_that_it_keeps_nothing(place: Place) -> Non
 
 
 @pytest.mark.parametrize("engine", NODES)
-@pytest.mark.timeout(300)  # the first run on a machine fetches the engine
+@pytest.mark.timeout(600)  # the first run on a machine fetches the engine
 async def test_a_real_node_keeps_its_index_over_a_kill(place: Place, engine: str) -> None:
     first = await search.start(place, engine)
     assert await _indexed(first.server.url) == 1

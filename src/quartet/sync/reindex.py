@@ -94,6 +94,8 @@ def _must_be(alone: Callable[[], bool]) -> None:
 
 async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -> None:
     stores, settings = shop.stores, shop.settings
+    # What is carried meanwhile goes to the live index as well, and an engine may have lost that.
+    await search.prepare(stores.search, settings)
     if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
         rebuild = await _begun(shop, rebuild)
         if rebuild.kind == "new":

@@ -114,7 +114,6 @@ async def rebuild(shop: Shop) -> None:
     if opened is not None:
         await reindex(shop, reason=opened.reason)
     elif await _lacks_index(shop):
-        await search.prepare(shop.stores.search, shop.settings)
         await reindex(shop, reason="the index was gone, or of an earlier definition")
 
 
