@@ -580,6 +580,7 @@ async def _restore(settings: Settings, folder: Path, *, replace: bool) -> None:
 async def _postgres_tool(shop: Shop, name: str) -> Path:
     from quartet.devstores import postgres
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the tool would go on alone, and keep tables
     major = int((await shop.stores.pg.ping()).partition(".")[0])
     return await asyncio.to_thread(postgres.tool, name, major)
 
