@@ -37,6 +37,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 # How long the API keeps a connection on which nothing is asked: longer than a balancer in front of it does
 # (deploy/nginx.conf), so that none is closed under a request.
 IDLE_SECONDS = 30
+# What is under way when it is told to stop may take so long.
+LEAVING_SECONDS = 10
 
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
 StoreUrl = Annotated[str | None, typer.Option(help="A store of your own; unset, a local server is started.")]
@@ -219,7 +221,7 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=LEAVING_SECONDS,
     )
     listener = config.bind_socket()
     address = local_address(settings.model_copy(update={"port": listener.getsockname()[1]}))
@@ -572,6 +574,7 @@ async def _restore(settings: Settings, folder: Path, *, replace: bool) -> None:
 async def _postgres_tool(shop: Shop, name: str) -> Path:
     from quartet.devstores import postgres
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the tool would go on alone, and keep tables
     major = int((await shop.stores.pg.ping()).partition(".")[0])
     return await asyncio.to_thread(postgres.tool, name, major)
 
@@ -583,23 +586,41 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 @app.command()
 def migrate(data: DataFolder = None) -> None:
     """Brings the stores' schemas up to date: tables, collections, indexes."""
-    applied = in_shop(data, prepare, open_shop)
+    applied = in_shop(data, _migrated, open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
     left = "the stores are of a newer version, and are left as they are"
     typer.echo("the stores are up to date" if applied is not None else left)
 
 
+async def _migrated(shop: Shop) -> list[str] | None:
+    from quartet import search
+
+    applied = await _prepare_records(shop)
+    try:
+        await search.prepare(shop.stores.search, shop.settings)
+    except StoreUnavailable as away:  # else what works without it would not come up either
+        typer.echo(f"{trouble(away)}: a worker makes the index once it does", err=True)
+    return applied
+
+
 async def prepare(shop: Shop) -> list[str] | None:
     """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
     newer version: they are left as they are, but that there is an index where one in memory is gone."""
-    from quartet import catalog, search
+    from quartet import search
+
+    applied = await _prepare_records(shop)
+    await search.prepare(shop.stores.search, shop.settings)
+    return applied
+
+
+async def _prepare_records(shop: Shop) -> list[str] | None:
+    from quartet import catalog
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
     if applied is not None:
         await catalog.prepare(shop.stores.mongo)
-    await search.prepare(shop.stores.search, shop.settings)
     return applied
 
 

@@ -18,6 +18,7 @@ from quartet.cli import bring_up, check_schema, open_shop, prepare
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
 from quartet.stores.mongo import Mongo
+from quartet.sync import worker
 
 NUMBERED = sum("@" not in migration.version for migration in find())
 
@@ -74,6 +75,18 @@ async def test_a_process_is_ready_once_the_database_is_migrated(bare: Settings) 
 
         await migrate(shop.stores.pg)
         assert (await guest.get("/health/ready")).status_code == 200
+
+
+async def test_while_search_is_away_the_rest_is_migrated_and_a_worker_makes_the_index(settings: Settings) -> None:
+    away = settings.model_copy(update={"search_url": "http://127.0.0.1:1"})
+    code, said = await _quartet(away, "migrate")
+    assert code == 0
+    assert said.splitlines()[-1].startswith("search does not answer right now: ")
+    assert said.endswith("(QUARTET_SEARCH_URL): a worker makes the index once it does\n")
+    async with open_shop(settings) as shop:
+        assert await shop.stores.search.alias_target(settings.search_alias) is None
+        await worker.rebuild(shop)
+        assert await shop.stores.search.alias_target(settings.search_alias) is not None
 
 
 async def test_while_versions_change_processes_of_both_start(settings: Settings) -> None:

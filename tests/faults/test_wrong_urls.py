@@ -7,6 +7,10 @@ from urllib.parse import SplitResult, urlsplit
 import pytest
 
 from quartet.cli import main
+from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import resp
+from quartet.stores.redis import RedisStore
+from quartet.stores.trouble import trouble
 
 COMMAND = ("roles", "ada@example.com")
 
@@ -67,3 +71,22 @@ def test_what_a_driver_makes_of_its_url_is_said(
     monkeypatch.setenv("QUARTET_MONGODB_URL", "mongodb://127.0.0.1/a.b")
     said = _said(monkeypatch, capsys, *COMMAND)
     assert said == "quartet: QUARTET_MONGODB_URL: database names cannot contain the character '.'\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told"),
+    [("redis", "ERR DB index is out of range"), ("redis+cluster", "ERR This instance has cluster support disabled")],
+)
+async def test_what_a_redis_lets_nobody_in_with_is_said(scheme: str, told: str, servers: dict[str, str]) -> None:
+    store = RedisStore(urlsplit(servers["redis"])._replace(scheme=scheme, path="/999").geturl())
+    with pytest.raises(StoreUnavailable) as away:
+        await store.ping()
+    assert trouble(away.value) == f"redis does not answer right now: {told} (QUARTET_REDIS_URL)"
+    await store.close()
+
+
+async def test_what_a_redis_refuses_is_said_and_goes_round_in_no_circle(redis: RedisStore) -> None:
+    with pytest.raises(resp.Refused) as refused:
+        await redis.call("NOSUCHCOMMAND")
+    assert refused.value.__cause__ is not refused.value
+    assert (trouble(refused.value) or "").startswith("redis: ERR unknown command")

@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import stat
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import psutil
 import pytest
 from stops import Killed, dies_at
 from test_sync import add, equal, kettle, running, soon
@@ -251,6 +253,7 @@ async def test_a_restore_that_was_cut_short_anywhere_is_done_again(full: Shop, t
     assert (await audit.check(full)).violations == ()
 
 
+STORES = "postgres_url", "mongodb_url", "redis_url", "search_url"
 AWAY = {
     "mongodb": {"mongodb_url": "mongodb://127.0.0.1:1/x?directConnection=true"},
     "redis": {"redis_url": "redis://127.0.0.1:1/0"},
@@ -347,3 +350,30 @@ async def test_the_commands_say_what_they_did(
         assert [await read.fetchval(may, right) for right in ("INSERT", "DELETE")] == [True, False]
     said = capsys.readouterr().out
     assert "the shop is as of 20" in said and said.count("30 products, 1 categories, 0 reviews") == 2
+
+
+async def test_a_disk_that_is_full_is_said_in_one_line(full: Shop, tmp_path: Path) -> None:
+    async def fill(step: str) -> None:
+        if step == "postgres copied":
+            (tmp_path / "copy/products.bson").symlink_to("/dev/full")
+
+    with pytest.raises(ValueError, match=r"copy can't be written: No space left on device$"):
+        await back_up(replace(full, step=fill), tmp_path / "copy")
+
+
+async def test_what_postgresqls_tool_does_ends_with_the_command(full: Shop, tmp_path: Path) -> None:
+    environment = {f"QUARTET_{name.upper()}": str(getattr(full.settings, name)) for name in STORES}
+    words = sys.executable, "-m", "quartet.cli", "backup", str(tmp_path / "copy")
+    async with full.stores.pg.tx() as tx:
+        await tx.execute("LOCK TABLE orders")  # the tool waits for it
+        command = await asyncio.create_subprocess_exec(*words, env=os.environ | environment, cwd=tmp_path)
+        children = psutil.Process(command.pid).children
+
+        async def begun() -> bool:
+            return any(child.name() == "pg_dump" for child in children())
+
+        await soon(begun, 60)
+        tools = children()
+        command.terminate()
+        assert await command.wait() == 130
+    assert (await asyncio.to_thread(psutil.wait_procs, tools, 20))[1] == []

@@ -305,3 +305,14 @@ async def test_a_file_of_which_nothing_can_be_read_was_not_booked_before(shop: S
         went_well, said = await told(line("536365", HEART, 6, "2.55"))
         assert went_well
         assert words in said
+
+
+async def test_a_data_folder_that_cannot_be_written_is_named_and_nothing_is_booked(shop: Shop, tmp_path: Path) -> None:
+    file = written(tmp_path, line("536365", HEART, 6, "2.55"))
+    before = await state(shop)
+    refused = shop.settings.data_dir / "import-refused-all.csv"
+    refused.parent.mkdir(parents=True, exist_ok=True)
+    refused.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises(ValueError, match=r"import-refused-all.csv can't be written: No space left on device$"):
+        await retail.import_retail(shop, file)
+    assert await state(shop) == before

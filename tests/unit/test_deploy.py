@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from quartet.cli import IDLE_SECONDS
+from quartet.cli import IDLE_SECONDS, LEAVING_SECONDS
 from quartet.kernel.settings import Settings
 from quartet.stores.cluster import is_cluster
 from quartet.stores.search import nodes_of
@@ -98,6 +98,13 @@ def test_a_store_that_is_away_takes_no_process_out_of_the_balancer() -> None:
     assert probes == ["/health/live", "/health/live"]
     balanced = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())["services"]["api"]["healthcheck"]["test"]
     assert "/health/live" in balanced[-1]
+
+
+def test_nobody_is_sent_to_an_api_that_lets_nobody_in_any_more() -> None:
+    [(pod, api)] = [(pod, each) for _, pod in _pods() for each in pod["containers"] if each["name"] == "api"]
+    _, seconds = api["lifecycle"]["preStop"]["exec"]["command"]
+    kept = pod.get("terminationGracePeriodSeconds", 30)
+    assert 5 <= int(seconds) <= kept - LEAVING_SECONDS - 10  # the rest is for what has to be closed
 
 
 def test_an_address_that_somebody_tells_is_believed_only_behind_the_balancer() -> None:

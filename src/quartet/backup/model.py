@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import orjson
 
+from quartet.kernel.errors import writing
+
 NAME = "manifest.json"
 FORMAT = 1
 
@@ -36,13 +38,11 @@ class Manifest:
 def make(folder: Path) -> None:
     """A folder that only its owner may read: it holds addresses and password hashes. Raises ValueError unless it is new
     or empty."""
-    try:
+    with writing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty: name a new folder")
         folder.chmod(0o700)  # one that was there already is often open to everybody
-    except OSError as error:
-        raise ValueError(f"{folder} can't be written to: {error.strerror}") from error
 
 
 def kept(path: Path) -> Kept:

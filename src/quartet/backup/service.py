@@ -12,7 +12,7 @@ from pathlib import Path
 from quartet import catalog, leaderboard, search, sync
 from quartet.backup import model
 from quartet.backup.model import Manifest
-from quartet.kernel.errors import Problem
+from quartet.kernel.errors import Problem, writing
 from quartet.stores import copies, ping_all
 from quartet.stores.files import queries
 from quartet.stores.migrate import newer
@@ -36,12 +36,13 @@ async def back_up(shop: Shop, folder: Path, pg_dump: Path) -> Manifest:
     words = "--format=custom", "--no-owner", "--no-privileges", f"--file={folder / DUMP}"
     await copies.run_tool(pg_dump, *words, url=_url(shop))
     await shop.step("postgres copied")
-    documents = await _copy_catalog(shop, folder)
-    await shop.step("catalog copied")
-    names = [DUMP, *map(_file, documents)]
-    files = {name: await asyncio.to_thread(model.kept, folder / name) for name in names}
-    manifest = Manifest(model.FORMAT, point, migrations, documents, files)
-    model.write(folder, manifest)
+    with writing(folder):
+        documents = await _copy_catalog(shop, folder)
+        await shop.step("catalog copied")
+        names = [DUMP, *map(_file, documents)]
+        files = {name: await asyncio.to_thread(model.kept, folder / name) for name in names}
+        manifest = Manifest(model.FORMAT, point, migrations, documents, files)
+        model.write(folder, manifest)
     return manifest
 
 

@@ -4,6 +4,8 @@ A problem travels as RFC 9457 `application/problem+json`; `slug` becomes its `ty
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -153,3 +155,12 @@ def invalid(field: str, message: str) -> Invalid:
     """One field that is wrong: `raise invalid("qty", "must be 1 to 999")`. One may have come without a name (`?=1`)."""
     field = field or "(no name)"
     return Invalid(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises ValueError where this file or folder can't be written: an OSError may be taken for one of a store's."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path} can't be written: {error.strerror}") from error

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from quartet.kernel.errors import writing
 from quartet.retail.dataset import COLUMNS, Unread
 from quartet.retail.model import Line, Refusal, Tally
 
@@ -64,20 +65,26 @@ class Refuser(Protocol):
 @contextmanager
 def refusing(report: Report) -> Iterator[Refuser]:
     """Writes every refused line into the report's CSV, in the file's words, and counts it by its reason. The file
-    takes its name only when it is whole."""
+    takes its name only when it is whole. Raises ValueError where it can't be written."""
     path = report.refused_file
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["line", *COLUMNS, "amount", "reason"])
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = draft.open("w", encoding="utf-8", newline="")
+    rows = csv.writer(file)
+    rows.writerow(["line", *COLUMNS, "amount", "reason"])
 
-        def refuse(line: Line | Unread, reason: Refusal) -> None:
-            report.refused.setdefault(reason, Tally()).add(line.mills)
-            words = _as_written(line) if isinstance(line, Line) else (line.row + [""] * len(COLUMNS))[: len(COLUMNS)]
+    def refuse(line: Line | Unread, reason: Refusal) -> None:
+        report.refused.setdefault(reason, Tally()).add(line.mills)
+        words = _as_written(line) if isinstance(line, Line) else (line.row + [""] * len(COLUMNS))[: len(COLUMNS)]
+        with writing(path):
             rows.writerow([line.number, *words, pounds(line.mills), reason.value])
 
+    try:
         yield refuse
+    finally:
+        with writing(path):
+            file.close()
     draft.replace(path)
 
 

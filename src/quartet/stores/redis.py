@@ -133,7 +133,7 @@ class RedisStore:
                     receiving = self._server.receive(commands, replies, self._is_brief)
                     return await (self._briefly(replies, receiving) if self._is_brief else receiving)
                 except resp.Refused as refusal:  # to let us in, or to be the master
-                    raise _named(refusal) from refusal
+                    raise StoreUnavailable("redis") from refusal
         except resp.Gone as error:
             raise StoreUnavailable("redis") from error
 
@@ -149,13 +149,11 @@ class RedisStore:
 
 def _sound(reply: Any) -> Any:
     """The reply, or what it refuses raised."""
-    if isinstance(reply, resp.Refused):
-        raise _named(reply) from reply
-    return reply
-
-
-def _named(refusal: resp.Refused) -> Exception:
-    text = str(refusal)
+    if not isinstance(reply, resp.Refused):
+        return reply
+    text = str(reply)
     if text.startswith("NOSCRIPT"):
-        return ScriptForgotten()
-    return StoreUnavailable("redis") if text.startswith(_REFUSING) else refusal
+        raise ScriptForgotten from reply
+    if text.startswith(_REFUSING):
+        raise StoreUnavailable("redis") from reply
+    raise reply

@@ -158,6 +158,8 @@ async def test_a_server_that_is_busy_with_one_script_is_away_for_all_others(own:
         "ASK 3999 127.0.0.1:6381",
         "ERR max number of clients reached",
         "DENIED Redis is running in protected mode",
+        "ERR DB index is out of range",
+        "NOPERM this user has no permissions to run the 'hello' command",
     ],
 )
 async def test_what_a_server_says_at_the_door_is_away_too(words: str) -> None:
