@@ -349,7 +349,7 @@ async def suggestions(engine: SearchEngine, shelf: Sequence[Json]) -> Ask:
     by_slug = {product["slug"]: product["sku"] for product in shelf}
 
     async def ask(text: str) -> list[str]:
-        offered = await search.suggest(engine, settings.search_alias, text, PAGE, NOW)
+        offered, _ = await search.suggest(engine, settings, text, PAGE, NOW)
         return [by_slug[one["slug"]] for one in offered]
 
     return ask

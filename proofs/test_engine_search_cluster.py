@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -19,7 +18,9 @@ from quartet.kernel.settings import Settings
 from quartet.stores.search import SearchEngine
 
 WRITERS, SEARCHERS = 4, 4
-LONGEST_STREAK = 10.0  # the goal is a second, on a machine with nothing else to do
+# How long searches may fail; and how much longer than before the kill one may wait for its answer, on a machine that
+# may be busy with three nodes and more.
+A_WHILE = 1.0
 
 
 @pytest.fixture
@@ -44,13 +45,13 @@ class Load:
         self.engine, self.alias = engine, alias
         self.acknowledged: dict[str, int] = {}
         self.writes = self.searches = self.failed_writes = self.failed_searches = 0
-        self.streaks: dict[int, float] = defaultdict(float)  # the longest time that a searcher got no answer
+        self.waited = self.failing = 0.0  # at most for an answer, and for one before which a search failed
         self._stop = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
         self._running = [asyncio.create_task(self._write(n)) for n in range(WRITERS)]
-        self._running += [asyncio.create_task(self._search(n)) for n in range(SEARCHERS)]
+        self._running += [asyncio.create_task(self._search()) for _ in range(SEARCHERS)]
 
     async def end(self) -> None:
         self._stop.set()
@@ -81,10 +82,10 @@ class Load:
             else:
                 self.failed_writes += 1
 
-    async def _search(self, searcher: int) -> None:
+    async def _search(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
-            began, answered = loop.time(), False
+            began, failed, answered = loop.time(), False, False
             while not answered:
                 try:
                     found = await self.engine.search(self.alias, {"query": {"match_all": {}}, "size": 5})
@@ -92,10 +93,11 @@ class Load:
                 except StoreUnavailable:
                     pass
                 if not answered:
-                    self.failed_searches += 1
+                    self.failed_searches, failed = self.failed_searches + 1, True
                     await asyncio.sleep(0.02)
             self.searches += 1
-            self.streaks[searcher] = max(self.streaks[searcher], loop.time() - began)
+            self.waited = max(self.waited, seconds := loop.time() - began)
+            self.failing = max(self.failing, seconds) if failed else self.failing
             await asyncio.sleep(0.01)
 
 
@@ -119,20 +121,22 @@ async def test_a_node_killed_under_load_costs_no_acknowledged_write_and_no_searc
     load = Load(engine, settings.search_alias)
     load.begin()
     await load.more(100)
-    before = max(load.streaks.values())
-    load.streaks.clear()
+    load.waited = 0.0  # cold
+    await load.more(100)
+    before, load.waited, load.failing = load.waited, 0.0, 0.0
     leader = await _leader(engine, nodes)
     os.kill(leader.server.pid, signal.SIGKILL)
     await load.more(200)
     await load.end()
     assert await _leader(engine, nodes) is not leader
-    longest = max(load.streaks.values())
     print(
         f"{load.writes} writes ({load.failed_writes} failed), {load.searches} searches ({load.failed_searches} failed) "
-        f"and the longest wait for a search {before * 1000:.0f} ms before and {longest * 1000:.0f} ms around the kill"
+        f"for {load.failing * 1000:.0f} ms at most, and the longest wait for one {before * 1000:.0f} ms before and "
+        f"{load.waited * 1000:.0f} ms around the kill"
     )
     await engine.refresh(settings.search_alias)
     for id_, version in load.acknowledged.items():
         found = await engine.request("GET", f"/{settings.search_alias}/_doc/{id_}")
         assert found["_version"] >= version, id_
-    assert longest < LONGEST_STREAK
+    assert load.failing < A_WHILE
+    assert load.waited < before + A_WHILE

@@ -3,6 +3,7 @@ is not taken for it."""
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,9 @@ from quartet import catalog, inventory, search, sync
 from quartet.cli import bring_up
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
+from quartet.stores import outbox
 from quartet.stores.search import BulkResult, SearchEngine
-from quartet.sync import compare, store
+from quartet.sync import changes, compare, store
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]
@@ -201,6 +203,17 @@ async def test_what_is_only_on_its_way_is_no_difference(full: Shop) -> None:
         assert [look.suspects for look in looks] == [{}] * 3
         await soon(lambda: equal(full))
     assert await wrong(full) == set()
+
+
+async def test_what_only_a_newer_version_carries_is_not_waited_for(full: Shop) -> None:
+    await put_in_search(full, {(gone := (await product(full, "K15"))["_id"]): None})
+    await full.stores.search.refresh(full.settings.search_alias)
+    async with full.stores.pg.tx() as tx:
+        await outbox.emit(tx, "order.gift_wrapped", "K15", {})
+        later = full.clock.now() + timedelta(hours=1)
+        await store.save(tx, changes.PIPELINE, None, caught_up_at=later, items=0)
+    async with asyncio.timeout(60):
+        assert set((await compare.differing(full, patience=600)).suspects) == {gone}
 
 
 @pytest.mark.parametrize("way", ["sums", "reading"])

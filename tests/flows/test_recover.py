@@ -407,6 +407,28 @@ async def test_the_sandbox_delivers_its_webhook_to_the_shops_address_as_often_as
         assert len(await till.rows("SELECT FROM webhook_events")) == 1
 
 
+async def test_each_copy_of_a_webhook_is_late_by_itself_within_what_the_sandbox_is_told(
+    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def send(_: Sandbox, reference: str, outcome: Outcome, seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(Sandbox, "_send", send)
+    told = {"sandbox_webhook_copies": 10, "sandbox_webhook_late_seconds": 5000.0, "sandbox_async_seconds": 1000.0}
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=told))
+    await till.stock("MUG", 5)
+    made = await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, made["id"], "card_async")).json()["status"] == "pending"
+    async with asyncio.timeout(10):
+        while len(waits) < 10:  # noqa: ASYNC110 — tasks of their own
+            await asyncio.sleep(0)
+    assert len(set(waits)) == 10
+    assert all(0 < wait <= 6000 for wait in waits)
+    assert max(waits) > 3500
+
+
 async def test_the_sandbox_takes_the_time_that_it_is_told_to_and_does_nothing_before(
     app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, till: Till
 ) -> None:

@@ -25,6 +25,7 @@ from quartet.kernel.fingerprints import BUCKETS
 from quartet.stores import outbox
 from quartet.stores.search import BulkResult
 from quartet.sync import changes, products, relay, store
+from quartet.sync.consumers import TOPICS
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -493,7 +494,7 @@ async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
         await outbox.emit(tx, "order.placed", confirmed["order_id"], confirmed)
         await outbox.emit(tx, "order.confirmed", confirmed["order_id"], confirmed)
     async with kitchen.stores.pg.read() as read:
-        event = next(e for e in await outbox.due(read, 50) if e.topic == "order.confirmed")
+        event = next(e for e in await outbox.due(read, 50, topics=TOPICS) if e.topic == "order.confirmed")
     await sync.catch_up(kitchen)
     async with kitchen.stores.pg.tx() as tx:  # and the same event once more
         await outbox.put_back(tx, event.event_id, event.topic, event.key, event.payload)
@@ -641,7 +642,7 @@ async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, mon
         async with kitchen.stores.pg.tx() as tx:
             await tx.execute("UPDATE outbox SET not_before = now()")
     async with kitchen.stores.pg.read() as read:
-        events = await outbox.due(read, 10)
+        events = await outbox.due(read, 10, topics=TOPICS)
     assert {event.attempts for event in events} == {1}
     await sync.catch_up(kitchen)
     assert await equal(kitchen)

@@ -581,6 +581,20 @@ async def test_what_is_offered_without_the_engine_is_not_kept(mugs: Shop, monkey
         assert (await client.get("/search/suggest?q=blu")).json()["degraded"] is False
 
 
+async def test_what_is_offered_of_a_part_of_the_index_is_not_kept(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = SearchEngine.search
+
+    async def out_of_time(engine: SearchEngine, alias: str, body: dict[str, Any]) -> Any:
+        found = await search(engine, alias, body)
+        return {**found, "timed_out": True, "hits": {**found["hits"], "hits": []}}
+
+    async with _served(mugs, LONG) as client:
+        with monkeypatch.context() as slow:
+            slow.setattr(SearchEngine, "search", out_of_time)
+            assert _offered(await client.get("/search/suggest?q=blu")) == []
+        assert _offered(await client.get("/search/suggest?q=blu")) == ["Blue mug"]
+
+
 @pytest.fixture
 def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""

@@ -53,6 +53,8 @@ log = structlog.get_logger("quartet.gateway")
 BODY_BYTES = 64 * 1024
 PRODUCT_BYTES = 1024 * 1024
 BODY_DEPTH = 32
+# As proxies count whoever hung up before the answer; nobody gets it.
+LEFT = 499
 
 REQUESTS = Counter("quartet_http_requests_total", "Answers by route and status.", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -208,12 +210,14 @@ class _Request:
     """One request on its way through."""
 
     _send: Send
+    _limit: asyncio.Timeout
 
     def __init__(self, gateway: Gateway, scope: Scope) -> None:
         self.gateway, self.scope = gateway, scope
         self.only_head = scope["method"] == "HEAD"
         if self.only_head:  # answered by the route of GET; the server's own scope keeps the method that was sent
             self.scope = {**scope, "method": "GET"}
+        self.is_report: bool = self.scope["method"] == "GET" and self.scope["path"].startswith("/analytics/")
         self.headers = Headers(scope=self.scope)
         self.id = self.scope["request_id"] = _request_id(self.headers.get("x-request-id", ""))
         trail.REQUEST_ID.set(self.id)
@@ -225,7 +229,7 @@ class _Request:
         started = time.perf_counter()
         self._send = send
         try:
-            async with asyncio.timeout(self._seconds()):
+            async with asyncio.timeout(self._seconds()) as self._limit:
                 await self._handle(receive)
         except Problem as problem:
             await self._refuse(problem)
@@ -252,7 +256,7 @@ class _Request:
 
     def _seconds(self) -> float:
         """How long the request may take."""
-        return REPORT_SECONDS if self.scope["path"].startswith("/analytics/") else self.gateway.settings.request_timeout
+        return REPORT_SECONDS if self.is_report else self.gateway.settings.request_timeout
 
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)
@@ -281,7 +285,26 @@ class _Request:
             if not self.scope["path"].startswith("/webhooks/"):
                 _check_json(body, self.headers)
             receive = _replayed(body, receive)
-        await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
+        if self.is_report:
+            await self._report(receive)
+        else:
+            await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
+
+    async def _report(self, receive: Receive) -> None:
+        """Ends when whoever asks hangs up: others wait for its place. What may write goes on, or nobody would know how
+        far it came."""
+        watch = asyncio.create_task(self._end_when_left(receive))
+        try:
+            await self.gateway.app(self.scope, receive, self._answer)
+        finally:
+            watch.cancel()
+
+    async def _end_when_left(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if self.status == 0 and not self._limit.expired():
+            self.status = LEFT
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":

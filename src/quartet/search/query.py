@@ -118,7 +118,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "size": wanted.size,
         "stored_fields": [*QUERY["card"], "description"] if text else QUERY["card"],
         "track_total_hits": True,
-        "timeout": f"{reading.seconds * 1000:.0f}ms",
+        "timeout": _time(reading.seconds),
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
         # By relevance there is nothing to sort without text: then by rating.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
@@ -134,6 +134,10 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
     if wanted.explain:
         asked["explain"] = True
     return asked
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms"
 
 
 def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filters: list[Json]) -> Json:
@@ -424,8 +428,9 @@ def _cents(bound: float | None) -> int | None:
 # --- Beside a product -----------------------------------------------------------------------------------------------
 
 
-def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
-    """Products of the same category by what they share: what few others have counts most."""
+def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float) -> Json:
+    """Products of the same category by what they share: what few others have counts most. `seconds`: how long the
+    engine may look."""
     held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
@@ -434,6 +439,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
         "size": limit,
         "_source": False,
         "track_total_hits": False,
+        "timeout": _time(seconds),
         "query": {
             "bool": {
                 "filter": [published(now), {"term": {"category": product["category"]}}],
@@ -448,10 +454,12 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime) -> Json:
 # --- As one types ---------------------------------------------------------------------------------------------------
 
 
-def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: Sequence[str] = ()) -> Json | None:
+def begun(
+    q: str, size: int, now: datetime, seconds: float, *, misspelt: bool = False, hidden: Sequence[str] = ()
+) -> Json | None:
     """Names that begin as typed: every word but the last is whole; and those that have the words in the singular.
-    `misspelt`: words of four letters and more may have one wrong; `hidden`: products that are left out. None where
-    nothing was typed, or a single word too short for that.
+    `seconds`: how long the engine may look; `misspelt`: words of four letters and more may have one wrong; `hidden`:
+    products that are left out. None where nothing was typed, or a single word too short for that.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
@@ -475,6 +483,7 @@ def begun(q: str, size: int, now: datetime, *, misspelt: bool = False, hidden: S
         "size": size,
         "stored_fields": ["name", "slug"],
         "track_total_hits": False,
+        "timeout": _time(seconds),
         "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)], **_without(hidden)}},
         "sort": QUERY["sorts"]["relevance"],
     }
@@ -489,6 +498,7 @@ def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Readin
     return {
         "size": 0,
         "track_total_hits": False,
+        "timeout": _time(reading.seconds),
         "query": {"bool": {"filter": [published(now), _any([*ways, *each.values()])]}},
         "aggs": {
             "whole": {"filter": {"bool": {"filter": whole, **_without(told.said.hidden)}}},

@@ -165,12 +165,14 @@ async def suggestions(
 
     async def make() -> Ready:
         try:
-            alias, now, begun = shop.settings.search_alias, shop.clock.now(), _begun(beside, q)
-            items = await store.suggest(shop.stores.search, alias, q, size, now, hidden=hidden, strictly=begun)
+            now, begun = shop.clock.now(), _begun(beside, q)
+            items, whole = await store.suggest(
+                shop.stores.search, shop.settings, q, size, now, hidden=hidden, strictly=begun
+            )
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, hidden, away)
             return Ready(write(items, beside, True), len(items), whole=False)
-        return Ready(write(items, beside, False), len(items))
+        return Ready(write(items, beside, False), len(items), whole)
 
     # What is beside them may have changed since, and differ where accents and spaces make no other products.
     key = f"as you type {(words.asked(q), size, beside, hidden)!r}"
@@ -188,7 +190,7 @@ async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, c
     """Ids of published products of the same category that share most with it, the best first; `client`: whose turn it
     takes. Raises StoreUnavailable, TooManyRequests."""
     async with desk(shop).turns.turn(client):
-        return await store.alike(shop.stores.search, shop.settings.search_alias, product, limit, shop.clock.now())
+        return await store.alike(shop.stores.search, shop.settings, product, limit, shop.clock.now())
 
 
 # --- Pages by cursor ------------------------------------------------------------------------------------------------

@@ -223,9 +223,13 @@ async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> 
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 
-async def alike(search: SearchEngine, alias: str, product: Mapping[str, Any], limit: int, now: datetime) -> list[str]:
-    """Ids of published products of the same category that share most with it, the best first. StoreUnavailable."""
-    found = await search.search(alias, query.alike(product, limit, now))
+async def alike(
+    search: SearchEngine, settings: Settings, product: Mapping[str, Any], limit: int, now: datetime
+) -> list[str]:
+    """Ids of published products of the same category that share most with it, the best first; of a part of the index
+    where the engine ran out of time. StoreUnavailable."""
+    asked = query.alike(product, limit, now, settings.search_seconds)
+    found = await search.search(settings.search_alias, asked)
     return [hit["_id"] for hit in found["hits"]["hits"]]
 
 
@@ -347,8 +351,8 @@ async def _respelt(
         told = Told(await ruling(offered), shelves)
         body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, told)
         try:
-            counted = (await search.search(settings.search_alias, body))["aggregations"]
-        except StoreUnavailable:  # gone since it answered what was asked, which is what counts
+            counted = (await search.search_all(settings.search_alias, body))["aggregations"]
+        except StoreUnavailable:  # gone, or out of time, since it answered what was asked, which is what counts
             return None
         there = {word for word, bucket in counted["words"]["buckets"].items() if bucket["doc_count"]}
         if not there:
@@ -375,19 +379,21 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
 
 async def suggest(
     search: SearchEngine,
-    alias: str,
+    settings: Settings,
     q: str,
     size: int,
     now: datetime,
     *,
     hidden: Sequence[str] = (),
     strictly: bool = False,
-) -> list[Json]:
+) -> tuple[list[Json], bool]:
     """Names that begin as typed, `{text, slug}`; only where there are none, and not `strictly`, those that nearly do.
-    `hidden`: products that are left out."""
+    `hidden`: products that are left out. And whether that is of the whole index, for which the engine may have had no
+    time."""
     for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times what one as typed does
-        if asked := query.begun(q, size, now, misspelt=misspelt, hidden=hidden):
-            found = await _shown(search, alias, asked)
-            if hits := found["hits"]["hits"]:
-                return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits]
-    return []
+        if asked := query.begun(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
+            found = await _shown(search, settings.search_alias, asked)
+            hits, whole = found["hits"]["hits"], not is_partial(found)
+            if hits or not whole:
+                return [{"text": hit["_source"]["name"], "slug": hit["_source"]["slug"]} for hit in hits], whole
+    return [], True

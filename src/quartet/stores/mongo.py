@@ -40,6 +40,9 @@ _AWAY = (
     errors.WaitQueueTimeoutError,
     OSError,
 )
+# What a server refuses that runs but lets us in no more, or has no room: unauthorized, authentication failed, the same
+# at Atlas, out of disk space.
+_REFUSING = (13, 18, 8000, 14031)
 
 
 class DuplicateKey(Exception):
@@ -61,8 +64,13 @@ class _NamedErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, errors.DuplicateKeyError):
             raise DuplicateKey from error
-        if isinstance(error, _AWAY):
+        if isinstance(error, _AWAY) or (isinstance(error, errors.OperationFailure) and _is_refusing(error)):
             raise StoreUnavailable("mongodb") from error
+
+
+def _is_refusing(error: errors.OperationFailure) -> bool:
+    """Also where a write concern error is one of a bulk's."""
+    return error.code in _REFUSING or bool((error.details or {}).get("writeConcernErrors"))
 
 
 @asynccontextmanager

@@ -42,14 +42,13 @@ async def due(
     limit: int,
     parts: Collection[int] = range(PARTS),
     *,
-    topics: Collection[str] | None = None,
+    topics: Collection[str],
     slow: Collection[str] = (),
     most: int = 0,
 ) -> list[Event]:
     """The oldest events of these parts that may be tried now, each key's in their order: `limit`, or `most` of `limit`
     keys, of which no more than `limit` are of the `slow` topics. Only of these `topics`, as if there were no others."""
-    wanted = None if topics is None else list(topics)
-    rows = await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit, wanted)
+    rows = await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit, list(topics))
     return [Event(**row) for row in rows]
 
 

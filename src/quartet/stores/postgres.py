@@ -5,6 +5,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,9 @@ DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 1000
 ALONE_SECONDS = 0.5
+# Routers and balancers forget a connection on which nothing was said for some minutes, many without a word: whoever
+# took it would wait in vain.
+IDLE_SECONDS = 180.0
 
 q = queries(__file__)
 # What a statement raises when the server is gone, going, not yet there, or has just become a standby; and when nothing
@@ -161,7 +165,7 @@ class _Pool:
     def __init__(self, url: str, size: int) -> None:
         self._url = url
         self._room = size
-        self._idle: list[asyncpg.Connection[Any]] = []
+        self._idle: list[tuple[asyncpg.Connection[Any], float]] = []  # and since when
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -169,10 +173,10 @@ class _Pool:
         """A live connection; TimeoutError when all are busy for too long, or when what is put into `held` ends."""
         while True:
             while self._idle:
-                connection = self._idle.pop()
-                if not connection.is_closed():
+                connection, since = self._idle.pop()
+                if not connection.is_closed() and monotonic() - since < IDLE_SECONDS:
                     return connection
-                self._room += 1
+                self._part_with(connection)
             if self._room:
                 return await self._connect()
             turn = asyncio.get_running_loop().create_future()
@@ -191,18 +195,21 @@ class _Pool:
     def give_back(self, connection: "asyncpg.Connection[Any]", *, sound: bool) -> None:
         """Keeps it for the next, unless a call was cut short in it."""
         if sound and not connection.is_closed() and not connection.is_in_transaction():
-            self._idle.append(connection)
+            self._idle.append((connection, monotonic()))
         else:
-            ending = asyncio.create_task(_end(connection))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
-            self._room += 1
+            self._part_with(connection)
         self._next()
+
+    def _part_with(self, connection: "asyncpg.Connection[Any]") -> None:
+        ending = asyncio.create_task(_end(connection))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        self._room += 1
 
     async def close(self) -> None:
         """Ends the idle connections; those at work end with their callers."""
         while self._idle:
-            await self._idle.pop().close(timeout=2)
+            await self._idle.pop()[0].close(timeout=2)
 
     async def _connect(self) -> "asyncpg.Connection[Any]":
         self._room -= 1
@@ -213,7 +220,11 @@ class _Pool:
                 command_timeout=CALL_SECONDS,
                 server_settings={"application_name": "quartet", "timezone": "UTC"},
             )
-            await _prepare_connection(connection)
+            try:
+                await _prepare_connection(connection)
+            except BaseException:  # else it stays open for as long as the process lives, beside those there is room for
+                connection.terminate()
+                raise
         except BaseException:
             self._room += 1
             self._next()

@@ -13,7 +13,7 @@ INSERT INTO outbox (topic, key, payload) VALUES ($1, $2, $3);
 WITH oldest AS MATERIALIZED (
     SELECT *, count(*) FILTER (WHERE topic = ANY ($4::text[])) OVER (ORDER BY id) AS slow FROM outbox AS event
     WHERE not_before <= now() AND CASE WHEN abs(hashtext(key) % $3::int) = ANY ($2::int[])
-                                        AND ($6::text[] IS NULL OR topic = ANY ($6)) THEN true ELSE false END
+                                        AND topic = ANY ($6::text[]) THEN true ELSE false END
       AND NOT EXISTS (
         SELECT FROM outbox AS earlier
         WHERE earlier.key = event.key AND earlier.attempts > 0 AND earlier.id < event.id AND earlier.not_before > now())

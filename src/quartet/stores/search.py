@@ -27,6 +27,8 @@ BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB 
 
 # What may be asked twice: it changes nothing, or, as our bulks do, names the version that it writes.
 _TWICE = ("/_search", "/_count", "/_refresh", "/_bulk")
+# Statuses of an engine that runs but can't serve, or not us, or not now; 0 is none.
+_REFUSING = (0, 401, 403, 429, 502, 503, 504)
 
 
 class SearchRefused(Exception):
@@ -105,7 +107,7 @@ class _OpenSearch:
             raise StoreUnavailable("search") from error
         except opensearch_errors.TransportError as error:
             status = error.status_code if isinstance(error.status_code, int) else 0
-            if status in (0, 429, 502, 503, 504):
+            if status in _REFUSING:
                 raise StoreUnavailable("search") from error
             raise SearchRefused(status, _reason(error.info)) from error
 
@@ -133,10 +135,10 @@ class _Elasticsearch:
             found = await self._client.options(request_timeout=seconds).perform_request(
                 method, path, params=dict(params), headers=headers, body=body
             )
-        except self._errors.TransportError as error:
+        except (self._errors.TransportError, self._errors.UnsupportedProductError) as error:
             raise StoreUnavailable("search") from error
         except self._errors.ApiError as error:
-            if error.status_code in (429, 502, 503, 504):
+            if error.status_code in _REFUSING:
                 raise StoreUnavailable("search") from error
             raise SearchRefused(error.status_code, _reason(error.body)) from error
         return found.body
@@ -178,8 +180,8 @@ def _reason(info: Any) -> str:
 
 
 class SearchEngine:
-    """The engine behind a URL, one node or several; which one it is, is asked at the first call and again after it was
-    away. `patience`: seconds without an answer to the guard's probe until it counts as away."""
+    """The engine behind a URL, one node or several; which one it is, is asked at the first call. `patience`: seconds
+    without an answer to the guard's probe until it counts as away."""
 
     def __init__(self, url: str, *, patience: float = PROBE_SECONDS) -> None:
         self._urls, self._patience = nodes_of(url), patience
@@ -216,7 +218,7 @@ class SearchEngine:
             try:
                 found = await client.request(method, path, params, body, seconds / tries)
                 if isinstance(found, str):  # a page of a proxy's, which stands in the engine's place
-                    raise StoreUnavailable("search", f"what answers is no search engine: {found[:200]}")
+                    raise _no_engine(found)
                 return found
             except StoreUnavailable:
                 if not left:
@@ -348,15 +350,10 @@ class SearchEngine:
             if self._client is None:
                 asker = _OpenSearch(self._urls)
                 try:
-                    found = await _of_any(asker, self._urls, CALL_SECONDS)
-                except SearchRefused as refusal:
-                    if refusal.status != 405:  # an Elasticsearch node without its `rest-root` module
-                        raise
-                    found = {"version": {"number": "8"}}
+                    version = await _version(asker, self._urls)
                 except BaseException:
                     await asker.close()
                     raise
-                version = found.get("version", {})
                 self.engine = version.get("distribution", "elasticsearch")
                 self.version = version.get("number", "")
                 if self.engine == "elasticsearch":
@@ -365,6 +362,24 @@ class SearchEngine:
                 else:
                     self._client = asker
             return self._client
+
+
+async def _version(asker: _Client, urls: Sequence[str]) -> Json:
+    """What the engine says of its own. What is taken for an engine here is so for as long as the process lives."""
+    try:
+        found = await _of_any(asker, urls, CALL_SECONDS)
+    except SearchRefused as refusal:
+        if refusal.status != 405:  # an Elasticsearch node without its `rest-root` module
+            raise
+        return {"number": "8"}
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, dict):
+        raise _no_engine(found)
+    return version
+
+
+def _no_engine(said: Any) -> StoreUnavailable:
+    return StoreUnavailable("search", f"what answers is no search engine: {str(said)[:200]}")
 
 
 async def _of_any(asker: _Client, urls: Sequence[str], seconds: float) -> Json:

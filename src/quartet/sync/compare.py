@@ -26,6 +26,7 @@ from quartet import catalog, search
 from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
+from quartet.sync.consumers import TOPICS
 from quartet.sync.products import batches, carry, misnamed, rename, wanted_of
 from quartet.web.dependencies import Shop
 
@@ -203,9 +204,10 @@ async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
     while monotonic() < deadline:
         await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
         async with shop.stores.pg.read() as read:
-            _, oldest = await outbox.depth(read)
+            waiting = await outbox.depth_by_topic(read)
             caught_up = await store.caught_up(read)
-        if copied is None and (oldest is None or oldest > since):
+        # What a newer version alone knows may wait for as long as its workers are away.
+        if copied is None and all(oldest > since for topic, (_, oldest) in waiting.items() if topic in TOPICS):
             copied = shop.clock.now()
         if caught_up is not None and copied is not None and caught_up > copied:
             await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo.errors import WriteConcernError
+from pymongo.errors import BulkWriteError, OperationFailure, WriteConcernError
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import Collection, DuplicateKey, Mongo
@@ -290,12 +290,39 @@ class SteppingDown:
     async def insert_one(self, document: Any) -> None:
         raise WriteConcernError("operation was interrupted", 11602, {"code": 11602})
 
+    async def bulk_write(self, requests: Any, *, ordered: bool) -> None:
+        interrupted = {"code": 11602, "errmsg": "operation was interrupted", "errInfo": {}}
+        raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [interrupted]})
+
 
 async def test_a_write_that_the_others_may_not_have_is_unknown_and_the_server_in_doubt(mongo: Mongo) -> None:
     things = Collection(SteppingDown(), mongo.guard)  # type: ignore[arg-type]
     with pytest.raises(StoreUnavailable):
         await things.insert_one({"_id": "a"})
     assert mongo.guard.is_doubtful
+    with pytest.raises(StoreUnavailable):
+        await things.replace_many([({"_id": "a"}, {"_id": "a"})])
+
+
+class Refusing:
+    """A server that runs, and refuses everything."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    async def find_one(self, *_: Any) -> None:
+        raise OperationFailure("not you, or not now", self._code)
+
+
+@pytest.mark.parametrize("code", [13, 18, 8000, 14031])
+async def test_a_server_that_lets_us_in_no_more_or_has_no_room_is_away(mongo: Mongo, code: int) -> None:
+    with pytest.raises(StoreUnavailable):
+        await Collection(Refusing(code), mongo.guard).find_one({})  # type: ignore[arg-type]
+
+
+async def test_what_a_server_finds_wrong_with_the_question_is_our_fault(mongo: Mongo) -> None:
+    with pytest.raises(OperationFailure):
+        await Collection(Refusing(2), mongo.guard).find_one({})  # type: ignore[arg-type]
 
 
 async def test_a_server_says_its_version(mongo: Mongo) -> None:

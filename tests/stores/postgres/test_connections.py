@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.stores import migrate as migrations
 from quartet.stores import postgres
 from quartet.stores.migrate import Migration, find, migrate
-from quartet.stores.postgres import Postgres, Read, Violation
+from quartet.stores.postgres import IDLE_SECONDS, Postgres, Read, Violation
 
 
 @pytest.fixture
@@ -104,6 +105,40 @@ async def test_a_call_cut_short_costs_its_connection_and_no_other(pg: Postgres) 
                 await tx.execute("SELECT pg_sleep(5)")
     assert await asyncio.gather(*(_pid(pg) for _ in range(4)))
     assert await _pid(pg) != before
+
+
+async def test_a_connection_that_nobody_waits_for_until_it_is_ready_is_not_left_open(
+    pg: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lets us in and then says nothing would have one more each time."""
+    let_in: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def hang(connection: "asyncpg.Connection[Any]") -> None:
+        let_in.set_result(connection.get_server_pid())
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as silent:
+        silent.setattr(postgres, "_prepare_connection", hang)
+        asked = asyncio.create_task(_pid(pg))
+        pid = await let_in
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+    async with asyncio.timeout(20), pg.read() as read:
+        while await read.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_a_connection_that_lay_idle_for_long_is_not_trusted(
+    pg: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was between may have forgotten it."""
+    before = await _pid(pg)
+    assert await _pid(pg) == before
+    monkeypatch.setattr(postgres, "monotonic", lambda: monotonic() + IDLE_SECONDS)
+    assert await _pid(pg) != before
+    async with asyncio.timeout(20), pg.read() as read:
+        while await read.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", before):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_whoever_gives_up_waiting_passes_the_turn_on(pg: Postgres) -> None:

@@ -67,6 +67,38 @@ async def test_a_shopper_is_given_a_part_and_told_so(shelf: Settings, hurt: Sear
     assert found.partial
 
 
+@pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
+async def test_what_is_offered_of_a_part_is_said_to_be_that_and_nothing_misspelt_is_sought(
+    engine: SearchEngine, shelf: Settings, hurt: SearchEngine
+) -> None:
+    """Perhaps the other part has what begins as typed."""
+    for typed, whole in (("think", ["laptop-001"]), ("thonkpad", ["laptop-001"])):
+        offered = await search.suggest(engine, shelf, typed, 10, NOW)
+        assert ([one["slug"] for one in offered[0]], offered[1]) == (whole, True)
+    offered, whole_index = await search.suggest(hurt, shelf, "think", 10, NOW)
+    assert ([one["slug"] for one in offered], whole_index) == (["laptop-001"], False)
+    assert await search.suggest(hurt, shelf, "thonkpad", 10, NOW) == ([], False)
+
+
+class Noting(SearchEngine):
+    """Notes the bodies of searches."""
+
+    async def search(self, index: str, body: dict[str, Any]) -> Any:
+        self.bodies = [*getattr(self, "bodies", []), body]
+        return await super().search(index, body)
+
+
+@pytest.mark.parametrize("engine_url", ["osmem"], indirect=True)
+async def test_the_engine_is_told_how_long_a_shopper_waits(shelf: Settings, engine_url: str) -> None:
+    noting, hasty = Noting(engine_url), shelf.model_copy(update={"search_seconds": 0.25})
+    await search.find(noting, hasty, Wanted(q="thonkpad"), NOW)
+    await search.suggest(noting, hasty, "thonkpad", 10, NOW)
+    await search.alike(noting, hasty, THINKPAD, 5, NOW)
+    await noting.close()
+    assert len(noting.bodies) > 5
+    assert {body.get("timeout") for body in noting.bodies} == {"250ms"}
+
+
 class GoesAway(SearchEngine):
     """Answers so many searches and no more."""
 

@@ -101,7 +101,7 @@ async def test_a_hit_shows_what_the_document_holds(engine: SearchEngine, index: 
             document = documents[hit["_id"]]
             assert document is not None
             assert hit["_source"] == {name: document[name] for name in names}
-    offered = await search.suggest(engine, alias, "awk", 3, NOW)
+    offered, _ = await search.suggest(engine, index, "awk", 3, NOW)
     assert sorted(one["slug"] for one in offered) == ["awk-1", "awk-2", "awk-3"]
 
 
@@ -390,7 +390,7 @@ async def test_many_words_with_many_spellings_each_are_no_error(
     for n, joint in ((1, " "), (4, " "), (16, " "), (28, " "), (28, "-")):
         text = words(n).replace(" ", joint)
         assert (await ask.found(q=text)).total > 0
-        await search.suggest(engine, shelf.search_alias, text, 10, NOW)
+        await search.suggest(engine, shelf, text, 10, NOW)
     for n, others in ((2, 8), (4, 8), (16, 1), (16, 8)):
         said = Ruling(alternatives=tuple(words(n) for _ in range(others)))
         found = await search.find(engine, ask.settings, Wanted(q=words(n)), NOW, Told(said))
@@ -401,7 +401,7 @@ async def test_many_words_with_many_spellings_each_are_no_error(
     for signs in (ideographs, pictures):
         text = " ".join(signs[start : start + 64] for start in range(0, len(signs), 64))
         await ask.found(q=text)
-        await search.suggest(engine, shelf.search_alias, text, 10, NOW)
+        await search.suggest(engine, shelf, text, 10, NOW)
 
 
 async def test_filters(ask: Asker) -> None:
@@ -615,7 +615,7 @@ async def test_drafts_and_what_comes_tomorrow_are_not_found(ask: Asker, engine: 
 
 async def test_names_are_offered_as_one_types(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
     async def typed(q: str, size: int = 10) -> list[str]:
-        return [s["slug"] for s in await search.suggest(engine, shelf.search_alias, q, size, NOW)]
+        return [s["slug"] for s in (await search.suggest(engine, shelf, q, size, NOW))[0]]
 
     assert await typed("t") == ["laptop-001", "tee"]  # neither the draft nor tomorrow's
     assert await typed("thinkp") == ["laptop-001"]
@@ -650,7 +650,7 @@ async def test_who_types_a_plural_is_offered_what_is_named_in_the_singular(
 
     async def typed(q: str) -> list[str]:
         """As where a category is called so, too."""
-        offered = await search.suggest(engine, shelf.search_alias, q, 10, NOW, strictly=True)
+        offered, _ = await search.suggest(engine, shelf, q, 10, NOW, strictly=True)
         return [one["text"] for one in offered]
 
     assert set(await typed("mugs")) == {"Red Mug", "Two Mugs"}

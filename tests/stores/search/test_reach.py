@@ -106,8 +106,8 @@ async def test_what_is_alike_is_of_the_same_category_and_shares_most_first(
     twin = product("LAPTOP-009", "ThinkPad X1 Carbon Gen 11", brand="Lenovo", attrs=THINKPAD["attrs"])
     await search.put(engine, shelf.search_alias, 8, {twin["_id"]: search.document(twin)})
     await engine.refresh(shelf.search_alias)
-    assert await search.alike(engine, shelf.search_alias, THINKPAD, 5, NOW) == ["id-LAPTOP-009", "id-LAPTOP-002"]
-    assert await search.alike(engine, shelf.search_alias, THINKPAD, 1, NOW) == ["id-LAPTOP-009"]
+    assert await search.alike(engine, shelf, THINKPAD, 5, NOW) == ["id-LAPTOP-009", "id-LAPTOP-002"]
+    assert await search.alike(engine, shelf, THINKPAD, 1, NOW) == ["id-LAPTOP-009"]
 
 
 async def test_of_many_ids_just_those_are_found_that_are_there(engine: SearchEngine, shelf: Settings) -> None:
