@@ -57,7 +57,7 @@ async def provider(
     app: FastAPI, shop: Shop, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PaymentProvider]:
     """The one that the shop asks."""
-    monkeypatch.setattr("quartet.payments.providers.port.REST_ABROAD_SECONDS", 0.02)
+    monkeypatch.setattr("quartet.payments.providers.port.REST_SECONDS", 0.02)
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         app.state.providers = providers
         (provider,) = providers.values()

@@ -93,7 +93,7 @@ def settings(settings: Settings, line: Line, beside: Line) -> Settings:
 @pytest.fixture
 async def providers(app: FastAPI, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """Those that the shop asks."""
-    monkeypatch.setattr("quartet.payments.providers.port.REST_ABROAD_SECONDS", 0.02)
+    monkeypatch.setattr("quartet.payments.providers.port.REST_SECONDS", 0.02)
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         app.state.providers = providers
         yield providers

@@ -131,7 +131,8 @@ async def _until(smtp: SmtpMailer, *, away: bool) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_while_the_server_is_away_nothing_is_sent_until_it_greets_again() -> None:
+async def test_while_the_server_is_away_nothing_is_sent_until_it_greets_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.stores.mail.REST_SECONDS", 0.05)
     sink = Sink()
     async with listening(sink) as smtp:
         await _send(smtp)

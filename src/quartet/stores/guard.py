@@ -23,8 +23,8 @@ log = structlog.get_logger("quartet.stores")
 State = Literal["closed", "doubtful", "open", "half-open"]
 STATES: tuple[State, ...] = ("closed", "doubtful", "open", "half-open")
 
-# Between two probes of a store that is away; of somebody else's server, who counts what he is asked.
-REST_SECONDS, REST_ABROAD_SECONDS = 0.1, 0.5
+# Between two probes of a store that is away.
+REST_SECONDS = 0.1
 
 
 class Guard:

@@ -10,11 +10,13 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 
 from quartet.stores.breakers import beside
-from quartet.stores.guard import REST_ABROAD_SECONDS, Guard
+from quartet.stores.guard import Guard
 
 SECONDS = 20
 # Some servers greet late, so as to see who can't wait.
 DOUBT_SECONDS = 10
+# Between two looks whether it greets again. One that turns us away because we come too often counts these too.
+REST_SECONDS = 10
 _PLACES = 100
 
 
@@ -55,7 +57,7 @@ class SmtpMailer:
         self.guard = beside(
             Guard(
                 "mail", self._probe, (OSError,), doubt=DOUBT_SECONDS, patience=SECONDS, places=_PLACES,
-                rest=REST_ABROAD_SECONDS,
+                rest=REST_SECONDS,
             )
         )  # fmt: skip
 

@@ -10,12 +10,14 @@ import httpx
 from quartet.kernel.errors import StoreUnavailable
 from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderAway, WebhookEvent
 from quartet.stores.breakers import beside
-from quartet.stores.guard import REST_ABROAD_SECONDS, Guard
+from quartet.stores.guard import Guard
 
 # The connection was never made, so that nothing was asked.
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Questions of a process under way: those on a client's hundred connections, and who waits for one.
 _PLACES = 300
+# Between two questions to one that is away: it is theirs to count them.
+REST_SECONDS = 0.5
 
 
 class PaymentProvider(Protocol):
@@ -94,9 +96,7 @@ def guard_of(
     """The breaker before a provider whose calls take so many seconds at most: open before the first of those who wait
     in vain gives up. What was sent is never cut short by it."""
     doubt, patience = seconds / 3, seconds / 2
-    return beside(
-        Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_ABROAD_SECONDS)
-    )
+    return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_SECONDS))
 
 
 @contextmanager
