@@ -368,22 +368,20 @@ async def test_what_stripe_tells_of_a_payment_that_it_must_be_asked_for_is_to_be
     assert (await look(shopper, made["id"]))["refundedCents"] == 100
 
 
-@pytest.mark.parametrize("signed_in", [True, False])
-async def test_paypal_is_away_when_it_lets_nobody_in_or_says_nothing(
-    shopper: httpx.AsyncClient, till: Till, paypal: PayPalsPlace, beside: Line, providers: Any, signed_in: bool
+@pytest.mark.parametrize("fault", ["latency", "failing", "sign_in_seconds"])
+async def test_paypal_is_away_when_it_says_nothing_fails_or_lets_nobody_in(
+    shopper: httpx.AsyncClient, till: Till, paypal: PayPalsPlace, beside: Line, providers: Any, fault: str
 ) -> None:
     made = await order(shopper, ("MUG", 1))
-    if signed_in:
+    if fault != "sign_in_seconds":
         await pay(shopper, await order(shopper, ("MUG", 1)), "paypal", by="paypal")
-        paypal.latency = 60.0
-    else:
-        paypal.sign_in_seconds = 60.0
+    setattr(paypal, fault, 60.0)
     first = asyncio.create_task(pay(shopper, await order(shopper, ("MUG", 1)), "paypal", by="paypal"))
     await gone(providers["paypal"])
     told = await pay(shopper, made, "paypal", by="paypal")
     assert (told.status_code, told.json()["provider"]) == (503, "paypal")
-    assert (await first).status_code == (201 if signed_in else 502)
-    paypal.latency = paypal.sign_in_seconds = 0.0
+    assert (await first).status_code == (502 if fault == "sign_in_seconds" else 201)
+    setattr(paypal, fault, 0.0)
     await noticed(providers["paypal"])
     assert (await pay(shopper, made, "paypal", by="paypal")).json()["status"] == "pending"
 

@@ -297,7 +297,6 @@ class PayPal:
                     self._token_until = clock() + int(said["expires_in"]) - 60
                 return self._token
         except (httpx.HTTPError, ProviderSilent, TimeoutError) as error:
-            self.guard.doubt()  # a sign-in is given up before its silence is one
             raise ProviderError("PayPal lets nobody in; nothing was asked") from error
 
     async def _sign_in(self, http: httpx.AsyncClient) -> Json:
