@@ -106,6 +106,8 @@ async def daily_points(shop: Shop, user_id: UUID) -> int:
 class Outbox:
     """A mailer that keeps what it is given: (address, subject, text) each, and beside them HTML and Message-IDs."""
 
+    is_away = False
+
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []
         self.html: list[str] = []

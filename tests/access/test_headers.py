@@ -75,8 +75,8 @@ async def test_a_fault_of_ours_is_guarded_too(floor: Floor) -> None:
         kinds = {kind.status: kind for kind in Problem.kinds()}
         if status == 500:
             raise RuntimeError("the whole inside")
-        if kinds[status].__name__ == "StoreUnavailable":
-            raise kinds[status]("postgres")
+        if status == 503:
+            raise kinds[status]("whoever is away")
         raise kinds[status]()
 
     async with client_of(app) as client:

@@ -19,6 +19,7 @@ from quartet.hooks import sender as hooks_sender
 from quartet.kernel.errors import Problem
 from quartet.kernel.settings import Settings
 from quartet.notify import service as notify
+from quartet.payments.providers import port
 from quartet.stores import mail, mongo, open_stores, postgres, resp, search
 from quartet.stores.guard import REST_SECONDS
 from quartet.stores.reports import REPORT_SECONDS
@@ -158,9 +159,13 @@ async def test_how_soon_a_store_is_known_to_be_away_and_what_a_call_may_take_is_
         assert f"| {told} | {guard._doubt:g} s | {opens:g} s | {call} | " in text
         assert re.search(rf"^\| {told} \| .* \| {guard._places:,} \|$", text, re.MULTILINE), told
     assert f"every {REST_SECONDS:g} s until it answers" in text
+    assert f"every {port.REST_SECONDS:g} s whether they live, the mail server every {mail.REST_SECONDS:g} s" in text
     assert f"| {hooks_sender.CONNECT_SECONDS:g} s | {hooks_sender.WHOLE_SECONDS:g} s | " in text
     assert f"| {delivery.EACH_AT_ONCE} each, {delivery.AT_ONCE} a worker | " in text
-    assert f"| {mail.SECONDS} s | {mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
+    opens = f"| {mail.DOUBT_SECONDS} s | {mail.DOUBT_SECONDS + mail.SECONDS} s | {mail.SECONDS} s | "
+    assert f"{opens}{mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
+    paying = port.guard_of("stripe", nowhere.model_dump, (), 6.0)  # type: ignore[arg-type]
+    assert (paying._doubt, paying._doubt + paying._patience, paying._places) == (6 / 3, 6 * 5 / 6, 100 + 200)
     assert f"`QUARTET_PAYMENT_TIMEOUT` ({nowhere.payment_timeout:g} s)" in text
 
 

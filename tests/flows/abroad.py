@@ -1,10 +1,12 @@
 """The shop and a provider of somebody else's: what the tests of each share. They say what `place` is, the provider's
 own, and what the `settings` are that lead there over the `line`."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import httpx
@@ -20,7 +22,7 @@ from quartet.kernel.clock import FixedClock
 from quartet.payments import Compared, Difference, PaymentProvider
 from quartet.web.dependencies import Shop
 
-__all__ = ["abroad", "by_hand", "clock", "line", "provider", "shop", "till"]
+__all__ = ["abroad", "by_hand", "clock", "line", "noticed", "provider", "shop", "till"]
 
 
 class Place(Protocol):
@@ -43,13 +45,24 @@ async def line(place: Place) -> AsyncIterator[Line]:
         yield line
 
 
+async def noticed(provider: Any, state: str = "closed") -> None:
+    """The shop has noticed that a provider answers again, or does not."""
+    async with asyncio.timeout(30):
+        while provider.guard.state != state:  # noqa: ASYNC110 — it comes true in the guard
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
-def provider(app: FastAPI, shop: Shop) -> PaymentProvider:
+async def provider(
+    app: FastAPI, shop: Shop, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PaymentProvider]:
     """The one that the shop asks."""
-    app.state.providers = payments.open_providers(shop.settings, shop.stores.pg)
-    (provider,) = app.state.providers.values()
-    asked: PaymentProvider = provider
-    return asked
+    monkeypatch.setattr("quartet.payments.providers.port.REST_SECONDS", 0.02)
+    async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
+        app.state.providers = providers
+        (provider,) = providers.values()
+        line.noticed = partial(noticed, provider)
+        yield provider
 
 
 @pytest.fixture
@@ -79,11 +92,13 @@ class Abroad:
 
     async def tell(self, copies: int = 1, dice: random.Random | None = None) -> None:
         """The provider tells the shop what has happened, which takes all of it."""
+        await noticed(self.provider)
         told = await self.place.deliver(self.client, self.clock.now(), copies=copies, dice=dice)
         assert set(told) == {200}, told
 
     async def settled(self) -> None:
         """Recovery, as often as it takes."""
+        await noticed(self.provider)
         (name,) = self.shop.settings.payment_providers
         for seconds in (30, 60, 120, 240):
             self.clock.advance(seconds)

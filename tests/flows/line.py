@@ -26,6 +26,8 @@ class Line:
         self._waiting: list[socket.socket] = []
         self.port = free_port()
         self.cut: Cut = ""
+        self.noticed: Callable[[], Awaitable[None]] | None = None
+        """Returns when whoever asks over it has noticed that it is mended."""
 
     @property
     def url(self) -> str:
@@ -56,6 +58,8 @@ class Line:
         if self.cut in ("unplugged", "ringing"):
             await self.plug()
         self.cut = ""
+        if self.noticed is not None:
+            await self.noticed()
 
     async def unplug(self) -> None:
         """Nobody listens."""

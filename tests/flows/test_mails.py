@@ -203,6 +203,8 @@ async def test_mails_that_leave_together_are_marked_together_and_counted_each(
 class Stubborn:
     """A mail server that fails as it is told, and takes every mail after that."""
 
+    is_away = False
+
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.tries: list[str] = []
@@ -215,6 +217,8 @@ class Stubborn:
 
 class Slow:
     """A mail server that takes a mail at once, and says so when it is let."""
+
+    is_away = False
 
     def __init__(self) -> None:
         self.says = asyncio.Event()
@@ -315,6 +319,25 @@ async def test_a_mail_server_that_is_away_is_tried_later_and_later_under_one_mes
     assert await states(till) == ["sent"]
     assert all(later > earlier for earlier, later in itertools.pairwise(waits))
     assert len(set(server.tries)) == 1
+
+
+async def test_while_the_mail_server_is_away_mails_wait_as_they_are_however_long(
+    shop: Shop, till: Till, shopper: httpx.AsyncClient
+) -> None:
+    clock, server = FixedClock(datetime.now(UTC)), Stubborn(StoreUnavailable("mail"))
+    shop = Shop(shop.settings, shop.stores, clock, server)
+    await mails_wait(shop, shopper, 3)
+    server.is_away = True
+    for _ in range(5):
+        clock.advance(12 * 3600)
+        assert await notify.deliver(shop) == 0
+    assert {(row["state"], row["attempts"]) for row in await till.rows("SELECT * FROM mails")} == {("waiting", 0)}
+    server.is_away = False
+    assert await notify.deliver(shop) == 3  # the first is refused, since just then it goes away once more
+    assert sorted(await states(till)) == ["sent", "sent", "waiting"]
+    clock.advance(30)
+    assert await notify.deliver(shop) == 1
+    assert await states(till) == ["sent"] * 3
 
 
 async def test_a_mailbox_is_not_filled_by_one_account_after_another(

@@ -54,6 +54,10 @@ class Held:
     def methods(self) -> Collection[str]:
         return self.inner.methods
 
+    @property
+    def is_away(self) -> bool:
+        return self.inner.is_away
+
     async def authorise(self, charge: Charge) -> Outcome:
         return await self._through(self.inner.authorise(charge))
 

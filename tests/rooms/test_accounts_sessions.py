@@ -282,6 +282,8 @@ async def test_no_link_to_a_new_address_leaves_before_the_old_one_is_told(
     class Greylist:
         """A mail server that takes nothing for the old address yet."""
 
+        is_away = False
+
         def __init__(self) -> None:
             self.took: list[str] = []
             self.shut = True

@@ -10,6 +10,7 @@ from email.message import EmailMessage
 
 import pytest
 
+from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mail import ConsoleMailer, MailRefused, SmtpMailer, mailer
 
 
@@ -122,6 +123,45 @@ async def test_a_cut_is_unknown_even_when_the_message_was_taken(verb: str) -> No
 async def test_a_server_that_is_away_is_an_error_of_the_network() -> None:
     with pytest.raises(OSError):
         await _send(SmtpMailer("smtp://127.0.0.1:1", "shop@example.com"))
+
+
+async def _until(smtp: SmtpMailer, *, away: bool) -> None:
+    async with asyncio.timeout(30):
+        while smtp.is_away is not away:  # noqa: ASYNC110 — it comes true in the guard
+            await asyncio.sleep(0.01)
+
+
+async def test_while_the_server_is_away_nothing_is_sent_until_it_greets_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quartet.stores.mail.REST_SECONDS", 0.05)
+    sink = Sink()
+    async with listening(sink) as smtp:
+        await _send(smtp)
+    with pytest.raises(OSError):
+        await _send(smtp)  # nobody listens any more
+    await _until(smtp, away=True)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable) as refused:
+            await _send(smtp)
+        assert refused.value.store == "mail"
+    assert len(sink.taken) == 1
+    async with await asyncio.start_server(sink.serve, "127.0.0.1", sink.port):
+        await _until(smtp, away=False)
+        await _send(smtp)
+    assert len(sink.taken) == 2
+    assert (smtp.guard.openings, smtp.guard.refused["open"]) == (1, 3)
+    smtp.guard.close()
+
+
+async def test_a_server_that_greets_somebody_and_hangs_up_at_one_mail_is_not_away() -> None:
+    async with listening(Sink(cut_after="END")) as smtp:
+        for _ in range(3):
+            with pytest.raises(OSError):
+                await _send(smtp)
+        async with asyncio.timeout(30):
+            while smtp.guard.state != "closed":  # noqa: ASYNC110 — as above
+                await asyncio.sleep(0.01)
+        assert smtp.guard.openings == 0
+        smtp.guard.close()
 
 
 async def test_no_header_is_made_of_a_subject() -> None:

@@ -39,6 +39,7 @@ from quartet.payments import (
     PaymentDeclined,
     PaymentInProgress,
     PaymentShape,
+    ProviderAway,
     ProviderError,
     ProviderOff,
     Providers,
@@ -52,6 +53,8 @@ from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty,
 router = APIRouter(tags=["checkout"])
 
 _PLACED = with_headers({"Location": "Where it is."})
+# Of whoever asks a provider.
+_ASKING = (ProviderError, ProviderAway)
 _ALWAYS = (Unauthenticated, Invalid, IdempotencyKeyReused, RequestInProgress, StoreUnavailable)
 MOST_METADATA = 50
 MOST_CENTS = 100_000_000_000_000
@@ -151,7 +154,7 @@ async def cancel_order(
     "/orders/{id}/refunds",
     status_code=201,
     response_model=RefundShape,
-    responses=problems(NotFound, OverRefund, PaymentContested, ProviderOff, ProviderError, Forbidden, *_ALWAYS),
+    responses=problems(NotFound, OverRefund, PaymentContested, ProviderOff, *_ASKING, Forbidden, *_ALWAYS),
 )
 async def post_refund(  # noqa: PLR0917
     shop: ShopDep,
@@ -178,7 +181,7 @@ async def post_refund(  # noqa: PLR0917
     response_model=PaymentShape,
     responses={
         201: _PLACED,
-        **problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, ProviderError, *_ALWAYS),
+        **problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, *_ASKING, *_ALWAYS),
     },
 )
 async def post_payment(  # noqa: PLR0917
@@ -196,7 +199,7 @@ async def post_payment(  # noqa: PLR0917
     "/payments/{id}/capture",
     response_model=PaymentShape,
     responses=problems(
-        NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff, ProviderError, Forbidden, *_ALWAYS
+        NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff, *_ASKING, Forbidden, *_ALWAYS
     ),
 )
 async def capture_payment(
@@ -220,7 +223,7 @@ async def refresh_payment(
 
 @router.post(
     "/webhooks/{provider}",
-    responses=problems(NotFound, BadSignature, BadRequest, ProviderError, Invalid, StoreUnavailable),
+    responses=problems(NotFound, BadSignature, BadRequest, *_ASKING, Invalid, StoreUnavailable),
     response_class=Response,
 )
 async def post_webhook(

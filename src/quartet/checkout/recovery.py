@@ -55,13 +55,13 @@ async def recover(shop: Shop, providers: Providers) -> Report:
     report = Report()
     await _expire(shop, report, paying=False)
     async with shop.stores.pg.once() as tx:
-        open_payments = await payments.take_to_ask(tx, shop.clock.now(), _BATCH)
+        open_payments = await payments.take_to_ask(tx, shop.clock.now(), _BATCH, _away(providers))
     await shop.step("payments taken up")
     await _beside_expiry(shop, (_settle(shop, providers, payment, report) for payment in open_payments), report)
     await _expire(shop, report)
     async with shop.stores.pg.once() as tx:
         lease = timedelta(seconds=shop.settings.payment_timeout) + _LEASE_MARGIN
-        open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH, lease)
+        open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH, lease, _away(providers))
     await shop.step("refunds taken up")
     await _beside_expiry(shop, (_give_back(shop, providers, refund, report) for refund in open_refunds), report)
     async with shop.stores.pg.once() as tx:
@@ -71,6 +71,10 @@ async def recover(shop: Shop, providers: Providers) -> Report:
         await accounts.sweep(tx, shop.clock.now())
     await shop.step("sessions swept")
     return report
+
+
+def _away(providers: Providers) -> list[str]:
+    return [name for name, provider in providers.items() if provider.is_away]
 
 
 async def _expire(shop: Shop, report: Report, *, paying: bool = True) -> None:

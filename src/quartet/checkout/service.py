@@ -23,6 +23,7 @@ from quartet.payments import (
     Outcome,
     Payment,
     PaymentProvider,
+    ProviderAway,
     ProviderError,
     ProviderOff,
     Providers,
@@ -151,7 +152,7 @@ async def pay(
     request_id: str,
 ) -> Answer:
     """Charges the whole order, or has its sum held where the shop captures by hand. A payment that waits for its buyer
-    at a provider's page is let go first.
+    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -160,6 +161,8 @@ async def pay(
         raise invalid("provider", f"must be one of {', '.join(providers)}")
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
+    if chosen.is_away:
+        return await _refuse(shop, key, ProviderAway(provider))
     try:
         payment = await _start(shop, visitor, order_id, provider, key)
     except payments.WaitsForBuyer as other:
@@ -608,7 +611,7 @@ async def _refund(
             known = await _known_refund(shop, provider, asked) if again else None
             outcome = known or await provider.refund(asked)
     except ProviderError as failure:
-        if refund.reason == "asked":
+        if refund.reason == "asked" and not (again and isinstance(failure, ProviderAway)):
             return "failed", None, failure
         tell = log.error if refund.asked > _OFTEN else log.warning
         tell("refund failed, to be tried again", refund=str(refund.id), asked=refund.asked, error=str(failure))

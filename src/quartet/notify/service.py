@@ -94,7 +94,10 @@ def _row(event: Event) -> list[store.Row]:
 
 
 async def deliver(shop: Shop) -> int:
-    """Sends what is due; answers how many it took up. Raises StoreUnavailable when PostgreSQL is away."""
+    """Sends what is due; answers how many it took up, none while the mail server is away: they wait as they are. Raises
+    StoreUnavailable when PostgreSQL is away."""
+    if shop.mail.is_away:
+        return 0
     until = monotonic() + BEGIN_SECONDS
     async with shop.stores.pg.once() as tx:
         mails = await store.claim(tx, shop.clock.now(), LEASE_SECONDS, BATCH)
@@ -184,7 +187,7 @@ class _Marks:
 
 
 async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True) -> None:
-    """Later, each time later; after a day of that, never. A store that is away is nobody's fault."""
+    """Later, each time later; after a day of that, never. A store, or a mail server, that is away is nobody's fault."""
     now = shop.clock.now()
     if fault and now - mail.created_at > GIVE_UP:
         await _give_up(shop, mail, error)

@@ -244,6 +244,20 @@ class ProviderError(Problem):
     slug, status, title = "provider-error", 502, "The payment provider failed"
 
 
+class ProviderAway(ProviderError):
+    """The payment provider does not answer at the moment, and was not asked: nothing was charged or given back. Try
+    again after `Retry-After` seconds, or pay through another."""
+
+    slug, status, title = "provider-away", 503, "The payment provider does not answer"
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(f"{provider} does not answer right now; nothing was asked", provider=provider)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "2"}
+
+
 class ProviderOff(Conflict):
     """The payment was taken through a `provider` that this shop is not connected to, such as orders brought along from
     another shop. Give the money back there, or turn the provider on."""

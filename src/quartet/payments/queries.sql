@@ -18,14 +18,15 @@ SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_i
 -- name: take_to_ask
 -- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one
 -- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most; but to the moment
--- in which an unpaid order expires, if that comes before: what was paid in time is to be known then.
+-- in which an unpaid order expires, if that comes before: what was paid in time is to be known then. What is with
+-- providers that are away ($3) stays due as it is, so that nothing is put off for as long as they were.
 UPDATE payments
 SET asked = asked + 1,
     ask_at = least($1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12))),
                    (SELECT o.expires_at FROM orders o
                     WHERE o.id = payments.order_id AND o.status = 'pending' AND o.expires_at > $1))
 WHERE id IN (SELECT id FROM payments
-             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1
+             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1 AND provider <> ALL ($3)
              ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
@@ -85,8 +86,9 @@ WITH due AS (
     UPDATE payment_refunds
     SET asked = asked + 1,
         ask_at = $1::timestamptz + make_interval(secs => greatest($3::float8, least(3600, 2 ^ least(asked + 1, 12))))
-    WHERE id IN (SELECT id FROM payment_refunds WHERE status = 'pending' AND ask_at <= $1
-                 ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    WHERE id IN (SELECT r.id FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
+                 WHERE r.status = 'pending' AND r.ask_at <= $1 AND p.provider <> ALL ($4)
+                 ORDER BY r.ask_at LIMIT $2 FOR UPDATE OF r SKIP LOCKED)
     RETURNING *
 )
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency

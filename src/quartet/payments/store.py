@@ -107,9 +107,9 @@ async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
 
-async def take_to_ask(tx: Tx, now: datetime, most: int) -> list[Payment]:
-    """Open payments to ask the provider about now; nobody else gets them for a while."""
-    return [_read(Payment, row) for row in await tx.fetch(q.take_to_ask, now, most)]
+async def take_to_ask(tx: Tx, now: datetime, most: int, away: Sequence[str] = ()) -> list[Payment]:
+    """Open payments to ask the provider about now, those that are away excepted; nobody else gets them for a while."""
+    return [_read(Payment, row) for row in await tx.fetch(q.take_to_ask, now, most, away)]
 
 
 async def is_unwanted(read: Read, payment_id: UUID) -> bool:
@@ -213,9 +213,11 @@ async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     return None if row is None else _read(Refund, row)
 
 
-async def take_refunds_to_ask(tx: Tx, now: datetime, most: int, lease: timedelta) -> list[Refund]:
-    """Open refunds to see to now; nobody else gets them before the lease is over."""
-    rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds())
+async def take_refunds_to_ask(
+    tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str] = ()
+) -> list[Refund]:
+    """Open refunds to see to now, likewise; nobody else gets them before the lease is over."""
+    rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds(), away)
     return [_read(Refund, row) for row in rows]
 
 

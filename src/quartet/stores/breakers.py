@@ -1,6 +1,7 @@
 """What this process's breakers have seen, told to Prometheus as it is at the moment of asking."""
 
 from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,9 +11,12 @@ from quartet.stores.guard import STATES, Guard
 
 
 class Breakers(Collector):
-    """Of the guards that it is given."""
+    """Of the guards that it is given, and of those `beside` the stores, of each name the newest."""
 
     guards: Sequence[Guard] = ()
+
+    def __init__(self) -> None:
+        self.beside: WeakValueDictionary[str, Guard] = WeakValueDictionary()
 
     def collect(self) -> Iterator[Metric]:
         states = GaugeMetricFamily(
@@ -29,7 +33,7 @@ class Breakers(Collector):
             "Calls not sent: breaker open, every place taken (full), or who asked could do without (doubtful).",
             labels=["store", "why"],
         )
-        for guard in self.guards:
+        for guard in (*self.guards, *self.beside.values()):
             for state in STATES:
                 states.add_metric([guard.store, state], state == guard.state)
             openings.add_metric([guard.store], guard.openings)
@@ -41,3 +45,9 @@ class Breakers(Collector):
 
 BREAKERS = Breakers()
 REGISTRY.register(BREAKERS)
+
+
+def beside(guard: Guard) -> Guard:
+    """The same, told of as long as it is there: of a payment provider, or of the mail server."""
+    BREAKERS.beside[guard.store] = guard
+    return guard

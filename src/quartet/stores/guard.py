@@ -1,4 +1,4 @@
-"""Between the shop and each of its stores: a bound to how many calls may wait for it, and a breaker.
+"""Between the shop and each of its stores, and who else it asks: a bound to how many calls may wait, and a breaker.
 
 The store is *doubtful* when a call has failed, or when none of those under way was answered for a moment. Then it is
 asked whether it lives, on a connection of its own: the *probe*. Only a probe that fails opens the breaker, so that
@@ -33,7 +33,7 @@ class Guard:
     `probe` returns when the store lives and raises when it does not, or takes `patience` seconds. `doubt`: seconds
     without any answer until it is doubtful; `silence`: until it is silent, the same if not given. `places`: how many
     calls may be under way. `away`: what a call raises when the store is to blame; anything else that it raises is the
-    store's answer.
+    store's answer. `rest`: seconds between two probes of one that is away.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Guard:
         silence: float | None = None,
         patience: float,
         places: int,
+        rest: float = REST_SECONDS,
     ) -> None:
         self.store = store
         self.calls = 0
@@ -53,7 +54,7 @@ class Guard:
         self.refused = {"open": 0, "full": 0, "doubtful": 0}
         self._probe, self._away = probe, away
         self._glance, self._doubt = (doubt if silence is None else silence) / 2, doubt
-        self._patience, self._places = patience, places
+        self._patience, self._places, self._rest = patience, places, rest
         self._is_silent = self._is_doubtful = self._is_open = self._is_asking = self._is_closed = False
         self._opened = self._heard = self._answered = self._glanced = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -72,6 +73,11 @@ class Guard:
         if self._is_open:
             return "half-open" if self._is_asking else "open"
         return "doubtful" if self._is_doubtful else "closed"
+
+    @property
+    def is_open(self) -> bool:
+        """It is away: it is asked nothing but whether it lives."""
+        return self._is_open
 
     @property
     def is_doubtful(self) -> bool:
@@ -158,7 +164,7 @@ class Guard:
     async def _ask_until_it_lives(self) -> None:
         while (error := await self._ask()) is not None:
             self._open(error)
-            await asyncio.sleep(REST_SECONDS)
+            await asyncio.sleep(self._rest)
         if self._is_open:
             log.warning("store is back", store=self.store, seconds=round(monotonic() - self._opened, 1))
         self._is_open = self._is_doubtful = self._is_silent = False

@@ -4,12 +4,20 @@ import re
 import sys
 from email.message import EmailMessage
 from email.utils import formatdate
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from quartet.stores.breakers import beside
+from quartet.stores.guard import Guard
+
 SECONDS = 20
+# Some servers greet late, so as to see who can't wait.
+DOUBT_SECONDS = 10
+# Between two looks whether it greets again. One that turns us away because we come too often counts these too.
+REST_SECONDS = 10
+_PLACES = 100
 
 
 class MailRefused(OSError):
@@ -19,14 +27,22 @@ class MailRefused(OSError):
 class Mailer(Protocol):
     """Sends one e-mail, as text and perhaps as HTML too."""
 
+    @property
+    def is_away(self) -> bool:
+        """The next hop does not answer, and is asked nothing."""
+        ...
+
     async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
         """Returns when the next hop has taken it. Raises MailRefused, or OSError when it is not known to be taken: then
-        it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`)."""
+        it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`). Raises
+        StoreUnavailable where it is away, and nothing was sent."""
         ...
 
 
 class ConsoleMailer:
     """Prints e-mails, for a shop on one's own machine."""
+
+    is_away = False
 
     async def send(self, to: str, subject: str, text: str, **_for_mailboxes: str) -> None:
         sys.stderr.write(f"--- e-mail to {to}: {subject}\n{text}\n---\n")
@@ -38,6 +54,28 @@ class SmtpMailer:
     def __init__(self, url: str, sender: str) -> None:
         self._url = urlsplit(url)
         self._sender = sender
+        self.guard = beside(
+            Guard(
+                "mail", self._probe, (OSError,), doubt=DOUBT_SECONDS, patience=SECONDS, places=_PLACES,
+                rest=REST_SECONDS,
+            )
+        )  # fmt: skip
+
+    @property
+    def is_away(self) -> bool:
+        return self.guard.is_open
+
+    async def _probe(self) -> None:
+        """Lets it greet."""
+        async with aiosmtplib.SMTP(**self._server):
+            pass
+
+    @property
+    def _server(self) -> dict[str, Any]:
+        return {
+            "hostname": self._url.hostname, "port": self._url.port, "use_tls": self._url.scheme == "smtps",
+            "timeout": SECONDS,
+        }  # fmt: skip
 
     async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
         message = EmailMessage()
@@ -50,15 +88,13 @@ class SmtpMailer:
         if html:
             message.add_alternative(html, subtype="html")
         try:
-            await aiosmtplib.send(
-                message,
-                hostname=self._url.hostname,
-                port=self._url.port,
-                username=unquote(self._url.username) if self._url.username else None,
-                password=unquote(self._url.password) if self._url.password else None,
-                use_tls=self._url.scheme == "smtps",
-                timeout=SECONDS,
-            )
+            with self.guard.call():
+                await aiosmtplib.send(
+                    message,
+                    username=unquote(self._url.username) if self._url.username else None,
+                    password=unquote(self._url.password) if self._url.password else None,
+                    **self._server,
+                )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError) as error:
             kind = MailRefused if all(code >= 500 for code in _codes(error)) else OSError
             raise kind(f"the mail server refused it: {_nameless(error)}") from error

@@ -13,6 +13,7 @@ is asked for.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,7 +38,7 @@ from quartet.payments.model import (
     ProviderSilent,
     WebhookEvent,
 )
-from quartet.payments.providers.port import UNSENT, for_what_comes_before, limits, storable
+from quartet.payments.providers.port import UNSENT, asking, for_what_comes_before, guard_of, limits, storable
 
 Json = dict[str, Any]
 
@@ -73,12 +74,28 @@ class PayPal:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         at = settings.paypal_api_url or (LIVE if settings.paypal_live else TESTING)
-        self._http = httpx.AsyncClient(base_url=at, timeout=limits(settings.payment_timeout))
+        # Whether it lives is asked on a connection of its own: all others may be taken by who waits in vain.
+        self._http, self._probing = [
+            httpx.AsyncClient(base_url=at, timeout=limits(settings.payment_timeout)) for _ in range(2)
+        ]
+        self.guard = guard_of("paypal", self._probe, (httpx.HTTPError, ProviderSilent), settings.payment_timeout)
         self._token, self._token_until = "", 0.0
         self._renewing = asyncio.Lock()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        self.guard.close()
+        for http in (self._http, self._probing):
+            await http.aclose()
+
+    @property
+    def is_away(self) -> bool:
+        return self.guard.is_open
+
+    async def _probe(self) -> None:
+        """Asks for an order that there is not, with the token that there is, or signs in for it."""
+        with suppress(ProviderError):  # which is an answer
+            token = self._token or (await self._sign_in(self._probing))["access_token"]
+            _read(await self._probing.get("/v2/checkout/orders/0", headers={"Authorization": f"Bearer {token}"}))
 
     @property
     def methods(self) -> Collection[str]:
@@ -257,11 +274,15 @@ class PayPal:
             headers["PayPal-Request-Id"] = request_id
         content = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         try:
-            return await self._http.request(method, path, content=content, headers=headers)
+            with asking(self.guard):
+                answer = await self._http.request(method, path, content=content, headers=headers)
         except UNSENT as error:
             raise ProviderError("PayPal can't be reached; nothing was asked") from error
         except httpx.HTTPError as error:
             raise ProviderSilent(repr(error)) from error
+        if answer.is_server_error:
+            self.guard.doubt()
+        return answer
 
     async def _signed_in(self, *, ended: str = "") -> str:
         """A token that is good for another minute. Its absence means that nothing was asked."""
@@ -270,16 +291,17 @@ class PayPal:
             # Who waits for another's sign-in waits no longer than for his own.
             async with asyncio.timeout(for_what_comes_before(self._settings.payment_timeout)), self._renewing:
                 if self._token == ended or clock() >= self._token_until:
-                    said = await self._sign_in()
+                    with asking(self.guard):
+                        said = await self._sign_in(self._http)
                     self._token = said["access_token"]
                     self._token_until = clock() + int(said["expires_in"]) - 60
                 return self._token
         except (httpx.HTTPError, ProviderSilent, TimeoutError) as error:
             raise ProviderError("PayPal lets nobody in; nothing was asked") from error
 
-    async def _sign_in(self) -> Json:
+    async def _sign_in(self, http: httpx.AsyncClient) -> Json:
         secret = self._settings.paypal_client_secret.get_secret_value()
-        answer = await self._http.post(
+        answer = await http.post(
             "/v1/oauth2/token",
             data={"grant_type": "client_credentials"},
             auth=(self._settings.paypal_client_id, secret),

@@ -1,26 +1,40 @@
 """What the shop asks of a payment provider."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
 import httpx
 
-from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, WebhookEvent
+from quartet.kernel.errors import StoreUnavailable
+from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderAway, WebhookEvent
+from quartet.stores.breakers import beside
+from quartet.stores.guard import Guard
 
 # The connection was never made, so that nothing was asked.
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# Questions of a process under way: those on a client's hundred connections, and who waits for one.
+_PLACES = 300
+# Between two questions to one that is away: it is theirs to count them.
+REST_SECONDS = 0.5
 
 
 class PaymentProvider(Protocol):
     """Called outside of transactions only, each time with a reference of our own.
 
-    Every call may raise ProviderError (known not to have happened) or ProviderSilent (unknown).
+    Every call may raise ProviderError (known not to have happened; ProviderAway where nothing is asked of it at the
+    moment) or ProviderSilent (unknown).
     """
 
     @property
     def methods(self) -> Collection[str] | None:
         """The payment methods there are, or None when only the provider can tell."""
+        ...
+
+    @property
+    def is_away(self) -> bool:
+        """It does not answer, and is asked nothing."""
         ...
 
     async def authorise(self, charge: Charge) -> Outcome:
@@ -74,6 +88,25 @@ def limits(seconds: float) -> httpx.Timeout:
     """Of a provider's client."""
     before = for_what_comes_before(seconds)
     return httpx.Timeout(seconds, connect=before, pool=before)
+
+
+def guard_of(
+    provider: str, probe: Callable[[], Awaitable[object]], away: tuple[type[BaseException], ...], seconds: float
+) -> Guard:
+    """The breaker before a provider whose calls take so many seconds at most: open before the first of those who wait
+    in vain gives up. What was sent is never cut short by it."""
+    doubt, patience = seconds / 3, seconds / 2
+    return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_SECONDS))
+
+
+@contextmanager
+def asking(guard: Guard) -> Iterator[None]:
+    """Around each question. Raises ProviderAway in its place while the provider is away."""
+    try:
+        with guard.call():
+            yield
+    except StoreUnavailable as refused:
+        raise ProviderAway(guard.store) from refused
 
 
 def storable(value: Any) -> str:

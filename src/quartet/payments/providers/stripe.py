@@ -6,7 +6,7 @@ connection that could not be made is known to have charged nothing. Whatever els
 the intent is looked for by our reference.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -25,12 +25,13 @@ from quartet.payments.model import (
     Hold,
     Moved,
     Outcome,
+    ProviderAway,
     ProviderError,
     ProviderSilent,
     WebhookEvent,
 )
 from quartet.payments.providers import signatures
-from quartet.payments.providers.port import UNSENT, limits, storable
+from quartet.payments.providers.port import UNSENT, asking, guard_of, limits, storable
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
@@ -62,6 +63,8 @@ _REFUND_EVENTS = {"refund.created", "refund.updated", "refund.failed", "charge.r
 _DISPUTE_EVENT = "charge.dispute."
 # Disputes whose money is ours after all. What a bank only asks about (`warning_…`) is none yet.
 _LIFTED = {"won", "warning_closed", "prevented"}
+# Stripe can't be reached, or is at fault itself.
+_AWAY = (stripe.APIConnectionError, stripe.APIError)
 # Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. Of three decimals the last has
 # to be 0 (https://docs.stripe.com/currencies).
 _UNITS = {"ISK": Fraction(100), "UGX": Fraction(100), "MGA": Fraction(1, 100)}
@@ -74,17 +77,26 @@ class Stripe:
     def __init__(self, settings: Settings) -> None:
         self._secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
         stripe.enable_telemetry = False
-        addresses: Any = {"api": settings.stripe_api_url} if settings.stripe_api_url else None
-        self._http = stripe.HTTPXClient(timeout=limits(settings.payment_timeout))
-        self._api = stripe.StripeClient(
-            settings.stripe_secret_key.get_secret_value(),
-            base_addresses=addresses,
-            max_network_retries=0,
-            http_client=self._http,
-        ).v1
+        # Whether it lives is asked on a connection of its own: all others may be taken by who waits in vain.
+        self._http, self._probing = [stripe.HTTPXClient(timeout=limits(settings.payment_timeout)) for _ in range(2)]
+        self._api, self._probed = _api(settings, self._http), _api(settings, self._probing)
+        self.guard = guard_of("stripe", self._probe, _AWAY, settings.payment_timeout)
 
     async def close(self) -> None:
-        await self._http.close_async()  # type: ignore[no-untyped-call]
+        self.guard.close()
+        for http in (self._http, self._probing):
+            await http.close_async()  # type: ignore[no-untyped-call]
+
+    @property
+    def is_away(self) -> bool:
+        return self.guard.is_open
+
+    async def _probe(self) -> None:
+        try:
+            await self._probed.refunds.list_async({"limit": 1})
+        except stripe.StripeError as error:
+            if isinstance(error, _AWAY):  # anything else is an answer
+                raise
 
     @property
     def methods(self) -> Collection[str] | None:
@@ -93,20 +105,19 @@ class Stripe:
     async def authorise(self, charge: Charge) -> Outcome:
         try:
             return _outcome(
-                await _call(
-                    self._api.payment_intents.create_async(
-                        {
-                            "amount": _theirs(charge.amount_cents, charge.currency),
-                            "currency": charge.currency.lower(),
-                            "payment_method": charge.method,
-                            "automatic_payment_methods": {"enabled": True},
-                            "capture_method": "automatic" if charge.capture else "manual",
-                            "confirm": True,
-                            "return_url": charge.return_url,
-                            "metadata": {"reference": charge.reference},
-                        },
-                        {"idempotency_key": charge.reference},
-                    )
+                await self._call(
+                    self._api.payment_intents.create_async,
+                    {
+                        "amount": _theirs(charge.amount_cents, charge.currency),
+                        "currency": charge.currency.lower(),
+                        "payment_method": charge.method,
+                        "automatic_payment_methods": {"enabled": True},
+                        "capture_method": "automatic" if charge.capture else "manual",
+                        "confirm": True,
+                        "return_url": charge.return_url,
+                        "metadata": {"reference": charge.reference},
+                    },
+                    {"idempotency_key": charge.reference},
                 )
             )
         except ProviderError as refused:
@@ -122,21 +133,20 @@ class Stripe:
 
     async def refund(self, refund: GiveBack) -> Outcome:
         return _refund_outcome(
-            await _call(
-                self._api.refunds.create_async(
-                    {
-                        "payment_intent": refund.provider_ref,
-                        "amount": _theirs(refund.amount_cents, refund.currency),
-                        "metadata": {"reference": refund.reference},
-                    },
-                    {"idempotency_key": refund.reference},
-                )
+            await self._call(
+                self._api.refunds.create_async,
+                {
+                    "payment_intent": refund.provider_ref,
+                    "amount": _theirs(refund.amount_cents, refund.currency),
+                    "metadata": {"reference": refund.reference},
+                },
+                {"idempotency_key": refund.reference},
             )
         )
 
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
         if provider_ref is not None:
-            return _outcome(await _call(self._api.payment_intents.retrieve_async(provider_ref)))
+            return _outcome(await self._call(self._api.payment_intents.retrieve_async, provider_ref))
         drawn = _drawn_at(reference)
         for earlier, later in _AROUND:
             around = {"gte": _seconds(drawn - earlier), "lte": _seconds(drawn + later)}
@@ -187,7 +197,9 @@ class Stripe:
     async def _charged(self, moved: Moved) -> Moved:
         """With our own name for the payment: Stripe's for it may not have been heard yet."""
         try:
-            intent = await _call(self._api.payment_intents.retrieve_async(moved.charge))
+            intent = await self._call(self._api.payment_intents.retrieve_async, moved.charge)
+        except ProviderAway:
+            raise  # it will be told again
         except ProviderError:
             return moved
         return replace(moved, charge=_reference(intent) or moved.charge)
@@ -201,9 +213,9 @@ class Stripe:
                 raise ProviderError("Stripe knows no such charge")
             ref = found.provider_ref
         try:
-            return _outcome(await _call(step(ref)))
+            return _outcome(await self._call(step, ref))
         except ProviderError:
-            stands = _outcome(await _call(self._api.payment_intents.retrieve_async(ref)))
+            stands = _outcome(await self._call(self._api.payment_intents.retrieve_async, ref))
             if stands.status == "authorized":
                 raise
             return stands
@@ -211,30 +223,36 @@ class Stripe:
     async def _pages(self, listed: Any, params: dict[str, Any]) -> AsyncIterator[Any]:
         after: dict[str, str] = {}
         while True:
-            page = await _call(listed({**params, **after, "limit": _PAGE}))
+            page = await self._call(listed, {**params, **after, "limit": _PAGE})
             for found in page["data"]:
                 yield found
             if not page["has_more"]:
                 return
             after = {"starting_after": page["data"][-1]["id"]}
 
+    async def _call(self, ask: Callable[..., Awaitable[Any]], *what: Any) -> Any:
+        """What Stripe answers, as plain JSON. Raises ProviderError where Stripe, or the card's bank, has said that it
+        did nothing or was never reached, and ProviderSilent where nobody knows."""
+        try:
+            with asking(self.guard):
+                return (await ask(*what)).to_dict()
+        except stripe.APIConnectionError as error:
+            if isinstance(error.__cause__, UNSENT):
+                raise ProviderError("Stripe can't be reached; nothing was asked") from error
+            raise ProviderSilent(repr(error)) from error
+        except (
+            stripe.CardError, stripe.InvalidRequestError, stripe.AuthenticationError, stripe.PermissionError,
+            stripe.RateLimitError,
+        ) as error:  # fmt: skip
+            raise ProviderError(f"Stripe refuses: {error.user_message}") from error
+        except stripe.StripeError as error:  # the first request with this key still runs, Stripe's own fault, no JSON
+            raise ProviderSilent(repr(error)) from error
 
-async def _call(call: Awaitable[Any]) -> Any:
-    """What Stripe answers, as plain JSON. Raises ProviderError where Stripe, or the card's bank, has said that it did
-    nothing or was never reached, and ProviderSilent where nobody knows."""
-    try:
-        return (await call).to_dict()
-    except stripe.APIConnectionError as error:
-        if isinstance(error.__cause__, UNSENT):
-            raise ProviderError("Stripe can't be reached; nothing was asked") from error
-        raise ProviderSilent(repr(error)) from error
-    except (
-        stripe.CardError, stripe.InvalidRequestError, stripe.AuthenticationError, stripe.PermissionError,
-        stripe.RateLimitError,
-    ) as error:  # fmt: skip
-        raise ProviderError(f"Stripe refuses: {error.user_message}") from error
-    except stripe.StripeError as error:  # the first request with this key still runs, Stripe's own fault, no JSON
-        raise ProviderSilent(repr(error)) from error
+
+def _api(settings: Settings, http: stripe.HTTPXClient) -> Any:
+    addresses: Any = {"api": settings.stripe_api_url} if settings.stripe_api_url else None
+    key = settings.stripe_secret_key.get_secret_value()
+    return stripe.StripeClient(key, base_addresses=addresses, max_network_retries=0, http_client=http).v1
 
 
 def _theirs(cents: int, currency: str) -> int:
