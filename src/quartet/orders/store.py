@@ -125,9 +125,9 @@ async def lock(tx: Tx, order_id: UUID) -> Order:
     return _found(await tx.fetchval(q.lock, order_id), order_id)
 
 
-async def confirm(tx: Tx, order_id: UUID) -> Order:
+async def confirm(tx: Tx, order_id: UUID, *, by: str = "system") -> Order:
     """The money is captured: what was reserved is sold. Raises InvalidTransition, NotFound."""
-    return await _step(tx, q.confirm, order_id, "system")
+    return await _step(tx, q.confirm, order_id, by)
 
 
 async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
