@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from bench.relevance import GOALS, KINDS, SUGGESTED, Drawing, briefs, engine_of, measured, ours, products, suggestions
+from bench.relevance import GOALS, KINDS, SUGGESTED, Drawing, briefs, measured, node_of, ours, products, suggestions
 
 
 @pytest.mark.timeout(900)
@@ -12,7 +12,7 @@ async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query
     shelf = await asyncio.to_thread(products)
     drawn = [query for query in Drawing(shelf).queries() if query.half == "report"]
     queries = random.Random(3).sample(drawn, 1500)
-    async with engine_of("opensearch") as engine:
+    async with node_of("opensearch") as (engine, _):
         mine = await measured(await ours(engine, shelf), queries)
         theirs = await measured(await briefs(engine, shelf), queries)
     assert set(mine) == set(KINDS)
@@ -25,7 +25,7 @@ async def test_what_is_typed_is_found_and_nothing_worse_than_by_the_briefs_query
 async def test_what_is_begun_is_offered() -> None:
     shelf = await asyncio.to_thread(products)
     drawn = [query for query in Drawing(shelf).queries(kinds=SUGGESTED) if query.half == "report"]
-    async with engine_of("opensearch") as engine:
+    async with node_of("opensearch") as (engine, _):
         offered = await measured(await suggestions(engine, shelf), random.Random(3).sample(drawn, 1500))
     assert set(offered) == set(SUGGESTED)
     for kind, found in offered.items():
