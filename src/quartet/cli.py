@@ -600,6 +600,8 @@ async def _migrated(shop: Shop) -> list[str] | None:
     try:
         await search.prepare(shop.stores.search, shop.settings)
     except StoreUnavailable as away:  # else what works without it would not come up either
+        if getattr(away.__cause__, "status_code", None) in (401, 403):  # which no waiting mends
+            raise
         typer.echo(f"{trouble(away)}: a worker makes the index once it does", err=True)
     return applied
 

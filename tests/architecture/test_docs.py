@@ -165,7 +165,7 @@ async def test_how_soon_a_store_is_known_to_be_away_and_what_a_call_may_take_is_
     opens = f"| {mail.DOUBT_SECONDS} s | {mail.DOUBT_SECONDS + mail.SECONDS} s | {mail.SECONDS} s | "
     assert f"{opens}{mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
     paying = port.guard_of("stripe", nowhere.model_dump, (), 6.0)  # type: ignore[arg-type]
-    assert (paying._doubt, paying._doubt + paying._patience, paying._places) == (6 / 3, 6 * 5 / 6, 100 + 200)
+    assert (paying._doubt, paying._patience, paying._places) == (6 / 3, 6 * 0.65, 100 + 200)
     assert f"`QUARTET_PAYMENT_TIMEOUT` ({nowhere.payment_timeout:g} s)" in text
 
 

@@ -89,6 +89,20 @@ async def test_while_search_is_away_the_rest_is_migrated_and_a_worker_makes_the_
         assert await shop.stores.search.alias_target(settings.search_alias) is not None
 
 
+async def test_a_wrong_password_of_search_is_no_outage_that_is_waited_out(settings: Settings) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        wrong = settings.model_copy(update={"search_url": f"http://someone:wrong@{host}:{port}"})
+        code, said = await _quartet(wrong, "migrate")
+    assert code == 1
+    assert "QUARTET_SEARCH_URL" in said
+
+
 async def test_while_versions_change_processes_of_both_start(settings: Settings) -> None:
     async with open_shop(settings) as shop, shop.stores.pg.tx() as tx:
         await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")

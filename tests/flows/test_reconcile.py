@@ -15,7 +15,7 @@ from till import Till, order, pay
 
 from conftest import Command
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, days_due, reconcile
+from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, ProviderAway, days_due, reconcile
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.web.dependencies import Shop
 
@@ -231,6 +231,22 @@ async def test_what_was_taken_however_much_later_than_we_know_is_named_once(
         await tx.execute("UPDATE sandbox.charges SET created_at = $2 WHERE reference = $1", paid, made + later)
     days = {made.date(), (made + later).date()}
     assert [d.finding for d in await _differences(shop, sandbox, *days)] == [f"is {status} here, succeeded there"]
+
+
+async def test_a_provider_that_goes_away_meanwhile_makes_no_differences(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await till.stock("MUG", 10)
+    paid = await _paid(shopper)
+    async with shop.stores.pg.once() as tx:
+        await tx.execute("DELETE FROM sandbox.charges WHERE reference = $1", paid)
+
+    async def away(*_: object) -> None:
+        raise ProviderAway("sandbox")
+
+    monkeypatch.setattr(sandbox, "look_up", away)
+    with pytest.raises(ValueError, match="the provider sandbox does not answer"):
+        await _differences(shop, sandbox)
 
 
 MANY = """

@@ -301,6 +301,13 @@ async def test_a_refund_that_failed_unseen_is_not_named_once_its_request_was_rep
     assert (await give_back()).status_code == 201
     assert await abroad.differences() == []  # to give them otherwise as well would be to give them twice
     await abroad.books_balance()
+    # A key is another request's once its day is over.
+    later = "UPDATE payment_refunds SET created_at = created_at + interval '25 hours' WHERE status = 'succeeded'"
+    async with shop.stores.pg.once() as tx:
+        await tx.execute(later)
+    assert [named.finding.partition(":")[0] for named in await abroad.differences()] == [
+        "300 GBP must go back, and the provider can't"
+    ]
 
 
 async def test_a_refund_that_was_given_and_fails_days_later_can_be_given_anew(

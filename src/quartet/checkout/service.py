@@ -334,7 +334,7 @@ async def capture(
         if slot.replay is not None:
             return slot.replay
         payment = await payments.start_capture(slot.tx, payment_id, key=key, now=now, ask=ask_at(shop, now))
-        _check_is_on(providers, payment)
+        _check_answers(providers, payment)
         await trail.record(
             slot.tx, principal.actor, "payment.capture", "payment", payment_id,
             before={"status": "authorized"}, after={"capturing": payment.amount_cents, "orderId": payment.order_id},
@@ -566,7 +566,7 @@ async def refund(
         )  # fmt: skip
         if promised is None:
             raise orders.OverRefund("nothing is left to give back", refundable_cents=0)
-        _check_is_on(providers, promised)
+        _check_answers(providers, promised)
         await trail.record(
             slot.tx, principal.actor, "order.refund", "order", order_id,
             before={"status": found.status, "refundedCents": found.refunded_cents},
@@ -639,6 +639,13 @@ def _check_is_on(providers: Providers, money: Payment | Refund) -> None:
     """Before something is promised that nobody would ever see to. Raises ProviderOff."""
     if money.provider not in providers:
         raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
+
+
+def _check_answers(providers: Providers, money: Payment | Refund) -> None:
+    """Before something is begun that could only fail. Raises ProviderOff, ProviderAway."""
+    _check_is_on(providers, money)
+    if providers[money.provider].is_away:
+        raise ProviderAway(money.provider)
 
 
 def ask_at(shop: Shop, now: datetime) -> datetime:

@@ -130,10 +130,11 @@ WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provi
 
 -- name: is_left
 -- Whether more of it could be given back than is, and is promised, and no repetition of the request for this one, under
--- its key, has asked anew since.
+-- its key and in the day for which that is kept, has asked anew since.
 SELECT left_of_payment(r.payment_id) > 0
    AND NOT EXISTS (SELECT FROM payment_refunds again
-                   WHERE again.payment_id = r.payment_id AND again.created_at > r.created_at
+                   WHERE again.payment_id = r.payment_id
+                     AND again.created_at > r.created_at AND again.created_at < r.created_at + interval '24 hours'
                      AND (again.request_owner, again.request_key) = (r.request_owner, r.request_key))
 FROM payment_refunds r WHERE r.id = $1;
 

@@ -11,7 +11,16 @@ from typing import TypeVar
 from uuid import UUID
 
 from quartet.payments import store
-from quartet.payments.model import Entry, GiveBack, Outcome, Payment, ProviderError, ProviderSilent, Refund
+from quartet.payments.model import (
+    Entry,
+    GiveBack,
+    Outcome,
+    Payment,
+    ProviderAway,
+    ProviderError,
+    ProviderSilent,
+    Refund,
+)
 from quartet.payments.providers.port import PaymentProvider
 from quartet.stores.postgres import Postgres, Read
 
@@ -152,6 +161,8 @@ async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]
     found."""
     try:
         return list(_beside(ours, await counterpart))
+    except ProviderAway:  # which says nothing of this one
+        raise
     except ProviderError as refused:
         return [f"{ours.amount_cents} {ours.currency} {ours.status} here, can't be looked up there: {refused}"]
 

@@ -45,6 +45,7 @@ Json = dict[str, Any]
 LIVE, TESTING = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
 # PayPal sends a webhook again for three days.
 TOLERANCE = timedelta(days=3)
+CHECKS_AT_ONCE = 20
 _SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
 _EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
 _BACK = re.compile(r"PAYMENT\.(CAPTURE\.(REFUNDED|REVERSED)|REFUND\.[A-Z_]+)|CUSTOMER\.DISPUTE\.[A-Z_]+")
@@ -81,6 +82,8 @@ class PayPal:
         self.guard = guard_of("paypal", self._probe, (httpx.HTTPError, ProviderSilent), settings.payment_timeout)
         self._token, self._token_until = "", 0.0
         self._renewing = asyncio.Lock()
+        # Anybody may have us ask whether a webhook is PayPal's; the other places are theirs who pay.
+        self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def close(self) -> None:
         self.guard.close()
@@ -92,9 +95,10 @@ class PayPal:
         return self.guard.is_open
 
     async def _probe(self) -> None:
-        """Asks for an order that there is not, with the token that there is, or signs in for it."""
+        """Asks for an order that there is not, with the token while it is good, or signs in for it."""
         with suppress(ProviderError):  # which is an answer
-            token = self._token or (await self._sign_in(self._probing))["access_token"]
+            is_good = asyncio.get_running_loop().time() < self._token_until
+            token = self._token if is_good else (await self._sign_in(self._probing))["access_token"]
             _read(await self._probing.get("/v2/checkout/orders/0", headers={"Authorization": f"Bearer {token}"}))
 
     @property
@@ -206,7 +210,8 @@ class PayPal:
         asked = orjson.dumps(given | {"webhook_id": self._settings.paypal_webhook_id})
         asked = asked[:-1] + b',"webhook_event":' + body + b"}"
         try:
-            said = await self._ask("POST", "/v1/notifications/verify-webhook-signature", asked)
+            async with self._checking:
+                said = await self._ask("POST", "/v1/notifications/verify-webhook-signature", asked)
         except ProviderError as refused:
             if not _issue(refused):
                 raise

@@ -95,7 +95,7 @@ def guard_of(
 ) -> Guard:
     """The breaker before a provider whose calls take so many seconds at most: open before the first of those who wait
     in vain gives up. What was sent is never cut short by it."""
-    doubt, patience = seconds / 3, seconds / 2
+    doubt, patience = seconds / 3, seconds * 0.65
     return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_SECONDS))
 
 

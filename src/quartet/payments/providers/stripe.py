@@ -25,7 +25,6 @@ from quartet.payments.model import (
     Hold,
     Moved,
     Outcome,
-    ProviderAway,
     ProviderError,
     ProviderSilent,
     WebhookEvent,
@@ -198,9 +197,9 @@ class Stripe:
         """With our own name for the payment: Stripe's for it may not have been heard yet."""
         try:
             intent = await self._call(self._api.payment_intents.retrieve_async, moved.charge)
-        except ProviderAway:
-            raise  # it will be told again
-        except ProviderError:
+        except ProviderError as refused:
+            if not isinstance(refused.__cause__, stripe.InvalidRequestError):
+                raise  # Stripe has not said that it knows no such intent: it will tell again
             return moved
         return replace(moved, charge=_reference(intent) or moved.charge)
 
