@@ -249,13 +249,10 @@ class ProviderAway(ProviderError):
     again after `Retry-After` seconds, or pay through another."""
 
     slug, status, title = "provider-away", 503, "The payment provider does not answer"
+    retry_after = 2
 
     def __init__(self, provider: str) -> None:
         super().__init__(f"{provider} does not answer right now; nothing was asked", provider=provider)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "2"}
 
 
 class ProviderOff(Conflict):
