@@ -56,6 +56,15 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+LOGS = structlog.get_config()
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that is run in this process must not set up the log for it: whatever is told later would go where
+    nobody listens any more, or fail."""
+    yield
+    assert structlog.get_config() == LOGS
 
 
 # Where a test takes longest comes first, so that of two workers none is left alone with it at the end.

@@ -388,10 +388,10 @@ def worker(
 
     settings = settings_of(data)
     check_providers(settings)
-    logs.configure(settings.log_level, as_json=settings.log_json)
     if metrics_port:
         _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
+    logs.configure(settings.log_level, as_json=settings.log_json)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
         runner.run(_worker(settings))
 
