@@ -122,18 +122,24 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
         # By relevance there is nothing to sort without text: then by rating.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
-        "aggs": {
-            # What stands there because it is pinned was not found by its words.
-            **({"matched": {"filter": _any(either) if told.said.pinned else {"match_all": {}}}} if text else {}),
-            **(facets(filters, told.view, wanted.attrs_field) if wanted.counts else {}),
-        },
+        "aggs": facets(filters, told.view, wanted.attrs_field) if wanted.counts else {},
     }
     if after or told.seen:
         unseen = [{"bool": {"must_not": [{"terms": {"id": list(told.seen)}}]}}] if told.seen else []
         asked["post_filter"] = _all([*(filters.values() if after else ()), *unseen])
+    if text and (told.said.pinned or "post_filter" in asked):
+        # What stands there because it is pinned was not found by its words.
+        asked["aggs"]["matched"] = {"filter": _any(either) if told.said.pinned else {"match_all": {}}}
     if wanted.explain:
         asked["explain"] = True
     return asked
+
+
+def matched(found: Json) -> int:
+    """How many products the words found, by the answer to a `body`. Where that may differ from the total it is counted
+    beside it, and only there: each search would pay for it."""
+    counted = found.get("aggregations", {}).get("matched")
+    return int(counted["doc_count"] if counted else found["hits"]["total"]["value"])
 
 
 def _time(seconds: float) -> str:

@@ -296,7 +296,7 @@ async def find(
     for tier in Tier:
         found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, reading, told))
         took += found["took"]
-        if not words.asked(wanted.q) or found["aggregations"]["matched"]["doc_count"] >= ENOUGH:
+        if not words.asked(wanted.q) or query.matched(found) >= ENOUGH:
             break
     hits = found["hits"]["hits"]
     if wanted.explain:
