@@ -16,7 +16,7 @@ from urllib.parse import quote_plus
 
 from bench.bare import started
 from bench.client import Client, by_the_clock, keep_calling
-from bench.machine import Measured, compiler_seconds, cpu_seconds, measure, middle, table
+from bench.machine import Measured, cpu_seconds, measure, middle, table, warmed
 from bench.running import RunningShop, published, renamed, running_shop, settled
 from bench.search_words import Zipf, typed
 from quartet.devstores import free_port
@@ -26,8 +26,8 @@ Call = Callable[[int], Coroutine[Any, Any, object]]
 CALLERS = 8
 CALLS, MISSES, ROUNDS = 12_000, 300, 7
 KEPT = (("a search", "/search?q=laptop"), ("as you type", "/search/suggest?q=lap"))
-# Asked of each kind before anything counts, and again while the engine's compiler takes more than a share of a core.
-WARM, LONGEST_WARMING, QUIET_SHARE = 3000, 6, 0.05
+# Asked of each kind before anything counts, again and again until the engine's compiler is at rest.
+WARM = 3000
 TYPED_RATE = 50  # a second, by the clock
 RATES = (50, 100, 200, 400)
 SECONDS = 10.0
@@ -64,7 +64,8 @@ async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
         return lambda _: guest.request("GET", f"{where}?q={quote_plus(next(words))}")
 
     others = itertools.cycle(distinct[: 2 * WARM])
-    compiling = await _warmed(shop, [of("/search", others), of("/search/suggest", others)])
+    asks = of("/search", others), of("/search/suggest", others)
+    compiling = await warmed(shop.pids["search"], *asks, calls=WARM, callers=CALLERS)
     new = partial(of, words=iter(distinct[2 * WARM :]))
     runs = []
     for name, ask, calls in (
@@ -82,20 +83,6 @@ async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
     )
     told = f"### A search over HTTP\n\n{note}\n\n{table(runs)}\n\n{_kept(kept)}"
     return told, {"kept": middle(kept[0].kept, "api"), "new": runs[1]}
-
-
-async def _warmed(shop: RunningShop, asks: Sequence[Call]) -> float:
-    """Asks until the engine's compiler has little left to do, and answers what share of a core that is: for minutes
-    after a start it takes more than the queries themselves, and they wait for it."""
-    pid, share = shop.pids["search"], 1.0
-    for _ in range(LONGEST_WARMING):
-        began, before = time.monotonic(), compiler_seconds(pid)
-        for ask in asks:
-            await measure("warming", ask, calls=WARM, callers=CALLERS, processes={})
-        share = (compiler_seconds(pid) - before) / (time.monotonic() - began)
-        if share < QUIET_SHARE:
-            break
-    return share
 
 
 def _asking(client: Client, path: str) -> Call:

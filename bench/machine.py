@@ -14,6 +14,9 @@ import psutil
 
 TICK = os.sysconf("SC_CLK_TCK")
 
+# Rounds of warming at most, and the share of a core that a compiler may then still take.
+LONGEST_WARMING, QUIET_SHARE = 12, 0.05
+
 
 def compiler_seconds(pid: int) -> float:
     """What a Java process has spent on compiling: at first, and on what is run often."""
@@ -127,6 +130,21 @@ async def measure(
     seconds = time.perf_counter() - began
     cpu = {process: (cpu_seconds(pid) - before[process]) / calls * 1e6 for process, pid in processes.items()}
     return Measured(name, seconds, latencies, cpu)
+
+
+async def warmed(pid: int, *asks: Callable[[int], Awaitable[object]], calls: int, callers: int) -> float:
+    """Asks each so many times, again and again, until the compiler of this Java process has little left to do, and
+    answers what share of a core that is: for minutes after a start it takes more than the queries themselves, and they
+    wait for it."""
+    share = 1.0
+    for _ in range(LONGEST_WARMING):
+        began, before = time.monotonic(), compiler_seconds(pid)
+        for ask in asks:
+            await measure("warming", ask, calls=calls, callers=callers, processes={})
+        share = (compiler_seconds(pid) - before) / (time.monotonic() - began)
+        if share < QUIET_SHARE:
+            break
+    return share
 
 
 def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
