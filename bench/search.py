@@ -21,7 +21,7 @@ QUERIES = 300
 WARM = 2_000
 CALLERS = 2
 # All kinds by turns, since the engine's compiler is at work now and then for minutes, and a core is not always as fast.
-TURNS = 7
+TURNS = 15
 
 
 async def search(sizes: Sequence[int]) -> str:
