@@ -59,6 +59,9 @@ def test_two_words_may_be_one() -> None:
     assert list(words.with_pairs("red door mat")) == ["reddoor mat", "red doormat"]
     assert list(words.with_pairs("32gb wi-fi")) == ["32gb wifi"]
     assert words.apart('13.3" "o\'clock" & (t-light)') == ["13.3", "o'clock", "t", "light"]
+    assert words.apart("mouse/keyboard, pens,pencils salt&pepper 1,000 4,pens") == [
+        "mouse", "keyboard", "pens", "pencils", "salt", "pepper", "1,000", "4", "pens",
+    ]  # fmt: skip
     assert list(words.with_pairs("a b c d e")) == list(words.with_pairs("mat")) == list(words.with_pairs("- -")) == []
 
 

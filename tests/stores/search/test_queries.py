@@ -256,6 +256,8 @@ async def test_misspelt_words_are_looked_for_only_where_nothing_has_the_words_as
     assert (await ask.found(q="busin")).tier is Tier.LOOSE  # the beginning of a word
     none = await ask.found(q="sony drawings")
     assert (none.tier, none.total) == (Tier.ANY, 2)
+    for sign in ",;/|+&!?#@*%=~–":  # whatever parts words, they are the same words
+        assert await ask.skus(q=f"sony{sign}drawings") == [hit["_source"]["sku"] for hit in none.hits], sign
     # What filters leave is none of the words' business: a ticked brand does not make words mean others.
     assert (await ask.found(q="laptop", brand=("Sony",))).tier is Tier.EXACT
     assert (await ask.found(q="laptop", brand=("Sony",))).total == 0
