@@ -47,6 +47,7 @@ def test_what_is_folded_is_folded_for_good(text: str) -> None:
         ("usb3 gb12", "usb3 gb12"),
         ("  Crème \n Brûlée ", "creme brulee"),
         ("Straße", "strasse"),
+        ("\ufeffdoor\u00admat\u200b 14\u200e inch", "doormat 14inch"),
         (" ".join("abcdefghijklmnopqrst"), " ".join("abcdefghijklmnop")),
     ],
 )

@@ -250,6 +250,17 @@ async def test_accents_count_for_nothing(ask: Asker, engine: SearchEngine, shelf
         assert await ask.skus(q=q) == ["P1"], q
 
 
+async def test_what_nobody_sees_in_a_text_counts_for_nothing(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    """Names written for a page have soft hyphens in them, and what is copied from one brings its marks along."""
+    more = {"p1": product("P1", "Wasch\u00admaschine", tags=["\u200eTür\u200b"])}
+    await search.put(engine, shelf.search_alias, 8, {id_: search.document(p) for id_, p in more.items()})
+    await engine.refresh(shelf.search_alias)
+    for q in ("waschmaschine", "Wasch\u00admaschine", "\ufeffwasch\u200bmaschine\u202c", "tur"):
+        found = await ask.found(q=q)
+        assert ([hit["_source"]["sku"] for hit in found.hits], found.tier) == (["P1"], Tier.EXACT), q
+    assert await ask.skus(q="waschmas") == ["P1"]
+
+
 async def test_misspelt_words_are_looked_for_only_where_nothing_has_the_words_as_typed(ask: Asker) -> None:
     assert (await ask.found(q="laptop business")).tier is Tier.EXACT
     assert (await ask.found(q="laptpo business")).tier is Tier.LOOSE
