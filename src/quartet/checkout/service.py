@@ -4,6 +4,7 @@ state of a payment leads to, and by whom, is a table in docs/payments.md, *The c
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -152,7 +153,8 @@ async def pay(
     request_id: str,
 ) -> Answer:
     """Charges the whole order, or has its sum held where the shop captures by hand. A payment that waits for its buyer
-    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away.
+    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away; of a free order it
+    is asked nothing.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -161,7 +163,7 @@ async def pay(
         raise invalid("provider", f"must be one of {', '.join(providers)}")
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
-    if chosen.is_away:
+    if chosen.is_away and not await _is_free(shop, order_id):
         return await _refuse(shop, key, ProviderAway(provider))
     try:
         payment = await _start(shop, visitor, order_id, provider, key)
@@ -178,6 +180,14 @@ async def pay(
     if failure is not None:
         raise failure
     return answer
+
+
+async def _is_free(shop: Shop, order_id: UUID) -> bool:
+    """Then no provider is asked. Whose order it is, or that there is none, is not told here."""
+    with suppress(NotFound):
+        async with shop.stores.pg.read() as read:
+            return (await orders.get(read, order_id)).total_cents == 0
+    return False
 
 
 async def _start(
