@@ -78,7 +78,7 @@ async def place(
     refusal = await _unorderable(shop, lines, given=items is not None)
     if refusal is not None:
         return await _refuse(shop, key, refusal)
-    async with idempotency.transaction(shop, key, statements=2 if found_by else 1, claims_itself=True) as slot:
+    async with idempotency.unclaimed(shop, key, once=key is None and not found_by) as slot:
         asked = (slot.tx, buyer, lines, metadata)
         if key is None:
             order = await orders.place(*asked, hold=hold, expected=expected)
@@ -110,7 +110,9 @@ async def _unorderable(shop: Shop, lines: Lines, *, given: bool) -> Problem | No
 
 async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
     """The first answer, should there be one: then it could be ordered. Else raises the refusal."""
-    async with idempotency.transaction(shop, key, statements=1) as slot:
+    if key is None:
+        raise refusal
+    async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
         raise refusal
@@ -187,8 +189,8 @@ async def _start(
     in its place, which is an answer that is kept."""
     now = shop.clock.now()
     ask, as_guest = ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
-    async with idempotency.one_statement(shop, key) as tx:
-        asked = (tx, order_id, visitor.user_id, provider)
+    async with idempotency.unclaimed(shop, key, once=True) as slot:
+        asked = (slot.tx, order_id, visitor.user_id, provider)
         try:
             if key is None:
                 return await payments.start(*asked, as_guest=as_guest, now=now, ask=ask)
