@@ -64,10 +64,10 @@ def main() -> None:
 def settings_of(data: Path | None, **overrides: object) -> Settings:
     """The settings, with what the command line says on top; local stores' URLs come from the data folder of a running
     `quartet up` where none is set."""
-    from quartet.supervise import running_urls
+    from quartet.supervise import settled_by_running
 
     settings = _given(data_dir=data, **overrides)
-    return settings.model_copy(update=running_urls(settings))
+    return settings.model_copy(update=settled_by_running(settings))
 
 
 def _given(**options: object) -> Settings:

@@ -54,7 +54,7 @@ class Asker:
         return [hit["_source"]["sku"] for hit in (await self.found(**wanted)).hits]
 
     async def with_attrs(self, **attrs: str) -> set[str]:
-        filters = tuple(attr_filter(f"attrs.{name.replace('__', '.')}", value) for name, value in attrs.items())
+        filters = any_of(attr_filter(f"attrs.{name.replace('__', '.')}", value) for name, value in attrs.items())
         return set(await self.skus(attrs=filters))
 
 
