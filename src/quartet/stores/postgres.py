@@ -11,7 +11,6 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from asyncpg import connect_utils
 from asyncpg.pgproto import pgproto
 
 from quartet.kernel.errors import StoreUnavailable
@@ -53,19 +52,6 @@ _GONE = (
     TimeoutError,
     ssl.SSLError,
 )
-
-
-class _Upgrade(connect_utils.TLSUpgradeProto):
-    """Whoever gives up just when the server is reached asks it nothing any more; what is said of the connection's end
-    then would be printed as an error that nobody has looked at, at some later time."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if not self.on_data.cancelled():
-            self.on_data.exception()
-
-
-connect_utils.TLSUpgradeProto = _Upgrade  # type: ignore[misc]
 
 
 def new_row_id() -> UUID:

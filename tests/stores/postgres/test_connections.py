@@ -1,7 +1,6 @@
 """The connections to PostgreSQL: lent, given back, and never poisoned."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -106,21 +105,6 @@ async def test_a_call_cut_short_costs_its_connection_and_no_other(pg: Postgres) 
                 await tx.execute("SELECT pg_sleep(5)")
     assert await asyncio.gather(*(_pid(pg) for _ in range(4)))
     assert await _pid(pg) != before
-
-
-async def test_who_gives_up_while_connecting_leaves_no_error_behind(pg: Postgres, servers: dict[str, str]) -> None:
-    loop, said = asyncio.get_running_loop(), list[str]()
-    loop.set_exception_handler(lambda _, told: said.append(f"{told['message']}: {told.get('exception')}"))
-    for turns in range(12):
-        asked = asyncio.create_task(_pid(Postgres(servers["postgres"])))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
-        del asked
-        await _pid(pg)  # by then what was given up has ended
-        gc.collect()
-    assert not said
 
 
 async def test_a_connection_that_nobody_waits_for_until_it_is_ready_is_not_left_open(
