@@ -611,7 +611,7 @@ async def _made(what: str, making: Awaitable[None], *, later: bool) -> None:
     try:
         await making
     except StoreUnavailable as away:  # else what works without it would not come up either
-        if not later or away.bars_us:
+        if not later or away.is_unauthorized:
             raise
         typer.echo(f"{trouble(away)}: a worker makes the {what} once it does", err=True)
 

@@ -128,7 +128,7 @@ async def test_a_mongodb_that_does_not_let_us_in_is_no_outage_that_is_waited_out
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: Mongo, name: str, *_validator: Any) -> None:
-        raise StoreUnavailable("mongodb", f"not you: {name}", bars_us=True)
+        raise StoreUnavailable("mongodb", f"not you: {name}", is_unauthorized=True)
 
     monkeypatch.setattr(Mongo, "ensure_collection", refuse)
     async with open_shop(settings) as shop:

@@ -28,8 +28,8 @@ BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB 
 # What may be asked twice: it changes nothing, or, as our bulks do, names the version that it writes.
 _TWICE = ("/_search", "/_count", "/_refresh", "/_bulk")
 # Statuses of an engine that does not let us in, and of one that can't serve, or not now; 0 is none.
-_BARRING = (401, 403)
-_REFUSING = (0, *_BARRING, 429, 502, 503, 504)
+_UNAUTHORIZED = (401, 403)
+_REFUSING = (0, *_UNAUTHORIZED, 429, 502, 503, 504)
 
 
 class SearchRefused(Exception):
@@ -109,7 +109,7 @@ class _OpenSearch:
         except opensearch_errors.TransportError as error:
             status = error.status_code if isinstance(error.status_code, int) else 0
             if status in _REFUSING:
-                raise StoreUnavailable("search", bars_us=status in _BARRING) from error
+                raise StoreUnavailable("search", is_unauthorized=status in _UNAUTHORIZED) from error
             raise SearchRefused(status, _reason(error.info)) from error
 
     async def close(self) -> None:
@@ -140,7 +140,7 @@ class _Elasticsearch:
             raise StoreUnavailable("search") from error
         except self._errors.ApiError as error:
             if error.status_code in _REFUSING:
-                raise StoreUnavailable("search", bars_us=error.status_code in _BARRING) from error
+                raise StoreUnavailable("search", is_unauthorized=error.status_code in _UNAUTHORIZED) from error
             raise SearchRefused(error.status_code, _reason(error.body)) from error
         return found.body
 

@@ -94,7 +94,7 @@ async def test_an_engine_that_lets_nobody_in_any_more_is_away(version: str, stat
         is_shut = True
         with pytest.raises(StoreUnavailable) as away:
             await engine.search("products", EVERYTHING)
-        assert away.value.bars_us
+        assert away.value.is_unauthorized
 
 
 async def _answers(engine: SearchEngine) -> bool:
