@@ -18,6 +18,7 @@ from quartet import catalog
 from quartet.cli import bring_up, check_schema, open_shop, prepare
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
+from quartet.stores import search as engines
 from quartet.stores.migrate import find, migrate
 from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.sync import worker
@@ -35,6 +36,12 @@ async def bare(settings: Settings, servers: dict[str, str]) -> AsyncIterator[Set
     yield settings.model_copy(update={"postgres_url": servers["postgres"].rpartition("/")[0] + f"/{name}"})
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an engine takes seconds for its first index, and answers nobody meanwhile."""
+    monkeypatch.setattr(engines, "DOUBT_SECONDS", 60.0)
 
 
 async def _quartet(settings: Settings, *words: str) -> tuple[int | None, str]:
