@@ -31,7 +31,7 @@ AT_ONCE, EACH_AT_ONCE = 32, 4
 IDLE_SECONDS = 0.5
 # Longer than a try may take, so that it is tried again only when whoever tried is dead.
 LEASE_SECONDS = WHOLE_SECONDS * 3
-# The name by which a guest's cart is known opens it.
+# The digest of a guest's cart token opens nothing, and means nothing to anybody outside.
 _OURS_ALONE = {"guest_cart"}
 
 
