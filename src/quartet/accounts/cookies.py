@@ -1,7 +1,8 @@
-"""Sessions of pages: a signed cookie, and a token against forged requests (OWASP's signed double submit).
+"""Sessions of pages: a signed cookie, and a CSRF token (OWASP's signed double-submit cookie).
 
-The cookie is a token of its own audience, so that neither opens what the other does. For `access_ttl` seconds it is
-believed like an access token; after that the gateway asks PostgreSQL whether the session lives, and gives a fresh one.
+The cookie is a token with an audience of its own, so it can't be used as an access token, nor the other way round. For
+`access_ttl` seconds it is trusted like an access token; after that the gateway asks PostgreSQL whether the session
+lives, and issues a fresh one.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""What an account is, and the rules of addresses and passwords."""
+"""What an account is, and the rules of e-mail addresses and passwords."""
 
 import unicodedata
 from dataclasses import dataclass

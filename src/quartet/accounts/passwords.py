@@ -1,4 +1,4 @@
-"""argon2id in processes of its own, behind a queue that says no: 37 ms of CPU each would starve everything else."""
+"""argon2id in separate processes, behind a bounded queue: at 37 ms of CPU each it would starve everything else."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A cart as it is shown: its lines from Redis, prices of now from inventory, names and pictures from the catalog."""
+"""A cart as it is shown: lines from Redis, current prices from inventory, names and pictures from the catalog."""
 
 import asyncio
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Carts in Redis: a hash each, SKU to quantity. Every change is one script, so none is lost between two clicks."""
+"""Carts in Redis: a hash each, SKU to quantity. Every change is one Lua script, so concurrent changes lose nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

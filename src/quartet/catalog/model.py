@@ -1,4 +1,4 @@
-"""What the shop shows: products, their categories and reviews, as values, and the pure rules that hold of them."""
+"""The catalog as values: products, their categories and reviews, and the pure rules that apply to them."""
 
 import re
 import unicodedata

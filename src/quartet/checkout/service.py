@@ -1,6 +1,6 @@
 """The purchase: order, payment, cancellation, refund. The provider is always called between two transactions: the
-first writes down what is about to happen, the second what did; a crash between them is mended by `recovery`. What each
-state of a payment leads to, and by whom, is a table in docs/payments.md, *The circle of money*."""
+first records what is about to happen, the second what did; a crash between them is repaired by `recovery`. The states
+of a payment and their transitions are a table in docs/payments.md, *The circle of money*."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence

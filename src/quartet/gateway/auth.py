@@ -1,4 +1,4 @@
-"""Who is asking: the bearer token, the API key or the pages' cookie, read once at the door."""
+"""Authentication: the bearer token, the API key or the pages' cookie, read once per request."""
 
 import asyncio
 import hashlib

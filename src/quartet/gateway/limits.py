@@ -1,4 +1,4 @@
-"""How many requests a minute: by class of route, for a user, else for an address (IPv6 by /64)."""
+"""Rate limits: by class of route, per user, for guests per IP address (IPv6 by /64)."""
 
 from functools import partial
 

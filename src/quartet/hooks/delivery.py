@@ -1,7 +1,7 @@
-"""Events on their way to shops' own systems: kept where the outbox forgets them, carried by the worker.
+"""Deliveries of events to webhook endpoints: stored when the outbox forgets the event, sent by the worker.
 
-At least once: a crash between the endpoint's yes and our mark delivers again under the same `webhook-id`, by which the
-receiver tells. No transaction is open while an endpoint is spoken to.
+At least once: after a crash between the endpoint's acceptance and our record, the event is sent again with the same
+`webhook-id`, by which the receiver recognises it. No transaction is open during a call to an endpoint.
 """
 
 import asyncio

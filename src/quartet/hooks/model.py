@@ -1,4 +1,4 @@
-"""Endpoints of shops' own systems, what is told to them, and when one of them is left alone for a while."""
+"""Webhook endpoints, the events they may receive, and their circuit breaker."""
 
 import base64
 import hmac

@@ -1,5 +1,5 @@
 """Sends one request to an endpoint, and nowhere else: the address is resolved once, checked, and connected to as it was
-checked. No redirect is followed, no proxy of the environment asked, no answer read to an end that may never come."""
+checked. No redirects, no proxy from the environment, and only the beginning of an answer is read."""
 
 import asyncio
 import ssl

@@ -1,6 +1,6 @@
-"""What can go wrong, said once: each class is a kind of problem, its docstring the page that explains it.
+"""All errors of the API: each class is a kind of problem, its docstring the page that explains it.
 
-A problem travels as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
+A problem is sent as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
 """
 
 from collections.abc import Iterator

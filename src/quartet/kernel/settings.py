@@ -1,4 +1,4 @@
-"""Every setting, with a sentence. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
+"""Every setting, with a description. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
 
 import re
 from contextlib import suppress

@@ -1,8 +1,8 @@
-"""From an event to an e-mail: kept as a row where the event is forgotten, written and sent by the worker.
+"""From an event to an e-mail: stored as a row when the event is forgotten, rendered and sent by the worker.
 
-An e-mail leaves once. Only where the mail server's yes does not reach our mark (a crash, a cut, an answer that is not
-waited for) does it leave again, and then under the same Message-ID; but for one with a link, whose token is drawn anew
-and makes it another message.
+An e-mail is sent once. Only if the mail server accepts it and that is not recorded (a crash, a broken connection, an
+answer that takes too long) is it sent again, and then with the same Message-ID; except one with a link, whose token is
+generated anew, which makes it another message.
 """
 
 import asyncio

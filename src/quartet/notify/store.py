@@ -1,4 +1,4 @@
-"""E-mails that wait, in PostgreSQL."""
+"""E-mails waiting to be sent, in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

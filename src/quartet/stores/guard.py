@@ -1,12 +1,12 @@
-"""Between the shop and each of its stores, and who else it asks: a bound to how many calls may wait, and a breaker.
+"""In front of each store and each external service: a bulkhead (limit of concurrent calls) and a circuit breaker.
 
-The store is *doubtful* when a call has failed, or when none of those under way was answered for a moment. Then it is
-asked whether it lives, on a connection of its own: the *probe*. Only a probe that fails opens the breaker, so that
-neither one lost connection nor one slow query does; while it is open every call is refused at once, and the probe goes
-on until it is answered, so that no request has to find out by waiting. A call that was sent is never said to be
-refused: it ends by its own limit or with `StoreUnavailable`, its outcome unknown.
+The store is *doubtful* when a call has failed, or when none of those in flight was answered for a moment. Then it is
+asked whether it lives, on a connection of its own: the *probe*. Only a failed probe opens the breaker, so neither one
+lost connection nor one slow query does. While it is open every call is refused at once, and the probe is repeated until
+it is answered, so no request has to find out by waiting. A call that was sent is never reported as refused: it ends by
+its own timeout or with `StoreUnavailable`, its outcome unknown.
 
-Before there is doubt the store may be *silent*: it is asked already, and who has something else at hand turns to that.
+Before there is doubt the store may be *silent*: the probe has started already, and callers with a fallback use it.
 """
 
 import asyncio

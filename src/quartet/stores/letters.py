@@ -1,4 +1,4 @@
-"""Dead letters: what a pipeline could not carry, with the reason, until somebody replays or drops it."""
+"""Dead letters: what a pipeline could not process, with the reason, until somebody replays or drops it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The mail port: the console, or SMTP."""
+"""Sending mail: to the console, or by SMTP."""
 
 import re
 import sys

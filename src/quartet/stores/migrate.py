@@ -1,6 +1,6 @@
-"""The database's schema, each room's in its own `schema/`, brought up to date under a lock: numbered migrations in
-dbmate's file format, each applied once and in order; then functions, in files without a number, each applied again
-whenever its text has changed, so that a function has one place to be read and changed in."""
+"""Migrations of the database schema, each room's in its own `schema/`, applied under a lock: numbered migrations in
+dbmate's file format, each applied once and in order; then SQL functions, in files without a number, each applied again
+whenever its text has changed, so that a function is read and changed in one place."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""MongoDB by pymongo's asyncio client, narrowed to what behaves the same on every engine (docs/engines.md)."""
+"""MongoDB by pymongo's asyncio client, limited to what behaves the same on every engine (docs/engines.md)."""
 
 import asyncio
 import sys

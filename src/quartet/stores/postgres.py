@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg: `Read` to look, `Tx` to write, and driver errors stop here."""
+"""PostgreSQL by asyncpg: `Read` to read, `Tx` to write; driver errors do not get past this module."""
 
 import asyncio
 import ssl

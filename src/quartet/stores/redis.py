@@ -1,4 +1,4 @@
-"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; the server's errors stop here."""
+"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; server errors do not get past this module."""
 
 import asyncio
 import re

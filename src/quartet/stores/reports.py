@@ -1,5 +1,5 @@
-"""Where reports are read: at a streaming replica where the shop has one, so that the longest of them takes nothing from
-those who buy; and at the primary while that is away."""
+"""Where reports are read: from a streaming replica if the shop has one, so that a long report takes nothing from
+the buyers; and from the primary while the replica is down."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

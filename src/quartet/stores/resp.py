@@ -1,6 +1,6 @@
-"""One connection to Redis or Valkey, shared by all who ask: what is asked in one turn of the event loop is written in
-one go, and the replies come in the order of the questions. Each call then costs a third of what a pool's connection of
-its own would, most of which is the two system calls."""
+"""One connection to Redis or Valkey, shared by all callers: all commands of one turn of the event loop are pipelined
+in one write, and replies come in the order of the commands. Each call then costs a third of one on a pooled connection
+of its own, most of which is the two system calls."""
 
 import asyncio
 from collections import deque

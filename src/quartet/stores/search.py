@@ -1,4 +1,4 @@
-"""Elasticsearch or OpenSearch, found by asking the server, behind one narrow interface; driver errors stop here."""
+"""Elasticsearch or OpenSearch, detected by asking the server, behind one narrow interface; driver errors stop here."""
 
 import asyncio
 import re

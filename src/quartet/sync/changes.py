@@ -1,4 +1,4 @@
-"""The catalog's change stream: which products changed, gathered for a moment, carried together."""
+"""The catalog's change stream: changed products, collected for a moment and processed as a batch."""
 
 import asyncio
 from contextlib import aclosing, suppress

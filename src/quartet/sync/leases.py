@@ -1,8 +1,8 @@
-"""Several workers share the work: each piece of it is leased to one of them, for seconds (queries.sql, `beat`).
+"""Several workers share the work: each piece is leased to one of them, for seconds (queries.sql, `beat`).
 
-One that is killed is silent, and what it did is soon another's. One that was only stalled goes on where it stood: then
-two do the same for a moment, which does no harm, since products are written by version and consumers know events by
-their ids; and what it says of the position is refused, since its token is old.
+A killed worker stops its heartbeat, and its pieces soon belong to another. One that was only stalled goes on where it
+was: then two do the same for a moment, which does no harm, since products are written by version and consumers know
+events by their ids; and its position is refused, since its fencing token is old.
 """
 
 import asyncio

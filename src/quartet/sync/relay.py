@@ -1,7 +1,7 @@
-"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog, pages, mailboxes.
+"""The outbox relay: events from PostgreSQL are delivered to cart, leaderboard, catalog, pages, mailboxes.
 
-Each event is carried at least once and each key's in order, so who hears of it knows it by its id. What is kept in
-PostgreSQL itself (`KEEPERS`) is kept in the transaction that forgets the event: once.
+Each event is delivered at least once and each key's in order, so consumers recognise an event by its id. What is stored
+in PostgreSQL itself (`KEEPERS`) is written in the transaction that forgets the event: exactly once.
 """
 
 import asyncio

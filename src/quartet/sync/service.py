@@ -1,4 +1,4 @@
-"""How synchronisation stands, and what staff can do about it."""
+"""The state of synchronisation, and what staff can do about it."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Who is asking, and the shop they ask. All coroutines: FastAPI sends plain functions to a thread, which costs more
+"""Who is asking, and the shop they ask. All are coroutines: FastAPI runs plain functions in a thread, which costs more
 than most of our requests."""
 
 from dataclasses import dataclass, field

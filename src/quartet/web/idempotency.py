@@ -1,10 +1,10 @@
-"""`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
+"""`Idempotency-Key`: the first answer is stored in the transaction that it protects, and repeated byte for byte.
 
 One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
-`return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
+`return await slot.keep(answer)`. Two, with an external call between them: `await slot.start()` in the first, or
 `one_statement` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
-key is answered 409, and whoever mends a crash between them finishes the key too. A refusal (4xx) is a first answer as
-well and is kept; what was not valid, or failed on our side, is none.
+key is answered 409, and recovery from a crash between them finishes the key too. A refusal (4xx) is stored as a first
+answer; an invalid request, or a failure on our side, is not.
 """
 
 import hashlib

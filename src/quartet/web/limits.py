@@ -1,5 +1,5 @@
-"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client; shares of it that a
-process takes ahead; and the same window in one process's memory, for while Redis is away."""
+"""The sliding-window rate limiter: one atomic script, the server's clock, constant memory per client; shares of the
+limit that a process takes ahead; and the same window in a process's own memory, for while Redis is down."""
 
 import asyncio
 import ipaddress

@@ -1,4 +1,4 @@
-"""What a guest has instead of an account: the token of one order, made of its id and the secret: no table."""
+"""A guest's token for one order, derived from its id and the secret, so that no table is needed."""
 
 import base64
 import hashlib
