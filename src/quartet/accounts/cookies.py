@@ -23,7 +23,7 @@ HEADER = "X-CSRF-Token"
 
 
 class CsrfRefused(Forbidden):
-    """A page's request that changes something has to say that the page is ours: send the value of the cookie
+    """A page's request that changes something must prove that it comes from this shop: send the value of the cookie
     `quartet_csrf` as `X-CSRF-Token`, from a page of this shop. Requests with a bearer token need neither."""
 
     slug, title = "csrf", "This request may not come from a page of ours"

@@ -27,7 +27,7 @@ PATIENCE = 15.0
 
 
 class Busy(TooManyRequests):
-    """More people are signing in than passwords can be checked. Wait for `Retry-After` seconds."""
+    """More passwords are waiting to be checked than the server can handle. Wait for `Retry-After` seconds."""
 
     slug, title = "busy", "Too many people are signing in"
 
