@@ -36,13 +36,13 @@ _OURS_ALONE = {"guest_cart"}
 
 
 async def keep(tx: Tx, events: Sequence[Event]) -> None:
-    """Writes down who is to be told of these events, in the transaction that takes them out of the outbox."""
+    """Records the deliveries of these events, in the transaction that takes them out of the outbox."""
     if events:
         await store.keep(tx, [event.id for event in events])
 
 
 async def run(shop: Shop) -> None:
-    """Carries what is due, for ever. Raises StoreUnavailable when PostgreSQL is away: begin again then."""
+    """Sends what is due, for ever. Raises StoreUnavailable when PostgreSQL is down: begin again then."""
     under_way: set[asyncio.Task[None]] = set()
     async with open_sender(loopback=shop.settings.webhook_loopback, at_once=AT_ONCE) as sender:
         try:
@@ -64,7 +64,7 @@ async def run(shop: Shop) -> None:
 
 
 async def deliver(shop: Shop, sender: Sender) -> int:
-    """Carries what is due now and waits for it; answers how many that were."""
+    """Sends what is due now and waits for it; returns how many deliveries that were."""
     claimed = await _claim(shop, AT_ONCE)
     await asyncio.gather(*(_carry(shop, sender, delivery) for delivery in claimed))
     return len(claimed)
@@ -98,14 +98,14 @@ def body_of(delivery: Delivery) -> bytes:
 
 
 def _wire(value: Any) -> Any:
-    """Names as everywhere on the wire, and nothing that is for ourselves alone."""
+    """Names as everywhere on the wire, without internal members."""
     if isinstance(value, dict):
         return {to_camel(name): _wire(member) for name, member in value.items() if name not in _OURS_ALONE}
     return [_wire(member) for member in value] if isinstance(value, list) else value
 
 
 def headers_of(shop: Shop, endpoint: Endpoint, delivery: Delivery, body: bytes) -> dict[str, str]:
-    """Signed now, by every secret that counts now."""
+    """Signed now, by every secret that is valid now."""
     now, id_ = shop.clock.now(), str(delivery.event_id)
     secrets = endpoint.secrets(shop.settings.all_secrets(), now)
     return {

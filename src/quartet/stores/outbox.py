@@ -53,7 +53,7 @@ async def due(
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:
-    """They have been carried."""
+    """They have been delivered."""
     await tx.execute(q.forget, ids)
 
 
