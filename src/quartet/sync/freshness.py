@@ -1,9 +1,9 @@
-"""Freshness as a figure. Each second a canary sings: a product that nobody is shown, since the day of its publication
-is far off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product.
-What counts is how long it takes until a search finds them, and until the product cache has been told. Its events have
-a topic of their own, since shops' own systems hear of stock.changed.
+"""Freshness, measured. Each second a canary changes: a product that nobody is shown, since its publication date is far
+off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product. What is
+measured is the time until a search finds them, and until the product cache has been told. Its events have a topic of
+their own, since webhook endpoints may listen to stock.changed.
 
-The canary's price is no row of inventory, which staff and analytics see, but its last song (`store.song`).
+The canary's price is no row of inventory, which staff and analytics see, but its last state (`store.song`).
 """
 
 import asyncio

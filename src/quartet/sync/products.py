@@ -1,15 +1,15 @@
-"""The one path by which products reach search (`carry`), and the one by which the copies of price and stock reach the
-catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by the
-change stream; a page does not wait for search then, nor does an engine that is away keep prices from being shown.
+"""The one code path by which products reach search (`carry`), and the one by which the copies of price and stock reach
+the catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by
+the change stream; a page does not wait for search then, and an engine that is down holds up no price.
 
 An event says only *which* product changed. A batch draws its number first and then reads the present state, so of two
 batches the one with the higher number began later. The last event's own batch drew after that event; any batch with a
 higher number drew later still; so what the highest number wrote is the state after the last event, however events were
-repeated, delayed or carried by two workers at once.
+repeated, delayed or processed by two workers at once.
 
-Most sales change nothing that is searched for. So what search is known to hold is kept in PostgreSQL (`store.note`,
-and in queries.sql why it is safe), and a batch writes only what differs from it. The changes that our own writing of
-copies makes come back by the change stream; where search needed nothing they are not carried.
+Most sales change nothing that is searched for. So what search is known to have is recorded in PostgreSQL (`store.note`,
+and in queries.sql why it is safe), and a batch writes only what differs from it. Our own writes of copies come back
+through the change stream; where search needed nothing these echoes are skipped.
 """
 
 import asyncio
