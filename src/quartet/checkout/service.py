@@ -96,8 +96,7 @@ async def place(
 
 
 async def _unorderable(shop: Shop, lines: Lines, *, given: bool) -> Problem | None:
-    """Why nothing can be ordered, as far as PostgreSQL alone can't tell: what the catalog does not publish is not
-    sold."""
+    """Why nothing is ordered, as far as PostgreSQL alone can't tell: what the catalog does not show is not sold."""
     if not lines:
         return invalid("items", "must not be empty" if given else "are missing, and the cart is empty")
     skus = [sku for sku, _ in lines]
@@ -110,7 +109,7 @@ async def _unorderable(shop: Shop, lines: Lines, *, given: bool) -> Problem | No
 
 
 async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
-    """The key's first answer, if there is one: then it could be ordered. Else raises the refusal."""
+    """The first answer, should there be one: then it could be ordered. Else raises the refusal."""
     async with idempotency.transaction(shop, key, statements=1) as slot:
         if slot.replay is not None:
             return slot.replay
@@ -129,8 +128,8 @@ def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:
 
 
 async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines | StoreUnavailable:
-    """The lines of a user's cart, after merging a guest's cart that is sent along, or of a guest's own. Redis is read
-    before the transaction; its failure matters only if the key has no answer yet."""
+    """A user's cart, once it has taken in a guest's that is sent along, or a guest's own. Redis is asked before the
+    transaction; its failure matters only if the key has no answer yet."""
     token = cart.good_token(visitor.cart_token)
     owner = visitor.user_id or token
     try:

@@ -76,9 +76,9 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
 
 
 def _by_first_word(router: APIRouter) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
-    """Finds a route among those with the same first path segment. The framework's router tries them all, twice where
-    they were included: a tenth of a millisecond a request, as much as many a use case. It still decides about 404 and
-    405."""
+    """Finds a route among those that begin alike. The framework's router tries them all, twice where they were
+    included: a tenth of a millisecond a request, as much as many a use case. It still says what is not found or not
+    allowed."""
     known: defaultdict[str, list[BaseRoute]] = defaultdict(list)
     for route in router.routes:
         known[_first_word(getattr(route, "path", ""))].append(route)

@@ -98,9 +98,9 @@ class Gateway:
         return self
 
     def at_once(self, target: bytes, sent: RawHeaders, peer: tuple[str, int] | None) -> tuple[bytes, bytes] | None:
-        """The answer to a guest's GET that needs no authentication, store or body, for the server to write: the headers
-        that come after the status 200 and the server's own, and the body. A task and what passes between server and
-        application would cost as much as all of it."""
+        """The answer to a guest's GET for which nobody has to be asked and nothing to be read, for the server to write:
+        the headers that come after the status 200 and the server's own, and the body. A task and what passes between
+        server and application would cost as much as all of it."""
         path, _, query = target.decode("latin-1").partition("?")
         if self._shop is None or path not in self._at_hand:
             return None
@@ -124,7 +124,7 @@ class Gateway:
         return head, found.body
 
     def _form(self, path: str) -> bytes:
-        """The headers that are the same for every answer at this path."""
+        """Of the headers of answers at this address what is always the same."""
         form = self._forms.get(path)
         if form is None:
             always = as_lines([*security_headers(path, self.settings.is_secure), (b"cache-control", b"no-store")])
@@ -146,7 +146,7 @@ class Gateway:
         await _Request(self, scope).run(receive, send)
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
-        """Authentication and rate limit of the request. Raises Unauthenticated, TooManyRequests."""
+        """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
         assert self._shop is not None
         address = scope["address"] = self._address(headers.raw, scope.get("client"))
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
@@ -170,14 +170,14 @@ class Gateway:
         return await self.count_guest(scope) if isinstance(taken, Gone) else taken
 
     async def count_guest(self, scope: Scope) -> Taken | None:
-        """A client with an invalid or expired token has a guest's rate limit: else guessing would be free."""
+        """Whoever's token is not good, or good no longer, asks as often as a guest may: else guessing would be free."""
         taken = await self._limiter.check(scope["method"], scope["path"], None, scope["address"])
         assert not isinstance(taken, Gone)
         return taken
 
     def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
-        """The last address that a trusted proxy saw, else the peer's. Some proxies append to the client's header line,
-        some add a line of their own below it."""
+        """The last address a trusted proxy saw, else the peer's. Some proxies add to the client's line, some add one of
+        their own below it."""
         if self.settings.trust_proxy:
             for name, value in reversed(sent):
                 if name == b"x-forwarded-for" and value:
@@ -187,7 +187,7 @@ class Gateway:
         return str(peer[0]) if peer else ""
 
     def ready(self, scope: Scope) -> App | None:
-        """A room's cached answer to this request, which then needs neither the framework nor its router."""
+        """What a room has at hand for this request, which then needs neither the framework nor its router."""
         offered = self._at_hand.get(scope["path"]) if scope["method"] == "GET" else None
         if offered is None:
             return None

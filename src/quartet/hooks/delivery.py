@@ -42,7 +42,7 @@ async def keep(tx: Tx, events: Sequence[Event]) -> None:
 
 
 async def run(shop: Shop) -> None:
-    """Sends what is due, for ever. Raises StoreUnavailable when PostgreSQL is down: begin again then."""
+    """Carries what is due, for ever. Raises StoreUnavailable when PostgreSQL is away: begin again then."""
     under_way: set[asyncio.Task[None]] = set()
     async with open_sender(loopback=shop.settings.webhook_loopback, at_once=AT_ONCE) as sender:
         try:
@@ -64,7 +64,7 @@ async def run(shop: Shop) -> None:
 
 
 async def deliver(shop: Shop, sender: Sender) -> int:
-    """Sends what is due now and waits for it; returns how many deliveries that were."""
+    """Carries what is due now and waits for it; answers how many that were."""
     claimed = await _claim(shop, AT_ONCE)
     await asyncio.gather(*(_carry(shop, sender, delivery) for delivery in claimed))
     return len(claimed)

@@ -1,4 +1,4 @@
-"""The worker's state in PostgreSQL: leases, positions, what search holds, dead letters, rebuilds, freshness."""
+"""What the worker knows in PostgreSQL: leases, positions, what search holds, dead letters, rebuilds, freshness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,10 +1,10 @@
-"""`Idempotency-Key`: the first answer is stored in the transaction that it protects, and repeated byte for byte.
+"""`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
 
 One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
-`return await slot.keep(answer)`. Two, with an external call between them: `await slot.start()` in the first, or
+`return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
 `one_statement` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
-key is answered 409, and recovery from a crash between them finishes the key too. A refusal (4xx) is stored as a first
-answer; an invalid request, or a failure on our side, is not.
+key is answered 409, and whoever mends a crash between them finishes the key too. A refusal (4xx) is a first answer as
+well and is kept; what was not valid, or failed on our side, is none.
 """
 
 import hashlib
@@ -116,8 +116,8 @@ async def transaction(
     shop: Shop, key: RequestKey | None, *, statements: int = 2, claims_itself: bool = False
 ) -> AsyncIterator[Slot]:
     """A transaction with the key claimed in it, unless the work `claims_itself`, by `claim_request` in its statement; a
-    refusal raised inside rolls it back and is stored separately. Work of one statement says so, and without a key needs
-    no BEGIN and COMMIT. Without a key nothing is stored. Raises IdempotencyKeyReused, RequestInProgress."""
+    refusal raised inside rolls it back and is kept by itself. Work of one statement says so, and without a key needs
+    no BEGIN and COMMIT. Without a key nothing is kept. Raises IdempotencyKeyReused, RequestInProgress."""
     pg = shop.stores.pg
     once = key is None and statements == 1
     async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
@@ -130,7 +130,7 @@ async def transaction(
 @asynccontextmanager
 async def one_statement(shop: Shop, key: RequestKey | None) -> AsyncIterator[Tx]:
     """The same for one statement that claims and takes the key itself, by `claim_request` and `take_request`; what it
-    found of the key is read by `first_answer`."""
+    found of the key is `first_answer`'s to read."""
     async with _refusals_kept(shop, key), shop.stores.pg.once() as tx:
         yield tx
 
