@@ -1,7 +1,7 @@
 """`quartet up`: local servers for stores without a URL, then the API and the sync worker, until Ctrl-C.
 
-What dies is said and started again on its port; what keeps dying ends the whole. Everything started here is stopped
-here, in order: API, worker, stores.
+A process that dies is reported and restarted on its port; one that keeps dying ends everything. Everything started here
+is stopped here, in order: API, worker, stores.
 """
 
 import asyncio

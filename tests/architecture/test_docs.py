@@ -159,7 +159,7 @@ async def test_how_soon_a_store_is_known_to_be_away_and_what_a_call_may_take_is_
         assert f"| {told} | {guard._doubt:g} s | {opens:g} s | {call} | " in text
         assert re.search(rf"^\| {told} \| .* \| {guard._places:,} \|$", text, re.MULTILINE), told
     assert f"every {REST_SECONDS:g} s until it answers" in text
-    assert f"every {port.REST_SECONDS:g} s whether they live, the mail server every {mail.REST_SECONDS:g} s" in text
+    assert f"every {port.REST_SECONDS:g} s, the mail server every {mail.REST_SECONDS:g} s" in text
     assert f"| {hooks_sender.CONNECT_SECONDS:g} s | {hooks_sender.WHOLE_SECONDS:g} s | " in text
     assert f"| {delivery.EACH_AT_ONCE} each, {delivery.AT_ONCE} a worker | " in text
     opens = f"| {mail.DOUBT_SECONDS} s | {mail.DOUBT_SECONDS + mail.SECONDS} s | {mail.SECONDS} s | "

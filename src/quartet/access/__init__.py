@@ -1,4 +1,4 @@
-"""Who may do what, and what they did: API keys, roles and the audit log. Held in PostgreSQL."""
+"""Access control: API keys, roles and the audit log. Stored in PostgreSQL."""
 
 from quartet.access.model import GoodKey, LastAdmin, needed_scope
 from quartet.access.service import (

@@ -35,7 +35,7 @@ class NewKey(Body):
 
 
 class KeyShape(Shape):
-    """`prefix` is the key's beginning, to recognise it by. `lastUsedAt` is right to a minute."""
+    """`prefix` is the key's beginning, by which to recognise it. `lastUsedAt` is exact to a minute."""
 
     id: UUID
     name: str
@@ -49,13 +49,13 @@ class KeyShape(Shape):
 
 
 class NewKeyShape(KeyShape):
-    """`key` is shown this once."""
+    """`key` is shown only here."""
 
     key: str
 
 
 class RolesBody(Body):
-    """All of them; an empty list makes a plain customer."""
+    """All of the roles; an empty list makes a plain customer."""
 
     roles: Annotated[list[Literal["staff", "admin"]], Field(max_length=2)]
 
@@ -68,8 +68,8 @@ class SubjectShape(Shape):
 
 
 class EntryShape(Shape):
-    """`actor` is a user's id, or `key:` and an API key's. An `action` that ends in `.failed` follows the entry of what
-    was tried."""
+    """`actor` is a user's id, or `key:` and an API key's id. An `action` that ends in `.failed` says that the change of
+    the entry before it failed."""
 
     id: int
     at: datetime
@@ -83,14 +83,14 @@ class EntryShape(Shape):
 
 @router.post("/api-keys", status_code=201, response_model=NewKeyShape, responses=problems(*_ADMIN))
 async def create_key(shop: ShopDep, principal: Admin, body: NewKey) -> Response:
-    """Makes a key for a program of staff's, sent as `Authorization: Bearer qk_…`. It is shown once."""
+    """Creates an API key for a program of the staff, sent as `Authorization: Bearer qk_…`. It is shown only here."""
     key, secret = await service.create_key(shop, principal, body.name, body.scopes, body.expires_at)
     return answer(NewKeyShape.model_validate({**vars(key), "key": secret}), 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/api-keys", response_model=Page[KeyShape], responses=problems(*_ADMIN))
 async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
-    """Newest first, revoked ones too."""
+    """Newest first, including revoked ones."""
     before = shop.cursors.start(paging, "api-keys", None, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.keys(read, before=before, limit=paging.limit + 1)
@@ -100,7 +100,7 @@ async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
 
 @router.delete("/api-keys/{id}", status_code=204, responses=problems(NotFound, *_ADMIN))
 async def revoke_key(shop: ShopDep, principal: Admin, key_id: PathId, _: NoBody = None) -> Response:
-    """From now on the key opens nothing."""
+    """Revokes the key at once."""
     await service.revoke_key(shop, principal, key_id)
     return nothing()
 
@@ -112,7 +112,7 @@ async def list_people(
     paging: Paging,
     email: Annotated[str, Query(max_length=320, description="How the address begins.")] = "",
 ) -> Response:
-    """Accounts in the order of their addresses."""
+    """Accounts, sorted by address."""
     scope = f"users:{email}"
     after = shop.cursors.start(paging, scope, "", str)
     async with shop.stores.pg.read() as read:
@@ -123,7 +123,7 @@ async def list_people(
 
 @router.patch("/users/{id}/roles", response_model=PersonShape, responses=problems(NotFound, LastAdmin, *_ADMIN))
 async def set_roles(shop: ShopDep, principal: Admin, user_id: PathId, body: RolesBody) -> Response:
-    """Sets somebody's roles, at once: an access token that says otherwise is refused until it is renewed."""
+    """Sets a user's roles, at once: an access token that states other roles is refused until it is renewed."""
     return answer(PersonShape.of(await service.set_roles(shop, user_id, frozenset(body.roles), actor=principal.actor)))
 
 
@@ -141,7 +141,7 @@ async def list_entries(
     start: From = None,
     end: To = None,
 ) -> Response:
-    """What staff did, the newest first."""
+    """Changes made by staff, newest first."""
     since, until = span(start, end)
     kind, _colon, subject_id = (subject or "").partition(":")
     wanted = store.Filter(actor, (kind, subject_id) if subject else None, action)

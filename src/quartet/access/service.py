@@ -1,4 +1,4 @@
-"""Making and ending API keys, and giving people roles."""
+"""Creating and revoking API keys, and assigning roles."""
 
 import hashlib
 import secrets

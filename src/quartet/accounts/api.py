@@ -51,7 +51,7 @@ class NewUser(Body):
 
 
 class UserPatch(Body):
-    """What is left out stays; null takes the name away."""
+    """Members left out stay; null removes the name."""
 
     display_name: DisplayName | None = None
 
@@ -213,13 +213,13 @@ async def sign_in(
     responses=problems(RefreshRefused, Invalid, StoreUnavailable),
 )
 async def refresh(shop: ShopDep, device: DeviceDep, body: RefreshBody) -> Response:
-    """Exchanges the refresh token for new tokens; the old one is spent, and using it again ends the session."""
+    """Exchanges the refresh token for new tokens; the old one is used up, and using it again ends the session."""
     return _tokens(await service.refresh(shop, body.refresh_token, device))
 
 
 @router.delete("/sessions/current", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
 async def sign_out(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
-    """Signs out: the session's tokens are good no longer."""
+    """Signs out: the session's tokens are no longer valid."""
     await service.sign_out(shop, principal)
     response = nothing()
     for cookie in cookies.closed(shop.settings):
@@ -244,7 +244,7 @@ async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Res
 
 @router.delete("/users/me/sessions", status_code=204, responses=problems(Unauthenticated, StoreUnavailable))
 async def end_other_sessions(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
-    """Signs out everywhere but here."""
+    """Ends every session but this one."""
     await service.end_other_sessions(shop, principal)
     return nothing()
 
@@ -253,7 +253,7 @@ async def end_other_sessions(shop: ShopDep, principal: Signed, _: NoBody = None)
     "/users/me/sessions/{id}", status_code=204, responses=problems(NotFound, Unauthenticated, StoreUnavailable)
 )
 async def end_own_session(shop: ShopDep, principal: Signed, session_id: PathId, _: NoBody = None) -> Response:
-    """Signs out there: that session's tokens are good no longer."""
+    """Ends that session: its tokens are no longer valid."""
     await service.end_own_session(shop, principal, session_id)
     return nothing()
 
@@ -290,8 +290,8 @@ async def change_password(shop: ShopDep, principal: Signed, device: DeviceDep, b
     responses=problems(EmailTaken, Unauthenticated, Invalid, TooManyAttempts, TooManyRequests, Busy, StoreUnavailable),
 )
 async def change_email(shop: ShopDep, principal: Signed, device: DeviceDep, body: EmailChange) -> Response:
-    """Sends a link to the new address; it is the account's once the link is used. Your present address, given again,
-    takes a change back that is under way."""
+    """Sends a link to the new address; it becomes the account's once the link is used. Sending the present address
+    cancels a pending change."""
     return _user(await service.change_email(shop, principal, body.email, body.password, device), 202)
 
 
@@ -311,7 +311,7 @@ async def ask_reset(shop: ShopDep, body: ResetRequest) -> Response:
     "/password-resets/{token}", status_code=204, responses=problems(ResetGone, Invalid, Busy, StoreUnavailable)
 )
 async def reset_password(shop: ShopDep, token: MailedToken, body: NewPassword) -> Response:
-    """Sets a new password by the token of the link; every session ends."""
+    """Sets a new password with the token of the link; every session ends."""
     await service.reset_password(shop, token, body.password)
     return nothing()
 
@@ -323,7 +323,7 @@ async def reset_password(shop: ShopDep, token: MailedToken, body: NewPassword) -
     responses=problems(Unauthenticated, TooManyRequests, StoreUnavailable),
 )
 async def ask_verification(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
-    """Sends the link that proves your address again, if it is not proved yet; ten times an hour at most."""
+    """Sends the link that verifies your address again, if it is not verified yet; ten times an hour at most."""
     await service.ask_verification(shop, principal)
     return Response(status_code=202)
 
@@ -332,6 +332,6 @@ async def ask_verification(shop: ShopDep, principal: Signed, _: NoBody = None) -
     "/email-verifications/{token}", status_code=204, responses=problems(VerificationGone, EmailTaken, StoreUnavailable)
 )
 async def verify_email(shop: ShopDep, token: MailedToken, _: NoBody = None) -> Response:
-    """Proves an address by the token of the link. Where the address is a new one, it is the account's from now on."""
+    """Verifies an address with the token of the link. A new address becomes the account's by this."""
     await service.verify_email(shop, token)
     return nothing()

@@ -1,7 +1,8 @@
-"""Sessions of pages: a signed cookie, and a token against forged requests (OWASP's signed double submit).
+"""Sessions of pages: a signed cookie, and a CSRF token (OWASP's signed double-submit cookie).
 
-The cookie is a token of its own audience, so that neither opens what the other does. For `access_ttl` seconds it is
-believed like an access token; after that the gateway asks PostgreSQL whether the session lives, and gives a fresh one.
+The cookie is a token with an audience of its own, so it can't be used as an access token, nor the other way round. For
+`access_ttl` seconds it is trusted like an access token; after that the gateway asks PostgreSQL whether the session
+lives, and issues a fresh one.
 """
 
 import hmac
@@ -22,7 +23,7 @@ HEADER = "X-CSRF-Token"
 
 
 class CsrfRefused(Forbidden):
-    """A page's request that changes something has to say that the page is ours: send the value of the cookie
+    """A page's request that changes something must prove that it comes from this shop: send the value of the cookie
     `quartet_csrf` as `X-CSRF-Token`, from a page of this shop. Requests with a bearer token need neither."""
 
     slug, title = "csrf", "This request may not come from a page of ours"

@@ -1,5 +1,5 @@
-"""argon2id in a process of its own, which loads nothing of the shop: a line of JSON in, a line out, until the shop is
-gone. Passwords come by the pipe, where no list of processes shows them."""
+"""argon2id in a process of its own, which loads nothing of the shop: a line of JSON in, a line out, until the shop
+ends. Passwords arrive by the pipe, so no process list shows them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Who has tried too many wrong passwords waits: by account, known or not, and by the client's address."""
+"""Lockout after too many wrong passwords: per account, existing or not, and per client IP address."""
 
 import hashlib
 import time

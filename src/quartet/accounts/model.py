@@ -1,4 +1,4 @@
-"""What an account is, and the rules of addresses and passwords."""
+"""What an account is, and the rules of e-mail addresses and passwords."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -90,34 +90,34 @@ class EmailTaken(Conflict):
 
 
 class WrongCredentials(Unauthenticated):
-    """The address and the password do not belong together. Whether the address has an account is not said."""
+    """Wrong e-mail address or password. Whether the address has an account is not disclosed."""
 
     slug, title = "wrong-credentials", "Wrong address or password"
 
 
 class RefreshRefused(Unauthenticated):
-    """The refresh token is spent, expired or not one of ours; when it was spent before, its session has ended for
-    everyone who holds a token of it. Sign in again."""
+    """The refresh token was used before, has expired or is invalid; if it was used before, its session has been ended
+    for every holder of one of its tokens. Sign in again."""
 
     slug, title = "refresh-refused", "Sign in again"
 
 
 class TooManyAttempts(TooManyRequests):
-    """Too many wrong passwords, for this account or from where you are. Wait for `Retry-After` seconds; until then no
-    password is looked at, not even the right one. A link by POST /password-resets opens the account at once."""
+    """Too many wrong passwords, for this account or from your IP address. Wait for `Retry-After` seconds; until then no
+    password is checked, not even the right one. A link by POST /password-resets unlocks the account at once."""
 
     slug, title = "too-many-attempts", "Too many wrong passwords"
 
 
 class VerificationGone(Problem):
-    """The link is spent, has expired, or was sent for an address that the account no longer wants. Ask for a new one
+    """The link was used, has expired, or was sent for an address that the account no longer claims. Request a new one
     with POST /email-verifications."""
 
     slug, status, title = "verification-gone", 410, "This link is spent or has expired"
 
 
 class ResetGone(Problem):
-    """The link is spent or has expired. Ask for a new one with POST /password-resets."""
+    """The link was used or has expired. Request a new one with POST /password-resets."""
 
     slug, status, title = "reset-gone", 410, "This link is spent or has expired"
 

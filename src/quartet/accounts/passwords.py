@@ -1,4 +1,4 @@
-"""argon2id in processes of its own, behind a queue that says no: 37 ms of CPU each would starve everything else."""
+"""argon2id in separate processes, behind a bounded queue: at 37 ms of CPU each it would starve everything else."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ PATIENCE = 15.0
 
 
 class Busy(TooManyRequests):
-    """More people are signing in than passwords can be checked. Wait for `Retry-After` seconds."""
+    """More passwords are waiting to be checked than the server can handle. Wait for `Retry-After` seconds."""
 
     slug, title = "busy", "Too many people are signing in"
 

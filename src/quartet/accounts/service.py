@@ -1,4 +1,4 @@
-"""What people do with their accounts."""
+"""Use cases of accounts."""
 
 import base64
 import hashlib

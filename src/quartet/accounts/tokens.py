@@ -1,6 +1,6 @@
-"""Access tokens: JWT, HS256 and nothing else, for one audience, with every claim demanded.
+"""Access tokens: JWT, HS256 only, for one audience, with every claim required.
 
-A token names its key by `kid`, a digest of the key: the present secret signs, retired ones still verify. The name is
+A token names its key by `kid`, a digest of the key: the present secret signs, retired ones still verify. A `kid` is
 only ever looked up among those few.
 """
 

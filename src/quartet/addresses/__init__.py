@@ -1,4 +1,4 @@
-"""Where people have things sent. Held in PostgreSQL."""
+"""Users' postal addresses. Stored in PostgreSQL."""
 
 from quartet.addresses.store import forget, of_user
 

@@ -50,7 +50,7 @@ class NewAddress(Body):
 
 
 class AddressPatch(Body):
-    """What is left out stays; null takes `line2`, `region` or `phone` away."""
+    """Members left out stay; null removes `line2`, `region` or `phone`."""
 
     name: Short = ""
     line1: Line = ""
@@ -108,7 +108,7 @@ async def get_address(shop: ShopDep, principal: Signed, address_id: PathId) -> R
 
 @router.patch("/{id}", response_model=AddressShape, responses=problems(NotFound, *_ALWAYS))
 async def patch_address(shop: ShopDep, principal: Signed, address_id: PathId, body: AddressPatch) -> Response:
-    """Changes an address. Made the default, it takes another's place."""
+    """Changes an address. Making it the default replaces the present default."""
     given = body.model_dump(include=body.model_fields_set)
     async with shop.stores.pg.tx() as tx:
         return _answer(await store.change(tx, principal.user_id, address_id, given, shop.clock.now()))
@@ -116,7 +116,7 @@ async def patch_address(shop: ShopDep, principal: Signed, address_id: PathId, bo
 
 @router.delete("/{id}", status_code=204, responses=problems(NotFound, *_ALWAYS))
 async def delete_address(shop: ShopDep, principal: Signed, address_id: PathId, _: NoBody = None) -> Response:
-    """Deletes an address. When it was the default, the newest of the others takes its place."""
+    """Deletes an address. If it was the default, the newest of the others becomes the default."""
     async with shop.stores.pg.tx() as tx:
         await store.remove(tx, principal.user_id, address_id)
     return nothing()

@@ -1,4 +1,4 @@
-"""What the shop earned and what lies on its shelves: read-only SQL over PostgreSQL."""
+"""Reports on revenue, stock and searches: read-only SQL over PostgreSQL."""
 
 from quartet.analytics.store import revenue
 

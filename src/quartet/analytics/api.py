@@ -31,15 +31,15 @@ class TotalsShape(Shape):
 
 
 class RevenueLineShape(TotalsShape):
-    """`key` is a day, an ISO week (2011-W05), a month (2011-01), a SKU, a category's slug, or of a customer a
-    user's id, a guest's address, or '' for guests who were forgotten."""
+    """`key` is a day, an ISO week (2011-W05), a month (2011-01), a SKU, a category's slug, or, for a customer, a user's
+    id, a guest's address, or '' for guests whose data was erased."""
 
     key: str
     label: str
 
 
 class RevenueShape(Shape):
-    """`totals` is over all groups, shown or not."""
+    """`totals` covers all groups, shown or not."""
 
     as_of: datetime
     currency: str
@@ -61,7 +61,7 @@ class StockLineShape(Shape):
 
 
 class StockReportShape(Shape):
-    """Values are at today's selling prices; `sold` and `sellThrough` are of the last `days`."""
+    """Values are at today's selling prices; `sold` and `sellThrough` cover the last `days`."""
 
     as_of: datetime
     currency: str
@@ -79,8 +79,8 @@ class StockReportShape(Shape):
 
 
 class QueryTotalsShape(Shape):
-    """`withoutResults` and `opened` count searches: that found nothing, that led to a product's page. `clickThrough` is
-    opened ÷ searches. `units` and `grossCents` are what was bought after them, as sold."""
+    """`withoutResults` and `opened` count searches: those that found nothing, and those that led to a product's page.
+    `clickThrough` is opened ÷ searches. `units` and `grossCents` are what was bought after them, as sold."""
 
     searches: int
     without_results: int
@@ -97,7 +97,7 @@ class QueryLineShape(QueryTotalsShape):
 
 
 class SearchReportShape(Shape):
-    """`totals` is over all queries, shown or not."""
+    """`totals` covers all queries, shown or not."""
 
     as_of: datetime
     currency: str
@@ -137,7 +137,7 @@ async def get_stock_report(
     days: Annotated[int, Query(ge=1, le=3650, description="Sales of so many days back.")] = 30,
     limit: Annotated[int, Query(ge=1, le=100, description="How many SKUs in each list.")] = 20,
 ) -> Response:
-    """Value on hand, what open orders hold, what runs low, and how quickly it sells."""
+    """Value on hand, reserved stock, low stock, and how quickly it sells."""
     since = shop.clock.now() - timedelta(days=days)
     report, as_of = await shop.stores.report(
         lambda read: store.stock_report(
@@ -161,7 +161,7 @@ async def get_search_report(
     currency: CurrencyQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many queries.")] = 100,
 ) -> Response:
-    """What was searched for, and what became of it. Nobody's name is in the log that this is read from."""
+    """What was searched for, and what became of it. The log behind it contains no personal data."""
     since, before = span(start, end)
     currency = currency or shop.settings.currency
     found, as_of = await shop.stores.report(

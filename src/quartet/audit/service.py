@@ -1,4 +1,4 @@
-"""Holds every rule against the running shop. What only is on its way is given a few seconds to arrive."""
+"""Runs every consistency rule against the running shop. Changes still in flight are given a few seconds to arrive."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping

@@ -1,4 +1,4 @@
-"""The shop copied into a folder, and put back from it (docs/operations.md)."""
+"""Backup of the shop into a folder, and restore from it (docs/operations.md)."""
 
 from quartet.backup.model import Manifest
 from quartet.backup.service import back_up, restore

@@ -1,7 +1,7 @@
-"""A backup: PostgreSQL first, as of one moment, then the catalog, product by product.
+"""A backup: PostgreSQL first, from one snapshot, then the catalog, product by product.
 
-In that order, because the catalog may know what inventory does not (it is shown, without pieces), while what is sold
-and not in the catalog would have no page. Prices and pieces in the catalog are copies, which follow inventory.
+In that order, because the catalog may know what inventory does not (it is shown, without stock), while a SKU that is
+sold and not in the catalog would have no page. Prices and stock in the catalog are copies, updated from inventory.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Carts of users and guests, in Redis.
 
-An owner is a user's id, or the token that a guest was given. Checkout reads what is `held` and calls `take_bought` once
-the order is paid; whoever signs somebody in calls `merge`.
+The owner of a cart is a user's id, or the token issued to a guest. Checkout reads the contents (`held`) and calls
+`take_bought` once the order is paid; signing in calls `merge`.
 """
 
 from quartet.cart.model import MOST_LINES, MOST_PIECES, CartFull, good_token, name_of, new_token

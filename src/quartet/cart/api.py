@@ -21,7 +21,7 @@ _DESCRIBED = with_headers({TOKEN: "A guest's key to this cart."})
 
 
 class LineShape(Shape):
-    """`available` is what can be bought now. What is no longer sold has 0, and no slug or picture."""
+    """`available` is what can be bought now. A product that is no longer sold has 0, and no slug or picture."""
 
     sku: str
     qty: int
@@ -34,7 +34,7 @@ class LineShape(Shape):
 
 
 class CartShape(Shape):
-    """At the prices of now; `itemCount` counts pieces."""
+    """At current prices; `itemCount` counts pieces."""
 
     items: list[LineShape]
     item_count: int
@@ -80,7 +80,7 @@ def _cart(owner: Owner, cart: Cart) -> Response:
     responses={200: _DESCRIBED, **problems(Unauthenticated, StoreUnavailable)},
 )
 async def get_cart(shop: ShopDep, owner: CartOf) -> Response:
-    """The cart, at the prices of now."""
+    """The cart, at current prices."""
     return _cart(owner, await service.show(shop, owner))
 
 
@@ -100,7 +100,7 @@ async def add_item(shop: ShopDep, owner: CartOf, body: NewItem) -> Response:
     responses={200: _DESCRIBED, **problems(Unauthenticated, NotFound, Invalid, CartFull, StoreUnavailable)},
 )
 async def put_item(shop: ShopDep, owner: CartOf, sku: SkuPath, body: NewQty) -> Response:
-    """Sets how many there are; 0 removes the line."""
+    """Sets the quantity; 0 removes the line."""
     return _cart(owner, await service.put(shop, owner, sku, body.qty))
 
 
@@ -110,7 +110,7 @@ async def put_item(shop: ShopDep, owner: CartOf, sku: SkuPath, body: NewQty) -> 
     responses={200: _DESCRIBED, **problems(Unauthenticated, Invalid, StoreUnavailable)},
 )
 async def remove_item(shop: ShopDep, owner: CartOf, sku: SkuPath, _: NoBody = None) -> Response:
-    """Removes the line; what is not in the cart is removed already."""
+    """Removes the line, if there is one."""
     return _cart(owner, await service.put(shop, owner, sku, 0))
 
 

@@ -1,4 +1,4 @@
-"""A cart as it is shown: its lines from Redis, prices of now from inventory, names and pictures from the catalog."""
+"""A cart as it is shown: lines from Redis, current prices from inventory, names and pictures from the catalog."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ log = structlog.get_logger("quartet.cart")
 
 
 async def show(shop: Shop, owner: Owner) -> Cart:
-    """The cart at the prices of now. Without the catalog it is shown with inventory's names and no pictures."""
+    """The cart at current prices. Without the catalog it is shown with inventory's names and no pictures."""
     return await _priced(shop, await _carts(shop).lines(owner))
 
 
@@ -40,17 +40,17 @@ async def clear(shop: Shop, owner: Owner) -> None:
 
 
 async def forget(shop: Shop, user_id: UUID) -> None:
-    """Somebody who is gone has no cart, and gets none again."""
+    """An erased user has no cart, and gets none again."""
     await _carts(shop).forget(user_id)
 
 
 async def held(shop: Shop, owner: Owner) -> dict[str, int]:
-    """What is in a cart that is about to be ordered: SKU to quantity. Looking keeps it alive."""
+    """The contents of a cart that is about to be ordered: SKU to quantity. Reading renews its TTL."""
     return await _carts(shop).lines(owner)
 
 
 async def merge(shop: Shop, token: str | None, user_id: UUID) -> None:
-    """A guest's cart becomes part of the user's; a token that is none of ours names no cart."""
+    """A guest's cart becomes part of the user's; a token that we did not issue names no cart."""
     if good := good_token(token):
         await _carts(shop).merge(good, user_id)
 
@@ -61,8 +61,8 @@ def _carts(shop: Shop) -> Carts:
 
 @dataclass(frozen=True)
 class _Goods:
-    """What is known of the SKUs asked for; `cards` is None while the catalog is away. `hidden`: what inventory has, and
-    the catalog keeps from being seen."""
+    """What is known of the SKUs asked for; `cards` is None while the catalog is down. `hidden`: SKUs that inventory has
+    and the catalog does not publish."""
 
     asked: frozenset[str]
     items: dict[str, inventory.Item]
@@ -79,8 +79,8 @@ async def _goods(shop: Shop, skus: Iterable[str]) -> _Goods:
 
 
 async def _sold(shop: Shop, owner: Owner, sku: str) -> _Goods:
-    """Raises NotFound for what is not sold. Asks for everything in the cart at once, so that it can be shown afterwards
-    without asking again."""
+    """Raises NotFound for what is not sold. Reads everything in the cart at once, so that it can be shown afterwards
+    without another call."""
     goods = await _goods(shop, [*await cart_lines(shop.stores.redis, owner), sku])
     hidden = goods.hidden
     if goods.cards is None and sku not in await catalog.cards(shop, [sku]):  # the catalog was only slow
@@ -126,7 +126,7 @@ async def _items(shop: Shop, skus: Iterable[str]) -> dict[str, inventory.Item]:
 
 
 async def _cards(shop: Shop, skus: Iterable[str]) -> dict[str, catalog.Card] | None:
-    """None while the catalog is away: a cart without pictures is better than none."""
+    """None while the catalog is down: a cart without pictures is better than none."""
     try:
         return await catalog.cards(shop, skus, brief=True)
     except StoreUnavailable:

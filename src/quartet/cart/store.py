@@ -1,4 +1,4 @@
-"""Carts in Redis: a hash each, SKU to quantity. Every change is one script, so none is lost between two clicks."""
+"""Carts in Redis: a hash each, SKU to quantity. Every change is one Lua script, so concurrent changes lose nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Carts:
-    """All carts of a shop; `days` an untouched one is kept."""
+    """All carts of a shop; `days` is the TTL of an unused one."""
 
     redis: RedisStore
     days: int
@@ -43,11 +43,11 @@ class Carts:
         return _lines(held)
 
     async def add(self, owner: Owner, sku: str, qty: int) -> dict[str, int]:
-        """Adds; answers the whole cart. Raises CartFull and changes nothing."""
+        """Adds; returns the whole cart. Raises CartFull and changes nothing."""
         return await self._change(owner, sku, qty, "add")
 
     async def put(self, owner: Owner, sku: str, qty: int) -> dict[str, int]:
-        """Sets, 0 removes; answers the whole cart. Raises CartFull and changes nothing."""
+        """Sets, 0 removes; returns the whole cart. Raises CartFull and changes nothing."""
         return await self._change(owner, sku, qty, "set")
 
     async def clear(self, owner: Owner) -> None:
@@ -55,15 +55,15 @@ class Carts:
         await _run(self.redis, CLEAR, key(owner), [], [])
 
     async def forget(self, user_id: UUID) -> None:
-        """Empties the cart of somebody who is gone; what comes late, a merge or a request, puts nothing in again."""
+        """Empties the cart of an erased user and leaves a tombstone: a late merge or request adds nothing again."""
         await self.redis.call("SET", _gone(key(user_id)), 1, "EX", 2 * self._ttl)
         await self.redis.call("DEL", key(user_id))
 
     async def merge(self, token: str, user_id: UUID) -> None:
-        """A guest's cart becomes part of a user's. The user's has all of it at once (RECEIVE); since the two carts may
-        lie on two servers, a note at the guest's goes before and is taken away after. Stopped at any point, whoever
-        comes next to the guest's cart ends it, and no piece is lost or counted twice. A cart that can't take in more,
-        or is a user's who is gone, leaves the guest's as it is."""
+        """A guest's cart becomes part of a user's. The user's gets all of it at once (RECEIVE); since the two carts may
+        lie on two servers, a note at the guest's is written before and removed after. Stopped at any point, the next
+        call to the guest's cart ends it, and no piece is lost or counted twice. If the user's cart can't take in more,
+        or the user was erased, the guest's stays as it is."""
         theirs, ours = key(token), key(user_id)
         for _ in range(_TRIES):
             note = f"{user_id} {uuid4().hex}"
@@ -103,9 +103,8 @@ async def lines(redis: RedisStore, owner: Owner) -> dict[str, int]:
 
 
 async def take_bought(redis: RedisStore, whose: UUID | str, items: Mapping[str, int], event_id: UUID | str) -> bool:
-    """Takes what was bought out of a cart, a user's or a guest's by its name, once for each event (the order's id will
-    do); what was put in meanwhile stays. Where the guest's became part of a user's since, out of that. False: done
-    before."""
+    """Removes what was bought from a cart, a user's or a guest's by its name, once per event (the order's id will do);
+    what was added meanwhile stays. If the guest's became part of a user's since, from that. False: done before."""
     held = _key(whose)
     flat = [part for line in items.items() for part in line]
     said, *user = await _run(
@@ -117,8 +116,8 @@ async def take_bought(redis: RedisStore, whose: UUID | str, items: Mapping[str, 
 
 
 async def _run(redis: RedisStore, script: Script, cart: str, more: Sequence[str], args: Sequence[Arg]) -> list[str]:
-    """What a script on a cart says. Where a merge is under way, or was left so, that is ended before: called off, if
-    the user's side has not received its pieces by now. The call that began it may be dead or only slow; it hears of it
+    """The result of a script on a cart. A merge in progress, or left unfinished, is ended before: called off, if the
+    user's side has not received its pieces by now. The call that began it may be dead or only slow; it learns of that
     there."""
     while True:
         reply: list[str] = await redis.run(script, [cart, f"{cart}:merging", *more], args)
@@ -148,12 +147,12 @@ def _moved(cart: str) -> str:
 
 
 def _gone(cart: str) -> str:
-    """Is there once the user of a cart is gone."""
+    """The tombstone of an erased user's cart."""
     return f"{cart}:gone"
 
 
 def _fate(note: str) -> str:
-    """Says at the user's side what became of a merge: 'in' or 'off', whichever comes first."""
+    """Records at the user's side the outcome of a merge: 'in' or 'off', whichever comes first."""
     user_id, merge_id = note.split()
     return f"{_key(UUID(user_id))}:merged:{merge_id}"
 

@@ -1,4 +1,4 @@
-"""What the shop shows: products, categories, reviews. Held in MongoDB, the product page cached in Redis.
+"""The catalog: products, categories, reviews. Stored in MongoDB, product pages cached in Redis.
 
 Documents are MongoDB's own (see `products.json`).
 """

@@ -125,7 +125,7 @@ class RatingsShape(Shape):
 
 
 class VariantShape(Shape):
-    """One thing to choose; `available` pieces can be bought now."""
+    """One variant that can be chosen; `available` pieces can be bought now."""
 
     sku: str
     attrs: dict[str, Any]
@@ -156,7 +156,7 @@ class ProductShape(Shape):
 
 
 class VariantBody(Body):
-    """Without `priceCents` it costs what the product does, else what inventory says; in a patch, what it did."""
+    """Without `priceCents` it has the product's price, else inventory's; in a patch, its present one."""
 
     sku: Sku
     attrs: JsonObject = Field(default_factory=dict)
@@ -170,8 +170,8 @@ class RatingsBody(Body):
 
 
 class ProductBody(_Written):
-    """What makes a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as they
-    came and change nothing; `currency` is the shop's."""
+    """The members of a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as
+    they were read and are ignored; `currency` is the shop's."""
 
     name: Annotated[str, words(200)]
     category: Slug
@@ -261,8 +261,8 @@ class _BareRoute(APIRoute):
 async def get_product(
     ref: Reference, request: Request, shop: ShopDep, principal: Anyone, x_search_id: SearchId = None
 ) -> Response:
-    """By SKU, a variant's SKU or slug. `X-Cache` says whether Redis had it, and `Age` how old that is
-    while MongoDB is away. Staff also see what is not published."""
+    """By SKU, a variant's SKU or slug. `X-Cache` says whether it was a cache hit, and `Age` how old that is while
+    MongoDB is down. Staff also see what is not published."""
     page = await pages.product_page(shop, ref) if len(ref) <= _LONGEST_REFERENCE else None
     if page is None or not (page.published or (principal is not None and principal.is_staff)):
         raise NotFound(f"there is no product {ref[:_LONGEST_REFERENCE]}")
@@ -313,9 +313,9 @@ def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
     },
 )
 async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Response:
-    """What is published. Any attribute of the category filters too: `attrs.color=black`, `attrs.ram_gb.gte=32` (also
-    `lte`, `gt`, `lt`); several together hold of one and the same variant. An attribute that the category does not have
-    is refused."""
+    """Published products. Any attribute of the category is a filter too: `attrs.color=black`, `attrs.ram_gb.gte=32`
+    (also `lte`, `gt`, `lt`); several have to hold for one and the same variant. An attribute that the category does not
+    have is refused."""
     found, following = await pages.list_products(shop, request.query_params.multi_items(), paging)
     items = [wire(product, shop.settings.currency) for product in found]
     return _json({"items": items, "nextCursor": following})
@@ -331,7 +331,7 @@ async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Resp
     },
 )
 async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> Response:
-    """A new product. Its price goes to inventory, where its stock starts at 0. Without `publishedAt` it is published
+    """A new product. Its price is set in inventory, where its stock starts at 0. Without `publishedAt` it is published
     at once."""
     _check_currency(shop, body)
     published = body.published_at if "published_at" in body.model_fields_set else shop.clock.now()
@@ -348,8 +348,8 @@ async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> R
 async def replace_product(
     sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
-    """Replaces what staff may write. `slug` and `publishedAt` stay as they are when left out; so do prices. A price
-    that differs from the present one goes to inventory."""
+    """Replaces the writable members. `slug`, `publishedAt` and prices stay as they are if left out. A price that
+    differs from the present one is set in inventory."""
 
     def edit(found: Document) -> Draft:
         return _edited(shop, body, found, published=found["publishedAt"])
@@ -366,7 +366,7 @@ async def replace_product(
 async def patch_product(
     sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
-    """JSON Merge Patch (RFC 7396) on the product as GET shows it: what is given replaces, null takes away, lists are
+    """JSON Merge Patch (RFC 7396) on the product as GET shows it: given members are replaced, null removes, lists are
     replaced whole. Concurrent patches all take effect, one after the other."""
 
     def edit(found: Document) -> Draft:
@@ -389,7 +389,7 @@ async def patch_product(
 async def delete_product(
     sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch, _: NoBody = None
 ) -> Response:
-    """Takes it out of the catalog, its reviews too. Inventory and orders keep what they know."""
+    """Removes it from the catalog, with its reviews. Inventory and orders keep their data."""
     await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)
     return nothing()
 
@@ -488,7 +488,7 @@ async def get_category(slug: AnySlug, shop: ShopDep) -> Response:
     responses=problems(*_WRITES) | {201: {"model": CategoryShape, "description": "The category is new."}},
 )
 async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, principal: Staff) -> Response:
-    """Makes or replaces a category. Its products are held to a changed schema at their next change."""
+    """Creates or replaces a category. Its products are checked against a changed schema at their next change."""
     if body.slug not in (None, slug):
         raise invalid("slug", "is not the one in the path")
     category = Category(slug, body.name, body.parent, {"type": "object", **body.attrs})
@@ -498,7 +498,7 @@ async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, pr
 
 @router.delete("/categories/{slug}", status_code=204, responses=problems(*_WRITES, NotFound, CategoryInUse))
 async def delete_category(slug: CategoryPath, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
-    """Only an empty one."""
+    """Deletes a category, if it is empty."""
     await service.delete_category(shop, slug, actor=principal.actor)
     return nothing()
 
@@ -516,7 +516,7 @@ def _categories(found: Iterable[Category]) -> list[Document]:
     responses=problems(NotFound, Invalid, StoreUnavailable),
 )
 async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Response:
-    """What buyers say, the newest first."""
+    """Reviews by buyers, newest first."""
     found, following = await service.list_reviews(shop, ref, paging)
     return answer(Page[ReviewShape](items=[_review(review) for review in found], next_cursor=following))
 
@@ -528,7 +528,7 @@ async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Respons
     responses=problems(NotFound, Invalid, Unauthenticated, NotBought, AlreadyReviewed, StoreUnavailable),
 )
 async def add_review(ref: Reference, body: ReviewBody, shop: ShopDep, principal: Signed) -> Response:
-    """One review a customer and product, of something bought. The product's `ratings` follow."""
+    """One review per customer and product, only of something bought. The product's `ratings` are updated."""
     review = await service.add_review(
         shop, principal.user_id, ref, rating=body.rating, title=body.title, body=body.body
     )

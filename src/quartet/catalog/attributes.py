@@ -1,4 +1,4 @@
-"""A category's attributes: its JSON Schema, what products may say under it, and what lists may ask by it."""
+"""A category's attributes: its JSON Schema, how products are validated by it, and how lists are filtered by it."""
 
 import math
 import re

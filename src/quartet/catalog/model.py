@@ -1,4 +1,4 @@
-"""What the shop shows: products, their categories and reviews, as values, and the pure rules that hold of them."""
+"""The catalog as values: products, their categories and reviews, and the pure rules that apply to them."""
 
 import re
 import unicodedata
@@ -29,7 +29,7 @@ class SlugTaken(Conflict):
 
 
 class SkuTaken(Conflict):
-    """Another product or variant is found under one of these SKUs. `skus` lists them; a SKU names one thing only."""
+    """Another product or variant has one of these SKUs already. `skus` lists them; a SKU must be unique."""
 
     slug, title = "sku-taken", "Another product has this SKU"
 
@@ -41,13 +41,13 @@ class CategoryInUse(Conflict):
 
 
 class NotBought(Forbidden):
-    """Only who has bought a product may review it, once the order is confirmed."""
+    """Only customers who have bought the product may review it, once the order is confirmed."""
 
     slug, title = "not-bought", "Only buyers may review a product"
 
 
 class AlreadyReviewed(Conflict):
-    """You have reviewed this product before; each customer has one review a product."""
+    """You have reviewed this product before; each customer has one review per product."""
 
     slug, title = "already-reviewed", "You have reviewed this product"
 

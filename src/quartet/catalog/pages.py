@@ -1,5 +1,5 @@
-"""What shoppers look at: the product page, from Redis in one round trip, else from MongoDB once for all who ask at the
-same moment; the cards of a cart; and lists, by category, brand, tag and any attribute, page by page."""
+"""Reading the catalog: the product page, from Redis in one round trip, else from MongoDB once for all concurrent
+readers (single-flight); the product cards of a cart; and lists by category, brand, tag and any attribute, paged."""
 
 import asyncio
 from collections import Counter

@@ -1,7 +1,7 @@
-"""The catalog in MongoDB, within the lines that hold on every engine (docs/engines.md).
+"""The catalog in MongoDB, using only what works on every engine (docs/engines.md).
 
-`products`, `categories`, `reviews`, and `references`: one document for each SKU and slug that names a product. It is
-what keeps them unique over products *and* variants, and what finds a product by any of them with two key look-ups.
+`products`, `categories`, `reviews`, and `references`: one document for each SKU and slug that names a product. It
+keeps them unique over products *and* variants, and finds a product by any of them with two lookups by key.
 """
 
 import asyncio

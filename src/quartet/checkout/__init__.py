@@ -1,4 +1,4 @@
-"""The purchase: place, pay, cancel, refund, and recover what was left open. Owns no store; speaks to several."""
+"""The purchase: place, pay, cancel, refund, and recovery of what was left open. Owns no store; calls several rooms."""
 
 from quartet.checkout.recovery import recover
 

@@ -1,4 +1,4 @@
-"""How a purchase's results are told. One place, since recovery keeps the answer of a request that did not live to."""
+"""The answers of a purchase. In one place, since recovery stores the answer of a request that died."""
 
 from datetime import datetime
 from typing import Literal

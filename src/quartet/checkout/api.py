@@ -72,16 +72,17 @@ class NewLine(Body):
 
 
 class FoundBy(Body):
-    """Which search a line of the order came from; an id that is none of ours is ignored."""
+    """The search that led to a line of the order; an id that we did not issue is ignored."""
 
     sku: AnySku
     search_id: Annotated[Str, Field(max_length=200, json_schema_extra={"format": "uuid"})]
 
 
 class NewOrder(Body):
-    """Without `items` the cart is ordered. `metadata` is kept with the order. `expectedTotalCents` is what the buyer
-    was shown; if it costs another sum now, nothing is ordered. A guest, and nobody else, gives an `email`. `foundBy`
-    says which searches (`X-Search-Id` of their answers) led to what is bought; once it is paid, nobody can tell who."""
+    """Without `items` the cart is ordered. `metadata` is stored with the order. `expectedTotalCents` is what the buyer
+    was shown; if the total differs now, nothing is ordered. A guest, and only a guest, gives an `email`. `foundBy` says
+    which searches (`X-Search-Id` of their answers) led to the items; once the order is paid, nothing links it to
+    them."""
 
     items: Annotated[list[NewLine], Field(min_length=1, max_length=200)] | None = None
     metadata: Annotated[JsonObject, AfterValidator(_small)] | None = None
@@ -91,8 +92,8 @@ class NewOrder(Body):
 
 
 class NewPayment(Body):
-    """`paymentMethod` is the provider's word; the sandbox takes `card_ok`, `card_declined`, `card_insufficient_funds`,
-    `card_async`, `card_error`, `card_slow`."""
+    """`paymentMethod` is the provider's own name of it; the sandbox takes `card_ok`, `card_declined`,
+    `card_insufficient_funds`, `card_async`, `card_error`, `card_slow`."""
 
     order_id: UUID
     provider: Annotated[str, text(40)]
@@ -100,8 +101,8 @@ class NewPayment(Body):
 
 
 class NewRefund(Body):
-    """A sum, or the price of some pieces, or without both all that is left. `restock` puts those pieces back on the
-    shelf, without `items` all that are left of the order. `reason` is kept with the refund."""
+    """An amount, or the price of some pieces, or without both all that is left. `restock` puts those pieces back into
+    stock, without `items` all that are left of the order. `reason` is stored with the refund."""
 
     amount_cents: Annotated[Int, Field(ge=1, le=MOST_CENTS)] | None = None
     items: Annotated[list[NewLine], Field(min_length=1, max_length=200)] | None = None
@@ -128,8 +129,8 @@ ProvidersDep = Annotated[Providers, Depends(_providers)]
     responses={201: _PLACED, **problems(InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, *_ALWAYS)},
 )
 async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
-    """Orders the items, else what is in the cart. The stock is reserved until `expiresAt`. A guest comes back to the
-    order with its `orderToken`."""
+    """Orders the items, else the cart. The stock is reserved until `expiresAt`. A guest has access to the order by its
+    `orderToken`."""
     body = body or NewOrder()
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
     return await service.place(
@@ -146,7 +147,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
 async def cancel_order(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
-    """Cancels what has not been sent. The stock is free again, and what was paid goes back."""
+    """Cancels an order that was not shipped. The stock is released, and what was paid is refunded."""
     return await service.cancel(shop, providers, visitor, order_id, key)
 
 
@@ -164,7 +165,7 @@ async def post_refund(  # noqa: PLR0917
     key: IdempotencyKey,
     body: NewRefund | None = None,
 ) -> Response:
-    """Gives money back. All of it back makes the order refunded."""
+    """Refunds money. An order refunded in full becomes `refunded`."""
     body = body or NewRefund()
     if body.items is not None and body.amount_cents is not None:
         raise invalid("items", "must not be given beside amountCents")
@@ -187,8 +188,8 @@ async def post_refund(  # noqa: PLR0917
 async def post_payment(  # noqa: PLR0917
     request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Buying, body: NewPayment, key: IdempotencyKey
 ) -> Response:
-    """Pays the whole order. `succeeded`, or `authorized` where the shop captures later: it is confirmed; `pending`: a
-    webhook will tell, or the buyer goes to `redirectUrl` first."""
+    """Pays the whole order. `succeeded`, or `authorized` if the shop captures later: it is confirmed; `pending`: a
+    webhook will tell, or the buyer has to go to `redirectUrl` first."""
     return await service.pay(
         shop, providers, visitor, body.order_id, provider=body.provider, method=body.payment_method, key=key,
         request_id=request.scope.get("request_id", ""),
@@ -205,7 +206,8 @@ async def post_payment(  # noqa: PLR0917
 async def capture_payment(
     shop: ShopDep, providers: ProvidersDep, principal: Staff, payment_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
-    """Takes what is held: the order can be shipped. Still `authorized` when the provider has not said so yet."""
+    """Captures an authorized payment: the order can then be shipped. Still `authorized` while the provider has not
+    confirmed it."""
     return await service.capture(shop, providers, principal, payment_id, key)
 
 
@@ -232,6 +234,6 @@ async def post_webhook(
     providers: ProvidersDep,
     provider: Annotated[str, PathParameter(max_length=40)],
 ) -> Response:
-    """What a provider tells, signed by it. Once or many times the same."""
+    """A signed webhook of a provider. Idempotent."""
     await service.receive(shop, providers, provider, dict(request.headers), await request.body())
     return Response(status_code=200)

@@ -1,5 +1,5 @@
-"""What a crash, a lost webhook or an unpaid order left open, brought to its end. The worker calls `recover` every
-second or so; several at once share the work, since whatever one takes up is out of the others' sight for a while."""
+"""Completes what a crash, a lost webhook or an unpaid order left open. The worker calls `recover` every second or so;
+several at once share the work, since a row that one takes up is invisible to the others for a while (a lease)."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

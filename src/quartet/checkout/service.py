@@ -1,6 +1,6 @@
 """The purchase: order, payment, cancellation, refund. The provider is always called between two transactions: the
-first writes down what is about to happen, the second what did; a crash between them is mended by `recovery`. What each
-state of a payment leads to, and by whom, is a table in docs/payments.md, *The circle of money*."""
+first records what is about to happen, the second what did; a crash between them is repaired by `recovery`. The states
+of a payment and their transitions are a table in docs/payments.md, *The circle of money*."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
@@ -193,8 +193,8 @@ async def _is_free(shop: Shop, order_id: UUID) -> bool:
 async def _start(
     shop: Shop, visitor: Visitor, order_id: UUID, provider: str, key: RequestKey | None, *, at_last: bool = False
 ) -> Payment | Answer:
-    """The first transaction: the payment, or the key's first answer. Raises WaitsForBuyer, `at_last` PaymentInProgress
-    in its place, which is an answer that is kept."""
+    """The first transaction: the payment, or the key's first answer. Raises WaitsForBuyer; `at_last` raises
+    PaymentInProgress instead, which is stored as the key's answer."""
     now = shop.clock.now()
     ask, as_guest = ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
     async with idempotency.unclaimed(shop, key, once=True) as slot:
@@ -210,8 +210,8 @@ async def _start(
 
 
 async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
-    """Lets go a payment that waits for its buyer, who pays another way. It stays where its provider is off, can't let
-    it go any more, or does not say; then the worker asks again."""
+    """Voids a payment that waits for its buyer, who pays another way. It stays if its provider is off, can't void it
+    any more, or does not answer; then the worker asks again."""
     now = shop.clock.now()
     async with shop.stores.pg.once() as tx:
         left = await payments.leave(tx, payment_id, list(providers), now=now, ask=ask_at(shop, now))
@@ -223,7 +223,7 @@ async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
 async def _charge(
     shop: Shop, provider: PaymentProvider, payment: Payment, method: str
 ) -> tuple[Outcome, ProviderError | None]:
-    """What the provider says. Its failure means that nothing was charged; its silence that nobody knows."""
+    """The provider's answer. Its failure means that nothing was charged; its silence that nobody knows."""
     if payment.amount_cents == 0:
         return _NOTHING_TO_PAY, None
     back = shop.settings.payment_return_url or shop.settings.base_url
@@ -238,8 +238,7 @@ async def _charge(
 
 
 async def _heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
-    """A provider's answer about a payment, None for its silence, and where it speaks of another sum. Raises
-    ProviderError."""
+    """A provider's answer about a payment; None for silence, and if its amount is not ours. Raises ProviderError."""
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
             outcome = await call
@@ -260,7 +259,7 @@ async def complete(
     request_id: str = "",
     failure: ProviderError | None = None,
 ) -> tuple[Answer, Completed]:
-    """The second transaction, for the request and for recovery: one statement where the answer can be foretold."""
+    """The second transaction, for the request and for recovery: one statement if the answer can be predicted."""
     pg, now = shop.stores.pg, shop.clock.now()
     done = None
     if payment.request_key is not None and failure is None:
@@ -275,8 +274,8 @@ async def complete(
 async def _complete_as_foretold(
     shop: Shop, payment: Payment, outcome: Outcome, now: datetime, request_id: str
 ) -> tuple[Answer, Completed] | None:
-    """Nearly every payment comes to stand as its provider says, so its answer is written beforehand. None, and nothing
-    done, where that can't be or something came before."""
+    """Nearly every payment ends as its provider says, so its answer is serialised in advance. None, and nothing done,
+    if that is not possible or something came first."""
     foretold = payment.after(outcome, now)
     if foretold is None:
         return None
@@ -297,7 +296,7 @@ async def complete_in(
     request_id: str = "",
     failure: ProviderError | None = None,
 ) -> tuple[Answer, Completed]:
-    """What the provider said becomes true, and the request's answer is kept with it."""
+    """Applies what the provider said, and stores the request's answer with it."""
     completed = await payments.complete(tx, payment.id, outcome, now)
     # What is due is told the provider long after the payment itself was answered.
     told = answers.of_payment if payment.due is None else answers.of_capture
@@ -307,7 +306,7 @@ async def complete_in(
 
 
 async def _keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
-    """The answer of the request that began it; None: nothing happened, so that the same key may try again."""
+    """Stores the answer of the request that began it; None: nothing happened, so the same key may try again."""
     if money.request_owner is not None and money.request_key is not None:
         if answer is None:
             await idempotency.release(tx, money.request_owner, money.request_key)
@@ -316,8 +315,8 @@ async def _keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
 
 
 async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> None:
-    """After the commit, as good as it goes: the cart loses what was bought, and money that came too late goes back, or
-    is let go. The outbox and recovery see to all of it in any case."""
+    """After the commit, best effort: what was bought is removed from the cart, and money that came too late is refunded
+    or voided. The outbox and recovery do all of it in any case."""
     payment = completed.payment
     try:
         if payment.status in ("succeeded", "authorized") and completed.whose is not None:
@@ -355,8 +354,8 @@ async def capture(
 
 
 async def take_hold(shop: Shop, providers: Providers, payment: Payment, *, give_up: bool) -> Answer:
-    """Asks the provider for what is held, as is written down, then writes down that it came. `give_up`: its failure is
-    told (ProviderError) and the hold stands as before; else it is asked again later."""
+    """Captures an authorized payment, as recorded, then records that the money came. `give_up`: a failure is raised
+    (ProviderError) and the authorization stands as before; else it is retried later."""
     outcome, failure = None, None
     try:
         outcome = await _heard(shop, payment, providers[payment.provider].capture(hold_of(payment)))
@@ -380,8 +379,8 @@ async def _drop_capture(shop: Shop, payment: Payment) -> None:
 
 
 async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
-    """Has the provider let go a payment that nobody wants any more, or what it holds for it, as is written down. Money
-    that was taken meanwhile pays the order where that can still be paid, and else goes back."""
+    """Voids a payment that is no longer wanted, or its authorization, as recorded. If it was charged meanwhile, the
+    money pays the order if that can still be paid, and is refunded otherwise."""
     outcome, failure = None, None
     try:
         outcome = await _heard(shop, payment, providers[payment.provider].void(hold_of(payment)))
@@ -398,14 +397,14 @@ async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
 
 
 def hold_of(payment: Payment, outcome: Outcome | None = None) -> Hold:
-    """What the provider holds; the name it has just given goes before the one we know."""
+    """The authorization at the provider; a reference that it has just given takes precedence over the one we know."""
     ref = (outcome and outcome.provider_ref) or payment.provider_ref
     return Hold(str(payment.id), ref, payment.amount_cents, payment.currency)
 
 
 async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment) -> Outcome | None:
-    """What the provider says of a payment; None when it never heard of it. One that nobody wants any more, declined, of
-    a cancelled order or left for another, is let go where it can be rather than gone on with. Raises ProviderError,
+    """The provider's state of a payment; None if it never heard of it. One that is no longer wanted (declined, of a
+    cancelled order, or replaced by another) is voided where possible rather than continued. Raises ProviderError,
     ProviderSilent."""
     if payment.amount_cents == 0:
         return _NOTHING_TO_PAY
@@ -444,14 +443,14 @@ async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id
 
 
 def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
-    """For who asks how a payment stands while the request that pays it, or takes what it holds, may be under way: where
-    nothing is decided yet the answer is that one's to give, and its key stays as it is."""
+    """For callers that look a payment up while the request that pays or captures it may still be running: as long as
+    nothing is decided, the answer is that request's to give, and its key stays untouched."""
     return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
 
 
 async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[str, str], body: bytes) -> None:
-    """A provider's webhook; once or many times the same. Raises NotFound, BadSignature, BadRequest, and ProviderError
-    where the provider must be asked and does not answer: it will send the webhook again."""
+    """A provider's webhook; idempotent. Raises NotFound, BadSignature, BadRequest, and ProviderError if the provider
+    must be asked and does not answer: it will send the webhook again."""
     provider = providers.get(name)
     if provider is None:
         raise NotFound(f"there is no payment provider {name}")
@@ -480,8 +479,8 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
 
 
 async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, now: datetime) -> None:
-    """What went back without us, or turns out not to have gone. That a refund of ours was given, the answer to whoever
-    asked for it says. Raises ProviderError where it comes too early: it will be sent again."""
+    """Refunds made without us, and refunds that failed later. That a refund of ours succeeded is recorded by the answer
+    to whoever requested it. Raises ProviderError if it comes too early: it will be sent again."""
     async with shop.stores.pg.read() as read:
         found = await payments.moved(read, name, moved)
     if found is None or (found[1] is not None and not moved.undone):
@@ -504,7 +503,7 @@ async def _note_moved(shop: Shop, name: str, event: WebhookEvent, moved: Moved, 
 
 
 async def _payment_of(shop: Shop, provider: str, reference: str) -> Payment | None:
-    """One of this provider's, who speaks of no other's."""
+    """The payment with this reference, if it is this provider's own."""
     payment_id = payments.as_uuid(reference)
     if payment_id is None:
         return None
@@ -588,9 +587,9 @@ async def refund(
 
 
 async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: bool = False) -> Answer:
-    """Asks the provider for a refund that is written down, then writes down that it came; the answer is the request's.
-    Staff are told of a failure (ProviderError); whatever has to go back anyway is tried again by recovery. `again`: it
-    may have been asked for before, so that the provider is first asked whether it knows it."""
+    """Requests a refund that is recorded as promised, then records its outcome; the answer is the request's. Staff get
+    a failure (ProviderError); a refund that is owed anyway is retried by recovery. `again`: it may have been requested
+    before, so the provider is first asked whether it knows it."""
     status, provider_ref, failure = await _refund(shop, providers, refund, again=again)
     await shop.step("provider refunded")
     async with shop.stores.pg.tx() as tx:
@@ -635,8 +634,8 @@ async def _refund(
 
 
 async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) -> Outcome | None:
-    """None when the provider never heard of it. Raises ProviderSilent also where it fails to say: the refund may have
-    been made by the first call, and staff who are told that it failed ask for another."""
+    """None if the provider never heard of it. Raises ProviderSilent also if it fails to say: the refund may have been
+    made by the first call, and staff who are told that it failed request another."""
     try:
         known = await provider.look_up_refund(asked)
     except ProviderError as failure:
@@ -646,18 +645,18 @@ async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) 
 
 
 def _check_is_on(providers: Providers, money: Payment | Refund) -> None:
-    """Before something is promised that nobody would ever see to. Raises ProviderOff."""
+    """Before something is promised that nobody would ever carry out. Raises ProviderOff."""
     if money.provider not in providers:
         raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
 
 
 def _check_answers(providers: Providers, money: Payment | Refund) -> None:
-    """Before something is begun that could only fail. Raises ProviderOff, ProviderAway."""
+    """Before something is started that could only fail. Raises ProviderOff, ProviderAway."""
     _check_is_on(providers, money)
     if providers[money.provider].is_away:
         raise ProviderAway(money.provider)
 
 
 def ask_at(shop: Shop, now: datetime) -> datetime:
-    """When the request that begins now has ended, one way or another."""
+    """The time by which a request that begins now has ended, one way or another."""
     return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN

@@ -1,4 +1,4 @@
-"""What leads from one product to another: bestsellers, and what is bought together or alike."""
+"""Recommendations: bestsellers, and products that are bought together or alike."""
 
 from quartet.discovery.service import count_all, run
 

@@ -75,7 +75,7 @@ async def get_bestsellers(
     period: Annotated[Period, Query(description="The last so long; `day` is yesterday and today (UTC).")] = "month",
     limit: Limit = 20,
 ) -> Response:
-    """What sold most, by pieces of paid orders. A sale counts within a minute or so."""
+    """Bestsellers, by pieces of paid orders. A sale counts within a minute or so."""
     found = await service.bestsellers(shop, period, category, limit)
     items = [BestsellerShape(**_card(shop, product), units=units) for product, units in found]
     return _cacheable(request, BestsellersShape(items=items))
@@ -87,7 +87,7 @@ async def get_bestsellers(
     responses=problems(NotFound, Invalid, StoreUnavailable, TooManyRequests) | _PRESENT,
 )
 async def get_related(request: Request, shop: ShopDep, ref: Reference, limit: Limit = 12) -> Response:
-    """What was bought together with it, then what is like it."""
+    """Products that are bought together with it, then similar ones."""
     found = await service.related(shop, ref, limit, client=client_of(request))
     items = [RelatedShape(**_card(shop, each.product), reason=each.reason) for each in found]
     return _cacheable(request, RelatedListShape(items=items))

@@ -1,4 +1,4 @@
-"""Bestsellers and related products: counted behind the shop's back, a slice at a time, and looked up."""
+"""Bestsellers and related products: counted in the background, a slice at a time, and looked up."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What sold, and what was bought together, counted in PostgreSQL."""
+"""Sales, and what was bought together, counted in PostgreSQL."""
 
 from collections.abc import Mapping
 from datetime import date, datetime

@@ -1,4 +1,4 @@
-"""The front of the house: request ids, who is asking, rate limits, limits of size and time, problems, metrics."""
+"""The gateway: request ids, authentication, rate limits, limits of size and time, problems (RFC 9457), metrics."""
 
 from quartet.gateway.app import ROOMS, create_app
 from quartet.gateway.system import MEANWHILE

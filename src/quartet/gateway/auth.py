@@ -1,4 +1,4 @@
-"""Who is asking: the bearer token, the API key or the pages' cookie, read once at the door."""
+"""Authentication: the bearer token, the API key or the pages' cookie, read once per request."""
 
 import asyncio
 import hashlib
@@ -23,8 +23,8 @@ BELIEVED_SECONDS = 5.0
 
 
 class Door:
-    """Reads tokens. A token once verified is remembered to its end, since checking it again costs 30 µs a request; an
-    API key for seconds, by its hash."""
+    """Verifies tokens. A verified token is cached until it expires, since verifying it costs 30 µs a request; an API
+    key is cached for seconds, by its hash."""
 
     def __init__(self, shop: Shop, limiter: Limiter) -> None:
         self._shop, self._limiter = shop, limiter
@@ -34,7 +34,8 @@ class Door:
         self._notes: set[asyncio.Task[None]] = set()
 
     async def principal(self, headers: "Headers", address: str) -> Principal | None:
-        """None for a guest; Unauthenticated for a token or key that is not good, TooManyRequests for who tries many."""
+        """None for a guest. Raises Unauthenticated for an invalid token or key, TooManyRequests for a client that tries
+        many."""
         authorization = headers.get("authorization")
         if authorization is None:
             return None
@@ -79,8 +80,8 @@ class Door:
         note.add_done_callback(self._notes.discard)
 
     async def visitor(self, headers: "Headers", method: str) -> tuple[Principal | None, list[str]]:
-        """Who comes by cookie, and `Set-Cookie` values for the answer. With one that is not good a browser goes on as a
-        guest's, and loses it. Raises CsrfRefused."""
+        """Authentication by cookie, and `Set-Cookie` values for the answer. With an invalid cookie a browser goes on as
+        a guest's, and the cookie is deleted. Raises CsrfRefused."""
         settings, now = self._shop.settings, self._shop.clock.now()
         text = cookies.found(settings, headers.get("cookie"))
         if text is None:
@@ -110,8 +111,8 @@ class Door:
         return present, set_cookies
 
     async def renew(self, principal: Principal, why: Gone) -> tuple[Principal | None, list[str]]:
-        """The same for one who is not what his cookie says: an ended session's page goes on as a guest's, one whose
-        roles have changed with those of now."""
+        """The same for a cookie that is outdated: the page of an ended session goes on as a guest's, one whose roles
+        have changed with the present roles."""
         if why is Gone.ENDED:
             return None, cookies.closed(self._shop.settings)
         present, set_cookies = await self._slide(principal)
@@ -120,7 +121,7 @@ class Door:
         return present, set_cookies
 
     async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
-        """A cookie's session goes on, with the roles of now, if PostgreSQL knows it still."""
+        """Extends a cookie's session, with the present roles, if PostgreSQL still knows it."""
         settings, now = self._shop.settings, self._shop.clock.now()
         async with self._shop.stores.pg.once() as tx:
             ends = now + timedelta(seconds=settings.refresh_ttl)
@@ -131,8 +132,8 @@ class Door:
         return present, cookies.opened(settings, present, now)
 
     async def gone(self, principal: Principal | None) -> Gone | None:
-        """What PostgreSQL says of the session while Redis says nothing. Where it is away too whoever shops goes on, and
-        staff, who can do more harm, do not. Keys are believed for seconds only anyway."""
+        """What PostgreSQL says of the session while Redis does not answer. If it is down too, shoppers go on and staff,
+        who can do more harm, do not. API keys are cached for seconds only anyway."""
         if principal is None or principal.scopes is not None:
             return None
         if self._shop.stores.pg.guard.is_doubtful and not principal.is_staff:
@@ -152,8 +153,8 @@ class Door:
         return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
     async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
-        """Redis says that a session or key has ended, or that the roles are others. Of roles PostgreSQL has the last
-        word, since two changes may have been told in the wrong order. Raises Unauthenticated."""
+        """Redis says that a session or key has been revoked, or that the roles have changed. About roles PostgreSQL has
+        the last word, since two changes may have arrived in the wrong order. Raises Unauthenticated."""
         if why is Gone.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:

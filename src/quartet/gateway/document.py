@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, and what every route may answer because of the gateway before it."""
+"""The OpenAPI document: FastAPI's, and the answers that the gateway adds to every route."""
 
 from collections.abc import Iterator
 from typing import Any

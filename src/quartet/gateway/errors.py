@@ -1,4 +1,4 @@
-"""Everything that goes wrong leaves as problem+json naming what to do; nothing of our inside leaves with it."""
+"""Every error leaves as problem+json that says what to do; nothing internal leaks."""
 
 from collections import defaultdict
 from collections.abc import Sequence

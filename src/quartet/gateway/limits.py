@@ -1,4 +1,4 @@
-"""How many requests a minute: by class of route, for a user, else for an address (IPv6 by /64)."""
+"""Rate limits: by class of route, per user, for guests per IP address (IPv6 by /64)."""
 
 from functools import partial
 
@@ -41,22 +41,22 @@ def class_of(method: str, path: str) -> str | None:
 
 
 def hashes(method: str, path: str) -> bool:
-    """Whether the route checks or makes a password's hash, which takes longer than all else that the shop does."""
+    """Whether the route checks or makes a password hash, which takes longer than anything else in the shop."""
     return method == "POST" and (path in _HASHING or path.startswith("/password-resets/"))
 
 
 def is_for_anyone(method: str, path: str) -> bool:
-    """Whether a token that is not good is no reason to refuse: to sign in, or to renew a token, one comes with whatever
-    is left of a session that has ended."""
+    """Whether an invalid token does not matter: signing in or renewing a token is done with whatever is left of a
+    session that has ended."""
     if method == "POST" and path in ("/sessions", "/sessions/refresh", "/users", "/password-resets"):
         return True
     return path.startswith((*_UNLIMITED, "/password-resets/", "/email-verifications/"))
 
 
 class Limiter:
-    """One round trip to Redis a request: the window, and whether the session has ended; for guests who look around one
-    for a share of several. While Redis is away each process counts by itself: strictly where passwords are tried and
-    money moves, since there may be many of them."""
+    """One round trip to Redis per request: the window, and whether the session has ended; for guests who browse, one
+    for a share of several requests. While Redis is down each process counts by itself: strictly where passwords are
+    tried and money moves, since there may be many of them."""
 
     def __init__(self, settings: Settings, redis: RedisStore) -> None:
         self._limits = {
@@ -71,15 +71,15 @@ class Limiter:
         self._shares = limits.Shares(redis.brief)
 
     def at_hand(self, path: str, address: str) -> Share | None:
-        """Where a guest's GET needs no trip, what to use one of."""
+        """For a guest's GET that needs no round trip: the share from which to take one."""
         kind = class_of("GET", path)
         if kind not in _LOOKING:
             return None
         return self._shares.at_hand(f"{kind}:{address_group(address)}")
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
-        """None where no limit applies; Gone where the principal is no longer what the token says. What was taken
-        `alone` says nothing of sessions that have ended and roles that have changed."""
+        """None where no limit applies; Gone where the principal is no longer what the token says. What was counted
+        `alone` says nothing of ended sessions and changed roles."""
         kind = class_of(method, path)
         if kind is None:
             return None
@@ -97,7 +97,7 @@ class Limiter:
             return self._here.take(f"{kind}:{who}", max(1, limit // _STRICT.get(kind, 1)))
 
     async def count_guess(self, address: str) -> None:
-        """Whoever sends keys that nobody here remembers is counted by address. Raises TooManyRequests."""
+        """A client that sends keys that nobody here remembers is counted by IP address. Raises TooManyRequests."""
         taken = await self.check("POST", "/sessions", None, address)
         if isinstance(taken, Taken) and not taken.allowed:
             raise TooManyRequests(retry_after=taken.reset)

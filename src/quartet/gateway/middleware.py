@@ -288,8 +288,8 @@ class _Request:
             await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
 
     async def _report(self, receive: Receive) -> None:
-        """Ends when whoever asks hangs up: others wait for its place. What may write goes on, or nobody would know how
-        far it came."""
+        """Is cancelled when the client hangs up: others wait for its place. Requests that may write go on, or nobody
+        would know how far they came."""
         watch = asyncio.create_task(self._end_when_left(receive))
         try:
             await self.gateway.app(self.scope, receive, self._answer)
@@ -312,7 +312,7 @@ class _Request:
         await self._send(message)
 
     def _headers(self, given: RawHeaders) -> Iterator[tuple[bytes, bytes]]:
-        """The route's, and what every answer has beside them."""
+        """The route's, and those that every answer has."""
         names = {name for name, _ in given}
         # A route's own cookies are of who is signing in or out just now.
         cookies = () if b"set-cookie" in names else self.scope.get("set_cookies", ())
@@ -344,7 +344,7 @@ def _request_id(sent: str) -> str:
 def _note(
     route: object, status: int, seconds: float, *, request_id: str, method: str, path: str, user: str | None
 ) -> None:
-    """In metrics and log."""
+    """Records the request in metrics and log."""
     requests, took = _counted(method, getattr(route, "path", "(none)"), status)
     requests.inc()
     took.observe(seconds)
@@ -359,7 +359,7 @@ def _note(
 
 
 def _check_address(scope: Scope) -> None:
-    """NUL fits into no store's text; names the parameter that carries it."""
+    """NUL fits into no store's text; names the parameter that contains it."""
     if "\0" in scope["path"] or "\ufffd" in scope["path"]:
         raise invalid("path", "must not contain NUL or bytes that are not UTF-8")
     query = scope["query_string"]

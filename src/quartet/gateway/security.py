@@ -1,4 +1,4 @@
-"""What every answer tells browsers not to do with it."""
+"""Security headers of every answer."""
 
 import base64
 import re

@@ -1,6 +1,6 @@
-"""uvicorn, with a door of its own: a crowd that comes at once is let in one by one, so that whoever is being served
-does not wait for all of them. An event loop by itself accepts, and then reads, everybody who stands there before it
-goes on with anything else: 20 to 90 ms for a thousand."""
+"""uvicorn, with an accept loop of its own: a crowd of connections is accepted one by one, so that requests in progress
+do not wait for all of them. An event loop by itself accepts, and then reads, every waiting connection before it goes on
+with anything else: 20 to 90 ms for a thousand."""
 
 import asyncio
 import os

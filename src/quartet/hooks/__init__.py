@@ -1,4 +1,4 @@
-"""Webhooks to shops' own systems, signed as Standard Webhooks has it. Held in PostgreSQL until they are taken.
+"""Outgoing webhooks to shops' own systems, signed as Standard Webhooks specifies. Stored in PostgreSQL until delivered.
 
 The relay calls `keep` in the transaction that takes the events out of the outbox; the worker keeps `run` running.
 """

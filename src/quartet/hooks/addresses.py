@@ -1,5 +1,5 @@
-"""Which addresses the shop sends to. An endpoint's URL comes from outside, and the shop stands inside: it must not be
-made to knock at the doors of the house (server-side request forgery)."""
+"""Which addresses webhooks may be sent to. An endpoint's URL comes from outside, and the shop runs inside: it must not
+be used to reach internal services (server-side request forgery, SSRF)."""
 
 import asyncio
 import socket

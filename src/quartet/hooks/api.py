@@ -41,7 +41,7 @@ class BreakerShape(Shape):
 
 
 class EndpointShape(Shape):
-    """`disabledReason` says why it was switched off."""
+    """`disabledReason` says why it was disabled."""
 
     id: UUID
     url: str
@@ -55,7 +55,7 @@ class EndpointShape(Shape):
 
 
 class EndpointWithSecret(EndpointShape):
-    """`secret` verifies signatures (Standard Webhooks); it is shown this once."""
+    """`secret` verifies signatures (Standard Webhooks); it is shown only here."""
 
     secret: str
 
@@ -78,7 +78,7 @@ class DeliveryShape(Shape):
 
 
 class NewEndpoint(Body):
-    """Where to send what."""
+    """Which events to send, and to which URL."""
 
     url: Url
     events: Events
@@ -86,7 +86,7 @@ class NewEndpoint(Body):
 
 
 class EndpointPatch(Body):
-    """What to change; `enabled` true switches it on again and forgives its failures, as another `url` does."""
+    """What to change; `enabled` true enables it again and resets its breaker, as another `url` does."""
 
     url: Url | None = None
     events: Events | None = None
@@ -112,14 +112,14 @@ def _delivery(delivery: Delivery) -> DeliveryShape:
 
 @router.post("", status_code=201, response_model=EndpointWithSecret, responses=problems(*_ALWAYS))
 async def create(shop: ShopDep, principal: Staff, body: NewEndpoint) -> Response:
-    """A new endpoint; its secret is shown this once."""
+    """A new endpoint; its secret is shown only here."""
     endpoint, secret = await service.create(shop, principal, body.url, body.events, body.description)
     return answer(_with_secret(shop, endpoint, secret), 201)
 
 
 @router.get("", response_model=Page[EndpointShape], responses=problems(*_ALWAYS))
 async def list_endpoints(shop: ShopDep, _: Staff, paging: Paging) -> Response:
-    """All of them, the newest first."""
+    """All of them, newest first."""
     before = shop.cursors.start(paging, "webhooks", None, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.page(read, before, paging.limit + 1)
@@ -136,7 +136,7 @@ async def get_endpoint(shop: ShopDep, _: Staff, endpoint_id: PathId) -> Response
 
 @router.patch("/{id}", response_model=EndpointShape, responses=problems(NotFound, *_ALWAYS))
 async def change(shop: ShopDep, principal: Staff, endpoint_id: PathId, body: EndpointPatch) -> Response:
-    """Changes it. What waits goes to the new address."""
+    """Changes it. Pending deliveries go to the new URL."""
     description = body.description
     if description is None and "description" in body.model_fields_set:
         description = ""
@@ -147,14 +147,14 @@ async def change(shop: ShopDep, principal: Staff, endpoint_id: PathId, body: End
 
 @router.delete("/{id}", status_code=204, responses=problems(NotFound, *_ALWAYS))
 async def remove(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
-    """It and its deliveries are gone."""
+    """Deletes it and its deliveries."""
     await service.remove(shop, principal, endpoint_id)
     return nothing()
 
 
 @router.post("/{id}/rotate-secret", response_model=EndpointWithSecret, responses=problems(NotFound, *_ALWAYS))
 async def rotate(shop: ShopDep, principal: Staff, endpoint_id: PathId, _: NoBody = None) -> Response:
-    """A new secret, shown this once; for 24 hours those of before sign as well."""
+    """A new secret, shown only here; for 24 hours the previous ones sign as well."""
     endpoint, secret = await service.rotate(shop, principal, endpoint_id)
     return answer(_with_secret(shop, endpoint, secret))
 
@@ -175,7 +175,7 @@ async def list_deliveries(
     paging: Paging,
     state: Annotated[State | None, Query(description="Only those.")] = None,
 ) -> Response:
-    """What was sent to it, or is to be, the newest first."""
+    """Its deliveries, sent and pending, newest first."""
     scope = f"deliveries:{endpoint_id}:{state}"
     before = shop.cursors.start(paging, scope, MAX_BIGINT, int)
     async with shop.stores.pg.read() as read:
@@ -194,5 +194,5 @@ async def list_deliveries(
 async def redeliver(
     shop: ShopDep, principal: Staff, endpoint_id: PathId, delivery_id: DeliveryId, _: NoBody = None
 ) -> Response:
-    """Sends it once more under the same id, delivered before or not."""
+    """Sends it again under the same id, delivered before or not."""
     return answer(_delivery(await service.redeliver(shop, principal, endpoint_id, delivery_id)), 202)

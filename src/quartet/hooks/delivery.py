@@ -1,7 +1,7 @@
-"""Events on their way to shops' own systems: kept where the outbox forgets them, carried by the worker.
+"""Deliveries of events to webhook endpoints: stored when the outbox forgets the event, sent by the worker.
 
-At least once: a crash between the endpoint's yes and our mark delivers again under the same `webhook-id`, by which the
-receiver tells. No transaction is open while an endpoint is spoken to.
+At least once: after a crash between the endpoint's acceptance and our record, the event is sent again with the same
+`webhook-id`, by which the receiver recognises it. No transaction is open during a call to an endpoint.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ AT_ONCE, EACH_AT_ONCE = 32, 4
 IDLE_SECONDS = 0.5
 # Longer than a try may take, so that it is tried again only when whoever tried is dead.
 LEASE_SECONDS = WHOLE_SECONDS * 3
-# The name by which a guest's cart is known opens it.
+# The digest of a guest's cart token opens nothing, and means nothing to anybody outside.
 _OURS_ALONE = {"guest_cart"}
 
 
 async def keep(tx: Tx, events: Sequence[Event]) -> None:
-    """Writes down who is to be told of these events, in the transaction that takes them out of the outbox."""
+    """Records the deliveries of these events, in the transaction that takes them out of the outbox."""
     if events:
         await store.keep(tx, [event.id for event in events])
 
@@ -91,14 +91,14 @@ def body_of(delivery: Delivery) -> bytes:
 
 
 def _wire(value: Any) -> Any:
-    """Names as everywhere on the wire, and nothing that is for ourselves alone."""
+    """Names as everywhere on the wire, without internal members."""
     if isinstance(value, dict):
         return {to_camel(name): _wire(member) for name, member in value.items() if name not in _OURS_ALONE}
     return [_wire(member) for member in value] if isinstance(value, list) else value
 
 
 def headers_of(shop: Shop, endpoint: Endpoint, delivery: Delivery, body: bytes) -> dict[str, str]:
-    """Signed now, by every secret that counts now."""
+    """Signed now, by every secret that is valid now."""
     now, id_ = shop.clock.now(), str(delivery.event_id)
     secrets = endpoint.secrets(shop.settings.all_secrets(), now)
     return {

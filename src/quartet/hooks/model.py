@@ -1,4 +1,4 @@
-"""Endpoints of shops' own systems, what is told to them, and when one of them is left alone for a while."""
+"""Webhook endpoints, the events they may receive, and their circuit breaker."""
 
 import base64
 import hmac
@@ -76,13 +76,13 @@ class Endpoint:
         return "open" if self.open_until is not None and self.open_until > now else "half-open"
 
     def succeeded(self) -> "Endpoint":
-        """It took something: all is forgiven."""
+        """It accepted something: the breaker is reset."""
         return replace(self, failures=0, opened=0, open_until=None, failing_since=None)
 
     def failed(self, now: datetime, status: int | None) -> "Endpoint":
-        """It did not take something. After some in a row the breaker opens, for longer each time; after days of that,
-        or when it says that it is gone, the endpoint is switched off. What it did not take before a long rest, in which
-        there was nothing to take, is no part of it."""
+        """It did not accept something. After some failures in a row the breaker opens, for longer each time; after days
+        of that, or when it answers 410, the endpoint is disabled. Failures before a long rest, in which there was
+        nothing to send, do not count."""
         if self.open_until is not None and now - self.open_until > REST:
             return self.succeeded().failed(now, status)
         since = self.failing_since or now
@@ -101,7 +101,7 @@ class Endpoint:
         return replace(after, enabled=False, disabled_reason=reason) if reason and after.enabled else after
 
     def switched_on(self) -> "Endpoint":
-        """By hand, as if new."""
+        """Enabled by hand, as if new."""
         return replace(self.succeeded(), enabled=True, disabled_reason=None)
 
     def old_salts(self, now: datetime) -> bytes:
@@ -109,8 +109,8 @@ class Endpoint:
         return self.old_salt if self.old_salt and self.old_until and now < self.old_until else b""
 
     def rotated(self, salt: bytes, now: datetime) -> "Endpoint":
-        """Another salt. Whoever rotates twice (the first answer may have been lost) still has the secret of before in
-        use, so that all of this day go on signing, as many as a header holds well."""
+        """Another salt. If it is rotated twice (the first answer may have been lost), the receiver still uses the
+        secret before, so all of this day keep signing, as many as fit into a header."""
         old = (self.salt + self.old_salts(now))[: OLD_SECRETS * SALT_BYTES]
         return replace(self, salt=salt, old_salt=old, old_until=now + OLD_SECRET, updated_at=now)
 
@@ -123,7 +123,7 @@ class Endpoint:
 
 
 def secret_of(shop_secret: str, endpoint_id: UUID, salt: bytes) -> str:
-    """`whsec_` and 256 bits that only the shop's secret and the salt together tell."""
+    """`whsec_` and 256 bits, derived from the shop's secret and the salt together."""
     key = sha256(b"webhook:" + shop_secret.encode()).digest()
     drawn = hmac.digest(key, endpoint_id.bytes + salt, "sha256")
     return f"whsec_{base64.b64encode(drawn).decode()}"
@@ -153,14 +153,14 @@ class Delivery:
     done_at: datetime | None
 
     def next_try(self, now: datetime) -> datetime | None:
-        """When to try again after a failure; None: that was the last time."""
+        """When to retry after a failure; None: that was the last attempt."""
         wait = min(FIRST_WAIT * 3.0 ** (self.attempts - 1), LONGEST_WAIT) * random.uniform(0.8, 1.2)
         return now + wait if now + wait < self.give_up_at else None
 
 
 @dataclass(frozen=True)
 class Said:
-    """What came of a try. Only 2xx is a yes; `error` says why there is no `status`."""
+    """The outcome of an attempt. Only 2xx is success; `error` says why there is no `status`."""
 
     status: int | None = None
     answer: str | None = None
@@ -168,5 +168,5 @@ class Said:
 
     @property
     def taken(self) -> bool:
-        """Whether the endpoint has it."""
+        """Whether the endpoint accepted it."""
         return self.status is not None and 200 <= self.status < 300

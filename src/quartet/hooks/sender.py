@@ -1,5 +1,5 @@
 """Sends one request to an endpoint, and nowhere else: the address is resolved once, checked, and connected to as it was
-checked. No redirect is followed, no proxy of the environment asked, no answer read to an end that may never come."""
+checked. No redirects, no proxy from the environment, and only the beginning of an answer is read."""
 
 import asyncio
 import ssl
@@ -21,7 +21,7 @@ _BROKEN = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolEr
 
 
 class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses. TLS and `Host` go by the name, so who answers must be who was meant."""
+    """Connects to public addresses only. TLS and `Host` use the name, so the server must be the one that was meant."""
 
     def __init__(self, resolver: Resolve, *, loopback: bool) -> None:
         self._resolve, self._loopback = resolver, loopback
@@ -45,13 +45,13 @@ class _Checked(httpcore.AsyncNetworkBackend):
 
 
 class Sender:
-    """Sends requests; every one over a connection of its own, so that every one is checked."""
+    """Sends requests, each over a connection of its own, so that each address is checked."""
 
     def __init__(self, pool: httpcore.AsyncConnectionPool, *, loopback: bool) -> None:
         self._pool, self._loopback = pool, loopback
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Said:
-        """What the endpoint says within some seconds, or why it says nothing; its faults are never raised."""
+        """The endpoint's answer within the timeout, or why there is none; its faults are never raised."""
         try:
             async with asyncio.timeout(WHOLE_SECONDS):
                 return await self._post(url, headers, body)
@@ -92,7 +92,7 @@ async def _beginning(response: httpcore.Response) -> str:
 async def open_sender(
     *, loopback: bool, at_once: int, resolver: Resolve = resolve, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Sender]:
-    """A sender of at most so many requests at once."""
+    """A sender of at most so many concurrent requests."""
     pool = httpcore.AsyncConnectionPool(
         ssl_context=tls,
         max_connections=at_once,

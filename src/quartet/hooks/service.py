@@ -16,7 +16,7 @@ from quartet.web.dependencies import Principal, Shop
 
 @dataclass(frozen=True)
 class Change:
-    """What is to become of an endpoint; None leaves a thing as it is, an empty description takes it away."""
+    """A change to an endpoint; None leaves a member as it is, an empty description removes it."""
 
     url: str | None = None
     events: tuple[str, ...] | None = None
@@ -27,7 +27,7 @@ class Change:
 async def create(
     shop: Shop, principal: Principal, url: str, events: Sequence[str], description: str | None
 ) -> tuple[Endpoint, str]:
-    """A new endpoint, and its secret, which is told this once. Raises Invalid naming `url`."""
+    """A new endpoint, and its secret, which is shown only here. Raises Invalid naming `url`."""
     await _refuse_bad(shop, url)
     now = shop.clock.now()
     endpoint = Endpoint(
@@ -44,7 +44,7 @@ async def create(
 
 
 async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) -> Endpoint:
-    """Changes it; switching it on, or another address, forgives its failures. Raises NotFound, Invalid naming `url`."""
+    """Changes it; enabling it, or another URL, resets its breaker. Raises NotFound, Invalid naming `url`."""
     if wanted.url is not None:
         await _refuse_bad(shop, wanted.url)
     async with shop.stores.pg.tx() as tx:
@@ -70,7 +70,7 @@ async def change(shop: Shop, principal: Principal, id_: UUID, wanted: Change) ->
 
 
 async def rotate(shop: Shop, principal: Principal, id_: UUID) -> tuple[Endpoint, str]:
-    """A new secret, told this once; those of before sign as well for a day. Raises NotFound."""
+    """A new secret, shown only here; the previous ones sign as well for a day. Raises NotFound."""
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
         before = await store.lock(tx, id_)
@@ -83,7 +83,7 @@ async def rotate(shop: Shop, principal: Principal, id_: UUID) -> tuple[Endpoint,
 
 
 async def remove(shop: Shop, principal: Principal, id_: UUID) -> None:
-    """It and its deliveries are gone. Raises NotFound."""
+    """Removes it and its deliveries. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         before = await store.lock(tx, id_)
         await store.remove(tx, id_)
@@ -91,7 +91,7 @@ async def remove(shop: Shop, principal: Principal, id_: UUID) -> None:
 
 
 async def test(shop: Shop, principal: Principal, id_: UUID) -> Delivery:
-    """An event about nothing, to see whether it arrives. Raises NotFound, Conflict (switched off)."""
+    """Sends a test event. Raises NotFound, Conflict (disabled)."""
     async with shop.stores.pg.tx() as tx:
         _refuse_disabled(await store.lock(tx, id_))
         delivery = await store.put(tx, id_, new_id(), TEST, shop.clock.now())
@@ -102,7 +102,7 @@ async def test(shop: Shop, principal: Principal, id_: UUID) -> Delivery:
 
 
 async def redeliver(shop: Shop, principal: Principal, id_: UUID, delivery_id: int) -> Delivery:
-    """Once more from the beginning, delivered before or not. Raises NotFound, Conflict (switched off, on its way)."""
+    """Sends it again from the start, delivered before or not. Raises NotFound, Conflict (disabled, still pending)."""
     async with shop.stores.pg.tx() as tx:
         endpoint = await store.lock(tx, id_)
         before = await store.delivery(tx, id_, delivery_id)

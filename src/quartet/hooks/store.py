@@ -62,12 +62,12 @@ async def save(tx: Tx, e: Endpoint) -> None:
 
 
 async def remove(tx: Tx, id_: UUID) -> None:
-    """Nobody sees its deliveries any more, and `sweep` takes them away; its row is locked."""
+    """Hides its deliveries, and `sweep` deletes them; its row is locked."""
     await tx.execute(q.remove, id_)
 
 
 async def keep(tx: Tx, outbox_ids: Sequence[int]) -> None:
-    """Deliveries of these events, which still lie in the outbox, to all who listen."""
+    """Records deliveries of these events, which are still in the outbox, to all endpoints that listen."""
     await tx.execute(q.keep, outbox_ids, EVENTS)
 
 
@@ -77,13 +77,13 @@ async def put(tx: Tx, endpoint_id: UUID, event_id: UUID, topic: str, now: dateti
 
 
 async def claim(tx: Tx, now: datetime, *, each: int, limit: int, lease_seconds: float) -> list[Delivery]:
-    """Some that are due, `each` of one endpoint at most; nobody else sees them until the lease ends."""
+    """Some that are due, at most `each` of one endpoint; invisible to others until the lease ends."""
     await tx.execute(q.take_turns)
     return [Delivery(**row) for row in await tx.fetch(q.claim, now, each, limit, lease_seconds)]
 
 
 async def finish(tx: Tx, d: Delivery) -> bool:
-    """What became of a try; False: it is another's by now, or gone."""
+    """Records the outcome of an attempt; False: the lease is another's by now, or it is gone."""
     found = await tx.fetchval(
         q.finish, d.id, d.attempts, d.state, d.not_before, d.status, d.answer, d.error, d.done_at
     )  # fmt: skip
@@ -104,13 +104,13 @@ async def delivery(read: Read, endpoint_id: UUID, id_: int) -> Delivery:
 
 
 async def again(tx: Tx, endpoint_id: UUID, id_: int, now: datetime) -> Delivery | None:
-    """It waits anew; None while it is on its way."""
+    """Makes it wait anew; None while it is pending."""
     row = await tx.fetchrow(q.again, endpoint_id, id_, now)
     return Delivery(**row) if row else None
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Forgets what is of endpoints that are gone, or was done with long ago, and gives up what is too late, counted as
+    """Deletes deliveries of removed endpoints and those done long ago, and gives up what is too late, counted as
     `webhooks.dead`."""
     await tx.execute(q.sweep_removed)
     if dead := await tx.fetchval(q.expire, now):

@@ -1,4 +1,4 @@
-"""What can be sold: price, stock and what open orders hold of it, with a ledger of every change. Held in PostgreSQL."""
+"""Inventory: price, stock and reserved pieces of every SKU, with a ledger of every change. Stored in PostgreSQL."""
 
 from quartet.inventory.model import Item, Movement, StockOutOfBounds
 from quartet.inventory.store import get, lock, move, prices, put, rename

@@ -51,8 +51,8 @@ class ItemShape(Shape):
 
 
 class MovementShape(Shape):
-    """`delta` is the change of stock, `reservedDelta` that of what open orders hold; `by` is a user's id or a part of
-    the shop."""
+    """`delta` is the change of stock, `reservedDelta` that of the pieces reserved by open orders; `by` is a user's id
+    or a part of the shop."""
 
     id: int
     sku: str
@@ -117,7 +117,7 @@ async def get_item(shop: ShopDep, _: Staff, sku: SkuPath) -> Response:
     responses={201: {"model": ItemShape, "description": "It is new."}, **problems(StockOutOfBounds, *_STAFF)},
 )
 async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem) -> Response:
-    """Makes or changes an item, priced in the shop's currency."""
+    """Creates or changes an item, priced in the shop's currency."""
     async with shop.stores.pg.tx() as tx:
         before = (await store.lock(tx, [sku])).get(sku)
         item, created = await store.put(
@@ -135,7 +135,7 @@ async def put_item(shop: ShopDep, principal: Staff, sku: SkuPath, body: PutItem)
     responses=problems(NotFound, StockOutOfBounds, IdempotencyKeyReused, RequestInProgress, *_STAFF),
 )
 async def post_movement(shop: ShopDep, principal: Staff, sku: SkuPath, body: Move, key: IdempotencyKey) -> Response:
-    """Moves stock and writes why. Below what open orders hold: 409."""
+    """Changes the stock and records why. 409 if it would fall below what open orders have reserved."""
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay

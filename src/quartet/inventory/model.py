@@ -44,7 +44,7 @@ class Movement:
 
 
 class StockOutOfBounds(Conflict):
-    """The stock would fall below what open orders hold, or rise above a thousand million pieces. Nothing was moved;
-    `stock` and `reserved` say how things stand."""
+    """The stock would fall below what open orders have reserved, or rise above a thousand million pieces. Nothing was
+    moved; `stock` and `reserved` say how things stand."""
 
     slug, title = "stock-out-of-bounds", "The stock can not become that"

@@ -1,7 +1,6 @@
 """Inventory and its ledger in PostgreSQL.
 
-Whoever changes several SKUs in one transaction takes them in SKU order, as orders do; otherwise two of them may wait
-for each other.
+A transaction that changes several SKUs locks them in SKU order, as orders do; otherwise two could deadlock.
 """
 
 from collections.abc import Iterable

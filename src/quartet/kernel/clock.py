@@ -1,4 +1,4 @@
-"""Time, passed in: whoever needs the hour takes a Clock."""
+"""Time, injected: code that needs the time takes a Clock."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

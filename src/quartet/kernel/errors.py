@@ -1,6 +1,6 @@
-"""What can go wrong, said once: each class is a kind of problem, its docstring the page that explains it.
+"""All errors of the API: each class is a kind of problem, its docstring the page that explains it.
 
-A problem travels as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
+A problem is sent as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class Problem(Exception):
-    """Something in the request or the shop's state stands in the way."""
+    """The request conflicts with the shop's rules or its present state."""
 
     slug: ClassVar[str] = "problem"
     status: ClassVar[int] = 400
@@ -43,7 +43,7 @@ class BadRequest(Problem):
 
 
 class Invalid(Problem):
-    """One or more values are not what this call takes. `errors` names each field and says what is wrong with it;
+    """One or more values are not valid for this call. `errors` names each field and says what is wrong with it;
     correct those and send the request again."""
 
     slug, status, title = "invalid", 422, "Some values are not valid"
@@ -79,7 +79,7 @@ class MethodNotAllowed(Problem):
 
 
 class Conflict(Problem):
-    """The request does not fit the present state. Read the state again and decide anew."""
+    """The request conflicts with the present state. Read the state again before you retry."""
 
     slug, status, title = "conflict", 409, "The present state does not allow this"
 
@@ -114,7 +114,7 @@ class TooManyRequests(Problem):
 
 
 class Unexpected(Problem):
-    """A fault of the shop's own. It has been logged under the request id in `instance`; quote that id."""
+    """An internal error. It has been logged under the request id in `instance`; quote that id."""
 
     slug, status, title = "unexpected", 500, "Something went wrong on our side"
 

@@ -1,7 +1,7 @@
-"""Short numbers by which many things are compared at once: two sets are the same where the sums of their numbers are.
+"""Checksums by which many things are compared at once: two sets are the same if the sums of their fingerprints are.
 
-Each side keeps a thing's bucket and fingerprint beside it and adds the fingerprints of a bucket up by itself. One thing
-that differs is missed once in four thousand million times. A sum stays exact in a double, which is what search engines
+Each side stores a thing's bucket and fingerprint beside it and adds up the fingerprints of a bucket itself. A single
+difference is missed once in four thousand million times. A sum stays exact in a double, which is what search engines
 add with, for two million things.
 """
 

@@ -1,7 +1,7 @@
-"""Looks at what may have changed, for what a process knows and serves from its memory.
+"""Periodic checks for changes of what a process caches in its memory.
 
-Whoever asks while it is time for a look waits for it a moment, so that with a store that is well everybody is told what
-is true now; a look that takes longer keeps nobody, since what was known a second ago is better than to wait.
+A caller for whom a check is due waits for it a moment, so with a healthy store everybody gets current data; a check
+that takes longer delays nobody, since data of a second ago is better than waiting.
 """
 
 import asyncio

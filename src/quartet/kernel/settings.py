@@ -1,4 +1,4 @@
-"""Every setting, with a sentence. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
+"""Every setting, with a description. Read from the environment (`QUARTET_…`) and `.env`, never at import."""
 
 import re
 from contextlib import suppress
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     postgres_replica_url: StoreUrl | None = Field(
         None,
         pattern="^postgres(ql)?://",
-        description="A streaming replica of it, where reports are read; it may lag.",
+        description="Optional streaming replica for reports (/analytics); it may lag.",
     )
     mongodb_url: StoreUrl | None = Field(
         None, pattern=r"^mongodb(\+srv)?://", description="MongoDB 7 or 8 (replica set), mongodb://host/db."
@@ -85,72 +85,76 @@ class Settings(BaseSettings):
     redis_url: StoreUrl | None = Field(
         None,
         pattern=r"^(rediss?(\+cluster)?|unix)://",
-        description="Redis 7+ or Valkey 8+, redis://host:6379/0; of a cluster redis+cluster://host:6379,host:6379.",
+        description="Redis 7+ or Valkey 8+, redis://host:6379/0; a cluster: redis+cluster://host:6379,host:6379.",
     )
     search_url: StoreUrl | None = Field(
         None,
         pattern="^https?://",
-        description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; of a cluster http://host:9200,host:9200.",
+        description="Elasticsearch 8 or 9, OpenSearch 2 or 3, http://host:9200; a cluster: http://host:9200,host:9200.",
     )
 
     data_dir: Path = Field(Path(".quartet"), description="Where `quartet up` keeps local servers' data and logs.")
     dev_search: Literal["auto", "opensearch", "osmem", "elasticsearch"] = Field(
         "auto",
-        description="Local search: opensearch, elasticsearch or osmem; auto: opensearch where Java 17 and Maven are.",
+        description="Local search: opensearch, elasticsearch or osmem; auto: opensearch if Java 17 and Maven exist.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     base_url: str = Field(
-        "http://127.0.0.1:8000", pattern="^https?://", description="The shop's public address, used in e-mails."
+        "http://127.0.0.1:8000",
+        pattern="^https?://",
+        description="The shop's public URL: used in e-mails, and to check the pages' cookies and origins.",
     )
     trust_proxy: bool = Field(
         False,
-        description="Take the client's address from X-Forwarded-For (only behind your own load balancer).",
+        description="Take the client's IP address from X-Forwarded-For (only behind your own load balancer).",
     )
 
     currency: Currency = Field("GBP", description="ISO 4217 code of the shop's prices.")
     secret: SecretStr = Field(
         SecretStr(""),
-        description="At least 32 characters; signs access tokens and cursors. `quartet up` draws one.",
+        description="At least 32 characters; signs access tokens and cursors. `quartet up` generates one.",
     )
     secrets_retired: tuple[LongSecret, ...] = Field(
         (),
-        description="Earlier secrets (JSON list), still good; docs/access.md says how long to keep each.",
+        description="Earlier secrets (JSON list), still valid; docs/access.md says how long to keep each.",
     )
     access_ttl: Lasting = Field(900, ge=1, description="Seconds an access token lives.")
     refresh_ttl: Lasting = Field(2_592_000, ge=60, description="Seconds a refresh token lives (30 days).")
     password_hashers: Count = Field(1, ge=1, description="Processes that hash passwords (argon2id, 37 ms CPU each).")
-    password_queue: Count = Field(64, ge=1, description="Sign-ins that may wait for a hasher; past it 429.")
+    password_queue: Count = Field(64, ge=1, description="Sign-ins that may wait for a hasher; beyond that 429.")
     order_hold_seconds: Lasting = Field(900, ge=1, description="Seconds an unpaid order keeps its stock reserved.")
-    product_cache_seconds: Lasting = Field(900, ge=1, description="Bound of a cached product's age.")
-    cart_days: Days = Field(30, ge=1, description="Days an untouched cart is kept.")
+    product_cache_seconds: Lasting = Field(900, ge=1, description="Seconds a product stays cached at most.")
+    cart_days: Days = Field(30, ge=1, description="Days an unused cart is kept.")
     search_alias: str = Field("products", pattern=r"^[a-z][a-z0-9_-]*$", description="Alias of the search index.")
     comparison_share: float = Field(
-        0.05, gt=0, le=1, description="Share of its time in which the worker compares the stores, all the time."
+        0.05, gt=0, le=1, description="Share of its time that the worker spends comparing the stores, continuously."
     )
     search_replicas: Count = Field(0, ge=0, description="Replicas of the search index (1 on a cluster).")
     suggest_least_searches: Count = Field(
-        5, ge=2, description="Searches that have found a query exactly until others are offered it."
+        5, ge=2, description="Successful searches that a query needs before it is suggested to others."
     )
-    search_log_days: Days = Field(90, ge=1, description="Days that the log of searches goes back.")
-    sync_batch: Count = Field(500, ge=1, description="Products or events that the worker carries in one batch at most.")
+    search_log_days: Days = Field(90, ge=1, description="Days that the search log is kept.")
+    sync_batch: Count = Field(
+        500, ge=1, description="Products or events that the worker processes in one batch at most."
+    )
     sync_gather_seconds: Moment = Field(
-        0.02, ge=0, description="How long the worker gathers catalog changes into one batch."
+        0.02, ge=0, description="Seconds the worker collects catalog changes for one batch."
     )
     sync_waiting: Count = Field(
         20_000,
         ge=1,
-        description="Changes that may wait in a worker; past that it reads on once they are carried. As many events at "
-        "once are looked through for those of a batch of products.",
+        description="Changes that may wait in a worker; beyond that it stops reading until they are processed. It also "
+        "looks through at most as many events to fill a batch of products.",
     )
     canary_seconds: Moment = Field(
-        1.0, ge=0, description="How often freshness is measured by a product that nobody is shown; 0 is never."
+        1.0, ge=0, description="Seconds between two measurements of freshness, by a hidden canary product; 0: never."
     )
     worker_lease_seconds: Moment = Field(
-        3.0, gt=0, description="How long a silent worker's work is left to it; then another takes it over."
+        3.0, gt=0, description="Seconds until the work of a silent worker is taken over by another."
     )
 
-    search_language: Language = Field("english", description="What products are written in: english or german.")
+    search_language: Language = Field("english", description="Language of the products' texts: english or german.")
     search_languages: dict[Literal["name", "more", "description"], Language] = Field(
         {}, description="Which of `name`, `more`, `description` is written in another language (JSON object)."
     )
@@ -158,31 +162,35 @@ class Settings(BaseSettings):
         Literal["name", "exact", "brand", "more", "description"], Annotated[float, Field(ge=0, le=1000)]
     ] = Field(
         {"name": 3.0, "exact": 1.0, "brand": 2.0, "more": 1.0, "description": 0.5},
-        description="What a word weighs by where it stands; `exact` is a name's word as typed (JSON object).",
+        description="Weight of a match by field; `exact` is a word of the name as typed (JSON object).",
     )
-    search_cache_seconds: float = Field(1.0, ge=0, le=1, description="Seconds an answer to a search is kept; 0: not.")
+    search_cache_seconds: float = Field(
+        1.0, ge=0, le=1, description="Seconds the answer to a search is cached; 0: not at all."
+    )
     search_cache_bytes: int = Field(
-        33_554_432, ge=0, le=2**40, description="Bytes of answers to searches that each process keeps."
+        33_554_432, ge=0, le=2**40, description="Bytes of cached search answers in each process."
     )
-    search_share: Count = Field(
-        4, ge=1, description="Searches of one client that a process asks of the engine at once."
+    search_share: Count = Field(4, ge=1, description="Concurrent searches of one client at the engine, per process.")
+    search_seconds: Moment = Field(
+        1.0, gt=0, description="Seconds the engine may take; then it gives a partial answer."
     )
-    search_seconds: Moment = Field(1.0, gt=0, description="Seconds the engine may take; then it answers with a part.")
 
-    limit_browse: Count = Field(6000, ge=1, description="Reads a minute for a user, else for an address.")
-    limit_search: Count = Field(3000, ge=1, description="Searches a minute for a user, else for an address.")
-    limit_write: Count = Field(3000, ge=1, description="Writes a minute for a user, else for an address.")
+    limit_browse: Count = Field(6000, ge=1, description="Reads a minute per user, guests per IP address.")
+    limit_search: Count = Field(3000, ge=1, description="Searches a minute per user, guests per IP address.")
+    limit_write: Count = Field(3000, ge=1, description="Writes a minute per user, guests per IP address.")
     limit_auth: Count = Field(
         1200,
         ge=1,
-        description="Sign-ins and all that changes an account, a minute for a user, else for an address.",
+        description="Sign-ins and account changes a minute per user, guests per IP address.",
     )
     limit_pay: Count = Field(
-        1200, ge=1, description="Orders, payments and what is done to them, a minute for a user, else for an address."
+        1200, ge=1, description="Orders, payments and their changes a minute per user, guests per IP address."
     )
-    limit_sign_in_failures: Count = Field(10, ge=1, description="Wrong passwords for an account until it has to wait.")
+    limit_sign_in_failures: Count = Field(
+        10, ge=1, description="Wrong passwords for an account until it is locked for a while."
+    )
     limit_address_failures: Count = Field(
-        100, ge=1, description="Wrong passwords from a client's address until it has to wait."
+        100, ge=1, description="Wrong passwords from an IP address until it is locked for a while."
     )
 
     mail_url: str = Field(
@@ -192,71 +200,75 @@ class Settings(BaseSettings):
     )
     mail_from: str = Field("shop@localhost", description="Sender of the shop's e-mails.")
     webhook_loopback: bool = Field(
-        False, description="Webhooks may go to this machine, and by http (for development and tests)."
+        False, description="Allow webhooks to this machine, and by http (for development and tests)."
     )
     payment_providers: tuple[str, ...] = Field(("sandbox",), description="Payment providers that are on (JSON list).")
     sandbox_webhook_secret: SecretStr = Field(
-        SecretStr(""), description="Signs the sandbox provider's webhooks; drawn from `secret` when empty."
+        SecretStr(""), description="Signs the sandbox provider's webhooks; derived from `secret` when empty."
     )
-    sandbox_slow_seconds: Moment = Field(3.0, ge=0, description="How long the sandbox takes over `card_slow`.")
-    sandbox_async_seconds: Moment = Field(1.0, ge=0, description="How long `card_async` is pending at the sandbox.")
+    sandbox_slow_seconds: Moment = Field(3.0, ge=0, description="Seconds the sandbox takes for `card_slow`.")
+    sandbox_async_seconds: Moment = Field(1.0, ge=0, description="Seconds `card_async` is pending at the sandbox.")
     sandbox_hold_seconds: float = Field(
-        604_800.0, gt=0, le=YEAR_SECONDS, description="How long the sandbox holds money that is not captured (7 days)."
+        604_800.0, gt=0, le=YEAR_SECONDS, description="Seconds until an authorization at the sandbox lapses (7 days)."
     )
-    sandbox_latency_seconds: Moment = Field(0.0, ge=0, description="How long each call to the sandbox takes.")
+    sandbox_latency_seconds: Moment = Field(0.0, ge=0, description="Seconds each call to the sandbox takes.")
     sandbox_error_share: float = Field(
         0.0, ge=0, le=1, description="Share of the sandbox's calls that fail before anything happens."
     )
     sandbox_silent_before_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the sandbox's calls that do nothing and give no answer."
+        0.0, ge=0, le=1, description="Share of the sandbox's calls that do nothing and do not answer."
     )
     sandbox_silent_after_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the sandbox's calls that do their work and give no answer."
+        0.0, ge=0, le=1, description="Share of the sandbox's calls that take effect and do not answer."
     )
     sandbox_webhook_copies: int = Field(1, ge=0, le=100, description="How often the sandbox sends each webhook.")
     sandbox_webhook_late_seconds: Moment = Field(
-        0.0, ge=0, description="Up to how much too late each copy of a sandbox's webhook is."
+        0.0, ge=0, description="Up to how many seconds late each copy of a sandbox webhook is."
     )
-    sandbox_seed: int = Field(1, description="Draws the sandbox's faults; the same seed, the same faults.")
+    sandbox_seed: int = Field(1, description="Seed of the sandbox's random faults; the same seed, the same faults.")
     stripe_secret_key: SecretStr = Field(
         SecretStr(""), description="Stripe's secret or restricted key, `sk_…` or `rk_…`."
     )
     stripe_webhook_secrets: tuple[LongSecret, ...] = Field(
-        (), description="Secrets of Stripe's webhooks, `whsec_…`; two while one is being replaced (JSON list)."
+        (), description="Signing secrets of Stripe's webhooks, `whsec_…`; two during a rotation (JSON list)."
     )
-    stripe_api_url: str = Field("", description="Where Stripe's API is, for tests; Stripe's own when empty.")
-    paypal_client_id: str = Field("", description="PayPal's client id of your app.")
-    paypal_client_secret: SecretStr = Field(SecretStr(""), description="PayPal's secret of your app.")
-    paypal_webhook_id: str = Field("", description="PayPal's id of the webhook that leads to /webhooks/paypal.")
-    paypal_live: bool = Field(False, description="PayPal's live side; else its sandbox, where no money moves.")
-    paypal_api_url: str = Field("", description="Where PayPal's API is, for tests; PayPal's own when empty.")
+    stripe_api_url: str = Field("", description="URL of Stripe's API, for tests; the real one when empty.")
+    paypal_client_id: str = Field("", description="Client id of your PayPal app.")
+    paypal_client_secret: SecretStr = Field(SecretStr(""), description="Secret of your PayPal app.")
+    paypal_webhook_id: str = Field("", description="PayPal's id of the webhook to /webhooks/paypal.")
+    paypal_live: bool = Field(
+        False, description="Use PayPal's live environment; else its sandbox, where no money moves."
+    )
+    paypal_api_url: str = Field("", description="URL of PayPal's API, for tests; the real one when empty.")
     payment_capture: Literal["automatic", "manual"] = Field(
-        "automatic", description="automatic: captured at once; manual: held until POST /payments/{id}/capture."
+        "automatic", description="automatic: captured at once; manual: authorized until POST /payments/{id}/capture."
     )
     payment_return_url: str = Field(
-        "", description="Where a buyer sent to a provider's page comes back; `base_url` when empty."
+        "", description="URL to which a provider's page returns the buyer; `base_url` when empty."
     )
     payment_timeout: Moment = Field(
-        10.0, gt=0, description="Seconds a provider may take, less than a request; then `pending`, asked later."
+        10.0,
+        gt=0,
+        description="Seconds a provider may take, less than `request_timeout`; then `pending`, and looked up later.",
     )
 
     request_timeout: Moment = Field(
-        15.0, gt=0, description="Seconds after which all but reports is given up (504), more than `payment_timeout`."
+        15.0, gt=0, description="Timeout of a request in seconds (504), reports excepted; more than `payment_timeout`."
     )
-    postgres_pool: Count = Field(8, ge=1, description="PostgreSQL connections a process (more make it slower).")
+    postgres_pool: Count = Field(8, ge=1, description="PostgreSQL connections per process (more make it slower).")
     redis_doubt: Moment = Field(
         0.04,
         gt=0,
-        description="Seconds without any answer of Redis until limits do without it; those of guests who look around, "
-        "and product pages, after a quarter of that. More than four times the way to Redis and back.",
+        description="Seconds without any answer of Redis until rate limits do without it; product pages and guests who "
+        "browse after a quarter of that. Set it to more than four times the round trip to Redis.",
     )
     server_timing: bool = Field(
-        False, description="Answers tell in `Server-Timing` which stores were asked, and how long each took."
+        False, description="Answers say in `Server-Timing` which stores were called, and how long each took."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged: debug, info, warning or error, and what is worse."
+        "info", description="Lowest level that is logged: debug, info, warning or error."
     )
-    log_json: bool = Field(True, description="Logs as JSON lines; false for people.")
+    log_json: bool = Field(True, description="Log JSON lines; false: human-readable lines.")
 
     @field_validator("secret")
     @classmethod

@@ -1,7 +1,7 @@
-"""Where work can be cut short: between any two effects stands a step with a name.
+"""Where work can be interrupted: between any two side effects stands a named step.
 
-`await shop.step("payment started")` does nothing in a shop that runs. A test stops there: it kills the process, or
-holds one request at the dangerous point until another has passed.
+`await shop.step("payment started")` does nothing in production. A test stops there: it kills the process, or holds one
+request at the dangerous point until another has passed.
 """
 
 from collections.abc import Awaitable, Callable

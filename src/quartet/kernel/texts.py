@@ -1,4 +1,4 @@
-"""How words are spelt, for all that compares what people typed: accents, and numbers with their units."""
+"""Normalising words, for everything that compares what people typed: accents, and numbers with their units."""
 
 import re
 import unicodedata

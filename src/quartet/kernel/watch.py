@@ -1,4 +1,4 @@
-"""How far something has come that takes long, for who looks on."""
+"""The progress of long operations, for whoever watches."""
 
 from collections.abc import Callable
 

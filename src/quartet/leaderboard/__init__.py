@@ -1,4 +1,4 @@
-"""Points for what was bought: a board a day and one a week, in Redis."""
+"""Points for purchases: a daily and a weekly leaderboard, in Redis."""
 
 from quartet.leaderboard.model import Place
 from quartet.leaderboard.service import forget, place_of, rebuild, settle_order

@@ -62,20 +62,20 @@ async def get_board(
     period: PeriodQuery = "daily",
     limit: Annotated[int, Query(ge=1, le=100, description="How many places.")] = 20,
 ) -> Response:
-    """The best of today or of this week."""
+    """Today's or this week's ranking."""
     rows = await service.top(shop, period, limit)
     return answer(Board(items=[PlaceShape.model_validate(row) for row in rows]))
 
 
 @router.get("/me", response_model=MyPlace, responses=problems(Unauthenticated, Invalid, StoreUnavailable))
 async def get_mine(shop: ShopDep, principal: Signed, period: PeriodQuery = "daily") -> Response:
-    """Your own place."""
+    """Your own rank."""
     place = await service.place_of(shop, period, principal.user_id)
     return answer(MyPlace(rank=place.rank, xp=place.xp) if place else MyPlace(rank=None, xp=0))
 
 
 class Rebuilt(Shape):
-    """Of how many orders and gifts of points each board was made."""
+    """How many orders and gifts of points went into each board."""
 
     daily: int
     weekly: int
@@ -83,7 +83,7 @@ class Rebuilt(Shape):
 
 @router.post("/rebuild", response_model=Rebuilt, responses=problems(Unauthenticated, Forbidden, StoreUnavailable))
 async def rebuild(shop: ShopDep, principal: Admin, _: NoBody = None) -> Response:
-    """Makes today's and this week's board anew from orders and from what staff gave, while both stay in use."""
+    """Rebuilds today's and this week's board from orders and points given by staff, while both stay in use."""
     return answer(Rebuilt.model_validate(await service.rebuild(shop, actor=principal.actor)))
 
 

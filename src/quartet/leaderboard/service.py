@@ -1,4 +1,4 @@
-"""Points and places."""
+"""Points and ranks."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Boards in Redis, a sorted set a day and one a week, all in one slot; points that staff gave in PostgreSQL."""
+"""Leaderboards in Redis, a sorted set a day and one a week, all in one hash slot; points from staff in PostgreSQL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What searches tell the shop, and what the shop tells searches: the log of what was searched, opened and bought."""
+"""The search log (what was searched, opened and bought), and what staff set for queries: synonyms, rules, ranking."""
 
 from quartet.merchandising.model import (
     SEARCH_ID,

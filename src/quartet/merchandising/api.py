@@ -25,8 +25,8 @@ Skus = Annotated[list[Sku], Field(max_length=50)]
 
 
 class SynonymsBody(Body):
-    """Without `means` each of `words` stands for every other; with it a search for one of them also finds what `means`
-    says, and not the other way round."""
+    """Without `means` the `words` are synonyms of one another; with it a search for one of them also finds `means`, and
+    not the other way round."""
 
     words: Annotated[list[Words], Field(min_length=1, max_length=20)]
     means: Annotated[list[Words], Field(max_length=20)] = Field(default_factory=list)
@@ -42,9 +42,9 @@ class SynonymsShape(Shape):
 
 
 class RuleBody(Body):
-    """`pinned` stand first for the query, in this order, whether its words find them or not; `hidden` are not found by
-    it. SKUs of products, or of their variants. Unless `offered` the query is not shown to others who type, however
-    often it is searched for."""
+    """`pinned` products come first for the query, in this order, whether they match or not; `hidden` ones are not found
+    by it. SKUs of products, or of their variants. Unless `offered` the query is not suggested to others, however often
+    it is searched for."""
 
     query: Words
     pinned: Skus = Field(default_factory=list)
@@ -64,8 +64,9 @@ class RuleShape(Shape):
 
 
 class RankingBody(Body):
-    """What sells best for a query has its score raised by the share `mostBoost`, others by less, in proportion; only
-    what sold `leastUnits` pieces after that query within `days`. 0 leaves scores alone."""
+    """The product that sells best for a query has its score raised by the share `mostBoost`, others proportionally
+    less; only products that sold at least `leastUnits` pieces after that query within `days`. 0 leaves scores
+    unchanged."""
 
     most_boost: Annotated[float, Field(strict=True, ge=0, le=10)]
     least_units: Annotated[Int, Field(ge=1, le=1_000_000)]
@@ -80,7 +81,7 @@ class RankingShape(Shape):
 
 @router.get("/synonyms", response_model=Page[SynonymsShape], responses=problems(*_STAFF))
 async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
-    """The newest first."""
+    """Newest first."""
     before = shop.cursors.start(paging, "synonyms", _LAST, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.synonyms_page(read, before, paging.limit + 1)
@@ -115,7 +116,7 @@ async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
 
 @router.post("/rules", status_code=201, response_model=RuleShape, responses=problems(*_STAFF))
 async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
-    """In place of what was said of the query before; in force within a second."""
+    """Replaces an earlier rule for the query; in force within a second."""
     rule = await service.put_rule(
         shop, body.query, body.pinned, body.hidden, offered=body.offered, actor=principal.actor
     )
@@ -131,7 +132,7 @@ async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff, _: NoBody 
 
 @router.get("/ranking", response_model=RankingShape, responses=problems(*_STAFF))
 async def get_ranking(shop: ShopDep, _: Staff) -> Response:
-    """How far what sells for a query may rise."""
+    """How much sales may raise a product for a query."""
     async with shop.stores.pg.read() as read:
         return answer(RankingShape.model_validate(await store.ranking(read)))
 

@@ -1,7 +1,7 @@
-"""The log of searches, and what staff say about queries.
+"""The search log, and what staff set for queries.
 
-The log is noted at once in memory, and written in batches behind the answers' backs. A search never waits for it, and
-no failure of PostgreSQL is felt by whoever searches. What does not fit into memory is dropped and counted.
+Log entries are collected in memory and written in batches in the background. A search never waits for it, and no
+failure of PostgreSQL affects searching. What does not fit into memory is dropped and counted.
 """
 
 import asyncio

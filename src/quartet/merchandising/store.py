@@ -1,4 +1,4 @@
-"""The log of searches, and what staff say about queries, in PostgreSQL."""
+"""The search log, and what staff set for queries, in PostgreSQL."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""E-mails about what happened, each once, by template. Held in PostgreSQL until they are sent.
+"""E-mails about events, each sent once, from templates. Stored in PostgreSQL until they are sent.
 
 The relay calls `keep` in the transaction that forgets the events; the worker calls `deliver`.
 """

@@ -1,4 +1,4 @@
-"""E-mails as they wait, and as they are written."""
+"""E-mails as they are stored, and as they are rendered."""
 
 from dataclasses import dataclass
 from datetime import datetime

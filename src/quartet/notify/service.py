@@ -1,8 +1,8 @@
-"""From an event to an e-mail: kept as a row where the event is forgotten, written and sent by the worker.
+"""From an event to an e-mail: stored as a row when the event is forgotten, rendered and sent by the worker.
 
-An e-mail leaves once. Only where the mail server's yes does not reach our mark (a crash, a cut, an answer that is not
-waited for) does it leave again, and then under the same Message-ID; but for one with a link, whose token is drawn anew
-and makes it another message.
+An e-mail is sent once. Only if the mail server accepts it and that is not recorded (a crash, a broken connection, an
+answer that takes too long) is it sent again, and then with the same Message-ID; except one with a link, whose token is
+generated anew, which makes it another message.
 """
 
 import asyncio
@@ -69,8 +69,8 @@ def check(event: Event) -> None:
 
 
 async def keep(tx: Tx, events: Sequence[Event]) -> None:
-    """Writes down the e-mails that these events mean, in the transaction that forgets the events. One that `check`
-    refuses is left out: it must not keep the others from being kept."""
+    """Records the e-mails for these events, in the transaction that forgets the events. One that `check` refuses is
+    left out: it must not keep the others from being recorded."""
     rows: list[store.Row] = []
     gone: list[UUID] = []
     for event in events:
@@ -83,8 +83,8 @@ async def keep(tx: Tx, events: Sequence[Event]) -> None:
 
 
 def _row(event: Event) -> list[store.Row]:
-    """The one that it means, if any; a guest is found by the order. An order that was never confirmed ends in silence,
-    as nobody was told of it; and of money that goes back under another refund's name they were told before."""
+    """The e-mail for an event, if any; a guest is found by the order. The cancellation of an order that was never
+    confirmed is not mailed, as its placing was not; nor a refund that was mailed before under another id."""
     kind, payload = TOPICS.get(event.topic), event.payload
     user_id = UUID(payload["user_id"]) if payload.get("user_id") else None
     silent = (kind == "order-cancelled" and not payload.get("confirmed_at")) or "replaces" in payload
@@ -94,8 +94,8 @@ def _row(event: Event) -> list[store.Row]:
 
 
 async def deliver(shop: Shop) -> int:
-    """Sends what is due; answers how many it took up, none while the mail server is away: they wait as they are. Raises
-    StoreUnavailable when PostgreSQL is away."""
+    """Sends what is due; returns how many it took up, none while the mail server is down: they wait unchanged. Raises
+    StoreUnavailable when PostgreSQL is down."""
     if shop.mail.is_away:
         return 0
     until = monotonic() + BEGIN_SECONDS
@@ -187,7 +187,7 @@ class _Marks:
 
 
 async def _again(shop: Shop, mail: Mail, error: Exception, *, fault: bool = True) -> None:
-    """Later, each time later; after a day of that, never. A store, or a mail server, that is away is nobody's fault."""
+    """Retries with growing delays; after a day, never. A store or a mail server that is down does not count."""
     now = shop.clock.now()
     if fault and now - mail.created_at > GIVE_UP:
         await _give_up(shop, mail, error)
@@ -218,8 +218,8 @@ Mint = Callable[[Tx, UUID, datetime], Awaitable[tuple[str, str | None, str] | No
 
 
 def _link(mint: Mint, path: str, *, pending: bool = False) -> Compose:
-    """A link with a single-use token, drawn only now: until it is sent it lies nowhere in plain text. `pending`: to the
-    address that waits to be proved."""
+    """A link with a single-use token, generated only now: until it is sent it is stored nowhere in plain text.
+    `pending`: to the address that is to be verified."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
         if mail.user_id is None:
@@ -241,7 +241,7 @@ def _link(mint: Mint, path: str, *, pending: bool = False) -> Compose:
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
-    """Whether this mailbox is being filled by one account after another; a later try of the same e-mail is no other."""
+    """Whether one account after another is filling this mailbox; a retry of the same e-mail does not count again."""
     if mail.attempts > 1:
         return False
     whose = hashlib.sha256(f"{mail.kind} {address}".encode()).hexdigest()[:32]
@@ -252,7 +252,7 @@ async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
 
 
 async def _of_order(shop: Shop, mail: Mail) -> Letter | None:
-    """To whom the order belongs now. A guest's link opens the order; its key stands where no server sees it."""
+    """The order's present owner. A guest's link contains the order's token in the fragment, which no server sees."""
     async with shop.stores.pg.read() as read:
         order, to = await orders.to_write_of(read, UUID(mail.args["order_id"])) or (None, None)
     if order is None or to is None:

@@ -1,4 +1,4 @@
-"""E-mails that wait, in PostgreSQL."""
+"""E-mails waiting to be sent, in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,13 +27,13 @@ async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
 
 
 async def forget_people(tx: Tx, user_ids: Sequence[UUID]) -> None:
-    """What waits for them is dropped."""
+    """Discards what waits for them."""
     if user_ids:
         await tx.execute(q.forget_person, user_ids)
 
 
 async def claim(tx: Tx, now: datetime, lease_seconds: float, limit: int) -> list[Mail]:
-    """Some that are due; nobody else sees them until the lease ends."""
+    """Some that are due; invisible to others until the lease ends."""
     return [Mail(**row) for row in await tx.fetch(q.claim, now, lease_seconds, limit)]
 
 
@@ -44,13 +44,13 @@ async def sent_lately(read: Read, mail: Mail) -> int:
 
 
 async def mark(tx: Tx, outcomes: Mapping[int, Outcome], now: datetime, pipeline: str) -> None:
-    """These have left, or there was nobody to write to: done with, no dead letters of the pipeline, and counted as
-    `mails.sent` and `mails.dropped`. One statement."""
+    """These were sent, or had no recipient: done, removed from the dead letters, and counted as `mails.sent` and
+    `mails.dropped`. One statement."""
     await tx.execute(q.mark, *zip(*sorted(outcomes.items()), strict=True), now, pipeline)
 
 
 async def bury(tx: Tx, mail: Mail, now: datetime) -> None:
-    """It will not leave."""
+    """Makes it a dead letter."""
     await tx.execute(q.bury, mail.id, now)
 
 
@@ -60,17 +60,17 @@ async def postpone(tx: Tx, mail: Mail, until: datetime) -> None:
 
 
 async def revive(tx: Tx, ids: Sequence[int]) -> None:
-    """Dead ones wait again."""
+    """Makes dead ones wait again."""
     await tx.execute(q.revive, ids)
 
 
 async def drop(tx: Tx, id_: int) -> None:
-    """A dead one is given up for good."""
+    """Discards a dead one for good."""
     await tx.execute(q.drop, id_)
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Forgets what was done with long ago."""
+    """Deletes what was done long ago."""
     await tx.execute(q.sweep, now)
 
 

@@ -1,4 +1,4 @@
-"""What e-mails say: `templates/<kind>.txt`, whose first line is the subject, and `templates/<kind>.html`."""
+"""Templates of e-mails: `templates/<kind>.txt`, whose first line is the subject, and `templates/<kind>.html`."""
 
 from functools import cache
 from pathlib import Path

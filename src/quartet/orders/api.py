@@ -91,7 +91,7 @@ async def list_orders(  # noqa: PLR0917
 
 @router.post("/claim", response_model=Claimed, responses=problems(EmailNotVerified, *_ALWAYS))
 async def claim_orders(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
-    """What a guest ordered with the account's address, which has been proved, becomes the account's."""
+    """Guest orders of the account's verified address become the account's."""
     async with shop.stores.pg.tx() as tx:
         email = await accounts.proven_email(tx, principal.user_id)
         if email is None:
@@ -117,7 +117,7 @@ async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Respons
 async def ship_order(
     shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
-    """A confirmed order is on its way; its payment has been captured."""
+    """A confirmed order, whose payment has been captured, is shipped."""
     return await _step(shop, principal, order_id, key, store.ship, "order.ship")
 
 

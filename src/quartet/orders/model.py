@@ -161,22 +161,22 @@ class UnknownSku(Problem):
 
 
 class MixedCurrencies(Problem):
-    """The order's SKUs are priced in several currencies; `currencies` says which has which. Order them apart."""
+    """The order's SKUs are priced in several currencies; `currencies` lists them. Place one order per currency."""
 
     slug, status, title = "mixed-currencies", 422, "An order is paid in one currency"
 
 
 class PriceChanged(Conflict):
-    """The order would cost another sum than the one that was expected: `expectedTotalCents` is what was shown,
-    `totalCents` what it costs now, and `changes` tells each line's price of now. Nothing was reserved. Show the new
-    sum, then order again with it."""
+    """The order's total differs from the expected one: `expectedTotalCents` is what was shown, `totalCents` the current
+    total, and `changes` lists each line's current price. Nothing was reserved. Show the buyer the new total, then order
+    again with it."""
 
     slug, title = "price-changed", "The price has changed"
 
 
 class EmailNotVerified(Problem):
-    """Orders made as a guest belong to whoever can read the address's mail. Prove the account's address first: ask
-    for the e-mail with POST /email-verifications and follow its link."""
+    """Guest orders belong to the owner of their e-mail address. Verify the account's address first: request the e-mail
+    with POST /email-verifications and follow its link."""
 
     slug, status, title = "email-not-verified", 403, "The address has not been proved"
 
@@ -188,22 +188,22 @@ class InvalidTransition(Conflict):
 
 
 class OverRefund(Conflict):
-    """More was to be given back than is left of what was paid for the order: `refundableCents` is what is left; or for
-    more pieces than are left: `pieces` lists each such `sku`, how many were `requested` and how many `refundable`."""
+    """The refund exceeds what is left of the captured amount, `refundableCents`; or it is for more pieces than are
+    left: `pieces` lists each such `sku`, how many were `requested` and how many are `refundable`."""
 
     slug, title = "over-refund", "That is more than was paid"
 
 
 class PaymentNotCaptured(Conflict):
-    """The order's money is only held, not taken. Capture its payment (POST /payments/{id}/capture), then ship."""
+    """The order's payment is only authorized, not captured. Capture it (POST /payments/{id}/capture), then ship."""
 
     slug, title = "payment-not-captured", "The payment has not been captured"
 
 
 class PaymentContested(Conflict):
     """Somebody else has moved the money of this order's payment, `paymentId`, or claims it: `reason` is a `dispute` at
-    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look there what became of
-    it; then POST /payments/{id}/settle, and go on with what is left. Until then nothing is sent, taken or given back,
-    lest the money go back twice."""
+    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look up at the
+    provider what became of it; then POST /payments/{id}/settle, and go on with what is left. Until then the order can't
+    be shipped, captured or refunded, so that nothing is refunded twice."""
 
     slug, title = "payment-contested", "The payment is contested"

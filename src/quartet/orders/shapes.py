@@ -21,9 +21,8 @@ class OrderItemShape(Shape):
 
 
 class PaymentRefundShape(Shape):
-    """What was promised back of a payment: `pending` at the provider, given (`succeeded`), or `failed`. `reason`: it
-    was `asked` for, the order was `cancelled`, the money came too `late`, or it was given `elsewhere`, by hand at the
-    provider's page."""
+    """A refund of a payment: `pending` at the provider, `succeeded`, or `failed`. `reason`: it was `asked` for, the
+    order was `cancelled`, the money came too `late`, or it was made `elsewhere`, by hand at the provider's page."""
 
     id: UUID
     amount_cents: int
@@ -34,8 +33,9 @@ class PaymentRefundShape(Shape):
 
 
 class ContestShape(Shape):
-    """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that the books have no
-    room for; `providerRef` is the provider's name for it. Until `settledAt` nothing is sent, taken or given back."""
+    """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that exceeds what is
+    left; `providerRef` is the provider's name for it. Until `settledAt` the order can't be shipped, captured or
+    refunded."""
 
     provider_ref: str
     reason: str
@@ -45,7 +45,7 @@ class ContestShape(Shape):
 
 
 class OrderPaymentShape(Shape):
-    """A try at paying."""
+    """An attempt to pay."""
 
     id: UUID
     order_id: UUID
@@ -70,7 +70,7 @@ class StepShape(Shape):
 
 
 class RefundPartShape(Shape):
-    """What of a refund falls on a SKU: the sum, the pieces that it was for, and those that came back to the shelf."""
+    """The part of a refund that falls on a SKU: the amount, the pieces it was for, and those put back into stock."""
 
     sku: str
     amount_cents: int
@@ -79,8 +79,7 @@ class RefundPartShape(Shape):
 
 
 class GivenBackShape(Shape):
-    """Money that was given back; less than nothing where it came to the shop again, since the provider could not give
-    it after all."""
+    """A refund; negative where the provider could not pay it out after all and the money was returned."""
 
     id: UUID
     at: datetime
@@ -92,7 +91,7 @@ class GivenBackShape(Shape):
 
 
 class OrderShape(Shape):
-    """`expiresAt` is until when an unpaid order holds its stock; `email` is a guest's; `metadata` is what came
+    """`expiresAt` is until when an unpaid order has its stock reserved; `email` is a guest's; `metadata` is what came
     with the order."""
 
     id: UUID
@@ -113,6 +112,6 @@ class OrderShape(Shape):
 
 
 class NewOrderShape(OrderShape):
-    """`orderToken` is how a guest comes back to the order: sent as `X-Order-Token`. A user has none."""
+    """`orderToken` gives a guest access to the order: sent as `X-Order-Token`. A user has none."""
 
     order_token: str | None = None

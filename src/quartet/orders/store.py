@@ -1,7 +1,7 @@
-"""Orders in PostgreSQL, where each step is one function of the database (`schema/`) and one round trip.
+"""Orders in PostgreSQL, where each step is one SQL function (`schema/`) and one round trip.
 
-Every step locks the order's row first and inventory rows in SKU order after it. One order a transaction: a second one's
-SKUs would be taken out of that order.
+Every step locks the order's row first and inventory rows in SKU order after it. One order per transaction: a second
+one's SKUs would be locked out of that order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

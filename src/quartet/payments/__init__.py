@@ -1,4 +1,4 @@
-"""Payments: what was asked of a provider, what it said, and what was given back."""
+"""Payments: calls to providers, their outcomes, and refunds."""
 
 from quartet.payments.api import PaymentShape
 from quartet.payments.model import (

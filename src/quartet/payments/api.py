@@ -22,9 +22,9 @@ router = APIRouter(prefix="/payments", tags=["payments"])
 
 
 class PaymentShape(Shape):
-    """`providerRef` is the provider's name for it, the payment's own id until it has one; `refundedCents` is what has
-    been given back. `redirectUrl` is where the buyer has to go before a pending payment goes on. A payment that came
-    too late is `refunded`, its money on its way, or `voided`, what was held let go."""
+    """`providerRef` is the provider's id of it, the payment's own id until it has one; `refundedCents` is what has been
+    refunded. `redirectUrl` is where the buyer has to go before a pending payment goes on. A payment that came too late
+    is `refunded`, the refund in progress, or `voided`, if it was only authorized."""
 
     id: UUID
     order_id: UUID
@@ -41,8 +41,8 @@ class PaymentShape(Shape):
 
 
 class Settlement(Body):
-    """`note` says what was found out at the provider; it is kept in the audit log. `contests` names all that are open,
-    by their `providerRef`. `moneyGone`: what a bank or the provider took stays there, and counts as given back."""
+    """`note` says what was found out at the provider; it is stored in the audit log. `contests` names all open ones, by
+    their `providerRef`. `moneyGone`: what a bank or the provider took stays there, and counts as refunded."""
 
     note: Annotated[str, words(200)]
     contests: Annotated[list[Annotated[str, text(255)]], Field(max_length=100)]
@@ -65,8 +65,8 @@ async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Res
 
 @router.post("/{id}/settle", response_model=PaymentShape, responses=problems(*_STAFF))
 async def settle_payment(shop: ShopDep, principal: Staff, payment_id: PathId, body: Settlement) -> Response:
-    """What others did to a contested payment's money is seen to: the order goes on with what is left. Not contested, it
-    stays as it is. 409 `payment-contested` where more is open than was named: look again."""
+    """Settles what others did to a contested payment's money: the order goes on with what is left. If it is not
+    contested, nothing changes. 409 `payment-contested` if more is open than was named: look again."""
     async with shop.stores.pg.tx() as tx:
         settled = await store.settle(tx, payment_id, body.contests, gone=body.money_gone, now=shop.clock.now())
         found = await store.with_buyer(tx, payment_id)

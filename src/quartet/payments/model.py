@@ -219,33 +219,33 @@ class PaymentDeclined(Problem):
 
 
 class PaymentInProgress(Conflict):
-    """Another payment of this order is under way and can't be let go. Wait for its outcome: GET /payments/{id} of
+    """Another payment of this order is in progress and can't be voided now. Wait for its outcome: GET /payments/{id} of
     `paymentId`."""
 
     slug, title = "payment-in-progress", "Another payment of this order is under way"
 
 
 class OrderNotPayable(Conflict):
-    """Only a pending order whose time is not over can be paid; `orderStatus` says how it stands. Whatever was charged
-    meanwhile is given back."""
+    """Only a pending order that has not expired can be paid; `orderStatus` is its present status. Whatever was charged
+    meanwhile is refunded."""
 
     slug, title = "order-not-payable", "This order can't be paid"
 
 
 class NothingToCapture(Conflict):
-    """Only an `authorized` payment can be captured; `paymentStatus` says how it stands: taken already, or let go."""
+    """Only an `authorized` payment can be captured; `paymentStatus` says whether it is captured already or voided."""
 
     slug, title = "nothing-to-capture", "There is nothing to capture"
 
 
 class ProviderError(Problem):
-    """The payment provider failed. Nothing was charged or given back; try again."""
+    """The payment provider failed. Nothing was charged or refunded; try again."""
 
     slug, status, title = "provider-error", 502, "The payment provider failed"
 
 
 class ProviderAway(ProviderError):
-    """The payment provider does not answer at the moment, and was not asked: nothing was charged or given back. Try
+    """The payment provider does not answer at the moment, and was not called: nothing was charged or refunded. Try
     again after `Retry-After` seconds, or pay through another."""
 
     slug, status, title = "provider-away", 503, "The payment provider does not answer"
@@ -256,8 +256,8 @@ class ProviderAway(ProviderError):
 
 
 class ProviderOff(Conflict):
-    """The payment was taken through a `provider` that this shop is not connected to, such as orders brought along from
-    another shop. Give the money back there, or turn the provider on."""
+    """The payment was made through a `provider` that is not switched on, as with orders imported from another shop.
+    Refund the money there, or switch the provider on."""
 
     slug, title = "provider-off", "The payment's provider is not connected"
 
@@ -283,7 +283,7 @@ class CameOtherwise(Exception):
 
 
 class BadSignature(Problem):
-    """The webhook's signature is missing, wrong or older than five minutes. It must be made with the secret that the
+    """The webhook's signature is missing, wrong or too old. It must be made with the secret that the
     shop and the provider share, over the exact bytes of the body."""
 
     slug, status, title = "bad-signature", 400, "The signature is not good"

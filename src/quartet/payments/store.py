@@ -1,4 +1,4 @@
-"""Payments, refunds and webhook events in PostgreSQL; schema/payment_steps.sql tells what each step does."""
+"""Payments, refunds and webhook events in PostgreSQL; schema/payment_steps.sql describes each step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

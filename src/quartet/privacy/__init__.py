@@ -1,7 +1,7 @@
-"""Forgetting a person in every store, and handing over what is held about one. Owns no store; speaks to all of them.
+"""Erasing a person's data in every store, and exporting it. Owns no store; calls all rooms that hold such data.
 
-A new table, key or collection that holds something of a person is forgotten here too; `tests/flows/test_privacy.py`
-looks through every store for what was left.
+A new table, key or collection with personal data must be erased here too; `tests/flows/test_privacy.py`
+searches every store for leftovers.
 """
 
 from quartet.privacy.service import forget

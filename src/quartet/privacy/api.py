@@ -32,7 +32,7 @@ class HeldOrder(OrderShape):
 
 
 class Held(Shape):
-    """Everything that is held about you. `points` are today's and this week's."""
+    """All your personal data. `points` are today's and this week's."""
 
     profile: UserShape
     sessions: list[dict[str, Any]]
@@ -49,8 +49,8 @@ class Held(Shape):
     responses=problems(Unauthenticated, Invalid, OrdersOpen, LastAdmin, TooManyAttempts, Busy, StoreUnavailable),
 )
 async def delete_me(request: Request, shop: ShopDep, principal: Signed, body: Goodbye | None = None) -> Response:
-    """Forgets you, in every store and for good. Your orders are kept, as the law demands, without saying whose they
-    were; your reviews stay, unsigned."""
+    """Erases your data, in every store and for good. Your orders are kept, as the law demands, without a link to you;
+    your reviews stay, unsigned."""
     device = Device(None, request.scope["address"])
     await service.erase(shop, principal, body.password if body else None, device)
     return nothing()
@@ -58,7 +58,7 @@ async def delete_me(request: Request, shop: ShopDep, principal: Signed, body: Go
 
 @router.get("/export", response_model=Held, responses=problems(Unauthenticated, StoreUnavailable))
 async def export_me(shop: ShopDep, principal: Signed) -> Response:
-    """Everything that is held about you, as one document."""
+    """All your personal data, as one document."""
     pieces = service.export(shop, principal)
     first = await anext(pieces)  # what is refused is refused before the answer begins
 

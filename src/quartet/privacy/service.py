@@ -1,8 +1,8 @@
-"""Forgetting a person.
+"""Erasing a person's data.
 
-What PostgreSQL holds goes in one transaction, with the event `user.erased`; the relay then calls `forget` for the other
-stores, again and again until all of it went well, so that a crash anywhere still ends in everything forgotten. Orders,
-payments and the ledger stay, as the law wants; they name a row of `users` that says nothing any more.
+What PostgreSQL holds is erased in one transaction, with the event `user.erased`; the relay then calls `forget` for the
+other stores and retries until all of it succeeded, so a crash anywhere still ends with everything erased. Orders,
+payments and the ledger stay, as the law demands; they refer to an emptied row of `users`.
 """
 
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
-"""A real retailer's year: imported as the shop's history, and bought again through its front door.
+"""A real retailer's year: imported as the shop's history, and bought again over HTTP.
 
-`import_retail` books it, `verify` holds the books to the file, `replay` buys its baskets over HTTP.
+`import_retail` imports it, `verify` compares the books with the file, `replay` buys its baskets over HTTP.
 """
 
 from quartet.retail.console import run_import, run_replay, watching

@@ -1,7 +1,7 @@
-"""The import: one pass to learn what the file says of its goods and customers, one to book its invoices.
+"""The import: one pass to learn the file's products and customers, one to book its invoices.
 
-Memory grows with codes, customers, invoice numbers and cancellations, never with lines; the books are written in one
-transaction, so that an import is there whole or not at all.
+Memory grows with SKUs, customers, invoice numbers and cancellations, never with lines; everything is written in one
+transaction, so an import is there whole or not at all.
 """
 
 import time

@@ -1,7 +1,7 @@
 """The import's writing: bulk COPY into the tables of accounts, inventory, orders and payments, in one transaction.
 
-The one place that writes other rooms' tables past their front doors: half a million lines go in by COPY or not in three
-minutes. What their triggers and constraints hold, holds here too.
+The one place that writes other rooms' tables without their interfaces, since half a million lines need COPY.
+Their triggers and constraints apply here too.
 """
 
 from collections.abc import Collection, Mapping, Sequence

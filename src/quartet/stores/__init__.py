@@ -1,4 +1,4 @@
-"""The four stores, opened together. Drivers live in this layer only."""
+"""Clients of the four stores, opened together. Drivers are imported in this layer only."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What this process's breakers have seen, told to Prometheus as it is at the moment of asking."""
+"""This process's circuit breakers, exposed to Prometheus as they are at the moment of asking."""
 
 from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary

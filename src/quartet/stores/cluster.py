@@ -1,9 +1,9 @@
-"""Redis Cluster: which of several servers keeps a key, found by asking any of them, and followed when it moves.
+"""Redis Cluster: which of several servers holds a key, found by asking any of them, and followed when it moves.
 
-A pipeline goes to every server that has a part of it at once. What a server did not do because the key is elsewhere is
-asked of the other, and what nobody did because the keys are on their way is asked again a moment later; what was sent
-to a server that is then gone is unknown and never sent again. Keys that one script or command reads together share a
-`{…}` in their names, which makes them lie together."""
+A pipeline goes to all servers that hold a part of it at once. What a server did not execute because the key is
+elsewhere (MOVED, ASK) is sent to the other, and what nobody executed because the keys are moving (TRYAGAIN) is sent
+again a moment later. What was sent to a server that then died has an unknown outcome and is never sent again. Keys that
+one script or command reads together share a hash tag `{…}` in their names, which puts them into one slot."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence

@@ -1,5 +1,5 @@
-"""Whole stores as files: PostgreSQL's by its own tools, MongoDB's documents as BSON one behind the other, which is also
-what `mongodump` writes and `mongorestore` reads."""
+"""Whole stores as files: PostgreSQL by its own tools, MongoDB's documents as concatenated BSON, which is also the
+format of `mongodump` and `mongorestore`."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Text that databases read lives in real files beside its owner; this loads them."""
+"""Loads the text that databases execute from real files beside its owner."""
 
 import hashlib
 import json

@@ -1,12 +1,12 @@
-"""Between the shop and each of its stores, and who else it asks: a bound to how many calls may wait, and a breaker.
+"""In front of each store and each external service: a bulkhead (limit of concurrent calls) and a circuit breaker.
 
-The store is *doubtful* when a call has failed, or when none of those under way was answered for a moment. Then it is
-asked whether it lives, on a connection of its own: the *probe*. Only a probe that fails opens the breaker, so that
-neither one lost connection nor one slow query does; while it is open every call is refused at once, and the probe goes
-on until it is answered, so that no request has to find out by waiting. A call that was sent is never said to be
-refused: it ends by its own limit or with `StoreUnavailable`, its outcome unknown.
+The store is *doubtful* when a call has failed, or when none of those in flight was answered for a moment. Then it is
+asked whether it lives, on a connection of its own: the *probe*. Only a failed probe opens the breaker, so neither one
+lost connection nor one slow query does. While it is open every call is refused at once, and the probe is repeated until
+it is answered, so no request has to find out by waiting. A call that was sent is never reported as refused: it ends by
+its own timeout or with `StoreUnavailable`, its outcome unknown.
 
-Before there is doubt the store may be *silent*: it is asked already, and who has something else at hand turns to that.
+Before there is doubt the store may be *silent*: the probe has started already, and callers with a fallback use it.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ class Guard:
     """Of one store: `with guard.call(): …` around each call to it.
 
     `probe` returns when the store lives and raises when it does not, or takes `patience` seconds. `doubt`: seconds
-    without any answer until it is doubtful; `silence`: until it is silent, the same if not given. `places`: how many
-    calls may be under way. `away`: what a call raises when the store is to blame; anything else that it raises is the
-    store's answer. `rest`: seconds between two probes of one that is away.
+    without any answer until it is doubtful; `silence`: until it is silent, the same if not given. `places`: the limit
+    of concurrent calls. `away`: exceptions of a call for which the store is to blame; anything else that a call raises
+    is the store's answer. `rest`: seconds between two probes of a store that is down.
     """
 
     def __init__(
@@ -69,33 +69,33 @@ class Guard:
 
     @property
     def state(self) -> State:
-        """`half-open`: open, and just being asked whether it is back."""
+        """`half-open`: open, and the probe is running."""
         if self._is_open:
             return "half-open" if self._is_asking else "open"
         return "doubtful" if self._is_doubtful else "closed"
 
     @property
     def is_open(self) -> bool:
-        """It is away: it is asked nothing but whether it lives."""
+        """It is down: nothing is sent to it but the probe."""
         return self._is_open
 
     @property
     def is_doubtful(self) -> bool:
-        """It may be away, or is."""
+        """It may be down, or is."""
         return self._is_doubtful
 
     @property
     def is_silent(self) -> bool:
-        """It has said nothing for a moment, or is doubtful."""
+        """It has not answered for a moment, or is doubtful."""
         return self._is_silent
 
     def call(self, limit: asyncio.Timeout | None = None, *, brief: bool = False) -> "_Call":
-        """Around one call. One with a `limit` is given up when the breaker opens; a `brief` one, for those who can do
-        without, is given up and refused as soon as there is doubt. Raises StoreUnavailable."""
+        """Around one call. One with a `limit` is cancelled when the breaker opens; a `brief` one, for callers with a
+        fallback, is cancelled and refused as soon as there is doubt. Raises StoreUnavailable."""
         return _Call(self, limit, brief)
 
     def close(self) -> None:
-        """Asks no more."""
+        """Stops probing."""
         self._is_closed = True
         for running in (self._timer, self._probing):
             if running is not None:
@@ -124,7 +124,7 @@ class Guard:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Twice as often as it takes to be silent."""
+        """Checks twice as often as it takes to become silent."""
         self._timer = None
         if self.calls == 0 and self._is_silent == self._is_doubtful:
             return
@@ -134,7 +134,7 @@ class Guard:
         self._look_again(self._glance)
 
     def _judge(self, glanced: float, now: float) -> None:
-        """When that look itself came late, the process had no time to hear."""
+        """If this check itself came late, the process had no time to receive answers."""
         if self._heard >= glanced:
             return
         if now - glanced < 2 * self._glance:
@@ -149,7 +149,7 @@ class Guard:
             self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
 
     def doubt(self) -> None:
-        """Something speaks against it: it is asked whether it lives."""
+        """Something speaks against it: the probe is started."""
         self._is_doubtful = True
         self._refuse(self.brief)
         _end(self.briefly_held)
@@ -171,8 +171,8 @@ class Guard:
         self._heard = monotonic()
 
     async def _ask(self) -> Exception | None:
-        """None when it lives, else what is wrong. That it took too long says nothing against a store that has answered
-        others meanwhile, nor when it was our own process that was slow."""
+        """The probe: None if it lives, else what is wrong. A timeout says nothing against a store that has answered
+        others meanwhile, nor if our own process was slow."""
         while True:
             began = monotonic()
             self._is_asking = True
@@ -206,7 +206,7 @@ def _end(limits: set[asyncio.Timeout]) -> None:
 
 
 class _Call:
-    """A plain class: a generator's context manager would cost more than all that it does."""
+    """A plain class: a generator-based context manager would cost more than all that it does."""
 
     __slots__ = ("_brief", "_guard", "_limit")
 

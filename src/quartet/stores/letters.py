@@ -1,4 +1,4 @@
-"""Dead letters: what a pipeline could not carry, with the reason, until somebody replays or drops it."""
+"""Dead letters: what a pipeline could not process, with the reason, until somebody replays or drops it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ q = queries(__file__)
 
 @dataclass(frozen=True)
 class Letter:
-    """Something that could not be carried, and why. `key` is the pipeline's own name for it."""
+    """Something that could not be processed, and why. `key` is the pipeline's own name for it."""
 
     id: int
     pipeline: str
@@ -34,7 +34,7 @@ async def bury(tx: Tx, pipeline: str, letters: Sequence[tuple[str, Json, str]]) 
 
 
 async def exhume(tx: Tx, pipeline: str, keys: Sequence[str]) -> None:
-    """These are no dead letters any more."""
+    """Removes them from the dead letters."""
     await tx.execute(q.exhume, pipeline, keys)
 
 
@@ -60,5 +60,5 @@ async def drop(tx: Tx, id_: int) -> Letter | None:
 
 
 async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
-    """What could not be carried about somebody who is gone is given up, and what was about these orders of theirs."""
+    """Discards dead letters about an erased person, and about these orders of theirs."""
     await tx.execute(q.forget_letters, str(user_id), order_ids)

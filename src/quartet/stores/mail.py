@@ -1,4 +1,4 @@
-"""The mail port: the console, or SMTP."""
+"""Sending mail: to the console, or by SMTP."""
 
 import re
 import sys
@@ -29,13 +29,13 @@ class Mailer(Protocol):
 
     @property
     def is_away(self) -> bool:
-        """The next hop does not answer, and is asked nothing."""
+        """The mail server does not answer, and nothing is sent to it."""
         ...
 
     async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
-        """Returns when the next hop has taken it. Raises MailRefused, or OSError when it is not known to be taken: then
-        it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`). Raises
-        StoreUnavailable where it is away, and nothing was sent."""
+        """Returns when the mail server has accepted it. Raises MailRefused, or OSError if it is not known to be
+        accepted: it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`).
+        Raises StoreUnavailable if it is down, and nothing was sent."""
         ...
 
 
@@ -66,7 +66,7 @@ class SmtpMailer:
         return self.guard.is_open
 
     async def _probe(self) -> None:
-        """Lets it greet."""
+        """Waits for its greeting."""
         async with aiosmtplib.SMTP(**self._server):
             pass
 
@@ -103,7 +103,7 @@ class SmtpMailer:
 
 
 def _nameless(error: Exception) -> str:
-    """What went wrong without whose mailbox it was: this goes into logs, which no wish to be forgotten reaches."""
+    """What went wrong, without the mailbox's address: this goes into logs, from which nobody is erased."""
     return re.sub(r"[^\s<'\"(]+@[^\s>'\"),;]+", "…", repr(error))
 
 

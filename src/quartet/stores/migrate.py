@@ -1,6 +1,6 @@
-"""The database's schema, each room's in its own `schema/`, brought up to date under a lock: numbered migrations in
-dbmate's file format, each applied once and in order; then functions, in files without a number, each applied again
-whenever its text has changed, so that a function has one place to be read and changed in."""
+"""Migrations of the database schema, each room's in its own `schema/`, applied under a lock: numbered migrations in
+dbmate's file format, each applied once and in order; then SQL functions, in files without a number, each applied again
+whenever its text has changed, so that a function is read and changed in one place."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ _ROOMS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Migration:
-    """`version` is what is remembered of it: the number in the file's name, or a function file's name and digest."""
+    """`version` is what is recorded of it: the number in the file's name, or a function file's name and digest."""
 
     version: str
     name: str
@@ -76,9 +76,9 @@ def _functions(root: Path) -> list[Migration]:
 
 
 async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str] | None:
-    """Applies what is missing, all of it or nothing; answers the names applied. Where nothing is, any role may ask;
-    else ValueError when it is not the owner, or somebody keeps a table. None for a database of a newer version: it is
-    left as it is, since processes of both work on the newer one's functions."""
+    """Applies what is missing, all of it or nothing; returns the names applied. If nothing is missing any role may call
+    it; else ValueError if the role is not the owner, or somebody holds a lock on a table. None for a database of a
+    newer version: it is left unchanged, since processes of both versions work on the newer one's functions."""
     wanted = list(find() if migrations is None else migrations)
     turns, until = itertools.cycle(_TURNS), monotonic() + _TRIED_SECONDS
     while True:
@@ -93,7 +93,7 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
 
 
 class _KeptError(Exception):
-    """Somebody else has a table that is needed."""
+    """Somebody else holds a lock on a table that is needed."""
 
 
 async def _migrate(pg: Postgres, wanted: Iterable[Migration], patience: str) -> list[str] | None:
@@ -119,8 +119,8 @@ async def _apply(tx: Tx, migration: Migration) -> None:
 
 
 def newer(versions: Iterable[str]) -> list[str]:
-    """Migrations among these of a Quartet that came after this one. A number is higher than all before it; lower ones
-    that are not known have gone into others since."""
+    """Those of these migrations that are newer than this version of Quartet. Their number is higher than all of ours;
+    unknown lower ones have been merged into others since."""
     return sorted(version for version in versions if "@" not in version and version > max(_numbers()))
 
 
@@ -131,9 +131,8 @@ async def is_newer(pg: Postgres) -> bool:
 
 
 async def lacking(pg: Postgres) -> str:
-    """What the database lacks of the schema, and what to do about it; "" where it lacks nothing. Only numbered
-    migrations count: while versions change, processes of both work on the newer one's functions. Raises
-    StoreUnavailable."""
+    """What the database lacks of the schema, and what to do about it; "" if it lacks nothing. Only numbered migrations
+    count: during an upgrade processes of both versions work on the newer one's functions. Raises StoreUnavailable."""
     async with pg.read() as read:
         try:
             done = await _versions(read)

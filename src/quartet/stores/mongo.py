@@ -1,4 +1,4 @@
-"""MongoDB by pymongo's asyncio client, narrowed to what behaves the same on every engine (docs/engines.md)."""
+"""MongoDB by pymongo's asyncio client, limited to what behaves the same on every engine (docs/engines.md)."""
 
 import asyncio
 import sys
@@ -50,11 +50,11 @@ class DuplicateKey(Exception):
 
 
 class LostPosition(Exception):
-    """The change stream can't resume from the token given: the history is gone (error 286 and its kin)."""
+    """The change stream can't resume from the token given: the history is gone (error 286 and similar ones)."""
 
 
 class _NamedErrors:
-    """The driver's errors as ours."""
+    """Translates the driver's errors into ours."""
 
     __slots__ = ()
 
@@ -82,7 +82,7 @@ async def _called(guard: Guard, seconds: float | None = CALL_SECONDS, *, brief: 
 
 
 async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
-    """As asyncio's since Python 3.12: what is waited for runs in the waiting task."""
+    """As asyncio's since Python 3.12: the awaited coroutine runs in the waiting task."""
     async with asyncio.timeout(seconds):
         return await work
 
@@ -95,8 +95,9 @@ if sys.version_info < (3, 12):
 
 
 async def _apart(work: Coroutine[Any, Any, T]) -> T:
-    """What the driver answers, waited for beside it: whoever gives up goes at once, and the driver is told once. It may
-    take long to go, and on Python 3.11 overhears that it should when an answer comes at that moment."""
+    """The driver's call, in a task of its own: a caller that is cancelled returns at once, and the driver is cancelled
+    once. It may take long to end, and on Python 3.11 misses a cancellation that comes at the same moment as an
+    answer."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
@@ -107,7 +108,7 @@ async def _apart(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _hear_out(task: asyncio.Task[Any]) -> None:
-    """Nobody waits for it any more."""
+    """Nobody waits for it any more; its failure is consumed."""
     if not task.cancelled():
         task.exception()
 
@@ -140,7 +141,7 @@ class Collection:
             return await _apart(cursor.to_list())
 
     async def scan(self, where: Filter, *, batch: int = 500) -> AsyncIterator[list[Document]]:
-        """Every matching document in order of `_id`, in batches, resumable and flat in memory."""
+        """Every matching document in order of `_id`, in batches, resumable and with constant memory."""
         last: Any = None
         while True:
             page_filter = dict(where) if last is None else {**where, "_id": {"$gt": last}}
@@ -212,11 +213,11 @@ class Collection:
             await _apart(self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted]))
 
     async def watch(self, *, resume_after: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
-        """The change stream: (document id, resume token) for each insert, update, replace and delete, and
-        (None, token) whenever there is none just then; that comes after `_AWAIT_MS` from MongoDB, much sooner from
-        nx-27017. Only *which* document changed is told, since that alone is right on every engine. A position that is
-        gone raises LostPosition on MongoDB, and so does a collection that was dropped or renamed, past which no earlier
-        position leads; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
+        """The change stream: (document id, resume token) for each insert, update, replace and delete, and (None, token)
+        whenever there is none at present; that comes after `_AWAIT_MS` from MongoDB, much sooner from nx-27017. Only
+        *which* document changed is reported, since that alone is right on every engine. A position that is gone raises
+        LostPosition on MongoDB, and so does a collection that was dropped or renamed, since no earlier position leads
+        past that; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
         operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete", "invalidate"]}}}
         opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=_AWAIT_MS)
         try:
@@ -240,8 +241,7 @@ class Collection:
 
 
 class _Heartbeats(monitoring.ServerHeartbeatListener):
-    """The driver's own look at the server, so that one that nobody asks is known to be away too: cached pages then tell
-    their age."""
+    """The driver's own heartbeat, so that an outage is noticed even without calls: cached pages then have an `Age`."""
 
     def __init__(self, mongo: "Mongo") -> None:
         self._mongo = mongo
@@ -287,7 +287,7 @@ class Mongo:
 
     @cached_property
     def brief(self) -> "Mongo":
-        """The same for those who can do without: `find` ends as soon as there is doubt that the server is there."""
+        """The same for callers with a fallback: `find` ends as soon as there is doubt that the server is there."""
         brief = copy(self)
         brief._is_brief = True
         return brief
@@ -310,7 +310,7 @@ class Mongo:
             return await self._probe()
 
     async def drop_database(self) -> None:
-        """Forgets everything in this database."""
+        """Deletes everything in this database."""
         async with _called(self.guard, None):
             await _apart(self._client.drop_database(self._database))
 

@@ -1,8 +1,8 @@
-"""The outbox: events written where they happen, each key's drained in order by one relay at a time. Keys are shared out
-among `PARTS`, so that several relays can work beside each other.
+"""The transactional outbox: events are written in the transaction that makes them true, and delivered in order per key
+by one relay at a time. Keys are divided among `PARTS`, so that several relays can work side by side.
 
-A relay looks (`due`), carries what it saw with no transaction open, and writes down what became of it (`forget`,
-`postpone`, `fail`). Killed between, it or another carries the same events again: consumers know an event by its id.
+A relay reads (`due`), delivers with no transaction open, and records the outcome (`forget`, `postpone`, `fail`). Killed
+in between, it or another delivers the same events again: consumers recognise an event by its id.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -53,7 +53,7 @@ async def due(
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:
-    """They have been carried."""
+    """They have been delivered."""
     await tx.execute(q.forget, ids)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg: `Read` to look, `Tx` to write, and driver errors stop here."""
+"""PostgreSQL by asyncpg: `Read` to read, `Tx` to write; driver errors do not get past this module."""
 
 import asyncio
 import ssl
@@ -55,7 +55,7 @@ _GONE = (
 
 
 def new_row_id() -> UUID:
-    """A new id as rows have it: made and said in half the time of `new_id`'s, but orjson does not know its class."""
+    """A new id for rows: made and serialised in half the time of `new_id`'s, but orjson does not know its class."""
     return pgproto.UUID(drawn_id().to_bytes(16))
 
 
@@ -89,8 +89,8 @@ class _Statement(Timed):
 
 
 class Read:
-    """One connection to look with. Statements are prepared once a connection and reused. `seconds`: how long each may
-    take, where that is not as long as any call."""
+    """One connection for reading. Statements are prepared once per connection and reused. `seconds`: the timeout of
+    each, where that differs from any call's."""
 
     def __init__(self, connection: "asyncpg.Connection[Any]", seconds: float | None = None) -> None:
         self._connection, self._seconds = connection, seconds
@@ -112,15 +112,15 @@ class Read:
 
 
 class Tx(Read):
-    """A connection to write with."""
+    """A connection for writing."""
 
     async def execute(self, sql: str, *args: Any) -> str:
-        """Runs the statement; answers the server's tag, such as `UPDATE 1`."""
+        """Runs the statement; returns the server's tag, such as `UPDATE 1`."""
         with _Statement():
             return await self._connection.execute(sql, *args, timeout=self._seconds)
 
     async def copy_records(self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
-        """COPY in binary; answers the tag."""
+        """COPY in binary; returns the tag."""
         with _Statement():
             return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
 
@@ -143,7 +143,7 @@ def _to_jsonb(value: Any) -> bytes:
 
 
 async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
-    """A host that goes without a word leaves a connection open for hours, on which nothing is said."""
+    """Without keepalive a host that disappears silently leaves a connection open for hours."""
     with suppress(*_GONE):
         while True:
             await connection.fetchval("SELECT 1")
@@ -193,7 +193,7 @@ class _Pool:
                 held.discard(limit)
 
     def give_back(self, connection: "asyncpg.Connection[Any]", *, sound: bool) -> None:
-        """Keeps it for the next, unless a call was cut short in it."""
+        """Returns it to the pool, unless a call was cancelled in it."""
         if sound and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append((connection, monotonic()))
         else:
@@ -249,8 +249,8 @@ class Postgres:
 
     @asynccontextmanager
     async def read(self, seconds: float | None = None) -> AsyncIterator[Read]:
-        """A connection for looking; each statement sees its own snapshot. `seconds`: for what grows with the shop, and
-        nobody waits for; else a statement is given up after `CALL_SECONDS`."""
+        """A connection for reading; each statement sees its own snapshot. `seconds`: for statements that grow with the
+        shop and that nobody waits for; else a statement is cancelled after `CALL_SECONDS`."""
         async with self._borrowed() as connection:
             yield Read(connection, seconds)
 
@@ -285,9 +285,10 @@ class Postgres:
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
-        """Waits until no other process is in the block of this name; yields a function that says whether that still
-        holds. The server lets the next one in when this connection ends, however it ends; so for a moment there may be
-        two, and what is done inside must bear that. Keeps a connection of its own outside the pool."""
+        """A lock over all processes: waits until no other process is in the block of this name; yields a function that
+        says whether that still holds. The server lets the next one in when this connection ends, however it ends; so
+        for a moment there may be two, and the block must tolerate that. Keeps a connection of its own outside the
+        pool."""
         try:
             connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CALL_SECONDS)
         except (*_GONE, asyncpg.PostgresError) as error:
@@ -320,8 +321,8 @@ class Postgres:
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Any]:
-        """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a cut after COMMIT was sent
-        is StoreUnavailable too: unknown, not failed."""
+        """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a connection lost after COMMIT was
+        sent is StoreUnavailable too: unknown, not failed."""
         try:
             with self.guard.call():
                 connection = await self._pool.take(self.guard.held)

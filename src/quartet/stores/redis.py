@@ -1,4 +1,4 @@
-"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; the server's errors stop here."""
+"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; server errors do not get past this module."""
 
 import asyncio
 import re
@@ -62,7 +62,7 @@ class RedisStore:
 
     @cached_property
     def brief(self) -> "RedisStore":
-        """The same for those who can do without: calls end as soon as there is doubt that the server is there."""
+        """The same for callers with a fallback: calls end as soon as there is doubt that the server is there."""
         brief = copy(self)
         brief._is_brief = True
         return brief
@@ -73,8 +73,8 @@ class RedisStore:
         return _sound(reply)
 
     async def hastily(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `ask` gives, for those who have something else at hand: StoreUnavailable as soon as the server has said
-        nothing for some milliseconds. What was begun then goes on all the same, and nobody hears of it."""
+        """The result of `ask`, for callers with an equal fallback: StoreUnavailable as soon as the server has been
+        silent for some milliseconds. What was begun then goes on all the same, and its result is dropped."""
         if self.guard.is_silent:
             raise StoreUnavailable("redis")
         asking = asyncio.create_task(ask(*args, **kwargs))
@@ -94,7 +94,7 @@ class RedisStore:
         return asking.result()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
-        """A Lua script, atomic. Known by its hash; sent whole when the server has forgotten it (a restart)."""
+        """A Lua script, atomic. Called by its hash; sent whole when the server has forgotten it (a restart)."""
         try:
             return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
         except ScriptForgotten:

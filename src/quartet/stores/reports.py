@@ -1,5 +1,5 @@
-"""Where reports are read: at a streaming replica where the shop has one, so that the longest of them takes nothing from
-those who buy; and at the primary while that is away."""
+"""Where reports are read: from a streaming replica if the shop has one, so that a long report takes nothing from
+the buyers; and from the primary while the replica is down."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,8 @@ Found = TypeVar("Found")
 async def report(
     primary: Postgres, replica: Postgres | None, read: Callable[[Read], Awaitable[Found]]
 ) -> tuple[Found, datetime]:
-    """What `read` finds, and until when all that was committed is in it. Raises StoreUnavailable if nobody answers."""
+    """What `read` finds, and the time until which everything committed is included. Raises StoreUnavailable if nobody
+    answers."""
     if replica is not None:
         try:
             return await _while_it_lives(replica, read)
@@ -38,7 +39,7 @@ async def report(
 
 
 async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
-    """Given up as soon as the replica is known to be away, since there is somebody else to ask."""
+    """Cancelled as soon as the replica is known to be down, since the primary can be asked."""
     async with asyncio.timeout(REPORT_SECONDS) as limit:
         replica.guard.held.add(limit)
         try:

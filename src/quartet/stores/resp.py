@@ -1,6 +1,6 @@
-"""One connection to Redis or Valkey, shared by all who ask: what is asked in one turn of the event loop is written in
-one go, and the replies come in the order of the questions. Each call then costs a third of what a pool's connection of
-its own would, most of which is the two system calls."""
+"""One connection to Redis or Valkey, shared by all callers: all commands of one turn of the event loop are pipelined
+in one write, and replies come in the order of the commands. Each call then costs a third of one on a pooled connection
+of its own, most of which is the two system calls."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ CALL_SECONDS = 1.0
 
 
 class Gone(Exception):
-    """The connection is lost, or the server does not answer: whether it did what it was asked is unknown."""
+    """The connection is lost, or the server does not answer: whether the command was executed is unknown."""
 
 
 class Refused(Exception):
@@ -35,12 +35,12 @@ class Server:
 
     @property
     def is_at_rest(self) -> bool:
-        """Nobody waits for it."""
+        """Whether every command has been answered."""
         opening = self._opening is not None and not self._opening.done()
         return not opening and (self.opened is None or self.opened.is_at_rest)
 
     async def open(self) -> "Connection":
-        """One try for all who wait: were they to take turns, the last would wait for all the others' seconds. Raises
+        """One attempt for all who wait: if they took turns, the last would wait for all the others' timeouts. Raises
         Gone, Refused."""
         if (opened := self.opened) is not None:
             return opened
@@ -64,8 +64,8 @@ class Server:
 
 
 class Master(Server):
-    """The one server of a shop that has no cluster. Masters may be switched behind its address; the one that is demoted
-    keeps its clients, so that nobody would ever meet the other: it is we who hang up."""
+    """The one server of a shop without a cluster. Behind its address a failover may happen; a demoted master keeps its
+    clients, who would never reach the new one: so we disconnect."""
 
     async def send(self, commands: Sequence[Sequence[Any]]) -> "list[asyncio.Future[Any]]":
         """The replies to come, in order. Raises Gone, Refused."""
@@ -75,7 +75,7 @@ class Master(Server):
     async def receive(
         self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]", _brief: bool
     ) -> list[Any]:
-        """The replies, refusals among them. Raises Gone, and Refused by what is no master, or not yet."""
+        """The replies, refusals among them. Raises Gone, and Refused by a server that is no master, or not yet."""
         said = [await reply for reply in replies]
         for reply in said:
             if _is_by_no_master(reply):

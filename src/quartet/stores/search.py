@@ -1,4 +1,4 @@
-"""Elasticsearch or OpenSearch, found by asking the server, behind one narrow interface; driver errors stop here."""
+"""Elasticsearch or OpenSearch, detected by asking the server, behind one narrow interface; driver errors stop here."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ class SearchRefused(Exception):
 
 @dataclass(frozen=True)
 class BulkResult:
-    """What became of one item; a version conflict (409) means that a newer one was there already."""
+    """The outcome of one item; a version conflict (409) means that a newer one was there already."""
 
     id: str
     status: int
@@ -61,7 +61,7 @@ class BulkResult:
 
     @property
     def passing(self) -> bool:
-        """Refused because the engine was busy or hurt: the same item may go in later."""
+        """Rejected because the engine was overloaded or unhealthy: the same item may succeed later."""
         return self.status == 429 or self.status >= 500
 
 
@@ -181,8 +181,8 @@ def _reason(info: Any) -> str:
 
 
 class SearchEngine:
-    """The engine behind a URL, one node or several; which one it is, is asked at the first call. `patience`: seconds
-    without an answer to the guard's probe until it counts as away."""
+    """The engine behind a URL, one node or several; which one it is, is detected at the first call. `patience`: seconds
+    without an answer to the guard's probe until it counts as down."""
 
     def __init__(self, url: str, *, patience: float = PROBE_SECONDS) -> None:
         self._urls, self._patience = nodes_of(url), patience
@@ -203,7 +203,7 @@ class SearchEngine:
     async def request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, seconds: float = 0
     ) -> Any:
-        """One call; asked of another node where one does not answer, if it may be asked twice. Raises SearchRefused,
+        """One call; retried on another node if one does not answer and the call is idempotent. Raises SearchRefused,
         StoreUnavailable."""
         try:
             async with asyncio.timeout(seconds or CALL_SECONDS) as limit:
@@ -227,7 +227,7 @@ class SearchEngine:
         raise AssertionError("the last try returns or raises")
 
     async def _if_there(self, method: str, path: str, seconds: float = 0) -> Json:
-        """{} where the engine has no such thing."""
+        """{} if the engine has no such thing."""
         try:
             found: Json = await self.request(method, path, seconds=seconds)
         except SearchRefused as refusal:
@@ -247,8 +247,8 @@ class SearchEngine:
         return found
 
     async def search_all(self, index: str, body: Json) -> Json:
-        """The same, for whoever takes what was not found for gone. StoreUnavailable also where only a part of the index
-        has answered."""
+        """The same, for callers that treat what was not found as deleted. StoreUnavailable also if only a part of the
+        index has answered."""
         return _whole(await self.search(index, body))
 
     async def bulk(self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]]) -> list[BulkResult]:

@@ -1,4 +1,4 @@
-"""Counters that outlive processes: what the worker did is told by the API's /metrics as well."""
+"""Counters that outlive processes, in PostgreSQL: the API's /metrics includes what the worker did."""
 
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx

@@ -1,4 +1,4 @@
-"""Which stores a request asked, and for how long: told in the `Server-Timing` header where the shop is set to."""
+"""Which stores a request called, and for how long: shown in the `Server-Timing` header if that is switched on."""
 
 from contextvars import ContextVar
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""What a store or its driver said, in a line for whoever set its URL."""
+"""An error of a store or its driver, in one line for whoever configured its URL."""
 
 import asyncpg
 from pymongo.errors import PyMongoError

@@ -1,6 +1,6 @@
-"""What changed in the systems of record reaches search, catalog copies, caches, carts and the leaderboard.
+"""Synchronisation: changes in the systems of record reach search, catalog copies, caches, carts and the leaderboard.
 
-`run_worker` does it all the time; `catch_up` once, here and now; `reindex` builds the search index anew.
+`run_worker` does it continuously; `catch_up` once, here and now; `reindex` rebuilds the search index.
 """
 
 from quartet.sync.compare import differing, mend

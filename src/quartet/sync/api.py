@@ -18,8 +18,8 @@ _REFUSALS = problems(Unauthenticated, Forbidden, StoreUnavailable)
 
 
 class PipelineShape(Shape):
-    """`changes` follows the catalog's change stream, `outbox` what PostgreSQL says has happened, `mails` waits for the
-    mail server. `lastToken` is where it would go on after a crash."""
+    """`changes` follows the catalog's change stream, `outbox` PostgreSQL's events, `mails` are e-mails to be sent.
+    `lastToken` is where it would resume after a crash."""
 
     name: str
     lag_seconds: float | None
@@ -32,9 +32,9 @@ class PipelineShape(Shape):
 
 
 class FreshnessShape(Shape):
-    """Measured each second by a product that nobody is shown: how long until a search finds what was written into the
-    `catalog` or to price and `stock`, and until the product `cache` was told of the latter. The seconds are bounds that
-    half and 99 in a hundred of the last five minutes' samples kept; null past 30. `ageSeconds`: of the newest that was
+    """Measured each second by a hidden canary product: how long until a search finds what was written to the `catalog`
+    or to price and `stock`, and until the product `cache` was updated with the latter. The seconds are upper bounds of
+    the 50th and 99th percentile of the last five minutes' samples; null beyond 30. `ageSeconds`: of the newest one
     found."""
 
     what: Literal["catalog", "stock", "cache"]
@@ -45,7 +45,7 @@ class FreshnessShape(Shape):
 
 
 class LetterShape(Shape):
-    """What could not be carried, and why."""
+    """A dead letter: what could not be processed, and why."""
 
     id: int
     pipeline: str
@@ -85,14 +85,14 @@ class StateShape(Shape):
 
 
 class ReplayedShape(Shape):
-    """How many were taken up again."""
+    """How many were retried."""
 
     replayed: int
 
 
 @router.get("/sync", response_model=StateShape, responses=_REFUSALS)
 async def show(shop: ShopDep, _staff: Staff) -> Response:
-    """How far behind search and caches are, and what could not be carried."""
+    """How far behind search and caches are, and the dead letters."""
     return answer(StateShape.model_validate(await service.state(shop)))
 
 
@@ -105,7 +105,7 @@ async def rebuild(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
 
 @router.post("/sync/dead-letters/replay", response_model=ReplayedShape, responses=_REFUSALS)
 async def replay(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
-    """Tries what could not be carried once more."""
+    """Retries the dead letters."""
     return answer(ReplayedShape(replayed=await service.replay_dead_letters(shop, admin.actor)))
 
 
@@ -120,6 +120,6 @@ async def drop(
     letter_id: Annotated[int, Path(alias="id", ge=1, le=MAX_BIGINT)],
     _: NoBody = None,
 ) -> Response:
-    """Gives up for good what can't be carried."""
+    """Discards a dead letter for good."""
     await service.drop_dead_letter(shop, letter_id, admin.actor)
     return nothing()

@@ -1,4 +1,4 @@
-"""The catalog's change stream: which products changed, gathered for a moment, carried together."""
+"""The catalog's change stream: changed products, collected for a moment and processed as a batch."""
 
 import asyncio
 from contextlib import aclosing, suppress
@@ -36,9 +36,9 @@ SAVE_SECONDS = 1.0
 
 @dataclass
 class Gathered:
-    """What the stream has told and no batch has taken. `ids` come in the order of their first change, each with the
-    position before it; `token` is that of the last change; `untold` are those that the cache has not been told of;
-    `carried` counts what was carried since a position was saved, which was at `saved_at`."""
+    """Changes that the stream has reported and no batch has taken. `ids` come in the order of their first change, each
+    with the position before it; `token` is that of the last change; `untold` are those that the cache was not told of;
+    `carried` counts what was processed since a position was saved, which was at `saved_at`."""
 
     clock: Clock
     ids: dict[str, Any] = field(default_factory=dict)
@@ -92,11 +92,11 @@ class Gathered:
 
 
 async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
-    """Carries changes as they come, from the saved position on; runs until it is cancelled.
+    """Processes changes as they come, from the saved position on; runs until it is cancelled.
 
-    Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: what
-    changes meanwhile is carried as ever, but no position is saved before that is done. Raises what goes wrong, and
-    Overtaken when the stream is another's by now; begin again then.
+    Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: changes
+    meanwhile are processed as ever, but no position is saved before that is done. Raises what goes wrong, and Overtaken
+    when the stream belongs to another worker by now; begin again then.
     """
     async with shop.stores.pg.read() as read:
         position = await store.position(read, PIPELINE)
@@ -126,8 +126,8 @@ async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
 
 
 async def _tell(shop: Shop, gathered: Gathered) -> None:
-    """Takes old pages out of the cache as soon as changes are told. Their batch does it too, and does not go on before
-    it is done; but it may have to wait for the one before, and that for search."""
+    """Invalidates cached pages as soon as changes are reported. Their batch does it too, and does not go on before it
+    is done; but it may have to wait for the previous batch, and that for search."""
     while True:
         await gathered.heard.wait()
         with suppress(Exception):  # whatever is wrong the batch meets as well, and knows what to do
@@ -145,8 +145,8 @@ async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) ->
 
 
 async def _rebuild(shop: Shop, gathered: Gathered) -> None:
-    """What is searched in until the new index is live follows all the while, which may be long; but not where a store
-    is away for it: the rebuild may not need that one, and what was not carried waits for its end."""
+    """The live index is updated all the while, since a rebuild may take long; but not while a store is down for it: the
+    rebuild may not need that one, and changes that were not processed wait for its end."""
     rebuild = asyncio.create_task(reindex(shop, reason="the change stream has no position to resume from"))
     try:
         if await shop.stores.search.alias_target(shop.settings.search_alias) is not None:
@@ -160,7 +160,7 @@ async def _rebuild(shop: Shop, gathered: Gathered) -> None:
 
 
 async def _gather(shop: Shop, gathered: Gathered) -> None:
-    """Until there is a batch: whatever is told within a moment of the first news."""
+    """Until there is a batch: all changes reported within a moment of the first."""
     try:
         async with asyncio.timeout(SAVE_SECONDS):
             await gathered.news.wait()
@@ -172,7 +172,7 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
 
 
 async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS, *, saves: bool = True) -> None:
-    """Carries what has waited longest, then `saves` the position after it. Raises Overtaken, StoreUnavailable."""
+    """Processes what has waited longest, then `saves` the position after it. Raises Overtaken, StoreUnavailable."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
     try:

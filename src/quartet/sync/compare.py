@@ -1,15 +1,14 @@
-"""All products compared on all sides at once, without reading them: what no event told of is found here.
+"""Compares all products on all sides at once by checksums, without reading them: finds what no event reported.
 
-Each side keeps a product's bucket and fingerprint (`kernel/fingerprints.py`) and adds up those of a range of buckets by
-itself: the catalog of (id, version), search of its documents. Between the two stands what the latest batch saw and
-wrote (`search_known`), and with it price and pieces, which PostgreSQL holds against inventory. Where sums differ the
-buckets are asked for theirs, and only of those that differ each product. A wrong product among a million costs the sums
-of 16 ranges and of one range's 4,096 buckets, and the few fingerprints of its own bucket.
+Each side stores a product's bucket and fingerprint (`kernel/fingerprints.py`) and adds up those of a range of buckets
+itself: the catalog of (id, version), search of its documents. `search_known` connects the two: what the latest batch
+saw and wrote, with price and stock, which PostgreSQL compares with inventory. Where sums differ, the sums of single
+buckets are compared, and only in those that differ each product. One wrong product among a million costs the sums of 16
+ranges and of one range's 4,096 buckets, and the few fingerprints of its own bucket.
 
-A product that is just being changed differs too. So what differs is looked at again once everything that was under way
-has been carried, and is wrong only if the same two sides still say the same two things. Who wrote into a store past
-every room and left the version as it was is not found so; that is found by reading documents (`scrub`), a few at a
-time.
+A product that is just being changed differs too. So a difference is looked at again once everything in flight has been
+processed, and counts only if the same two sides still say the same two things. A write that bypassed every room and
+left the version unchanged is not found this way; that is found by reading documents (`scrub`), a few at a time.
 """
 
 import asyncio

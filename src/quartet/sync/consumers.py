@@ -1,7 +1,7 @@
-"""Who hears of what: the table of consumers by topic (docs/events.md).
+"""Who consumes what: the table of consumers by topic (docs/events.md).
 
-Every consumer may be told the same event again, after a crash or a replay, and tells it from a new one by its id or by
-the order's. One that fails is told again later, with all that come after it of the same key, and with nothing else.
+Delivery is at least once: a consumer may get the same event again, after a crash or a replay, and recognises it by its
+id or the order's. When one fails, the event is retried later, with all later events of the same key, and nothing else.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

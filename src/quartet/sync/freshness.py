@@ -1,9 +1,9 @@
-"""Freshness as a figure. Each second a canary sings: a product that nobody is shown, since the day of its publication
-is far off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product.
-What counts is how long it takes until a search finds them, and until the product cache has been told. Its events have
-a topic of their own, since shops' own systems hear of stock.changed.
+"""Freshness, measured. Each second a canary changes: a product that nobody is shown, since its publication date is far
+off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product. What is
+measured is the time until a search finds them, and until the product cache has been told. Its events have a topic of
+their own, since webhook endpoints may listen to stock.changed.
 
-The canary's price is no row of inventory, which staff and analytics see, but its last song (`store.song`).
+The canary's price is no row of inventory, which staff and analytics see, but its last state (`store.song`).
 """
 
 import asyncio
@@ -33,7 +33,8 @@ MOST_UNHEARD = 600
 
 @dataclass
 class _Samples:
-    """What this process has seen and not written down yet; `told` is the newest song that the cache was told."""
+    """What this process has measured and not yet written down; `told` is the newest canary state that the cache was
+    told."""
 
     counts: Counter[tuple[str, float]] = field(default_factory=Counter)
     seconds: Counter[tuple[str, float]] = field(default_factory=Counter)
@@ -60,8 +61,8 @@ def cache_told(shop: Shop, song: int) -> None:
 
 
 async def write_down(shop: Shop) -> None:
-    """What this process has seen since it last did so. Raises StoreUnavailable; then it is kept for the next time, and
-    may count twice where only the answer was lost."""
+    """Writes what this process has measured since the last time. Raises StoreUnavailable; then it is kept for the next
+    time, and may count twice if only the answer was lost."""
     samples = _of(shop)
     counts, seconds = samples.counts.copy(), samples.seconds.copy()
     if counts:
@@ -74,8 +75,8 @@ async def write_down(shop: Shop) -> None:
 @dataclass(frozen=True)
 class Freshness:
     """How fresh search is after changes of the `catalog` or of price and `stock`, and the `cache` after the latter. Of
-    the last five minutes: half and 99 in a hundred of the `samples` took at most so many seconds (None past the last
-    bound, or without samples). `age_seconds`: how old the newest canary is that was found; None of the cache."""
+    the last five minutes' `samples`: 50th and 99th percentile in seconds (None beyond the last bound, or without
+    samples). `age_seconds`: how old the newest canary is that was found; None for the cache."""
 
     what: str
     p50_seconds: float | None
@@ -109,7 +110,8 @@ def _now(shop: Shop) -> int:
 
 
 async def sing(shop: Shop) -> None:
-    """Sings and listens, for ever. What a worker before sang and nobody heard is listened for as well."""
+    """Changes the canary and measures, for ever. Changes of a previous worker that were not found yet are measured as
+    well."""
     if not shop.settings.canary_seconds:
         await asyncio.Event().wait()
     async with shop.stores.pg.read() as read:
@@ -125,7 +127,7 @@ Unheard = dict[str, deque[tuple[int, float]]]
 
 
 async def _sing(shop: Shop, unheard: Unheard) -> None:
-    """By the clock, whether or not the song before was heard: one that waited would hide how long that took."""
+    """At a fixed rate, whether or not the previous change was found: waiting for it would hide how long that took."""
     begin = monotonic()
     for beat in count(1):
         with suppress(StoreUnavailable):

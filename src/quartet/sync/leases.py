@@ -1,8 +1,8 @@
-"""Several workers share the work: each piece of it is leased to one of them, for seconds (queries.sql, `beat`).
+"""Several workers share the work: each piece is leased to one of them, for seconds (queries.sql, `beat`).
 
-One that is killed is silent, and what it did is soon another's. One that was only stalled goes on where it stood: then
-two do the same for a moment, which does no harm, since products are written by version and consumers know events by
-their ids; and what it says of the position is refused, since its token is old.
+A killed worker stops its heartbeat, and its pieces soon belong to another. One that was only stalled goes on where it
+was: then two do the same for a moment, which does no harm, since products are written by version and consumers know
+events by their ids; and its position is refused, since its fencing token is old.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ BEATS = 6
 
 @dataclass(frozen=True)
 class Work:
-    """A loop that never ends by itself, and the pieces it is shared out by: whoever has some runs it for those."""
+    """A loop that never ends by itself, and the pieces into which it is divided: the owner of some runs it for
+    those."""
 
     loop: Callable[[Lease], Coroutine[Any, Any, None]]
     pieces: Sequence[str]
@@ -47,7 +48,7 @@ class Share:
         self._until = 0.0
 
     async def do(self) -> None:
-        """Does what falls to this worker, until it is cancelled; then others may take it at once."""
+        """Runs this worker's share until it is cancelled; then others may take it at once."""
         try:
             while True:
                 await self._beat()
@@ -59,7 +60,8 @@ class Share:
             await self._give_up([self.worker, *self._ours])
 
     async def _beat(self) -> None:
-        """Without PostgreSQL the pieces stay ours until the lease has run out, by our own clock and since we asked."""
+        """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has run out, by our own clock and
+        since we asked."""
         asked = monotonic()
         pieces = [piece for work in self._works.values() for piece in work.pieces]
         try:
@@ -72,7 +74,7 @@ class Share:
                 self._ours = {}
 
     async def _follow(self, name: str, work: Work) -> None:
-        """Runs the work for just the pieces that are ours."""
+        """Runs the work for exactly the pieces that are ours."""
         lease = Lease({piece: self._ours[piece] for piece in work.pieces if piece in self._ours})
         before, task = self._running.pop(name, (store.NOBODYS, None))
         if task is not None and before != lease:

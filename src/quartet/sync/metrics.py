@@ -1,5 +1,5 @@
-"""What PostgreSQL knows of work that waits and work that is done, told to Prometheus by any process that is asked; and
-what this process's breakers have seen."""
+"""Figures about pending and finished work, read from PostgreSQL and exposed to Prometheus by any process that is asked;
+and the state of this process's breakers."""
 
 import asyncio
 import time

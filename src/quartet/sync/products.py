@@ -1,15 +1,15 @@
-"""The one path by which products reach search (`carry`), and the one by which the copies of price and stock reach the
-catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by the
-change stream; a page does not wait for search then, nor does an engine that is away keep prices from being shown.
+"""The one code path by which products reach search (`carry`), and the one by which the copies of price and stock reach
+the catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by
+the change stream; a page does not wait for search then, and an engine that is down holds up no price.
 
 An event says only *which* product changed. A batch draws its number first and then reads the present state, so of two
 batches the one with the higher number began later. The last event's own batch drew after that event; any batch with a
 higher number drew later still; so what the highest number wrote is the state after the last event, however events were
-repeated, delayed or carried by two workers at once.
+repeated, delayed or processed by two workers at once.
 
-Most sales change nothing that is searched for. So what search is known to hold is kept in PostgreSQL (`store.note`,
-and in queries.sql why it is safe), and a batch writes only what differs from it. The changes that our own writing of
-copies makes come back by the change stream; where search needed nothing they are not carried.
+Most sales change nothing that is searched for. So what search is known to have is recorded in PostgreSQL (`store.note`,
+and in queries.sql why it is safe), and a batch writes only what differs from it. Our own writes of copies come back
+through the change stream; where search needed nothing these echoes are skipped.
 """
 
 import asyncio
@@ -54,8 +54,8 @@ _MOST_REMEMBERED = 50_000
 @dataclass(frozen=True)
 class _Memory:
     """By product the stamp up to which the cache was `told` of all its changes; and that of the document into which we
-    wrote copies last, from when it was `done` (cache and search need nothing any more) until it comes back by the
-    stream. Lost, it only costs work."""
+    wrote copies last, from when it was `done` (cache and search need nothing any more) until it comes back through the
+    stream. Losing it only costs work."""
 
     told: dict[str, catalog.Stamp] = field(default_factory=dict)
     done: dict[str, catalog.Stamp] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None
 
 
 async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
-    """These documents with inventory's price and stock of now in place of their copies, by id."""
+    """These documents with inventory's current price and stock in place of their copies, by id."""
     skus = {sku for product in products for sku in catalog.sellable_skus(product)}
     async with shop.stores.pg.read() as read:
         items = await inventory.prices(read, skus) if skus else {}
@@ -86,8 +86,8 @@ async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
 
 
 async def carry(shop: Shop, ids: Collection[str], *, cause: Cause = "changed") -> set[str]:
-    """Makes search, catalog copies and cache say what is true of these products now; answers those that are refused,
-    which lie among the dead letters.
+    """Brings search, catalog copies and cache up to date for these products; returns those that are rejected, which
+    become dead letters.
 
     Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm.
     """
@@ -95,8 +95,8 @@ async def carry(shop: Shop, ids: Collection[str], *, cause: Cause = "changed") -
 
 
 async def copy(shop: Shop, ids: Collection[str]) -> None:
-    """Makes catalog copies and cached pages say what inventory says of these products now. Products that can't be read
-    lie among the dead letters. Raises StoreUnavailable, as `carry` does."""
+    """Brings catalog copies and cached pages up to date with inventory for these products. Products that can't be read
+    become dead letters. Raises StoreUnavailable, as `carry` does."""
     await _each(shop, ids, _copy)
 
 
@@ -118,7 +118,7 @@ def batches(ids: list[str], size: int) -> list[list[str]]:
 
 
 async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set[str]:
-    """One of them can't be read as a product: halve until it stands alone, so that it keeps no other back."""
+    """One of them can't be read as a product: halves the batch until that one is alone, so that it blocks no other."""
     if len(ids) > 1:
         middle = len(ids) // 2
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
@@ -245,7 +245,7 @@ def _renames(product: Json, items: Mapping[str, inventory.Item]) -> Iterator[tup
 
 
 async def tell(shop: Shop, ids: set[str]) -> None:
-    """Takes old pages of changed products out of the cache. Raises StoreUnavailable."""
+    """Invalidates the cached pages of changed products. Raises StoreUnavailable."""
     untold = await _unknown(shop, ids, _memory(shop).told)
     products = await catalog.by_ids(shop.stores.mongo, untold)
     await _drop(shop, untold, {product["_id"]: product for product in products})

@@ -1,12 +1,12 @@
-"""A new search index beside the live one, filled from the catalog, then the alias moved in one step.
+"""A new search index beside the live one, filled from the catalog; then the alias is moved in one step.
 
 While it is being built every batch of the worker writes to both, under its own number, and the build's batches are
-numbered like any other: what is newer wins in the new index as it does in the live one. How far it is stands in
-PostgreSQL, so whoever goes on after a crash goes on there. Nobody sees the new index until it has been compared with
-the catalog and found equal, and as long as a product lies among the dead letters it waits.
+numbered like any other: the newer one wins in the new index as it does in the live one. The progress is stored in
+PostgreSQL, so the build is resumed after a crash. The new index goes live only once it has been compared with the
+catalog and found equal, and not while a product is a dead letter.
 
-The index that was live before is kept. It is not written to; to go back, it is taken for the one being built: all that
-differs is carried into it, by the same comparison, before the alias moves.
+The index that was live before is kept. It is not written to; to go back, it is treated as the one being built: all
+differences are written into it, by the same comparison, before the alias moves.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The outbox relay: what PostgreSQL said had happened reaches cart, leaderboard, catalog, pages, mailboxes.
+"""The outbox relay: events from PostgreSQL are delivered to cart, leaderboard, catalog, pages, mailboxes.
 
-Each event is carried at least once and each key's in order, so who hears of it knows it by its id. What is kept in
-PostgreSQL itself (`KEEPERS`) is kept in the transaction that forgets the event: once.
+Each event is delivered at least once and each key's in order, so consumers recognise an event by its id. What is stored
+in PostgreSQL itself (`KEEPERS`) is written in the transaction that forgets the event: exactly once.
 """
 
 import asyncio
@@ -36,11 +36,12 @@ PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
 
 
 async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
-    """Carries one batch of events of the parts that are leased; answers how many it took. No transaction is open while
-    other stores are spoken to.
+    """Delivers one batch of events of the leased parts; returns how many it took. No transaction is open during calls
+    to other stores.
 
-    Raises StoreUnavailable only for PostgreSQL; another store's absence postpones the events that need it. Raises
-    Overtaken when the parts are another's by now, who carries the same events again."""
+    Raises StoreUnavailable only for PostgreSQL; an outage of another store postpones the events that need it. Raises
+    Overtaken when the parts belong to another worker by now, who delivers the same events again.
+    """
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
         # Of a product's price and stock all that waits: it is written once in a batch, however often it has changed.
@@ -66,8 +67,8 @@ Outcome = tuple[Event, Exception | None]
 
 
 async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
-    """Price and stock of SKUs: one product each, however many events. Search follows, told by the change stream. One
-    that can't be read keeps no other back."""
+    """Price and stock of SKUs: each product once, however many events. Search follows, told by the change stream. One
+    that can't be read blocks no other."""
     skus: set[str] = set()
     outcomes: list[Outcome] = []
     legible: list[Event] = []
@@ -106,7 +107,7 @@ async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphor
 
 
 async def _deliver(shop: Shop, event: Event) -> None:
-    """Tells those who hear of it. What nobody waits for is simply forgotten."""
+    """Calls the event's consumers. An event without any is simply forgotten."""
     for consumer in CONSUMERS.get(event.topic, ()):
         await consumer(shop, event)
         await shop.step("consumer told")

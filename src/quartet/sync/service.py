@@ -1,4 +1,4 @@
-"""How synchronisation stands, and what staff can do about it."""
+"""The state of synchronisation, and what staff can do about it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,8 +23,8 @@ REPLAYED = 500
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`lag_seconds`: everything older than that has been carried; None before the first. `pending`: what waits, where
-    that is known. `last_token` is where it would go on."""
+    """`lag_seconds`: everything older than that has been processed; None before the first. `pending`: what waits, if
+    that is known. `last_token` is where it would resume."""
 
     name: str
     lag_seconds: float | None
@@ -48,7 +48,7 @@ class State:
 
 
 async def state(shop: Shop) -> State:
-    """How far each pipeline is and what could not be carried."""
+    """How far each pipeline is, and its dead letters."""
     async with shop.stores.pg.read() as read:
         positions = {position.pipeline: position for position in await store.positions(read)}
         dead = await letters.counts(read)
@@ -80,9 +80,8 @@ async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
 
 
 async def replay_dead_letters(shop: Shop, actor: str) -> int:
-    """Tries what could not be carried once more, the oldest 500 of each pipeline; answers how many were taken up.
-    Events go into the outbox again under their own id, e-mails wait again; products are carried at once, and stay
-    letters if refused."""
+    """Retries the oldest 500 dead letters of each pipeline; returns how many were taken up. Events go into the outbox
+    again under their own id, e-mails wait again; products are processed at once, and stay dead letters if rejected."""
     async with shop.stores.pg.tx() as tx:
         events = await letters.oldest(tx, relay.PIPELINE, REPLAYED)
         for letter in events:
@@ -102,7 +101,7 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
 
 
 async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
-    """Gives up for good what can't be carried. Raises NotFound."""
+    """Discards a dead letter for good. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         letter = await letters.drop(tx, id_)
         if letter is None:
@@ -116,8 +115,8 @@ async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
 
 
 async def catch_up(shop: Shop) -> None:
-    """Carries everything that waits, here and now, and makes it findable: for loaders and for tests. No worker needed,
-    and one that runs does no harm. E-mails are left to the worker."""
+    """Processes everything that waits, here and now, and makes it visible in search: for loaders and tests. No worker
+    is needed, and one that runs does no harm. E-mails are left to the worker."""
     while await relay.relay(shop):
         pass
     await shop.stores.search.refresh(shop.settings.search_alias)

@@ -89,12 +89,13 @@ class Rebuild:
 
 
 async def beat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
-    """Says that the worker lives; answers those pieces that are its own for so many seconds, with their tokens."""
+    """The heartbeat: says that the worker lives; returns the pieces that it owns for so many seconds, with their
+    fencing tokens."""
     return {row["piece"]: row["token"] for row in await tx.fetch(q.beat, worker, pieces, seconds)}
 
 
 async def give_up(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
-    """Others may take these now."""
+    """Releases these pieces at once."""
     await tx.execute(q.give_up, worker, pieces)
 
 
@@ -109,8 +110,9 @@ async def draw(tx: Tx) -> Draw:
 
 
 async def note(tx: Tx, draw: Draw, notes: Sequence[Note], *, believe: bool) -> tuple[set[str], bool]:
-    """Says what the batch is about to write; answers the ids that search is sure to hold just so already, and whether
-    no other batch has begun since. Without `believe` none is sure, and none will be until `settle`."""
+    """Records what the batch is about to write; returns the ids for which search is certain to have exactly that
+    already, and whether no other batch has begun since. Without `believe` none is certain, and none will be until
+    `settle`."""
     columns = zip(*((n.product_id, n.digest, n.bucket, n.seen, n.fingerprint, n.levels) for n in notes), strict=True)
     ids, digests, *others = columns
     rows = await tx.fetch(q.note, ids, digests, draw.version, draw.home, believe, *others)
@@ -129,7 +131,7 @@ async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
 
 
 async def doubt(tx: Tx, ids: Sequence[str]) -> None:
-    """Of none of these is search sure to hold what it should."""
+    """Marks all of these as uncertain."""
     await tx.execute(q.doubt, ids)
 
 
@@ -176,7 +178,7 @@ async def position(read: Read, pipeline: str) -> Any:
 async def save(
     tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NOBODYS
 ) -> None:
-    """Everything up to `token` is acknowledged. Raises Overtaken when that is another's to say by now."""
+    """Everything up to `token` is acknowledged. Raises Overtaken when the position is another worker's by now."""
     pieces, tokens = list(lease.tokens), list(lease.tokens.values())
     if await tx.execute(q.save, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
         raise Overtaken(", ".join(pieces))
@@ -188,7 +190,7 @@ async def leap(tx: Tx) -> None:
 
 
 async def lose(tx: Tx, pipeline: str, lease: Lease = NOBODYS) -> None:
-    """The token is of no use any more."""
+    """The token is no longer valid."""
     await tx.execute(q.lose, pipeline, list(lease.tokens), list(lease.tokens.values()))
 
 

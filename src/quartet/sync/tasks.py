@@ -1,4 +1,4 @@
-"""Running several things at once and ending them for certain."""
+"""Running several tasks concurrently and ending them for certain."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

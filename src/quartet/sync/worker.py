@@ -1,4 +1,4 @@
-"""The worker: everything that happens behind the API, each in a loop of its own that no outage ends."""
+"""The worker: everything that runs in the background, each job in a loop of its own that survives outages."""
 
 import asyncio
 import itertools

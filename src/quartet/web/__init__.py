@@ -1,1 +1,1 @@
-"""What every room's `api.py` shares: who is asking, shapes, pages of a list, problems and idempotency."""
+"""What every room's `api.py` shares: authentication, shapes, paging, problems and idempotency."""

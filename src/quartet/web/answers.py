@@ -22,7 +22,7 @@ Answer = Response
 
 
 class AtHand(NamedTuple):
-    """JSON that a room has at hand for a GET, and the headers that it has of its own: none that every answer has."""
+    """JSON that a room has cached for a GET, and its own headers: none that every answer has."""
 
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -40,12 +40,12 @@ def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def as_json(shape: BaseModel) -> bytes:
-    """Its bytes, for answers that are kept."""
+    """Its bytes, for answers that are stored or cached."""
     return shape.__pydantic_serializer__.to_json(shape, by_alias=True)
 
 
 def plain_json(value: object) -> bytes:
-    """Anything as the wire would say it, dataclasses with names in camelCase, and what JSON does not know as text."""
+    """Anything as it goes over the wire: dataclasses with names in camelCase, and what JSON does not know as text."""
     return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
 
 

@@ -1,4 +1,4 @@
-"""Who is asking, and the shop they ask. All coroutines: FastAPI sends plain functions to a thread, which costs more
+"""Who is asking, and the shop they ask. All are coroutines: FastAPI runs plain functions in a thread, which costs more
 than most of our requests."""
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from quartet.web.paging import Cursors
 
 @dataclass(frozen=True)
 class Shop:
-    """Everything a use case may need; opened once a process and passed down."""
+    """Everything a use case may need; opened once per process and passed down."""
 
     settings: Settings
     stores: Stores
@@ -36,7 +36,7 @@ class Shop:
 
     @cached_property
     def order_tokens(self) -> OrderTokens:
-        """What guests come back to their orders with."""
+        """Issues and verifies guests' order tokens."""
         return OrderTokens(*self.settings.all_secrets())
 
 
@@ -52,7 +52,7 @@ class Principal:
 
     @property
     def actor(self) -> str:
-        """Who it was, as ledgers, histories and the audit log name them."""
+        """The name used in ledgers, histories and the audit log."""
         return str(self.user_id) if self.scopes is None else f"key:{self.user_id}"
 
     @property
@@ -62,12 +62,12 @@ class Principal:
 
     @property
     def is_admin(self) -> bool:
-        """May do everything."""
+        """Whether it is an admin."""
         return "admin" in self.roles
 
 
 def client_of(request: Request) -> str:
-    """Whose share a request takes of what is shared out: the user's, else the address's."""
+    """The client for fair sharing: the user, or the guest's IP address."""
     principal: Principal | None = request.scope.get("principal")
     return str(principal.user_id) if principal else address_group(request.scope["address"])
 
@@ -79,7 +79,7 @@ async def get_shop(request: Request) -> Shop:
 
 
 async def anyone(request: Request) -> Principal | None:
-    """The gateway has read the token already; None for a guest."""
+    """The principal that the gateway has authenticated; None for a guest."""
     principal: Principal | None = request.scope.get("principal")
     return principal
 
@@ -107,7 +107,7 @@ async def admin(principal: Annotated[Principal, Depends(signed)]) -> Principal:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whoever comes to an order: a user, or a guest with what a guest holds."""
+    """Whoever accesses an order: a user, or a guest with an order's token."""
 
     principal: Principal | None
     order_token: str | None
@@ -120,12 +120,12 @@ class Visitor:
 
     @property
     def by(self) -> str:
-        """As histories name whoever did something."""
+        """The name used in an order's history."""
         return "guest" if self.principal is None else self.principal.actor
 
     def may_see(self, shop: Shop, order_id: UUID, user_id: UUID | None, email: str | None) -> bool:
-        """Staff see every order, a user the own ones; a guest's order, which has an address instead of a user, is open
-        to whoever holds its token."""
+        """Staff see every order, a user their own; a guest's order, which has an e-mail address instead of a user, is
+        open to whoever holds its token."""
         if self.principal is not None and (self.principal.is_staff or self.principal.user_id == user_id):
             return True
         return email is not None and shop.order_tokens.opens(order_id, self.order_token)
@@ -147,12 +147,12 @@ async def visitor(
     ] = None,
     x_cart_token: CartToken = None,
 ) -> Visitor:
-    """Anyone, with what was sent along."""
+    """Anyone, with the tokens sent along."""
     return Visitor(principal, x_order_token, x_cart_token)
 
 
 async def buyer(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
-    """A user, or a guest with an order's token, whichever it opens; 401 for whoever has neither."""
+    """A user, or a guest with an order's token, whichever order it is for; 401 with neither."""
     if who.principal is None and not who.order_token:
         raise Unauthenticated("sign in, or send the order's X-Order-Token")
     return who

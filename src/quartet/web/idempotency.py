@@ -32,7 +32,7 @@ _LONGEST = 255
 
 @dataclass(frozen=True)
 class RequestKey:
-    """A key as sent: whose it is, and what the request asked."""
+    """A key as sent: its owner, and a fingerprint of the request."""
 
     owner: str
     key: str
@@ -76,8 +76,8 @@ def _characters(sent: str) -> str:
 
 
 def _guest(request: Request, body: bytes) -> str:
-    """A guest's keys belong to what only that guest holds: the order's token, else the cart's. One who has neither is
-    told from the others by the machine's address and the e-mail address in the body."""
+    """A guest's keys belong to what only that guest holds: the order's token, else the cart's. Without either, guests
+    are distinguished by IP address and the e-mail address in the body."""
     for name in ("x-order-token", "x-cart-token"):
         token = request.headers.get(name, "")
         if len(token) >= _SECRET_ENOUGH:
@@ -100,7 +100,7 @@ class Slot:
     replay: Response | None = None
 
     async def keep(self, response: Response) -> Response:
-        """Keeps the answer in the transaction and hands it back."""
+        """Stores the answer in the transaction and returns it."""
         if self.key is not None:
             await _take(self.tx, self.key, *to_keep(response))
         return response
@@ -152,8 +152,8 @@ async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None
 
 
 def first_answer(key: RequestKey, row: Record) -> Response | None:
-    """Reads what `claim_request` says, in the columns `claimed_by`, `fingerprint`, `answered`, `headers` and `body`;
-    None where the key is free. Raises IdempotencyKeyReused, RequestInProgress."""
+    """Reads the result of `claim_request`, the columns `claimed_by`, `fingerprint`, `answered`, `headers` and `body`;
+    None if the key is free. Raises IdempotencyKeyReused, RequestInProgress."""
     if row["claimed_by"] is None:
         return None
     if row["fingerprint"] is not None and row["fingerprint"] != key.fingerprint:
@@ -164,23 +164,23 @@ def first_answer(key: RequestKey, row: Record) -> Response | None:
 
 
 async def finish(tx: Tx, owner: str, key: str, response: Response) -> None:
-    """Keeps the answer under a started key, for the request that started it or one that did not live to do so; a key
-    that has its answer keeps that one."""
+    """Stores the answer under a started key, for the request that started it or, by recovery, for one that died; a key
+    that has an answer keeps it."""
     await tx.execute(q.finish, owner, key, *to_keep(response))
 
 
 async def release(tx: Tx, owner: str, key: str) -> None:
-    """Frees a started key whose work did not happen, so that a repetition tries again."""
+    """Frees a started key whose work did not happen, so that the request can be repeated."""
     await tx.execute(q.release, owner, key)
 
 
 async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
-    """No answer to them is kept, nor one to anybody that tells an order of theirs."""
+    """Deletes stored answers to an erased person, and those that contain an order of theirs."""
     await tx.execute(q.forget_person, str(user_id), order_ids)
 
 
 async def sweep(tx: Tx) -> None:
-    """Forgets keys older than 24 hours."""
+    """Deletes keys older than 24 hours."""
     await tx.execute(q.sweep)
 
 

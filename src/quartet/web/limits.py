@@ -1,5 +1,5 @@
-"""The sliding-window limiter: one atomic script, the server's clock, constant memory a client; shares of it that a
-process takes ahead; and the same window in one process's memory, for while Redis is away."""
+"""The sliding-window rate limiter: one atomic script, the server's clock, constant memory per client; shares of the
+limit that a process takes ahead; and the same window in a process's own memory, for while Redis is down."""
 
 import asyncio
 import ipaddress
@@ -25,7 +25,7 @@ _AHEAD_SECONDS = 3600
 
 class Taken(NamedTuple):
     """What is left: `reset` is the seconds until a request would pass again, or the window is new. `alone`: this
-    process has counted without the others."""
+    process has counted without Redis."""
 
     allowed: bool
     limit: int
@@ -50,17 +50,17 @@ def key(name: str) -> str:
 
 
 def session_key(user_id: UUID, session_id: UUID) -> str:
-    """The mark that a session has ended; in one slot with its user's counts."""
+    """The revocation mark of a session that has ended; in one hash slot with its user's counts."""
     return f"session:{{{user_id}}}:{session_id}"
 
 
 def roles_key(user_id: UUID) -> str:
-    """The user's roles, where they were changed of late; in the same slot."""
+    """The user's roles, if they were changed recently; in the same hash slot."""
     return f"roles:{{{user_id}}}"
 
 
 def mark_seconds(access_ttl: int) -> int:
-    """How long such a mark stays: as long as any access token that it is about could be good."""
+    """The TTL of such a mark: as long as any access token that it is about could be valid."""
     return access_ttl + _AHEAD_SECONDS
 
 
@@ -70,7 +70,7 @@ def said(roles: Iterable[str]) -> str:
 
 
 class Gone(Enum):
-    """Why a token that is good is refused."""
+    """Why a valid token is refused."""
 
     ENDED = -1
     OTHER_ROLES = -2
@@ -79,7 +79,7 @@ class Gone(Enum):
 async def take_signed(
     redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, roles: Iterable[str]
 ) -> Taken | Gone:
-    """The same for a signed-in user's requests of one kind, unless the session has ended or the roles are others."""
+    """The same for a signed-in user's requests of one kind, unless the session has ended or the roles have changed."""
     keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id), roles_key(user_id)]
     reply = await redis.run(SCRIPT, keys, [limit, 60_000, 1, "", said(roles)])
     return Gone(reply[0]) if reply[0] < 0 else _taken(reply, limit)
@@ -108,7 +108,7 @@ def address_group(address: str) -> str:
 
 
 def network_of(address: str) -> str | None:
-    """The neighbourhood of an address, enough for its owner to recognise: an IPv4 /24, an IPv6 /48."""
+    """The network of an IP address, enough for its owner to recognise: an IPv4 /24, an IPv6 /48."""
     try:
         ip = ipaddress.ip_address(address_group(address))
     except ValueError:
@@ -119,8 +119,8 @@ def network_of(address: str) -> str | None:
 @dataclass(slots=True)
 class Share:
     """What this process has taken of a name's window, until that ends by the monotonic clock: `left` is not yet used,
-    `remaining` is what Redis had left for others. Once no more than `low` are left it is time to take the next, and
-    whether somebody does tells `is_asked_for`."""
+    `remaining` is what Redis had left for others. When no more than `low` are left the next one is to be taken;
+    `is_asked_for` says that this is being done."""
 
     name: str
     limit: int
@@ -139,12 +139,12 @@ class Share:
 
 
 class Shares:
-    """Takes several of a name's requests at once, so that most of them need no trip to Redis. All of a share is counted
-    when it is taken and used within the same window, so the processes together never allow more than `take` would. A
-    share is at most as many as this process has had of the name in this window, or `FEW` for who comes again, and a
-    `PART`th of what is left: near the limit it is one, and what other processes may hold unused keeps nobody from more
-    than that part of the limit for each of them. Before a share is used up the next is taken behind the backs of those
-    who come, who would else all take the trip."""
+    """Takes several of a name's requests at once, so that most of them need no round trip to Redis. All of a share is
+    counted when it is taken and used within the same window, so the processes together never allow more than `take`
+    would. A share is at most as many as this process has had of the name in this window, or `FEW` for a returning one,
+    and a `PART`th of what is left: near the limit it is one, and unused shares of other processes cost a client at most
+    that part of the limit for each of them. Before a share is used up the next is taken in the background, or all
+    requests would make the round trip."""
 
     MOST = 10_000
     PART, FEW, LARGEST = 32, 8, 100
@@ -194,7 +194,7 @@ class Shares:
             share.is_asked_for = False
 
     async def _add(self, share: Share, size: int) -> list[int]:
-        """Takes so many, else one. The script's reply."""
+        """Takes so many, else one. Returns the script's reply."""
         began = time.monotonic()
         reply = await self._ask(share, size)
         if not reply[0] and size > 1:

@@ -62,7 +62,7 @@ def configure(level: str, *, as_json: bool) -> None:
 
 
 class _Bearing:
-    """A stream that may fail, as on a full disk or where nobody reads on: whoever had something to say goes on."""
+    """A stream that may fail, as on a full disk or a closed pipe, without failing whoever logs."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -78,17 +78,17 @@ class _Bearing:
 
 @lru_cache(1_000)  # the names of every request's line are the same
 def is_secret(name: str) -> bool:
-    """Whether a value of this name is nobody's to read."""
+    """Whether a value of this name must not be logged."""
     return any(word in name.lower() for word in _SECRET)
 
 
 def without_token(path: str) -> str:
-    """An address as it may be logged: the last part of a link in an e-mail opens an account."""
+    """A path as it may be logged: the last segment of a link in an e-mail gives access to an account."""
     return _LINK.sub(r"\1***", path) if path.startswith(_LINKS) else path
 
 
 def _line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
-    """Written for every request, so by what writes it quickest; whatever that refuses is told all the same."""
+    """Serialised for every request, so by the fastest way; a line that it refuses is logged by the slower one."""
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # a lone surrogate, or a number of more than 64 bits
@@ -112,7 +112,7 @@ def _write_request(**members: Any) -> None:
 
 
 def _tell_nothing(**_: Any) -> None:
-    """Where it is not logged, to find that out through the logger costs as much as to write it."""
+    """If it is not logged: finding that out through the logger costs as much as logging."""
 
 
 def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,4 +1,4 @@
-"""`?from=&to=`: days of UTC, or moments."""
+"""`?from=&to=`: days in UTC, or times."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""What a guest has instead of an account: the token of one order, made of its id and the secret: no table."""
+"""A guest's token for one order, derived from its id and the secret, so that no table is needed."""
 
 import base64
 import hashlib
@@ -7,8 +7,8 @@ from uuid import UUID
 
 
 class OrderTokens:
-    """Makes and knows tokens: HMAC-SHA256 of the order's id under a key drawn from the secret. Those of a retired
-    secret are still known."""
+    """Issues and verifies tokens: HMAC-SHA256 of the order's id under a key derived from the secret. Those of a retired
+    secret are still valid."""
 
     def __init__(self, secret: str, *retired: str) -> None:
         self._keys = [hashlib.sha256(b"order:" + each.encode()).digest() for each in (secret, *retired)]

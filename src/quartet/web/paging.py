@@ -1,4 +1,4 @@
-"""Pages of a list: `?limit=&cursor=`, `{"items": [...], "nextCursor": ...}`; cursors are signed, so none is forged."""
+"""Paging of lists: `?limit=&cursor=`, `{"items": [...], "nextCursor": ...}`; cursors are signed against forgery."""
 
 import base64
 import hashlib

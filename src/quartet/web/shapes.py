@@ -23,7 +23,7 @@ class Body(BaseModel):
 
 
 class Nothing(Body):
-    """For calls that take no fields: one that is sent is refused, lest anybody believe it was heeded."""
+    """For calls without fields: one that is sent is refused, so that nobody believes it had an effect."""
 
 
 NoBody = Nothing | None

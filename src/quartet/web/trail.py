@@ -1,8 +1,8 @@
-"""The audit log: what staff did, with before and after, written in the very transaction in which they did it.
+"""The audit log: what staff did, with before and after, written in the same transaction as the change.
 
-`await trail.record(tx, principal.actor, "order.ship", "order", order.id, before=…, after=…)`. What another store does
-has no such transaction: there `async with trail.attempt(…)` writes the entry first, and a second one if the act fails,
-so that no act is ever without one. Name people by their ids: entries stay when a person is forgotten.
+`await trail.record(tx, principal.actor, "order.ship", "order", order.id, before=…, after=…)`. Changes in other stores
+have no such transaction: there `async with trail.attempt(…)` writes the entry first, and a second one if the change
+fails, so that no change is ever without an entry. Refer to people by id: entries stay when a person is erased.
 """
 
 import asyncio
