@@ -126,7 +126,12 @@ async def _lacks_index(shop: Shop) -> bool:
 
 
 async def _collections(shop: Shop, _: Lease) -> None:
-    await make_collections(shop)
+    try:
+        await make_collections(shop)
+    except StoreUnavailable as away:
+        if not away.is_unauthorized:
+            raise
+        log.warning("collections are left to `quartet migrate`", detail=away.detail)
     await asyncio.Event().wait()
 
 
