@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,13 @@ def logs_as_they_were() -> Iterator[None]:
 FOLDERS = ("faults", "stores", "flows", "rooms", "access", "architecture", "unit")
 HERE = Path(__file__).resolve().parent
 ENGINES = "tests/stores/search"
+_THIS = sys.modules[__name__]
+
+
+def pytest_plugin_registered(plugin: object) -> None:
+    """Whoever says `from conftest import …` means this one, also once pytest has read another in a folder below."""
+    if HERE in Path(getattr(plugin, "__file__", None) or "/").resolve().parents:
+        sys.modules["conftest"] = _THIS
 
 
 @pytest.hookimpl(trylast=True)
