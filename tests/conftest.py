@@ -57,15 +57,26 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-LOGS = structlog.get_config()
+
+
+def _process() -> dict[str, object]:
+    """What all tests of a process share, and a command that is run in it may set up as its own."""
+    return {
+        "log": structlog.get_config(),
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
+        "folder": Path.cwd(),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+    }
 
 
 @pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    """A command that is run in this process must not set up the log for it: whatever is told later would go where
-    nobody listens any more, or fail."""
+def process_as_it_was() -> Iterator[None]:
+    """Else a test of another file fails, and only where one process has both: what it tells would go where nobody
+    listens any more."""
+    before = _process()
     yield
-    assert structlog.get_config() == LOGS
+    after = _process()
+    assert [name for name in before if before[name] != after[name]] == []
 
 
 # Where a test takes longest comes first, so that of two workers none is left alone with it at the end.
