@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -56,21 +57,39 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-LOGS = structlog.get_config()
+
+
+def _process() -> dict[str, object]:
+    """What all tests of a process share, and a command that is run in it may set up as its own."""
+    return {
+        "log": structlog.get_config(),
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
+        "folder": Path.cwd(),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+    }
 
 
 @pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    """A command that is run in this process must not set up the log for it: whatever is told later would go where
-    nobody listens any more, or fail."""
+def process_as_it_was() -> Iterator[None]:
+    """Else a test of another file fails, and only where one process has both: what it tells would go where nobody
+    listens any more."""
+    before = _process()
     yield
-    assert structlog.get_config() == LOGS
+    after = _process()
+    assert [name for name in before if before[name] != after[name]] == []
 
 
 # Where a test takes longest comes first, so that of two workers none is left alone with it at the end.
 FOLDERS = ("faults", "stores", "flows", "rooms", "access", "architecture", "unit")
 HERE = Path(__file__).resolve().parent
 ENGINES = "tests/stores/search"
+_THIS = sys.modules[__name__]
+
+
+def pytest_plugin_registered(plugin: object) -> None:
+    """Whoever says `from conftest import …` means this one, also once pytest has read another in a folder below."""
+    if HERE in Path(getattr(plugin, "__file__", None) or "/").resolve().parents:
+        sys.modules["conftest"] = _THIS
 
 
 @pytest.hookimpl(trylast=True)
@@ -238,6 +257,9 @@ async def shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         await search.prepare(stores.search, settings)
         yield shop
         await stores.mongo.drop_database()
+        # What stays takes some two megabytes of the shared server's memory, until it ends.
+        for index in await stores.search.alias_targets(f"{settings.search_alias}-all"):
+            await stores.search.delete_index(index)
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -334,6 +335,15 @@ async def test_what_is_no_sound_backup_is_named_and_changes_nothing(full: Shop, 
     assert (await order_of(full, "K00")).items[0].sku == "K00"
 
 
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    """Which the commands take for themselves."""
+    usual = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, usual)
+
+
+@pytest.mark.usefixtures("sigterm")
 async def test_the_commands_say_what_they_did(
     full: Shop, other: Callable[[], Awaitable[Shop]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
