@@ -23,7 +23,7 @@ from quartet.kernel.clock import SystemClock
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.stores.mongo import Mongo
-from quartet.supervise import running_urls
+from quartet.supervise import settled_by_running
 
 START_SECONDS = 300
 # Of CPU a second, what an engine takes that nobody asks; and how long it is waited for that.
@@ -44,7 +44,7 @@ class RunningShop:
     def settings(self) -> Settings:
         """What it settled: URLs, port, secret."""
         open_ones = Settings(data_dir=self.data)
-        return open_ones.model_copy(update=running_urls(open_ones))
+        return open_ones.model_copy(update=settled_by_running(open_ones))
 
     def mongo(self) -> Mongo:
         """A client of its catalog's."""

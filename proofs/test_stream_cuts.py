@@ -20,6 +20,7 @@ from use_cases import told
 from conftest import database_url
 from quartet import audit, catalog
 from quartet.kernel.errors import StoreUnavailable
+from quartet.stores import letters
 from quartet.stores.mongo import Collection, Mongo
 from quartet.sync import changes, store
 from quartet.web.dependencies import Shop
@@ -176,5 +177,5 @@ async def test_wherever_following_is_cut_search_ends_equal_without_a_rebuild(
     print(f"cut {how}, {'lasting' if lasting else 'once'}: {dict(broken)}, {hand.done} changes")
     async with kitchen.stores.pg.read() as read:
         assert await store.last_rebuild(read) == rebuilt
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
     assert (await audit.check(kitchen, patience=0)).violations == ()

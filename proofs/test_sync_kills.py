@@ -11,8 +11,8 @@ from test_worker_kill import EVENT_STEPS, POINTS, REBUILD_STEPS, STEPS, Mortals,
 
 from conftest import daily_points, differing
 from quartet import audit, cart, sync
-from quartet.stores import outbox
-from quartet.sync import products, store
+from quartet.stores import letters, outbox
+from quartet.sync import products
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -48,7 +48,7 @@ async def test_however_workers_die_and_events_repeat_all_ends_equal(
     assert report.violations == ()
     assert report.checked["search_equals_catalog"] == 40
     async with shop.stores.pg.read() as read:
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
     assert await daily_points(shop, traffic.user_id) == POINTS * traffic.rounds
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
 

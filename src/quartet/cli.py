@@ -64,10 +64,10 @@ def main() -> None:
 def settings_of(data: Path | None, **overrides: object) -> Settings:
     """The settings, with what the command line says on top; local stores' URLs come from the data folder of a running
     `quartet up` where none is set."""
-    from quartet.supervise import running_urls
+    from quartet.supervise import settled_by_running
 
     settings = _given(data_dir=data, **overrides)
-    return settings.model_copy(update=running_urls(settings))
+    return settings.model_copy(update=settled_by_running(settings))
 
 
 def _given(**options: object) -> Settings:
@@ -586,44 +586,34 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 @app.command()
 def migrate(data: DataFolder = None) -> None:
     """Brings the stores' schemas up to date: tables, collections, indexes."""
-    applied = in_shop(data, _migrated, open_shop)
+    applied = in_shop(data, partial(prepare, later=True), open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
     left = "the stores are of a newer version, and are left as they are"
     typer.echo("the stores are up to date" if applied is not None else left)
 
 
-async def _migrated(shop: Shop) -> list[str] | None:
-    from quartet import search
-
-    applied = await _prepare_records(shop)
-    try:
-        await search.prepare(shop.stores.search, shop.settings)
-    except StoreUnavailable as away:  # else what works without it would not come up either
-        if getattr(away.__cause__, "status_code", None) in (401, 403):  # which no waiting mends
-            raise
-        typer.echo(f"{trouble(away)}: a worker makes the index once it does", err=True)
-    return applied
-
-
-async def prepare(shop: Shop) -> list[str] | None:
+async def prepare(shop: Shop, *, later: bool = False) -> list[str] | None:
     """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
-    newer version: they are left as they are, but that there is an index where one in memory is gone."""
-    from quartet import search
-
-    applied = await _prepare_records(shop)
-    await search.prepare(shop.stores.search, shop.settings)
-    return applied
-
-
-async def _prepare_records(shop: Shop) -> list[str] | None:
-    from quartet import catalog
+    newer version: they are left as they are, but that there is an index where one in memory is gone. `later`: what is
+    not PostgreSQL's is left to a worker where its store is away."""
+    from quartet import catalog, search
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
     if applied is not None:
-        await catalog.prepare(shop.stores.mongo)
+        await _made("collections", catalog.prepare(shop.stores.mongo), later=later)
+    await _made("index", search.prepare(shop.stores.search, shop.settings), later=later)
     return applied
+
+
+async def _made(what: str, making: Awaitable[None], *, later: bool) -> None:
+    try:
+        await making
+    except StoreUnavailable as away:  # else what works without it would not come up either
+        if not later or away.bars_us:
+            raise
+        typer.echo(f"{trouble(away)}: a worker makes the {what} once it does", err=True)
 
 
 if __name__ == "__main__":

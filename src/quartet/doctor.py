@@ -17,6 +17,7 @@ from quartet.gateway import MEANWHILE
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
 from quartet.stores import open_stores, ping_all, too_old
+from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
 from quartet.stores.trouble import reason
 from quartet.supervise import LEAST_FREE_BYTES, STORES, noted, port_trouble, without_password
@@ -42,7 +43,7 @@ async def examine(settings: Settings) -> list[Finding]:
     data = settings.data_dir.expanduser().resolve()
     findings = [_python(), *_unknown(settings), _folder(data), _disk(data), _port(settings, data)]
     findings += await asyncio.to_thread(_local_engines, settings)
-    return findings + await _given_stores(settings)
+    return findings + await _given_stores(settings) + await _replica(settings)
 
 
 def show(findings: list[Finding], console: Console) -> int:
@@ -183,6 +184,21 @@ async def _given_stores(settings: Settings) -> list[Finding]:
             needed = too_old(name, version)
             findings.append(Finding(name, f"{version}, {shown}", needed, wrong=bool(needed)))
     return findings + evicting
+
+
+async def _replica(settings: Settings) -> list[Finding]:
+    """The shop does without it."""
+    if not (url := settings.postgres_replica_url):
+        return []
+    replica, shown = Postgres(url), without_password(url)
+    try:
+        version = await replica.ping()
+    except Exception as away:
+        advice = "start it, correct QUARTET_POSTGRES_REPLICA_URL, or leave it unset; meanwhile the primary is asked"
+        return [Finding("replica", f"{shown} does not answer: {reason(away)}", advice)]
+    finally:
+        await replica.close()
+    return [Finding("replica", f"{version}, {shown}", too_old("postgres", version))]
 
 
 async def _evicting(store: RedisStore) -> list[Finding]:

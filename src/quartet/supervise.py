@@ -303,7 +303,7 @@ async def _run(settings: Settings, prepare: Prepare, console: Console, programs:
         await supervisor.stop()
 
 
-def running_urls(settings: Settings) -> dict[str, object]:
+def settled_by_running(settings: Settings) -> dict[str, object]:
     """What a running `quartet up` on the same data folder settled and `settings` leaves open: URLs, port, secret.
 
     Empty when none runs. Values by setting's name, for `model_copy(update=…)`.

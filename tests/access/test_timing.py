@@ -36,7 +36,7 @@ def _advantage(known: list[float], unknown: list[float]) -> float:
 
 async def test_the_clock_tells_nobody_who_has_an_account(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {SEED}")
-    draw, hashed = random.Random(SEED), await accounts.hash_password(floor.shop.settings, "correct horse battery")
+    draw, hashed = random.Random(SEED), await accounts.hash_password(floor.shop, "correct horse battery")
     worked: list[object] = []
     asked = passwords._ask
 

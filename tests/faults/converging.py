@@ -20,7 +20,7 @@ from quartet.catalog import Category, Draft, Level, cache, pages
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.steps import unwatched
-from quartet.stores import mongo, outbox
+from quartet.stores import letters, mongo, outbox
 from quartet.stores.search import BulkResult
 from quartet.sync import changes, products, relay, store
 from quartet.web.dependencies import Shop
@@ -307,8 +307,8 @@ class World:
             await self._rate(sku, 4.5)
         await self._carry_the_rest()
         async with self.shop.stores.pg.read() as read:
-            letters = await store.letter_counts(read)
-        if letters:
+            dead = await letters.counts(read)
+        if dead:
             await sync.replay_dead_letters(self.shop, "test")
         return await self._wrong()
 
@@ -335,7 +335,7 @@ class World:
         for now in (datetime.now(UTC), NEXT_YEAR + timedelta(days=1)):
             wrong += [f"seen at {now:%Y}: {sku}" for sku in sorted(await self._wrongly_seen(now))]
         async with shop.stores.pg.read() as read:
-            wrong += [f"dead letters: {n} of {name}" for name, n in (await store.letter_counts(read)).items()]
+            wrong += [f"dead letters: {n} of {name}" for name, n in (await letters.counts(read)).items()]
         return wrong
 
     async def _wrongly_seen(self, now: datetime) -> set[str]:

@@ -21,7 +21,7 @@ from quartet.supervise import note_running, without_password
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores that whoever runs the tests may have set."""
-    for name in ("POSTGRES", "MONGODB", "REDIS", "SEARCH"):
+    for name in ("POSTGRES", "POSTGRES_REPLICA", "MONGODB", "REDIS", "SEARCH"):
         monkeypatch.delenv(f"QUARTET_{name}_URL", raising=False)
 
 
@@ -108,6 +108,22 @@ async def test_a_store_that_does_not_let_us_in_is_quoted(tmp_path: Path, servers
     status, text = _shown(await examine(settings))
     assert status == 1
     assert f'does not answer: password authentication failed for user "{url.username}"' in text
+    assert "hidden" not in text
+
+
+async def test_a_replica_that_does_not_let_us_in_is_quoted_and_keeps_nothing_from_running(
+    tmp_path: Path, servers: dict[str, str]
+) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port(), postgres_replica_url=servers["postgres"])
+    _, text = _shown(await examine(settings))
+    assert f", {without_password(servers['postgres'])}" in text
+
+    url = urlsplit(servers["postgres"])
+    wrong = url._replace(netloc=f"{url.username}:hidden@{url.hostname}:{url.port}").geturl()
+    status, text = _shown(await examine(settings.model_copy(update={"postgres_replica_url": wrong})))
+    assert status == 0, text
+    assert f'does not answer: password authentication failed for user "{url.username}"' in text
+    assert "correct QUARTET_POSTGRES_REPLICA_URL" in text
     assert "hidden" not in text
 
 

@@ -14,11 +14,14 @@ import pytest
 from rich.console import Console
 
 from conftest import SECRET, api_of, client_of
+from quartet import catalog
 from quartet.cli import bring_up, check_schema, open_shop, prepare
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
 from quartet.stores.migrate import find, migrate
-from quartet.stores.mongo import Mongo
+from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.sync import worker
+from quartet.web.dependencies import Shop
 
 NUMBERED = sum("@" not in migration.version for migration in find())
 
@@ -36,8 +39,8 @@ async def bare(settings: Settings, servers: dict[str, str]) -> AsyncIterator[Set
 
 async def _quartet(settings: Settings, *words: str) -> tuple[int | None, str]:
     """What a command ends with, and its last words."""
-    named = {f"QUARTET_{name}_URL": str(getattr(settings, f"{name.lower()}_url")) for name in
-             ("POSTGRES", "MONGODB", "REDIS", "SEARCH")}  # fmt: skip
+    named = {f"QUARTET_{name}": str(getattr(settings, name.lower())) for name in
+             ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "SEARCH_URL", "SEARCH_ALIAS")}  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "quartet.cli", *words),
         stderr=asyncio.subprocess.PIPE,
@@ -87,6 +90,50 @@ async def test_while_search_is_away_the_rest_is_migrated_and_a_worker_makes_the_
         assert await shop.stores.search.alias_target(settings.search_alias) is None
         await worker.rebuild(shop)
         assert await shop.stores.search.alias_target(settings.search_alias) is not None
+
+
+async def test_while_mongodb_is_away_the_rest_is_migrated_and_a_worker_makes_the_collections(bare: Settings) -> None:
+    code, said = await _quartet(bare.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:1/x"}), "migrate")
+    assert code == 0
+    assert said.splitlines()[-1].startswith("mongodb does not answer right now")
+    assert said.endswith("(QUARTET_MONGODB_URL): a worker makes the collections once it does\n")
+    await check_schema(bare)
+    async with open_shop(bare) as shop:
+        assert await shop.stores.search.alias_target(bare.search_alias) is not None
+        async with shop.stores.pg.once() as tx:
+            await tx.execute("INSERT INTO schema_migrations (version) VALUES ('9999')")
+        await worker.make_collections(shop)
+        assert await _are_slugs_free(shop), "the validators of a newer version are not put back"
+        async with shop.stores.pg.once() as tx:
+            await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
+        await worker.make_collections(shop)
+        assert not await _are_slugs_free(shop)
+        await shop.stores.mongo.drop_database()
+
+
+async def _are_slugs_free(shop: Shop) -> bool:
+    """Whether two products may have the same one: there is no index yet."""
+    products = shop.stores.mongo.collection(catalog.PRODUCTS)
+    try:
+        for sku in (uuid4().hex, uuid4().hex):
+            await products.insert_one({"_id": sku, "sku": sku, "slug": "same"})
+    except DuplicateKey:
+        return False
+    finally:
+        await products.delete_many({})
+    return True
+
+
+async def test_a_mongodb_that_does_not_let_us_in_is_no_outage_that_is_waited_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Mongo, name: str, *_validator: Any) -> None:
+        raise StoreUnavailable("mongodb", f"not you: {name}", bars_us=True)
+
+    monkeypatch.setattr(Mongo, "ensure_collection", refuse)
+    async with open_shop(settings) as shop:
+        with pytest.raises(StoreUnavailable, match="not you: products"):
+            await prepare(shop, later=True)
 
 
 async def test_a_wrong_password_of_search_is_no_outage_that_is_waited_out(settings: Settings) -> None:

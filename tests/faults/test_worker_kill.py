@@ -20,7 +20,7 @@ from conftest import SEED, daily_points, differing
 from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.settings import Settings
-from quartet.stores import outbox
+from quartet.stores import letters, outbox
 from quartet.sync import changes, store
 from quartet.sync.leases import BEATS
 from quartet.sync.tasks import together
@@ -168,7 +168,7 @@ async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
         await together(sync.run_worker(shop, asyncio.Event()), _until_carried(traffic, step))
     async with shop.stores.pg.read() as read:
         assert await store.position(read, changes.PIPELINE) is not None
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
     assert await daily_points(shop, traffic.user_id) == POINTS * traffic.rounds
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
     assert await shop.stores.search.alias_targets(search.next_alias(shop.settings)) == []

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from till import Till
 
+import cashier
 from conftest import SignIn
 from quartet import accounts, audit, cart, notify, orders, payments
 from quartet.cart import new_token
@@ -133,7 +134,7 @@ async def test_the_worker_empties_a_guests_cart_when_the_request_did_not_live_to
     await shop.stores.redis.call("HSET", held, "MUG", 1)
     made, _ = await order(client, X_Cart_Token=token)
     async with shop.stores.pg.tx() as tx:
-        await orders.confirm(tx, UUID(made["id"]))
+        await cashier.confirm(tx, UUID(made["id"]))
     while await relay(shop):
         pass
     assert await shop.stores.redis.call("HGETALL", held) == {}

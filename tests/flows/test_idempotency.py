@@ -263,7 +263,7 @@ async def test_two_keys_of_one_request_are_refused(desk: Desk) -> None:
 async def test_a_refusal_does_not_take_the_place_of_an_answer_that_came_meanwhile(shop: Shop) -> None:
     key = idempotency.RequestKey("user:somebody", "key", b"what was asked")
     with pytest.raises(RequestInProgress):
-        async with idempotency.one_statement(shop, key):
+        async with idempotency.unclaimed(shop, key, once=True):
             async with idempotency.transaction(shop, key) as slot:
                 await slot.keep(Response(b"paid", 201))
             raise Conflict("it is paid already")

@@ -543,7 +543,7 @@ async def test_names_of_goods_are_text_never_markup(shop: Shop, till: Till, shop
 def test_every_kind_has_a_text_with_a_subject_and_an_html() -> None:
     kinds = {path.stem for path in FOLDER.glob("*.txt")}
     assert kinds == {path.stem for path in FOLDER.glob("*.html")} - {"layout"}
-    assert kinds == set(notify.KINDS) == set(notify.TOPICS.values())
+    assert kinds == set(service.KINDS) == set(service.TOPICS.values())
     for path in FOLDER.glob("*.txt"):
         assert re.match(r"Subject: \S.*\n", path.read_text(encoding="utf-8")), path.name
 

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -181,6 +182,24 @@ async def test_who_pays_while_a_provider_is_away_is_told_so_at_once_and_pays_by_
     (free,) = await till.rows("SELECT total_cents FROM orders WHERE id = $1", other["id"])
     (row,) = await till.rows("SELECT sum(captured_cents)::bigint AS kept FROM orders")
     assert row["kept"] == stripe.taken() + free["total_cents"]
+
+
+async def test_what_costs_nothing_is_bought_while_its_provider_is_away(
+    shopper: httpx.AsyncClient, till: Till, stripe: StripesPlace, line: Line, providers: Any
+) -> None:
+    await till.stock("SAMPLE", 5, cents=0)
+    free, dear = await order(shopper, ("SAMPLE", 2)), await order(shopper, ("MUG", 1))
+    await line.break_at("unplugged")
+    await pay(shopper, dear)
+    await gone(providers["stripe"])
+    assert refused(await pay(shopper, dear))
+    assert refused(await pay(shopper, {"id": str(uuid4())}))
+    paid = await pay(shopper, free, key="click")
+    assert (paid.status_code, paid.json()["status"], paid.json()["amountCents"]) == (201, "succeeded", 0)
+    assert (await pay(shopper, free, key="click")).json() == paid.json()
+    assert (await look(shopper, free["id"]))["status"] == "confirmed"
+    assert await till.shelf("SAMPLE") == (3, 0)
+    assert stripe.intents == {}
 
 
 async def test_a_provider_that_hangs_is_known_before_the_first_who_waits_gives_up_and_his_charge_is_found(

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+import cashier
 from quartet import inventory, orders
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
@@ -128,7 +129,7 @@ def machine(pg: Postgres, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         def step(self, number: int, to: str) -> None:
             order_id, order = self.picked(number)
             deeds: dict[str, Any] = {
-                "confirmed": orders.confirm, "shipped": orders.ship, "delivered": orders.deliver,
+                "confirmed": cashier.confirm, "shipped": orders.ship, "delivered": orders.deliver,
                 "cancelled": orders.cancel,
             }  # fmt: skip
 
@@ -159,7 +160,7 @@ def machine(pg: Postgres, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
 
             async def refunded() -> orders.GivenBack:
                 async with pg.tx() as tx:
-                    return await orders.refund(tx, order_id, cents, restock=restock)
+                    return await cashier.refund(tx, order_id, cents, restock=restock)
 
             left = order.captured - order.refunded
             asked = left if cents is None else cents

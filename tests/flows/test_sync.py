@@ -22,7 +22,7 @@ from quartet import cart, catalog, inventory, search, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
-from quartet.stores import outbox
+from quartet.stores import letters, outbox
 from quartet.stores.search import BulkResult
 from quartet.sync import changes, products, relay, store
 from quartet.sync.consumers import TOPICS
@@ -653,7 +653,7 @@ async def test_a_store_that_is_away_costs_an_event_no_attempt(kitchen: Shop, mon
     await sync.catch_up(kitchen)
     assert await equal(kitchen)
     async with kitchen.stores.pg.read() as read:
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
 
 
 # What the engine refuses
@@ -688,10 +688,10 @@ async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: 
     await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
     await products.carry(kitchen, [mended, broken])
     async with kitchen.stores.pg.read() as read:
-        letters = {letter.key: letter for letter in await store.letters(read, 20)}
+        buried = {letter.key: letter for letter in await letters.newest(read, 20)}
     code, said = await command("dead-letters", "list")
     assert (code, len(said.splitlines())) == (0, 2)
-    assert all(f"{letter.id}  " in said and f"{key}    {letter.reason}" in said for key, letter in letters.items())
+    assert all(f"{letter.id}  " in said and f"{key}    {letter.reason}" in said for key, letter in buried.items())
     await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": 4.5}})
     code, said = await command("dead-letters", "replay")  # and logs which can't be carried
     assert (code, said.splitlines()[-1]) == (0, "2 taken up again")
@@ -713,7 +713,7 @@ async def test_a_product_that_can_be_read_again_lies_dead_no_more(kitchen: Shop)
     await collection.replace_one({"_id": id_}, sound)
     assert await products.carry(kitchen, [id_]) == set()
     async with kitchen.stores.pg.read() as read:
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
 
 
 @pytest.fixture
@@ -773,7 +773,7 @@ async def test_what_an_engine_that_stays_busy_does_not_take_is_no_dead_letter(
             await products.carry(kitchen, ids)
     assert len(rests) > 2
     async with kitchen.stores.pg.read() as read:
-        assert await store.letter_counts(read) == {}
+        assert await letters.counts(read) == {}
     assert await products.carry(kitchen, ids) == set()
     assert await equal(kitchen)
 

@@ -147,11 +147,11 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def send(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[hooks.Sender]:
+async def send(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[sender.Sender]:
     """Impatient, so that no test waits long for an endpoint that says nothing."""
     monkeypatch.setattr(sender, "WHOLE_SECONDS", 1.5)
     monkeypatch.setattr(sender, "BODY_SECONDS", 0.5)
-    async with hooks.open_sender(loopback=True, at_once=32) as found:
+    async with sender.open_sender(loopback=True, at_once=32) as found:
         yield found
 
 
@@ -173,6 +173,13 @@ async def happen(shop: Shop, topic: str, key: str = "", payload: Json | None = N
     return str(id_)
 
 
+async def deliver(shop: Shop, send: sender.Sender) -> int:
+    """Carries what is due now, as the worker would, and waits for it; answers how many that were."""
+    claimed = await delivery._claim(shop, delivery.AT_ONCE)
+    await asyncio.gather(*(delivery._carry(shop, send, each) for each in claimed))
+    return len(claimed)
+
+
 async def deliveries(staff: httpx.AsyncClient, made: Json, query: str = "") -> list[Json]:
     listed = await staff.get(f"/webhook-endpoints/{made['id']}/deliveries?limit=100{query}")
     assert listed.status_code == 200, listed.text
@@ -189,7 +196,7 @@ async def look(staff: httpx.AsyncClient, made: Json) -> Json:
 
 
 async def test_a_purchase_is_told_in_order_and_every_signature_is_right(
-    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, shopper: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     await Till(shop).stock("MUG", 10, 1250)
     made = await endpoint(staff, receiver.url, "order.placed", "order.confirmed", "order.refunded")
@@ -199,7 +206,7 @@ async def test_a_purchase_is_told_in_order_and_every_signature_is_right(
     for _ in range(2):
         while await relay.relay(shop):
             pass
-        while await hooks.deliver(shop, send):
+        while await deliver(shop, send):
             pass
     assert [r.head for r in receiver.got] == ["POST /hooks HTTP/1.1"] * 3
     told = [Webhook(made["secret"]).verify(r.body, r.headers) for r in receiver.got]
@@ -219,7 +226,7 @@ async def test_a_purchase_is_told_in_order_and_every_signature_is_right(
 
 
 async def test_each_listens_to_what_it_asked_for(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     prices = await endpoint(staff, receiver.url, "price.changed")
     everything = await endpoint(staff, receiver.url, "*")
@@ -227,7 +234,7 @@ async def test_each_listens_to_what_it_asked_for(
     await staff.patch(f"/webhook-endpoints/{off['id']}", json={"enabled": False})
     for topic in ("stock.changed", "price.changed", "user.reset_asked", "order.placed"):
         await happen(shop, topic, payload={"user_id": None, "sku": "MUG"})
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     assert [d["type"] for d in await deliveries(staff, prices)] == ["price.changed"]
     # What concerns the shop's own mail is nobody else's, links to new passwords least of all.
@@ -240,28 +247,28 @@ async def test_each_listens_to_what_it_asked_for(
 
 
 async def test_what_opens_a_guests_cart_leaves_the_house_with_nobody(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     await endpoint(staff, receiver.url)
     await happen(shop, "order.placed", payload={"order_id": "o", "guest_cart": "a-token-of-a-cart", "items": []})
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     assert json.loads(receiver.got[0].body)["data"] == {"orderId": "o", "items": []}
 
 
 async def test_an_event_carried_again_is_delivered_once(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     await endpoint(staff, receiver.url)
     id_ = await happen(shop, "price.changed", "MUG")
     async with shop.stores.pg.tx() as tx:
         await outbox.put_back(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
     await relay.relay(shop)
-    await asyncio.gather(*(hooks.deliver(shop, send) for _ in range(6)))
+    await asyncio.gather(*(deliver(shop, send) for _ in range(6)))
     assert [r.id for r in receiver.got] == [id_]
 
 
 async def test_many_workers_at_once_deliver_each_once_and_no_more_than_some_at_a_time(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     async def takes_its_time(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
@@ -270,22 +277,22 @@ async def test_many_workers_at_once_deliver_each_once_and_no_more_than_some_at_a
     receiver.behave = takes_its_time
     await endpoint(staff, receiver.url)
     ids = [await happen(shop, "price.changed", f"S{n}") for n in range(24)]
-    while sum(await asyncio.gather(*(hooks.deliver(shop, send) for _ in range(3)))):
+    while sum(await asyncio.gather(*(deliver(shop, send) for _ in range(3)))):
         pass
     assert sorted(r.id for r in receiver.got) == sorted(ids)
     assert receiver.most_at_once <= delivery.EACH_AT_ONCE
 
 
 async def test_of_one_key_the_first_is_sent_first_and_one_that_is_refused_holds_up_none_for_ever(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     await endpoint(staff, receiver.url)
     first, second, third = [await happen(shop, "price.changed", "MUG") for _ in range(3)]
     receiver.behave = says("500 Oops")
-    assert await hooks.deliver(shop, send) == 1
+    assert await deliver(shop, send) == 1
     receiver.behave = takes
-    assert await hooks.deliver(shop, send) == 1
-    assert await hooks.deliver(shop, send) == 1
+    assert await deliver(shop, send) == 1
+    assert await deliver(shop, send) == 1
     assert [r.id for r in receiver.got] == [first, second, third]
 
 
@@ -293,7 +300,7 @@ async def test_of_one_key_the_first_is_sent_first_and_one_that_is_refused_holds_
 
 
 async def test_after_a_rotation_the_secrets_of_before_verify_for_a_day_and_none_lies_in_the_database(
-    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
     app.state.shop = shop = replace(shop, clock=clock)
@@ -303,7 +310,7 @@ async def test_after_a_rotation_the_secrets_of_before_verify_for_a_day_and_none_
     assert rotated["secret"].startswith("whsec_")
     assert len({made["secret"], once["secret"], rotated["secret"]}) == 3
     await happen(shop, "price.changed")
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     for secret in (made["secret"], once["secret"], rotated["secret"]):
         Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
     clock.advance(86_400 + 1)
@@ -344,14 +351,14 @@ def test_a_changed_shop_secret_leaves_the_old_signature_good_while_it_is_listed(
     ids=["500", "302", "307", "404", "endless 500", "hangs", "cuts", "endless head"],
 )
 async def test_only_2xx_is_a_yes_and_nothing_is_followed_or_waited_for(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender, behave: Behave,
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender, behave: Behave,
     status: int | None, error: str | None,
 ) -> None:  # fmt: skip
     receiver.behave = behave
     made = await endpoint(staff, receiver.url)
     await happen(shop, "price.changed")
     async with asyncio.timeout(10):
-        assert await hooks.deliver(shop, send) == 1
+        assert await deliver(shop, send) == 1
     [one] = await deliveries(staff, made)
     assert (one["state"], one["attempts"], one["status"]) == ("pending", 1, status)
     assert error is None or error in one["error"]
@@ -360,26 +367,26 @@ async def test_only_2xx_is_a_yes_and_nothing_is_followed_or_waited_for(
     assert receiver.connections == 1
     wait = datetime.fromisoformat(one["nextTryAt"]) - datetime.now(UTC)
     assert timedelta(seconds=0) < wait < timedelta(seconds=7)
-    assert await hooks.deliver(shop, send) == 0
+    assert await deliver(shop, send) == 0
 
 
 @pytest.mark.parametrize("behave", [never_ends("200 OK"), trickles, says("201 Created"), says("299 Hm")],
                          ids=["endless", "trickling", "201", "299"])  # fmt: skip
 async def test_a_yes_is_a_yes_however_long_the_endpoint_talks_on(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender, behave: Behave
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender, behave: Behave
 ) -> None:
     receiver.behave = behave
     made = await endpoint(staff, receiver.url)
     await happen(shop, "price.changed")
     async with asyncio.timeout(10):
-        await hooks.deliver(shop, send)
+        await deliver(shop, send)
     [one] = await deliveries(staff, made)
     assert one["state"] == "delivered"
     assert len(one["answer"]) <= sender.KEPT_CHARACTERS
 
 
 async def test_one_that_hangs_does_not_hold_up_the_others(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     async with receiving() as slow:
         slow.behave = hangs
@@ -397,7 +404,7 @@ async def test_one_that_hangs_does_not_hold_up_the_others(
 
 
 async def test_a_delivery_is_tried_for_a_day_later_each_time_then_lies_dead_and_can_be_sent_by_hand(
-    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender,
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(model, "FAILURES", 10**6)  # the breaker has a test of its own
@@ -411,7 +418,7 @@ async def test_a_delivery_is_tried_for_a_day_later_each_time_then_lies_dead_and_
         if one["nextTryAt"]:
             clock.at = datetime.fromisoformat(one["nextTryAt"])
         tries.append((clock.now() - began).total_seconds())
-        assert await hooks.deliver(shop, send) == 1
+        assert await deliver(shop, send) == 1
     assert 9 <= len(tries) <= 14
     assert tries[-1] > 12 * 3600
     assert tries[-1] <= 86_400
@@ -421,7 +428,7 @@ async def test_a_delivery_is_tried_for_a_day_later_each_time_then_lies_dead_and_
     again = await staff.post(f"/webhook-endpoints/{made['id']}/deliveries/{one['id']}/redeliver")
     assert (again.status_code, again.json()["state"]) == (202, "pending")
     clock.at = datetime.now(UTC)
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     Webhook(made["secret"]).verify(receiver.got[-1].body, receiver.got[-1].headers)
     assert receiver.got[-1].id == id_
     assert (await deliveries(staff, made))[0]["state"] == "delivered"
@@ -455,7 +462,7 @@ async def test_the_few_that_were_given_up_are_found_among_the_many_that_were_del
 
 
 async def test_an_endpoint_is_gone_at_once_and_its_deliveries_follow_in_portions(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     gone, stays = await endpoint(staff, receiver.url), await endpoint(staff, receiver.url)
     async with shop.stores.pg.tx() as tx:
@@ -476,22 +483,22 @@ async def test_an_endpoint_is_gone_at_once_and_its_deliveries_follow_in_portions
         async with shop.stores.pg.tx() as tx:
             await hooks.sweep(tx, shop.clock.now())
     assert [each["rows"] for each in left] == [5_005, 5, 2]
-    assert await hooks.deliver(shop, send) == 2
+    assert await deliver(shop, send) == 2
     assert len(await deliveries(staff, stays)) == 2
 
 
 async def test_what_nobody_carried_for_a_day_is_not_sent_any_more(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     await endpoint(staff, receiver.url)
     await happen(shop, "price.changed")
     late = replace(shop, clock=FixedClock(datetime.now(UTC) + timedelta(hours=25)))
-    assert await hooks.deliver(late, send) == 0
+    assert await deliver(late, send) == 0
     assert receiver.got == []
 
 
 async def test_what_is_on_its_way_is_not_sent_by_hand_beside_that(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     made = await endpoint(staff, receiver.url)
     await happen(shop, "price.changed")
@@ -504,7 +511,7 @@ async def test_what_is_on_its_way_is_not_sent_by_hand_beside_that(
         await takes(reader, writer)
 
     receiver.behave = meanwhile
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     assert by_hand == [409]
     assert (await deliveries(staff, made))[0]["state"] == "delivered"
 
@@ -532,7 +539,7 @@ async def test_an_address_that_is_just_being_forgotten_does_not_come_along(
 
 
 async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(
-    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
     app.state.shop = shop = replace(shop, clock=clock)
@@ -540,7 +547,7 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     made = await endpoint(staff, receiver.url)
     for n in range(40):
         await happen(shop, "price.changed", f"S{n}")
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     breaker = (await look(staff, made))["breaker"]
     assert breaker["state"] == "open"
@@ -550,26 +557,26 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
     for _ in range(9):
         until = datetime.fromisoformat((await look(staff, made))["breaker"]["openUntil"])
         pauses.append((until - clock.now()).total_seconds())
-        assert await hooks.deliver(shop, send) == 0
+        assert await deliver(shop, send) == 0
         clock.at = until
         assert (await look(staff, made))["breaker"]["state"] == "half-open"
-        assert await hooks.deliver(shop, send) == 1  # one, to see
-        assert await hooks.deliver(shop, send) == 0
+        assert await deliver(shop, send) == 1  # one, to see
+        assert await deliver(shop, send) == 0
     assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
     clock.at = datetime.fromisoformat((await look(staff, made))["breaker"]["openUntil"])
     receiver.behave = takes
-    assert await hooks.deliver(shop, send) == 1
+    assert await deliver(shop, send) == 1
     assert (await look(staff, made))["breaker"] == {"state": "closed", "failures": 0, "openUntil": None}
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     clock.advance(7 * 3600)
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     assert {d["state"] for d in await deliveries(staff, made)} == {"delivered"}
 
 
 async def test_who_refuses_one_kind_of_event_is_sent_the_others_at_once(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     async def knows_orders_alone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         known = json.loads(receiver.got[-1].body)["type"].startswith("order.")
@@ -580,14 +587,14 @@ async def test_who_refuses_one_kind_of_event_is_sent_the_others_at_once(
     for n in range(60):
         await happen(shop, "stock.changed", f"S{n}")
     await happen(shop, "order.shipped", payload={"order_id": "o"})
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     assert [d["type"] for d in await deliveries(staff, made, "&state=delivered")] == ["order.shipped"]
     assert len(receiver.got) == 61
 
 
 async def test_what_it_fails_at_keeps_the_breaker_from_closing_for_no_other_kind(
-    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     async def fails_at_stock(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         known = json.loads(receiver.got[-1].body)["type"].startswith("order.")
@@ -602,7 +609,7 @@ async def test_what_it_fails_at_keeps_the_breaker_from_closing_for_no_other_kind
     for n in range(2):
         await happen(shop, "order.shipped", f"O{n}", {"order_id": "o"})
     for delivered in (0, 1, 2):
-        while await hooks.deliver(shop, send):
+        while await deliver(shop, send):
             pass
         now = await look(staff, made)
         assert (now["breaker"]["state"], len(await deliveries(staff, made, "&state=delivered"))) == ("open", delivered)
@@ -634,33 +641,33 @@ async def test_what_goes_alone_is_found_without_going_through_all_that_wait(
 
 
 async def test_another_address_does_not_wait_for_what_the_old_one_failed(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     receiver.behave = says("503 Later")
     made = await endpoint(staff, f"{receiver.url}/mistyped")
     for n in range(20):
         await happen(shop, "price.changed", f"S{n}")
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     same = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": f"{receiver.url}/mistyped"})
     assert same.json()["breaker"]["state"] == "open"
     receiver.behave = takes
     moved = await staff.patch(f"/webhook-endpoints/{made['id']}", json={"url": receiver.url})
     assert moved.json()["breaker"] == {"state": "closed", "failures": 0, "openUntil": None}
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     states = [d["state"] for d in await deliveries(staff, made)]
     assert states.count("delivered") > 10  # all but those that were refused, which wait for their next try
 
 
 async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(
-    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     receiver.behave = says("500 Oops")
     made = await endpoint(staff, receiver.url)
     for n in range(20):
         await happen(shop, "price.changed", f"S{n}")
-    while await hooks.deliver(shop, send):
+    while await deliver(shop, send):
         pass
     for _ in range(2):
         async with shop.stores.pg.tx() as tx:
@@ -671,7 +678,7 @@ async def test_what_an_open_breaker_held_back_for_a_day_is_counted_as_given_up(
 
 
 async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_a_notice(
-    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender
+    shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
     app.state.shop = shop = replace(shop, clock=clock)
@@ -681,17 +688,17 @@ async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_
     )
     receiver.behave = says("500 Oops")
     await happen(shop, "price.changed")
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     clock.advance(3 * 86_400 + 1)
     async with shop.stores.pg.tx() as tx:
         await hooks.sweep(tx, clock.now())
     assert (await deliveries(staff, failing))[0]["state"] == "dead"
     assert (await staff.post(f"/webhook-endpoints/{failing['id']}/test")).status_code == 202
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     receiver.behave = says("410 Gone")
     clock.at = datetime.now(UTC)
     await happen(shop, "order.placed", payload={"items": []})
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     for made, reason in ((failing, "nothing was taken since"), (gone, "410 Gone")):
         now = await look(staff, made)
         assert (now["enabled"], now["breaker"]["state"]) == (False, "disabled")
@@ -708,7 +715,7 @@ async def test_after_days_of_failure_or_when_it_is_gone_it_is_switched_off_with_
 
 @pytest.mark.parametrize("by_key", [False, True], ids=["by hand", "by a key"])
 async def test_the_notice_reaches_whoever_made_the_endpoint(
-    shop: Shop, admin: httpx.AsyncClient, client: httpx.AsyncClient, receiver: Receiver, send: hooks.Sender,
+    shop: Shop, admin: httpx.AsyncClient, client: httpx.AsyncClient, receiver: Receiver, send: sender.Sender,
     by_key: bool,
 ) -> None:  # fmt: skip
     from quartet import notify
@@ -721,7 +728,7 @@ async def test_the_notice_reaches_whoever_made_the_endpoint(
         maker = client
     await endpoint(maker, receiver.url)
     await happen(shop, "price.changed")
-    await hooks.deliver(shop, send)
+    await deliver(shop, send)
     while await relay.relay(shop):
         pass
     await notify.deliver(shop)
@@ -751,7 +758,7 @@ async def test_an_address_that_turned_inside_after_it_was_given_is_never_connect
 
     url = f"https://rebind.example:{receiver.port}/"
     await addresses.public_addresses("rebind.example", receiver.port, rebinding, loopback=False)
-    async with hooks.open_sender(loopback=False, at_once=1, resolver=rebinding) as send:
+    async with sender.open_sender(loopback=False, at_once=1, resolver=rebinding) as send:
         said = await send.post(url, {}, b"{}")
     assert said.error == "refused: the address is not a public one"
     assert len(asked) == 2
@@ -762,7 +769,7 @@ async def test_a_name_that_leads_inside_as_well_is_refused_whole(receiver: Recei
     async def both(host: str, port: int) -> list[str]:
         return ["93.184.216.34", "10.0.0.7"]
 
-    async with hooks.open_sender(loopback=False, at_once=1, resolver=both) as send:
+    async with sender.open_sender(loopback=False, at_once=1, resolver=both) as send:
         assert "not a public one" in ((await send.post("https://both.example/", {}, b"{}")).error or "")
 
 
@@ -773,7 +780,7 @@ async def test_what_was_checked_is_what_is_connected_to_and_the_name_is_resolved
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
 
-    async with hooks.open_sender(loopback=True, at_once=1, resolver=once) as send:
+    async with sender.open_sender(loopback=True, at_once=1, resolver=once) as send:
         said = await send.post(f"http://shop.example:{receiver.port}/hooks?a=1", {"X-A": "b"}, b"{}")
     assert said.status == 204
     assert asked == ["shop.example"]
@@ -799,10 +806,10 @@ async def test_tls_is_with_the_name_not_with_the_address(tmp_path: Path) -> None
 
     async with receiving(theirs) as receiver:
         ours = ssl.create_default_context(cafile=str(cert))
-        async with hooks.open_sender(loopback=True, at_once=2, resolver=here, tls=ours) as send:
+        async with sender.open_sender(loopback=True, at_once=2, resolver=here, tls=ours) as send:
             assert (await send.post(f"https://shop.example:{receiver.port}/", {}, b"{}")).status == 204
             other = await send.post(f"https://other.example:{receiver.port}/", {}, b"{}")
-        async with hooks.open_sender(loopback=True, at_once=2, resolver=here) as send:
+        async with sender.open_sender(loopback=True, at_once=2, resolver=here) as send:
             unknown = await send.post(f"https://shop.example:{receiver.port}/", {}, b"{}")
     assert "CERTIFICATE_VERIFY_FAILED" in (other.error or "")
     assert "CERTIFICATE_VERIFY_FAILED" in (unknown.error or "")

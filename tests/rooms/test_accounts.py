@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,6 @@ from quartet import accounts, notify
 from quartet.accounts import passwords, tokens
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import Problem
-from quartet.kernel.settings import Settings
 from quartet.stores import open_stores
 from quartet.sync import relay
 from quartet.web.dependencies import Principal, Shop
@@ -224,19 +224,19 @@ async def test_good_passwords_are_not_counted(client: httpx.AsyncClient, ada: di
 
 
 async def test_past_the_queue_of_sign_ins_one_is_told_to_come_back(shop: Shop) -> None:
-    settings = shop.settings.model_copy(update={"password_hashers": 1, "password_queue": 2})
+    shop = replace(shop, settings=shop.settings.model_copy(update={"password_hashers": 1, "password_queue": 2}))
     done = await asyncio.gather(
-        *(accounts.hash_password(settings, f"password {n}") for n in range(8)), return_exceptions=True
+        *(accounts.hash_password(shop, f"password {n}") for n in range(8)), return_exceptions=True
     )
     busy = [problem for problem in done if isinstance(problem, passwords.Busy)]
     assert len(busy) == 5
     assert busy[0].status == 429
     assert int(busy[0].headers["Retry-After"]) >= 1
-    assert await accounts.hash_password(settings, "there is room again")
+    assert await accounts.hash_password(shop, "there is room again")
 
 
-async def test_the_hash_is_argon2id_of_the_agreed_cost(settings: Settings) -> None:
-    hashed = await accounts.hash_password(settings, "analytical engine")
+async def test_the_hash_is_argon2id_of_the_agreed_cost(shop: Shop) -> None:
+    hashed = await accounts.hash_password(shop, "analytical engine")
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
@@ -249,26 +249,26 @@ def _hashers(pid: int | None = None) -> list[psutil.Process]:
     return found
 
 
-async def test_hashing_gives_way_and_another_takes_the_place_of_a_hasher_that_was_killed(settings: Settings) -> None:
-    await accounts.hash_password(settings, "analytical engine")
+async def test_hashing_gives_way_and_another_takes_the_place_of_a_hasher_that_was_killed(shop: Shop) -> None:
+    await accounts.hash_password(shop, "analytical engine")
     for hasher in _hashers():
         assert hasher.nice() >= min(19, psutil.Process().nice() + 1)
         hasher.kill()
-    assert (await accounts.hash_password(settings, "difference engine")).startswith("$argon2id$")
+    assert (await accounts.hash_password(shop, "difference engine")).startswith("$argon2id$")
     assert _hashers()
 
 
 async def test_another_takes_the_place_of_a_hasher_that_has_stopped(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await accounts.hash_password(settings, "analytical engine")
+    await accounts.hash_password(shop, "analytical engine")
     monkeypatch.setattr(passwords, "PATIENCE", 4.0)
     stopped = _hashers()
     try:
         for hasher in stopped:
             hasher.suspend()
         async with asyncio.timeout(60):
-            assert (await accounts.hash_password(settings, "difference engine")).startswith("$argon2id$")
+            assert (await accounts.hash_password(shop, "difference engine")).startswith("$argon2id$")
     finally:
         for hasher in stopped:
             with suppress(psutil.NoSuchProcess):
@@ -290,9 +290,9 @@ async def test_passwords_are_hashed_again_once_a_process_can_be_begun(monkeypatc
 
 async def test_no_hasher_outlives_a_shop_that_was_killed() -> None:
     hash_for_ever = (
-        "import asyncio; from quartet import accounts; from quartet.kernel.settings import Settings\n"
+        "import asyncio; from quartet.accounts.passwords import Turns\n"
         "async def main():\n"
-        "    while True: print(await accounts.hash_password(Settings(), 'analytical engine'), flush=True)\n"
+        "    while True: print(await Turns(1, 1).ask('make', 'analytical engine'), flush=True)\n"
         "asyncio.run(main())"
     )
     shop = await asyncio.create_subprocess_exec(sys.executable, "-c", hash_for_ever, stdout=asyncio.subprocess.PIPE)

@@ -213,7 +213,7 @@ async def test_a_password_changed_meanwhile_is_not_put_back(
 ) -> None:
     """The old hash is right and about to be renewed when the password is changed elsewhere."""
     await _with_an_old_hash(shop)
-    fresh = await accounts.hash_password(shop.settings, "difference engine")
+    fresh = await accounts.hash_password(shop, "difference engine")
 
     async def change(name: str) -> None:
         if name == "password checked":

@@ -152,9 +152,7 @@ async def test_many_sessions_come_page_by_page(client: httpx.AsyncClient, ada: d
     assert len(seen) == len(set(seen)) == 7
     assert seen == sorted(seen, reverse=True)
     async with shop.stores.pg.tx() as tx:
-        bob = await accounts.create_user(
-            tx, "bob@example.com", await accounts.hash_password(shop.settings, "bob's own")
-        )
+        bob = await accounts.create_user(tx, "bob@example.com", await accounts.hash_password(shop, "bob's own"))
     theirs = await client.post("/sessions", json={"email": bob.email, "password": "bob's own"})
     other = await client.get("/users/me/sessions", params={"cursor": last}, headers=_bearer(theirs.json()))
     assert other.status_code == 422

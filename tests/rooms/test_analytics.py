@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+import cashier
 from conftest import SignIn
 from quartet import inventory, orders
 from quartet.analytics import store
@@ -83,21 +84,21 @@ async def _sale(shop: Shop, draw: random.Random, user: Any, lines: list[tuple[st
         if fate == "cancelled":
             await orders.cancel(tx, order.id)
         elif fate != "pending":
-            await orders.confirm(tx, order.id)
+            await cashier.confirm(tx, order.id)
         if fate in ("shipped", "delivered"):
             await orders.ship(tx, order.id, by="test")
         if fate == "delivered":
             await orders.deliver(tx, order.id, by="test")
         await tx.execute("UPDATE orders SET created_at = $2 WHERE id = $1", order.id, at)
         if fate == "void":  # paid, refunded, cancelled: never was revenue
-            await orders.refund(tx, order.id, 1)
+            await cashier.refund(tx, order.id, 1)
             await orders.cancel(tx, order.id)
         if fate in ("pending", "cancelled", "void"):
             return []
         sold = [Fact(at, str(user), i.sku, str(order.id), i.qty, i.line_total_cents, 0) for i in order.items]
         if draw.random() < 0.6:
             return sold
-        refund = await orders.refund(tx, order.id, draw.choice([None, draw.randint(1, order.total_cents)]))
+        refund = await cashier.refund(tx, order.id, draw.choice([None, draw.randint(1, order.total_cents)]))
         later = at + timedelta(days=draw.randrange(20))
         await tx.execute("UPDATE refunds SET at = $2 WHERE id = $1", refund.id, later)
         parts = await tx.fetch("SELECT sku, amount_cents FROM refund_items WHERE refund_id = $1", refund.id)
@@ -197,7 +198,7 @@ async def test_what_lies_on_the_shelves_is_worth(
             await inventory.put(tx, sku, f"A {sku}", cents, stock=stock, currency="GBP", actor="test")
         await inventory.put(tx, "VIN", "A VIN", 900, stock=3, currency="EUR", actor="test")
     async with shop.stores.pg.tx() as tx:
-        await orders.confirm(tx, (await orders.place(tx, buyer, [("MUG", 6)])).id)
+        await cashier.confirm(tx, (await orders.place(tx, buyer, [("MUG", 6)])).id)
     async with shop.stores.pg.tx() as tx:
         await orders.place(tx, buyer, [("MUG", 2), ("TEA", 1)])
     found = _of_now(await staff.get("/analytics/inventory"))

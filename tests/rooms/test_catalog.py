@@ -72,9 +72,10 @@ async def test_a_product_with_variants_shows_the_lowest_price_and_all_pieces(sho
 
 
 async def test_a_slug_made_from_the_name_gives_way_where_it_is_taken(staff: Client) -> None:
-    first, second = await put(staff, thinkpad(), thinkpad(sku="LAPTOP-002"))
+    first, second, third = await put(staff, thinkpad(), thinkpad(sku="LAPTOP-002"), thinkpad(sku="LAPTOP.002"))
     assert first["slug"] == "thinkpad-x1-carbon-gen-12"
     assert second["slug"] == "thinkpad-x1-carbon-gen-12-laptop-002"
+    assert third["slug"] == f"thinkpad-x1-carbon-gen-12-{third['id'][-12:]}"
 
 
 TAKEN: list[tuple[Json, str, list[str] | None]] = [

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from standstill import Standstill, until_done
 
+import cashier
 from conftest import SignIn, stuck
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
@@ -54,7 +55,7 @@ async def sold(shop: Shop, buyer: httpx.AsyncClient, *skus: str, qty: int = 1, d
     """An order that is paid, of so long ago; its id."""
     async with shop.stores.pg.tx() as tx:
         order = await orders.place(tx, buyer.user_id, [(sku, qty) for sku in skus])  # type: ignore[attr-defined]
-        await orders.confirm(tx, order.id)
+        await cashier.confirm(tx, order.id)
         await tx.execute(
             "UPDATE orders SET created_at = created_at - make_interval(days => $2) WHERE id = $1", order.id, days_ago
         )

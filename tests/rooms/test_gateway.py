@@ -70,6 +70,15 @@ async def test_another_method_is_told_which_there_are(client: httpx.AsyncClient)
     assert (await client.options("/nowhere")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/orders/claim", "/sync/dead-letters/replay"])
+async def test_an_address_of_its_own_is_no_others_id(path: str, client: httpx.AsyncClient) -> None:
+    assert (await client.options(path)).headers["Allow"] == "OPTIONS, POST"
+    for method in ("GET", "HEAD", "DELETE", "PATCH"):
+        answer = await client.request(method, path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "OPTIONS, POST"), method
+    assert (await client.post(path)).status_code == 401
+
+
 async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/metrics", "/products", "/openapi.json", "/nowhere"):
         whole, head = await client.get(path), await client.head(path)

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+import cashier
 from conftest import SignIn
 from floor import walked
 from quartet import inventory, orders
@@ -55,7 +56,7 @@ async def test_the_ledger_tells_every_change_and_its_sums_equal_the_row(
     }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
         order = await orders.place(tx, shopper.user_id, [("MUG", 3)])  # type: ignore[attr-defined]
-        await orders.confirm(tx, order.id)
+        await cashier.confirm(tx, order.id)
     await put(staff, "MUG", stock=20)
     entries = await ledger(staff, "MUG")
     assert [(e["reason"], e["delta"], e["reservedDelta"]) for e in entries] == [

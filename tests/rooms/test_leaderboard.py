@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from quartet import accounts, leaderboard
 from quartet.kernel.clock import FixedClock
-from quartet.leaderboard import store
+from quartet.leaderboard import model, store
 from quartet.leaderboard.model import Period, Worth
 from quartet.stores import open_stores
 from quartet.stores.redis import RedisStore
@@ -199,9 +199,9 @@ async def test_somebody_forgotten_is_on_no_board(shop: Shop) -> None:
 
 
 def test_a_week_is_named_as_iso_8601_does() -> None:
-    assert leaderboard.board("weekly", datetime(2027, 1, 1, tzinfo=UTC)) == "2026-W53"
-    assert leaderboard.board("weekly", datetime(2025, 12, 29, tzinfo=UTC)) == "2026-W01"
-    assert leaderboard.board("daily", datetime(2027, 1, 1, tzinfo=UTC)) == "2027-01-01"
+    assert model.board("weekly", datetime(2027, 1, 1, tzinfo=UTC)) == "2026-W53"
+    assert model.board("weekly", datetime(2025, 12, 29, tzinfo=UTC)) == "2026-W01"
+    assert model.board("daily", datetime(2027, 1, 1, tzinfo=UTC)) == "2027-01-01"
 
 
 async def test_without_redis_the_board_says_so(client: httpx.AsyncClient, app: FastAPI, shop: Shop) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
+import cashier
 from conftest import SignIn
 from floor import walked
 from quartet import inventory, orders
@@ -67,7 +68,7 @@ async def test_an_order_finds_its_way_to_the_customer(
     early = await staff.post(f"/orders/{order.id}/ship")
     assert (early.status_code, early.json()["type"]) == (409, "/problems/invalid-transition")
     assert (early.json()["from"], early.json()["to"]) == ("pending", "shipped")
-    await step(shop, order, orders.confirm)
+    await step(shop, order, cashier.confirm)
     assert (await staff.post(f"/orders/{order.id}/deliver")).status_code == 409
     assert (await staff.post(f"/orders/{order.id}/ship")).json()["status"] == "shipped"
     assert (await staff.post(f"/orders/{order.id}/ship")).status_code == 409
@@ -104,8 +105,8 @@ async def test_lists_are_newest_first_one_page_after_the_other(
     theirs = [await place(shop, other, ("MUG", 1)) for _ in range(4)]
     async with shop.stores.pg.once() as tx:  # many orders of one moment: the id decides, and none is lost
         await tx.execute("UPDATE orders SET created_at = '2026-01-01' WHERE id = ANY ($1)", [o.id for o in mine[:5]])
-    await step(shop, mine[0], orders.confirm)
-    await step(shop, mine[1], orders.confirm, orders.ship)
+    await step(shop, mine[0], cashier.confirm)
+    await step(shop, mine[1], cashier.confirm, orders.ship)
     await step(shop, theirs[0], orders.cancel)
 
     def newest(*found: orders.Order) -> list[str]:
@@ -177,8 +178,8 @@ async def test_who_has_bought_what(shop: Shop, shopper: httpx.AsyncClient) -> No
             return await orders.has_bought(read, user_id, skus)
 
     assert not await bought("MUG")
-    await step(shop, order, orders.confirm)
+    await step(shop, order, cashier.confirm)
     assert await bought("MUG") and await bought("NONE", "CUP") and not await bought("NONE") and not await bought()
     async with shop.stores.pg.tx() as tx:
-        await orders.refund(tx, order.id)
+        await cashier.refund(tx, order.id)
     assert not await bought("MUG")

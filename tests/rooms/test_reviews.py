@@ -11,6 +11,7 @@ import httpx
 import pytest
 from showcase import fields, laptop, load, make_categories
 
+import cashier
 from floor import walked
 from quartet import catalog, inventory, orders
 from quartet.catalog import store
@@ -39,7 +40,7 @@ async def buy(shop: Shop, client: Client, *skus: str, paid: bool = True) -> UUID
     async with shop.stores.pg.tx() as tx:
         order = await orders.place(tx, client.user_id, [(sku, 1) for sku in skus])  # type: ignore[attr-defined]
         if paid:
-            await orders.confirm(tx, order.id)
+            await cashier.confirm(tx, order.id)
     return order.id
 
 

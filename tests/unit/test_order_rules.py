@@ -16,23 +16,16 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ID = UUID(int=7)
 
 
-def order(**changes: object) -> Order:
-    fields: dict[str, object] = {
-        "id": ID, "number": "Q-100001", "user_id": ID, "email": None, "status": "confirmed",
-        "items": (OrderItem("MUG", "A mug", 2, 500, 1000),), "total_cents": 1000, "captured_cents": 1000,
-        "refunded_cents": 300, "currency": "GBP", "metadata": {"gift": True}, "payments": (), "refunds": (),
-        "history": (Step(AT, None, "pending", str(ID), None),), "created_at": AT, "updated_at": AT, "expires_at": None,
-    }  # fmt: skip
-    return Order(**(fields | changes))  # type: ignore[arg-type]
-
-
-def test_what_is_left_to_refund_is_what_was_paid_and_not_given_back() -> None:
-    assert order().refundable_cents == 700
-    assert order(captured_cents=0, refunded_cents=0).refundable_cents == 0
+ORDER = Order(
+    id=ID, number="Q-100001", user_id=ID, email=None, status="confirmed",
+    items=(OrderItem("MUG", "A mug", 2, 500, 1000),), total_cents=1000, captured_cents=1000, refunded_cents=300,
+    currency="GBP", metadata={"gift": True}, payments=(), refunds=(),
+    history=(Step(AT, None, "pending", str(ID), None),), created_at=AT, updated_at=AT, expires_at=None,
+)  # fmt: skip
 
 
 def test_an_order_on_the_wire_is_in_camel_case_and_keeps_its_owner_to_itself() -> None:
-    wire = OrderShape.model_validate(order()).model_dump(mode="json", by_alias=True)
+    wire = OrderShape.model_validate(ORDER).model_dump(mode="json", by_alias=True)
     assert list(wire) == [
         "id", "number", "status", "email", "items", "totalCents", "refundedCents", "currency", "payments", "refunds",
         "history", "metadata", "createdAt", "updatedAt", "expiresAt",

@@ -2,13 +2,17 @@
 
 import json
 import math
+import operator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quartet.kernel.errors import Invalid
-from quartet.search.model import attr_filter, read_token, sortable, token, tokens
+from quartet.search import query
+from quartet.search.model import any_of, attr_filter, read_token, readings, sortable, token, tokens
+
+_COMPARED = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
 numbers = st.floats(allow_nan=False) | st.integers(-(10**15), 10**15)
 names = st.text(min_size=1, max_size=64).filter(lambda name: "=" not in name)
@@ -37,10 +41,20 @@ def test_lists_give_a_token_an_entry_and_objects_none() -> None:
 @given(st.floats(-1e200, 1e200) | st.integers(-(2**63), 2**63))
 def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
     shown = json.dumps(read_token(token("size", value))[1])
-    assert token("size", value) in attr_filter("attrs.size", shown).clause["terms"]["attrs"]
-    assert attr_filter("attrs.size.gte", shown).clause["range"]["attrs"]["gte"] == token("size", value)
-    [band] = attr_filter("attrs.size.in", f"{shown}..0").clause["bool"]["should"]
-    assert band["range"]["attrs"] == {"gte": token("size", value), "lt": token("size", 0)}
+    assert token("size", value) in readings("size", shown)
+    [(_, bound)] = attr_filter("attrs.size.gte", shown).bounds
+    [band] = attr_filter("attrs.size.in", f"{shown}..0").bands
+    assert (bound, band) == (float(value), (float(value), 0))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["gt", "gte", "lt", "lte"]), st.integers(-3, 3)), min_size=1), st.integers(-4, 4)
+)
+def test_a_number_is_between_bounds_if_it_is_within_each(bounds: list[tuple[str, float]], number: int) -> None:
+    [asked] = any_of(attr_filter(f"attrs.size.{comparison}", str(bound)) for comparison, bound in bounds)
+    between = query._between(asked)
+    within = between["gte"] <= token("size", number) < between["lt"]
+    assert within == all(_COMPARED[comparison](number, bound) for comparison, bound in bounds)
 
 
 @pytest.mark.parametrize(

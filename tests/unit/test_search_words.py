@@ -47,6 +47,7 @@ def test_what_is_folded_is_folded_for_good(text: str) -> None:
         ("usb3 gb12", "usb3 gb12"),
         ("  Crème \n Brûlée ", "creme brulee"),
         ("Straße", "strasse"),
+        ("\ufeffdoor\u00admat\u200b 14\u200e inch", "doormat 14inch"),
         (" ".join("abcdefghijklmnopqrst"), " ".join("abcdefghijklmnop")),
     ],
 )
@@ -59,6 +60,9 @@ def test_two_words_may_be_one() -> None:
     assert list(words.with_pairs("red door mat")) == ["reddoor mat", "red doormat"]
     assert list(words.with_pairs("32gb wi-fi")) == ["32gb wifi"]
     assert words.apart('13.3" "o\'clock" & (t-light)') == ["13.3", "o'clock", "t", "light"]
+    assert words.apart("mouse/keyboard, pens,pencils salt&pepper 1,000 4,pens") == [
+        "mouse", "keyboard", "pens", "pencils", "salt", "pepper", "1,000", "4", "pens",
+    ]  # fmt: skip
     assert list(words.with_pairs("a b c d e")) == list(words.with_pairs("mat")) == list(words.with_pairs("- -")) == []
 
 

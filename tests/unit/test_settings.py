@@ -14,7 +14,7 @@ from quartet.devstores import free_port, hold
 from quartet.kernel.settings import Settings, complaints
 from quartet.payments import check_providers
 from quartet.stores.search import nodes_of
-from quartet.supervise import local_address, note_running, port_trouble, running_urls
+from quartet.supervise import local_address, note_running, port_trouble, settled_by_running
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -225,7 +225,7 @@ def test_any_free_port_is_not_the_one_of_a_running_up(tmp_path: Path) -> None:
     with hold(tmp_path):
         note_running(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
         for given, found in (({}, 8123), ({"port": 0}, None), ({"port": 81}, None)):
-            urls = running_urls(Settings.model_validate({"data_dir": tmp_path} | given))
+            urls = settled_by_running(Settings.model_validate({"data_dir": tmp_path} | given))
             assert (urls.get("port"), urls["redis_url"]) == (found, "redis://there")
 
 

@@ -1,6 +1,6 @@
 """People: users, sessions, passwords, roles. Held in PostgreSQL.
 
-To make an account: `hashed = await hash_password(settings, password)` outside the transaction, then
+To make an account: `hashed = await hash_password(shop, password)` outside the transaction, then
 `await create_user(tx, email, hashed, display_name, roles=(…))`.
 """
 

@@ -17,7 +17,7 @@ from weakref import finalize
 from quartet.accounts import hasher
 from quartet.accounts.model import normal_password
 from quartet.kernel.errors import TooManyRequests
-from quartet.kernel.settings import Settings
+from quartet.web.dependencies import Shop
 
 # A turn that has not come by then is no use to anybody: the sign-in would be given up on its way.
 LONGEST_WAIT = 5.0
@@ -128,26 +128,20 @@ class Turns:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
 
 
-def turns(settings: Settings) -> Turns:
-    """The process's queue, made at first use."""
-    return _turns(asyncio.get_running_loop(), settings.password_hashers, settings.password_queue)
+def turns(shop: Shop) -> Turns:
+    """The process's queue."""
+    return shop.stores.kept(Turns, shop.settings.password_hashers, shop.settings.password_queue)
 
 
-@cache
-def _turns(_loop: asyncio.AbstractEventLoop, hashers: int, waiting: int) -> Turns:
-    """One for each loop, to which those who wait in it belong."""
-    return Turns(hashers, waiting)
-
-
-def place(settings: Settings) -> AbstractAsyncContextManager[None]:
+def place(shop: Shop) -> AbstractAsyncContextManager[None]:
     """A place in the process's queue; the door takes it, so that whoever finds none is sent away before any store is
     asked. Raises Busy when it is entered."""
-    return turns(settings).place()
+    return turns(shop).place()
 
 
-async def hash_password(settings: Settings, password: str) -> str:
+async def hash_password(shop: Shop, password: str) -> str:
     """The argon2id string. Call it outside any transaction. Raises Busy."""
-    queue = turns(settings)
+    queue = turns(shop)
     async with queue.place(), queue.turn:
         return cast(str, await queue.ask("make", normal_password(password)))
 

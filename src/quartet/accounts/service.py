@@ -54,7 +54,7 @@ async def create_user(
     roles: Iterable[str] = (),
     created_at: datetime | None = None,
 ) -> User:
-    """An account; without a hash (`await hash_password(settings, …)`, beforehand) nobody can sign in to it by password.
+    """An account; without a hash (`await hash_password(shop, …)`, beforehand) nobody can sign in to it by password.
     Raises Invalid for a bad address, EmailTaken (the transaction stays usable)."""
     return await store.insert_user(
         tx,
@@ -71,7 +71,7 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
     """Raises Invalid (bad address, weak password), EmailTaken, Busy."""
     address = valid_email(email)
     refuse_weak(password, address)
-    hashed = await passwords.hash_password(shop.settings, password)
+    hashed = await passwords.hash_password(shop, password)
     async with shop.stores.pg.tx() as tx:
         user = await create_user(tx, address, hashed, display_name, created_at=shop.clock.now())
         await _ask_verification(tx, user.id)
@@ -81,7 +81,7 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
 async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
     """Raises WrongCredentials, the same and as slow for an unknown address; TooManyAttempts, Busy."""
     address = known_email(email)
-    async with passwords.place(shop.settings):
+    async with passwords.place(shop):
         for _ in range(_TRIES):
             async with shop.stores.pg.read() as read:
                 user, hashed = await store.user_by_email(read, address) or (None, None)
@@ -209,7 +209,7 @@ async def change_password(shop: Shop, principal: Principal, current: str, new: s
     refuse_weak(new, user.email, "newPassword")
     await _confirm(shop, user, hashed, current, device, field="currentPassword")
     assert hashed is not None
-    fresh = await passwords.hash_password(shop.settings, new)
+    fresh = await passwords.hash_password(shop, new)
     async with shop.stores.pg.tx() as tx:
         if not await store.replace_password(tx, user.id, hashed, fresh):
             raise invalid("currentPassword", "was changed a moment ago")
@@ -249,7 +249,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
         raise ResetGone()
     user_id, email = found
     refuse_weak(password, email)
-    hashed = await passwords.hash_password(shop.settings, password)
+    hashed = await passwords.hash_password(shop, password)
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
         await orders.claim(tx, email, user_id)  # whoever read the e-mail has the address; orders' rows are locked first
@@ -294,7 +294,7 @@ async def _confirm(
 ) -> None:
     """That it is the user's own hand. Raises Invalid naming `field`, TooManyAttempts, Busy."""
     try:
-        async with passwords.place(shop.settings):
+        async with passwords.place(shop):
             await _check_password(shop, user.email, password, hashed, device)
     except WrongCredentials:
         raise invalid(field, "is not your password") from None
@@ -331,7 +331,7 @@ async def give_password(shop: Shop, email: str, password: str) -> bool:
     Raises Invalid (weak), Busy."""
     address = known_email(email)
     refuse_weak(password, address)
-    hashed = await passwords.hash_password(shop.settings, password)
+    hashed = await passwords.hash_password(shop, password)
     async with shop.stores.pg.tx() as tx:
         found = await store.user_by_email(tx, address)
         if found is None:
@@ -357,7 +357,7 @@ async def _check_password(shop: Shop, email: str, password: str, hashed: str | N
     the turn comes, since many may have failed while this one waited. Raises WrongCredentials, TooManyAttempts, Busy."""
     lock = lockout.lock_of(shop.settings, email, device.address)
     await lockout.look(shop.stores, lock)
-    queue = passwords.turns(shop.settings)
+    queue = passwords.turns(shop)
     async with queue.turn:
         tried = await lockout.count(shop.stores, lock)
         is_right, renewed = await passwords.check(queue, password, hashed)

@@ -210,7 +210,7 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
     for draft in drafts:
         attributes.refuse([Fault(f"{draft.sku}: {f.field}", f.message) for f in _faults(draft, categories)])
         varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
-        product = new_document(loaded_id(draft.sku), draft, draft.slug or _slug_with_sku(draft), levels)
+        product = new_document(loaded_id(draft.sku), draft, draft.slug or _slug_with(draft, draft.sku), levels)
         # Under this id there may have been another before: pages of it that are still kept must be older than this.
         products.append(numbered(product, epoch_ms(now), now))
     for slug, names in varying.items():
@@ -426,8 +426,10 @@ async def _let_vary(shop: Shop, category: Category, draft: Draft) -> None:
 
 
 async def _claim(shop: Shop, product_id: str, draft: Draft) -> tuple[str, store.Claims]:
-    """Claims the draft's references; a slug made from the name gives way to one that carries the SKU."""
-    slugs = [draft.slug] if draft.slug else [slugify(draft.name), _slug_with_sku(draft)]
+    """Claims the draft's references; a slug made from the name gives way to one that carries the SKU, and that, since
+    `A-1` and `A.1` read the same there, to one that carries the id."""
+    made = [slugify(draft.name), _slug_with(draft, draft.sku), _slug_with(draft, product_id[-12:])]
+    slugs = [draft.slug] if draft.slug else made
     for slug in slugs:
         claims = await store.claim(shop.stores.mongo, product_id, references(draft, slug), shop.clock.now())
         if set(claims.taken) != {slug} or slug is slugs[-1]:
@@ -436,9 +438,8 @@ async def _claim(shop: Shop, product_id: str, draft: Draft) -> tuple[str, store.
     return slug, claims
 
 
-def _slug_with_sku(draft: Draft) -> str:
-    """Nobody else's, since the SKU is nobody else's."""
-    return slugify(f"{draft.name[: LONGEST_SLUG - 1 - len(draft.sku)]}-{draft.sku}")
+def _slug_with(draft: Draft, ending: str) -> str:
+    return slugify(f"{draft.name[: LONGEST_SLUG - 1 - len(ending)]}-{ending}")
 
 
 def _refuse_taken(slug: str, taken: Collection[str]) -> None:

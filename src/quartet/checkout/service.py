@@ -4,6 +4,7 @@ state of a payment leads to, and by whom, is a table in docs/payments.md, *The c
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -71,14 +72,11 @@ async def place(
     away.
     """
     buyer = _buyer(visitor, email)
-    lines = await _cart_lines(shop, visitor) if items is None else items
-    hold = timedelta(seconds=shop.settings.order_hold_seconds)
-    if isinstance(lines, StoreUnavailable):
+    lines = await _to_order(shop, visitor, items)
+    if isinstance(lines, Problem):
         return await _refuse(shop, key, lines)
-    refusal = await _unorderable(shop, lines, given=items is not None)
-    if refusal is not None:
-        return await _refuse(shop, key, refusal)
-    async with idempotency.transaction(shop, key, statements=2 if found_by else 1, claims_itself=True) as slot:
+    hold = timedelta(seconds=shop.settings.order_hold_seconds)
+    async with idempotency.unclaimed(shop, key, once=key is None and not found_by) as slot:
         asked = (slot.tx, buyer, lines, metadata)
         if key is None:
             order = await orders.place(*asked, hold=hold, expected=expected)
@@ -95,22 +93,38 @@ async def place(
     return answer
 
 
-async def _unorderable(shop: Shop, lines: Lines, *, given: bool) -> Problem | None:
-    """Why nothing is ordered, as far as PostgreSQL alone can't tell: what the catalog does not show is not sold."""
+async def _to_order(shop: Shop, visitor: Visitor, items: Lines | None) -> Lines | Problem:
+    """What is asked for; or why nothing is ordered, as far as PostgreSQL alone can't tell: the cart can't be read, or
+    the catalog does not show what then is not sold. Not raised: it matters only if the key has no answer yet."""
+    try:
+        lines = await _cart_lines(shop, visitor) if items is None else items
+    except StoreUnavailable as away:
+        return away
     if not lines:
-        return invalid("items", "must not be empty" if given else "are missing, and the cart is empty")
+        return invalid("items", "are missing, and the cart is empty" if items is None else "must not be empty")
     skus = [sku for sku, _ in lines]
     hidden = await catalog.hidden_skus(shop, skus)
     if not hidden:
-        return None
+        return lines
     async with shop.stores.pg.read() as read:
         known = await inventory.prices(read, skus)
     return orders.UnknownSku.of([sku for sku in dict.fromkeys(skus) if sku in hidden or sku not in known])
 
 
+async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines:
+    """A user's cart, once it has taken in a guest's that is sent along, or a guest's own."""
+    token = cart.good_token(visitor.cart_token)
+    owner = visitor.user_id or token
+    if visitor.user_id is not None:
+        await cart.merge(shop, token, visitor.user_id)
+    return list((await cart.held(shop, owner)).items()) if owner else []
+
+
 async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
-    """The first answer, should there be one: then it could be ordered. Else raises the refusal."""
-    async with idempotency.transaction(shop, key, statements=1) as slot:
+    """The key's first answer, should there be one: then it could be ordered. Else raises the refusal."""
+    if key is None:
+        raise refusal
+    async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
             return slot.replay
         raise refusal
@@ -127,19 +141,6 @@ def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:
     return orders.Guest(accounts.valid_email(email), token and cart.name_of(token))
 
 
-async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines | StoreUnavailable:
-    """A user's cart, once it has taken in a guest's that is sent along, or a guest's own. Redis is asked before the
-    transaction; its failure matters only if the key has no answer yet."""
-    token = cart.good_token(visitor.cart_token)
-    owner = visitor.user_id or token
-    try:
-        if visitor.user_id is not None:
-            await cart.merge(shop, token, visitor.user_id)
-        return list((await cart.held(shop, owner)).items()) if owner else []
-    except StoreUnavailable as away:
-        return away
-
-
 async def pay(
     shop: Shop,
     providers: Providers,
@@ -152,7 +153,8 @@ async def pay(
     request_id: str,
 ) -> Answer:
     """Charges the whole order, or has its sum held where the shop captures by hand. A payment that waits for its buyer
-    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away.
+    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away; of a free order it
+    is asked nothing.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -161,7 +163,7 @@ async def pay(
         raise invalid("provider", f"must be one of {', '.join(providers)}")
     if chosen.methods is not None and method not in chosen.methods:
         raise invalid("paymentMethod", f"must be one of {', '.join(sorted(chosen.methods))}")
-    if chosen.is_away:
+    if chosen.is_away and not await _is_free(shop, order_id):
         return await _refuse(shop, key, ProviderAway(provider))
     try:
         payment = await _start(shop, visitor, order_id, provider, key)
@@ -180,6 +182,14 @@ async def pay(
     return answer
 
 
+async def _is_free(shop: Shop, order_id: UUID) -> bool:
+    """Then no provider is asked. Whose order it is, or that there is none, is not told here."""
+    with suppress(NotFound):
+        async with shop.stores.pg.read() as read:
+            return (await orders.get(read, order_id)).total_cents == 0
+    return False
+
+
 async def _start(
     shop: Shop, visitor: Visitor, order_id: UUID, provider: str, key: RequestKey | None, *, at_last: bool = False
 ) -> Payment | Answer:
@@ -187,8 +197,8 @@ async def _start(
     in its place, which is an answer that is kept."""
     now = shop.clock.now()
     ask, as_guest = ask_at(shop, now), shop.order_tokens.opens(order_id, visitor.order_token)
-    async with idempotency.one_statement(shop, key) as tx:
-        asked = (tx, order_id, visitor.user_id, provider)
+    async with idempotency.unclaimed(shop, key, once=True) as slot:
+        asked = (slot.tx, order_id, visitor.user_id, provider)
         try:
             if key is None:
                 return await payments.start(*asked, as_guest=as_guest, now=now, ask=ask)

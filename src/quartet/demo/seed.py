@@ -123,7 +123,7 @@ async def _people(shop: Shop) -> tuple[int, dict[str, str]]:
     for login in LOGINS:
         password = passwords.setdefault(login.email, new_password())
         if login.email not in known:
-            hashed = await accounts.hash_password(shop.settings, password)
+            hashed = await accounts.hash_password(shop, password)
             async with shop.stores.pg.tx() as tx:
                 await accounts.create_user(
                     tx, login.email, hashed, login.name, roles=login.roles, created_at=shop.clock.now()

@@ -1,5 +1,6 @@
 """Everything that goes wrong leaves as problem+json naming what to do; nothing of our inside leaves with it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +47,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
     """Every method of this address: the framework names only those of the first route that it meets there."""
-    methods = {"OPTIONS"}
+    at: defaultdict[str, set[str]] = defaultdict(set)
     for route in iter_route_contexts(app.routes):
-        if route.methods and route.path_format and compile_path(route.path_format)[0].match(path):
-            methods |= set(route.methods)
+        at[route.path_format or ""] |= set(route.methods or ())
+    found = [at[path]] if path in at else [methods for like, methods in at.items() if compile_path(like)[0].match(path)]
+    methods = {"OPTIONS"}.union(*found)
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 

@@ -30,7 +30,6 @@ from quartet.kernel.errors import (
     UnsupportedMediaType,
     invalid,
 )
-from quartet.kernel.settings import Settings
 from quartet.stores import timing
 from quartet.stores.reports import REPORT_SECONDS
 from quartet.web import logs, trail
@@ -127,7 +126,7 @@ class Gateway:
         """Of the headers of answers at this address what is always the same."""
         form = self._forms.get(path)
         if form is None:
-            always = as_lines([*security_headers(path, self.settings.is_secure), (b"cache-control", b"no-store")])
+            always = as_lines([*security_headers(path, self.shop.settings.is_secure), (b"cache-control", b"no-store")])
             form = self._forms[path] = (
                 b"%b" + f"content-length: %d\r\ncontent-type: {JSON}\r\nx-request-id: %b\r\n".encode()
                 + always.replace(b"%", b"%%")
@@ -147,7 +146,6 @@ class Gateway:
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
         """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
-        assert self._shop is not None
         address = scope["address"] = self._address(headers.raw, scope.get("client"))
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
         by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
@@ -178,7 +176,7 @@ class Gateway:
     def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
         """The last address a trusted proxy saw, else the peer's. Some proxies add to the client's line, some add one of
         their own below it."""
-        if self.settings.trust_proxy:
+        if self.shop.settings.trust_proxy:
             for name, value in reversed(sent):
                 if name == b"x-forwarded-for" and value:
                     said = value.decode("latin-1").rsplit(",", 1)[-1].strip()
@@ -191,19 +189,18 @@ class Gateway:
         offered = self._at_hand.get(scope["path"]) if scope["method"] == "GET" else None
         if offered is None:
             return None
-        assert self._shop is not None
         route, find = offered
-        found = find(self._shop, scope["path"], scope["query_string"].decode("latin-1"))
+        found = find(self.shop, scope["path"], scope["query_string"].decode("latin-1"))
         if found is None:
             return None
         scope["route"] = route
         return found.response()
 
     @property
-    def settings(self) -> Settings:
-        """The shop's."""
+    def shop(self) -> Shop:
+        """Known since the first request."""
         assert self._shop is not None
-        return self._shop.settings
+        return self._shop
 
 
 class _Request:
@@ -223,7 +220,7 @@ class _Request:
         trail.REQUEST_ID.set(self.id)
         self.taken: Taken | None = None
         self.status = 0
-        self.asked = timing.begin() if gateway.settings.server_timing else None
+        self.asked = timing.begin() if gateway.shop.settings.server_timing else None
 
     async def run(self, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -256,7 +253,7 @@ class _Request:
 
     def _seconds(self) -> float:
         """How long the request may take."""
-        return REPORT_SECONDS if self.is_report else self.gateway.settings.request_timeout
+        return REPORT_SECONDS if self.is_report else self.gateway.shop.settings.request_timeout
 
     async def _handle(self, receive: Receive) -> None:
         _check_address(self.scope)
@@ -266,7 +263,7 @@ class _Request:
         # First the body, lest somebody who sends slowly keeps a place; then the place, before any store is asked: a
         # thousand who come at once would all stand in the way of those who shop.
         receive = _replayed(await _read_body(receive, self.headers, self.scope["path"]), receive)
-        async with accounts.place(self.gateway.settings):
+        async with accounts.place(self.gateway.shop):
             await self._admit(receive)
 
     async def _admit(self, receive: Receive) -> None:
@@ -323,7 +320,7 @@ class _Request:
             if not (cookies and name == b"cache-control"):  # else a cache would hand one's session to others
                 yield name, value
         yield b"x-request-id", self.id.encode()
-        yield from security_headers(self.scope["path"], self.gateway.settings.is_secure)
+        yield from security_headers(self.scope["path"], self.gateway.shop.settings.is_secure)
         if cookies or b"cache-control" not in names:
             yield b"cache-control", b"no-store"
         for cookie in cookies:

@@ -3,19 +3,15 @@
 The relay calls `keep` in the transaction that takes the events out of the outbox; the worker keeps `run` running.
 """
 
-from quartet.hooks.delivery import deliver, keep, run
+from quartet.hooks.delivery import keep, run
 from quartet.hooks.model import EVENTS
-from quartet.hooks.sender import Sender, open_sender
 from quartet.hooks.store import breakers, forget_orders, sweep, waiting
 
 __all__ = [
     "EVENTS",
-    "Sender",
     "breakers",
-    "deliver",
     "forget_orders",
     "keep",
-    "open_sender",
     "run",
     "sweep",
     "waiting",

@@ -63,13 +63,6 @@ async def run(shop: Shop) -> None:
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def deliver(shop: Shop, sender: Sender) -> int:
-    """Carries what is due now and waits for it; answers how many that were."""
-    claimed = await _claim(shop, AT_ONCE)
-    await asyncio.gather(*(_carry(shop, sender, delivery) for delivery in claimed))
-    return len(claimed)
-
-
 async def _claim(shop: Shop, limit: int) -> list[Delivery]:
     if not limit:
         return []

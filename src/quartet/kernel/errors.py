@@ -126,9 +126,10 @@ class StoreUnavailable(Problem):
     slug, status, title = "store-unavailable", 503, "A store does not answer"
     retry_after = 2
 
-    def __init__(self, store: str, detail: str = "") -> None:
+    def __init__(self, store: str, detail: str = "", *, bars_us: bool = False) -> None:
+        """`bars_us`, as far as MongoDB and search tell: it runs, and does not let us in, which no waiting mends."""
         super().__init__(detail or f"{store} does not answer right now", store=store)
-        self.store = store
+        self.store, self.bars_us = store, bars_us
 
 
 class TimedOut(Problem):

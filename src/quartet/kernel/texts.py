@@ -6,10 +6,12 @@ from typing import Any
 
 # Letters that are letters of their own and not others with marks on them.
 _ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
+# Signs that nobody sees, which come along when a name is copied from a page: soft hyphens, joiners, marks of direction.
+_ALIKE |= dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), "")
 
 
 def fold(text: str) -> str:
-    """Lower case without accents: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
+    """Lower case without accents and what is not seen: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
     if text.isascii():
         return text.lower()
     parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)

@@ -3,13 +3,11 @@
 The relay calls `keep` in the transaction that forgets the events; the worker calls `deliver`.
 """
 
-from quartet.notify.service import KINDS, PIPELINE, TOPICS, check, deliver, keep
+from quartet.notify.service import PIPELINE, check, deliver, keep
 from quartet.notify.store import drop, forget_orders, revive, sweep, waiting
 
 __all__ = [
-    "KINDS",
     "PIPELINE",
-    "TOPICS",
     "check",
     "deliver",
     "drop",

@@ -23,7 +23,6 @@ from quartet.orders.store import (
     Before,
     cancel,
     claim,
-    confirm,
     counted_since,
     deliver,
     expire_due,
@@ -35,7 +34,6 @@ from quartet.orders.store import (
     page,
     place,
     place_under_key,
-    refund,
     ship,
     to_write_of,
 )
@@ -59,7 +57,6 @@ __all__ = [
     "UnknownSku",
     "cancel",
     "claim",
-    "confirm",
     "counted_since",
     "deliver",
     "expire_due",
@@ -71,7 +68,6 @@ __all__ = [
     "page",
     "place",
     "place_under_key",
-    "refund",
     "ship",
     "to_write_of",
 ]

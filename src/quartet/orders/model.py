@@ -129,11 +129,6 @@ class Order:
     updated_at: datetime
     expires_at: datetime | None
 
-    @property
-    def refundable_cents(self) -> int:
-        """What can still be given back."""
-        return self.captured_cents - self.refunded_cents
-
 
 @dataclass(frozen=True)
 class Counted:

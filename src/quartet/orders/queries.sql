@@ -19,9 +19,6 @@ FROM orders o LEFT JOIN users u ON u.id = o.user_id AND u.erased_at IS NULL WHER
 -- The order's row lock, held until the transaction ends; orders come before inventory in the order of locks.
 SELECT order_document(id) FROM (SELECT id FROM orders WHERE id = $1 FOR NO KEY UPDATE) AS held;
 
--- name: confirm
-SELECT order_document(confirm_order($1, $2, $3));
-
 -- name: cancel
 SELECT order_document(cancel_order($1, $2, $3));
 
@@ -33,9 +30,6 @@ SELECT order_document(deliver_order($1, $2, $3));
 
 -- name: expire
 SELECT expire_orders($1, coalesce($2::timestamptz, now()), $3);
-
--- name: refund
-SELECT refund_order($1, $2, $3, $4, $5, $6);
 
 -- name: has_bought
 -- By idx_orders_user and idx_order_items_order: as dear as this user's orders.

@@ -24,7 +24,6 @@ from quartet.orders.model import (
     Order,
     OrderItem,
     OrderPayment,
-    OverRefund,
     PaymentContested,
     PaymentNotCaptured,
     PaymentRefund,
@@ -125,14 +124,9 @@ async def lock(tx: Tx, order_id: UUID) -> Order:
     return _found(await tx.fetchval(q.lock, order_id), order_id)
 
 
-async def confirm(tx: Tx, order_id: UUID, *, by: str = "system") -> Order:
-    """The money is captured: what was reserved is sold. Raises InvalidTransition, NotFound."""
-    return await _step(tx, q.confirm, order_id, by)
-
-
 async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
     """A pending order's stock is released, a confirmed one's put back on the shelf; its money is the caller's to give
-    back (`refund`). Raises InvalidTransition, NotFound."""
+    back. Raises InvalidTransition, NotFound."""
     return await _step(tx, q.cancel, order_id, by, reason)
 
 
@@ -144,26 +138,6 @@ async def ship(tx: Tx, order_id: UUID, *, by: str) -> Order:
 async def deliver(tx: Tx, order_id: UUID, *, by: str) -> Order:
     """Raises InvalidTransition, NotFound."""
     return await _step(tx, q.deliver, order_id, by)
-
-
-async def refund(
-    tx: Tx,
-    order_id: UUID,
-    amount_cents: int | None = None,
-    *,
-    restock: bool = False,
-    by: str = "system",
-    reason: str | None = None,
-    source_ref: str | None = None,
-) -> GivenBack:
-    """Notes money given back, all that is left by default; all of it makes the order refunded, unless it is cancelled.
-    `restock` puts the order's pieces back on the shelf, once. A `source_ref` seen before answers that refund again.
-
-    Raises OverRefund, InvalidTransition (nothing was paid), NotFound.
-    """
-    with _refusals():
-        refund_id = await tx.fetchval(q.refund, order_id, amount_cents, restock, by, reason, source_ref)
-    return next(each for each in (await get(tx, order_id)).refunds if each.id == refund_id)
 
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
@@ -310,8 +284,6 @@ def _problem(refusal: Violation) -> Problem | None:
             return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors[:5]), errors=errors)
         case "QT004":
             return InvalidTransition(refusal.message, **detail)
-        case "QT005":
-            return OverRefund(refusal.message, **detail)
         case "QT006":
             return MixedCurrencies(currencies=detail)
         case "QT008":

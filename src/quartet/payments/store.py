@@ -75,7 +75,7 @@ async def start_under_key(
     ask: datetime,
 ) -> Payment | Answer:
     """The same with the key claimed before and marked as running after it, in one statement: for
-    `idempotency.one_statement`. The key's first answer where it has one.
+    `idempotency.unclaimed`. The key's first answer where it has one.
 
     Raises IdempotencyKeyReused and RequestInProgress as well.
     """

@@ -75,10 +75,13 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True)
 class AttrFilter:
-    """One attribute's condition as a filter clause of the engine."""
+    """What is asked of one attribute: one of the values, as typed; a number in one of the bands, from the first to
+    below the second; a number within all bounds, such as `gte` 32. What is empty is not asked."""
 
     name: str
-    clause: Json
+    values: tuple[str, ...] = ()
+    bands: tuple[tuple[float, float], ...] = ()
+    bounds: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -285,58 +288,26 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
     if not 1 <= len(value) <= _LONGEST_VALUE:
         raise invalid(parameter, f"must have 1 to {_LONGEST_VALUE} characters")
     if not comparison:
-        return AttrFilter(name, {"terms": {"attrs": readings(name, value)}})
+        return AttrFilter(name, values=(value,))
     if comparison == "in":
         low, dots, high = value.partition("..")
         if not (dots and _is_number(low) and _is_number(high)):
             raise invalid(parameter, "must be two numbers, <from>..<to>")
-        return AttrFilter(name, {"bool": {"should": [band_filter(name, float(low), float(high))]}})
+        return AttrFilter(name, bands=((float(low), float(high)),))
     if not _is_number(value):
         raise invalid(parameter, "must be a number")
-    # `n:g` is past every number of this attribute, since hex digits end at f.
-    bounds = {"gte" if comparison.startswith("l") else "lt": f"{name}=n:" + ("" if comparison.startswith("l") else "g")}
-    return AttrFilter(name, {"range": {"attrs": {**bounds, comparison: token(name, float(value))}}})
+    return AttrFilter(name, bounds=((comparison, float(value)),))
 
 
 def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
-    """Several values, or bands, of one attribute are alternatives; several bounds are one range, in which one value has
-    to be; everything else holds together."""
-    values: dict[str, list[str]] = {}
-    bands: dict[str, list[Json]] = {}
-    bounds: dict[str, dict[str, str]] = {}
+    """One filter for all that is asked of an attribute: several values, or bands, are alternatives; several bounds are
+    one range, in which one value has to be."""
+    merged: dict[str, AttrFilter] = {}
     for one in filters:
-        if "terms" in one.clause:
-            values.setdefault(one.name, []).extend(one.clause["terms"]["attrs"])
-        elif "bool" in one.clause:
-            bands.setdefault(one.name, []).extend(one.clause["bool"]["should"])
-        else:
-            _narrow(bounds.setdefault(one.name, {}), one.clause["range"]["attrs"])
-    return (
-        *(AttrFilter(name, {"terms": {"attrs": held}}) for name, held in values.items()),
-        *(AttrFilter(name, {"bool": {"should": held}}) for name, held in bands.items()),
-        *(AttrFilter(name, {"range": {"attrs": held}}) for name, held in bounds.items()),
-    )
-
-
-def _narrow(held: dict[str, str], more: Mapping[str, str]) -> None:
-    """The narrower of two bounds on each side; of the same one that which excludes it."""
-    for open_, closed, pick in (("gt", "gte", max), ("lt", "lte", min)):
-        given = [(side[key], key) for side in (held, more) for key in (open_, closed) if key in side]
-        text = pick(text for text, _ in given)
-        held.pop(closed, None)
-        held[open_ if (text, open_) in given else closed] = text
-
-
-def band_filter(name: str, low: float, high: float) -> Json:
-    """An attribute's number from `low` to below `high`."""
-    return {"range": {"attrs": {"gte": token(name, low), "lt": token(name, high)}}}
-
-
-def held_in(field: str, clause: Json) -> Json:
-    """The same condition on attributes as another field holds them."""
-    if "bool" in clause:
-        return {"bool": {"should": [held_in(field, one) for one in clause["bool"]["should"]]}}
-    return {kind: {field: held["attrs"]} for kind, held in clause.items()}
+        held = merged.get(one.name, AttrFilter(one.name))
+        values, bands, bounds = held.values + one.values, held.bands + one.bands, held.bounds + one.bounds
+        merged[one.name] = AttrFilter(one.name, values, bands, bounds)
+    return tuple(merged.values())
 
 
 def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None) -> dict[str, list[Bucket]]:

@@ -30,9 +30,7 @@ from quartet.search.model import (
     Wanted,
     as_typed,
     attr_facets,
-    band_filter,
     choices_of,
-    held_in,
     read_token,
     readings,
     token,
@@ -125,7 +123,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
         # By relevance there is nothing to sort without text: then by rating.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
-        "aggs": facets(filters, told.view, wanted.attrs_field) if wanted.counts else {},
+        "aggs": facets(wanted, filters, told.view) if wanted.counts else {},
     }
     if after or told.seen:
         unseen = [{"bool": {"must_not": [{"terms": {"id": list(told.seen)}}]}}] if told.seen else []
@@ -271,9 +269,36 @@ def _filters(wanted: Wanted, shelves: Shelves) -> Iterator[tuple[str, Json]]:
     prices = {side: price for side, price in prices.items() if price is not None}
     if prices:
         yield "price", {"range": {"priceCents": prices}}
-    for name in dict.fromkeys(one.name for one in wanted.attrs):
-        clauses = [held_in(wanted.attrs_field, one.clause) for one in wanted.attrs if one.name == name]
-        yield f"attrs.{name}", _all(clauses)
+    for one in wanted.attrs:
+        yield f"attrs.{one.name}", _all(_of_attribute(one, wanted.attrs_field))
+
+
+def _of_attribute(asked: AttrFilter, field: str) -> Iterator[Json]:
+    if asked.values:
+        yield {"terms": {field: _tokens_asked(asked)}}
+    if asked.bands:
+        yield {"bool": {"should": [_in_band(field, asked.name, *band) for band in asked.bands]}}
+    if asked.bounds:
+        yield {"range": {field: _between(asked)}}
+
+
+def _tokens_asked(asked: AttrFilter) -> list[str]:
+    return [text for value in asked.values for text in readings(asked.name, value)]
+
+
+def _in_band(field: str, name: str, low: float, high: float) -> Json:
+    return {"range": {field: {"gte": token(name, low), "lt": token(name, high)}}}
+
+
+def _between(asked: AttrFilter) -> Json:
+    """All bounds as one range: on each side the narrowest."""
+    # Hex digits end at f: `n:g` is past all numbers of this attribute, and a token with a `g` more past its own alone.
+    lows, highs = [f"{asked.name}=n:"], [f"{asked.name}=n:g"]
+    for comparison, number in asked.bounds:
+        edge = token(asked.name, number)
+        side = lows if comparison in ("gte", "gt") else highs
+        side.append(edge if comparison in ("gte", "lt") else f"{edge}g")
+    return {"gte": max(lows), "lt": min(highs)}
 
 
 def _all(clauses: Iterable[Json]) -> Json:
@@ -283,28 +308,26 @@ def _all(clauses: Iterable[Json]) -> Json:
 # --- Facets ---------------------------------------------------------------------------------------------------------
 
 
-def facets(filters: Mapping[str, Json], view: View | None, attrs_field: str) -> Json:
+def facets(wanted: Wanted, filters: Mapping[str, Json], view: View | None) -> Json:
     """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
-    aggs = QUERY["aggs"]
+    aggs, field = QUERY["aggs"], wanted.attrs_field
     lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
     groups = {
         "category": {"category": aggs["category"]},
-        "brand": {"brand": aggs["brand"], **_ticked("brand", [filters["brand"]] if "brand" in filters else [])},
+        "brand": {"brand": aggs["brand"], **_ticked("brand", wanted.brand)},
         "price": {"price": aggs["price"], "min": lowest, "max": highest},
-        "attrs": {"attrs": _values_of(attrs_field, **_but_in_bands(view))},
+        "attrs": {"attrs": _values_of(field, **_but_in_bands(view))},
         # An attribute that is filtered by is counted by itself, without its own filter.
         **{
-            name: {
-                "attrs": _values_of(attrs_field, **_of_one(view, name.removeprefix("attrs."))),
-                **_ticked(attrs_field, held["bool"]["filter"]),
+            f"attrs.{one.name}": {
+                "attrs": _values_of(field, **_of_one(view, one.name)),
+                **_ticked(field, _tokens_asked(one)),
             }
-            for name, held in filters.items()
-            if name.startswith("attrs.")
+            for one in wanted.attrs
         },
     }
     for name, edges in (view.edges if view else {}).items():
-        of_band = (held_in(attrs_field, band_filter(name, low, high)) for low, high in pairwise(edges))
-        bands = {str(n): clause for n, clause in enumerate(of_band)}
+        bands = {str(n): _in_band(field, name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
         groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
     return {key: agg for name, held in groups.items() for key, agg in _under(filters, name, held).items()}
 
@@ -331,12 +354,11 @@ def _literally(name: str) -> str:
     return re.sub(r"\W", r"\\\g<0>", name)
 
 
-def _ticked(field: str, clauses: Iterable[Json]) -> Json:
-    """Counts what these filter by as well, however few products have it."""
-    ticked = [value for clause in clauses for value in clause.get("terms", {}).get(field, [])]
-    if not ticked:
+def _ticked(field: str, values: Sequence[str]) -> Json:
+    """Counts what is filtered by as well, however few products have it."""
+    if not values:
         return {}
-    return {"ticked": {"terms": {"field": field, "include": ticked, "size": len(ticked)}}}
+    return {"ticked": {"terms": {"field": field, "include": list(values), "size": len(values)}}}
 
 
 def _under(filters: Mapping[str, Json], name: str, counted: Json) -> Json:
@@ -388,9 +410,9 @@ def read_facets(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelve
 def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted: Wanted) -> list[NumberBand]:
     """Those that have any product, or are ticked."""
     counted = by_name[f"bands.{name}"]["bands"]["buckets"]
-    ticked = [band for one in wanted.attrs if one.name == name for band in one.clause.get("bool", {}).get("should", ())]
+    ticked = [band for one in wanted.attrs if one.name == name for band in one.bands]
     bands = [NumberBand(low, high, counted[str(n)]["doc_count"]) for n, (low, high) in enumerate(pairwise(edges))]
-    return [band for band in bands if band.count or band_filter(name, band.low, band.high) in ticked]
+    return [band for band in bands if band.count or (band.low, band.high) in ticked]
 
 
 def numbers(shelf: Sequence[str], now: datetime) -> Json:
@@ -415,15 +437,9 @@ def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
     known = {as_typed(bucket.key) for bucket in of_all}
     counted = of_all + [bucket for bucket in ticked if as_typed(bucket.key) not in known]
     named = {token(name, bucket.key) for bucket in counted}
-    asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in _texts_of(one))
+    asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in one.values)
     missed = (readings(name, text) for text in asked)
     return [*counted, *(Bucket(read_token(read[-1])[1], 0) for read in missed if named.isdisjoint(read))]
-
-
-def _texts_of(filter_: AttrFilter) -> list[str]:
-    """The values of an attribute as the shopper has ticked them."""
-    values = [read_token(held)[1] for held in filter_.clause.get("terms", {}).get("attrs", [])]
-    return [value for value in values if isinstance(value, str)]
 
 
 def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:

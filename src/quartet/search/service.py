@@ -270,12 +270,12 @@ async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> 
 
 def _key(wanted: Wanted) -> str:
     """One key for all ways to ask the same, whichever page of it."""
-    clauses = sorted(f"{attr.name} {attr.clause}" for attr in wanted.attrs)
+    attrs = sorted(map(repr, wanted.attrs))
     plain = (
         wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
     )  # fmt: skip
     text = words.asked(wanted.q), words.article(wanted.q)
-    return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, clauses))
+    return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, attrs))
 
 
 async def turn_over(shop: Shop) -> None:

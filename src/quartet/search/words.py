@@ -23,8 +23,9 @@ _WORD = re.compile(r"\w+")
 # Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
 _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
-# Between these every engine's analyzer parts words; whether a dot or an apostrophe does, it decides.
-_BREAK = re.compile(r"[\s\"()-]+")
+# Between these every engine's analyzer parts words; whether a dot, an apostrophe, or a comma within a number does, it
+# decides.
+_BREAK = re.compile(r"(?:[\s\"()\[\]{}<>/\\|+*&@#!?^=%$~`–—•-]|[,;](?!\d)|(?<!\d)[,;])+")
 LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
 

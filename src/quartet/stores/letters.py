@@ -38,22 +38,22 @@ async def exhume(tx: Tx, pipeline: str, keys: Sequence[str]) -> None:
     await tx.execute(q.exhume, pipeline, keys)
 
 
-async def letters(read: Read, limit: int) -> list[Letter]:
+async def newest(read: Read, limit: int) -> list[Letter]:
     """The newest."""
     return [Letter(**row) for row in await read.fetch(q.dead_letters, limit)]
 
 
-async def letter_counts(read: Read) -> dict[str, int]:
+async def counts(read: Read) -> dict[str, int]:
     """By pipeline."""
     return {row["pipeline"]: row["letters"] for row in await read.fetch(q.dead_letter_counts)}
 
 
-async def take_letters(read: Read, pipeline: str, limit: int) -> list[Letter]:
+async def oldest(read: Read, pipeline: str, limit: int) -> list[Letter]:
     """The oldest of one pipeline."""
     return [Letter(**row) for row in await read.fetch(q.take_letters, pipeline, limit)]
 
 
-async def drop_letter(tx: Tx, id_: int) -> Letter | None:
+async def drop(tx: Tx, id_: int) -> Letter | None:
     """Gives one up for good; None when there is no such letter."""
     row = await tx.fetchrow(q.drop_letter, id_)
     return Letter(**row) if row else None

@@ -40,9 +40,9 @@ _AWAY = (
     errors.WaitQueueTimeoutError,
     OSError,
 )
-# What a server refuses that runs but lets us in no more, or has no room: unauthorized, authentication failed, the same
-# at Atlas, out of disk space.
-_REFUSING = (13, 18, 8000, 14031)
+# Of a server that runs but does not let us in: unauthorized, authentication failed, the same at Atlas.
+_BARRING = (13, 18, 8000)
+_OUT_OF_DISK = 14031
 
 
 class DuplicateKey(Exception):
@@ -65,12 +65,12 @@ class _NamedErrors:
         if isinstance(error, errors.DuplicateKeyError):
             raise DuplicateKey from error
         if isinstance(error, _AWAY) or (isinstance(error, errors.OperationFailure) and _is_refusing(error)):
-            raise StoreUnavailable("mongodb") from error
+            raise StoreUnavailable("mongodb", bars_us=getattr(error, "code", None) in _BARRING) from error
 
 
 def _is_refusing(error: errors.OperationFailure) -> bool:
     """Also where a write concern error is one of a bulk's."""
-    return error.code in _REFUSING or bool((error.details or {}).get("writeConcernErrors"))
+    return error.code in (*_BARRING, _OUT_OF_DISK) or bool((error.details or {}).get("writeConcernErrors"))
 
 
 @asynccontextmanager

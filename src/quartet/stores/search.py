@@ -27,8 +27,9 @@ BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB 
 
 # What may be asked twice: it changes nothing, or, as our bulks do, names the version that it writes.
 _TWICE = ("/_search", "/_count", "/_refresh", "/_bulk")
-# Statuses of an engine that runs but can't serve, or not us, or not now; 0 is none.
-_REFUSING = (0, 401, 403, 429, 502, 503, 504)
+# Statuses of an engine that does not let us in, and of one that can't serve, or not now; 0 is none.
+_BARRING = (401, 403)
+_REFUSING = (0, *_BARRING, 429, 502, 503, 504)
 
 
 class SearchRefused(Exception):
@@ -108,7 +109,7 @@ class _OpenSearch:
         except opensearch_errors.TransportError as error:
             status = error.status_code if isinstance(error.status_code, int) else 0
             if status in _REFUSING:
-                raise StoreUnavailable("search") from error
+                raise StoreUnavailable("search", bars_us=status in _BARRING) from error
             raise SearchRefused(status, _reason(error.info)) from error
 
     async def close(self) -> None:
@@ -139,7 +140,7 @@ class _Elasticsearch:
             raise StoreUnavailable("search") from error
         except self._errors.ApiError as error:
             if error.status_code in _REFUSING:
-                raise StoreUnavailable("search") from error
+                raise StoreUnavailable("search", bars_us=error.status_code in _BARRING) from error
             raise SearchRefused(error.status_code, _reason(error.body)) from error
         return found.body
 

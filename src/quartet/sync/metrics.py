@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from quartet import hooks, notify
 from quartet.kernel.errors import StoreUnavailable
-from quartet.stores import outbox, tallies
+from quartet.stores import letters, outbox, tallies
 from quartet.stores.breakers import BREAKERS
 from quartet.sync import changes, freshness, products, relay, store
 from quartet.web.dependencies import Shop
@@ -111,7 +111,7 @@ async def measure(shop: Shop) -> None:
 async def _measure(shop: Shop) -> None:
     async with shop.stores.pg.read() as read:
         positions = await store.positions(read)
-        letters = await store.letter_counts(read)
+        dead = await letters.counts(read)
         topics = await outbox.depth_by_topic(read)
         mails = await notify.waiting(read)
         deliveries = await hooks.waiting(read)
@@ -137,7 +137,7 @@ async def _measure(shop: Shop) -> None:
         TOPIC_PENDING.labels(topic).set(pending)
         TOPIC_LAG.labels(topic).set((now - since).total_seconds())
     for pipeline in (changes.PIPELINE, products.PIPELINE, relay.PIPELINE, notify.PIPELINE):
-        DEAD.labels(pipeline).set(letters.get(pipeline, 0))
+        DEAD.labels(pipeline).set(dead.get(pipeline, 0))
     for state in ("closed", "open", "half-open", "disabled"):
         ENDPOINTS.labels(state).set(breakers.get(state, 0))
     for fresh in freshness.summary(TOOK.rows, songs, now.timestamp()):

@@ -28,6 +28,7 @@ from prometheus_client import Counter
 from quartet import catalog, inventory, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
+from quartet.stores import letters
 from quartet.stores.search import BulkResult
 from quartet.sync import freshness, store
 from quartet.web.dependencies import Shop
@@ -123,7 +124,7 @@ async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.tx() as tx:
-        await store.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
+        await letters.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
         await store.doubt(tx, ids)
     return set(ids)
 
@@ -194,7 +195,7 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set
     if written:
         async with shop.stores.pg.tx() as tx:
             await store.settle(tx, draw, PIPELINE, [id_ for id_ in written if id_ not in refused])
-            await store.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
     if away is not None:
         raise away
     if latest and copied.ours:
@@ -299,7 +300,7 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
         notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
         async with shop.stores.pg.tx() as tx:
             await store.note(tx, draw, notes, believe=False)
-            await store.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
     return len(products), set(refused)
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
-from quartet.stores import outbox
+from quartet.stores import letters, outbox
 from quartet.stores.outbox import Event
 from quartet.sync import store
 from quartet.sync.consumers import CONSUMERS, KEEPERS, TOPICS
@@ -135,7 +135,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         await outbox.fail(tx, {event.id: min(2.0**event.attempts, LONGEST_SECONDS) for event, _ in failed})
         for event, error in buried:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
-        await store.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in buried])
+        await letters.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in buried])
         await store.save(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
 
 

@@ -7,11 +7,12 @@ from uuid import UUID
 
 from quartet import notify
 from quartet.kernel.errors import NotFound
-from quartet.stores import outbox
+from quartet.stores import letters, outbox
+from quartet.stores.letters import Letter
 from quartet.sync import changes, compare, freshness, products, relay, store
 from quartet.sync.freshness import Freshness
 from quartet.sync.products import carry
-from quartet.sync.store import Letter, Position, Rebuild
+from quartet.sync.store import Position, Rebuild
 from quartet.web import trail
 from quartet.web.dependencies import Shop
 
@@ -50,9 +51,9 @@ async def state(shop: Shop) -> State:
     """How far each pipeline is and what could not be carried."""
     async with shop.stores.pg.read() as read:
         positions = {position.pipeline: position for position in await store.positions(read)}
-        dead = await store.letter_counts(read)
+        dead = await letters.counts(read)
         waiting = {relay.PIPELINE: await outbox.depth(read), notify.PIPELINE: await notify.waiting(read)}
-        letters = await store.letters(read, SHOWN_LETTERS)
+        newest = await letters.newest(read, SHOWN_LETTERS)
         rebuild = await store.last_rebuild(read)
         tooks, songs = await store.freshness(read), await store.songs(read)
     now = shop.clock.now()
@@ -69,13 +70,13 @@ async def state(shop: Shop) -> State:
         buried = dead.get(letters_of.get(name, name), 0)
         pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, buried))
     fresh = freshness.summary(tooks, songs, now.timestamp())
-    return State(pipelines, fresh, rebuild, sum(dead.values()), letters)
+    return State(pipelines, fresh, rebuild, sum(dead.values()), newest)
 
 
 async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
     """The newest."""
     async with shop.stores.pg.read() as read:
-        return await store.letters(read, limit)
+        return await letters.newest(read, limit)
 
 
 async def replay_dead_letters(shop: Shop, actor: str) -> int:
@@ -83,18 +84,18 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
     Events go into the outbox again under their own id, e-mails wait again; products are carried at once, and stay
     letters if refused."""
     async with shop.stores.pg.tx() as tx:
-        events = await store.take_letters(tx, relay.PIPELINE, REPLAYED)
+        events = await letters.oldest(tx, relay.PIPELINE, REPLAYED)
         for letter in events:
             held = letter.payload
             at = datetime.fromisoformat(held["at"]) if "at" in held else None
             await outbox.put_back(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
-        await store.exhume(tx, relay.PIPELINE, [letter.key for letter in events])
-        mails = await store.take_letters(tx, notify.PIPELINE, REPLAYED)
+        await letters.exhume(tx, relay.PIPELINE, [letter.key for letter in events])
+        mails = await letters.oldest(tx, notify.PIPELINE, REPLAYED)
         await notify.revive(tx, [int(letter.key) for letter in mails])
-        await store.exhume(tx, notify.PIPELINE, [letter.key for letter in mails])
-        refused = await store.take_letters(tx, products.PIPELINE, REPLAYED)
+        await letters.exhume(tx, notify.PIPELINE, [letter.key for letter in mails])
+        refused = await letters.oldest(tx, products.PIPELINE, REPLAYED)
         taken = {"events": events, "mails": mails, "products": refused}
-        before = {what: [letter.key for letter in letters] for what, letters in taken.items()}
+        before = {what: [letter.key for letter in held] for what, held in taken.items()}
         await trail.record(tx, actor, "sync.replay", "dead-letters", "all", before=before)
     await carry(shop, [letter.key for letter in refused], cause="doubt")
     return len(events) + len(mails) + len(refused)
@@ -103,7 +104,7 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
 async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
     """Gives up for good what can't be carried. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
-        letter = await store.drop_letter(tx, id_)
+        letter = await letters.drop(tx, id_)
         if letter is None:
             raise NotFound(f"there is no dead letter {id_}")
         if letter.pipeline == notify.PIPELINE:

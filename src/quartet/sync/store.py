@@ -1,4 +1,4 @@
-"""What the worker knows in PostgreSQL: leases, positions, what search holds, dead letters, rebuilds, freshness."""
+"""What the worker knows in PostgreSQL: leases, positions, what search holds, rebuilds, freshness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,10 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from quartet.stores.files import queries
-from quartet.stores.letters import Letter, bury, drop_letter, exhume, letter_counts, letters, take_letters
 from quartet.stores.postgres import Read, Tx
-
-__all__ = ["Letter", "bury", "drop_letter", "exhume", "letter_counts", "letters", "take_letters"]
 
 q = queries(__file__)
 

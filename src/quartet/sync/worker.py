@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from quartet import access, checkout, discovery, hooks, merchandising, notify, payments, search
+from quartet import access, catalog, checkout, discovery, hooks, merchandising, notify, payments, search
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.migrate import is_newer
 from quartet.sync import changes, compare, freshness, metrics, relay, store
@@ -125,6 +125,17 @@ async def _lacks_index(shop: Shop) -> bool:
     return await engine.alias_target(settings.search_alias) is None or not await is_newer(shop.stores.pg)
 
 
+async def _collections(shop: Shop, _: Lease) -> None:
+    await make_collections(shop)
+    await asyncio.Event().wait()
+
+
+async def make_collections(shop: Shop) -> None:
+    """With validators and indexes: MongoDB may have been away for `quartet migrate`. Those of a newer version stay."""
+    if not await is_newer(shop.stores.pg):
+        await catalog.prepare(shop.stores.mongo)
+
+
 async def _recovery(shop: Shop, _: Lease) -> None:
     # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
@@ -182,6 +193,7 @@ LOOPS: Mapping[str, Loop] = {
     "changes": _changes,
     "outbox": _outbox,
     "rebuilds": _rebuilds,
+    "collections": _collections,
     "comparison": lambda shop, _: compare.run(shop),
     "recovery": _recovery,
     "access": _access,

@@ -2,7 +2,7 @@
 
 One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
-`one_statement` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
+`unclaimed` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
 key is answered 409, and whoever mends a crash between them finishes the key too. A refusal (4xx) is a first answer as
 well and is kept; what was not valid, or failed on our side, is none.
 """
@@ -112,27 +112,23 @@ class Slot:
 
 
 @asynccontextmanager
-async def transaction(
-    shop: Shop, key: RequestKey | None, *, statements: int = 2, claims_itself: bool = False
-) -> AsyncIterator[Slot]:
-    """A transaction with the key claimed in it, unless the work `claims_itself`, by `claim_request` in its statement; a
-    refusal raised inside rolls it back and is kept by itself. Work of one statement says so, and without a key needs
-    no BEGIN and COMMIT. Without a key nothing is kept. Raises IdempotencyKeyReused, RequestInProgress."""
-    pg = shop.stores.pg
-    once = key is None and statements == 1
-    async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
-        if key is None or claims_itself:
-            yield Slot(tx, key)
+async def transaction(shop: Shop, key: RequestKey | None) -> AsyncIterator[Slot]:
+    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Without a
+    key nothing is kept. Raises IdempotencyKeyReused, RequestInProgress."""
+    async with unclaimed(shop, key) as slot:
+        if key is None:
+            yield slot
         else:
-            yield Slot(tx, key, first_answer(key, await tx.fetchrow(q.claim, key.owner, key.key)))
+            yield Slot(slot.tx, key, first_answer(key, await slot.tx.fetchrow(q.claim, key.owner, key.key)))
 
 
 @asynccontextmanager
-async def one_statement(shop: Shop, key: RequestKey | None) -> AsyncIterator[Tx]:
-    """The same for one statement that claims and takes the key itself, by `claim_request` and `take_request`; what it
-    found of the key is `first_answer`'s to read."""
-    async with _refusals_kept(shop, key), shop.stores.pg.once() as tx:
-        yield tx
+async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -> AsyncIterator[Slot]:
+    """The same for work that claims the key itself, by `claim_request` in its first statement; what that found of the
+    key is `first_answer`'s to read. Work of this one statement says `once`, and needs no BEGIN and COMMIT."""
+    pg = shop.stores.pg
+    async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
+        yield Slot(tx, key)
 
 
 @asynccontextmanager

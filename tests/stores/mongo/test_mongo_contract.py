@@ -316,8 +316,9 @@ class Refusing:
 
 @pytest.mark.parametrize("code", [13, 18, 8000, 14031])
 async def test_a_server_that_lets_us_in_no_more_or_has_no_room_is_away(mongo: Mongo, code: int) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable) as away:
         await Collection(Refusing(code), mongo.guard).find_one({})  # type: ignore[arg-type]
+    assert away.value.bars_us is (code != 14031)
 
 
 async def test_what_a_server_finds_wrong_with_the_question_is_our_fault(mongo: Mongo) -> None:

@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
+import cashier
 from conftest import SignIn, make_template, settings_of_ones_own, tell_family
 from quartet import inventory, orders
 from quartet.devstores import Place, Running, postgres
@@ -86,7 +87,7 @@ class Till:
         """One mug; the server's time just before it was sold."""
         async with self.shop.stores.pg.tx() as tx:
             now: datetime = await tx.fetchval("SELECT clock_timestamp()")
-            await orders.confirm(tx, (await orders.place(tx, self.buyer, [("MUG", 1)])).id)
+            await cashier.confirm(tx, (await orders.place(tx, self.buyer, [("MUG", 1)])).id)
         return now
 
     async def report(self) -> tuple[int, datetime]:

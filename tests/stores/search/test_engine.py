@@ -174,7 +174,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     await search.make_ready(engine, index)
     await search.go_live(engine, index, name)
     assert await held(engine, index) == {"a": "new"}
-    [former] = await engine.alias_targets(search.former_alias(index))
+    [former] = await engine.alias_targets(store.former_alias(index))
     assert set(await engine.alias_targets(f"{index.search_alias}-all")) == {name, former}
     assert await search.former_as_next(engine, index) == former
     assert await search.next_index(engine, index) == former
@@ -182,7 +182,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     await search.make_ready(engine, index)
     await search.go_live(engine, index, former)
     assert await held(engine, index) == {"a": "newest"}
-    assert await engine.alias_targets(search.former_alias(index)) == [name]
+    assert await engine.alias_targets(store.former_alias(index)) == [name]
     assert await engine.alias_targets(search.next_alias(index)) == []
     await search.former_as_next(engine, index)  # given up too: the next build has the alias to itself
     name = await search.build_next(engine, index)

@@ -93,7 +93,9 @@ async def test_an_engine_that_lets_nobody_in_any_more_is_away(version: str, stat
     async with a_proxy_before(pages) as engine:
         assert await _answers(engine)
         is_shut = True
-        assert not await _answers(engine)
+        with pytest.raises(StoreUnavailable) as away:
+            await engine.search("products", EVERYTHING)
+        assert away.value.bars_us
 
 
 async def _answers(engine: SearchEngine) -> bool:
