@@ -18,7 +18,7 @@ from crowd import mortal_api
 from furnished import furnish, new_token
 from lines import Line, lines_to
 from outages import GROUPS, WAYS, Group, Request, as_told, away, pay, well
-from own_stores import STORES, OwnStores, own_stores, settings_over
+from own_stores import STORES, OwnStores, agree, own_stores, settings_over
 from test_stores_down import WELL, take_away
 
 from conftest import SECRET
@@ -28,7 +28,6 @@ from quartet.cli import open_shop, prepare
 from quartet.devstores import free_port
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
-from test_store_kills import agree
 
 SEED = int(os.environ.get("QUARTET_PROOF_DEGRADATION_SEED", "1"))
 # Each store is away so long in each way, and until everything was asked for.
@@ -123,7 +122,7 @@ async def town(stores: OwnStores, folder: Path, seed: int) -> AsyncIterator[tupl
         settings = settings_over(urls, folder, SECRET)
         shop = await stack.enter_async_context(open_shop(settings))
         await prepare(shop)
-        people = {"guest": {}}
+        people: dict[str, dict[str, str]] = {"guest": {}}
         for name, roles in (("shopper", ()), ("payer", ()), ("staff", ("staff",))):
             async with shop.stores.pg.tx() as tx:
                 user = await create_user(tx, f"{name}@example.com", None, name, roles=roles)

@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from engines import engine, index, shelf
 from test_engine import *  # noqa: F403
 from test_queries import *  # noqa: F403
 from test_queries import Asker, why
 from test_reach import *  # noqa: F403
 
-from conftest import TESTS, fixtures_of
 from quartet import search
 from quartet.devstores import Place
 from quartet.devstores import search as local_search
@@ -16,8 +16,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
 from quartet.stores.search import SearchEngine
 
-_theirs = fixtures_of(TESTS / "stores" / "search" / "conftest.py", "search_fixtures")
-engine, index, shelf = _theirs.engine, _theirs.index, _theirs.shelf
+__all__ = ["engine", "index", "shelf"]
 
 
 @pytest.fixture(scope="session", params=["opensearch", "elasticsearch"])

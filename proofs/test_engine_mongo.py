@@ -37,7 +37,7 @@ async def witness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str
     await running.stop()
 
 
-@pytest.fixture
+@pytest.fixture  # type: ignore[no-redef]  # in place of the one from above
 async def mongo(witness: str) -> AsyncIterator[Mongo]:
     """A database of one's own."""
     store = Mongo(witness, f"t_{uuid4().hex[:12]}")

@@ -132,11 +132,11 @@ async def test_a_master_that_comes_back_is_a_replica_and_nothing_is_asked_of_it(
     await asyncio.gather(*(carts.add(owner, "MUG", 1) for owner in owners))
     os.kill(nodes[0].server.pid, signal.SIGSTOP)
     for owner in owners:
-        await _insist(lambda owner=owner: carts.put(owner, "MUG", 2))  # type: ignore[misc]
+        await _insist(lambda owner=owner: carts.put(owner, "MUG", 2))
     os.kill(nodes[0].server.pid, signal.SIGCONT)
     for _ in range(3):
         for owner in owners:
-            assert await _insist(lambda owner=owner: carts.lines(owner)) == {"MUG": 2}  # type: ignore[misc]
+            assert await _insist(lambda owner=owner: carts.lines(owner)) == {"MUG": 2}
         await asyncio.sleep(0.5)
 
 

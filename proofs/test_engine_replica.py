@@ -5,7 +5,7 @@ from test_connections import *  # noqa: F403
 from test_replica import *  # noqa: F403
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session")  # type: ignore[no-redef]  # in place of the one from above
 def major() -> int:
     """Of which version."""
     return 15

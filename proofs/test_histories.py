@@ -15,5 +15,5 @@ SEEDS = [int(seed) for seed in os.environ.get("QUARTET_PROOF_HISTORY_SEEDS", "1,
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_clients_are_told_is_possible(tmp_path: Path, seed: int) -> None:
     async with scene(tmp_path) as shop:
-        await played(shop, PROGRAMS, seed, clients=5, deeds=8)
-        assert not shop.fault, shop.fault
+        fault = await played(shop, PROGRAMS, seed, clients=5, deeds=8)
+        assert not fault, fault

@@ -23,7 +23,7 @@ async def test_the_shop_and_its_model_agree_for_long(shop: Shop, app: FastAPI, s
     loop = asyncio.get_running_loop()
 
     def run() -> None:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             hypothesis.seed(SEED)(machine(World(shop, app, sign_in, loop))),
             settings=hypothesis.settings(
                 max_examples=EXAMPLES,

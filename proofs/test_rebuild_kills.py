@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 import test_worker_kill
+from test_sync import becoming
 from test_worker_kill import Mortals
 
 from quartet import audit, catalog, inventory, search, sync
@@ -49,7 +50,7 @@ class Crowd:
             self.changes += 1
             n = self.changes
             made = self._draft(self.dice.choice(ALWAYS), f"Pot {n}")
-            await catalog.change_product(self.shop, made.sku, lambda _, m=made: m, if_match=None, actor="test")
+            await catalog.change_product(self.shop, made.sku, becoming(made), if_match=None, actor="test")
             async with self.shop.stores.pg.tx() as tx:
                 await inventory.move(tx, self.dice.choice(ALWAYS), 1, "received", actor="test")
             await catalog.create_product(self.shop, self._draft(f"DRAFT{n}", "Secret", shown=False), actor="test")

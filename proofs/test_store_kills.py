@@ -13,13 +13,12 @@ from uuid import uuid4
 import httpx
 import pytest
 from furnished import new_token
-from own_stores import STORES, OwnStores, own_stores, settings_over
+from own_stores import STORES, OwnStores, agree, own_stores, settings_over
 
 from conftest import SECRET, api_of, client_of
-from quartet import audit, sync
+from quartet import sync
 from quartet.accounts import create_user
 from quartet.cli import open_shop, prepare
-from quartet.kernel.errors import StoreUnavailable
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -165,15 +164,3 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
             assert (await shopper.get(f"/products/{sku}")).status_code == 404, sku
         found = (await shopper.get("/search?q=brief&size=100")).json()
         assert not gone & {item["sku"] for item in found["items"]}
-
-
-async def agree(shop: Shop) -> bool:
-    """Whether the stores do, and nothing is on its way."""
-    try:
-        report = await audit.check(shop, patience=5)
-    except StoreUnavailable as away:  # osmem keeps its index in memory: the worker is making it anew
-        print(away)
-        return False
-    print(f"{len(report.violations)} violations, such as {report.violations[:2]}")
-    async with shop.stores.pg.read() as read:
-        return not report.violations and not await read.fetchval("SELECT count(*) FROM outbox")

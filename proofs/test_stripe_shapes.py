@@ -97,7 +97,7 @@ def asked() -> set[str]:
 async def stripe(url: str, asked: set[str]) -> AsyncIterator[Stripe]:
     settings = Settings(_env_file=None, stripe_secret_key=SecretStr("sk_test_123"), stripe_api_url=url)
     stripe = Stripe(settings)
-    stripe._api = Noted(stripe._api, "", asked)  # type: ignore[assignment]
+    stripe._api = Noted(stripe._api, "", asked)
     yield stripe
     await stripe.close()
 

@@ -104,7 +104,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file goes to one worker, in that order, and all that is asked of search engines: each is started once."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Rota(LoadFileScheduling):
+    class Rota(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             return ENGINES if nodeid.startswith(f"{ENGINES}/") else str(super()._split_scope(nodeid))
 

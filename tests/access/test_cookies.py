@@ -88,7 +88,7 @@ async def test_another_page_changes_nothing(floor: Floor) -> None:
     browser, page = await _page(floor)
     sku = await floor.sku()
     for forged in FORGED:
-        headers = {name: value.encode() for name, value in (page | forged).items() if value is not None}
+        headers = {name.encode(): value.encode() for name, value in (page | forged).items() if value is not None}
         for method, path, body in (
             ("PATCH", "/users/me", {"displayName": "Mallory"}),
             ("POST", "/cart/items", {"sku": sku, "qty": 1}),
@@ -269,7 +269,7 @@ async def test_a_broken_cookie_is_a_guests(client: httpx.AsyncClient) -> None:
         'x="',
         "é",
     ):
-        sent = {"Cookie": text.encode()}
+        sent = {b"Cookie": text.encode()}
         assert (await client.get("/products", headers=sent)).status_code == 200
         assert (await client.get("/users/me", headers=sent)).status_code == 401
 

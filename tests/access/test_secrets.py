@@ -141,7 +141,7 @@ async def _walk(address: str, planted: dict[str, str]) -> list[httpx.Response]:
     person = {"email": "planted@example.com", "password": planted["password"]}
     async with httpx.AsyncClient(base_url=address, timeout=30) as client:
 
-        async def ask(method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        async def ask(method: str, path: str, body: Any = None, **headers: Any) -> httpx.Response:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
             told.append(await client.request(method, path, json=body, headers=sent))
             return told[-1]

@@ -162,8 +162,8 @@ async def test_how_soon_a_store_is_known_to_be_away_and_what_a_call_may_take_is_
     assert f"every {port.REST_SECONDS:g} s, the mail server every {mail.REST_SECONDS:g} s" in text
     assert f"| {hooks_sender.CONNECT_SECONDS:g} s | {hooks_sender.WHOLE_SECONDS:g} s | " in text
     assert f"| {delivery.EACH_AT_ONCE} each, {delivery.AT_ONCE} a worker | " in text
-    opens = f"| {mail.DOUBT_SECONDS} s | {mail.DOUBT_SECONDS + mail.SECONDS} s | {mail.SECONDS} s | "
-    assert f"{opens}{mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
+    mails = f"| {mail.DOUBT_SECONDS} s | {mail.DOUBT_SECONDS + mail.SECONDS} s | {mail.SECONDS} s | "
+    assert f"{mails}{mail.SECONDS} s a step, a minute an e-mail | {notify.AT_ONCE} a worker | " in text
     paying = port.guard_of("stripe", nowhere.model_dump, (), 6.0)  # type: ignore[arg-type]
     assert (paying._doubt, paying._patience, paying._places) == (6 / 3, 6 * 0.65, 100 + 200)
     assert f"`QUARTET_PAYMENT_TIMEOUT` ({nowhere.payment_timeout:g} s)" in text

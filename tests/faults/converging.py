@@ -196,7 +196,9 @@ class World:
             self.slow[f"{what} {len(self.log)}"] = Actor(self.shop, slow)
 
     def _batch(self, sku: str) -> Callable[[Shop], Awaitable[None]]:
-        work = self.dice.choice([products.carry, partial(products.carry, cause="doubt"), products.copy])
+        doubting = partial(products.carry, cause="doubt")
+        works: list[Callable[..., Awaitable[Any]]] = [products.carry, doubting, products.copy]
+        work = self.dice.choice(works)
 
         async def batch(shop: Shop) -> None:
             await work(shop, [catalog.loaded_id(sku)])

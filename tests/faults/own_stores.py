@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from conftest import tell_family
+from quartet import audit
 from quartet.devstores import Place, Running, mongo, postgres, redis
 from quartet.devstores import search as search_engine
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.settings import Settings
+from quartet.web.dependencies import Shop
 
 STORES = ("postgres", "mongodb", "redis", "search")
 
@@ -91,3 +94,15 @@ def settings_over(urls: dict[str, str], folder: Path, secret: str) -> Settings:
         data_dir=folder,
         **unlimited,  # type: ignore[arg-type]
     )
+
+
+async def agree(shop: Shop) -> bool:
+    """Whether the stores do, and nothing is on its way."""
+    try:
+        report = await audit.check(shop, patience=5)
+    except StoreUnavailable as away:  # osmem keeps its index in memory: the worker is making it anew
+        print(away)
+        return False
+    print(f"{len(report.violations)} violations, such as {report.violations[:2]}")
+    async with shop.stores.pg.read() as read:
+        return not report.violations and not await read.fetchval("SELECT count(*) FROM outbox")

@@ -1,6 +1,7 @@
 """The judge of histories is judged by histories written by hand."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from history.make import shop
@@ -13,7 +14,7 @@ def sold() -> shop:
     return shop(A=2).placed("x", 0, 1, A=1).did("pay", 2, 3, **X)
 
 
-GOOD = {
+GOOD: dict[str, Callable[[], shop]] = {
     "one after the other": lambda: (
         sold().did("look", 4, 5, order="x", told=("confirmed", 0)).did("shelf", 4, 5, sku="A", told=(1, 0))
     ),
@@ -93,7 +94,7 @@ GOOD = {
     ),
 }  # fmt: skip
 
-BAD = {
+BAD: dict[str, Callable[[], shop]] = {
     "oversold": lambda: shop(A=1).placed("x", 0, 5, A=1).placed("y", 1, 4, A=1),
     "oversold over two SKUs": lambda: (
         shop(A=1, B=1).placed("x", 0, 5, A=1, B=1).placed("y", 1, 4, B=1)

@@ -67,8 +67,8 @@ class NotedPostgres(Postgres):
         self._notes = notes
 
     @asynccontextmanager
-    async def tx(self) -> AsyncIterator[Tx]:
-        async with super().tx() as tx:
+    async def tx(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+        async with super().tx(seconds) as tx:
             yield tx
             wrote = await tx.fetchval("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
         if wrote:
@@ -76,7 +76,7 @@ class NotedPostgres(Postgres):
 
     @asynccontextmanager
     async def once(self, seconds: float | None = None) -> AsyncIterator[Tx]:
-        async with self.tx() as tx:
+        async with self.tx(seconds) as tx:
             yield tx
 
 
@@ -90,7 +90,7 @@ class NotedRedis(RedisStore):
     async def call(self, *command: Arg) -> Any:
         found = await super().call(*command)
         if command[0] not in ("GET", "HGET", "HGETALL", "EVAL", "EVALSHA"):  # `run` tells its own
-            self._notes.effect(f"Redis {command[0]}")
+            self._notes.effect(f"Redis {command[0]!s}")
         return found
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
@@ -103,7 +103,7 @@ class NotedRedis(RedisStore):
         found = await super().pipeline(commands)
         if {command[0] for command in commands} <= {"GET", "GETRANGE", "EXISTS"}:  # only looks
             return found
-        self._notes.effect(f"Redis {commands[0][0]} and others")
+        self._notes.effect(f"Redis {commands[0][0]!s} and others")
         return found
 
 
@@ -143,7 +143,7 @@ class NotedHouse(LocalHouse):
         )  # fmt: skip
         super().__init__(shop, Stores(*watched))
         self.providers["sandbox"] = Noted(self.providers["sandbox"], notes)
-        self.held = replace(self.held, mail=Noted(shop.mail, notes))  # type: ignore[arg-type]
+        self.held = replace(self.held, mail=Noted(shop.mail, notes))
 
     async def step(self, name: str) -> None:
         await super().step(name)
@@ -211,4 +211,5 @@ def _steps_of(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step":
             (name,) = node.args
             assert isinstance(name, ast.Constant), f"{file.name}: a step's name is a plain word"
+            assert isinstance(name.value, str), f"{file.name}: {name.value!r}"
             yield name.value

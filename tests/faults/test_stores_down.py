@@ -65,7 +65,7 @@ async def street_on(urls: dict[str, str], folder: Path, lines: dict[str, Line]) 
     """A shop over these URLs, with everybody signed in."""
     async with open_shop(settings_over(urls, folder, SECRET)) as shop:
         await prepare(shop)
-        app, people = api_of(shop), {"guest": {}}
+        app, people = api_of(shop), dict[str, dict[str, str]](guest={})
         for name, roles in (("shopper", ()), ("staff", ("staff",))):
             address = f"{name}{'-afar' if lines else ''}@example.com"
             async with shop.stores.pg.tx() as tx:

@@ -55,11 +55,12 @@ class Traffic:
             self.shop, f"OLD{n + 20}", lambda _: self._draft(f"OLD{n + 20}", "Teapot"), if_match=None, actor="test"
         )
         await catalog.delete_product(self.shop, f"OLD{n}", if_match=None)
-        order = {"order_id": str(uuid4()), "user_id": str(self.user_id), "currency": "GBP",
+        order_id = str(uuid4())
+        order = {"order_id": order_id, "user_id": str(self.user_id), "currency": "GBP",
                  "total_cents": POINTS * 100, "items": [{"sku": "OLD39", "qty": 1}]}  # fmt: skip
         async with self.shop.stores.pg.tx() as tx:
             await inventory.move(tx, f"OLD{n + 20}", 1 + n, "received", actor="test")
-            await outbox.emit(tx, "order.confirmed", order["order_id"], order)
+            await outbox.emit(tx, "order.confirmed", order_id, order)
 
     async def _add(self, sku: str) -> None:
         await catalog.create_product(self.shop, self._draft(sku, f"Kettle {sku}"), actor="test")

@@ -112,7 +112,7 @@ class Corner:
             item = await inventory.get(read, self.sku)
             mails = await read.fetch(MAILS, str(rows[0]["id"]) if rows else "")
         assert len(rows) <= 1, f"{len(rows)} orders instead of one"
-        order = dict(rows[0]) if rows else {"status": None, "taken": 0, "id": ""}
+        order: dict[str, Any] = dict(rows[0]) if rows else {"status": None, "taken": 0, "id": ""}
         if rows:
             assert order["taken"] == order["kept"], f"the provider kept {order['taken']}, the books say {order['kept']}"
         self.order = str(order["id"])

@@ -116,7 +116,7 @@ async def serving(app: Callable[..., Awaitable[Any]]) -> AsyncIterator[Line]:
 
     Without uvicorn's own loop, which looks ten times a second whether it is to end, and then lets everybody finish.
     """
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="error")
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -128,6 +128,6 @@ async def serving(app: Callable[..., Awaitable[Any]]) -> AsyncIterator[Line]:
     for listener in server.servers:
         listener.close()
     for connection in list(server.server_state.connections):
-        connection.transport.abort()  # type: ignore[union-attr]
+        connection.transport.abort()
     for answering in list(server.server_state.tasks):
         answering.cancel()

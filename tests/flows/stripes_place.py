@@ -80,7 +80,8 @@ class StripesPlace:
     def taken(self) -> int:
         """What it has of everybody's, in cents."""
         back = sum(r["amount"] for r in self.refunds.values() if r["status"] in ("succeeded", "pending"))
-        return sum(i["amount_received"] for i in self.intents.values()) - back
+        left: int = sum(i["amount_received"] for i in self.intents.values()) - back
+        return left
 
     def settle(self, intent: Json, *, well: bool = True) -> None:
         """The buyer has shown who he is, or the bank has made up its mind."""

@@ -44,7 +44,7 @@ async def guest(carts: Carts, **pieces: int) -> tuple[str, dict[str, str]]:
     return token, {"X-Cart-Token": token}
 
 
-async def account(client: httpx.AsyncClient, carts: Carts, email: str = WHO["email"], **pieces: int) -> UUID:
+async def account(client: httpx.AsyncClient, carts: Carts, email: str = WHO["email"], /, **pieces: int) -> UUID:
     made = await client.post("/users", json=WHO | {"email": email})
     assert made.status_code == 201, made.text
     user_id = UUID(made.json()["id"])

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from rich.console import Console
-from test_sync import add, copies, equal, has_position, kettle, kitchen, receive, running, soon, stored
+from test_sync import add, becoming, copies, equal, has_position, kettle, kitchen, receive, running, soon, stored
 
 from conftest import differing
 from quartet import catalog, inventory, search, sync
 from quartet.cli import bring_up
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.fingerprints import bucket
+from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.stores.search import BulkResult, SearchEngine
 from quartet.sync import changes, compare, store
@@ -109,7 +109,7 @@ async def test_half_an_answer_of_the_engine_is_none_and_mends_nothing(full: Shop
         with pytest.raises(StoreUnavailable):
             await compared(shop)
     with pytest.raises(StoreUnavailable):
-        await compare.scrub(shop, 0, compare.BUCKETS)
+        await compare.scrub(shop, 0, BUCKETS)
     with pytest.raises(StoreUnavailable):
         await compare.run(shop)
     await hurt.close()
@@ -122,7 +122,7 @@ async def test_what_left_the_version_as_it_was_is_found_by_reading(full: Shop) -
         **(search.document(await product(full, "K10")) or {}), "brand": "forged"}})  # fmt: skip
     assert await wrong(full) == set()
     await full.stores.search.refresh(full.settings.search_alias)
-    found = await compare.scrub(full, 0, compare.BUCKETS, patience=0)
+    found = await compare.scrub(full, 0, BUCKETS, patience=0)
     assert set(found.suspects) == {changed["_id"], (await product(full, "K10"))["_id"]}
     await compare.mend(full, found.suspects)
     assert (await product(full, "K9"))["priceCents"] == 2500
@@ -148,12 +148,12 @@ async def test_what_inventory_calls_otherwise_than_the_catalog_is_found_by_readi
     assert put.status_code == 200, put.text
     await sync.catch_up(full)
     assert [name for name, _ in await called("K1", "K2")] == ["Teapot", "Mine"]
-    found = await compare.scrub(full, 0, compare.BUCKETS, patience=0)
+    found = await compare.scrub(full, 0, BUCKETS, patience=0)
     assert set(found.suspects) == {(await product(full, sku))["_id"] for sku in ("K1", "K2")}
     await compare.mend(full, found.suspects)
     assert await called("K1", "K2") == before == [("Kettle K1", "kitchen"), ("Kettle K2", "kitchen")]
     await sync.catch_up(full)
-    assert (await compare.scrub(full, 0, compare.BUCKETS, patience=0)).suspects == {}
+    assert (await compare.scrub(full, 0, BUCKETS, patience=0)).suspects == {}
 
 
 async def test_one_wrong_product_costs_the_sums_and_its_own_bucket(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ async def test_what_is_only_on_its_way_is_no_difference(full: Shop) -> None:
             async with full.stores.pg.tx() as tx:
                 await inventory.move(tx, sku, 1, "received", actor="test")
             await catalog.change_product(
-                full, sku, lambda _, s=sku, n=n: kettle(s, name=f"Kettle {n}"), if_match=None, actor="test"
+                full, sku, becoming(kettle(sku, name=f"Kettle {n}")), if_match=None, actor="test"
             )
             if n % 10 == 0:
                 await catalog.delete_product(full, SKUS[50], if_match=None)

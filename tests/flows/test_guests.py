@@ -185,8 +185,8 @@ async def test_a_guest_gives_an_address_and_a_user_none(
     ):
         told = await who.post("/orders", json=body)
         assert (told.status_code, told.json()["errors"][0]["field"]) == (422, "email"), told.text
-    for body in (lines, lines | {"email": None}, {}):
-        told = await client.post("/orders", json=body)
+    for unsigned in (lines, lines | {"email": None}, {}):
+        told = await client.post("/orders", json=unsigned)
         assert (told.status_code, told.json()["type"]) == (401, "/problems/unauthenticated"), told.text
     assert (await shopper.post("/orders", json=lines | {"email": None})).status_code == 201
     for token in (None, "x", new_token()):

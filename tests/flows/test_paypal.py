@@ -459,7 +459,7 @@ async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_co
     signed_in, connected = place.tokens_given, line.connected
 
     async with asyncio.timeout(20):
-        sweeping = asyncio.create_task(worker.LOOPS["recovery"](shop, NOBODYS))
+        sweeping = asyncio.ensure_future(worker.LOOPS["recovery"](shop, NOBODYS))
         while not await till.rows("SELECT FROM payments WHERE asked > 3"):
             clock.advance(5)
             await asyncio.sleep(0.05)
@@ -750,7 +750,7 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
     with pytest.raises(ProviderError):
         await provider.authorise(replace(charge, reference=str(new_id()), amount_cents=750, currency="HUF"))
     for cut in ("lost", "swallowed", "half"):
-        await line.break_at(cut)  # type: ignore[arg-type]
+        await line.break_at(cut)
         with pytest.raises(ProviderSilent):
             await provider.look_up(charge.reference, ref)
         await line.mend()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -258,7 +259,7 @@ async def test_what_happens_while_boards_are_made_anew_is_on_the_new_ones(
     user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
     first = await paid(shopper, 4)
     second = await paid(shopper, 4)
-    at_steps = {
+    at_steps: dict[str, Callable[[], Awaitable[Any]]] = {
         "boards begun": lambda: staff.post(f"/orders/{first}/refunds", json={"amountCents": 1000}),
         "boards made": lambda: staff.post(f"/orders/{second}/refunds", json={"amountCents": 2000}),
         "boards swapped": lambda: paid(shopper, 1),

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from stops import Held, Killed, dies_at
-from test_sync import add, equal, kettle, kitchen, receive, running, soon, stored
+from test_sync import add, becoming, equal, kettle, kitchen, receive, running, soon, stored
 
 from conftest import Command
 from quartet import catalog, search, sync
@@ -58,7 +58,7 @@ async def change_everything(shop: Shop) -> None:
     await catalog.delete_product(shop, "K1", if_match=None)
     for sku, more in (("K2", {"name": "Teapot"}), ("K3", {"published_at": None})):
         made = kettle(sku, **more)
-        ids.append((await catalog.change_product(shop, sku, lambda _, m=made: m, if_match=None, actor="test"))["_id"])
+        ids.append((await catalog.change_product(shop, sku, becoming(made), if_match=None, actor="test"))["_id"])
     await receive(shop, "K4", 3)
     sold = await catalog.find(shop.stores.mongo, "K4")
     assert sold
@@ -84,7 +84,8 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> Non
 
     async def watched(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
         begun.append(low)
-        return await fill(shop, low, high)
+        found: tuple[int, set[str]] = await fill(shop, low, high)
+        return found
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(reindex, "fill", watched)
@@ -339,7 +340,7 @@ async def test_searches_lose_nothing_and_see_no_draft_while_it_is_rebuilt_and_go
         for n in range(6):
             await add(full, kettle(f"DRAFT{n}", published_at=None), kettle(f"LATER{n}", published_at=tomorrow))
             await catalog.change_product(
-                full, SKUS[n], lambda _, n=n: kettle(SKUS[n], name=f"Pot {n}"), if_match=None, actor="test"
+                full, SKUS[n], becoming(kettle(SKUS[n], name=f"Pot {n}")), if_match=None, actor="test"
             )
 
     async with running(sync.run_worker(full, asyncio.Event())):

@@ -927,7 +927,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     await till.rows(old, clock.now() - timedelta(days=30, seconds=1))
 
     async def swept_until(left: int) -> None:
-        sweeping = asyncio.create_task(worker.LOOPS["sweeps"](shop, NOBODYS))
+        sweeping = asyncio.ensure_future(worker.LOOPS["sweeps"](shop, NOBODYS))
         async with asyncio.timeout(10):
             while len(await till.rows("SELECT FROM webhook_events")) > left:  # noqa: ASYNC110 — nobody tells
                 await asyncio.sleep(0.02)

@@ -110,10 +110,11 @@ async def test_pieces_go_back_by_line_to_the_shelf_or_not(
 
 async def test_a_refund_is_a_sum_or_lines(shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till) -> None:
     made = await bought(shopper, till)
-    for body in (
+    bodies: list[dict[str, Any]] = [
         {"amountCents": 1, "items": lines(MUG=1)}, {"items": []}, {"items": lines(MUG=0)}, {"items": lines(MUG=1000)},
         {"items": [{"sku": "MUG"}]}, {"amountCents": 0},
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for body in bodies:
         assert (await refund(staff, made, **body)).status_code == 422, body
     assert (await look(shopper, made["id"]))["refunds"] == []
 
@@ -327,7 +328,8 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
         await payments.complete(tx, payment.id, payments.Outcome(str(payment.id), "succeeded"), now)
 
     # The model: cents and pieces that are free, on their way, back.
-    left, free, open_pieces, promised = 1999, Counter(ordered), Counter(ordered), []
+    left, free, open_pieces = 1999, Counter(ordered), Counter(ordered)
+    promised: list[tuple[UUID, int, Counter[str] | None, bool, Counter[str]]] = []
     given: list[tuple[UUID, int, Counter[str] | None]] = []
     shelf, cancelled, whole = Counter[str](), False, False
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -333,7 +334,7 @@ async def test_a_quiet_catalogs_position_is_kept_fresh(kitchen: Shop, monkeypatc
     async with running(changes.follow(kitchen)):
         for _ in range(2):
             now = await position()
-            await soon(lambda now=now: past(now))  # type: ignore[misc]
+            await soon(partial(past, now))
 
 
 async def test_what_changes_within_a_moment_is_one_batch_and_a_full_one_waits_for_nothing(

@@ -39,6 +39,11 @@ def kettle(sku: str = "KETTLE", **more: Any) -> Draft:
                     "published_at": LAST_YEAR, **more})  # fmt: skip
 
 
+def becoming(draft: Draft) -> Callable[[dict[str, Any]], Draft]:
+    """The edit that makes this of a product, whatever it was."""
+    return lambda _: draft
+
+
 @pytest.fixture
 async def kitchen(shop: Shop) -> Shop:
     """A shop with one category."""
@@ -488,11 +493,12 @@ async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
     await add(kitchen, kettle("A"))
     redis = kitchen.stores.redis
     assert (await shopper.post("/cart/items", json={"sku": "A", "qty": 5})).status_code == 200
-    confirmed = {"order_id": str(uuid4()), "user_id": str(user_id), "currency": "GBP", "total_cents": 4999,
+    order_id = str(uuid4())
+    confirmed = {"order_id": order_id, "user_id": str(user_id), "currency": "GBP", "total_cents": 4999,
                  "items": [{"sku": "A", "qty": 2}, {"sku": "A", "qty": 1}]}  # fmt: skip
     async with kitchen.stores.pg.tx() as tx:
-        await outbox.emit(tx, "order.placed", confirmed["order_id"], confirmed)
-        await outbox.emit(tx, "order.confirmed", confirmed["order_id"], confirmed)
+        await outbox.emit(tx, "order.placed", order_id, confirmed)
+        await outbox.emit(tx, "order.confirmed", order_id, confirmed)
     async with kitchen.stores.pg.read() as read:
         event = next(e for e in await outbox.due(read, 50, topics=TOPICS) if e.topic == "order.confirmed")
     await sync.catch_up(kitchen)
@@ -513,7 +519,7 @@ async def test_an_event_nobody_can_carry_waits_longer_each_time_and_then_lies_de
         await outbox.emit(tx, "order.confirmed", "o1", bought)
         await outbox.emit(tx, "order.confirmed", "o1", bought | {"second": True})
         await outbox.emit(tx, "order.placed", "o2", {})
-    waits = []
+    waits: list[Any] = []
     for _ in range(relay.ATTEMPTS):
         await relay.relay(kitchen)
         async with kitchen.stores.pg.tx() as tx:
@@ -566,7 +572,7 @@ async def test_what_this_version_does_not_know_waits_for_one_that_does_and_holds
             await outbox.emit(tx, topic, "A", {"sku": "A"})
     await sync.catch_up(kitchen)
     assert await waiting() == [("stock.counted", 0)]
-    monkeypatch.setattr(relay, "TOPICS", relay.TOPICS | {"stock.counted"})
+    monkeypatch.setattr(relay, "TOPICS", TOPICS | {"stock.counted"})
     await sync.catch_up(kitchen)
     assert await waiting() == []
 
@@ -621,7 +627,7 @@ async def test_a_long_queue_is_read_from_its_beginning_and_not_whole(shop: Shop)
         for mode in ("force_custom_plan", "force_generic_plan"):
             await tx.execute(f"SET LOCAL plan_cache_mode = {mode}")
             for parts in ([1], list(range(outbox.PARTS))):
-                asked = (500, parts, outbox.PARTS, ["order.confirmed"], 20_000, list(relay.TOPICS))
+                asked = (500, parts, outbox.PARTS, ["order.confirmed"], 20_000, list(TOPICS))
                 found = await tx.fetch("EXPLAIN " + outbox.q.due, *asked)
                 plan = "\n".join(row[0] for row in found)
                 assert "using outbox_pkey on outbox event" in plan and "Seq Scan on outbox event" not in plan, plan

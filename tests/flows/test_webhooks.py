@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -316,7 +315,7 @@ async def test_after_a_rotation_the_secrets_of_before_verify_for_a_day_and_none_
         Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
     clock.advance(86_400 + 1)
     async with shop.stores.pg.read() as read:
-        found = await delivery.store.get(read, rotated["id"])
+        found = await store.get(read, rotated["id"])
         rows = str([dict(row) for row in await read.fetch("SELECT * FROM webhook_endpoints")])
         rows += str([dict(row) for row in await read.fetch("SELECT * FROM audit_log")])
     assert found.secrets(shop.settings.all_secrets(), clock.now()) == [rotated["secret"]]
@@ -791,16 +790,16 @@ async def test_what_was_checked_is_what_is_connected_to_and_the_name_is_resolved
 
 async def test_tls_is_with_the_name_not_with_the_address(tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    await asyncio.to_thread(
-        subprocess.run,
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example"],
-        check=True, capture_output=True,
+    making = await asyncio.create_subprocess_exec(
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+        "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example", stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    _, said = await making.communicate()
+    assert making.returncode == 0, said
     names: list[str | None] = []
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     theirs.load_cert_chain(cert, key)
-    theirs.sni_callback = lambda _, name, __: names.append(name)  # type: ignore[assignment, func-returns-value]
+    theirs.sni_callback = lambda _, name, __: names.append(name)
 
     async def here(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]

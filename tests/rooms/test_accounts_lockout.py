@@ -31,6 +31,7 @@ async def _refused(stores: Stores, lock: Lock, now: int) -> int:
     try:
         await lockout.look(stores, lock, now_ms=now)
     except TooManyAttempts as refused:
+        assert refused.retry_after is not None
         return refused.retry_after
     return 0
 

@@ -94,7 +94,9 @@ class Place:
 
     async def mugs(self) -> tuple[int, int, int]:
         carts = Carts(self.redis, 1)
-        return tuple([(await carts.lines(who)).get(MUG, 0) for who in (self.token, *self.people.values())])
+        owners: list[str | UUID] = [self.token, *self.people.values()]
+        guest, ann, bob = [(await carts.lines(owner)).get(MUG, 0) for owner in owners]
+        return guest, ann, bob
 
 
 class Sleeper:

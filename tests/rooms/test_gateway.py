@@ -254,7 +254,7 @@ async def test_a_room_can_be_served_alone(shop: Shop) -> None:
 
 async def test_the_document_says_who_must_sign_in_and_who_may(client: httpx.AsyncClient) -> None:
     document: dict[str, Any] = (await client.get("/openapi.json")).json()
-    users = [{"bearer": []}, {"cookie": []}]
+    users: list[dict[str, list[str]]] = [{"bearer": []}, {"cookie": []}]
     assert document["paths"]["/orders"]["get"]["security"] == users
     assert "security" not in document["paths"]["/products"]["get"]
     for method, path in (

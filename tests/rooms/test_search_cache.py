@@ -311,7 +311,8 @@ async def _served(shop: Shop, seconds: float = SECOND) -> AsyncIterator[httpx.As
 
 
 async def _put(shop: Shop, sku: str, name: str, **more: Any) -> None:
-    draft = Draft(sku, name, "mugs", **{"price_cents": 900, "published_at": datetime(2025, 1, 1, tzinfo=UTC)} | more)
+    given: dict[str, Any] = {"price_cents": 900, "published_at": datetime(2025, 1, 1, tzinfo=UTC)} | more
+    draft = Draft(sku, name, "mugs", **given)
     await catalog.create_product(shop, draft, actor="test")
     await catch_up(shop)
 
@@ -414,7 +415,7 @@ async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Sho
         left = int(first.headers["ratelimit-remaining"])
         assert int(told["ratelimit-remaining"]) == left - 1
         # What was not asked before is not at hand; nor is what tells who asks, or has a body.
-        for other in (
+        others: list[tuple[bytes, Any, Any]] = [
             _guests(b"q=mugs"),
             _guests(b"q=mug", (b"authorization", b"Bearer x")),
             _guests(b"q=mug", (b"cookie", b"quartet=x")),
@@ -422,7 +423,8 @@ async def test_a_guest_is_answered_by_the_server_as_by_the_application(mugs: Sho
             _guests(b"q=mug", (b"transfer-encoding", b"chunked")),
             (b"/search/?q=mug", [], ("127.0.0.1", 1)),
             (b"/search?q=mug", [], ("127.0.0.2", 1)),  # of whom none are counted ahead
-        ):
+        ]
+        for other in others:
             assert at_once(*other) is None
         asked_before = REQUESTS.labels("GET", "/search", 200)._value.get()
         assert b"x-request-id: a b" not in at_once(*_guests(b"q=mug", (b"x-request-id", b"a b")))[0]
@@ -485,7 +487,7 @@ async def test_what_is_offered_as_one_types_is_asked_for_once_for_all(
         ways = ("/search/suggest?q=blu", "/search/suggest?q=blu", "/search/suggest?q=%20BLU&size=10")
         first = await one.get(ways[0])
         again = [await client.get(way, headers=headers) for client in (one, other) for way in ways
-                 for headers in ({}, shopper.headers)]  # fmt: skip
+                 for headers in (None, shopper.headers)]  # fmt: skip
         assert _offered(first) == ["Blue mug"]
         assert {answer.content for answer in again} == {first.content}
         assert len(asked) == 1
@@ -646,8 +648,9 @@ async def test_what_is_at_hand_is_for_nobody_who_may_not_ask(
     few = replace(mugs, settings=mugs.settings.model_copy(update={"limit_search": 3}))
     async with _served(few, LONG) as client:
         assert [(await client.get("/search?q=mug")).status_code for _ in range(5)] == [200] * 3 + [429] * 2
-        mine = {"headers": shopper.headers}
-        assert (await client.get("/search?q=mug", **mine)).status_code == 200
-        assert (await client.delete("/sessions/current", **mine)).status_code == 204
-        assert (await client.get("/search?q=mug", **mine)).status_code == 429  # counted as a guest, who has had all
+        mine = shopper.headers
+        assert (await client.get("/search?q=mug", headers=mine)).status_code == 200
+        assert (await client.delete("/sessions/current", headers=mine)).status_code == 204
+        # Counted as a guest, who has had all.
+        assert (await client.get("/search?q=mug", headers=mine)).status_code == 429
         assert at_hand == ["answer"]

@@ -23,7 +23,7 @@ from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.looks import PATIENCE_SECONDS, Looks
 from quartet.kernel.settings import Settings
-from quartet.merchandising import rules
+from quartet.merchandising import rules, store
 from quartet.merchandising.model import Ranking, Synonyms, normalised
 from quartet.stores import open_stores
 from quartet.stores.postgres import Postgres, Read
@@ -277,7 +277,7 @@ async def test_what_staff_say_is_in_force_though_sales_take_too_long_to_add_up(
         tries.append(None)
         raise StoreUnavailable("postgres")
 
-    monkeypatch.setattr(rules.store, "best_of_queries", too_long)
+    monkeypatch.setattr(store, "best_of_queries", too_long)
     desk = rules.Desk()
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
     for _ in range(3):
@@ -291,7 +291,7 @@ async def test_sales_are_added_up_once_in_a_while_and_where_staff_have_changed_a
     shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else that has no stamp is read again meanwhile, whether they could be added up or not."""
-    sums, add_up = [], rules.store.best_of_queries
+    sums, add_up = [], store.best_of_queries
 
     async def counted(read: Read, now: datetime, bounds: Ranking, limit: int) -> list[tuple[str, str, int]]:
         sums.append(bounds.least_units)
@@ -299,7 +299,7 @@ async def test_sales_are_added_up_once_in_a_while_and_where_staff_have_changed_a
             raise StoreUnavailable("postgres")
         return await add_up(read, now, bounds, limit)
 
-    monkeypatch.setattr(rules.store, "best_of_queries", counted)
+    monkeypatch.setattr(store, "best_of_queries", counted)
     monkeypatch.setattr(rules, "UNSTAMPED_SECONDS", 0)
     await _sales(shelf, ("mug", "MUG-3", 20, 1))
     desk = rules.Desk()

@@ -53,6 +53,10 @@ class Stop:
     before: Callable[[Commands], bool] | None = None
     asked: list[Commands] = field(default_factory=list)
 
+    @property
+    def has_stopped(self) -> bool:
+        return self.before is None
+
     def look(self, commands: Commands) -> None:
         self.asked.append(commands)
         if self.before is not None and self.before(commands):
@@ -105,7 +109,7 @@ async def test_a_page_is_shown_though_redis_stops_as(
     stop.before = STEPS[step]
     guard = shop.stores.redis.guard
     answers = await asyncio.gather(*(client.get("/products/TEE") for _ in range(5)))
-    assert stop.before is None
+    assert stop.has_stopped
     for answer in answers:
         assert (answer.status_code, answer.json()["sku"], answer.headers["X-Cache"]) == (200, "TEE", "miss")
     assert (guard.is_silent, guard.is_doubtful) == (True, False)
@@ -162,7 +166,7 @@ async def test_postgres_is_asked_of_a_session_whose_redis_is_silent(
     async with asyncio.timeout(DOUBT / 2):
         answers = await asyncio.gather(*(who.get("/orders") for who in (ended, shopper, ended, shopper)))
     assert [answer.status_code for answer in answers] == [401, 200, 401, 200]
-    assert stop.before is None
+    assert stop.has_stopped
     assert not shop.stores.redis.guard.is_doubtful
 
 
@@ -177,6 +181,6 @@ async def test_a_search_does_not_wait_until_its_cursor_is_kept(
     stop.before = lambda commands: commands[0][0] == "SET" and ":seen:" in commands[0][1]
     async with asyncio.timeout(DOUBT / 2):
         answer = await client.get("/search?size=1")
-    assert stop.before is None
+    assert stop.has_stopped
     assert (answer.status_code, answer.json()["total"]) == (200, 3)
     assert shop.stores.redis.guard.openings == 0

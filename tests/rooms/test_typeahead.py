@@ -15,8 +15,8 @@ from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.ids import new_id
-from quartet.merchandising import rules, service, store, typeahead
-from quartet.merchandising.model import Searched
+from quartet.merchandising import rules, store, typeahead
+from quartet.merchandising.model import Searched, told
 from quartet.stores.postgres import Tx
 from quartet.web.dependencies import Shop
 
@@ -34,8 +34,8 @@ async def searched(
     async with shop.stores.pg.tx() as tx:
         for number in range(times):
             at = NOW - timedelta(minutes=after + minutes_apart * number)
-            entry = service.Searched(new_id(), at, *service.told(query, exact), found, exact)
-            await service.store.write(tx, [entry], [])
+            entry = Searched(new_id(), at, *told(query, exact), found, exact)
+            await store.write(tx, [entry], [])
     await merchandising.count_queries(shop)
     shop.stores._kept.pop(rules.Desk, None)  # as a process that begins now
 
@@ -105,7 +105,7 @@ async def test_only_what_has_all_words_as_they_are_was_found_exactly(shop: Shop,
     await merchandising.write_log(shop)
     async with shop.stores.pg.read() as read:
         logged = {row["query"]: row["exact"] for row in await read.fetch("SELECT query, exact FROM searches")}
-    expected = {service.told(q, exact=True)[0]: exact for q, exact in typed.items()}
+    expected = {told(q, exact=True)[0]: exact for q, exact in typed.items()}
     assert logged == expected | {"mug": False}
 
 

@@ -258,8 +258,9 @@ async def test_ctrl_c_ends_who_waits_while_another_builds_an_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    false = Path("/bin/false")
     with pytest.raises(StartError):
-        await jvm.build(jvm.Jvm(*[Path("/bin/false")] * 4, 21), "OpenSearch", "opensearch", print)
+        await jvm.build(jvm.Jvm(false, false, false, false, 21), "OpenSearch", "opensearch", print)
     [lock] = tmp_path.rglob("lock")  # noqa: ASYNC240 — the build is over
     program = """if True:
         import asyncio, pathlib, signal

@@ -233,7 +233,7 @@ async def test_a_share_ends_with_its_window_and_others_are_forgotten_for_new_one
     await _have(shares, ours, 10)
     assert shares.at_hand(ours) is not None
     now = time.monotonic()
-    monkeypatch.setattr(limits.time, "monotonic", lambda: now + AGE)
+    monkeypatch.setattr(time, "monotonic", lambda: now + AGE)
     assert shares.at_hand(ours) is None
     others = {uuid4().hex, uuid4().hex}
     for name in others:

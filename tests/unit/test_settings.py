@@ -27,9 +27,12 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+COMPLAINTS: tuple[type[ValidationError | SettingsError], ...] = (ValidationError, SettingsError)
+
+
 def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
     monkeypatch.setenv(f"QUARTET_{name}", value)
-    with pytest.raises((ValidationError, SettingsError)) as refused:
+    with pytest.raises(COMPLAINTS) as refused:
         Settings()
     return complaints(refused.value)
 
@@ -222,7 +225,7 @@ def test_any_free_port_is_not_the_one_of_a_running_up(tmp_path: Path) -> None:
     with hold(tmp_path):
         note_running(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
         for given, found in (({}, 8123), ({"port": 0}, None), ({"port": 81}, None)):
-            urls = settled_by_running(Settings(data_dir=tmp_path, **given))
+            urls = settled_by_running(Settings.model_validate({"data_dir": tmp_path} | given))
             assert (urls.get("port"), urls["redis_url"]) == (found, "redis://there")
 
 

@@ -13,10 +13,11 @@ have no SKU in common, since a system is linearizable exactly when each of its i
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-State = Hashable
+State = Any  # hashable; what is in it only the model knows
 # The states in which this moment may leave the shop; none: it is impossible.
 Part = Callable[[State], Iterable[State]]
 

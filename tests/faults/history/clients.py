@@ -140,10 +140,10 @@ class Clients:
         if do.name == "look":
             await self._look(path, call, lambda body: (body["status"], body["refundedCents"]))
         elif do.name == "pay":
-            body = {"orderId": order_id, "provider": "sandbox", "paymentMethod": do.card}
-            await self._ask("shopper", "/payments", body, call)
+            payment = {"orderId": order_id, "provider": "sandbox", "paymentMethod": do.card}
+            await self._ask("shopper", "/payments", payment, call)
         elif do.name == "refund":
-            body = {"restock": do.restock} | ({} if do.cents is None else {"amountCents": do.cents})
+            body: dict[str, Any] = {"restock": do.restock} | ({} if do.cents is None else {"amountCents": do.cents})
             await self._ask("staff", f"{path}/refunds", body, call)
         else:
             by = "staff" if do.name == "ship" else self.dice.choice(["shopper", "staff"])

@@ -248,7 +248,7 @@ class Arena:
         try:
             async with pile.transaction():
                 await pile.execute(*needed)
-                tasks = {who: asyncio.create_task(call()) for who, call in calls.items()}  # type: ignore[arg-type]
+                tasks = {who: asyncio.ensure_future(call()) for who, call in calls.items()}
                 behind = await self._behind(len(tasks))
         finally:
             await pile.close()

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
-from uuid import uuid4
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
 from quartet import cart
 from quartet.payments import Outcome
@@ -196,8 +196,9 @@ async def one_guest_cart(arena: Arena, dice: random.Random) -> Round:
     """A guest's cart is taken in by two sign-ins at the same time: nothing is lost, nothing is there twice."""
     token, sku, other = cart.new_token(), f"G-{uuid4().hex[:8]}", f"H-{uuid4().hex[:8]}"
     people = dice.sample(arena.people, 2)
+    owners: list[str | UUID] = [token, *(person.id for person in people)]
     redis = arena.shop.stores.redis
-    for owner in (token, *(person.id for person in people)):
+    for owner in owners:
         await redis.call("DEL", cart.store.key(owner))
     await redis.call("HSET", cart.store.key(token), sku, 3, other, 1)
     await redis.call("HSET", cart.store.key(people[0].id), sku, 1)
@@ -209,7 +210,7 @@ async def one_guest_cart(arena: Arena, dice: random.Random) -> Round:
     calls = {"one": look(people[0]), "two": look(people[0 if same else 1]), "again": look(people[0])}
 
     async def judge(answers: dict[str, Any]) -> list[str]:
-        carts = [await cart.lines(redis, owner) for owner in (token, *(person.id for person in people))]
+        carts = [await cart.lines(redis, owner) for owner in owners]
         found = {name: sum(lines.get(name, 0) for lines in carts) for name in (sku, other)}
         return [] if found == {sku: 4, other: 1} and not carts[0] else [f"of 4 and 1 pieces there are {carts}"]
 
@@ -340,7 +341,8 @@ async def refund_twice(arena: Arena, dice: random.Random) -> Round:
     sku, buyer = await arena.stock(5, 500), arena.people[0]
     order = await arena.paid(buyer, (sku, 2))
     keys = [None, None, "k1", "k1", "k2"]
-    amounts = dice.choice([[600], [None], [400, 700], [1000, 1], [None, 300]])
+    sums: list[list[int | None]] = [[600], [None], [400, 700], [1000, 1], [None, 300]]
+    amounts = dice.choice(sums)
     asked = [(dice.choice(amounts), dice.choice(keys)) for _ in range(dice.randint(2, 4))]
     calls = {
         f"staff{n}": arena.refunding(arena.staff[n % 2], order, cents, _key(order, key))
@@ -369,7 +371,7 @@ async def cancel_beside_refund(arena: Arena, dice: random.Random) -> Round:
     order = await arena.paid(buyer, (sku, 2))
     restock = dice.random() < 0.5
     body = {"amountCents": dice.choice([1, 400, 1000]), "restock": restock}
-    calls = {
+    calls: dict[str, Call] = {
         "cancel": arena.cancelling(dice.choice([buyer, arena.staff[1]]), order),
         "refund": partial(arena.ask, "POST", f"/orders/{order['id']}/refunds", by=arena.staff[0], body=body),
     }
@@ -418,7 +420,7 @@ async def refund_by_piece(arena: Arena, dice: random.Random) -> Round:
         (dice.choice([{one: 1}, {one: 2}, {two: 1}, {one: 1, two: 1}]), dice.random() < 0.5)
         for _ in range(dice.randint(2, 4))
     ]
-    calls = {}
+    calls: dict[str, Call] = {}
     for n, (pieces, restock) in enumerate(asked):
         body = {"items": [{"sku": sku, "qty": qty} for sku, qty in pieces.items()], "restock": restock}
         path = f"/orders/{order['id']}/refunds"
@@ -609,7 +611,7 @@ async def one_address(arena: Arena, dice: random.Random) -> Round:
     """Two people sign up with one address, written in two ways: one account."""
     name = uuid4().hex[:12]
     written = [f"{name}@example.com", f"{name.upper()}@Example.com"]
-    calls = {
+    calls: dict[str, Call] = {
         f"form{n}": partial(
             arena.ask, "POST", "/users", body={"email": dice.choice(written), "password": "a long and good one"}
         )
@@ -624,7 +626,11 @@ async def one_address(arena: Arena, dice: random.Random) -> Round:
     return Round(calls, None, judge)
 
 
-def webhook_of(arena: Arena, payment_id: str, charge_id: str, status: str = "succeeded") -> Call:
+# How a charge may be said to stand.
+Stand = Literal["authorized", "succeeded", "failed", "voided"]
+
+
+def webhook_of(arena: Arena, payment_id: str, charge_id: str, status: Stand = "succeeded") -> Call:
     """The sandbox's webhook about a charge, signed."""
     sandbox = sandbox_of(arena.shop)
     body = sandbox.event(payment_id, Outcome(charge_id, status))

@@ -14,7 +14,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -127,8 +127,8 @@ class SteeredPostgres(Postgres):
             yield _SteeredTx(tx, self._stop, self._variant)
 
     @asynccontextmanager
-    async def tx(self) -> AsyncIterator[Tx]:
-        async with super().once() if self._variant.unscoped else super().tx() as tx:
+    async def tx(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+        async with super().once(seconds) if self._variant.unscoped else super().tx(seconds) as tx:
             yield _SteeredTx(tx, self._stop, self._variant)
             await self._stop("COMMIT")
 
@@ -253,12 +253,12 @@ class Schedule:
             self.trace += [f"{who}: …" for who in sorted(under_way)]
         self._news.clear()
 
-    def _alike(self) -> Iterator[Any]:
+    def _alike(self) -> Generator[Any, list[str], None]:
         stopped: list[str] = yield
         while True:
             stopped = yield self.dice.choice(stopped)
 
-    def _in_a_row(self, names: tuple[str, ...]) -> Iterator[Any]:
+    def _in_a_row(self, names: tuple[str, ...]) -> Generator[Any, list[str], None]:
         row = self.dice.sample(names, len(names))
         patience = {name: self.dice.randrange(12) for name in names if self.dice.random() < 0.7}
         stopped: list[str] = yield

@@ -12,9 +12,11 @@ from uuid import UUID
 from quartet import cart, leaderboard
 from quartet.sync.relay import relay
 from races.arena import Arena, Call, Json, Round, clock_in
-from races.attacks import ORDER, Attack, hesitating, unlocked, webhook_of
+from races.attacks import ORDER, Attack, Stand, hesitating, unlocked, webhook_of
 from races.steering import Variant
 
+# As (payment, status).
+Events = Sequence[tuple[str, Stand]]
 COPIES = 10
 LATE_SECONDS = 0.06
 
@@ -28,8 +30,9 @@ async def storm_of_a_charge(arena: Arena, dice: random.Random) -> Round:
     assert paid.status == 201, paid
     refused, charge = declined.body["paymentId"], paid.body["id"]
     # A provider may first say that it failed, and be wrong.
-    events = [(refused, "failed"), (charge, "succeeded"), *dice.choice([[], [(charge, "failed")]])]
-    return await scene.round(charge, events, ("confirmed", 1, 1))
+    events: Events = [(refused, "failed"), (charge, "succeeded")]
+    more: list[Events] = [[], [(charge, "failed")]]
+    return await scene.round(charge, [*events, *dice.choice(more)], ("confirmed", 1, 1))
 
 
 async def storm_of_a_hold(arena: Arena, dice: random.Random) -> Round:
@@ -39,7 +42,7 @@ async def storm_of_a_hold(arena: Arena, dice: random.Random) -> Round:
     path = f"/payments/{payment['id']}/capture"
     await arena.rows("SELECT sandbox.settle($1, true)", payment["id"])
     scene.calls["capture"] = partial(arena.ask, "POST", path, by=arena.staff[0])
-    events = [(payment["id"], "authorized"), (payment["id"], "succeeded")]
+    events: Events = [(payment["id"], "authorized"), (payment["id"], "succeeded")]
     return await scene.round(payment["id"], events, ("confirmed", 1, 1), "nothing-to-capture", "payment-in-progress")
 
 
@@ -48,7 +51,7 @@ async def storm_of_a_lapse(arena: Arena, dice: random.Random) -> Round:
     scene = await _Scene.open(arena, dice)
     payment = await scene.hold()
     await arena.rows("SELECT sandbox.settle($1, false)", payment["id"])
-    events = [(payment["id"], "authorized"), (payment["id"], "voided")]
+    events: Events = [(payment["id"], "authorized"), (payment["id"], "voided")]
     return await scene.round(payment["id"], events, ("cancelled", 0, 1))
 
 
@@ -78,10 +81,8 @@ class _Scene:
         body = {"orderId": self.order["id"], "provider": "sandbox", "paymentMethod": "card_ok"}
         return await self.arena.good("POST", "/payments", by=self.buyer, body=body, at=self.arena.holding)
 
-    async def round(
-        self, payment: str, events: Sequence[tuple[str, str]], end: tuple[str, int, int], *expected: str
-    ) -> Round:
-        """`events` as (payment, status); `end`: status, how often it is taken, how often it was confirmed."""
+    async def round(self, payment: str, events: Events, end: tuple[str, int, int], *expected: str) -> Round:
+        """`end`: status, how often it is taken, how often it was confirmed."""
         arena, dice = self.arena, self.dice
         for number, (reference, status) in enumerate(events):
             (charge,) = await arena.rows("SELECT id FROM sandbox.charges WHERE reference = $1", reference)

@@ -80,7 +80,7 @@ async def test_what_nobody_waits_for_may_take_longer_than_a_call(
     pg = Postgres(servers["postgres"])
     long = "SELECT 1 FROM pg_sleep(1.5)"
 
-    async def read(ask: Callable[[Read], Awaitable[Any]]) -> Any:
+    async def patiently(ask: Callable[[Read], Awaitable[Any]]) -> Any:
         async with pg.read(60) as read:
             return await ask(read)
 
@@ -89,7 +89,7 @@ async def test_what_nobody_waits_for_may_take_longer_than_a_call(
             return await tx.execute(long)
 
     asked = (lambda read: read.fetch(long), lambda read: read.fetchrow(long), lambda read: read.fetchval(long))
-    rows, row, value, done = await asyncio.gather(*map(read, asked), execute())
+    rows, row, value, done = await asyncio.gather(*map(patiently, asked), execute())
     assert ([*map(tuple, rows)], tuple(row), value, done) == ([(1,)], (1,), 1, "SELECT 1")
     with pytest.raises(StoreUnavailable):
         async with pg.read() as read:
@@ -241,7 +241,7 @@ async def test_of_two_who_wait_for_each_other_one_is_asked_to_come_again(pg: Pos
             await tx.execute("UPDATE fought_over SET qty = qty + 1 WHERE sku = $1", second)
 
     ends = await asyncio.gather(take("A", "B"), take("B", "A"), return_exceptions=True)
-    assert sorted(type(end) for end in ends if end is not None) == [StoreUnavailable]
+    assert [type(end) for end in ends if end is not None] == [StoreUnavailable]
     async with pg.read() as read:
         assert await read.fetchval("SELECT sum(qty) FROM fought_over") == 2
 

@@ -188,14 +188,14 @@ async def test_a_replica_that_hangs_holds_no_report_for_long(till: Till, pair: P
 
 
 async def test_when_neither_answers_that_is_said() -> None:
-    nobody = [Postgres("postgresql://nobody@127.0.0.1:1/none", size=1) for _ in range(2)]
+    primary, replica = (Postgres("postgresql://nobody@127.0.0.1:1/none", size=1) for _ in range(2))
 
     async def ask(read: Read) -> None:
         raise AssertionError("nobody is there")
 
     with pytest.raises(StoreUnavailable):
-        await report(*nobody, ask)
-    for each in nobody:
+        await report(primary, replica, ask)
+    for each in (primary, replica):
         await each.close()
 
 

@@ -73,8 +73,8 @@ async def test_what_is_offered_of_a_part_is_said_to_be_that_and_nothing_misspelt
 ) -> None:
     """Perhaps the other part has what begins as typed."""
     for typed, whole in (("think", ["laptop-001"]), ("thonkpad", ["laptop-001"])):
-        offered = await search.suggest(engine, shelf, typed, 10, NOW)
-        assert ([one["slug"] for one in offered[0]], offered[1]) == (whole, True)
+        offered, whole_index = await search.suggest(engine, shelf, typed, 10, NOW)
+        assert ([one["slug"] for one in offered], whole_index) == (whole, True)
     offered, whole_index = await search.suggest(hurt, shelf, "think", 10, NOW)
     assert ([one["slug"] for one in offered], whole_index) == (["laptop-001"], False)
     assert await search.suggest(hurt, shelf, "thonkpad", 10, NOW) == ([], False)

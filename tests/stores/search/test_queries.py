@@ -302,7 +302,7 @@ async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
     assert await skus("thinkpad", "id-LAPTOP-001") == ["LAPTOP-001"]  # found by its own words, so by no others
 
 
-async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float, list[Reason]]]:
+async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float | None, list[Reason]]]:
     """By SKU the score and the reasons."""
     found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, Told(Ruling(**said)))
     return {hit["_source"]["sku"]: (hit["_score"], hit["_why"]) for hit in found.hits}
@@ -679,7 +679,7 @@ async def test_pages_of_equals_hold_each_once(ask: Asker, engine: SearchEngine, 
     await search.put(engine, shelf.search_alias, 8, many)
     await engine.refresh(shelf.search_alias)
     for sort in ("relevance", "price", "-rating", "-newest"):
-        wanted = Wanted(q="mug", category=("mugs",), sort=sort, size=7)  # type: ignore[arg-type]
+        wanted = Wanted(q="mug", category=("mugs",), sort=sort, size=7)
         skus = []
         for page in range(1, 6):
             found = await search.find(engine, shelf, replace(wanted, page=page), NOW)

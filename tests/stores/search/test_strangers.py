@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ OPENSEARCH = '{"version": {"number": "2.19.6", "distribution": "opensearch"}}'
 ELASTICSEARCH = '{"version": {"number": "8.19.21"}}'
 FOUND = '{"_shards": {"total": 1, "successful": 1, "failed": 0}, "hits": {"hits": []}}'
 JSON = "application/json"
-EVERYTHING = {"query": {"match_all": {}}}
+EVERYTHING: dict[str, Any] = {"query": {"match_all": {}}}
 # Status, kind, body; and whether the engine itself signs it, as Elasticsearch does.
 Page = tuple[str, str, str, bool]
 
