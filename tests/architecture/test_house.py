@@ -201,7 +201,7 @@ OF_ITS_OWN = {
     "retail": {
         "console.py", "dataset.py", "naming.py", "replay.py", "report.py", "shelves.py", "verify.py",
     },
-    "search": {"cache.py", "query.py", "words.py"},
+    "search": {"cache.py", "clauses.py", "facets.py", "query.py", "why.py", "words.py"},
     "sync": {
         "changes.py", "compare.py", "consumers.py", "freshness.py", "leases.py", "metrics.py", "products.py",
         "reindex.py", "relay.py", "tasks.py", "worker.py",

@@ -13,7 +13,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
-from quartet.search import query, words
+from quartet.search import facets, query, why, words
 from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
 from quartet.search.query import Reading, Told
 from quartet.stores.files import json_file
@@ -301,7 +301,7 @@ async def find(
     hits = found["hits"]["hits"]
     if wanted.explain:
         for hit in hits:
-            hit["_why"] = query.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
+            hit["_why"] = why.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
     total = found["hits"]["total"]["value"] + len(told.seen)
     offered = None
     if tier is not Tier.EXACT:
@@ -309,7 +309,7 @@ async def find(
     return Found(
         total=total,
         hits=hits,
-        facets=query.read_facets(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
+        facets=facets.read(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
         partial=is_partial(found),
@@ -367,7 +367,7 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
     shelf = shelves.below([slug])
     others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
     numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
-    found = await search.search(alias, query.numbers(shelf, now))
+    found = await search.search(alias, facets.numbers(shelf, now))
     values: dict[str, dict[float, int]] = {name: {} for name in numbers}
     for bucket in found["aggregations"]["attrs"]["buckets"]:
         name, value = read_token(bucket["key"])

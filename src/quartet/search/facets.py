@@ -1,0 +1,175 @@
+"""Facets: what is counted beside a search, and the counts read. What costs is asked for on the first page alone."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from quartet.search.clauses import all_of, in_band, published, tokens_asked
+from quartet.search.model import (
+    Band,
+    Bucket,
+    Facets,
+    NumberBand,
+    Shelves,
+    View,
+    Wanted,
+    as_typed,
+    attr_facets,
+    read_token,
+    readings,
+    token,
+)
+from quartet.stores.files import json_file
+
+Json = dict[str, Any]
+
+AGGS: Json = json_file(__file__, "facets.json")
+NONE: Json = {"buckets": []}
+# Of attributes in a category in view.
+MOST_VALUES = 5_000
+# An engine refuses longer ones.
+LONGEST_EXPRESSION = 1_000
+
+
+def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: View | None) -> Json:
+    """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
+    field = wanted.attrs_field
+    lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
+    groups = {
+        "category": {"category": AGGS["category"]},
+        "brand": {"brand": AGGS["brand"], **_ticked("brand", wanted.brand)},
+        "price": {"price": AGGS["price"], "min": lowest, "max": highest},
+        "attrs": {"attrs": _values_of(field, **_but_in_bands(view))},
+        # An attribute that is filtered by is counted by itself, without its own filter.
+        **{
+            f"attrs.{one.name}": {
+                "attrs": _values_of(field, **_of_one(view, one.name)),
+                **_ticked(field, tokens_asked(one)),
+            }
+            for one in wanted.attrs
+        },
+    }
+    for name, edges in (view.edges if view else {}).items():
+        bands = {str(n): in_band(field, name, low, high) for n, (low, high) in enumerate(pairwise(edges))}
+        groups[f"bands.{name}"] = {"bands": {"filters": {"filters": bands}}}
+    return {key: agg for name, held in groups.items() for key, agg in _under(filters, name, held).items()}
+
+
+def _values_of(field: str, **which: Any) -> Json:
+    return {"terms": {**AGGS["attrs"]["terms"], "field": field, **which}}
+
+
+def _but_in_bands(view: View | None) -> Json:
+    """All attributes of a category in view; what is counted in bands has so many values that it could leave the others
+    no room."""
+    if view is None:
+        return {}
+    banded = f"({'|'.join(map(_literally, view.edges))})=.*"
+    return {"size": MOST_VALUES, **({"exclude": banded} if view.edges and len(banded) <= LONGEST_EXPRESSION else {})}
+
+
+def _of_one(view: View | None, name: str) -> Json:
+    """An attribute of a category in view, by itself; of any other a shopper may have made up the name."""
+    return {"include": f"{_literally(name)}=.*"} if view and name in view.others else {}
+
+
+def _literally(name: str) -> str:
+    return re.sub(r"\W", r"\\\g<0>", name)
+
+
+def _ticked(field: str, values: Sequence[str]) -> Json:
+    """Counts what is filtered by as well, however few products have it."""
+    if not values:
+        return {}
+    return {"ticked": {"terms": {"field": field, "include": list(values), "size": len(values)}}}
+
+
+def _under(filters: Mapping[str, Json], name: str, counted: Json) -> Json:
+    """What is counted of one facet, under the filters of all others. Where there are none nothing is put around it: an
+    aggregation that keeps nothing out would be asked of each product all the same."""
+    own = name.replace("bands.", "attrs.")
+    others = [clause for other, clause in filters.items() if other != own]
+    if others:
+        return {f"all of {name}": {"filter": all_of(others), "aggs": counted}}
+    return {f"{part} of {name}": agg for part, agg in counted.items()}
+
+
+def _by_facet(aggregations: Mapping[str, Any]) -> dict[str, Json]:
+    """What was counted, by facet and then by part, as `_under` asked for it."""
+    found: dict[str, Json] = {}
+    for key, counted in aggregations.items():
+        part, _, name = key.partition(" of ")
+        if name:
+            found.setdefault(name, {}).update(counted if part == "all" else {part: counted})
+    return found
+
+
+def read(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
+    """The facets of an answer; with a category in view its attributes and no other. What is ticked is in its facet, so
+    that it can be unticked, though no product has it."""
+    by_name = _by_facet(aggregations)
+    price = by_name["price"]
+    shown = view.others if view else None
+    attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"]["attrs"], shown)}
+    for name, found in by_name.items():
+        own = name.removeprefix("attrs.")
+        if own != name and (shown is None or own in shown) and (values := _values(found, own, wanted)):
+            attrs[own] = values
+    if view is not None:
+        attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges, wanted))}
+    return Facets(
+        category=shelves.with_parents(_buckets(by_name["category"]["category"])),
+        brand=_brands(by_name["brand"], wanted),
+        price=[
+            Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
+            for b in price["price"]["buckets"]
+        ],
+        attrs=attrs,
+        min_price=_cents(price["min"]["value"]),
+        max_price=_cents(price["max"]["value"]),
+    )
+
+
+def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted: Wanted) -> list[NumberBand]:
+    """Those that have any product, or are ticked."""
+    counted = by_name[f"bands.{name}"]["bands"]["buckets"]
+    ticked = [band for one in wanted.attrs if one.name == name for band in one.bands]
+    bands = [NumberBand(low, high, counted[str(n)]["doc_count"]) for n, (low, high) in enumerate(pairwise(edges))]
+    return [band for band in bands if band.count or (band.low, band.high) in ticked]
+
+
+def numbers(shelf: Sequence[str], now: datetime) -> Json:
+    """All attributes' values in these categories, to draw bands of."""
+    here = all_of([published(now), {"terms": {"category": list(shelf)}}])
+    return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
+
+
+def _attrs(aggregated: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
+    return attr_facets(((b["key"], b["doc_count"]) for b in aggregated["buckets"]), names)
+
+
+def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
+    counted = dict.fromkeys(_buckets(found["brand"]) + _buckets(found.get("ticked", NONE)))
+    named = {bucket.key for bucket in counted}
+    return [*counted, *(Bucket(brand, 0) for brand in dict.fromkeys(wanted.brand) if brand not in named)]
+
+
+def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
+    """Of an attribute that is filtered by."""
+    of_all, ticked = (_attrs(part, [name]).get(name, []) for part in (found["attrs"], found.get("ticked", NONE)))
+    known = {as_typed(bucket.key) for bucket in of_all}
+    counted = of_all + [bucket for bucket in ticked if as_typed(bucket.key) not in known]
+    named = {token(name, bucket.key) for bucket in counted}
+    asked = dict.fromkeys(text for one in wanted.attrs if one.name == name for text in one.values)
+    missed = (readings(name, text) for text in asked)
+    return [*counted, *(Bucket(read_token(read[-1])[1], 0) for read in missed if named.isdisjoint(read))]
+
+
+def _buckets(aggregated: Mapping[str, Any]) -> list[Bucket]:
+    return [Bucket(bucket["key"], bucket["doc_count"]) for bucket in aggregated["buckets"]]
+
+
+def _cents(bound: float | None) -> int | None:
+    return None if bound is None else int(bound)
