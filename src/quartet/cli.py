@@ -40,8 +40,8 @@ IDLE_SECONDS = 30
 # What is under way when it is told to stop may take so long.
 LEAVING_SECONDS = 10
 
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Where `quartet up` keeps local servers' data.")]
-StoreUrl = Annotated[str | None, typer.Option(help="A store of your own; unset, a local server is started.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder where `quartet up` keeps local servers' data.")]
+StoreUrl = Annotated[str | None, typer.Option(help="URL of your own server; without it a local one is started.")]
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def up(
     redis_url: StoreUrl = None,
     search_url: StoreUrl = None,
 ) -> None:
-    """The whole shop on this machine: a local server for every store without a URL, API and sync worker."""
+    """Runs the whole shop on this machine: a local server for every store without a URL, API and sync worker."""
     from rich.console import Console
 
     from quartet import supervise
@@ -180,7 +180,7 @@ def doctor(
     data: DataFolder = None,
     port: Annotated[int | None, typer.Option(help="Port the API would listen on.")] = None,
 ) -> None:
-    """What this machine has for `quartet up`, and what to do about what it lacks."""
+    """Checks this machine and the configured stores, and says how to fix what is missing or wrong."""
     from rich.console import Console
 
     from quartet.doctor import examine, show
@@ -195,7 +195,7 @@ def serve(
     rooms: Annotated[str, typer.Option(help="Only these rooms of the API, such as `search,catalog`.")] = "",
     data: DataFolder = None,
 ) -> None:
-    """The API, over stores that are running already."""
+    """Runs the API, on stores that are already running."""
     import uvicorn
 
     from quartet.gateway import ROOMS, create_app
@@ -241,7 +241,7 @@ def tour(
     data: DataFolder = None,
     url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
 ) -> None:
-    """Walks checkout, search and administration through the running shop; fails when a step is not as promised."""
+    """Walks through checkout, search and administration in the running shop; fails if a step goes wrong."""
     from rich.console import Console
 
     from quartet.demo import kept_logins, walk_tour
@@ -256,13 +256,15 @@ def tour(
 
 @app.command()
 def check(
-    repair: Annotated[bool, typer.Option("--repair", help="Mend copies, search and cache where they differ.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair copies, search and cache where they differ.")
+    ] = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="Read every product, not only those whose fingerprints differ.")
     ] = False,
     data: DataFolder = None,
 ) -> None:
-    """Compares the stores with one another and with their rules; names every violation, and fails if one is left."""
+    """Compares the stores with one another and with their own rules; reports every violation, fails if one is left."""
     asyncio.run(_check(settings_of(data), repair=repair, whole=whole))
 
 
@@ -286,7 +288,7 @@ def reconcile(
     provider: Annotated[str | None, typer.Option(help="Only this provider; else all that are on.")] = None,
     data: DataFolder = None,
 ) -> None:
-    """Compares the payment providers' books with ours, day by day; names every difference, fails if there is one.
+    """Compares the payment providers' books with ours, day by day; reports every difference, fails if there is one.
     Without a day: yesterday, and once more the days 3, 7, 14, 30, 60 and 120 back, since much turns out later."""
     if day is not None and (since is not None or until is not None):
         raise ValueError("--day and --from, --to exclude one another")
@@ -324,14 +326,17 @@ async def _reconcile(shop: Shop, days: list[date] | None, only: str | None) -> N
 @app.command("import")
 def import_(
     file: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="The file, CSV or .xz; else the one shipped.")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="The file, CSV or .xz; by default the one shipped."),
     ] = None,
-    month: Annotated[str | None, typer.Option(help="One month of it, such as 2010-12.")] = None,
-    all_months: Annotated[bool, typer.Option("--all", help="The whole file, as without --month.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Then hold the books to the file, to the penny.")] = False,
+    month: Annotated[str | None, typer.Option(help="Only this month, such as 2010-12.")] = None,
+    all_months: Annotated[bool, typer.Option("--all", help="The whole file (the default).")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Then compare the books with the file, to the penny.")
+    ] = False,
     data: DataFolder = None,
 ) -> None:
-    """A real retailer's year as the shop's history: products, stock, customers, orders, refunds, credits."""
+    """Imports a real retailer's year as the shop's history: products, stock, customers, orders, refunds, credits."""
     if month and all_months:
         raise ValueError("--month and --all exclude one another")
     from rich.console import Console
@@ -351,11 +356,11 @@ def replay(
     baskets: Annotated[int, typer.Option(min=1, help="How many baskets to buy.")] = 100,
     buyers: Annotated[int, typer.Option(min=1, max=1000, help="How many shoppers buy at once.")] = 8,
     url: Annotated[str | None, typer.Option(help="The running shop; else the one of the data folder.")] = None,
-    month: Annotated[str, typer.Option(help="Which month's baskets: one that is imported.")] = DEMO_MONTH,
-    seed: Annotated[int, typer.Option(help="Draws the baskets; the same seed, the same baskets.")] = 1,
+    month: Annotated[str, typer.Option(help="The month of the baskets; it has to be imported already.")] = DEMO_MONTH,
+    seed: Annotated[int, typer.Option(help="Random seed: the same seed draws the same baskets.")] = 1,
     data: DataFolder = None,
 ) -> None:
-    """Buys real baskets of the retailer's through HTTP at today's prices, then runs the check."""
+    """Buys the retailer's real baskets over HTTP at today's prices, then runs `check`."""
     from rich.console import Console
 
     from quartet import retail
@@ -378,9 +383,9 @@ def replay(
 def worker(
     data: DataFolder = None,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for Prometheus' metrics; 0 for none.")] = 0,
-    metrics_host: Annotated[str, typer.Option(help="Address that they are told at.")] = "127.0.0.1",
+    metrics_host: Annotated[str, typer.Option(help="Address to listen on for metrics.")] = "127.0.0.1",
 ) -> None:
-    """The sync worker, over stores that are running already; any number of them share the work."""
+    """Runs the sync worker, on stores that are already running; any number of workers share the work."""
     from prometheus_client import start_http_server
     from uvicorn.loops.auto import auto_loop_factory
 
@@ -409,13 +414,11 @@ async def _worker(settings: Settings) -> None:
 
 @app.command()
 def reindex(
-    back: Annotated[
-        bool, typer.Option("--back", help="To the index that was live before, brought up to date.")
-    ] = False,
+    back: Annotated[bool, typer.Option("--back", help="Go back to the previous index, brought up to date.")] = False,
     data: DataFolder = None,
 ) -> None:
-    """Builds the search index anew beside the live one, then puts it in its place; searches go on meanwhile. One that
-    was cut short goes on where it was."""
+    """Rebuilds the search index beside the live one, then swaps them; searches go on meanwhile. A rebuild that was
+    interrupted resumes where it stopped."""
     in_shop(data, lambda shop: _reindex(shop, back=back))
 
 
@@ -452,7 +455,7 @@ async def _watch_rebuild(shop: Shop, progress: "Progress", line: "TaskID") -> No
         await asyncio.sleep(0.5)
 
 
-dead_letters = typer.Typer(no_args_is_help=True, help="What could not be carried out of the outbox or to search.")
+dead_letters = typer.Typer(no_args_is_help=True, help="Dead letters: events and products that could not be processed.")
 app.add_typer(dead_letters, name="dead-letters")
 
 
@@ -460,7 +463,7 @@ app.add_typer(dead_letters, name="dead-letters")
 def list_dead_letters(
     data: DataFolder = None, limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20
 ) -> None:
-    """Shows them, each with its reason."""
+    """Shows dead letters, each with its error."""
     from quartet import sync
 
     letters = in_shop(data, lambda shop: sync.dead_letters(shop, limit))
@@ -474,7 +477,7 @@ def list_dead_letters(
 
 @dead_letters.command("replay")
 def replay_dead_letters(data: DataFolder = None) -> None:
-    """Tries them once more, the oldest 500 of each kind."""
+    """Retries dead letters, the oldest 500 of each kind."""
     from quartet import sync
 
     taken_up = in_shop(data, lambda shop: sync.replay_dead_letters(shop, actor="command line"))
@@ -483,7 +486,7 @@ def replay_dead_letters(data: DataFolder = None) -> None:
 
 @dead_letters.command("drop")
 def drop_dead_letter(id_: Annotated[int, typer.Argument(metavar="ID")], data: DataFolder = None) -> None:
-    """Gives one up for good."""
+    """Deletes a dead letter for good."""
     from quartet import sync
 
     letter = in_shop(data, lambda shop: sync.drop_dead_letter(shop, id_, actor="command line"))
@@ -496,7 +499,7 @@ app.add_typer(boards, name="leaderboard")
 
 @boards.command("rebuild")
 def rebuild_boards(data: DataFolder = None) -> None:
-    """Makes today's and this week's board anew from orders and from what staff gave; both stay in use meanwhile."""
+    """Rebuilds today's and this week's board from orders and from staff's points; both stay in use meanwhile."""
     from quartet import leaderboard
 
     made = in_shop(data, lambda shop: leaderboard.rebuild(shop, actor="command line"))
@@ -513,11 +516,11 @@ class Role(StrEnum):
 
 @app.command()
 def roles(
-    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Whose.")],
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The account's e-mail address.")],
     given: Annotated[list[Role] | None, typer.Argument(metavar="[staff] [admin] | none")] = None,
     data: DataFolder = None,
 ) -> None:
-    """Gives an account these roles in place of those it has, or shows them. So the first admin of a shop is made."""
+    """Replaces an account's roles, or shows them. Creates the first admin of a shop."""
     if given and Role.NONE in given and len(given) > 1:
         raise ValueError("`none` goes with no other role")
     from quartet import access
@@ -537,7 +540,7 @@ BackupFolder = Annotated[Path, typer.Argument(metavar="FOLDER")]
 
 @app.command()
 def backup(folder: BackupFolder, data: DataFolder = None) -> None:
-    """Copies users, stock, orders, payments and the catalog into a new folder; the shop goes on meanwhile."""
+    """Backs up users, stock, orders, payments and the catalog into a new folder; the shop stays open meanwhile."""
     asyncio.run(_backup(settings_of(data), folder))
 
 
@@ -553,11 +556,11 @@ async def _backup(settings: Settings, folder: Path) -> None:
 def restore(
     folder: BackupFolder,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Though the shop is not empty: what it has is lost.")
+        bool, typer.Option("--replace", help="Overwrite a shop that is not empty: its data is lost.")
     ] = False,
     data: DataFolder = None,
 ) -> None:
-    """Puts back what `quartet backup` wrote, into an empty shop; then the worker builds search anew."""
+    """Restores what `quartet backup` wrote, into an empty shop; then a worker rebuilds the search index."""
     asyncio.run(_restore(settings_of(data), folder, replace=replace))
 
 
@@ -585,7 +588,7 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 
 @app.command()
 def migrate(data: DataFolder = None) -> None:
-    """Brings the stores' schemas up to date: tables, collections, indexes."""
+    """Brings the stores' schemas up to date: tables, collections, indexes. Safe to repeat."""
     applied = in_shop(data, partial(prepare, later=True), open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
