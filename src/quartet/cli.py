@@ -589,34 +589,39 @@ def _tell(what: str, documents: Mapping[str, int]) -> None:
 @app.command()
 def migrate(data: DataFolder = None) -> None:
     """Brings the stores' schemas up to date: tables, collections, indexes. Safe to repeat."""
-    applied = in_shop(data, partial(prepare, later=True), open_shop)
+    away: list[StoreUnavailable] = []
+    applied = in_shop(data, partial(prepare, away=away), open_shop)
     for name in applied or ():
         typer.echo(f"applied {name}")
-    left = "the stores are of a newer version, and are left as they are"
-    typer.echo("the stores are up to date" if applied is not None else left)
+    for store in away:
+        typer.echo(f"{trouble(store)}: a worker brings it up to date once it does", err=True)
+    if applied is None:
+        typer.echo("the stores are of a newer version, and are left as they are")
+    elif not away:
+        typer.echo("the stores are up to date")
 
 
-async def prepare(shop: Shop, *, later: bool = False) -> list[str] | None:
-    """Tables, collections and the search index; answers the migrations applied. Idempotent. None where they are of a
-    newer version: they are left as they are, but that there is an index where one in memory is gone. `later`: what is
-    not PostgreSQL's is left to a worker where its store is away."""
+async def prepare(shop: Shop, *, away: list[StoreUnavailable] | None = None) -> list[str] | None:
+    """Tables, collections and the search index; returns the migrations applied. Idempotent. None if the stores are of a
+    newer version: they are left as they are, except that a missing index (an engine in memory) is created. `away`:
+    takes the outages of MongoDB and search, which otherwise are raised; a worker does later what they left undone."""
     from quartet import catalog, search
     from quartet.stores.migrate import migrate as migrate_postgres
 
     applied = await migrate_postgres(shop.stores.pg)
     if applied is not None:
-        await _made("collections", catalog.prepare(shop.stores.mongo), later=later)
-    await _made("index", search.prepare(shop.stores.search, shop.settings), later=later)
+        await _unless_away(catalog.prepare(shop.stores.mongo), away)
+    await _unless_away(search.prepare(shop.stores.search, shop.settings), away)
     return applied
 
 
-async def _made(what: str, making: Awaitable[None], *, later: bool) -> None:
+async def _unless_away(making: Awaitable[None], away: list[StoreUnavailable] | None) -> None:
     try:
         await making
-    except StoreUnavailable as away:  # else what works without it would not come up either
-        if not later or away.is_unauthorized:
+    except StoreUnavailable as outage:
+        if away is None or outage.is_unauthorized:
             raise
-        typer.echo(f"{trouble(away)}: a worker makes the {what} once it does", err=True)
+        away.append(outage)
 
 
 if __name__ == "__main__":

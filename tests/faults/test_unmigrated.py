@@ -22,6 +22,7 @@ from quartet.stores import search as engines
 from quartet.stores.migrate import find, migrate
 from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.sync import worker
+from quartet.sync.store import NOBODYS
 from quartet.web.dependencies import Shop
 
 NUMBERED = sum("@" not in migration.version for migration in find())
@@ -92,7 +93,7 @@ async def test_while_search_is_away_the_rest_is_migrated_and_a_worker_makes_the_
     code, said = await _quartet(away, "migrate")
     assert code == 0
     assert said.splitlines()[-1].startswith("search does not answer right now: ")
-    assert said.endswith("(QUARTET_SEARCH_URL): a worker makes the index once it does\n")
+    assert said.endswith("(QUARTET_SEARCH_URL): a worker brings it up to date once it does\n")
     async with open_shop(settings) as shop:
         assert await shop.stores.search.alias_target(settings.search_alias) is None
         await worker.rebuild(shop)
@@ -103,7 +104,7 @@ async def test_while_mongodb_is_away_the_rest_is_migrated_and_a_worker_makes_the
     code, said = await _quartet(bare.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:1/x"}), "migrate")
     assert code == 0
     assert said.splitlines()[-1].startswith("mongodb does not answer right now")
-    assert said.endswith("(QUARTET_MONGODB_URL): a worker makes the collections once it does\n")
+    assert said.endswith("(QUARTET_MONGODB_URL): a worker brings it up to date once it does\n")
     await check_schema(bare)
     async with open_shop(bare) as shop:
         assert await shop.stores.search.alias_target(bare.search_alias) is not None
@@ -140,7 +141,27 @@ async def test_a_mongodb_that_does_not_let_us_in_is_no_outage_that_is_waited_out
     monkeypatch.setattr(Mongo, "ensure_collection", refuse)
     async with open_shop(settings) as shop:
         with pytest.raises(StoreUnavailable, match="not you: products"):
-            await prepare(shop, later=True)
+            await prepare(shop, away=[])
+
+
+async def test_a_worker_makes_the_collections_once_mongodb_lets_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, made = 0, asyncio.Event()
+
+    async def prepare(_: Mongo) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StoreUnavailable("mongodb", is_unauthorized=True)
+        made.set()
+
+    monkeypatch.setattr(catalog, "prepare", prepare)
+    monkeypatch.setattr(worker, "UNAUTHORIZED_SECONDS", 0)
+    async with open_shop(settings) as shop, asyncio.timeout(60):
+        loop = asyncio.ensure_future(worker.LOOPS["collections"](shop, NOBODYS))
+        await made.wait()
+        loop.cancel()
 
 
 async def test_a_wrong_password_of_search_is_no_outage_that_is_waited_out(settings: Settings) -> None:

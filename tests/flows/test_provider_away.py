@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ from stopped_clock import *  # noqa: F403 — its fixtures
 from stripes_place import KEY, SECRETS, SLOW, StripesPlace
 from till import Json, Till, look, order
 
-from quartet import audit, payments
+from quartet import audit, orders, payments
 from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
@@ -185,10 +185,10 @@ async def test_who_pays_while_a_provider_is_away_is_told_so_at_once_and_pays_by_
 
 
 async def test_what_costs_nothing_is_bought_while_its_provider_is_away(
-    shopper: httpx.AsyncClient, till: Till, stripe: StripesPlace, line: Line, providers: Any
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, stripe: StripesPlace, line: Line, providers: Any
 ) -> None:
     await till.stock("SAMPLE", 5, cents=0)
-    free, dear = await order(shopper, ("SAMPLE", 2)), await order(shopper, ("MUG", 1))
+    free, cut, dear = [await order(shopper, *lines) for lines in ([("SAMPLE", 2)], [("SAMPLE", 1)], [("MUG", 1)])]
     await line.break_at("unplugged")
     await pay(shopper, dear)
     await gone(providers["stripe"])
@@ -198,7 +198,13 @@ async def test_what_costs_nothing_is_bought_while_its_provider_is_away(
     assert (paid.status_code, paid.json()["status"], paid.json()["amountCents"]) == (201, "succeeded", 0)
     assert (await pay(shopper, free, key="click")).json() == paid.json()
     assert (await look(shopper, free["id"]))["status"] == "confirmed"
-    assert await till.shelf("SAMPLE") == (3, 0)
+    now = shop.clock.now()
+    async with shop.stores.pg.tx() as tx:  # and its process dies
+        buyer = (await orders.get(tx, UUID(cut["id"]))).user_id
+        await payments.start(tx, UUID(cut["id"]), buyer, "stripe", now=now, ask=now)
+    await recover(shop, providers)
+    assert (await look(shopper, cut["id"]))["status"] == "confirmed"
+    assert await till.shelf("SAMPLE") == (2, 0)
     assert stripe.intents == {}
 
 

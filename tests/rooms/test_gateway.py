@@ -68,6 +68,8 @@ async def test_another_method_is_told_which_there_are(client: httpx.AsyncClient)
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"
     assert (await client.options("/nowhere")).status_code == 404
+    counted = (await client.get("/metrics")).text
+    assert 'quartet_http_requests_total{method="PUT",route="/health/live",status="405"}' in counted
 
 
 @pytest.mark.parametrize("path", ["/orders/claim", "/sync/dead-letters/replay"])

@@ -147,6 +147,7 @@ def test_what_was_asked_for_is_marked() -> None:
     assert Marker("14inch", loosely=False).whole("A 14-inch screen") == "A <em>14-inch</em> screen"
     assert Marker("15inch", loosely=False).whole('A 15.6" screen') == "A <em>15.6&quot;</em> screen"
     assert Marker("thinkpda", loosely=False).whole("ThinkPad") is None
+    assert Marker("waschmaschine", loosely=False).whole("Wasch\u00admaschine") == "<em>Wasch\u00admaschine</em>"
     assert Marker("thinkpda", loosely=True).whole("ThinkPad") == "<em>ThinkPad</em>"
     long = Marker("needle", loosely=False).part("hay " * 100 + "needle " + "hay " * 100)
     assert long is not None

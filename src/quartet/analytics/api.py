@@ -161,7 +161,7 @@ async def get_search_report(
     currency: CurrencyQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many queries.")] = 100,
 ) -> Response:
-    """What was searched for, and what became of it. The log behind it contains no personal data."""
+    """What was searched for, and what became of it. The log behind it does not say who searched."""
     since, before = span(start, end)
     currency = currency or shop.settings.currency
     found, as_of = await shop.stores.report(

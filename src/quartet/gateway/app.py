@@ -99,6 +99,7 @@ def _by_first_word(router: APIRouter) -> Callable[[Scope, Receive, Send], Corout
                     await route.handle(scope, receive, send)
                     return
             if same:
+                scope["route"] = same[0]  # what it is counted under
                 await same[0].handle(scope, receive, send)  # says that the method is not allowed
                 return
         await others(scope, receive, send)

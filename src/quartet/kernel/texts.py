@@ -7,7 +7,10 @@ from typing import Any
 # Letters that are letters of their own and not others with marks on them.
 _ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
 # Signs that nobody sees, which come along when a name is copied from a page: soft hyphens, joiners, marks of direction.
-_ALIKE |= dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), "")
+_UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), "")
+_ALIKE |= _UNSEEN
+# The same, for a class of characters in a pattern.
+UNSEEN = "".join(map(chr, _UNSEEN))
 
 
 def fold(text: str) -> str:
@@ -17,6 +20,11 @@ def fold(text: str) -> str:
     parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
     bare = "".join(letter for letter in unicodedata.normalize("NFKD", parts) if not unicodedata.combining(letter))
     return unicodedata.normalize("NFC", bare)
+
+
+def seen(text: str) -> str:
+    """The text without invisible characters."""
+    return text if text.isascii() else text.translate(_UNSEEN)
 
 
 def composed(value: Any) -> Any:

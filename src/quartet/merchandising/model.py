@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from quartet.kernel.texts import fold, measured
+from quartet.kernel.texts import fold, measured, seen
 
 # The header that an answer of search carries, and that a product's page may be asked for with.
 SEARCH_ID = "X-Search-Id"
@@ -158,7 +158,10 @@ def told(text: str, exact: bool) -> tuple[str, str | None]:
 
     >>> told("Café, for ann@example.com", True), told("4006381333931", True), told("4006381333931", False)
     (('cafe for …', 'café for …'), ('4006381333931', None), ('…', None))
+    >>> told("4929\N{SOFT HYPHEN}1234\N{SOFT HYPHEN}5678", False)
+    ('…', None)
     """
+    text = seen(text)  # else a soft hyphen would part a long number only until it is kept
     parts = [text] if exact and text.strip().isalnum() else _OWN.split(text)
     query, spelt = _masked(map(normalised, parts)), _masked(_tidy(part.casefold()) for part in parts)
     return query, spelt if spelt != query else None

@@ -19,14 +19,16 @@ SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_i
 -- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one
 -- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most; but to the moment
 -- in which an unpaid order expires, if that comes before: what was paid in time is to be known then. What is with
--- providers that are away ($3) stays due as it is, so that nothing is put off for as long as they were.
+-- providers that are away ($3) stays due as it is, so that nothing is put off for as long as they were; of what costs
+-- nothing no provider is asked.
 UPDATE payments
 SET asked = asked + 1,
     ask_at = least($1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12))),
                    (SELECT o.expires_at FROM orders o
                     WHERE o.id = payments.order_id AND o.status = 'pending' AND o.expires_at > $1))
 WHERE id IN (SELECT id FROM payments
-             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1 AND provider <> ALL ($3)
+             WHERE (status IN ('pending', 'authorized') OR due IS NOT NULL) AND ask_at <= $1
+               AND (provider <> ALL ($3) OR amount_cents = 0)
              ORDER BY ask_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 

@@ -49,7 +49,8 @@ def _mappings(settings: Settings) -> Json:
 
 
 def _kind(settings: Settings) -> str:
-    return hashlib.sha256(orjson.dumps([INDEX["settings"], _mappings(settings)])).hexdigest()[:16]
+    read = [INDEX["settings"], _mappings(settings), words.READING]
+    return hashlib.sha256(orjson.dumps(read)).hexdigest()[:16]
 
 
 async def prepare(search: SearchEngine, settings: Settings) -> None:

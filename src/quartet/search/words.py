@@ -13,13 +13,18 @@ from itertools import chain, pairwise, takewhile
 from operator import or_
 from typing import Any
 
-from quartet.kernel.texts import MEASURES, UNITS, fold, has_digit, joined, measure
+from quartet.kernel.texts import MEASURES, UNITS, UNSEEN, fold, has_digit, joined, measure
 
+# The version of how words are read. Raise it with every change, together with a migration (docs/extending.md), so that
+# the index is rebuilt.
+READING = 1
 # A query's cost grows with its words, each of which may be misspelt; people type three.
 MOST_WORDS = 16
 # Of so many words at most, any two may belong together.
 MOST_PARTED = 4
 _WORD = re.compile(r"\w+")
+# In a text that is shown it may have invisible characters within it.
+_SHOWN_WORD = re.compile(rf"\w+(?:[{UNSEEN}]+\w+)*")
 # Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
 _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
@@ -272,14 +277,14 @@ class Marker:
         if self._measures:
             yield from self._with_measures(text)
         elif self._words:
-            yield from (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
+            yield from (word.span() for word in _SHOWN_WORD.finditer(text) if self._hit(word[0]))
 
     def _with_measures(self, text: str) -> Iterator[tuple[int, int]]:
         """Measures may be two words, and have their own spelling. In the order of the text."""
         folded = fold(text)
         found = MEASURES.finditer(folded) if len(folded) == len(text) else iter(())
         measures = [m.span() for m in found if not self._measures.isdisjoint(measures_of(m[1], m[2], UNITS[m[3]]))]
-        words = (word.span() for word in _WORD.finditer(text) if self._hit(word[0]))
+        words = (word.span() for word in _SHOWN_WORD.finditer(text) if self._hit(word[0]))
         yield from merge(measures, ((a, b) for a, b in words if not any(c <= a < d for c, d in measures)))
 
 

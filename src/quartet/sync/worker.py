@@ -34,6 +34,7 @@ COUNT_TURNS = 60
 LONGEST_PAUSE = 5.0
 # Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
 AWAY_SECONDS = 1.0
+UNAUTHORIZED_SECONDS = 60.0
 STEADY_SECONDS = 60.0
 
 FAILURES = Counter("quartet_worker_failures", "Times a loop of the worker began anew.", ["loop"])
@@ -126,13 +127,17 @@ async def _lacks_index(shop: Shop) -> bool:
 
 
 async def _collections(shop: Shop, _: Lease) -> None:
-    try:
-        await make_collections(shop)
-    except StoreUnavailable as away:
-        if not away.is_unauthorized:
-            raise
-        log.warning("collections are left to `quartet migrate`", detail=away.detail)
-    await asyncio.Event().wait()
+    while True:
+        try:
+            await make_collections(shop)
+        except StoreUnavailable as away:
+            if not away.is_unauthorized:
+                raise
+            # Then `quartet migrate` has to, or the user that this process is to be does not exist yet.
+            log.warning("collections can't be made with this login", detail=away.detail)
+            await asyncio.sleep(UNAUTHORIZED_SECONDS)
+        else:
+            await asyncio.Event().wait()
 
 
 async def make_collections(shop: Shop) -> None:

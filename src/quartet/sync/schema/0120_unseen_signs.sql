@@ -1,0 +1,4 @@
+-- migrate:up
+
+-- Search reads words in another way: invisible characters are none.
+SELECT 1;
