@@ -19,9 +19,9 @@ MAKES_DO: dict[str, Callable[[httpx.Response], bool]] = {
     "`degraded`": lambda answer: answer.json()["degraded"] is True,
 }
 WAYS = {
-    "stopped": "the server is killed: nobody listens",
-    "paused": "the server is stopped with SIGSTOP: it keeps its connections and says nothing",
-    "cut": "the line breaks within what is being said, and whoever calls again is hung up on",
+    "stopped": "the server is killed, so connections are refused",
+    "paused": "the server is stopped with SIGSTOP: it keeps its connections and does not answer",
+    "cut": "connections break in the middle of an answer, and new ones are closed at once",
 }
 
 
