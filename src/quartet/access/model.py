@@ -78,7 +78,7 @@ class Entry:
 
 
 class LastAdmin(Conflict):
-    """The shop would be left without an administrator. Give somebody else the role first."""
+    """The shop would be left without an administrator. Give somebody else the role `admin` first."""
 
     slug, title = "last-admin", "The last administrator stays"
 

@@ -103,7 +103,8 @@ class RefreshRefused(Unauthenticated):
 
 class TooManyAttempts(TooManyRequests):
     """Too many wrong passwords, for this account or from your IP address. Wait for `Retry-After` seconds; until then no
-    password is checked, not even the right one. A link by POST /password-resets unlocks the account at once."""
+    password is checked, not even the right one. Setting a new password by a link from POST /password-resets unlocks the
+    account at once."""
 
     slug, title = "too-many-attempts", "Too many wrong passwords"
 
@@ -116,7 +117,8 @@ class VerificationGone(Problem):
 
 
 class ResetGone(Problem):
-    """The link was used or has expired. Request a new one with POST /password-resets."""
+    """The link was used, has expired, or was replaced by a newer one or by a change of password. Request a new one with
+    POST /password-resets."""
 
     slug, status, title = "reset-gone", 410, "This link is spent or has expired"
 

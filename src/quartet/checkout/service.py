@@ -122,7 +122,7 @@ async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines:
 
 
 async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
-    """The key's first answer, if there is one: at that time nothing was refused. Else raises the refusal."""
+    """The key's first answer, if there is one: the refusal may not have applied then. Else raises the refusal."""
     if key is None:
         raise refusal
     async with idempotency.transaction(shop, key) as slot:
@@ -424,7 +424,7 @@ async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment)
 
 
 async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id: UUID) -> Answer:
-    """The buyer is back from the provider's page: the provider is asked how the payment stands. Raises NotFound."""
+    """The buyer is back from the provider's page: looks up the payment's state there. Raises NotFound."""
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)
     if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
@@ -659,5 +659,5 @@ def _check_answers(providers: Providers, money: Payment | Refund) -> None:
 
 
 def ask_at(shop: Shop, now: datetime) -> datetime:
-    """The time by which a request that begins now has ended, one way or another."""
+    """The time by which a request that begins now has certainly ended."""
     return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN

@@ -1,4 +1,4 @@
-"""A row of inventory and of its ledger, and their error."""
+"""Rows of inventory and of its ledger, and the error for stock out of bounds."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -61,7 +61,8 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    """You are signed in, but your role does not allow this call; or your API key lacks the scope that `scope` names."""
+    """You are signed in, but your role does not allow this call; or your API key lacks the scope that `scope` names; or
+    the call is not open to API keys at all."""
 
     slug, status, title = "forbidden", 403, "Your role does not allow this"
 
@@ -104,7 +105,8 @@ class UnsupportedMediaType(Problem):
 
 
 class TooManyRequests(Problem):
-    """Too many requests in the last minute. Wait for `Retry-After` seconds."""
+    """Too many requests: more in a minute than allowed, too many searches at the same time, or too many verification
+    e-mails in an hour. Wait for `Retry-After` seconds."""
 
     slug, status, title = "too-many-requests", 429, "Too many requests"
 

@@ -202,8 +202,8 @@ class PaymentNotCaptured(Conflict):
 
 class PaymentContested(Conflict):
     """Somebody else has moved the money of this order's payment, `paymentId`, or claims it: `reason` is a `dispute` at
-    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look up at the
-    provider what became of it; then POST /payments/{id}/settle, and go on with what is left. Until then the order can't
-    be shipped, captured or refunded, so that nothing is refunded twice."""
+    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Find out at the provider
+    what became of it; then POST /payments/{id}/settle, and continue with what is left. Until then the order can't be
+    shipped, captured, refunded or cancelled, so that nothing is refunded twice."""
 
     slug, title = "payment-contested", "The payment is contested"

@@ -34,8 +34,8 @@ class PaymentRefundShape(Shape):
 
 class ContestShape(Shape):
     """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that exceeds what is
-    left; `providerRef` is the provider's name for it. Until `settledAt` the order can't be shipped, captured or
-    refunded."""
+    left; `providerRef` is the provider's id of it. Until `settledAt` the order can't be shipped, captured, refunded or
+    cancelled."""
 
     provider_ref: str
     reason: str
@@ -79,7 +79,7 @@ class RefundPartShape(Shape):
 
 
 class GivenBackShape(Shape):
-    """A refund; negative where the provider could not pay it out after all and the money was returned."""
+    """A refund; negative if the provider could not pay it out after all and the money was returned."""
 
     id: UUID
     at: datetime

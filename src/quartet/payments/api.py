@@ -1,4 +1,4 @@
-"""Routes of payments; paying itself is the checkout's."""
+"""Routes of payments; paying itself is in `checkout`."""
 
 from datetime import datetime
 from typing import Annotated

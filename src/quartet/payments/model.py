@@ -157,7 +157,7 @@ class GiveBack:
 class Outcome:
     """The state of a charge or refund at the provider. `provider_ref` is None until the provider has given it an id;
     `decline_code` goes with `failed` only, `redirect_url` with `pending`. `cents` and `currency` are the amount at the
-    provider, if it states one: if that is not ours, the charge is not either."""
+    provider, if it states one: another amount than ours means a charge that is not ours."""
 
     provider_ref: str | None
     status: Literal["pending", "authorized", "succeeded", "failed", "voided"]

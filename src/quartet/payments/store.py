@@ -269,7 +269,7 @@ async def known(read: Read, provider: str, refs: list[str]) -> dict[tuple[str, s
 
 
 def as_uuid(reference: str) -> UUID | None:
-    """None if a provider's text is no UUID."""
+    """The UUID in a provider's text; None if it is none."""
     try:
         return UUID(reference)
     except ValueError:

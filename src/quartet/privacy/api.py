@@ -20,7 +20,7 @@ router = APIRouter(prefix="/users/me", tags=["privacy"])
 
 
 class Goodbye(Body):
-    """An account without a password is deleted without one, within 15 minutes of signing in."""
+    """An account without a password is deleted without one, but only within 15 minutes of signing in."""
 
     password: Annotated[str, text(1024)] | None = None
 
