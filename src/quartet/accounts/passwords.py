@@ -87,8 +87,8 @@ _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
 
 
 class Turns:
-    """At most `hashers` passwords are hashed at a time while one more request gets ready, and at most `waiting`
-    requests queue before that, none of them for long."""
+    """At most `hashers` passwords are hashed at a time while one more request gets ready; at most `waiting` requests
+    wait, that one included, none of them for long."""
 
     def __init__(self, hashers: int, waiting: int) -> None:
         self._threads = _threads(hashers)

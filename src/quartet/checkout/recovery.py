@@ -24,7 +24,7 @@ _PATIENCE = 1.0
 # A charge that the provider does not know this long after the request's timeout was never sent.
 _NEVER_SENT = timedelta(minutes=2)
 # A payment without a provider's id is searched for page by page, among all payments of its minutes. Each page has the
-# timeout of one call, and all of them this one: what comes due meanwhile waits for the next sweep.
+# timeout of one call, and the whole search this one: what comes due meanwhile waits for the next sweep.
 _SEARCH = 60.0
 # A refund call has ended, with or without an answer, this long before another worker may make one.
 _LEASE_MARGIN = timedelta(seconds=5)

@@ -16,7 +16,7 @@ from quartet.stores.guard import Guard
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Concurrent calls of a process: those on the client's hundred connections, and those that wait for one.
 _PLACES = 300
-# Between two probes of a provider that is down: they count towards its rate limit.
+# Between two probes of a provider that is down, which may count them towards its rate limit.
 REST_SECONDS = 0.5
 
 
