@@ -24,7 +24,8 @@ _ADMIN = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 
 
 class NewKey(Body):
-    """`scopes` are a room's `read` or `write`. Without `expiresAt` the key is good until it is revoked."""
+    """`scopes` have the form `<room>:read` or `<room>:write`. Without `expiresAt` the key is valid until it is
+    revoked."""
 
     name: Annotated[str, words(100)]
     scopes: Annotated[
@@ -35,7 +36,7 @@ class NewKey(Body):
 
 
 class KeyShape(Shape):
-    """`prefix` is the key's beginning, by which to recognise it. `lastUsedAt` is exact to a minute."""
+    """`prefix` is the beginning of the key, to recognise it by. `lastUsedAt` is exact to a minute."""
 
     id: UUID
     name: str
@@ -55,21 +56,21 @@ class NewKeyShape(KeyShape):
 
 
 class RolesBody(Body):
-    """All of the roles; an empty list makes a plain customer."""
+    """All of the user's roles; an empty list makes a plain customer."""
 
     roles: Annotated[list[Literal["staff", "admin"]], Field(max_length=2)]
 
 
 class SubjectShape(Shape):
-    """What it was done to, such as kind `order`; `id` is an order's or user's id, a SKU, a slug."""
+    """What was changed: `kind` is such as `order`; `id` is an order's or user's id, a SKU, a slug."""
 
     kind: str
     id: str
 
 
 class EntryShape(Shape):
-    """`actor` is a user's id, or `key:` and an API key's id. An `action` that ends in `.failed` says that the change of
-    the entry before it failed."""
+    """`actor` is a user's id, or `key:` and an API key's id. An `action` that ends in `.failed` means that the change
+    recorded by the entry before it failed."""
 
     id: int
     at: datetime
@@ -83,14 +84,14 @@ class EntryShape(Shape):
 
 @router.post("/api-keys", status_code=201, response_model=NewKeyShape, responses=problems(*_ADMIN))
 async def create_key(shop: ShopDep, principal: Admin, body: NewKey) -> Response:
-    """Creates an API key for a program of the staff, sent as `Authorization: Bearer qk_…`. It is shown only here."""
+    """Creates an API key for a staff program, sent as `Authorization: Bearer qk_…`. The key is shown only here."""
     key, secret = await service.create_key(shop, principal, body.name, body.scopes, body.expires_at)
     return answer(NewKeyShape.model_validate({**vars(key), "key": secret}), 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/api-keys", response_model=Page[KeyShape], responses=problems(*_ADMIN))
 async def list_keys(shop: ShopDep, _: Admin, paging: Paging) -> Response:
-    """Newest first, including revoked ones."""
+    """API keys, newest first, including revoked ones."""
     before = shop.cursors.start(paging, "api-keys", None, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.keys(read, before=before, limit=paging.limit + 1)

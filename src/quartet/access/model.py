@@ -1,4 +1,4 @@
-"""Scopes of API keys, and what keys and entries of the audit log are."""
+"""The scopes of API keys, and the types of keys and audit log entries."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from uuid import UUID
 
 from quartet.kernel.errors import Conflict, Forbidden
 
-# The one table of scopes: by the first word of an address, the room whose `read` (GET) or `write` a key needs there.
+# The only table of scopes: by the first segment of a path, the room whose `read` (GET) or `write` scope a key needs
+# there.
 ROOMS = {
     "analytics": "analytics",
     "bestsellers": "catalog",
@@ -23,9 +24,9 @@ ROOMS = {
     "users": "users",
     "webhook-endpoints": "webhooks",
 }
-# Where anybody may, and so every key.
+# Open to anybody, and so to every key.
 OPEN = {"docs", "health", "images", "metrics", "openapi.json", "problems", "webhooks"}
-# What only people do: shoppers for themselves, admins with keys, roles and the audit log.
+# For people only: shoppers for themselves, admins with keys, roles and the audit log.
 PERSONAL = {"api-keys", "audit-log", "cart", "email-verifications", "password-resets", "sessions"}
 _PERSONAL_ROUTES = re.compile(
     r"POST /(users|orders|orders/claim|payments|products/[^/]+/reviews)|\w+ /users/(me(/.*)?|[^/]+/roles)"
@@ -37,7 +38,7 @@ SCOPES = frozenset(f"{room}:{what}" for room in ROOMS.values() for what in ("rea
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as its administrators see it; the key itself is not kept anywhere."""
+    """A key as shown to admins; the key itself is stored nowhere."""
 
     id: UUID
     name: str
@@ -52,7 +53,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class GoodKey:
-    """What the gateway has to know of a key that is good now."""
+    """What the gateway needs of a key that is valid now."""
 
     id: UUID
     scopes: frozenset[str]
@@ -62,8 +63,8 @@ class GoodKey:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something staff did: `actor` is a user's id, or `key:` and an API key's; `before` and `after` are as the act
-    knew them."""
+    """A change by staff: `actor` is a user's id, or `key:` and an API key's id; `before` and `after` are as recorded
+    with the change."""
 
     id: int
     at: datetime
@@ -77,14 +78,14 @@ class Entry:
 
 
 class LastAdmin(Conflict):
-    """The shop would be left without an administrator. Give somebody else the role first."""
+    """The shop would be left without an administrator. Give somebody else the role `admin` first."""
 
     slug, title = "last-admin", "The last administrator stays"
 
 
 def needed_scope(method: str, path: str) -> str | None:
-    """The scope an API key needs for this call; None where none is needed. Raises Forbidden for what is not for keys
-    at all, which is also every address that the table does not know."""
+    """The scope that an API key needs for this call; None if it needs none. Raises Forbidden for calls that keys can't
+    make, which include every path that the table does not list."""
     word = path.split("/", 2)[1] if path.startswith("/") else ""
     if word in OPEN:
         return None

@@ -24,12 +24,12 @@ log = structlog.get_logger("quartet.access")
 
 PREFIX = "qk_"
 _SHOWN = len(PREFIX) + 8
-# Longer than any process remembers that a key was good.
+# Longer than any process caches that a key was valid.
 _MARK_SECONDS = 60
 _USE_NOTED = timedelta(minutes=1)
-# Until when Redis knows of all that makes access tokens bad.
+# Holds the time up to which Redis knows everything that invalidates access tokens.
 _TOLD = "access:told"
-# A change may be seen only so long after the moment that it bears: transactions last, and clocks differ.
+# A change may become visible this much later than its own timestamp: transactions last, and clocks differ.
 _UNSEEN = timedelta(minutes=1)
 _AT_ONCE = 1000
 
@@ -37,7 +37,7 @@ _AT_ONCE = 1000
 async def create_key(
     shop: Shop, principal: Principal, name: str, scopes: Iterable[str], expires_at: datetime | None
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which nobody sees again. Raises Invalid naming `scopes` or `expiresAt`."""
+    """A new key and its text, which is never shown again. Raises Invalid naming `scopes` or `expiresAt`."""
     unknown = sorted(set(scopes) - SCOPES)
     if unknown:
         raise invalid("scopes", f"there is no scope {unknown[0]}; there are {', '.join(sorted(SCOPES))}")
@@ -55,8 +55,8 @@ async def create_key(
 
 
 async def revoke_key(shop: Shop, principal: Principal, key_id: UUID) -> None:
-    """At once in every process while Redis is up; without it as soon as they no longer remember it (seconds). Raises
-    NotFound."""
+    """Takes effect at once in every process while Redis is up; without it when they no longer cache the key (seconds).
+    Raises NotFound."""
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
         key = await store.revoke_key(tx, key_id, now)
@@ -69,19 +69,20 @@ async def revoke_key(shop: Shop, principal: Principal, key_id: UUID) -> None:
 
 
 async def tell_revoked(shop: Shop, key_ids: Iterable[UUID]) -> None:
-    """Every process learns it, while Redis is up."""
+    """Tells every process, while Redis is up."""
     for key_id in key_ids:
         await _tell(shop, "SET", limits.session_key(key_id, key_id), "ended", "EX", _MARK_SECONDS)
 
 
 async def good_key(shop: Shop, text: str) -> GoodKey | None:
-    """What PostgreSQL knows of a key now; None when it is not good."""
+    """The key as PostgreSQL has it; None if it is not valid now."""
     async with shop.stores.pg.read() as read:
         return await store.good_key(read, _digest(text), shop.clock.now())
 
 
 async def note_use(shop: Shop, key: GoodKey) -> None:
-    """For when nobody waits; a use that could not be noted is noted at the next."""
+    """Records a use of the key, at most once a minute; if PostgreSQL is down, the next use is recorded instead. Meant
+    to run when no caller waits."""
     now = shop.clock.now()
     if key.last_used_at is not None and key.last_used_at > now - _USE_NOTED:
         return
@@ -93,7 +94,7 @@ async def note_use(shop: Shop, key: GoodKey) -> None:
 
 
 async def of_address(shop: Shop, email: str) -> accounts.User:
-    """Whose address it is. Raises NotFound."""
+    """The user with this address. Raises NotFound."""
     async with shop.stores.pg.read() as read:
         found = await accounts.user_by_email(read, accounts.known_email(email))
     if found is None:
@@ -102,7 +103,8 @@ async def of_address(shop: Shop, email: str) -> accounts.User:
 
 
 async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: str) -> accounts.User:
-    """From now on: tokens that say otherwise are refused, and renewed ones say so. Raises NotFound, LastAdmin."""
+    """Takes effect at once: tokens with other roles are refused, and renewed ones have the new roles. Raises NotFound,
+    LastAdmin."""
     with an_admin_stays():
         async with shop.stores.pg.tx() as tx:
             found = await accounts.lock(tx, user_id)
@@ -120,7 +122,7 @@ async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: 
 
 @contextmanager
 def an_admin_stays() -> Iterator[None]:
-    """Around a transaction that takes roles away: raises LastAdmin where the database refuses."""
+    """Around a transaction that removes roles: raises LastAdmin if the database refuses."""
     try:
         yield
     except Violation as refusal:
@@ -130,14 +132,15 @@ def an_admin_stays() -> Iterator[None]:
 
 
 async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
-    """Every process asks PostgreSQL about tokens of this user that say otherwise, for as long as there can be any."""
+    """Makes every process check this user's tokens with other roles against PostgreSQL, for as long as there can be
+    any."""
     await _tell(shop, *_roles_mark(shop, user_id, roles))
 
 
 async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
-    """Tells Redis of the sessions that have ended and the roles that were changed since it was told last; or all
-    whose marks would still live where it does not know when that was, and for `all_of_it`. It was away, or has lost
-    what it held, or whoever ended a session died before he told. Raises StoreUnavailable."""
+    """Tells Redis of the sessions that have ended and the roles that were changed since it was last told; of all whose
+    marks would still be live, if it does not know when that was, or with `all_of_it`. Needed when Redis was down or has
+    lost data, or when a process died between ending a session and telling Redis. Raises StoreUnavailable."""
     now = shop.clock.now()
     since = now - timedelta(seconds=limits.mark_seconds(shop.settings.access_ttl))
     if not all_of_it and (told := await shop.stores.redis.call("GET", _TOLD)) is not None:
@@ -146,7 +149,7 @@ async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
         ended = await accounts.ended_since(read, since)
     await _tell_all(shop, [accounts.end_mark(shop, user, session) for user, session in ended])
     known: dict[UUID, frozenset[str]] = {}
-    while (changed := await _roles_since(shop, since)) != known:  # or else one just changed would be told as before
+    while (changed := await _roles_since(shop, since)) != known:  # until no role has changed meanwhile
         await _tell_all(shop, [_roles_mark(shop, user, roles) for user, roles in changed.items()])
         known = changed
     await shop.stores.redis.call("SET", _TOLD, now.isoformat(), "EX", shop.settings.access_ttl)
@@ -175,5 +178,5 @@ async def _tell(shop: Shop, *command: Arg) -> None:
 
 
 def _digest(text: str) -> bytes:
-    """Plain SHA-256 will do for 256 random bits."""
+    """Plain SHA-256 is enough for 256 random bits."""
     return hashlib.sha256(text.encode()).digest()

@@ -1,4 +1,4 @@
-"""API keys and the audit log in PostgreSQL; rooms write the log by `web.trail`."""
+"""API keys and the audit log in PostgreSQL; other packages write the log by `web.trail`."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ NEWEST = Before(datetime(9999, 12, 31, tzinfo=UTC), 2**63 - 1)
 
 
 class Filter(NamedTuple):
-    """What to look for; None: whatever it is. `subject` is its kind and its id."""
+    """What to look for; None matches anything. `subject` is its kind and id."""
 
     actor: str | None = None
     subject: tuple[str, str] | None = None
@@ -35,7 +35,7 @@ async def entries(
     read: Read, wanted: Filter, *, since: datetime, until: datetime, before: Before = NEWEST, limit: int
 ) -> list[Entry]:
     """Newest first."""
-    # An index is gone through from that entry on: to look only for an older time would pass all that came since.
+    # The index scan starts at this entry: a condition on the time alone would read all newer entries first.
     span = (*min(before, Before(until, 0)), since, until, limit)
     if wanted.subject is not None:
         rows = await read.fetch(q.entries_of_subject, *span, *wanted.subject, wanted.actor, wanted.action)
@@ -60,7 +60,7 @@ async def insert_key(
     by: UUID,
     expires_at: datetime | None,
 ) -> ApiKey:
-    """A new key, by the hash of it. Raises Unauthenticated where whoever makes it is gone."""
+    """Stores a new key by its hash. Raises Unauthenticated if its creator's account is gone."""
     row = await tx.fetchrow(q.insert_key, key_id, name, prefix, key_hash, sorted(scopes), now, by, expires_at)
     if row is None:
         raise Unauthenticated("this account is gone")
@@ -68,12 +68,12 @@ async def insert_key(
 
 
 async def keys(read: Read, *, before: UUID | None, limit: int) -> list[ApiKey]:
-    """Newest first, revoked ones too."""
+    """Newest first, including revoked ones."""
     return [ApiKey(**row) for row in await read.fetch(q.keys, before, limit)]
 
 
 async def good_key(read: Read, key_hash: bytes, now: datetime) -> GoodKey | None:
-    """None when it is unknown, revoked or has expired."""
+    """None if it is unknown, revoked or expired."""
     row = await read.fetchrow(q.good_key, key_hash, now)
     return GoodKey(row["id"], frozenset(row["scopes"]), row["expires_at"], row["last_used_at"]) if row else None
 
@@ -85,16 +85,16 @@ async def revoke_key(tx: Tx, key_id: UUID, now: datetime) -> ApiKey | None:
 
 
 async def note_use(tx: Tx, key_id: UUID, now: datetime) -> None:
-    """The key was used, unless that was noted within the last minute."""
+    """Records a use of the key, unless one was recorded within the last minute."""
     await tx.execute(q.note_use, key_id, now)
 
 
 async def person(read: Read, id_: UUID) -> UUID:
-    """Who stands behind the id of a principal: whoever made the key, if it is a key's, else the user whose it is."""
+    """The user behind a principal's id: of an API key's id the user who created the key, else the user with that id."""
     found: UUID = await read.fetchval(q.person, id_)
     return found
 
 
 async def forget(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
-    """Revokes the keys that the user made; answers which."""
+    """Revokes the keys that the user created; returns their ids."""
     return [row["id"] for row in await tx.fetch(q.forget, user_id, now)]

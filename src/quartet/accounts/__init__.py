@@ -1,7 +1,7 @@
-"""People: users, sessions, passwords, roles. Held in PostgreSQL.
+"""Accounts: users, sessions, passwords, roles. Stored in PostgreSQL.
 
-To make an account: `hashed = await hash_password(shop, password)` outside the transaction, then
-`await create_user(tx, email, hashed, display_name, roles=(…))`.
+To create an account: `hashed = await hash_password(shop, password)` outside the transaction, then `await
+create_user(tx, email, hashed, display_name, roles=(…))`.
 """
 
 from quartet.accounts.api import PersonShape, UserShape

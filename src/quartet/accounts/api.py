@@ -35,12 +35,13 @@ from quartet.web.shapes import Body, Bool, NoBody, Shape, Str, one_line, text, t
 router = APIRouter(tags=["accounts"])
 log = structlog.get_logger("quartet.accounts")
 
-# Wide enough for any address or password; what is good is decided by the rules in model.py, in words.
+# Wide enough for any address or password; the rules in model.py decide which are valid, and say why not.
 Email = Annotated[str, text(320), Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})]
 Password = Annotated[str, text(1024), Field(examples=["correct horse battery"])]
 FreshPassword = Annotated[str, text(LONGEST_PASSWORD, SHORTEST_PASSWORD), Field(examples=["correct horse battery"])]
 DisplayName = Annotated[str, trimmed(LONGEST_NAME), AfterValidator(one_line)]
-# Wide enough for an access token sent by mistake, which is no refresh token and said to be none.
+# Wide enough for an access token sent by mistake, so that it is refused for not being a refresh token, not for its
+# length.
 Token = Annotated[Str, Field(max_length=4096)]
 
 
@@ -51,13 +52,14 @@ class NewUser(Body):
 
 
 class UserPatch(Body):
-    """Members left out stay; null removes the name."""
+    """Omitted members stay unchanged; null removes the name."""
 
     display_name: DisplayName | None = None
 
 
 class Credentials(Body):
-    """`cookie`: for a page, which gets its session in a cookie that scripts cannot read, and no tokens."""
+    """`cookie`: for web pages. The session is put into a cookie that scripts cannot read, and no tokens are
+    returned."""
 
     email: Email
     password: Password
@@ -99,7 +101,7 @@ class PersonShape(Shape):
 
     @classmethod
     def of(cls, user: User) -> Self:
-        """This one."""
+        """The shape of this user."""
         return cls.model_validate({**vars(user), "roles": sorted(user.roles)})
 
 
@@ -110,7 +112,7 @@ class UserShape(PersonShape):
 
 
 class PageSessionShape(Shape):
-    """For pages: the session is in a cookie. `csrfToken`, also in the cookie `quartet_csrf`, goes along as
+    """For web pages: the session is in a cookie. `csrfToken`, also in the cookie `quartet_csrf`, has to be sent as
     `X-CSRF-Token` with every request that changes something."""
 
     csrf_token: str
@@ -118,7 +120,7 @@ class PageSessionShape(Shape):
 
 
 class SessionShape(Shape):
-    """A sign-in. `lastUsedAt`: when its tokens were last renewed; `network` an IPv4 /24 or IPv6 /48."""
+    """A session. `lastUsedAt`: when its tokens were last renewed; `network`: an IPv4 /24 or IPv6 /48."""
 
     id: UUID
     current: bool
@@ -130,7 +132,7 @@ class SessionShape(Shape):
 
 
 class TokenShape(Shape):
-    """`expiresIn` is the access token's life in seconds."""
+    """`expiresIn` is the access token's lifetime in seconds."""
 
     access_token: str
     refresh_token: str
@@ -143,7 +145,7 @@ def _user(user: User, status: int = 200) -> Response:
 
 
 def _page_session(shop: Shop, signed: SignedIn) -> Response:
-    """The refresh token is told to nobody: the cookie takes its place."""
+    """The refresh token is not sent: the cookie replaces it."""
     settings = shop.settings
     csrf = cookies.csrf_token(settings, signed.principal.session_id)
     shape = PageSessionShape(csrf_token=csrf, expires_in=settings.refresh_ttl)
@@ -177,7 +179,7 @@ def _tokens(signed: SignedIn) -> Response:
     responses=problems(EmailTaken, Invalid, Busy, TooManyRequests, StoreUnavailable),
 )
 async def sign_up(shop: ShopDep, body: NewUser) -> Response:
-    """Makes an account. The password needs 8 characters and must not be a common one."""
+    """Creates an account. The password needs 8 characters and must not be a common one."""
     return _user(await service.sign_up(shop, body.email, body.password, body.display_name), 201)
 
 
@@ -201,7 +203,7 @@ async def sign_in(
     if x_cart_token:
         try:
             await request.app.state.merge_cart(shop, x_cart_token, signed.principal.user_id)
-        except Exception:  # whatever it is, it must not keep somebody out; the cart merges when it is next looked at
+        except Exception:  # no failure here may prevent a sign-in; the cart is merged when it is next read
             log.exception("cart_not_merged", user=str(signed.principal.user_id))
     return _page_session(shop, signed) if body.cookie else _tokens(signed)
 
@@ -233,7 +235,7 @@ async def sign_out(shop: ShopDep, principal: Signed, _: NoBody = None) -> Respon
     responses=problems(Unauthenticated, Invalid, StoreUnavailable),
 )
 async def list_sessions(shop: ShopDep, principal: Signed, paging: Paging) -> Response:
-    """Where you are signed in, the newest sign-in first."""
+    """Your open sessions, newest first."""
     scope = f"sessions:{principal.user_id}"
     before = shop.cursors.start(paging, scope, None, UUID)
     found = await service.sessions(shop, principal, before, paging.limit + 1)
@@ -253,7 +255,7 @@ async def end_other_sessions(shop: ShopDep, principal: Signed, _: NoBody = None)
     "/users/me/sessions/{id}", status_code=204, responses=problems(NotFound, Unauthenticated, StoreUnavailable)
 )
 async def end_own_session(shop: ShopDep, principal: Signed, session_id: PathId, _: NoBody = None) -> Response:
-    """Ends that session: its tokens are no longer valid."""
+    """Ends one of your sessions: its tokens are no longer valid."""
     await service.end_own_session(shop, principal, session_id)
     return nothing()
 
@@ -332,6 +334,6 @@ async def ask_verification(shop: ShopDep, principal: Signed, _: NoBody = None) -
     "/email-verifications/{token}", status_code=204, responses=problems(VerificationGone, EmailTaken, StoreUnavailable)
 )
 async def verify_email(shop: ShopDep, token: MailedToken, _: NoBody = None) -> Response:
-    """Verifies an address with the token of the link. A new address becomes the account's by this."""
+    """Verifies an address with the token of the link. If it is a new address, it becomes the account's."""
     await service.verify_email(shop, token)
     return nothing()

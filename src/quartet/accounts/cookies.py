@@ -1,8 +1,8 @@
-"""Sessions of pages: a signed cookie, and a CSRF token (OWASP's signed double-submit cookie).
+"""Sessions of web pages: a signed cookie, and a CSRF token (OWASP's signed double-submit cookie).
 
 The cookie is a token with an audience of its own, so it can't be used as an access token, nor the other way round. For
-`access_ttl` seconds it is trusted like an access token; after that the gateway asks PostgreSQL whether the session
-lives, and issues a fresh one.
+`access_ttl` seconds it is trusted like an access token; after that the gateway asks PostgreSQL whether the session is
+still open, and issues a fresh one.
 """
 
 import hmac
@@ -30,12 +30,13 @@ class CsrfRefused(Forbidden):
 
 
 def found(settings: Settings, header: str | None) -> str | None:
-    """The session's cookie among those sent."""
+    """The session cookie in this `Cookie` header."""
     return _read(settings, header, SESSION)
 
 
 def opened(settings: Settings, principal: Principal, now: datetime, csrf: str | None = None) -> list[str]:
-    """`Set-Cookie` values for a session that begins, or goes on. The second can be read by the page's own script."""
+    """`Set-Cookie` values for a session that begins or continues. The second cookie is readable by the page's own
+    script."""
     session = tokens.issue(settings, principal, now, tokens.PAGES)
     csrf = csrf or csrf_token(settings, principal.session_id)
     age = f"Max-Age={settings.refresh_ttl}"
@@ -46,18 +47,18 @@ def opened(settings: Settings, principal: Principal, now: datetime, csrf: str | 
 
 
 def closed(settings: Settings) -> list[str]:
-    """`Set-Cookie` values that take both away."""
+    """`Set-Cookie` values that delete both."""
     return [f"{_name(settings, name)}=; Max-Age=0{_common(settings)}" for name in (SESSION, CSRF)]
 
 
 def csrf_token(settings: Settings, session_id: UUID) -> str:
-    """Random, and signed together with the session: another session's is worth nothing here."""
+    """Random, and signed together with the session's id: another session's token is not valid here."""
     drawn = secrets.token_urlsafe(24)
     return f"{drawn}.{_signed(settings.secret.get_secret_value(), session_id, drawn)}"
 
 
 def check_page(settings: Settings, headers: Mapping[str, str], session_id: UUID) -> None:
-    """Before a request by cookie changes anything. Raises CsrfRefused."""
+    """Checks a request authenticated by cookie before it changes anything. Raises CsrfRefused."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:
         raise CsrfRefused("the request does not say which page it comes from")
@@ -76,7 +77,7 @@ def _signed(secret: str, session_id: UUID, drawn: str) -> str:
 
 
 def _origins(settings: Settings, headers: Mapping[str, str]) -> set[str]:
-    """The shop's public address, and by whatever name it was called just now."""
+    """The origins of the shop's public URL and of the host that this request was sent to."""
     public = urlsplit(settings.base_url)
     return {f"{public.scheme}://{public.netloc}", f"{public.scheme}://{headers.get('host', '')}"}
 

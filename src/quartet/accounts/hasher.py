@@ -1,5 +1,5 @@
-"""argon2id in a process of its own, which loads nothing of the shop: a line of JSON in, a line out, until the shop
-ends. Passwords arrive by the pipe, so no process list shows them."""
+"""argon2id in a process of its own, which imports nothing of the shop: one line of JSON in, one out, until the shop
+ends. Passwords arrive through the pipe, so no process list shows them."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from argon2.exceptions import InvalidHashError, VerificationError
 # OWASP's Password Storage Cheat Sheet: argon2id with 19 MiB, two passes, one lane.
 _ARGON2 = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
-# Hashing leaves the shop the first choice of the cores.
+# Niceness: the shop has priority over hashing for the cores.
 NICER = 5
 
 
 def make(password: str) -> str:
-    """The argon2id string."""
+    """The argon2id hash."""
     return _ARGON2.hash(password)
 
 
 def check(password: str, password_hash: str | None) -> tuple[bool, str | None]:
-    """Whether it is right, and a new hash where the one given was made at another cost than today's. Takes the same
-    time where there is no account or no password."""
+    """Whether the password is right, and a new hash if the given one was made with other parameters than today's. Takes
+    the same time if there is no account or no password."""
     if not _matches(password, password_hash):
         return False, None
     stale = password_hash is not None and _ARGON2.check_needs_rehash(password_hash)
@@ -42,7 +42,7 @@ def _matches(password: str, password_hash: str | None) -> bool:
 
 @cache
 def _decoy() -> str:
-    """A hash for addresses that have none, so that looking for them costs as much."""
+    """A hash for accounts that have none, so that checking takes as long for them."""
     return make("nobody has this password")
 
 

@@ -16,17 +16,18 @@ SCRIPT = lua(__file__, "lockout.lua")
 
 FIRST_WAIT = 60
 LONGEST_WAIT = 900
-# In this time a full bucket has drained, so a tenth of an account's ten wrong passwords is forgotten in 36 minutes.
+# Seconds in which a full bucket drains: one of an account's ten wrong passwords is forgotten every 36 minutes.
 DRAIN = 6 * 3600
 
-# After Redis failed, ask again only this much later: sign-ins hold a hasher while they ask.
+# After Redis failed, it is asked again only this much later: sign-ins hold a hasher while they wait for it.
 _REST_SECONDS = 1.0
 _MOST_KEPT = 10_000
 
 
 @dataclass(frozen=True)
 class Lock:
-    """What a try is counted by: key and limit of the account's bucket and, where it is known, of the address's."""
+    """The buckets in which a try is counted: keys and limits of the account's and, if the IP address is known, the
+    address's."""
 
     keys: tuple[str, ...]
     limits: tuple[int, ...]
@@ -34,14 +35,14 @@ class Lock:
 
 @dataclass(frozen=True)
 class Try:
-    """A try that was counted; `closed` says until when it closed each bucket, should it turn out wrong."""
+    """A counted try; `closed` says until when it locked each bucket, in case the password is wrong."""
 
     lock: Lock
     closed: tuple[int, ...]
 
 
 def lock_of(settings: Settings, email: str, address: str) -> Lock:
-    """`email` as accounts are found by it, `address` the client's, or "" when there is none."""
+    """`email` in the form by which accounts are found, `address` the client's IP address, "" if unknown."""
     account, network = settings.limit_sign_in_failures, settings.limit_address_failures
     if not address:
         return Lock((_key("account", email),), (account,))
@@ -49,27 +50,29 @@ def lock_of(settings: Settings, email: str, address: str) -> Lock:
 
 
 def _key(kind: str, name: str) -> str:
-    """Hashed: whoever reads Redis' keys need not learn who our customers are. One slot, since one script reads both."""
+    """Hashed, so that the keys in Redis do not reveal the customers' addresses. One hash slot, since one script reads
+    both."""
     return f"lockout:{{sign-in}}:{kind}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 async def look(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> None:
-    """Raises TooManyAttempts while the account or the address is closed."""
+    """Raises TooManyAttempts while the account or the IP address is locked."""
     await _run(stores, "look", lock, now_ms)
 
 
 async def count(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> Try:
-    """Counts a try before its password is checked. Raises TooManyAttempts; that one is not counted."""
+    """Counts a try before its password is checked. Raises TooManyAttempts, and then does not count it."""
     return Try(lock, tuple(await _run(stores, "try", lock, now_ms)))
 
 
 async def right(stores: Stores, tried: Try, *, now_ms: int | None = None) -> None:
-    """It was the right password: the account's bucket is emptied, the address's is as before the try."""
+    """The password was right: empties the account's bucket, and restores the IP address's to its state before the
+    try."""
     await _run(stores, "right", tried.lock, now_ms, tried.closed)
 
 
 async def forget(stores: Stores, settings: Settings, email: str) -> None:
-    """Opens an account whose owner has proved to be so in another way."""
+    """Unlocks an account whose owner has proved ownership in another way."""
     await right(stores, Try(lock_of(settings, email, ""), ()))
 
 
@@ -89,8 +92,8 @@ async def _run(stores: Stores, what: str, lock: Lock, now_ms: int | None, closed
 
 
 class _Here:
-    """The strict limit of this process while Redis is away: at half the failures every further try waits the longest.
-    It forgets when the process ends, and what is oldest when it holds too many."""
+    """This process's own, stricter limit while Redis is down: from half the number of failures on, every further try
+    waits the longest. It is lost when the process ends, and drops the oldest entries when it holds too many."""
 
     def __init__(self) -> None:
         self.rests_until = 0.0

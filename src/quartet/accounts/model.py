@@ -1,4 +1,4 @@
-"""What an account is, and the rules of e-mail addresses and passwords."""
+"""Accounts, their errors, and the rules for e-mail addresses and passwords."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -22,8 +22,7 @@ COMMON_PASSWORDS = frozenset(Path(__file__).with_name("common_passwords.txt").re
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with an account; `roles` may hold `staff` and `admin`. `pending_email` is to be their address once it is
-    proved."""
+    """A user; `roles` may contain `staff` and `admin`. `pending_email` replaces `email` once it is verified."""
 
     id: UUID
     email: str
@@ -37,15 +36,15 @@ class User:
 
 @dataclass(frozen=True)
 class Device:
-    """Where a request comes from: `user_agent` as sent, cut to 200 characters, and the address, "" where it is not
-    known. Of the address only its network is kept."""
+    """Where a request comes from: `user_agent` as sent, cut to 200 characters, and the IP address, "" if unknown. Only
+    the address's network is stored."""
 
     user_agent: str | None = None
     address: str = ""
 
     @property
     def network(self) -> str | None:
-        """An IPv4 /24 or IPv6 /48."""
+        """The address's IPv4 /24 or IPv6 /48."""
         return network_of(self.address)
 
 
@@ -54,7 +53,7 @@ UNKNOWN_DEVICE = Device()
 
 @dataclass(frozen=True)
 class Session:
-    """A sign-in as its owner gets it: the refresh token is not kept anywhere else."""
+    """A session as given to its owner: the refresh token itself is stored nowhere else."""
 
     id: UUID
     refresh_token: str
@@ -62,7 +61,7 @@ class Session:
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A sign-in as it is listed. `last_used_at`: when its tokens were last renewed."""
+    """A session as listed. `last_used_at`: when its tokens were last renewed."""
 
     id: UUID
     created_at: datetime
@@ -74,7 +73,7 @@ class OpenSession:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """What a client gets for good credentials: `expires_in` is the access token's life in seconds."""
+    """What a client gets for valid credentials: `expires_in` is the access token's lifetime in seconds."""
 
     principal: Principal
     access_token: str
@@ -104,7 +103,8 @@ class RefreshRefused(Unauthenticated):
 
 class TooManyAttempts(TooManyRequests):
     """Too many wrong passwords, for this account or from your IP address. Wait for `Retry-After` seconds; until then no
-    password is checked, not even the right one. A link by POST /password-resets unlocks the account at once."""
+    password is checked, not even the right one. Setting a new password by a link from POST /password-resets unlocks the
+    account at once."""
 
     slug, title = "too-many-attempts", "Too many wrong passwords"
 
@@ -117,16 +117,17 @@ class VerificationGone(Problem):
 
 
 class ResetGone(Problem):
-    """The link was used or has expired. Request a new one with POST /password-resets."""
+    """The link was used, has expired, or was replaced by a newer one or by a change of password. Request a new one with
+    POST /password-resets."""
 
     slug, status, title = "reset-gone", 410, "This link is spent or has expired"
 
 
 def valid_email(text: str) -> str:
-    """The address as accounts are found by it. Raises Invalid naming `email`."""
+    """The address in the normalised form by which accounts are found. Raises Invalid naming `email`."""
     try:
-        # Strictly: no mail server takes more than 64 characters before the @. The test environment only adds the domain
-        # .test, which nobody outside can own.
+        # Strict: no mail server takes more than 64 characters before the @. The test environment only adds the domain
+        # .test, which nobody can register.
         found = validate_email(text.strip(), check_deliverability=False, test_environment=True, strict=True)
     except EmailNotValidError as error:
         raise invalid("email", str(error)) from None
@@ -134,7 +135,7 @@ def valid_email(text: str) -> str:
 
 
 def known_email(text: str) -> str:
-    """The same for an address that only has to be found; one that is none finds nobody."""
+    """The same for an address that is only looked up; an invalid one matches no account."""
     try:
         found = validate_email(text.strip(), check_deliverability=False, test_environment=True)
     except EmailNotValidError:
@@ -143,12 +144,13 @@ def known_email(text: str) -> str:
 
 
 def normal_password(password: str) -> str:
-    """One password typed on two keyboards is one password (NIST SP 800-63B, 3.1.1.2: NFKC before hashing)."""
+    """The same password typed on two keyboards has to match (NIST SP 800-63B, 3.1.1.2: NFKC before hashing)."""
     return unicodedata.normalize("NFKC", password)
 
 
 def refuse_weak(password: str, email: str, field: str = "password") -> None:
-    """Length, the commonest, and one's own address; no rules of composition (NIST SP 800-63B). Raises Invalid."""
+    """Checks the length, common passwords and the account's own address; no composition rules (NIST SP 800-63B). Raises
+    Invalid naming `field`."""
     plain = normal_password(password).casefold()
     if not SHORTEST_PASSWORD <= len(plain) <= LONGEST_PASSWORD:
         raise invalid(field, f"must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")

@@ -1,4 +1,5 @@
-"""argon2id in separate processes, behind a bounded queue: at 37 ms of CPU each it would starve everything else."""
+"""argon2id hashing in separate processes, behind a bounded queue: at 37 ms of CPU per password it would starve
+everything else."""
 
 import asyncio
 import json
@@ -19,10 +20,10 @@ from quartet.accounts.model import normal_password
 from quartet.kernel.errors import TooManyRequests
 from quartet.web.dependencies import Shop
 
-# A turn that has not come by then is no use to anybody: the sign-in would be given up on its way.
+# A later turn is useless: the sign-in would be given up before it is answered.
 LONGEST_WAIT = 5.0
 BUSY_SECONDS = 3
-# For one answer: nobody waits for it any longer, and whatever has stopped that process may never end.
+# Timeout of one answer: nobody waits longer for it, and a process that hangs may never give one.
 PATIENCE = 15.0
 
 
@@ -33,11 +34,11 @@ class Busy(TooManyRequests):
 
 
 class _Hasher:
-    """One of those processes, and the thread's that asks it."""
+    """A hasher process, used by one thread only."""
 
     def __init__(self) -> None:
-        # A session of its own: where Linux shares the cores by session, what hashing takes would count as the shop's,
-        # whose requests then wait for a core. It ends when its input does, so with the shop however that ends.
+        # A session of its own: where Linux schedules CPU time by session, hashing would count as the shop's, whose
+        # requests then wait for a core. The process ends when its stdin closes, so with the shop, however that ends.
         process = subprocess.Popen(
             [sys.executable, "-P", hasher.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True,
@@ -46,7 +47,7 @@ class _Hasher:
         finalize(self, _end, process)
 
     def ask(self, question: tuple[str | None, ...]) -> Any:
-        """Raises OSError or ValueError when it is gone or has stopped."""
+        """Raises OSError or ValueError if the process has died or hangs."""
         self._questions.write(json.dumps(question).encode() + b"\n")
         self._questions.flush()
         answer = select.poll()
@@ -57,8 +58,8 @@ class _Hasher:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    with suppress(BrokenPipeError), process:  # closes its input, and waits for it
-        process.kill()  # one that has stopped would never see that
+    with suppress(BrokenPipeError), process:  # closes its stdin, and waits for it
+        process.kill()  # a hanging process would not notice that
 
 
 _of_thread = threading.local()
@@ -73,7 +74,7 @@ def _ask(*question: str | None) -> Any:
     own: _Hasher | None = getattr(_of_thread, "hasher", None)
     try:
         return (own or _begun()).ask(question)
-    except (OSError, ValueError):  # gone, as a process can be; to hash once more does no harm
+    except (OSError, ValueError):  # the process died; hashing again does no harm
         return _begun().ask(question)
 
 
@@ -86,7 +87,8 @@ _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
 
 
 class Turns:
-    """`hashers` at a time and one more that gets ready, at most `waiting` before the door, none of them for long."""
+    """At most `hashers` passwords are hashed at a time while one more request gets ready; at most `waiting` requests
+    wait, that one included, none of them for long."""
 
     def __init__(self, hashers: int, waiting: int) -> None:
         self._threads = _threads(hashers)
@@ -97,8 +99,8 @@ class Turns:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Waits to be let in; who is in already passes. Nothing that costs is done for those who wait. Raises Busy when
-        too many do, or for too long."""
+        """Waits for a place; passes at once if the caller has one already. Nothing costly is done for those who wait.
+        Raises Busy if too many wait, or this one for too long."""
         if _is_inside.get():
             yield
             return
@@ -124,30 +126,30 @@ class Turns:
             raise Busy(retry_after=BUSY_SECONDS) from None
 
     async def ask(self, *question: str | None) -> Any:
-        """What a function of the hasher answers, by its name and what it is given; hold a turn."""
+        """Calls a function of the hasher, by its name and arguments; hold a turn."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
 
 
 def turns(shop: Shop) -> Turns:
-    """The process's queue."""
+    """This process's queue."""
     return shop.stores.kept(Turns, shop.settings.password_hashers, shop.settings.password_queue)
 
 
 def place(shop: Shop) -> AbstractAsyncContextManager[None]:
-    """A place in the process's queue; the door takes it, so that whoever finds none is sent away before any store is
-    asked. Raises Busy when it is entered."""
+    """A place in this process's queue. The gateway takes it, so that a sign-in is rejected before any store is called
+    if there is none. Raises Busy on entering."""
     return turns(shop).place()
 
 
 async def hash_password(shop: Shop, password: str) -> str:
-    """The argon2id string. Call it outside any transaction. Raises Busy."""
+    """The argon2id hash. Call it outside any transaction. Raises Busy."""
     queue = turns(shop)
     async with queue.place(), queue.turn:
         return cast(str, await queue.ask("make", normal_password(password)))
 
 
 async def check(queue: Turns, password: str, password_hash: str | None) -> tuple[bool, str | None]:
-    """Whether it is right, and a new hash where the one given was made at another cost than today's. Takes the same
-    time where there is no account or no password. Hold a turn."""
+    """Whether the password is right, and a new hash if the given one was made with other parameters than today's. Takes
+    the same time if there is no account or no password. Hold a turn."""
     is_right, renewed = await queue.ask("check", normal_password(password), password_hash)
     return is_right, renewed

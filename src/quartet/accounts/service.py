@@ -41,7 +41,7 @@ RESET_LIFE = timedelta(hours=1)
 VERIFICATION_LIFE = timedelta(hours=24)
 MAILS_AN_HOUR = 10
 _TOKEN_BYTES = 32
-# A sign-in begins anew when the hash changes under it.
+# A sign-in starts over when the hash changes during it.
 _TRIES = 3
 
 
@@ -54,8 +54,8 @@ async def create_user(
     roles: Iterable[str] = (),
     created_at: datetime | None = None,
 ) -> User:
-    """An account; without a hash (`await hash_password(shop, …)`, beforehand) nobody can sign in to it by password.
-    Raises Invalid for a bad address, EmailTaken (the transaction stays usable)."""
+    """Creates an account; without a hash (`await hash_password(shop, …)`, beforehand) nobody can sign in to it by
+    password. Raises Invalid for a bad address, EmailTaken (the transaction stays usable)."""
     return await store.insert_user(
         tx,
         new_id(),
@@ -79,7 +79,7 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
 
 
 async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
-    """Raises WrongCredentials, the same and as slow for an unknown address; TooManyAttempts, Busy."""
+    """Raises WrongCredentials (for an unknown address as well, and after the same time), TooManyAttempts, Busy."""
     address = known_email(email)
     async with passwords.place(shop):
         for _ in range(_TRIES):
@@ -97,7 +97,8 @@ async def sign_in(shop: Shop, email: str, password: str, device: Device = UNKNOW
 async def _begin_session(
     shop: Shop, user: User, hashed: str | None, renewed: str | None, device: Device
 ) -> Session | None:
-    """None: the hash is no longer the one that was checked, perhaps because another sign-in has just renewed it."""
+    """None if the stored hash is no longer the one that was checked, perhaps because another sign-in has just renewed
+    it."""
     now = shop.clock.now()
     try:
         async with shop.stores.pg.once() if renewed is None else shop.stores.pg.tx() as tx:
@@ -117,7 +118,7 @@ async def start_session(
     checked_hash: str | None = None,
     device: Device = UNKNOWN_DEVICE,
 ) -> Session:
-    """A new sign-in. With `checked_hash`, only while that is still the user's password; else WrongCredentials."""
+    """A new session. With `checked_hash`, only while that is still the user's hash; else raises WrongCredentials."""
     session = _new_session(new_id())
     expires = now + timedelta(seconds=settings.refresh_ttl)
     opened = await store.start_session(
@@ -136,7 +137,8 @@ async def start_session(
 
 
 async def refresh(shop: Shop, refresh_token: str, device: Device = UNKNOWN_DEVICE) -> SignedIn:
-    """New tokens for the latest one. A spent one ends its session. Raises RefreshRefused."""
+    """Exchanges the latest refresh token for new tokens. One that was used before ends its session. Raises
+    RefreshRefused."""
     session_id = _session_of(refresh_token)
     if session_id is None:
         raise RefreshRefused()
@@ -162,20 +164,21 @@ async def refresh(shop: Shop, refresh_token: str, device: Device = UNKNOWN_DEVIC
 
 
 async def sign_out(shop: Shop, principal: Principal) -> None:
-    """Ends the session: its refresh token at once for good, its access tokens at once or, without Redis, in seconds."""
+    """Ends the session: its refresh token at once and for good, its access tokens at once or, without Redis, within
+    seconds."""
     async with shop.stores.pg.once() as tx:
         await store.end_session(tx, principal.session_id, shop.clock.now())
     await refuse_tokens_of(shop, principal.user_id, [principal.session_id])
 
 
 async def sessions(shop: Shop, principal: Principal, before: UUID | None, limit: int) -> list[OpenSession]:
-    """Where the user is signed in, the newest sign-in first; those that began before `before`, if it is given."""
+    """The user's open sessions, newest first; only those that began before session `before`, if it is given."""
     async with shop.stores.pg.read() as read:
         return await store.open_sessions(read, principal.user_id, shop.clock.now(), before, limit)
 
 
 async def end_own_session(shop: Shop, principal: Principal, session_id: UUID) -> None:
-    """Its tokens are good no longer. Raises NotFound, also for another's."""
+    """Ends one of the user's sessions: its tokens are no longer valid. Raises NotFound, also for another user's."""
     async with shop.stores.pg.once() as tx:
         if not await store.end_own_session(tx, session_id, principal.user_id, shop.clock.now()):
             raise NotFound(f"you have no session {session_id}")
@@ -183,7 +186,7 @@ async def end_own_session(shop: Shop, principal: Principal, session_id: UUID) ->
 
 
 async def end_other_sessions(shop: Shop, principal: Principal) -> None:
-    """Signs out everywhere but here."""
+    """Ends all of the user's sessions but this one."""
     async with shop.stores.pg.once() as tx:
         ended = await store.end_sessions(tx, principal.user_id, shop.clock.now(), but=principal.session_id)
     await refuse_tokens_of(shop, principal.user_id, ended)
@@ -204,7 +207,7 @@ async def rename(shop: Shop, principal: Principal, display_name: str | None) -> 
 
 
 async def change_password(shop: Shop, principal: Principal, current: str, new: str, device: Device) -> None:
-    """Ends every other session. Raises Invalid (naming the field), TooManyAttempts, Busy."""
+    """Sets a new password and ends every other session. Raises Invalid (naming the field), TooManyAttempts, Busy."""
     user, hashed = await _me(shop, principal)
     refuse_weak(new, user.email, "newPassword")
     await _confirm(shop, user, hashed, current, device, field="currentPassword")
@@ -219,29 +222,31 @@ async def change_password(shop: Shop, principal: Principal, current: str, new: s
 
 
 async def ask_reset(shop: Shop, email: str) -> None:
-    """Has a link for a new password sent, if the address is somebody's; the same work and the same silence if not."""
+    """Requests an e-mail with a password-reset link, if the address has an account; the same work and the same answer
+    if not."""
     async with shop.stores.pg.once() as tx:
         await store.ask_reset(tx, known_email(email))
 
 
 async def mint_reset(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
-    """Draws the token of a link to set a new password with, when the e-mail is sent: (address, display name
-    where the address is proved, token). Only its hash is kept, and the one before is good no longer. None: there is no
-    such user."""
+    """Generates the token of a password-reset link when the e-mail is sent: (address, display name if the address is
+    verified, token). Only its hash is stored, and the previous token becomes invalid. None: there is no such user."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     found = await store.mint_reset(tx, _hash(token), user_id, now + RESET_LIFE)
     return (*found, token) if found else None
 
 
 async def mint_verification(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
-    """The same for a link that proves an address: the new one, where it is being changed. None: none waits to be."""
+    """The same for a link that verifies an address: the new one, if it is being changed. None: there is none to
+    verify."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     found = await store.mint_verification(tx, _hash(token), user_id, now + VERIFICATION_LIFE)
     return (*found, token) if found else None
 
 
 async def reset_password(shop: Shop, token: str, password: str) -> None:
-    """Ends every session. Raises ResetGone, Invalid (weak), Busy; a weak password does not spend the token."""
+    """Sets a new password and ends every session. Raises ResetGone, Invalid (weak), Busy; a weak password does not use
+    up the token."""
     hashed_token = _hash(token)
     async with shop.stores.pg.read() as read:
         found = await store.find_link(read, hashed_token, "reset", shop.clock.now())
@@ -252,7 +257,7 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
     hashed = await passwords.hash_password(shop, password)
     now = shop.clock.now()
     async with shop.stores.pg.tx() as tx:
-        await orders.claim(tx, email, user_id)  # whoever read the e-mail has the address; orders' rows are locked first
+        await orders.claim(tx, email, user_id)  # reading the e-mail verifies the address; orders' rows are locked first
         await store.set_password(tx, user_id, hashed)
         if not await store.spend_link(tx, hashed_token, "reset", now):
             raise ResetGone()
@@ -265,14 +270,14 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
 
 
 async def ask_verification(shop: Shop, principal: Principal) -> None:
-    """Has the link that proves the address sent again. Raises TooManyRequests."""
+    """Sends the verification link again. Raises TooManyRequests."""
     await _refuse_many_mails(shop, principal.user_id)
     async with shop.stores.pg.once() as tx:
         await _ask_verification(tx, principal.user_id)
 
 
 async def change_email(shop: Shop, principal: Principal, email: str, password: str, device: Device) -> User:
-    """Sends a link to the new address, which takes the old one's place when the link is used; the old one is told.
+    """Sends a link to the new address, which replaces the old one once the link is used; the old address is notified.
     Raises Invalid (naming the field), EmailTaken, TooManyAttempts, TooManyRequests, Busy."""
     address = valid_email(email)
     user, hashed = await _me(shop, principal)
@@ -292,7 +297,7 @@ async def change_email(shop: Shop, principal: Principal, email: str, password: s
 async def _confirm(
     shop: Shop, user: User, hashed: str | None, password: str, device: Device, *, field: str = "password"
 ) -> None:
-    """That it is the user's own hand. Raises Invalid naming `field`, TooManyAttempts, Busy."""
+    """Confirms the user by password. Raises Invalid naming `field`, TooManyAttempts, Busy."""
     try:
         async with passwords.place(shop):
             await _check_password(shop, user.email, password, hashed, device)
@@ -301,8 +306,8 @@ async def _confirm(
 
 
 async def verify_email(shop: Shop, token: str) -> None:
-    """The address that the link was sent to is the account's from now on, and so is every order that a guest made with
-    it. Raises VerificationGone, EmailTaken."""
+    """The address that the link was sent to becomes the account's, verified, and every guest order with it the user's.
+    Raises VerificationGone, EmailTaken."""
     hashed, now = _hash(token), shop.clock.now()
     async with shop.stores.pg.tx() as tx:
         found = await store.find_link(tx, hashed, "verify", now)
@@ -321,13 +326,13 @@ async def _ask_verification(tx: Tx, user_id: UUID) -> None:
 
 
 async def _tell_password(tx: Tx, user_id: UUID) -> None:
-    """It is another one: what was asked for under the old one is void, and whose account it is hears of it."""
+    """After a change of password: what was requested under the old one is void, and the owner is notified."""
     await store.drop_what_was_asked(tx, user_id)
     await outbox.emit(tx, "user.password_changed", str(user_id), {"user_id": str(user_id)})
 
 
 async def give_password(shop: Shop, email: str, password: str) -> bool:
-    """A new password without the old one, for whoever runs the shop; ends every session. False: no such account.
+    """Sets a new password without the old one, for the shop's operator; ends every session. False: no such account.
     Raises Invalid (weak), Busy."""
     address = known_email(email)
     refuse_weak(password, address)
@@ -353,8 +358,9 @@ async def _me(shop: Shop, principal: Principal) -> tuple[User, str | None]:
 
 
 async def _check_password(shop: Shop, email: str, password: str, hashed: str | None, device: Device) -> str | None:
-    """A new hash, where the old one was made at another cost than today's. Hold a place in the queue; looks again when
-    the turn comes, since many may have failed while this one waited. Raises WrongCredentials, TooManyAttempts, Busy."""
+    """A new hash, if the old one was made with other parameters than today's. Hold a place in the queue; the lockout is
+    checked again when the turn comes, since many tries may have failed meanwhile. Raises WrongCredentials,
+    TooManyAttempts, Busy."""
     lock = lockout.lock_of(shop.settings, email, device.address)
     await lockout.look(shop.stores, lock)
     queue = passwords.turns(shop)
@@ -379,8 +385,8 @@ async def _refuse_many_mails(shop: Shop, user_id: UUID) -> None:
 async def confirm_owner(
     shop: Shop, principal: Principal, password: str | None, device: Device, *, fresh: timedelta
 ) -> User:
-    """That it is the user's own hand: the password, or for an account without one a sign-in no older than `fresh`.
-    Raises Invalid naming `password`, Unauthenticated, TooManyAttempts, Busy."""
+    """Confirms the user by password or, for an account without one, by a sign-in no older than `fresh`. Raises Invalid
+    naming `password`, Unauthenticated, TooManyAttempts, Busy."""
     user, hashed = await _me(shop, principal)
     if hashed is not None:
         if password is None:
@@ -395,7 +401,8 @@ async def confirm_owner(
 
 
 async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
-    """Forgets who the user was; answers the sessions that this ended. Raises Unauthenticated when that is done."""
+    """Erases the user's personal data; returns the sessions that this ended. Raises Unauthenticated if it is already
+    erased."""
     ended = await store.erase(tx, user_id, now)
     if ended is None:
         raise Unauthenticated("this account is gone")
@@ -403,21 +410,22 @@ async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID]:
 
 
 async def refuse_erased(shop: Shop, user_id: UUID) -> None:
-    """The access tokens of somebody who was erased are good no longer. Raises StoreUnavailable."""
+    """Invalidates the access tokens of an erased user. Raises StoreUnavailable."""
     async with shop.stores.pg.read() as read:
         ended = await store.sessions_of_erased(read, user_id)
     await shop.stores.redis.pipeline([end_mark(shop, user_id, session) for session in ended])
 
 
 async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, list[OpenSession]]:
-    """What is held about a user here, with so many of the newest sessions. Raises Unauthenticated."""
+    """The data that accounts hold about a user, with at most so many of the newest sessions. Raises Unauthenticated."""
     user, _ = await _me(shop, principal)
     async with shop.stores.pg.read() as read:
         return user, await store.open_sessions(read, user.id, shop.clock.now(), None, sessions)
 
 
 async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
-    """Tells the gateway, which refuses their access tokens at once; `access.tell_again` does where this could not."""
+    """Makes the gateway refuse these sessions' access tokens at once; if that fails, `access.tell_again` does it
+    later."""
     if not sessions:
         return
     await shop.step("sessions ended")
@@ -428,7 +436,7 @@ async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> N
 
 
 def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
-    """What tells Redis that a session has ended."""
+    """The Redis command that marks a session as ended."""
     seconds = limits.mark_seconds(shop.settings.access_ttl)
     return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
@@ -439,7 +447,7 @@ def _signed_in(settings: Settings, user_id: UUID, roles: frozenset[str], session
 
 
 def _new_session(session_id: UUID) -> Session:
-    """The token names its session, so that a spent one can be told from one that never was."""
+    """The token contains its session's id, so that a used token can be told from one that never existed."""
     name = base64.urlsafe_b64encode(session_id.bytes).decode().rstrip("=")
     return Session(session_id, f"{name}.{secrets.token_urlsafe(_TOKEN_BYTES)}")
 
@@ -454,5 +462,5 @@ def _session_of(refresh_token: str) -> UUID | None:
 
 
 def _hash(token: str) -> bytes:
-    """Plain SHA-256 will do for 256 random bits."""
+    """Plain SHA-256 is enough for 256 random bits."""
     return hashlib.sha256(token.encode()).digest()

@@ -1,4 +1,4 @@
-"""Users, sessions and the links of e-mails in PostgreSQL."""
+"""Users, sessions and e-mailed links in PostgreSQL."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -37,7 +37,7 @@ async def insert_user(
     roles: Iterable[str],
     created_at: datetime | None,
 ) -> User:
-    """Raises EmailTaken, and leaves the transaction usable."""
+    """Raises EmailTaken; the transaction stays usable."""
     row = await tx.fetchrow(q.create_user, user_id, email, password_hash, display_name, sorted(roles), created_at)
     if row is None:
         raise EmailTaken(f"there is an account for {email} already")
@@ -45,13 +45,13 @@ async def insert_user(
 
 
 async def user_by_id(read: Read, user_id: UUID) -> tuple[User, str | None] | None:
-    """The user and the hash of the password."""
+    """The user and the password's hash."""
     row = await read.fetchrow(q.user_by_id, user_id)
     return (_user(row), row["password_hash"]) if row else None
 
 
 async def user_by_email(read: Read, email: str) -> tuple[User, str | None] | None:
-    """The user and the hash of the password; `email` in lower case."""
+    """The user and the password's hash; `email` in lower case."""
     row = await read.fetchrow(q.user_by_email, email)
     return (_user(row), row["password_hash"]) if row else None
 
@@ -72,7 +72,7 @@ async def names(read: Read, ids: Iterable[UUID]) -> dict[UUID, str]:
 
 
 async def address(read: Read, user_id: UUID, *, pending: bool = False) -> str | None:
-    """Where to write to, or the address that waits to be this (`pending`); None when there is nobody (any more)."""
+    """The e-mail address, or the one waiting to be verified (`pending`); None if the user does not exist (any more)."""
     found: str | None = await read.fetchval(q.address, user_id, pending)
     return found
 
@@ -94,7 +94,7 @@ async def start_session(
     checked_hash: str | None,
     device: Device,
 ) -> bool:
-    """False when the user is gone or has another password than `checked_hash` by now (None: not asked)."""
+    """False if the user is gone or their password hash is no longer `checked_hash` (None: not checked)."""
     seen = (device.user_agent, device.network)
     found = await tx.fetchval(q.start_session, session_id, user_id, token_hash, now, expires_at, checked_hash, *seen)
     return found is not None
@@ -103,16 +103,17 @@ async def start_session(
 async def rotate(
     tx: Tx, session_id: UUID, old_hash: bytes, new_hash: bytes, *, now: datetime, expires_at: datetime, device: Device
 ) -> tuple[UUID, frozenset[str], bool] | None:
-    """Who it is, their roles, and whether the token was good (else the session has just ended).
+    """The user, their roles, and whether the token was valid (else the session has just ended).
 
-    None: there is no such session, or it has ended."""
+    None: there is no such session, or it has ended.
+    """
     seen = (device.user_agent, device.network)
     row = await tx.fetchrow(q.rotate, session_id, old_hash, new_hash, now, expires_at, *seen)
     return (row["user_id"], frozenset(row["roles"]), row["ended_at"] is None) if row else None
 
 
 async def open_sessions(read: Read, user_id: UUID, now: datetime, before: UUID | None, limit: int) -> list[OpenSession]:
-    """The newest first; those that began before `before`, if it is given."""
+    """Newest first; only those that began before session `before`, if it is given."""
     rows = await read.fetch(q.sessions, user_id, now, before, limit)
     return [OpenSession(**row) for row in rows]
 
@@ -123,32 +124,32 @@ async def end_own_session(tx: Tx, session_id: UUID, user_id: UUID, now: datetime
 
 
 async def end_session(tx: Tx, session_id: UUID, now: datetime) -> None:
-    """Ends it, once or many times the same."""
+    """Ends the session; idempotent."""
     await tx.execute(q.end_session, session_id, now)
 
 
 async def end_sessions(tx: Tx, user_id: UUID, now: datetime, but: UUID | None = None) -> list[UUID]:
-    """Ends all of a user's sessions but one; answers those it ended."""
+    """Ends all of a user's sessions but one; returns those it ended."""
     return [row["id"] for row in await tx.fetch(q.end_sessions, user_id, now, but)]
 
 
 async def set_password(tx: Tx, user_id: UUID, password_hash: str) -> None:
-    """Sets it, whatever it was."""
+    """Sets the password, whatever it was."""
     await tx.execute(q.set_password, user_id, password_hash)
 
 
 async def replace_password(tx: Tx, user_id: UUID, old_hash: str, new_hash: str) -> bool:
-    """False when the old one is no longer the present one."""
+    """Replaces the password; False if the old hash is no longer the current one."""
     return bool(await tx.execute(q.replace_password, user_id, old_hash, new_hash) == "UPDATE 1")
 
 
 async def ask_reset(tx: Tx, email: str) -> None:
-    """Tells the worker that somebody asked for a link to a new password."""
+    """Tells the worker that a password-reset link was requested."""
     await tx.execute(q.ask_reset, email)
 
 
 async def mint_reset(tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime) -> tuple[str, str | None] | None:
-    """Keeps the hash of a link to set a new password with; answers the address and the name it goes to."""
+    """Stores the hash of a password-reset token; returns the address and the display name for the e-mail."""
     row = await tx.fetchrow(q.mint_reset, user_id, token_hash, expires_at)
     return (row["email"], row["display_name"]) if row else None
 
@@ -156,41 +157,41 @@ async def mint_reset(tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datet
 async def mint_verification(
     tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime
 ) -> tuple[str, str | None] | None:
-    """The same for a link that proves an address; None when none waits to be proved."""
+    """The same for a link that verifies an address; None if there is none to verify."""
     row = await tx.fetchrow(q.mint_verification, user_id, token_hash, expires_at)
     return (row["email"], row["display_name"]) if row else None
 
 
 async def find_link(read: Read, token_hash: bytes, purpose: Purpose, now: datetime) -> tuple[UUID, str] | None:
-    """Whose it is and the address it was sent to; None when spent, expired or never given."""
+    """The link's user and the address it was sent to; None if it was used, has expired or never existed."""
     row = await read.fetchrow(q.find_link, token_hash, purpose, now)
     return (row["user_id"], row["email"]) if row else None
 
 
 async def spend_link(tx: Tx, token_hash: bytes, purpose: Purpose, now: datetime) -> bool:
-    """False when somebody spent it first."""
+    """Uses up the link; False if it was used before or has expired."""
     return await tx.fetchval(q.spend_link, token_hash, purpose, now) is not None
 
 
 async def drop_what_was_asked(tx: Tx, user_id: UUID) -> None:
-    """There is a new password: links to set one, and to make another address the account's, open nothing any more."""
+    """After a change of password: links that reset it, and a pending change of address, become void."""
     await tx.execute(q.drop_resets, user_id)
     await tx.execute(q.drop_email_change, user_id)
 
 
 async def hold_password(tx: Tx, user_id: UUID, password_hash: str) -> bool:
-    """False when it is another one by now; else nobody changes it before the transaction ends."""
+    """False if the password is another one by now; else it can't change before the transaction ends."""
     return await tx.fetchval(q.hold_password, user_id, password_hash) is not None
 
 
 async def proven_email(read: Read, user_id: UUID) -> str | None:
-    """The account's address, None while nobody has proved that it is the user's."""
+    """The account's address if it is verified, else None."""
     found: str | None = await read.fetchval(q.proven_email, user_id)
     return found
 
 
 async def want_email(tx: Tx, user_id: UUID, email: str) -> User:
-    """The address is the account's once it is proved. Raises EmailTaken."""
+    """Makes the address pending: it becomes the account's once it is verified. Raises EmailTaken."""
     row = await tx.fetchrow(q.want_email, user_id, email)
     if row is None:
         raise EmailTaken(f"there is an account for {email} already")
@@ -198,8 +199,8 @@ async def want_email(tx: Tx, user_id: UUID, email: str) -> User:
 
 
 async def prove_email(tx: Tx, user_id: UUID, email: str, now: datetime) -> bool:
-    """The address is the account's, and proved; False when the account no longer wants it. Raises EmailTaken, which
-    spoils the transaction."""
+    """Makes the address the account's, verified; False if the account no longer wants it. Raises EmailTaken, which
+    makes the transaction unusable."""
     try:
         proved = await tx.fetchval(q.prove_email, user_id, email, now) is not None
         await tx.execute(q.drop_resets_elsewhere, user_id, email)
@@ -211,57 +212,58 @@ async def prove_email(tx: Tx, user_id: UUID, email: str, now: datetime) -> bool:
 
 
 async def sweep(tx: Tx, now: datetime) -> None:
-    """Forgets sessions and links that have run out."""
+    """Deletes expired sessions and links, at most 5,000 of each."""
     await tx.execute(q.sweep_sessions, now)
     await tx.execute(q.sweep_links, now)
 
 
 async def by_email(read: Read, beginning: str, *, after: str, limit: int) -> list[User]:
-    """In the order of their addresses, those that begin so and come after that one; in lower case, both."""
+    """Users sorted by address: those whose address begins with `beginning` and comes after `after`; both in lower
+    case."""
     return [_user(row) for row in await read.fetch(q.by_email, beginning, after, limit)]
 
 
 async def lock(tx: Tx, user_id: UUID) -> User | None:
-    """The user, with the row held until the transaction ends."""
+    """The user, with the row locked until the transaction ends."""
     row = await tx.fetchrow(q.lock_user, user_id)
     return _user(row) if row else None
 
 
 async def set_roles(tx: Tx, user_id: UUID, roles: frozenset[str], now: datetime) -> User:
-    """Of a user that there is. A Violation QT015 refuses to leave the shop without an admin."""
+    """Sets the roles of an existing user. Raises Violation QT015 if it would leave the shop without an admin."""
     return _user(await tx.fetchrow(q.set_roles, user_id, sorted(roles), now))
 
 
 async def ended_since(read: Read, since: datetime) -> list[tuple[UUID, UUID]]:
-    """User and session of those that have ended."""
+    """User and session of the sessions that have ended since."""
     return [(row["user_id"], row["id"]) for row in await read.fetch(q.sessions_ended_since, since)]
 
 
 async def roles_changed_since(read: Read, since: datetime) -> list[tuple[UUID, frozenset[str]]]:
-    """The roles of now of whoever's were changed."""
+    """The current roles of users whose roles were changed since."""
     return [(row["id"], frozenset(row["roles"])) for row in await read.fetch(q.roles_changed_since, since)]
 
 
 async def roles_of_session(read: Read, session_id: UUID, now: datetime) -> frozenset[str] | None:
-    """The roles that its user has now; None when the session has ended."""
+    """The current roles of the session's user; None if the session has ended."""
     roles = await read.fetchval(q.roles_of_session, session_id, now)
     return None if roles is None else frozenset(roles)
 
 
 async def slide(tx: Tx, session_id: UUID, now: datetime, expires_at: datetime) -> frozenset[str] | None:
-    """The session lives on; the roles its user has now, or None when it has ended."""
+    """Extends the session; the current roles of its user, or None if it has ended."""
     roles = await tx.fetchval(q.slide, session_id, now, expires_at)
     return None if roles is None else frozenset(roles)
 
 
 async def session_began(read: Read, session_id: UUID) -> datetime | None:
-    """When the sign-in was; None for a session that has ended."""
+    """When the session began; None if it has ended."""
     found: datetime | None = await read.fetchval(q.session_began, session_id)
     return found
 
 
 async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID] | None:
-    """Nothing tells any more who it was; answers the user's sessions, all ended. None: there is no such user."""
+    """Erases the user's personal data; returns the user's sessions, all ended. None: there is no such user."""
     if await tx.fetchval(q.erase, user_id, now) is None:
         return None
     await tx.execute(q.drop_links, user_id)
@@ -269,5 +271,5 @@ async def erase(tx: Tx, user_id: UUID, now: datetime) -> list[UUID] | None:
 
 
 async def sessions_of_erased(read: Read, user_id: UUID) -> list[UUID]:
-    """Those whose tokens must not be good any more."""
+    """An erased user's sessions, whose tokens must be refused."""
     return [row["id"] for row in await read.fetch(q.sessions_of_erased, user_id)]

@@ -1,7 +1,7 @@
 """Access tokens: JWT, HS256 only, for one audience, with every claim required.
 
-A token names its key by `kid`, a digest of the key: the present secret signs, retired ones still verify. A `kid` is
-only ever looked up among those few.
+A token names its key by `kid`, a digest of the key: the current secret signs, retired ones still verify. A `kid` is
+only ever compared with those of these few keys.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from quartet.web.dependencies import Principal
 
 ALGORITHM = "HS256"
 AUDIENCE = "quartet"
-PAGES = "quartet-pages"  # of the session cookie, which lives as long as a refresh token
+PAGES = "quartet-pages"  # audience of the session cookie, which lives as long as a refresh token
 _CLAIMS = ["exp", "iat", "aud", "sub", "sid", "roles"]
 
 
 def issue(settings: Settings, principal: Principal, now: datetime, audience: str = AUDIENCE) -> str:
-    """A token good for `settings.access_ttl` seconds from `now`; for PAGES, `refresh_ttl`."""
+    """A token valid for `settings.access_ttl` seconds from `now`; for the audience PAGES, `refresh_ttl`."""
     seconds = settings.access_ttl if audience == AUDIENCE else settings.refresh_ttl
     claims = {
         "sub": str(principal.user_id),
@@ -37,13 +37,14 @@ def issue(settings: Settings, principal: Principal, now: datetime, audience: str
 
 
 def read(settings: Settings, token: str, now: datetime) -> tuple[Principal, datetime]:
-    """Who it names and when it ends; Unauthenticated when it is not good at `now`."""
+    """The token's principal and expiry. Raises Unauthenticated if it is not valid at `now`."""
     principal, _begun, ends = _read(settings, token, now, AUDIENCE)
     return principal, ends
 
 
 def read_cookie(settings: Settings, token: str, now: datetime) -> tuple[Principal, datetime]:
-    """Whom a page's cookie names and until when that may be believed without asking; Unauthenticated as above."""
+    """The session cookie's principal, and until when it is trusted without asking PostgreSQL. Raises Unauthenticated as
+    `read`."""
     principal, begun, _ends = _read(settings, token, now, PAGES)
     return principal, begun + timedelta(seconds=settings.access_ttl)
 
@@ -68,12 +69,12 @@ def _read(settings: Settings, token: str, now: datetime, audience: str) -> tuple
 
 @lru_cache(maxsize=64)
 def key_id(secret: str) -> str:
-    """The name of a key, which says nothing about it: 96 bits of a digest."""
+    """A key's id: 96 bits of a digest, which reveal nothing about the key."""
     return hashlib.sha256(b"kid:" + secret.encode()).hexdigest()[:24]
 
 
 def _key_of(settings: Settings, token: str) -> str:
-    """The key that the token says it was signed with. Raises InvalidTokenError when it is none of ours."""
+    """The key that the token says it was signed with. Raises InvalidTokenError if it is not one of ours."""
     kid = jwt.get_unverified_header(token).get("kid")
     for secret in settings.all_secrets():
         if key_id(secret) == kid:

@@ -50,7 +50,7 @@ class NewAddress(Body):
 
 
 class AddressPatch(Body):
-    """Members left out stay; null removes `line2`, `region` or `phone`."""
+    """Omitted members stay unchanged; null removes `line2`, `region` or `phone`."""
 
     name: Short = ""
     line1: Line = ""

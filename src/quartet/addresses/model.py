@@ -1,4 +1,4 @@
-"""An address, and what may stand in it."""
+"""A postal address and its limits."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,13 +8,13 @@ from uuid import UUID
 from quartet.kernel.errors import Conflict
 
 MOST = 50
-# ISO 3166-1 alpha-2, the 249 that are assigned.
+# ISO 3166-1 alpha-2: the 249 assigned codes.
 COUNTRIES = frozenset(Path(__file__).with_name("countries.txt").read_text(encoding="ascii").split())
 
 
 @dataclass(frozen=True)
 class Address:
-    """One of a user's; of those who have any, exactly one is the default."""
+    """A user's address; if a user has any, exactly one is the default."""
 
     id: UUID
     name: str
@@ -31,6 +31,6 @@ class Address:
 
 
 class TooManyAddresses(Conflict):
-    """You have 50 addresses already, as many as are kept. Delete one that you no longer use."""
+    """You have 50 addresses already, which is the maximum. Delete one that you no longer use."""
 
     slug, title = "too-many-addresses", "You have as many addresses as are kept"

@@ -42,7 +42,8 @@ async def add(tx: Tx, user_id: UUID, fields: dict[str, Any], now: datetime) -> A
 
 
 async def change(tx: Tx, user_id: UUID, address_id: UUID, fields: dict[str, Any], now: datetime) -> Address:
-    """Raises NotFound; Invalid where the default is to be one no longer, which only another can bring about."""
+    """Raises NotFound; Invalid if the default address is to stop being it: only making another one the default does
+    that."""
     await _lock(tx, user_id)
     before = await get(tx, user_id, address_id)
     after = asdict(before) | fields
@@ -54,7 +55,7 @@ async def change(tx: Tx, user_id: UUID, address_id: UUID, fields: dict[str, Any]
 
 
 async def remove(tx: Tx, user_id: UUID, address_id: UUID) -> None:
-    """Raises NotFound. When the default goes, the newest of the others takes its place."""
+    """Raises NotFound. If the default is deleted, the newest of the others becomes the default."""
     await _lock(tx, user_id)
     was_default = await tx.fetchval(q.delete, address_id, user_id)
     if was_default is None:
@@ -64,7 +65,7 @@ async def remove(tx: Tx, user_id: UUID, address_id: UUID) -> None:
 
 
 async def forget(tx: Tx, user_id: UUID) -> None:
-    """All of them go."""
+    """Deletes all of the user's addresses."""
     await tx.execute(q.forget, user_id)
 
 

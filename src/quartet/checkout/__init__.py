@@ -1,4 +1,5 @@
-"""The purchase: place, pay, cancel, refund, and recovery of what was left open. Owns no store; calls several rooms."""
+"""The purchase: place, pay, cancel, refund, and recovery of what was left open. Owns no store; coordinates other
+packages."""
 
 from quartet.checkout.recovery import recover
 

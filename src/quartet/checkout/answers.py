@@ -11,7 +11,7 @@ from quartet.web.shapes import Shape
 
 
 class PiecesShape(Shape):
-    """So many of a SKU."""
+    """A quantity of a SKU."""
 
     sku: str
     qty: int
@@ -38,7 +38,7 @@ def of_order(order: Order) -> Answer:
 
 
 def of_new_order(order: Order, token: str | None) -> Answer:
-    """201: says where it can be found, and to a guest with which token."""
+    """201 with its `Location`, and for a guest with the order's token."""
     shape = OrderShape.model_validate(order)
     if token is not None:
         shape = NewOrderShape(**shape.model_dump(), order_token=token)
@@ -46,7 +46,7 @@ def of_new_order(order: Order, token: str | None) -> Answer:
 
 
 def of_payment(payment: Payment, request_id: str = "") -> Answer:
-    """201; 402 when it was declined, 409 when the order could not take it any more."""
+    """201; 402 if it was declined, 409 if the order could not take it any more."""
     if payment.status == "failed":
         declined = PaymentDeclined(
             f"the provider declined: {payment.decline_code or 'no reason given'}",
@@ -60,7 +60,7 @@ def of_payment(payment: Payment, request_id: str = "") -> Answer:
 
 
 def of_capture(payment: Payment, request_id: str = "") -> Answer:
-    """200, `authorized` while the provider has not said that it took the money; 409 when the hold had ended before."""
+    """200, `authorized` while the provider has not confirmed the capture; 409 if the authorization had ended before."""
     if payment.status == "voided":
         return problem_response(NothingToCapture("the hold has ended", payment_status=payment.status), request_id)
     return of_payment_as_it_stands(payment)
@@ -72,5 +72,5 @@ def of_payment_as_it_stands(payment: Payment) -> Answer:
 
 
 def of_refund(refund: Refund) -> Answer:
-    """201, settled or not yet."""
+    """201, whether or not the provider has confirmed it yet."""
     return answer(RefundShape.model_validate(refund), 201)

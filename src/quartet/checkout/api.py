@@ -53,7 +53,7 @@ from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty,
 router = APIRouter(tags=["checkout"])
 
 _PLACED = with_headers({"Location": "Where it is."})
-# Of whoever asks a provider.
+# The errors of routes that call a provider.
 _ASKING = (ProviderError, ProviderAway)
 _ALWAYS = (Unauthenticated, Invalid, IdempotencyKeyReused, RequestInProgress, StoreUnavailable)
 MOST_METADATA = 50
@@ -92,7 +92,7 @@ class NewOrder(Body):
 
 
 class NewPayment(Body):
-    """`paymentMethod` is the provider's own name of it; the sandbox takes `card_ok`, `card_declined`,
+    """`paymentMethod` is the provider's own name of the method; the sandbox takes `card_ok`, `card_declined`,
     `card_insufficient_funds`, `card_async`, `card_error`, `card_slow`."""
 
     order_id: UUID
@@ -111,7 +111,7 @@ class NewRefund(Body):
 
 
 async def _providers(request: Request, shop: ShopDep) -> Providers:
-    """Opened at the first payment and kept with the application, which may have been given others."""
+    """The providers, opened at first use and kept in the application's state, unless it was given others."""
     state = request.app.state
     if getattr(state, "providers", None) is None:
         state.providers = open_providers(shop.settings, shop.stores.pg)
@@ -188,8 +188,8 @@ async def post_refund(  # noqa: PLR0917
 async def post_payment(  # noqa: PLR0917
     request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Buying, body: NewPayment, key: IdempotencyKey
 ) -> Response:
-    """Pays the whole order. `succeeded`, or `authorized` if the shop captures later: it is confirmed; `pending`: a
-    webhook will tell, or the buyer has to go to `redirectUrl` first."""
+    """Pays the whole order. `succeeded`, or `authorized` if the shop captures later: the order is confirmed. `pending`:
+    a webhook will report the outcome, or the buyer has to go to `redirectUrl` first."""
     return await service.pay(
         shop, providers, visitor, body.order_id, provider=body.provider, method=body.payment_method, key=key,
         request_id=request.scope.get("request_id", ""),
@@ -219,7 +219,7 @@ async def capture_payment(
 async def refresh_payment(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, payment_id: PathId, _: NoBody = None
 ) -> Response:
-    """Asks the provider how an open payment stands: for a buyer who is back from its page."""
+    """Asks the provider for the state of an open payment: for a buyer who is back from its page."""
     return await service.refresh(shop, providers, visitor, payment_id)
 
 

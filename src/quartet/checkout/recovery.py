@@ -21,12 +21,12 @@ log = structlog.get_logger("quartet.recovery")
 _BATCH = 20
 _EXPIRED_AT_ONCE = 500
 _PATIENCE = 1.0
-# A charge that the provider has not heard of this long after the request was given up was never sent.
+# A charge that the provider does not know this long after the request's timeout was never sent.
 _NEVER_SENT = timedelta(minutes=2)
-# A payment that its provider has not named is looked for page by page, among all of its minutes. Each page is given the
-# time of one call; all of them, so much: what comes due meanwhile waits for the next sweep.
+# A payment without a provider's id is searched for page by page, among all payments of its minutes. Each page has the
+# timeout of one call, and the whole search this one: what comes due meanwhile waits for the next sweep.
 _SEARCH = 60.0
-# Whoever asks for a refund has an answer, or has given up, so long before the next one asks.
+# A refund call has ended, with or without an answer, this long before another worker may make one.
 _LEASE_MARGIN = timedelta(seconds=5)
 
 
@@ -46,11 +46,11 @@ class Report:
 
 
 async def recover(shop: Shop, providers: Providers) -> Report:
-    """One sweep: expires unpaid orders, asks the providers about open payments, finishes refunds, forgets old keys and
-    dead sessions. An order for which a payment is under way expires only when the provider was asked, or takes its
-    time: what was paid and not noticed is confirmed, not given back.
+    """One sweep: expires unpaid orders, asks the providers about open payments, finishes refunds, deletes old
+    idempotency keys and expired sessions. An order with a payment in progress expires only after the provider was
+    asked, or while it is slow to answer: a payment that went unnoticed is confirmed, not refunded.
 
-    Raises StoreUnavailable when PostgreSQL is away.
+    Raises StoreUnavailable when PostgreSQL is down.
     """
     report = Report()
     await _expire(shop, report, paying=False)
@@ -88,8 +88,8 @@ async def _expire(shop: Shop, report: Report, *, paying: bool = True) -> None:
 
 
 async def _beside_expiry(shop: Shop, work: Iterable[Coroutine[Any, Any, None]], report: Report) -> None:
-    """Does the work, all at once, and expires orders while it goes on: a provider that takes its time keeps no stock
-    from being free."""
+    """Does the work concurrently, and goes on expiring orders meanwhile: a slow provider does not keep stock
+    reserved."""
     tasks = left = {asyncio.create_task(part) for part in work}
     try:
         while left:
@@ -113,7 +113,7 @@ def _note_failures(tasks: Iterable["asyncio.Task[None]"], report: Report) -> Non
 
 
 async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Report) -> None:
-    """Asks how an open payment stands, and tells the provider what it has to be told about money that it holds."""
+    """Looks up an open payment at the provider, and carries out the capture or void that is due."""
     report.asked += 1
     provider = providers.get(payment.provider)
     if provider is None:
@@ -140,7 +140,7 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
         if payment.status != "pending" or shop.clock.now() - payment.created_at < still_young:
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
-    if shop.clock.now() < service.ask_at(shop, payment.created_at):  # a webhook, or the buyer, has moved it up
+    if shop.clock.now() < service.ask_at(shop, payment.created_at):  # due early, through a webhook or the buyer
         payment = service.beside_its_request(payment, outcome)
     _, completed = await service.complete(shop, payment, outcome, failure=failure)
     report.settled += completed.payment.status != payment.status

@@ -40,13 +40,13 @@ from quartet.web.idempotency import RequestKey
 
 log = structlog.get_logger("quartet.checkout")
 
-# The gateway gives a request up before this; only then may recovery ask the provider about what it left.
+# A request times out at the gateway before this; only then may recovery ask the provider about what it left open.
 _MARGIN = timedelta(seconds=5)
 
-# A refund that was refused more often than this, ten minutes long, is one that somebody has to see to.
+# A refund that was refused more often than this, over some ten minutes, needs somebody's attention.
 _OFTEN = 8
 
-# Providers refuse to charge nothing.
+# Providers refuse to charge zero.
 _NOTHING_TO_PAY = Outcome(None, "succeeded")
 
 Lines = Sequence[tuple[str, int]]
@@ -63,13 +63,13 @@ async def place(
     expected: int | None,
     found_by: Sequence[tuple[str, UUID]] = (),
 ) -> Answer:
-    """Reserves stock and writes the order: of `items` (SKU, pieces), else of the buyer's cart. A guest has an `email`,
+    """Reserves stock and creates the order: of `items` (SKU, pieces), else of the buyer's cart. A guest has an `email`,
     and gets the order's token; `expected` is the total in cents that the buyer was shown, `found_by` the search that
     led to a SKU.
 
     Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Unauthenticated (a guest without an address),
-    Invalid (nothing to order, or an address too much), and StoreUnavailable where the cart is asked for and Redis is
-    away.
+    Invalid (nothing to order, or an address from a signed-in user), and StoreUnavailable if the cart is ordered and
+    Redis is down.
     """
     buyer = _buyer(visitor, email)
     lines = await _to_order(shop, visitor, items)
@@ -94,8 +94,9 @@ async def place(
 
 
 async def _to_order(shop: Shop, visitor: Visitor, items: Lines | None) -> Lines | Problem:
-    """What is asked for; or why nothing is ordered, as far as PostgreSQL alone can't tell: the cart can't be read, or
-    the catalog does not show what then is not sold. Not raised: it matters only if the key has no answer yet."""
+    """The lines to order, or the reason to refuse, if PostgreSQL alone can't know it: the cart can't be read, or the
+    catalog does not show a product, which then is not sold. Returned, not raised: it matters only if the key has no
+    answer yet."""
     try:
         lines = await _cart_lines(shop, visitor) if items is None else items
     except StoreUnavailable as away:
@@ -112,7 +113,7 @@ async def _to_order(shop: Shop, visitor: Visitor, items: Lines | None) -> Lines 
 
 
 async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines:
-    """A user's cart, once it has taken in a guest's that is sent along, or a guest's own."""
+    """A user's cart, after merging a guest's cart that is sent along, or a guest's own."""
     token = cart.good_token(visitor.cart_token)
     owner = visitor.user_id or token
     if visitor.user_id is not None:
@@ -121,7 +122,7 @@ async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines:
 
 
 async def _refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Answer:
-    """The key's first answer, should there be one: then it could be ordered. Else raises the refusal."""
+    """The key's first answer, if there is one: the refusal may not have applied then. Else raises the refusal."""
     if key is None:
         raise refusal
     async with idempotency.transaction(shop, key) as slot:
@@ -152,9 +153,9 @@ async def pay(
     key: RequestKey | None,
     request_id: str,
 ) -> Answer:
-    """Charges the whole order, or has its sum held where the shop captures by hand. A payment that waits for its buyer
-    at a provider's page is let go first. Nothing is begun, nor let go, while the provider is away; of a free order it
-    is asked nothing.
+    """Charges the whole order, or only authorizes it if the shop captures manually. A payment that waits for its buyer
+    at a provider's page is voided first. While the provider is away, nothing is started or voided; for a free order it
+    is not called.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
     """
@@ -183,7 +184,7 @@ async def pay(
 
 
 async def _is_free(shop: Shop, order_id: UUID) -> bool:
-    """Then no provider is asked. Whose order it is, or that there is none, is not told here."""
+    """Whether no provider has to be called. Does not reveal whose order it is, or whether there is one."""
     with suppress(NotFound):
         async with shop.stores.pg.read() as read:
             return (await orders.get(read, order_id)).total_cents == 0
@@ -223,7 +224,7 @@ async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
 async def _charge(
     shop: Shop, provider: PaymentProvider, payment: Payment, method: str
 ) -> tuple[Outcome, ProviderError | None]:
-    """The provider's answer. Its failure means that nothing was charged; its silence that nobody knows."""
+    """The provider's answer. ProviderError means that nothing was charged; silence means that it is unknown."""
     if payment.amount_cents == 0:
         return _NOTHING_TO_PAY, None
     back = shop.settings.payment_return_url or shop.settings.base_url
@@ -298,7 +299,7 @@ async def complete_in(
 ) -> tuple[Answer, Completed]:
     """Applies what the provider said, and stores the request's answer with it."""
     completed = await payments.complete(tx, payment.id, outcome, now)
-    # What is due is told the provider long after the payment itself was answered.
+    # A capture or void is carried out long after the payment's own request was answered.
     told = answers.of_payment if payment.due is None else answers.of_capture
     answer = told(completed.payment, request_id)
     await _keep(tx, payment, None if failure is not None else answer)
@@ -336,8 +337,8 @@ async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> N
 async def capture(
     shop: Shop, providers: Providers, principal: Principal, payment_id: UUID, key: RequestKey | None
 ) -> Answer:
-    """Takes what is held. Raises NotFound, NothingToCapture, PaymentInProgress, PaymentContested, ProviderOff,
-    ProviderError."""
+    """Captures an authorized payment. Raises NotFound, NothingToCapture, PaymentInProgress, PaymentContested,
+    ProviderOff, ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
         if slot.replay is not None:
@@ -423,7 +424,7 @@ async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment)
 
 
 async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id: UUID) -> Answer:
-    """The buyer is back from the provider's page: the provider is asked how the payment stands. Raises NotFound."""
+    """The buyer is back from the provider's page: looks up the payment's state there. Raises NotFound."""
     async with shop.stores.pg.read() as read:
         found = await payments.with_buyer(read, payment_id)
     if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
@@ -513,7 +514,7 @@ async def _payment_of(shop: Shop, provider: str, reference: str) -> Payment | No
 
 
 async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: UUID, key: RequestKey | None) -> Answer:
-    """The stock is free again, and what was paid goes back.
+    """Cancels the order: its stock is released, what was paid is refunded, and an authorization is voided.
 
     Raises NotFound (also for another's order), InvalidTransition, PaymentContested, ProviderOff.
     """
@@ -562,7 +563,7 @@ async def refund(
     note: str | None,
     key: RequestKey | None,
 ) -> Answer:
-    """Gives money back: `cents`, or the price of `items`, all that is left by default. Raises NotFound, OverRefund,
+    """Refunds `cents`, or the price of `items`, by default all that is left. Raises NotFound, OverRefund,
     PaymentContested, ProviderOff, ProviderError."""
     now = shop.clock.now()
     async with idempotency.transaction(shop, key) as slot:
@@ -645,18 +646,18 @@ async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) 
 
 
 def _check_is_on(providers: Providers, money: Payment | Refund) -> None:
-    """Before something is promised that nobody would ever carry out. Raises ProviderOff."""
+    """Checked before anything is recorded that could never be carried out. Raises ProviderOff."""
     if money.provider not in providers:
         raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
 
 
 def _check_answers(providers: Providers, money: Payment | Refund) -> None:
-    """Before something is started that could only fail. Raises ProviderOff, ProviderAway."""
+    """Checked before anything is started that could only fail. Raises ProviderOff, ProviderAway."""
     _check_is_on(providers, money)
     if providers[money.provider].is_away:
         raise ProviderAway(money.provider)
 
 
 def ask_at(shop: Shop, now: datetime) -> datetime:
-    """The time by which a request that begins now has ended, one way or another."""
+    """The time by which a request that begins now has certainly ended."""
     return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN

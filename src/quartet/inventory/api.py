@@ -66,7 +66,7 @@ class MovementShape(Shape):
 
 
 class PutItem(Body):
-    """Without `stock` the stock stays as it is."""
+    """Without `stock` the stock is unchanged."""
 
     name: Annotated[str, words(300)]
     unit_price_cents: Cents
@@ -106,7 +106,7 @@ async def list_items(
 
 @router.get("/{sku}", response_model=ItemShape, responses=problems(NotFound, *_STAFF))
 async def get_item(shop: ShopDep, _: Staff, sku: SkuPath) -> Response:
-    """One item."""
+    """An item by its SKU."""
     async with shop.stores.pg.read() as read:
         return answer(ItemShape.model_validate(await store.get(read, sku)))
 

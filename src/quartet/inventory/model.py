@@ -1,4 +1,4 @@
-"""A row of inventory and of its ledger, and what can go wrong with them."""
+"""Rows of inventory and of its ledger, and the error for stock out of bounds."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ MAX_STOCK = 1_000_000_000
 
 @dataclass(frozen=True)
 class Item:
-    """A sellable SKU: pieces on the shelf, pieces promised to open orders, and what one is charged, in minor units."""
+    """A sellable SKU: pieces in stock, pieces reserved by open orders, and the price of one, in minor units."""
 
     sku: str
     name: str
@@ -44,7 +44,7 @@ class Movement:
 
 
 class StockOutOfBounds(Conflict):
-    """The stock would fall below what open orders have reserved, or rise above a thousand million pieces. Nothing was
-    moved; `stock` and `reserved` say how things stand."""
+    """The stock would fall below what open orders have reserved, or rise above 1,000,000,000 pieces. Nothing was
+    changed; `stock` and `reserved` are the current values."""
 
     slug, title = "stock-out-of-bounds", "The stock can not become that"

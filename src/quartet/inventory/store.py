@@ -22,12 +22,12 @@ def _item(row: Record) -> Item:
 
 
 async def prices(read: Read, skus: Iterable[str]) -> dict[str, Item]:
-    """Price and stock of those SKUs that there are, by SKU; one query."""
+    """Price and stock of these SKUs, by SKU, without those that don't exist; one query."""
     return {row["sku"]: _item(row) for row in await read.fetch(q.prices, list(skus))}
 
 
 async def lock(tx: Tx, skus: Iterable[str]) -> dict[str, Item]:
-    """The same with their rows held until the transaction ends: what they are changed from, and to."""
+    """The same with their rows locked until the transaction ends, for the values before a change."""
     return {row["sku"]: _item(row) for row in await tx.fetch(q.lock, list(skus))}
 
 
@@ -40,7 +40,7 @@ async def get(read: Read, sku: str) -> Item:
 
 
 async def page(read: Read, *, after: str, limit: int, below: int | None = None, text: str | None = None) -> list[Item]:
-    """Items in SKU order after a SKU; `below`: less than so many available; `text`: within SKU or name."""
+    """Items in SKU order after a SKU; `below`: fewer than so many available; `text`: part of the SKU or the name."""
     return [_item(row) for row in await read.fetch(q.page, after, below, text, limit)]
 
 
@@ -55,10 +55,10 @@ async def put(
     stock: int | None = None,
     category: str | None = None,
 ) -> tuple[Item, bool]:
-    """Makes or changes a row; answers it, and whether it is new. Without `stock` the stock stays (0 when new), without
-    `category` the category. `actor` is a user's id or a part of the shop.
+    """Creates or changes a row; returns it, and whether it is new. Without `stock` the stock is unchanged (0 when new),
+    without `category` the category. `actor` is a user's id or a part of the shop.
 
-    Raises StockOutOfBounds when `stock` is less than what is reserved.
+    Raises StockOutOfBounds if `stock` is less than what is reserved, or more than `MAX_STOCK`.
     """
     row = await tx.fetchrow(q.put, sku, name, unit_price_cents, currency, category)
     item, created = _item(row), bool(row["created"])
@@ -71,13 +71,13 @@ async def put(
 
 
 async def rename(tx: Tx, sku: str, name: str, *, category: str | None = None) -> Item | None:
-    """Changes the name, and the category where one is given; None when there is no such row."""
+    """Changes the name, and the category if one is given; None if there is no such row."""
     row = await tx.fetchrow(q.rename, sku, name, category)
     return _item(row) if row else None
 
 
 async def move(tx: Tx, sku: str, delta: int, reason: str, *, note: str | None = None, actor: str) -> Movement:
-    """Changes the stock by `delta` pieces and writes why. Raises NotFound, StockOutOfBounds."""
+    """Changes the stock by `delta` pieces and records why. Raises NotFound, StockOutOfBounds."""
     row = await tx.fetchrow(q.move, sku, delta, reason, note, actor)
     if row is None:
         item = await get(tx, sku)
@@ -86,7 +86,7 @@ async def move(tx: Tx, sku: str, delta: int, reason: str, *, note: str | None = 
 
 
 async def movements(read: Read, sku: str, *, before: int, limit: int) -> list[Movement]:
-    """The ledger of a SKU, newest first, older than the entry `before`."""
+    """A SKU's ledger, newest first, entries older than `before`."""
     return [Movement(**row) for row in await read.fetch(q.movements, sku, before, limit)]
 
 

@@ -1,1 +1,1 @@
-"""Errors, ids, money, clock and settings: what every room shares and nothing that does I/O."""
+"""Errors, ids, money, clock and settings: what all packages share, and nothing that does I/O."""

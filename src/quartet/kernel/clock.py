@@ -1,4 +1,4 @@
-"""Time, injected: code that needs the time takes a Clock."""
+"""Injected time: code that needs the time takes a Clock."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Says what time it is."""
+    """Gives the current time."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC."""
+        """The current time, timezone-aware, in UTC."""
         ...
 
 
@@ -30,5 +30,5 @@ class FixedClock:
         return self.at
 
     def advance(self, seconds: float) -> None:
-        """Moves the hand forward."""
+        """Moves the time forward."""
         self.at += timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""All errors of the API: each class is a kind of problem, its docstring the page that explains it.
+"""All errors of the API: each class is a kind of problem, and its docstring the text of the page that explains it.
 
 A problem is sent as RFC 9457 `application/problem+json`; `slug` becomes its `type` (`/problems/{slug}`).
 """
@@ -15,7 +15,7 @@ class Problem(Exception):
     slug: ClassVar[str] = "problem"
     status: ClassVar[int] = 400
     title: ClassVar[str] = "The request could not be carried out"
-    retry_after: int | None = None  # seconds, where it is worth the while
+    retry_after: int | None = None  # seconds; None if a retry does not help
 
     def __init__(self, detail: str = "", **members: Any) -> None:
         super().__init__(detail or self.title)
@@ -61,7 +61,8 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    """You are signed in, but your role does not allow this call; or your API key lacks the scope that `scope` names."""
+    """You are signed in, but your role does not allow this call; or your API key lacks the scope that `scope` names; or
+    the call is not open to API keys at all."""
 
     slug, status, title = "forbidden", 403, "Your role does not allow this"
 
@@ -104,7 +105,8 @@ class UnsupportedMediaType(Problem):
 
 
 class TooManyRequests(Problem):
-    """Too many requests in the last minute. Wait for `Retry-After` seconds."""
+    """Too many requests: more in a minute than allowed, too many searches at the same time, or too many verification
+    e-mails in an hour. Wait for `Retry-After` seconds."""
 
     slug, status, title = "too-many-requests", 429, "Too many requests"
 
@@ -127,7 +129,8 @@ class StoreUnavailable(Problem):
     retry_after = 2
 
     def __init__(self, store: str, detail: str = "", *, is_unauthorized: bool = False) -> None:
-        """`is_unauthorized`, as far as MongoDB and search tell: it rejects our login, which no waiting mends."""
+        """`is_unauthorized`, known for MongoDB and search only: the store rejects our login, so that waiting does not
+        help."""
         super().__init__(detail or f"{store} does not answer right now", store=store)
         self.store, self.is_unauthorized = store, is_unauthorized
 
@@ -153,14 +156,14 @@ class RequestInProgress(Problem):
 
 
 def invalid(field: str, message: str) -> Invalid:
-    """One field that is wrong: `raise invalid("qty", "must be 1 to 999")`. One may have come without a name (`?=1`)."""
+    """An error of one field: `raise invalid("qty", "must be 1 to 999")`. A query parameter may have no name (`?=1`)."""
     field = field or "(no name)"
     return Invalid(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises ValueError where this file or folder can't be written: an OSError may be taken for one of a store's."""
+    """Raises ValueError if this file or folder can't be written: an OSError could be taken for a store's."""
     try:
         yield
     except OSError as error:

@@ -4,7 +4,7 @@ import os
 import time
 from uuid import UUID
 
-# Version and variant, and where they stand.
+# The version and variant bits, and the mask of both.
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
 _MARKS = 0xF << 76 | 0x3 << 62
 
@@ -18,6 +18,6 @@ def new_id() -> UUID:
 
 
 def drawn_id() -> int:
-    """The number that `new_id` would be made of."""
+    """The id of `new_id` as an integer."""
     drawn = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
     return drawn & ~_MARKS | _VERSION_7

@@ -1,7 +1,7 @@
-"""Periodic checks for changes of what a process caches in its memory.
+"""Periodic checks for changes to what a process caches in its memory.
 
-A caller for whom a check is due waits for it a moment, so with a healthy store everybody gets current data; a check
-that takes longer delays nobody, since data of a second ago is better than waiting.
+A caller for whom a check is due waits for it briefly, so with a healthy store everybody gets current data; a check that
+takes longer delays nobody, since data a second old is better than waiting.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ import structlog
 
 log = structlog.get_logger("quartet.kernel")
 
-# From when a look began. Some ten times of what one takes at a store that is well.
+# How long callers wait for a check, from its start: some ten times what one takes with a healthy store.
 PATIENCE_SECONDS = 0.05
-# While nothing is known yet.
+# The same while nothing is cached yet.
 FIRST_PATIENCE_SECONDS = 0.5
-# The part of the time between two looks after which the next is begun for those who would not wait for it.
+# The share of the interval after which the next check is started in advance, for callers that would not wait for it.
 AHEAD = 0.75
 
 
 class Looks:
-    """At one thing (`what`, for the log): every so many `seconds`, after one that failed not for `rest` more. While
-    what is known is less than `bearable` seconds old, nobody waits for a look."""
+    """The checks of one thing (`what`, for the log): every so many `seconds`, and `rest` seconds later after a failed
+    one. While the cached data is less than `bearable` seconds old, nobody waits for a check."""
 
     def __init__(self, what: str, seconds: float, rest: float, *, bearable: float = 0.0) -> None:
         self._what, self._seconds, self._rest, self._bearable = what, seconds, rest, bearable
@@ -32,18 +32,18 @@ class Looks:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look again."""
+        """Whether a check is due."""
         return monotonic() - self._looked_at >= self._seconds
 
     def are_recent(self, renew: Callable[[], Awaitable[None]]) -> bool:
-        """Whether it is not time to look again. Shortly before it is, it is begun, so that nobody has to wait."""
+        """Whether no check is due. Shortly before one is, it is started, so that nobody has to wait."""
         age = monotonic() - self._looked_at
         if age >= self._seconds * AHEAD and (self._task is None or self._task.done()):
             self._begin(renew)
         return age < self._seconds
 
     async def look(self, renew: Callable[[], Awaitable[None]]) -> None:
-        """Has it renewed where it is time to, once for all who ask meanwhile, and waits for that a moment."""
+        """Runs `renew` if a check is due, once for all concurrent callers, and waits for it briefly."""
         if not self.is_due:
             return
         task = self._begin(renew) if self._task is None or self._task.done() else self._task

@@ -1,8 +1,8 @@
-"""Money is an integer of minor units and an ISO 4217 code; nothing here ever touches a float."""
+"""Money is an integer of minor units and an ISO 4217 code, never a float."""
 
 from decimal import Decimal
 
-# ISO 4217 minor units where they are not two.
+# Decimal digits of minor units (ISO 4217), if not two.
 _DIGITS = {
     "BIF": 0, "CLP": 0, "DJF": 0, "GNF": 0, "ISK": 0, "JPY": 0, "KMF": 0, "KRW": 0, "PYG": 0, "RWF": 0,
     "UGX": 0, "UYI": 0, "VND": 0, "VUV": 0, "XAF": 0, "XOF": 0, "XPF": 0,

@@ -13,7 +13,7 @@ from pydantic_settings.exceptions import SettingsError
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 YEAR_SECONDS = 365 * 86_400
-# Bounds within which every store, and every date that is reckoned with, can still tell a number.
+# Upper bounds that every store, and all date arithmetic, can represent.
 Count = Annotated[int, Field(le=10**9)]
 Moment = Annotated[float, Field(le=86_400)]
 Lasting = Annotated[int, Field(le=YEAR_SECONDS)]
@@ -32,14 +32,14 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 
 
 def _readable(url: str) -> str:
-    with suppress(ValueError):  # which may tell a part of it
+    with suppress(ValueError):  # its message may contain a part of the URL
         if _is_readable(url):
             return url
     raise ValueError("no host can be read from it; what a password has of : / ? # @ has to be percent-encoded")
 
 
 def _is_readable(url: str) -> bool:
-    """Whether each driver reads the same from it. ValueError where one of its parts can't be."""
+    """Whether every driver parses the URL in the same way. Raises ValueError if a part can't be parsed."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return True
@@ -48,7 +48,7 @@ def _is_readable(url: str) -> bool:
         return False
     if parts.scheme.startswith("mongodb") and ("@" in login or login.count(":") > 1):
         return False
-    if not hosts and parts.scheme.startswith("postgres"):  # by its socket
+    if not hosts and parts.scheme.startswith("postgres"):  # by its Unix socket
         return True
     named = [urlsplit(f"//{host}") for host in hosts.split(",")]
     return all(host.hostname and host.port != 0 for host in named)
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         allow_inf_nan=False,
-        str_strip_whitespace=True,  # blank is not set
+        str_strip_whitespace=True,  # blank counts as not set
     )
 
     postgres_url: StoreUrl | None = Field(
@@ -284,16 +284,16 @@ class Settings(BaseSettings):
 
     @property
     def is_secure(self) -> bool:
-        """Whether the shop is reached by https alone."""
+        """Whether the shop's public URL is https."""
         return self.base_url.startswith("https:")
 
     def all_secrets(self) -> list[str]:
-        """The one that signs, then those that only verify."""
+        """The secret that signs, then those that only verify."""
         return [held.get_secret_value() for held in (self.secret, *self.secrets_retired)]
 
 
 def complaints(error: ValidationError | SettingsError) -> list[str]:
-    """What is wrong with which setting, a line each. No value is told, since it may be a secret."""
+    """What is wrong with which setting, one line each. Values are left out, since they may be secret."""
     if isinstance(error, ValidationError):
         return [_complaint([str(part) for part in found["loc"]], found["msg"]) for found in error.errors()]
     unread = re.search(r'field "(\w+)"', str(error))

@@ -1,12 +1,12 @@
-"""Normalising words, for everything that compares what people typed: accents, and numbers with their units."""
+"""Normalisation of text, for everything that compares what people typed: accents, and numbers with their units."""
 
 import re
 import unicodedata
 from typing import Any
 
-# Letters that are letters of their own and not others with marks on them.
+# Letters that Unicode does not decompose into another letter and marks.
 _ALIKE = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i", "’": "'"})
-# Signs that nobody sees, which come along when a name is copied from a page: soft hyphens, joiners, marks of direction.
+# Invisible characters that get copied along with a name from a web page: soft hyphens, joiners, direction marks.
 _UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), "")
 _ALIKE |= _UNSEEN
 # The same, for a class of characters in a pattern.
@@ -14,7 +14,7 @@ UNSEEN = "".join(map(chr, _UNSEEN))
 
 
 def fold(text: str) -> str:
-    """Lower case without accents and what is not seen: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
+    """Lower case without accents and invisible characters: `Crème Brûlée` is `creme brulee`, `Straße` is `strasse`."""
     if text.isascii():
         return text.lower()
     parts = unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
@@ -28,8 +28,8 @@ def seen(text: str) -> str:
 
 
 def composed(value: Any) -> Any:
-    """The same with every text in it spelt in one way (NFC): a letter with a mark is one character or two, and
-    nobody sees which."""
+    """The same value with all its text in composed form (NFC): a letter with a mark can be one character or two, which
+    look the same."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, dict):
@@ -40,7 +40,7 @@ def composed(value: Any) -> Any:
 # --- Numbers with units ---------------------------------------------------------------------------------------------
 
 _SPELLINGS = {
-    "inch": "inch|inches|zoll|\"|''|′′|”",  # folding makes two signs of ″
+    "inch": "inch|inches|zoll|\"|''|′′|”",  # folding turns ″ into two characters
     "gb": "gb|gigabytes?",
     "tb": "tb|terabytes?",
     "mb": "mb|megabytes?",
@@ -57,12 +57,12 @@ _SPELLINGS = {
     "w": "w|watts?",
 }
 UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
-# What is a word as well, and a unit only right behind its number: `27in` and not `2 in 1`.
+# Also a word, so a unit only right behind its number: `27in`, but not `2 in 1`.
 _CLOSE = {"in": "inch"}
 UNITS |= _CLOSE
 UNITS |= {spelling.removesuffix("s"): unit for spelling, unit in UNITS.items() if len(spelling) > 3}
-# It looks behind past the first digit: a pattern that begins with digits is found at the speed of looking for them.
-# What begins with a needless 0 is a number of an article: `TEE 001 M` is no metre long.
+# The lookbehind comes after the first digit: a pattern that begins with digits is searched as fast as the digits alone.
+# A number with a needless leading 0 is an article number: `TEE 001 M` is no metre long.
 MEASURES = re.compile(
     r"([0-9](?<![\w.,][0-9])(?!(?<=0)[0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
     rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
@@ -72,8 +72,8 @@ _DIGITS = "0123456789"
 
 
 def has_digit(text: str) -> bool:
-    """Whether there is any of ours in it."""
-    return any(map(text.__contains__, _DIGITS))  # a tenth of what looking through it by a pattern takes
+    """Whether the text has an ASCII digit."""
+    return any(map(text.__contains__, _DIGITS))  # takes a tenth of the time of a regular expression
 
 
 def joined(text: str) -> str:
@@ -82,7 +82,7 @@ def joined(text: str) -> str:
 
 
 def measured(text: str) -> str:
-    """The same of text in lower case, accents and all."""
+    """The same for text in lower case, accents kept."""
     return MEASURES.sub(lambda found: measure(found[1], found[2], UNITS[found[3]]), text)
 
 

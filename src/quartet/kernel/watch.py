@@ -1,4 +1,4 @@
-"""The progress of long operations, for whoever watches."""
+"""Progress reports of long operations."""
 
 from collections.abc import Callable
 
@@ -7,4 +7,4 @@ Watch = Callable[[str, int, int], None]
 
 
 def unwatched(_stage: str, _done: int, _total: int, /) -> None:
-    """For who does not look."""
+    """Ignores the progress."""

@@ -33,14 +33,14 @@ class Board(Shape):
 
 
 class MyPlace(Shape):
-    """`rank` is null for somebody without points."""
+    """`rank` is null for a user without points."""
 
     rank: int | None
     xp: int
 
 
 class Points(Body):
-    """`eventId` names what the points are for; it counts once."""
+    """`eventId` identifies what the points are for; each event counts once."""
 
     user_id: UUID
     xp: Annotated[Int, Field(ge=1, le=1_000_000_000)]
@@ -48,7 +48,7 @@ class Points(Body):
 
 
 class Given(Shape):
-    """`counted` is false when the event had been counted before."""
+    """`counted` is false if the event was counted before."""
 
     user_id: UUID
     xp: int
@@ -75,7 +75,7 @@ async def get_mine(shop: ShopDep, principal: Signed, period: PeriodQuery = "dail
 
 
 class Rebuilt(Shape):
-    """How many orders and gifts of points went into each board."""
+    """How many orders and grants of points went into each board."""
 
     daily: int
     weekly: int
@@ -94,6 +94,6 @@ async def rebuild(shop: ShopDep, principal: Admin, _: NoBody = None) -> Response
     responses=problems(Unauthenticated, Forbidden, Invalid, StoreUnavailable),
 )
 async def give(shop: ShopDep, principal: Staff, body: Points) -> Response:
-    """Gives somebody points, on today's and this week's board."""
+    """Gives a user points, on today's and this week's board."""
     counted = await service.give(shop, body.user_id, body.xp, body.event_id, actor=principal.actor)
     return answer(Given(user_id=body.user_id, xp=body.xp, event_id=body.event_id, counted=counted), 201)

@@ -1,4 +1,4 @@
-"""Boards and places."""
+"""Boards, places and points."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Worth:
-    """What a source (an order, or points given by hand) is worth now, and when it began to count: `at` says on which
-    boards."""
+    """What a source (an order, or points given by staff) is worth now, and when it began to count: `at` decides on
+    which boards."""
 
     source: str
     user_id: UUID
@@ -31,7 +31,7 @@ class Worth:
 
 
 def points(cents: int, currency: str) -> int:
-    """A point a whole unit of the currency."""
+    """One point per whole unit of the currency."""
     unit: int = 10 ** minor_digits(currency)
     return max(cents, 0) // unit
 
@@ -45,11 +45,11 @@ def board(period: Period, at: datetime) -> str:
 
 
 def start_of(period: Period, at: datetime) -> datetime:
-    """When the board of that moment begins."""
+    """When the board for that time begins."""
     day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day if period == "daily" else day - timedelta(days=day.weekday())
 
 
 def end_of(period: Period, at: datetime) -> datetime:
-    """When the board of that moment is finished."""
+    """When the board for that time ends."""
     return start_of(period, at) + timedelta(days=1 if period == "daily" else 7)

@@ -12,14 +12,14 @@ from quartet.web import trail
 from quartet.web.dependencies import Shop
 
 NAMELESS = "A shopper"
-# One rebuild at a time over all processes.
+# The lock's name: one rebuild at a time over all processes.
 ALONE = "quartet leaderboard"
 BATCH = 500
 
 
 @dataclass(frozen=True)
 class Row:
-    """A place as everybody may see it."""
+    """A place as shown publicly."""
 
     rank: int
     display_name: str
@@ -29,15 +29,15 @@ class Row:
 async def settle_order(
     shop: Shop, order_id: str, user_id: UUID, *, left_cents: int, currency: str, confirmed_at: datetime
 ) -> None:
-    """Counts what is left of the money paid for an order, on the boards of when it was confirmed. It may be said any
-    number of times and in any order: an order's points only ever become fewer."""
+    """Counts what is left, after refunds, of the money paid for an order, on the boards of its confirmation. Idempotent
+    and independent of the order of calls: an order's points only ever decrease."""
     worth = Worth(f"order:{order_id}", user_id, points(left_cents, currency), confirmed_at)
     await store.settle(shop.stores.redis, shop.clock.now(), worth)
 
 
 async def give(shop: Shop, user_id: UUID, xp: int, event_id: str, *, actor: str) -> bool:
-    """Points from staff on today's and this week's board, each event once; False: given before. Raises Invalid naming
-    `userId`."""
+    """Gives points from staff on today's and this week's board, each event once; False: given before. Raises Invalid
+    naming `userId`."""
     async with shop.stores.pg.tx() as tx:
         if not await accounts.exists(tx, user_id):
             raise invalid("userId", "is nobody's")
@@ -50,16 +50,17 @@ async def give(shop: Shop, user_id: UUID, xp: int, event_id: str, *, actor: str)
 
 
 async def forget(shop: Shop, user_id: UUID) -> None:
-    """Takes somebody off the boards."""
+    """Removes a user from the boards."""
     await store.forget(shop.stores.redis, shop.clock.now(), user_id)
 
 
 async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
-    """Makes today's and this week's board anew, from orders and from what staff gave, beside the live ones, and puts
-    them in their place at once; answers of how many sources each was made. What happens meanwhile is on both.
+    """Rebuilds today's and this week's board from orders and from what staff gave, beside the live ones, and replaces
+    those atomically; returns the number of sources of each. What happens meanwhile is counted on both.
 
-    The orders are read only after every event is told to both boards: one told earlier had been written by then.
-    Raises StoreUnavailable, and then the live boards are as they were."""
+    The orders are read only after new events have begun to go to both boards: whatever an earlier event reports was in
+    PostgreSQL by then. Raises StoreUnavailable, and then the live boards are unchanged.
+    """
     whose = uuid4().hex
     async with (
         shop.stores.pg.alone(ALONE),
@@ -92,7 +93,7 @@ async def _worths(shop: Shop, since: datetime) -> list[Worth]:
 
 
 async def top(shop: Shop, period: Period, limit: int) -> list[Row]:
-    """The best of today or of this week, with names; who has none appears as `A shopper`."""
+    """The top places of today or of this week, with names; a user without a name appears as `A shopper`."""
     places = await store.best(shop.stores.redis, shop.clock.now(), period, limit)
     if not places:
         return []
@@ -102,5 +103,5 @@ async def top(shop: Shop, period: Period, limit: int) -> list[Row]:
 
 
 async def place_of(shop: Shop, period: Period, user_id: UUID) -> Place | None:
-    """None when the user has no points in that time."""
+    """None if the user has no points in that period."""
     return await store.place_of(shop.stores.redis, shop.clock.now(), period, user_id)

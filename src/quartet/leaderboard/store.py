@@ -1,4 +1,4 @@
-"""Leaderboards in Redis, a sorted set a day and one a week, all in one hash slot; points from staff in PostgreSQL."""
+"""Leaderboards in Redis, a sorted set per day and per week, all in one hash slot; points from staff in PostgreSQL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,21 +16,21 @@ SWAP = lua(__file__, "swap.lua")
 TOP = lua(__file__, "top.lua")
 
 PERIODS: tuple[Period, ...] = ("daily", "weekly")
-# How long after its end a board can still be looked at, and points on it be taken back.
+# How long after its end a board can still be read, and points on it be corrected.
 KEPT: dict[Period, timedelta] = {"daily": timedelta(days=7), "weekly": timedelta(days=28)}
 BUILDING = "leaderboard:{xp}:building"
-# A making that nobody ended is forgotten.
+# TTL of a rebuild that never finished.
 BUILDING_SECONDS = 3600
 
 
 async def settle(redis: RedisStore, now: datetime, worth: Worth) -> None:
-    """Says what a source is worth, on the boards of its day and week that still live."""
+    """Sets what a source is worth, on the boards of its day and week that still exist."""
     if periods := [p for p in PERIODS if _seconds_left(p, worth.at, now) > 0]:
         await _settle(redis, now, periods, worth.at, [worth])
 
 
 async def seed(redis: RedisStore, now: datetime, period: Period, worths: Sequence[Worth]) -> None:
-    """The same, for many sources of the board of now that is in the making."""
+    """The same for many sources, on the new board of this period that is being built."""
     if worths:
         await _settle(redis, now, [period], now, worths, which="next")
 
@@ -50,19 +50,19 @@ async def _settle(
 
 
 async def begin(redis: RedisStore, now: datetime, whose: str) -> None:
-    """From here on all that is said of the boards of now is said of those in the making as well."""
+    """From here on every change to the current boards goes to the new ones as well."""
     making = [name for period in PERIODS for name in _names(period, now)[2:]]
     await redis.pipeline([("DEL", *making), ("SET", BUILDING, whose, "EX", BUILDING_SECONDS)])
 
 
 async def swap(redis: RedisStore, now: datetime, whose: str, made: Mapping[Period, int]) -> bool:
-    """The boards in the making, each `made` of so many sources, are the live ones. False: another making has begun
-    since, or a server has taken over that has not heard of all sources."""
+    """Replaces the live boards with the new ones, each `made` of so many sources. False: another rebuild has begun
+    since, or a Redis server has taken over that lacks some of the sources."""
     return bool(await redis.run(SWAP, _keys(PERIODS, now), [whose, *(made[period] for period in PERIODS)]))
 
 
 async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:
-    """Takes somebody off every board that still lives."""
+    """Removes a user from every board that still exists."""
     days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 7)]
     names = {name for at in days for period in PERIODS for name in _names(period, at)[::2]}
     await redis.pipeline([("ZREM", name, str(user_id)) for name in sorted(names)])
@@ -74,7 +74,7 @@ async def best(redis: RedisStore, at: datetime, period: Period, limit: int) -> l
 
 
 async def place_of(redis: RedisStore, at: datetime, period: Period, user_id: UUID) -> Place | None:
-    """None when the user is not on the board."""
+    """None if the user is not on the board."""
     places = _places(await redis.run(TOP, [key(period, at)], ["of", str(user_id)]))
     return places[0] if places else None
 
@@ -85,7 +85,7 @@ def key(period: Period, at: datetime) -> str:
 
 
 def _names(period: Period, at: datetime) -> tuple[str, str, str, str]:
-    """A board, its sources, and both in the making."""
+    """The keys of a board and its sources, and of both while they are being rebuilt."""
     name = key(period, at)
     return name, f"{name}:sources", f"{name}:next", f"{name}:next:sources"
 
@@ -95,7 +95,7 @@ def _keys(periods: Iterable[Period], at: datetime) -> list[str]:
 
 
 def _seconds_left(period: Period, at: datetime, now: datetime) -> int:
-    """Counted from the shop's own clock."""
+    """The board's TTL, by the shop's own clock."""
     return int((end_of(period, at) + KEPT[period] - now).total_seconds())
 
 
@@ -107,14 +107,14 @@ def _places(reply: Iterable[Any]) -> list[Place]:
 
 
 async def give(tx: Tx, event_id: str, user_id: UUID, xp: int, at: datetime) -> tuple[Worth, bool]:
-    """What staff gave for this event, and whether that is now."""
+    """What staff gave for this event, and whether it was given by this call."""
     given = await tx.fetchval(q.give, event_id, user_id, xp, at) is not None
     row = await tx.fetchrow(q.grant, event_id)
     return _granted(event_id, row["user_id"], row["xp"], row["at"]), given
 
 
 async def grants_since(read: Read, at: datetime) -> list[Worth]:
-    """All that staff gave since then."""
+    """All that staff gave since then, except to erased users."""
     return [_granted(*row) for row in await read.fetch(q.grants_since, at)]
 
 

@@ -1,6 +1,6 @@
-"""Orders: placed with their stock reserved, confirmed, shipped, delivered, cancelled, refunded. Held in PostgreSQL.
+"""Orders: placed with their stock reserved, confirmed, shipped, delivered, cancelled, refunded. Stored in PostgreSQL.
 
-`OrderShape.model_validate(order)` is an order on the wire.
+`OrderShape.model_validate(order)` gives an order's JSON shape.
 """
 
 from quartet.orders.model import (

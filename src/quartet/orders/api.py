@@ -1,4 +1,4 @@
-"""Routes that look at orders and send them on their way; what touches money or the cart is at the checkout."""
+"""Routes that read, claim, ship and deliver orders; what involves money or the cart is in `checkout`."""
 
 from datetime import datetime
 from typing import Annotated, Protocol
@@ -39,13 +39,13 @@ router = APIRouter(prefix="/orders", tags=["orders"])
 
 
 class Claimed(Shape):
-    """How many orders became the account's now."""
+    """How many orders this call assigned to the account."""
 
     claimed: int
 
 
 class _Take(Protocol):
-    """A step of the store's."""
+    """A function of the store that changes an order's status."""
 
     async def __call__(self, tx: Tx, order_id: UUID, *, by: str) -> Order: ...
 
@@ -68,7 +68,7 @@ async def list_orders(  # noqa: PLR0917
         str | None, Query(pattern="^[Qq]-[0-9]{1,18}$", description="Only the order of this number, as it reads.")
     ] = None,
 ) -> Response:
-    """Newest first: one's own, everybody's for staff."""
+    """Orders, newest first: your own, or everybody's for staff."""
     if user_id is not None and email is not None:
         raise invalid("email", "must not be given beside userId")
     if not principal.is_staff:
@@ -91,7 +91,7 @@ async def list_orders(  # noqa: PLR0917
 
 @router.post("/claim", response_model=Claimed, responses=problems(EmailNotVerified, *_ALWAYS))
 async def claim_orders(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
-    """Guest orders of the account's verified address become the account's."""
+    """Assigns to the account all guest orders with its verified address."""
     async with shop.stores.pg.tx() as tx:
         email = await accounts.proven_email(tx, principal.user_id)
         if email is None:
@@ -101,7 +101,7 @@ async def claim_orders(shop: ShopDep, principal: Signed, _: NoBody = None) -> Re
 
 @router.get("/{id}", response_model=OrderShape, responses=problems(NotFound, *_ALWAYS))
 async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Response:
-    """One's own order, a guest's by its token, any for staff."""
+    """One of your own orders, a guest's by its token, any for staff."""
     async with shop.stores.pg.read() as read:
         order = await store.get(read, order_id)
     if not visitor.may_see(shop, order.id, order.user_id, order.email):
@@ -117,7 +117,7 @@ async def get_order(shop: ShopDep, visitor: Buying, order_id: PathId) -> Respons
 async def ship_order(
     shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
-    """A confirmed order, whose payment has been captured, is shipped."""
+    """Marks a confirmed order, whose payment has been captured, as shipped."""
     return await _step(shop, principal, order_id, key, store.ship, "order.ship")
 
 
@@ -129,7 +129,7 @@ async def ship_order(
 async def deliver_order(
     shop: ShopDep, principal: Staff, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
-    """A shipped order has arrived."""
+    """Marks a shipped order as delivered."""
     return await _step(shop, principal, order_id, key, store.deliver, "order.deliver")
 
 

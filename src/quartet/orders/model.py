@@ -1,4 +1,4 @@
-"""An order as its page shows it, and what can go wrong with one."""
+"""An order with its items, payments, refunds and history, and the errors of orders."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ class OrderItem:
 
 @dataclass(frozen=True)
 class PaymentRefund:
-    """Money of a payment that was promised back, as the payments room keeps it, whether or not the provider gave it."""
+    """A refund as `payments` records it: requested, and perhaps not paid out by the provider."""
 
     id: UUID
     amount_cents: int
@@ -35,8 +35,8 @@ class PaymentRefund:
 
 @dataclass(frozen=True)
 class Contest:
-    """What somebody else did to a payment's money: a bank (`dispute`), the provider (`reversal`), or a hand at the
-    provider's page for which the books have no room (`refund`). `provider_ref` is the provider's name for it."""
+    """What somebody else did to a payment's money: a bank (`dispute`), the provider (`reversal`), or somebody at the
+    provider's page, by a refund that exceeds what is left (`refund`). `provider_ref` is the provider's id of it."""
 
     provider_ref: str
     reason: str
@@ -47,7 +47,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class OrderPayment:
-    """A try at paying, as the payments room keeps it."""
+    """An attempt to pay, as `payments` records it."""
 
     id: UUID
     order_id: UUID
@@ -62,8 +62,8 @@ class OrderPayment:
 
 @dataclass(frozen=True)
 class Step:
-    """A change of status; the first has no `from_status`; one that leaves the status as it is says that the order
-    found its owner (`claimed`). `by` is a user's id, `guest`, or a part of the shop."""
+    """A change of status. The first has no `from_status`; one that leaves the status as it is records that an account
+    claimed the order (`claimed`). `by` is a user's id, `guest`, or a part of the shop."""
 
     at: datetime
     from_status: Status | None
@@ -74,8 +74,8 @@ class Step:
 
 @dataclass(frozen=True)
 class RefundPart:
-    """What of a refund falls on a SKU: the sum, the pieces that it was given for (0 where it was a sum), and the pieces
-    that came back to the shelf."""
+    """The part of a refund that falls on a SKU: the amount, the pieces it was for (0 if it was for an amount), and the
+    pieces put back into stock."""
 
     sku: str
     amount_cents: int
@@ -85,8 +85,8 @@ class RefundPart:
 
 @dataclass(frozen=True)
 class GivenBack:
-    """A refund as its order's page shows it; `restocked` where any piece came back with it. One that the provider
-    could not give after all is followed by another of as much less than nothing."""
+    """A refund as shown with its order; `restocked` if any piece was put back into stock. If the provider could not pay
+    it out after all, an entry with the negative amount follows."""
 
     id: UUID
     at: datetime
@@ -99,7 +99,7 @@ class GivenBack:
 
 @dataclass(frozen=True)
 class Guest:
-    """A buyer without an account: an address to write to, and the name of the cart that loses what is bought."""
+    """A buyer without an account: the e-mail address, and the name of the cart from which what is bought is removed."""
 
     email: str
     cart: str | None = None
@@ -107,9 +107,9 @@ class Guest:
 
 @dataclass(frozen=True)
 class Order:
-    """A user's, or a guest's, who is known by `email` alone; both are None once that guest has been forgotten.
-    `captured_cents` is what was paid, `refunded_cents` what of it was given back; `expires_at` is until when an
-    unpaid order holds its stock, None once that is decided."""
+    """A user's order, or a guest's, identified by `email` alone; both are None once that guest was erased.
+    `captured_cents` is what was paid, `refunded_cents` what of it was refunded; `expires_at` is until when an unpaid
+    order's stock is reserved, None once the order is paid or cancelled."""
 
     id: UUID
     number: str
@@ -132,7 +132,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Counted:
-    """What is left of the money of a paid order."""
+    """What is left, after refunds, of the money paid for an order."""
 
     order_id: UUID
     user_id: UUID
@@ -156,7 +156,7 @@ class UnknownSku(Problem):
 
     @classmethod
     def of(cls, skus: list[str]) -> "UnknownSku":
-        """Of these SKUs."""
+        """The problem for these SKUs."""
         return cls(f"the shop does not sell {', '.join(skus[:5])}", skus=skus)
 
 
@@ -202,8 +202,8 @@ class PaymentNotCaptured(Conflict):
 
 class PaymentContested(Conflict):
     """Somebody else has moved the money of this order's payment, `paymentId`, or claims it: `reason` is a `dispute` at
-    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Look up at the
-    provider what became of it; then POST /payments/{id}/settle, and go on with what is left. Until then the order can't
-    be shipped, captured or refunded, so that nothing is refunded twice."""
+    the buyer's bank, a `reversal` by the provider, or a `refund` made at the provider's page. Find out at the provider
+    what became of it; then POST /payments/{id}/settle, and continue with what is left. Until then the order can't be
+    shipped, captured, refunded or cancelled, so that nothing is refunded twice."""
 
     slug, title = "payment-contested", "The payment is contested"

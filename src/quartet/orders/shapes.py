@@ -1,4 +1,4 @@
-"""An order on the wire."""
+"""The JSON shapes of orders."""
 
 from datetime import datetime
 from typing import Any
@@ -34,8 +34,8 @@ class PaymentRefundShape(Shape):
 
 class ContestShape(Shape):
     """What somebody else did to the payment's money: a `dispute`, a `reversal`, or a `refund` that exceeds what is
-    left; `providerRef` is the provider's name for it. Until `settledAt` the order can't be shipped, captured or
-    refunded."""
+    left; `providerRef` is the provider's id of it. Until `settledAt` the order can't be shipped, captured, refunded or
+    cancelled."""
 
     provider_ref: str
     reason: str
@@ -59,8 +59,8 @@ class OrderPaymentShape(Shape):
 
 
 class StepShape(Shape):
-    """A change of status; `from` is null where the order was placed; the same as `to` where it was claimed by
-    the account of its address. `by` is a user's id, `guest`, or a part of the shop."""
+    """A change of status. `from` is null when the order was placed, and equals `to` when the account of its address
+    claimed it. `by` is a user's id, `guest`, or a part of the shop."""
 
     at: datetime
     from_status: Status | None = Field(serialization_alias="from")
@@ -79,7 +79,7 @@ class RefundPartShape(Shape):
 
 
 class GivenBackShape(Shape):
-    """A refund; negative where the provider could not pay it out after all and the money was returned."""
+    """A refund; negative if the provider could not pay it out after all and the money was returned."""
 
     id: UUID
     at: datetime
@@ -91,8 +91,8 @@ class GivenBackShape(Shape):
 
 
 class OrderShape(Shape):
-    """`expiresAt` is until when an unpaid order has its stock reserved; `email` is a guest's; `metadata` is what came
-    with the order."""
+    """`expiresAt` is until when an unpaid order's stock is reserved; `email` is set for a guest's order; `metadata` is
+    what was sent with the order."""
 
     id: UUID
     number: str
@@ -112,6 +112,6 @@ class OrderShape(Shape):
 
 
 class NewOrderShape(OrderShape):
-    """`orderToken` gives a guest access to the order: sent as `X-Order-Token`. A user has none."""
+    """`orderToken` gives a guest access to the order, when sent as `X-Order-Token`. It is null for a user's order."""
 
     order_token: str | None = None

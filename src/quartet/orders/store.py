@@ -1,7 +1,7 @@
-"""Orders in PostgreSQL, where each step is one SQL function (`schema/`) and one round trip.
+"""Orders in PostgreSQL; each step is one SQL function (`schema/`) and one round trip.
 
-Every step locks the order's row first and inventory rows in SKU order after it. One order per transaction: a second
-one's SKUs would be locked out of that order.
+Every step locks the order's row first, then inventory rows in SKU order. One order per transaction: the SKUs of a
+second one would be locked out of that order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,10 +60,11 @@ async def place(
     hold: timedelta = timedelta(minutes=15),
     expected: int | None = None,
 ) -> Order:
-    """Reserves stock and writes the order, all or nothing; lines (SKU, pieces) of one SKU are added up. `buyer` is
-    a user's id or a guest; `expected` is the total in cents that the buyer was shown.
+    """Reserves stock and creates the order, all or nothing; lines (SKU, quantity) of the same SKU are added up. `buyer`
+    is a user's id or a guest; `expected` is the total in cents that the buyer was shown.
 
-    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (no lines, pieces not 1 to 999 a SKU).
+    Raises InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, Invalid (no lines, or not 1 to 999 pieces per
+    SKU).
     """
     with _refusals():
         return _order(await tx.fetchval(q.place, *_asked(buyer, items, metadata, hold, expected)))
@@ -79,8 +80,8 @@ async def place_under_key(
     hold: timedelta,
     expected: int | None = None,
 ) -> Order | Answer:
-    """The same with the key claimed before, in one statement: the order, whose answer the caller keeps, or the key's
-    first answer.
+    """The same under an idempotency key, claimed first in the same statement: returns the order, whose answer the
+    caller stores, or the key's first answer.
 
     Raises IdempotencyKeyReused and RequestInProgress as well.
     """
@@ -97,7 +98,7 @@ def _asked(
     hold: timedelta,
     expected: int | None,
 ) -> tuple[Any, ...]:
-    """The arguments of place_order."""
+    """The arguments of the SQL function `place_order`."""
     lines = [{"sku": sku, "qty": qty} for sku, qty in items]
     user_id, email, guest_cart = (None, buyer.email, buyer.cart) if isinstance(buyer, Guest) else (buyer, None, None)
     return (user_id, lines, dict(metadata or {}), hold, expected, email, guest_cart)
@@ -109,13 +110,14 @@ async def get(read: Read, order_id: UUID) -> Order:
 
 
 async def to_write_of(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
-    """The order and its buyer's address of now, None when there is nobody (any more); None when there is no order."""
+    """The order and its buyer's current e-mail address, None if there is none (any more); None if there is no such
+    order."""
     row = await read.fetchrow(q.to_write_of, order_id)
     return row and (_order(row["document"]), row["address"])
 
 
 async def counted_since(read: Read, at: datetime) -> list[Counted]:
-    """Users' orders that were confirmed since then."""
+    """Users' orders confirmed since then."""
     return [Counted(**row) for row in await read.fetch(q.counted_since, at)]
 
 
@@ -125,8 +127,8 @@ async def lock(tx: Tx, order_id: UUID) -> Order:
 
 
 async def cancel(tx: Tx, order_id: UUID, *, by: str = "system", reason: str | None = None) -> Order:
-    """A pending order's stock is released, a confirmed one's put back on the shelf; its money is the caller's to give
-    back. Raises InvalidTransition, NotFound."""
+    """Releases a pending order's stock, or puts a confirmed one's back into stock; the caller refunds its money. Raises
+    InvalidTransition, NotFound."""
     return await _step(tx, q.cancel, order_id, by, reason)
 
 
@@ -141,20 +143,20 @@ async def deliver(tx: Tx, order_id: UUID, *, by: str) -> Order:
 
 
 async def expire_due(tx: Tx, limit: int = 100, now: datetime | None = None, *, paying: bool = True) -> list[UUID]:
-    """Cancels unpaid orders whose time is over, the oldest first; answers their ids. `paying`: also those for which a
-    payment is under way. The only thing to do in its transaction, because of the locks."""
+    """Cancels unpaid orders whose reservation has expired, the oldest first; returns their ids. `paying`: also those
+    with a payment in progress. Needs a transaction of its own, because of the order of locks."""
     return [row[0] for row in await tx.fetch(q.expire, limit, now, paying)]
 
 
 async def claim(tx: Tx, email: str, user_id: UUID) -> int:
-    """Every guest's order made with this address becomes the user's, who has just proven it; answers how many did. The
-    guest's tokens open nothing any more."""
+    """Every guest order with this address becomes the order of the user, who has just verified it; returns how many
+    did. The guest's order tokens become invalid."""
     count: int = await tx.fetchval(q.claim, email, user_id)
     return count
 
 
 async def has_bought(read: Read, user_id: UUID, skus: Iterable[str]) -> bool:
-    """Whether the user has paid for any of these SKUs, in an order that was not given back whole."""
+    """Whether the user has paid for any of these SKUs, in an order that was not refunded in full."""
     return bool(await read.fetchval(q.has_bought, user_id, list(skus)))
 
 
@@ -168,8 +170,8 @@ async def page(
     status: Status | None = None,
     number: int | None = None,
 ) -> list[Order]:
-    """Newest first: a user's, an address's (an account's and a guest's), or everybody's, of one status or all; the one
-    of a number if it is among these."""
+    """Orders, newest first: a user's, those with an address (of an account or a guest), or everybody's; of one status
+    or all; with `number`, only that order, if it is among these."""
     if number is not None:
         rows = await read.fetch(q.of_number, *before, limit, number, user_id, email, status)
     elif email is not None:
@@ -196,7 +198,7 @@ def _found(document: dict[str, Any] | None, order_id: UUID) -> Order:
 
 
 def _order(document: dict[str, Any]) -> Order:
-    """An order from what `order_document` gives."""
+    """An order from the document of the SQL function `order_document`."""
     steps = document["history"] or ()
     by_guest = document["user_id"] is None or any(step["from"] == step["to"] for step in steps)
     placed = Step(_at(document["created_at"]), None, "pending", "guest" if by_guest else document["user_id"], None)
@@ -257,7 +259,7 @@ _at = datetime.fromisoformat
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the database's functions refuse, in the words of the shop."""
+    """Translates the refusals of the SQL functions into the shop's errors."""
     try:
         yield
     except Violation as refusal:
@@ -268,7 +270,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _problem(refusal: Violation) -> Problem | None:
-    if refusal.constraint == "orders_user_id_fkey":  # a token outlives its account for some minutes
+    if refusal.constraint == "orders_user_id_fkey":  # an access token outlives its account by some minutes
         return Unauthenticated("this account is gone")
     if not refusal.sqlstate.startswith("QT"):
         return None
@@ -302,10 +304,10 @@ def _field(fault: dict[str, Any]) -> str:
 
 
 async def lock_of_person(tx: Tx, user_id: UUID, email: str | None) -> list[UUID]:
-    """Locks a user's orders, and those made by a guest with the address if one is given; answers their ids."""
+    """Locks a user's orders, and guest orders with the address if one is given; returns their ids."""
     return [row["id"] for row in await tx.fetch(q.lock_of_person, user_id, email)]
 
 
 async def forget(tx: Tx, order_ids: Iterable[UUID], now: datetime) -> None:
-    """Nothing in them tells any more who bought; the books stay as they are."""
+    """Removes the buyer's data (metadata, a guest's address and cart); amounts and history stay."""
     await tx.execute(q.forget, list(order_ids), now)

@@ -1,4 +1,4 @@
-"""Routes of payments; paying itself is the checkout's."""
+"""Routes of payments; paying itself is in `checkout`."""
 
 from datetime import datetime
 from typing import Annotated
@@ -22,9 +22,10 @@ router = APIRouter(prefix="/payments", tags=["payments"])
 
 
 class PaymentShape(Shape):
-    """`providerRef` is the provider's id of it, the payment's own id until it has one; `refundedCents` is what has been
-    refunded. `redirectUrl` is where the buyer has to go before a pending payment goes on. A payment that came too late
-    is `refunded`, the refund in progress, or `voided`, if it was only authorized."""
+    """`providerRef` is the provider's id of the payment, and the payment's own id until the provider has given one.
+    `refundedCents` is what has been refunded so far. `redirectUrl` is the page that the buyer has to visit before a
+    pending payment can continue. A payment that came too late for its order is `refunded` (the refund may still be in
+    progress), or `voided` if it was only authorized."""
 
     id: UUID
     order_id: UUID
@@ -41,8 +42,8 @@ class PaymentShape(Shape):
 
 
 class Settlement(Body):
-    """`note` says what was found out at the provider; it is stored in the audit log. `contests` names all open ones, by
-    their `providerRef`. `moneyGone`: what a bank or the provider took stays there, and counts as refunded."""
+    """`note` says what you found out at the provider; it is stored in the audit log. `contests` lists the `providerRef`
+    of every open contest. `moneyGone`: what a bank or the provider took does not come back, and counts as refunded."""
 
     note: Annotated[str, words(200)]
     contests: Annotated[list[Annotated[str, text(255)]], Field(max_length=100)]
@@ -55,7 +56,7 @@ class Settlement(Body):
     responses=problems(NotFound, Unauthenticated, Invalid, StoreUnavailable),
 )
 async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Response:
-    """A payment of one's own, of a guest's order by its token; staff see all."""
+    """One of your own payments, or of a guest's order by its token; staff see all."""
     async with shop.stores.pg.read() as read:
         found = await store.with_buyer(read, payment_id)
     if found is None or not visitor.may_see(shop, found.payment.order_id, found.user_id, found.email):
@@ -65,8 +66,9 @@ async def get_payment(shop: ShopDep, visitor: Buying, payment_id: PathId) -> Res
 
 @router.post("/{id}/settle", response_model=PaymentShape, responses=problems(*_STAFF))
 async def settle_payment(shop: ShopDep, principal: Staff, payment_id: PathId, body: Settlement) -> Response:
-    """Settles what others did to a contested payment's money: the order goes on with what is left. If it is not
-    contested, nothing changes. 409 `payment-contested` if more is open than was named: look again."""
+    """Settles what others did to a contested payment's money: the order continues with what is left. If the payment is
+    not contested, nothing changes. 409 `payment-contested` if a contest is open that `contests` does not name: look at
+    the payment again."""
     async with shop.stores.pg.tx() as tx:
         settled = await store.settle(tx, payment_id, body.contests, gone=body.money_gone, now=shop.clock.now())
         found = await store.with_buyer(tx, payment_id)

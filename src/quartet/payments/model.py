@@ -1,4 +1,4 @@
-"""Payments and refunds as values, and what can go wrong with them."""
+"""Payments, refunds and their errors."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,9 +13,9 @@ RefundReason = Literal["asked", "cancelled", "late", "elsewhere"]
 
 @dataclass(frozen=True)
 class Payment:
-    """One try at paying an order. Cents are minor units of `currency`; `provider_ref` is the provider's own name for
-    it, ours until it has one; `refunded_cents` is what the provider has given back so far. `due` is what the provider
-    still has to be told about it, `redirect_url` where the buyer has to go first."""
+    """One attempt to pay an order. Amounts are in minor units of `currency`; `provider_ref` is the provider's id of the
+    payment, our own until it has one; `refunded_cents` is what the provider has refunded so far. `due` is what the
+    provider still has to be told to do; `redirect_url` is the provider's page that the buyer has to visit first."""
 
     id: UUID
     order_id: UUID
@@ -37,17 +37,18 @@ class Payment:
 
     @property
     def named(self) -> str | None:
-        """The provider's name for it, None while it has not given one."""
+        """The provider's id of the payment; None until it has one."""
         return None if self.provider_ref == str(self.id) else self.provider_ref
 
     def fits(self, outcome: "Outcome") -> bool:
-        """Whether what the provider speaks of is this payment, as far as it says: another sum is another charge."""
+        """Whether the provider's outcome can belong to this payment: another amount means another charge. True if the
+        provider does not state the amount."""
         said = (outcome.cents, outcome.currency)
         return outcome.cents is None or said == (self.amount_cents, self.currency)
 
     def after(self, outcome: "Outcome", now: datetime) -> "Payment | None":
-        """How a pending one will stand once the outcome is written down, unless something comes before; None where
-        that can't be told."""
+        """A pending payment as it will be once the outcome is recorded, unless something else is recorded first; None
+        if that can't be predicted."""
         ref = outcome.provider_ref
         if self.status != "pending" or ref is None or outcome.status not in ("succeeded", "authorized", "failed"):
             return None
@@ -59,8 +60,8 @@ class Payment:
 
 @dataclass(frozen=True)
 class Completed:
-    """A payment as it stands, and what it bought, pieces by SKU, out of whose cart: a user's, or a guest's by its
-    name."""
+    """The payment's current state, and what it bought: pieces by SKU, from the cart of a user or of a guest
+    (`guest_cart` is that cart's name)."""
 
     payment: Payment
     user_id: UUID | None
@@ -69,13 +70,13 @@ class Completed:
 
     @property
     def whose(self) -> UUID | str | None:
-        """As `cart.take_bought` takes it."""
+        """The owner in the form that `cart.take_bought` takes."""
         return self.user_id or self.guest_cart
 
 
 @dataclass(frozen=True)
 class Bought:
-    """A payment and whose order it pays: a user's, or a guest's who has an address."""
+    """A payment and the buyer of its order: a user, or a guest known by e-mail address."""
 
     payment: Payment
     user_id: UUID | None
@@ -84,10 +85,10 @@ class Bought:
 
 @dataclass(frozen=True)
 class Refund:
-    """Money on its way back, or arrived; `reason`: staff asked, the order was cancelled, the money came too late, or it
-    was given elsewhere, by hand at the provider's page.
-    `actor` is whoever gave it, as ledgers name them, `charge_ref` the provider's name for the payment, `lines` the
-    pieces that it is for, None where it is a sum."""
+    """A refund, requested or paid out; `reason`: staff asked for it, the order was cancelled, the money came too late,
+    or the refund was made elsewhere, by hand at the provider's page. `actor` is who gave it, in the form that the
+    ledgers use; `charge_ref` is the provider's id of the payment; `lines` are the pieces refunded, None if it is for an
+    amount."""
 
     id: UUID
     payment_id: UUID
@@ -109,7 +110,7 @@ class Refund:
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """SKU and pieces, each SKU once."""
+        """SKU and quantity, each SKU once."""
         qtys: dict[str, int] = {}
         for line in self.lines or ():
             qtys[line["sku"]] = qtys.get(line["sku"], 0) + line["qty"]
@@ -118,8 +119,8 @@ class Refund:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a provider is asked for. `reference` is our payment's id: the same reference is charged at most once.
-    `capture`: take the money at once, or hold it. `return_url`: where a buyer comes back from the provider's page."""
+    """The request for a charge. `reference` is our payment's id: the same reference is charged at most once. `capture`:
+    take the money at once, or only authorize it. `return_url`: where the provider's page sends the buyer back to."""
 
     reference: str
     amount_cents: int
@@ -131,8 +132,8 @@ class Charge:
 
 @dataclass(frozen=True)
 class Hold:
-    """Money held for us, to be taken or let go: `reference` and `provider_ref` name the payment, in our words and in
-    theirs."""
+    """An authorization, to be captured or voided: `reference` is our id of the payment, `provider_ref` the
+    provider's."""
 
     reference: str
     provider_ref: str
@@ -142,8 +143,8 @@ class Hold:
 
 @dataclass(frozen=True)
 class GiveBack:
-    """What a provider is asked to refund. `reference` is our refund's id, refunded at most once; `charge` and
-    `provider_ref` name the payment, in our words and in theirs."""
+    """The request for a refund. `reference` is our refund's id, refunded at most once; `charge` is our id of the
+    payment, `provider_ref` the provider's."""
 
     reference: str
     charge: str
@@ -154,9 +155,9 @@ class GiveBack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a charge or refund stands at the provider. `provider_ref` is None while it has not named it; `decline_code`
-    goes with `failed` only, `redirect_url` with `pending`. `cents` and `currency` are what it was asked for, where the
-    provider says: another sum than ours is somebody else's charge."""
+    """The state of a charge or refund at the provider. `provider_ref` is None until the provider has given it an id;
+    `decline_code` goes with `failed` only, `redirect_url` with `pending`. `cents` and `currency` are the amount at the
+    provider, if it states one: another amount than ours means a charge that is not ours."""
 
     provider_ref: str | None
     status: Literal["pending", "authorized", "succeeded", "failed", "voided"]
@@ -168,8 +169,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a provider's own books: a charge, or money given back of one. `reference` is ours, "" where the charge
-    was never ours; `charge_ref` is theirs of a refund's charge. `captured_cents` is what was taken, or given back."""
+    """A record in the provider's reports: a charge, or a refund of one. `reference` is our id, "" if the charge is not
+    ours; `charge_ref` is the provider's id of the charge that a refund belongs to. `captured_cents` is what was
+    captured or refunded."""
 
     kind: Literal["charge", "refund"]
     provider_ref: str
@@ -184,9 +186,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Moved:
-    """Money that went back, as its provider tells of it under its own name: a refund, ours by `reference`, our refund's
-    id, or made by hand there; a bank's dispute; a reversal by the provider. `charge` is what it was taken by, in our
-    words or in theirs. `undone`: it has failed or was lifted for good, though it may have gone before."""
+    """Money that was returned, as reported by the provider under its own id: a refund, either ours (`reference` is our
+    refund's id) or made by hand at the provider; a dispute by the buyer's bank; a reversal by the provider. `charge` is
+    our id or the provider's of the charge. `undone`: it failed or was lifted for good, even if an earlier event
+    reported it as done."""
 
     kind: Literal["refund", "dispute", "reversal"]
     provider_ref: str
@@ -199,9 +202,9 @@ class Moved:
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """A provider's message whose signature was good. `reference` is our payment's id; `outcome` is None for kinds of
-    event that we don't act on, and where `look` says that the provider has to be asked what became of it. `moved` goes
-    with neither."""
+    """A provider's webhook event with a verified signature. `reference` is our payment's id. `outcome` is None for
+    kinds of event that we don't act on, and if `look` says that the provider has to be asked for the payment's state.
+    `moved` goes with neither."""
 
     id: str
     kind: str
@@ -263,15 +266,15 @@ class ProviderOff(Conflict):
 
 
 class ProviderSilent(Exception):
-    """The provider gave no answer: whether it did what it was asked is unknown."""
+    """The provider did not answer: whether it did what was requested is unknown."""
 
 
 class NotYetPaid(Exception):
-    """A refund was told of before the charge that it is of."""
+    """A refund was reported before the charge that it belongs to."""
 
 
 class WaitsForBuyer(Exception):
-    """The order's open payment waits for its buyer at the provider's page, so that it may be let go for another."""
+    """The order's open payment waits for its buyer at the provider's page, so it may be voided in favour of another."""
 
     def __init__(self, payment_id: UUID) -> None:
         super().__init__(payment_id)
@@ -279,11 +282,11 @@ class WaitsForBuyer(Exception):
 
 
 class CameOtherwise(Exception):
-    """The payment does not stand as was foretold: something came before."""
+    """The payment is not in the predicted state: something else was recorded first."""
 
 
 class BadSignature(Problem):
-    """The webhook's signature is missing, wrong or too old. It must be made with the secret that the
-    shop and the provider share, over the exact bytes of the body."""
+    """The webhook's signature is missing, wrong or too old. Stripe and the sandbox sign the exact bytes of the body
+    with the secret that they share with the shop; PayPal's signatures are verified by PayPal."""
 
     slug, status, title = "bad-signature", 400, "The signature is not good"

@@ -1,7 +1,7 @@
-"""A provider's books beside ours: every difference by name.
+"""Compares a provider's records with ours and reports every difference.
 
-Both are gone through an hour at a time, so that memory holds an hour of theirs and a page of ours however long the time
-is. What of ours does not stand in the same hour of theirs is looked up by itself.
+Both are read an hour at a time, so memory holds one hour of the provider's and one page of ours, however long the
+period is. A record of ours that is not in the same hour of the provider's is looked up individually.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -25,12 +25,12 @@ from quartet.payments.providers.port import PaymentProvider
 from quartet.stores.postgres import Postgres, Read
 
 _SLICE = timedelta(hours=1)
-# Clocks differ, and a charge is written down here a moment before it is made there.
+# Clocks differ, and a charge is recorded here a moment before it is made there.
 _MARGIN = timedelta(minutes=10)
 _PAGE = 500
-# What the provider has to be told is told within seconds; as long as this it does not come about.
+# A capture or void that is due reaches the provider within seconds; after this long it is stuck.
 _OVERDUE = timedelta(days=1)
-# What a status of ours may be called there; where money was, or is to be, theirs must exist.
+# Statuses at the provider that match each of ours; if money was moved, or is to be, the provider must have a record.
 _THERE = {
     "pending": ("pending", "failed", "voided"),
     "authorized": ("authorized",),
@@ -40,11 +40,13 @@ _THERE = {
     "voided": ("voided", "failed"),
 }
 _MONEY = ("authorized", "succeeded", "refunded")
-# Of what nobody here knows of: what will be on its way back tomorrow is of a day that is compared today.
+# Statuses that are reported for records unknown here. Pending refunds count: once they succeed, their day has been
+# compared already.
 _NAMED = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
 
-# How many days back a day is compared once more: both books keep a charge or refund under the day on which it began,
-# whatever becomes of it. A refund fails after days, a hold is taken within a month, a dispute is lost in two or three.
+# How many days later a day is compared again: both sides file a charge or refund under the day it began, whatever
+# becomes of it. A refund can fail after days, an authorization is captured within a month, a dispute is lost after two
+# or three months.
 _AGAIN = (3, 7, 14, 30, 60, 120)
 
 Theirs = Mapping[tuple[str, str], Entry]
@@ -54,8 +56,8 @@ Listed = Callable[[Read, str, datetime, tuple[datetime, UUID], int], Awaitable[l
 
 @dataclass(frozen=True)
 class Difference:
-    """`kind` is charge or refund; `reference` is our id, "" where there is none; `provider_ref` is their name for the
-    charge, or for what we don't know."""
+    """`kind` is charge or refund; `reference` is our id, "" if there is none; `provider_ref` is the provider's id of
+    the charge, or of a record unknown here."""
 
     kind: str
     reference: str
@@ -65,15 +67,15 @@ class Difference:
 
 @dataclass
 class Compared:
-    """How much was compared: theirs and ours."""
+    """How many records were compared, the provider's and ours."""
 
     theirs: int = 0
     ours: int = 0
 
 
 async def days_due(pg: Postgres, name: str, today: date) -> list[date]:
-    """The days to compare today: yesterday, and some a second time. None before the provider's first payment here: its
-    account may be older than the shop."""
+    """The days to compare today: yesterday, and earlier ones again, but of those none before the provider's first
+    payment here: its account may be older than the shop."""
     async with pg.read() as read:
         first = await store.first_made(read, name)
     again = [today - timedelta(days=back) for back in _AGAIN]
@@ -86,7 +88,7 @@ async def days_due(pg: Postgres, name: str, today: date) -> list[date]:
 async def reconcile(
     pg: Postgres, name: str, provider: PaymentProvider, day: date, compared: Compared
 ) -> AsyncIterator[Difference]:
-    """The differences of a day (UTC). Raises ValueError when the provider does not answer."""
+    """The differences of a day (UTC). Raises ValueError when the provider fails or does not answer."""
     start = datetime.combine(day, time.min, UTC)
     try:
         for hour in range(24):
@@ -104,7 +106,7 @@ async def _hour(
     async for entry in provider.entries(since - _MARGIN, until + _MARGIN):
         is_now = since <= entry.created_at < until
         compared.theirs += is_now
-        # One of another's making may have no reference of ours; its own name is as good here.
+        # A record that we did not create may lack our reference; the provider's id serves as the key then.
         key = (entry.kind, entry.reference or entry.provider_ref)
         first = theirs.get(key)
         if first is None or first.status not in _MONEY:
@@ -121,7 +123,7 @@ async def _hour(
         compared.ours += 1
         for finding in await _compared(refund, _given_back(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
-        # Who asked was told of what failed at once, and of nothing that the worker found out later.
+        # The requester was told of a refund that failed at once, but not of a failure that the worker found later.
         if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0) and await _is_left(pg, refund):
             finding = (
                 f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
@@ -140,8 +142,8 @@ async def _hour(
 
 
 def _elsewhere(ours: Payment | Refund | None, entry: Entry) -> Iterator[str]:
-    """What differs between one of theirs and its counterpart, unless that was compared in its own hour. A try that came
-    to nothing is none."""
+    """What differs between a provider's record and ours, unless ours was already compared in its own hour. A charge or
+    refund unknown here that came to nothing is no difference."""
     if ours is None:
         if entry.status in _NAMED[entry.kind]:
             yield f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
@@ -157,21 +159,21 @@ def _overdue(payment: Payment) -> Iterator[str]:
 
 
 async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
-    """What differs. That the provider refuses to tell of this one is a difference too, and keeps no other from being
-    found."""
+    """What differs. A provider that refuses to report this record is a difference too, and does not keep the others
+    from being compared."""
     try:
         return list(_beside(ours, await counterpart))
-    except ProviderAway:  # which says nothing of this one
+    except ProviderAway:  # says nothing about this record
         raise
     except ProviderError as refused:
         return [f"{ours.amount_cents} {ours.currency} {ours.status} here, can't be looked up there: {refused}"]
 
 
 def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
-    """What differs between one of ours and its counterpart."""
+    """What differs between a record of ours and the provider's."""
     status = ours.status
     if theirs is None:
-        # No provider hears of a sum of nothing. A refund is asked for until it is there.
+        # A payment of zero never reaches the provider. A pending refund is requested until the provider has it.
         if (status in _MONEY or _is_owed(ours)) and ours.amount_cents > 0:
             yield f"{ours.amount_cents} {ours.currency} {status} here, unknown there"
         return
@@ -201,7 +203,7 @@ async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs)
 
 
 async def _is_left(pg: Postgres, refund: Refund) -> bool:
-    """False where all of its payment went back otherwise, or is on its way, and where it was asked for once more."""
+    """False if all of its payment was refunded otherwise or is about to be, or if the refund was requested again."""
     async with pg.read() as read:
         return await store.is_left(read, refund.id)
 
@@ -211,7 +213,7 @@ def _is_owed(ours: Payment | Refund) -> bool:
 
 
 def _entry(ours: Payment | Refund, outcome: Outcome | None) -> Entry | None:
-    """A look-up's answer as a line of the books; what it does not say is taken to be as ours."""
+    """A look-up's result as an `Entry`; what it does not state is taken to match ours."""
     if outcome is None:
         return None
     cents = ours.amount_cents if outcome.cents is None else outcome.cents
@@ -222,7 +224,7 @@ def _entry(ours: Payment | Refund, outcome: Outcome | None) -> Entry | None:
 
 
 async def _each(pg: Postgres, listed: Listed[T], name: str, since: datetime, until: datetime) -> AsyncIterator[T]:
-    """What was made in that time, a page at a time."""
+    """Everything created in that period, read page by page."""
     after: tuple[datetime, UUID] = (since, UUID(int=0))
     while True:
         async with pg.read() as read:

@@ -36,9 +36,9 @@ from quartet.web.idempotency import RequestKey, first_answer, to_keep
 q = queries(__file__)
 T = TypeVar("T", Payment, Refund)
 
-# A pending payment is looked at again this soon, should no webhook come.
+# How soon the provider is asked about a pending payment, should no webhook come.
 SOON = timedelta(seconds=2)
-# Stripe and PayPal send an event again for three days.
+# Stripe and PayPal retry an event for three days.
 EVENTS_KEPT = timedelta(days=30)
 PORTION = 1000
 
@@ -53,8 +53,8 @@ async def start(
     now: datetime,
     ask: datetime,
 ) -> Payment:
-    """A pending payment of the whole order, the user's or, `as_guest`, one that is a guest's; `ask` is when recovery
-    may ask the provider about it.
+    """Starts a pending payment of the whole order, the user's or, with `as_guest`, a guest's (the caller holds the
+    order's token); `ask` is when recovery may ask the provider about it.
 
     Raises NotFound, OrderNotPayable, PaymentInProgress, WaitsForBuyer.
     """
@@ -74,8 +74,8 @@ async def start_under_key(
     now: datetime,
     ask: datetime,
 ) -> Payment | Answer:
-    """The same with the key claimed before and marked as running after it, in one statement: for
-    `idempotency.unclaimed`. The key's first answer where it has one.
+    """The same under an idempotency key, for `idempotency.unclaimed`: one statement claims the key, starts the payment
+    and marks the key as running. Returns the key's first answer if it has one.
 
     Raises IdempotencyKeyReused and RequestInProgress as well.
     """
@@ -88,9 +88,9 @@ async def start_under_key(
 async def complete(
     tx: Tx, payment_id: UUID, outcome: Outcome, now: datetime, answer: Answer | None = None
 ) -> Completed:
-    """The one step in which what a provider says becomes true: payment, order and stock together. Repeating it changes
-    nothing; the payment comes back as it stands. `answer` is kept under the key of the request that started it, if it
-    comes to stand as `Payment.after` foretold; raises CameOtherwise if not, and nothing is done.
+    """The only step that applies what a provider says: payment, order and stock in one statement. Idempotent; returns
+    the payment's current state. `answer` is stored under the key of the request that started the payment, if the
+    payment ends as `Payment.after` predicted; otherwise CameOtherwise is raised and nothing changes.
     """
     kept = (None, None, None) if answer is None else to_keep(answer)
     with _refusals():
@@ -102,41 +102,44 @@ async def complete(
 
 
 async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
-    """A payment with whose it is."""
+    """A payment and its order's buyer."""
     row = await read.fetchrow(q.with_buyer, payment_id)
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
 
 async def take_to_ask(tx: Tx, now: datetime, most: int, away: Sequence[str] = ()) -> list[Payment]:
-    """Open payments to ask the provider about now, those that are away excepted; nobody else gets them for a while."""
+    """Open payments to ask the provider about now, except those of the providers in `away`. Each is leased: no other
+    worker gets it for a while."""
     return [_read(Payment, row) for row in await tx.fetch(q.take_to_ask, now, most, away)]
 
 
 async def is_unwanted(read: Read, payment_id: UUID) -> bool:
-    """Whether nobody should pay it any more: its order was cancelled, it was declined, or is let go for another."""
+    """Whether it should not be completed any more: its order was cancelled, it was declined or voided, or is to be
+    voided."""
     return bool(await read.fetchval(q.is_unwanted, payment_id))
 
 
 async def start_capture(tx: Tx, payment_id: UUID, *, key: RequestKey | None, now: datetime, ask: datetime) -> Payment:
-    """What is held is to be taken. Raises NotFound, PaymentInProgress (a capture is under way), NothingToCapture."""
+    """Records that an authorization is to be captured. Raises NotFound, PaymentInProgress (a capture is in progress),
+    NothingToCapture, PaymentContested."""
     with _refusals():
         return _read(Payment, await tx.fetchrow(q.start_capture, payment_id, *_parts(key), now, ask))
 
 
 async def drop_capture(tx: Tx, payment_id: UUID, now: datetime) -> None:
-    """The provider will not capture, for now."""
+    """Records that the provider refused to capture for now; the authorization stands."""
     await tx.execute(q.drop_capture, payment_id, now)
 
 
 async def start_void(tx: Tx, order_id: UUID, *, now: datetime, ask: datetime) -> Payment | None:
-    """What is held for a cancelled order is to be let go; None when nothing is held."""
+    """Records that a cancelled order's authorization is to be voided; None if there is none."""
     row = await tx.fetchrow(q.start_void, order_id, now, ask)
     return None if row is None else _read(Payment, row)
 
 
 async def leave(tx: Tx, payment_id: UUID, providers: Sequence[str], *, now: datetime, ask: datetime) -> Payment | None:
-    """A payment that waits for its buyer is to be let go, since he pays another way; None when it waits no more, or is
-    of none of these providers."""
+    """Records that a payment that waits for its buyer is to be voided, since the buyer pays another way; None if it no
+    longer waits, or belongs to none of these providers."""
     row = await tx.fetchrow(q.leave, payment_id, providers, now, ask)
     return None if row is None else _read(Payment, row)
 
@@ -155,8 +158,8 @@ async def start_refund(
     note: str | None = None,
     key: RequestKey | None = None,
 ) -> Refund | None:
-    """Money promised back: the price of `items` (SKU, pieces), or `cents`, or without both all that is left; None when
-    nothing is left. `note` says why. Raises OverRefund."""
+    """Records a refund as promised: of the price of `items` (SKU, pieces), of `cents`, or by default of all that is
+    left; None if nothing is left. `note` says why. Raises OverRefund, PaymentContested."""
     owner, name = _parts(key)
     lines = None if items is None else [{"sku": sku, "qty": qty} for sku, qty in items]
     with _refusals():
@@ -167,13 +170,13 @@ async def start_refund(
 
 
 async def complete_refund(tx: Tx, refund_id: UUID, status: str, provider_ref: str | None, now: datetime) -> Refund:
-    """The one step in which money is back, or will not come back: refund, payment and order together."""
+    """The only step in which a refund succeeds or fails: refund, payment and order in one statement."""
     return _read(Refund, await tx.fetchrow(q.complete_refund, refund_id, status, provider_ref, now))
 
 
 async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID | None] | None:
-    """The payment that a provider speaks of, and the refund where it is one of ours; None where neither is known, or
-    the refund is of another sum."""
+    """The payment that a provider's event is about, and the refund if it is one of ours; None if neither is known, or
+    if the refund's amount or currency differs."""
     row = await read.fetchrow(
         q.moved, provider, as_uuid(moved.reference), moved.provider_ref, as_uuid(moved.charge), moved.charge
     )
@@ -183,32 +186,33 @@ async def moved(read: Read, provider: str, moved: Moved) -> tuple[UUID, UUID | N
 
 
 async def note_moved(tx: Tx, payment_id: UUID, moved: Moved, now: datetime) -> None:
-    """What went back without us, or did not after all: once or many times, in whatever order, the same. Raises
-    NotYetPaid."""
+    """Records money that was returned without us, or was not after all. Idempotent, and independent of the order of
+    events. Raises NotYetPaid."""
     args = (moved.kind, moved.provider_ref, moved.cents, moved.currency, moved.undone)
     with _refusals():
         await tx.execute(q.note_moved, payment_id, *args, now)
 
 
 async def settle(tx: Tx, payment_id: UUID, refs: list[str], *, gone: bool, now: datetime) -> list[dict[str, Any]]:
-    """What others did to its money, by the provider's names, is seen to: the order goes on. `gone`: what a bank or the
-    provider took is not coming back. Answers what that was. Raises PaymentContested where more is open than named."""
+    """Settles what others did to the payment's money, given by the provider's ids: the order continues. `gone`: what a
+    bank or the provider took does not come back. Returns what was settled. Raises PaymentContested if a contest is open
+    that `refs` does not name."""
     with _refusals():
         return [dict(row) for row in await tx.fetch(q.settle, payment_id, refs, gone, now)]
 
 
 async def is_left(read: Read, refund_id: UUID) -> bool:
-    """Whether more of its payment could be given back than is, and is promised, and nobody has asked for it again."""
+    """Whether more of its payment could be refunded than is refunded or promised, and nobody has requested it again."""
     return bool(await read.fetchval(q.is_left, refund_id))
 
 
 async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:
-    """It has failed for good. Repeating it changes nothing, and nothing that was said before it comes after it."""
+    """Records that a refund failed for good. Idempotent; it also prevails over a success that is recorded later."""
     await tx.execute(q.refund_came_back, refund_id, now)
 
 
 async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
-    """The refund of a payment that came too late, while it is open."""
+    """The refund of a payment that came too late, while it is pending."""
     row = await read.fetchrow(q.late_refund, payment_id)
     return None if row is None else _read(Refund, row)
 
@@ -216,32 +220,32 @@ async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
 async def take_refunds_to_ask(
     tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str] = ()
 ) -> list[Refund]:
-    """Open refunds to see to now, likewise; nobody else gets them before the lease is over."""
+    """Pending refunds to process now, likewise leased: no other worker gets them before the lease expires."""
     rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds(), away)
     return [_read(Refund, row) for row in rows]
 
 
 async def remember_event(tx: Tx, provider: str, event: WebhookEvent, payment_id: UUID, now: datetime) -> bool:
-    """Whether the event is new. Belongs into the transaction of its effect."""
+    """Records the event; whether it is new. Belongs in the transaction of its effect."""
     return bool(await tx.fetchval(q.remember_event, provider, event.id, event.kind, payment_id, now))
 
 
 async def sweep_events(tx: Tx, now: datetime) -> None:
-    """Forgets events that nobody sends any more, a portion of them."""
+    """Deletes events that no provider retries any more, at most `PORTION` of them."""
     await tx.execute(q.sweep_events, now - EVENTS_KEPT, PORTION)
 
 
-# Where a page begins: after this moment, and after this id among those of that moment.
+# Where a page begins: after this time, and among rows of that same time after this id.
 After = tuple[datetime, UUID]
 
 
 async def made_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Payment]:
-    """Payments of a provider in the order of time, before `until`."""
+    """A provider's payments in order of creation, before `until`."""
     return [_read(Payment, row) for row in await read.fetch(q.made_between, provider, until, *after, most)]
 
 
 async def given_back_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Refund]:
-    """The same of refunds."""
+    """The same for refunds."""
     return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
 
 
@@ -252,8 +256,8 @@ async def first_made(read: Read, provider: str) -> datetime | None:
 
 
 async def known(read: Read, provider: str, refs: list[str]) -> dict[tuple[str, str], Payment | Refund]:
-    """Those of these names, ours and the provider's, that are payments (`charge`) or refunds (`refund`) of ours, by
-    what they are. A refund made by hand there has the provider's alone."""
+    """Our payments (`charge`) and refunds (`refund`) among these references, ours and the provider's, by kind and
+    reference. A refund made by hand at the provider has only the provider's."""
     ids = [id_ for ref in refs if (id_ := as_uuid(ref))]
     found: dict[tuple[str, str], Payment | Refund] = {}
     for row in await read.fetch(q.known_payments, provider, ids):
@@ -265,7 +269,7 @@ async def known(read: Read, provider: str, refs: list[str]) -> dict[tuple[str, s
 
 
 def as_uuid(reference: str) -> UUID | None:
-    """None where a provider's text is no id of ours."""
+    """The UUID in a provider's text; None if it is none."""
     try:
         return UUID(reference)
     except ValueError:
@@ -282,7 +286,7 @@ def _read(kind: type[T], row: Any) -> T:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the database's functions refuse, in the words of the shop."""
+    """Translates the refusals of the SQL functions into the shop's errors."""
     try:
         yield
     except Violation as refused:
@@ -296,7 +300,7 @@ def _refusal(refused: Violation) -> Exception:
         case "QT008":
             return NotFound(refused.message)
         case "QT020":
-            status = "pending" if refused.detail == "expired" else refused.detail  # until the sweep comes
+            status = "pending" if refused.detail == "expired" else refused.detail  # not swept yet
             return OrderNotPayable(f"the order is {refused.detail}", order_status=status)
         case "QT021" if refused.constraint:
             return WaitsForBuyer(UUID(refused.detail))
@@ -316,11 +320,11 @@ def _refusal(refused: Violation) -> Exception:
 
 
 async def any_open(read: Read, order_ids: Sequence[UUID]) -> bool:
-    """Whether a payment or refund of these orders is under way, or money is held for one."""
+    """Whether a payment or refund of these orders is in progress, or money is authorized for one."""
     return bool(await read.fetchval(q.any_open, order_ids))
 
 
 async def forget(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """The payments stay; whose requests they were does not."""
+    """Keeps the payments, and removes whose requests they were."""
     await tx.execute(q.forget, order_ids)
     await tx.execute(q.forget_refunds, order_ids)

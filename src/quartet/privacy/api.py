@@ -1,4 +1,4 @@
-"""Routes of what the law gives people: to be forgotten, and to be told what is held."""
+"""Routes for the legal rights of people: to have their data erased, and to get a copy of it."""
 
 from typing import Annotated, Any
 
@@ -20,13 +20,13 @@ router = APIRouter(prefix="/users/me", tags=["privacy"])
 
 
 class Goodbye(Body):
-    """An account without a password is deleted without one, within 15 minutes of signing in."""
+    """An account without a password is deleted without one, but only within 15 minutes of signing in."""
 
     password: Annotated[str, text(1024)] | None = None
 
 
 class HeldOrder(OrderShape):
-    """An order with what was written into it."""
+    """An order with the metadata that it was placed with."""
 
     metadata: dict[str, Any]
 
@@ -60,7 +60,7 @@ async def delete_me(request: Request, shop: ShopDep, principal: Signed, body: Go
 async def export_me(shop: ShopDep, principal: Signed) -> Response:
     """All your personal data, as one document."""
     pieces = service.export(shop, principal)
-    first = await anext(pieces)  # what is refused is refused before the answer begins
+    first = await anext(pieces)  # errors are raised before the response starts
 
     async def all_pieces() -> Any:
         yield first

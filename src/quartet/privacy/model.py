@@ -1,4 +1,4 @@
-"""Why somebody cannot be forgotten just now."""
+"""Why a person's data can't be erased at the moment."""
 
 from quartet.kernel.errors import Conflict
 

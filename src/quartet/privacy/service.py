@@ -29,7 +29,7 @@ from quartet.web import idempotency
 from quartet.web.answers import plain_json
 from quartet.web.dependencies import Principal, Shop
 
-# Who has no password shows by a fresh sign-in that it is their own hand.
+# A user without a password confirms the erasure by a recent sign-in.
 FRESH = timedelta(minutes=15)
 _PAGE = 100
 _SESSIONS = 1000
@@ -39,16 +39,17 @@ Json = dict[str, Any]
 
 
 async def erase(shop: Shop, principal: Principal, password: str | None, device: accounts.Device) -> None:
-    """Forgets the user; every session ends. Raises Unauthenticated (gone, or not signed in freshly), Invalid (the
-    password), OrdersOpen, LastAdmin, TooManyAttempts, Busy."""
+    """Erases the user's data; every session ends. Raises Unauthenticated (gone, or not signed in recently), Invalid
+    (the password), OrdersOpen, LastAdmin, TooManyAttempts, Busy."""
     user = await accounts.confirm_owner(shop, principal, password, device, fresh=FRESH)
     proven = user.email if user.email_verified else None
     now = shop.clock.now()
     with access.an_admin_stays():
         async with shop.stores.pg.tx() as tx:
-            # Orders' rows are locked first, as everywhere; then none of their payments can begin or end meanwhile.
+            # Orders' rows are locked first, as everywhere; then none of their payments can start or end meanwhile.
             await orders.lock_of_person(tx, user.id, proven)
-            # This waits for what they are just ordering or making, so that it is found; what comes after is refused.
+            # This waits for orders, keys and addresses that the user is just creating, so that they are found; later
+            # ones are refused.
             ended = await accounts.erase(tx, user.id, now)
             theirs = await orders.lock_of_person(tx, user.id, proven)
             if await payments.any_open(tx, theirs):
@@ -57,7 +58,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await payments.forget(tx, theirs)
             await merchandising.forget_lines(tx, theirs)
             await idempotency.forget_person(tx, user.id, theirs)
-            # By their orders alone: an address that nobody has proved may be somebody else's.
+            # By the orders' ids alone: an address that is not verified may be somebody else's.
             await outbox.forget_orders(tx, theirs)
             await hooks.forget_orders(tx, theirs)
             await notify.forget_orders(tx, theirs)
@@ -71,7 +72,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
 
 
 async def forget(shop: Shop, user_id: UUID) -> None:
-    """Whatever other stores hold of somebody who was erased; once or many times the same. Raises StoreUnavailable."""
+    """Erases what other stores hold about an erased user; idempotent. Raises StoreUnavailable."""
     await accounts.refuse_erased(shop, user_id)
     await shop.step("tokens refused")
     await cart.forget(shop, user_id)
@@ -98,7 +99,7 @@ async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
         "points": {period: place.xp if place else 0 for period, place in points.items()},
     }
     reviews = _listed(_reviews(shop, principal.user_id))
-    # Every store is asked before anything is said: of one that is away nobody is told by an answer that breaks off.
+    # Every store is read before the first piece is sent: an outage is then an error, not an answer that breaks off.
     first_reviews = await anext(reviews, b"")
     yield plain_json(small)[:-1] + b',"orders":['
     async for piece in _listed(_orders(shop, profile)):
@@ -110,8 +111,8 @@ async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
 
 
 async def _orders(shop: Shop, user: accounts.User) -> AsyncIterator[list[Json]]:
-    """Theirs, and a guest's by the address that they have proved. Pages, each read on a connection of its own: whoever
-    takes them slowly keeps none."""
+    """The user's orders, and guest orders with their verified address. Each page is read on a connection of its own: a
+    slow client holds none."""
     before, proven = orders.NEWEST, user.email if user.email_verified else None
     while True:
         async with shop.stores.pg.read() as read:

@@ -1,4 +1,4 @@
-"""The companies that move the money: one file each, all behind `PaymentProvider`."""
+"""The payment providers: one file each, all behind `PaymentProvider`."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,7 +13,7 @@ Providers = Mapping[str, PaymentProvider]
 
 
 def _stripe(settings: Settings, _pg: Postgres) -> PaymentProvider:
-    from quartet.payments.providers.stripe import Stripe  # a quarter of a second, for shops that use it
+    from quartet.payments.providers.stripe import Stripe  # the import takes a quarter of a second
 
     return Stripe(settings)
 
@@ -23,7 +23,7 @@ _KNOWN: Mapping[str, Callable[[Settings, Postgres], PaymentProvider]] = {
     "stripe": _stripe,
     "paypal": lambda settings, _pg: PayPal(settings),
 }
-# What each must be given.
+# The settings that each requires.
 _NEEDED = {
     "stripe": ("stripe_secret_key", "stripe_webhook_secrets"),
     "paypal": ("paypal_client_id", "paypal_client_secret", "paypal_webhook_id"),
@@ -47,7 +47,7 @@ async def opened_providers(settings: Settings, pg: Postgres) -> AsyncIterator[Pr
 
 
 def check_providers(settings: Settings) -> None:
-    """ValueError names a provider that there is not, or every setting that one lacks."""
+    """Raises ValueError that names every unknown provider, or every missing setting."""
     unknown = [name for name in settings.payment_providers if name not in _KNOWN]
     if unknown:
         raise ValueError(f"no such payment provider: {', '.join(unknown)}; there are {', '.join(_KNOWN)}")

@@ -1,13 +1,12 @@
-"""PayPal over HTTP: Orders v2, Payments v2, its reports. docs/payments.md tells how to go live.
+"""PayPal over HTTP: Orders v2, Payments v2, its reports. docs/payments.md says how to go live.
 
-An order is made at PayPal under our payment's id, the buyer agrees on PayPal's page, and only then is the money taken
-or held: by whoever sees the agreement first, the buyer's return, the webhook or the sweep, all under one and the same
-`PayPal-Request-Id`. So an order whose id never reached us was never shown to the buyer, and can't have been paid.
+An order is created at PayPal with our payment's id, the buyer approves it on PayPal's page, and only then is the money
+captured or authorized: by whatever sees the approval first, the buyer's return, the webhook or the sweep, all with the
+same `PayPal-Request-Id`. So an order whose id never reached us was never shown to the buyer, and can't have been paid.
 
-A webhook is checked by PayPal itself (`verify-webhook-signature`), over the bytes as they came. Checking the
-certificate here would mean a chain of certificates fetched from an address that the message names: more to get wrong
-than one authenticated call to an address that we name. And what a message says is never believed by itself: the order
-is asked for.
+A webhook is verified by PayPal itself (`verify-webhook-signature`), over the raw bytes. Verifying the certificate here
+would mean fetching a certificate chain from a URL that the message names: more to get wrong than one authenticated call
+to a URL of our choice. And a message's content is never trusted by itself: the order is looked up.
 """
 
 import asyncio
@@ -43,13 +42,13 @@ from quartet.payments.providers.port import UNSENT, asking, for_what_comes_befor
 Json = dict[str, Any]
 
 LIVE, TESTING = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
-# PayPal sends a webhook again for three days.
+# PayPal retries a webhook for three days.
 TOLERANCE = timedelta(days=3)
 CHECKS_AT_ONCE = 20
 _SIGNED = ("auth-algo", "cert-url", "transmission-id", "transmission-sig", "transmission-time")
 _EVENTS = re.compile(r"(CHECKOUT\.ORDER|PAYMENT\.(CAPTURE|AUTHORIZATION))\.[A-Z_]+")
 _BACK = re.compile(r"PAYMENT\.(CAPTURE\.(REFUNDED|REVERSED)|REFUND\.[A-Z_]+)|CUSTOMER\.DISPUTE\.[A-Z_]+")
-# Disputes whose money is surely ours after all; of any other outcome staff decide.
+# Disputes whose money is certainly ours after all; staff decide on any other outcome.
 _LIFTED = {"RESOLVED_SELLER_FAVOUR", "CANCELED_BY_BUYER"}
 _PAGE = 100
 _CAPTURES = {
@@ -60,9 +59,9 @@ _HOLDS = {"CREATED": "authorized", "PENDING": "pending", "DENIED": "failed", "VO
 _UNAGREED = ("CREATED", "SAVED", "PAYER_ACTION_REQUIRED")
 _REFUNDS = {"COMPLETED": "succeeded", "PENDING": "pending"}
 _REPORTED = {"S": "succeeded", "P": "pending", "D": "failed", "V": "voided"}
-# Currencies that PayPal takes whole only, though ISO 4217 has cents.
+# Currencies that PayPal takes in whole units only, though ISO 4217 has cents.
 _WHOLE = {"HUF", "TWD"}
-# The buyer's bank said no, or he may not pay; anything else that PayPal refuses is a fault of the request's.
+# The buyer's bank declined, or the buyer may not pay; anything else that PayPal refuses is a fault in the request.
 _DECLINES = {
     "INSTRUMENT_DECLINED", "TRANSACTION_REFUSED", "PAYER_CANNOT_PAY", "PAYER_ACCOUNT_RESTRICTED",
     "PAYER_ACCOUNT_LOCKED_OR_CLOSED", "COMPLIANCE_VIOLATION", "CARD_EXPIRED", "MAX_NUMBER_OF_PAYMENT_ATTEMPTS_EXCEEDED",
@@ -75,14 +74,14 @@ class PayPal:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         at = settings.paypal_api_url or (LIVE if settings.paypal_live else TESTING)
-        # Whether it lives is asked on a connection of its own: all others may be taken by who waits in vain.
+        # Probes have a connection of their own: all others may be taken by calls that wait in vain.
         self._http, self._probing = [
             httpx.AsyncClient(base_url=at, timeout=limits(settings.payment_timeout)) for _ in range(2)
         ]
         self.guard = guard_of("paypal", self._probe, (httpx.HTTPError, ProviderSilent), settings.payment_timeout)
         self._token, self._token_until = "", 0.0
         self._renewing = asyncio.Lock()
-        # Anybody may have us ask whether a webhook is PayPal's; the other places are theirs who pay.
+        # Anybody can make us verify a webhook at PayPal; the other connections are for payments.
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def close(self) -> None:
@@ -95,8 +94,8 @@ class PayPal:
         return self.guard.is_open
 
     async def _probe(self) -> None:
-        """Asks for an order that there is not, with the token while it is good, or signs in for it."""
-        with suppress(ProviderError):  # which is an answer
+        """Asks for an order that does not exist, with the token while it is valid, else with a new sign-in."""
+        with suppress(ProviderError):  # a refusal is an answer
             is_good = asyncio.get_running_loop().time() < self._token_until
             token = self._token if is_good else (await self._sign_in(self._probing))["access_token"]
             _read(await self._probing.get("/v2/checkout/orders/0", headers={"Authorization": f"Bearer {token}"}))
@@ -123,7 +122,7 @@ class PayPal:
         return _refund_outcome(await self._ask("POST", path, body, refund.reference))
 
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
-        """Takes, or has held, what the buyer has agreed to meanwhile."""
+        """Captures or authorizes what the buyer has approved meanwhile."""
         order = None if provider_ref is None else await self._order(provider_ref)
         if order is None:
             return None
@@ -137,7 +136,7 @@ class PayPal:
         except ProviderError as refused:
             if _issue(refused) in _DECLINES:
                 return Outcome(provider_ref, "failed", _issue(refused).lower())
-            stands = await self._order(order["id"])  # somebody was quicker, unless it is still only agreed to
+            stands = await self._order(order["id"])  # another call was faster, unless it is still only approved
             if stands is None or stands["status"] == "APPROVED":
                 raise
             return _outcome(stands)
@@ -147,7 +146,8 @@ class PayPal:
         return next((_refund_outcome(found) for found in known if found.get("custom_id") == refund.reference), None)
 
     async def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
-        """From PayPal's reports, where a transaction stands some hours after it was made; what is only held, never."""
+        """From PayPal's reports, where a transaction appears some hours after it was made; a mere authorization never
+        does."""
         page = 1
         while True:
             found = await self._ask(
@@ -178,7 +178,7 @@ class PayPal:
         return WebhookEvent(event_id, kind, reference, None, look=_EVENTS.fullmatch(kind) is not None)
 
     async def _moved(self, kind: str, resource: Json) -> Moved | None:
-        """What went back; None of a refund that is under way. Raises BadRequest."""
+        """The money that was returned; None for a refund in progress. Raises BadRequest."""
         try:
             moved, capture = _disputed(resource) if kind.startswith("CUSTOMER") else _back(kind, resource)
         except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError):
@@ -194,7 +194,8 @@ class PayPal:
         return replace(moved, charge=taken.get("custom_id") or "")
 
     async def _check(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
-        """Raises BadSignature. The body is known to be JSON, so that it can stand in the question byte for byte."""
+        """Raises BadSignature. The body is known to be valid JSON, so it can be part of the verification request byte
+        for byte."""
         given = {name.replace("-", "_"): headers.get(f"paypal-{name}", "") for name in _SIGNED}
         if not all(0 < len(value) <= 1000 for value in given.values()):
             raise BadSignature("send the headers " + ", ".join(f"paypal-{name}" for name in _SIGNED))
@@ -220,11 +221,11 @@ class PayPal:
             raise BadSignature("the signature does not belong to this body")
 
     async def _decide(self, hold: Hold, step: str, body: Json | None) -> Outcome:
-        """Captures or voids what is held, once; what was decided otherwise before is told as it stands. An order that
-        its buyer has not agreed to has no void at PayPal: it is let go by never being captured, which nobody but
-        `look_up` does. One that he has agreed to is as good as paid."""
+        """Captures or voids an authorization, once; if something else was decided before, returns the current state. An
+        order that its buyer has not approved can't be voided at PayPal: it is dropped by never being captured, which
+        only `look_up` would do. One that the buyer has approved is as good as paid."""
         order = await self._order(hold.provider_ref)
-        if order is None and step == "void":  # PayPal forgets what nobody agreed to in three days
+        if order is None and step == "void":  # PayPal drops orders not approved within three days
             return Outcome(hold.provider_ref, "voided")
         if order is None:
             raise ProviderError("PayPal knows no such order")
@@ -236,15 +237,15 @@ class PayPal:
         failure = None
         try:
             path = f"/v2/payments/authorizations/{held[-1]['id']}/{step}"
-            # For 45 days PayPal answers a request id as it did first, so that after a declined capture another is
-            # needed; after a lost answer it is the same.
+            # For 45 days PayPal repeats its first answer to a request id. So after a declined capture another id is
+            # needed, and after a lost answer the same one.
             tried = len(_parts(order, "captures"))
             await self._ask("POST", path, body, f"{hold.reference}-{step}-{tried}")
         except ProviderError as refused:
             failure = refused
         try:
             stands = _outcome(await self._order(hold.provider_ref) or order)
-        except ProviderError as unseen:  # which says nothing of what was done before
+        except ProviderError as unseen:  # says nothing about whether it was done
             raise failure or ProviderSilent("PayPal did it, and does not say how it stands") from unseen
         if stands.status == "authorized" and (failure is not None or step == "capture"):
             raise failure or ProviderError("PayPal was declined the capture; the hold stands")
@@ -259,11 +260,11 @@ class PayPal:
             raise
 
     async def _ask(self, method: str, path: str, body: Json | bytes | None = None, request_id: str = "") -> Json:
-        """PayPal's answer. Raises ProviderError where it said no or was never asked, ProviderSilent where nobody
-        knows."""
+        """PayPal's answer. Raises ProviderError if it refused or was never reached, ProviderSilent if the outcome is
+        unknown."""
         token = await self._signed_in()
         answer = await self._send(method, path, body, request_id, token)
-        if answer.status_code == 401:  # not read any further: the token was ended before its time
+        if answer.status_code == 401:  # rejected before anything was done: the token was revoked early
             answer = await self._send(method, path, body, request_id, await self._signed_in(ended=token))
         return _read(answer)
 
@@ -290,10 +291,10 @@ class PayPal:
         return answer
 
     async def _signed_in(self, *, ended: str = "") -> str:
-        """A token that is good for another minute. Its absence means that nothing was asked."""
+        """An access token valid for at least another minute. If there is none, nothing was sent."""
         clock = asyncio.get_running_loop().time
         try:
-            # Who waits for another's sign-in waits no longer than for his own.
+            # Waiting for another call's sign-in has the same limit as an own sign-in.
             async with asyncio.timeout(for_what_comes_before(self._settings.payment_timeout)), self._renewing:
                 if self._token == ended or clock() >= self._token_until:
                     with asking(self.guard):
@@ -329,7 +330,7 @@ def _read(answer: httpx.Response) -> Json:
 
 
 def _issue(refused: ProviderError) -> str:
-    """PayPal's word for why it said no; "" where it was never asked."""
+    """PayPal's code for its refusal; "" if it was never reached."""
     return str(refused.members.get("issue", ""))
 
 
@@ -350,8 +351,8 @@ def _new_order(charge: Charge) -> Json:
 
 
 def _outcome(order: Json) -> Outcome:
-    """What was taken says more than what was held, and that more than the order. A hold that could not be taken is
-    still one, unless PayPal counts it as captured: then nothing is left to take."""
+    """The state follows from the captures, else from the authorizations, else from the order. An authorization whose
+    capture failed still stands, unless PayPal counts it as captured: then nothing is left to capture."""
     statuses = [_CAPTURES.get(taken["status"], "pending") for taken in _parts(order, "captures")]
     holds = _HOLDS | {"CAPTURED": "voided"} if statuses else _HOLDS
     held = [holds.get(part["status"], "pending") for part in _parts(order, "authorizations")]
@@ -390,8 +391,8 @@ def _refund_outcome(refund: Json) -> Outcome:
 
 
 def _back(kind: str, resource: Json) -> tuple[Moved | None, str]:
-    """A refund or a reversal, and the capture that it is of, where it does not say which payment. A refund of ours
-    carries our id, one made by hand the capture's or none."""
+    """A refund or a reversal, and the id of its capture, in case it does not name the payment. A refund of ours carries
+    our refund's id, one made by hand the capture's or none."""
     named = storable(resource.get("custom_id") or resource.get("invoice_id") or "")
     up = next((link["href"] for link in resource.get("links", ()) if link["rel"] == "up"), "")
     cents, currency = _cents(resource["amount"]), storable(resource["amount"]["currency_code"])
@@ -406,7 +407,7 @@ def _back(kind: str, resource: Json) -> tuple[Moved | None, str]:
 
 
 def _disputed(dispute: Json) -> tuple[Moved, str]:
-    """A dispute, and the capture that it is about, where it does not say which payment."""
+    """A dispute, and the id of the capture that it is about, in case it does not name the payment."""
     about = dispute["disputed_transactions"][0]
     named = storable(about.get("custom") or about.get("invoice_number") or "")
     amount = dispute["dispute_amount"]
@@ -423,9 +424,9 @@ def _in_path(name: str) -> str:
 
 
 def _entry(row: Json) -> Entry | None:
-    """A line of PayPal's reports: T00… are payments, T11… what went back, T1201 what a bank took back; the rest is none
-    of ours to compare. The sign tells whose they are: what we paid others, or got back of what was withheld, is neither
-    a charge nor a refund of ours."""
+    """A line of PayPal's reports: T00… are payments, T11… money returned, T1201 chargebacks; nothing else is compared.
+    The sign tells whose money it is: what we paid to others, or got back after it was withheld, is neither a charge nor
+    a refund of ours."""
     code, cents = row["transaction_event_code"], _cents(row["transaction_amount"])
     if not code.startswith(("T00", "T11", "T1201")):
         return None
@@ -434,7 +435,7 @@ def _entry(row: Json) -> Entry | None:
         return None
     cents = abs(cents)
     reported = row["transaction_status"]
-    # A charge that went back whole is called V from then on; what went back has a line of its own.
+    # A charge that was refunded in full has status V from then on; the refund has a line of its own.
     status = "succeeded" if is_charge and reported == "V" else _REPORTED.get(reported, "pending")
     return Entry(
         "charge" if is_charge else "refund",
@@ -450,7 +451,7 @@ def _entry(row: Json) -> Entry | None:
 
 
 def _amount(cents: int, currency: str) -> Json:
-    """PayPal's decimal. ProviderError where PayPal takes no part of a whole unit."""
+    """PayPal's decimal amount. Raises ProviderError for part of a unit in a currency that PayPal takes whole only."""
     amount = Decimal(cents).scaleb(-minor_digits(currency))
     if currency in _WHOLE:
         if amount != amount.to_integral_value():

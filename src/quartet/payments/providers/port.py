@@ -1,4 +1,4 @@
-"""What the shop asks of a payment provider."""
+"""The interface of a payment provider."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,56 +12,57 @@ from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, Provi
 from quartet.stores.breakers import beside
 from quartet.stores.guard import Guard
 
-# The connection was never made, so that nothing was asked.
+# The connection was never made, so nothing was sent.
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-# Questions of a process under way: those on a client's hundred connections, and who waits for one.
+# Concurrent calls of a process: those on the client's hundred connections, and those that wait for one.
 _PLACES = 300
-# Between two questions to one that is away: it is theirs to count them.
+# Between two probes of a provider that is down, which may count them towards its rate limit.
 REST_SECONDS = 0.5
 
 
 class PaymentProvider(Protocol):
-    """Called outside of transactions only, each time with a reference of our own.
+    """Called outside transactions only, each time with a reference of our own.
 
-    Every call may raise ProviderError (known not to have happened; ProviderAway where nothing is asked of it at the
-    moment) or ProviderSilent (unknown).
+    Every call may raise ProviderError (known not to have happened; ProviderAway if the provider is not being called at
+    the moment) or ProviderSilent (unknown).
     """
 
     @property
     def methods(self) -> Collection[str] | None:
-        """The payment methods there are, or None when only the provider can tell."""
+        """The payment methods it accepts, or None if only the provider can tell."""
         ...
 
     @property
     def is_away(self) -> bool:
-        """It does not answer, and is asked nothing."""
+        """Whether its circuit breaker is open: it does not answer and is not called."""
         ...
 
     async def authorise(self, charge: Charge) -> Outcome:
-        """Charges, or holds the money where `charge.capture` is false; the same reference again gives the first
+        """Charges, or only authorizes if `charge.capture` is false; the same reference again returns the first
         outcome."""
         ...
 
     async def capture(self, hold: Hold) -> Outcome:
-        """Takes what is held, once; answers how the charge stands, `voided` when the hold had ended before."""
+        """Captures an authorization, once; returns the charge's state, `voided` if the authorization had ended
+        before."""
         ...
 
     async def void(self, hold: Hold) -> Outcome:
-        """Lets go what is held, or a charge that the buyer never finished; answers how the charge stands, `succeeded`
-        when a capture was quicker and `pending` when it can't be let go now."""
+        """Voids an authorization, or a charge that the buyer never finished; returns the charge's state, `succeeded` if
+        a capture was faster and `pending` if it can't be voided now."""
         ...
 
     async def refund(self, refund: GiveBack) -> Outcome:
-        """Gives back; the same reference again gives the first outcome."""
+        """Refunds; the same reference again returns the first outcome."""
         ...
 
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
-        """How the charge with our reference stands; None when the provider never heard of it. Never charges what the
-        buyer has not agreed to. `provider_ref` is the provider's name for it, where we know it."""
+        """The state of the charge with our reference; None if the provider never heard of it. Never charges what the
+        buyer has not agreed to. `provider_ref` is the provider's id of it, if we know it."""
         ...
 
     async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
-        """How the refund with our reference stands; None when the provider never heard of it."""
+        """The state of the refund with our reference; None if the provider never heard of it."""
         ...
 
     def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
@@ -69,23 +70,23 @@ class PaymentProvider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Nothing is asked of it any more."""
+        """Closes its connections; it is not called any more."""
         ...
 
     async def parse_webhook(self, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookEvent:
-        """What the provider tells. Raises BadSignature, BadRequest. Header names are in lower case, the body is as it
-        came."""
+        """A verified webhook's event. Raises BadSignature, BadRequest. Header names are in lower case; the body is the
+        raw bytes."""
         ...
 
 
 def for_what_comes_before(seconds: float) -> float:
-    """How much of the seconds for a whole call its connection or its sign-in may take: so much less that it is known to
-    have failed, and nothing to have been asked, before whoever waits gives up and nobody knows."""
+    """The timeout for connecting or signing in, given that of a whole call: a third of it. Such a failure is then
+    known, and that nothing was sent, before the caller's own timeout would leave the outcome unknown."""
     return seconds / 3
 
 
 def limits(seconds: float) -> httpx.Timeout:
-    """Of a provider's client."""
+    """The timeouts of a provider's HTTP client."""
     before = for_what_comes_before(seconds)
     return httpx.Timeout(seconds, connect=before, pool=before)
 
@@ -93,15 +94,15 @@ def limits(seconds: float) -> httpx.Timeout:
 def guard_of(
     provider: str, probe: Callable[[], Awaitable[object]], away: tuple[type[BaseException], ...], seconds: float
 ) -> Guard:
-    """The breaker before a provider whose calls take so many seconds at most: open before the first of those who wait
-    in vain gives up. What was sent is never cut short by it."""
+    """The circuit breaker for a provider whose calls take at most so many seconds: it opens before the first waiting
+    caller times out in vain. It never aborts a request that was sent."""
     doubt, patience = seconds / 3, seconds * 0.65
     return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_SECONDS))
 
 
 @contextmanager
 def asking(guard: Guard) -> Iterator[None]:
-    """Around each question. Raises ProviderAway in its place while the provider is away."""
+    """Around each call. While the provider is away, raises ProviderAway instead of calling it."""
     try:
         with guard.call():
             yield
@@ -110,7 +111,7 @@ def asking(guard: Guard) -> Iterator[None]:
 
 
 def storable(value: Any) -> str:
-    """A provider's text that fits into a column of text, or TypeError."""
+    """The provider's text, if it fits into a text column; otherwise raises TypeError."""
     if not isinstance(value, str) or "\0" in value or len(value) > 255:
         raise TypeError
     return value

@@ -1,24 +1,24 @@
-"""The built-in provider: no money moves, everything else is as with a real one. It keeps its own books in the schema
-`sandbox`, in calls of their own, as a company elsewhere would.
+"""The built-in provider: it moves no money and otherwise behaves like a real one. It keeps its own records in the
+schema `sandbox`, in transactions of its own, as an outside company would.
 
 | method | outcome |
 |---|---|
 | `card_ok` | succeeded |
 | `card_declined`, `card_insufficient_funds` | declined with `card_declined`, `insufficient_funds` |
-| `card_async` | pending, then succeeded: a signed webhook tells |
+| `card_async` | pending, then succeeded, reported by a signed webhook |
 | `card_slow` | takes its time (QUARTET_SANDBOX_SLOW_SECONDS), then succeeded |
 | `card_error` | the provider fails, nothing is charged |
 
-Where the shop captures by hand, `authorized` stands for succeeded, until the hold is captured, voided or has lapsed.
+With manual capture a charge is `authorized` instead of succeeded, until it is captured, voided or has lapsed.
 
 A webhook is a POST to `/webhooks/sandbox` of `{"id", "type", "createdAt", "data": {"reference", "chargeId", "status",
 "declineCode"}}`, type `charge.authorized`, `charge.succeeded`, `charge.failed` or `charge.voided`, with the header
 `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, HMAC-SHA256 of `<t>.<body>`: the scheme of Stripe's webhooks. It never
-tells by itself of money that went back without us, but is understood where a test does: types `refund.succeeded`,
-`refund.failed`, `dispute.opened` and `dispute.lifted`, data `{"id", "charge", "reference", "amountCents", "currency"}`,
-where `charge` is our payment's id or its own, and `reference` our refund's id, "" where it is none of ours.
+reports money returned without us, but tests can send such events: types `refund.succeeded`, `refund.failed`,
+`dispute.opened` and `dispute.lifted`, data `{"id", "charge", "reference", "amountCents", "currency"}`, where `charge`
+is our payment's id or the sandbox's, and `reference` our refund's id, "" if the refund is not ours.
 
-`Faults` makes it as bad as a provider can be.
+`Faults` makes it fail in every way that a provider can.
 """
 
 import asyncio
@@ -66,9 +66,9 @@ _MOVED = {"refund.succeeded", "refund.failed", "dispute.opened", "dispute.lifted
 
 @dataclass
 class Faults:
-    """What goes wrong, drawn from `dice`; may be changed while the provider works. `latency`: seconds a call takes.
-    Shares of the calls, 0 to 1: `error` fails before anything happens, `silent_before` and `silent_after` give no
-    answer, the call's effect undone or done. Each webhook is sent `copies` times, each up to `late` seconds late."""
+    """Injected faults, drawn from `dice`; may be changed at runtime. `latency`: seconds that each call takes. Shares of
+    the calls, 0 to 1: `error` fails before anything happens; `silent_before` and `silent_after` give no answer, without
+    or with the call's effect. Each webhook is sent `copies` times, each up to `late` seconds late."""
 
     dice: random.Random
     latency: float = 0.0
@@ -80,7 +80,7 @@ class Faults:
 
     @classmethod
     def of(cls, settings: Settings) -> "Faults":
-        """As the settings have them."""
+        """The faults that the settings ask for."""
         return cls(
             random.Random(settings.sandbox_seed),
             settings.sandbox_latency_seconds,
@@ -92,7 +92,7 @@ class Faults:
         )
 
     async def before(self) -> None:
-        """On the way in. Raises ProviderError, ProviderSilent."""
+        """Before the call's effect. Raises ProviderError, ProviderSilent."""
         if self.latency:
             await asyncio.sleep(self.latency)
         if self._drawn(self.error):
@@ -101,7 +101,7 @@ class Faults:
             raise ProviderSilent("the sandbox was told to be silent, and did nothing")
 
     def after(self) -> None:
-        """On the way out. Raises ProviderSilent."""
+        """After the call's effect. Raises ProviderSilent."""
         if self._drawn(self.silent_after):
             raise ProviderSilent("the sandbox was told to be silent, and did what it was asked")
 
@@ -127,7 +127,7 @@ class Sandbox:
 
     @property
     def is_away(self) -> bool:
-        return False  # its books are PostgreSQL's, before which there is a breaker already
+        return False  # its records are in PostgreSQL, which has a circuit breaker already
 
     async def authorise(self, charge: Charge) -> Outcome:
         if charge.method == "card_error":
@@ -199,7 +199,7 @@ class Sandbox:
             raise BadRequest("the event is not one that the sandbox writes") from None
 
     def sign(self, body: bytes, now: datetime) -> str:
-        """The signature's header value for these bytes at this moment."""
+        """The signature header's value for these bytes at this time."""
         return signatures.sign(body, self._secret, now)
 
     def event(self, reference: str, outcome: Outcome) -> bytes:
@@ -229,7 +229,7 @@ class Sandbox:
             task = asyncio.create_task(
                 self._send(reference, outcome, seconds + self.faults.dice.random() * self.faults.late)
             )
-            self._sending.add(task)  # the loop itself holds tasks only weakly
+            self._sending.add(task)  # the event loop keeps only weak references to tasks
             task.add_done_callback(self._sending.discard)
 
     async def _send(self, reference: str, outcome: Outcome, seconds: float) -> None:
@@ -241,7 +241,7 @@ class Sandbox:
             async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
                 (await http.post(url, content=body, headers=headers)).raise_for_status()
         except httpx.HTTPError as error:
-            # A real provider would try again; here the recovery sweep asks, which needs its exercise too.
+            # A real provider would retry; here the recovery sweep asks, which is exercised this way.
             log.warning("webhook lost", url=url, reference=reference, error=repr(error))
 
     async def _call(self, sql: str, *args: Any) -> Any:

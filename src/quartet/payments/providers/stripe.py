@@ -1,9 +1,9 @@
-"""Stripe by its official SDK: PaymentIntents, refunds, signed webhooks. docs/payments.md tells how to go live.
+"""Stripe by its official SDK: PaymentIntents, refunds, signed webhooks. docs/payments.md says how to go live.
 
-Every charge is one request: a PaymentIntent made and confirmed at once, under our payment's id as idempotency key,
-which also stands in its metadata. Nothing is ever sent a second time by itself (`max_network_retries=0`), so that a
-connection that could not be made is known to have charged nothing. Whatever else goes wrong on the way is silence, and
-the intent is looked for by our reference.
+Every charge is one request: a PaymentIntent that is created and confirmed at once, with our payment's id as its
+idempotency key and in its metadata. The SDK never retries (`max_network_retries=0`), so a connection that could not be
+made is known to have charged nothing. After any other network failure the outcome is unknown, and the intent is looked
+up by our reference.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -34,8 +34,9 @@ from quartet.payments.providers.port import UNSENT, asking, guard_of, limits, st
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
-# An intent is looked for among those made this long before and after our payment's id was drawn: where nearly all are,
-# then where clocks that differ and a request that waited may have put it. A busy hour has thousands in the latter.
+# An intent is searched for among those created this long before and after our payment's id was generated: first where
+# nearly all are, then where clock differences and a delayed request may have put it. A busy hour has thousands in the
+# latter.
 _AROUND = (
     (timedelta(seconds=5), timedelta(seconds=30)),
     (timedelta(minutes=5), timedelta(minutes=15)),
@@ -50,7 +51,7 @@ _STATUSES = {
     "canceled": "voided",
 }
 _REFUND_STATUSES = {"pending": "pending", "requires_action": "pending", "succeeded": "succeeded"}
-# Disputes whose money is the bank's, for now or for good.
+# Disputes whose money the bank has, for now or for good.
 _DISPUTED = {"needs_response", "under_review", "lost"}
 _EVENTS = {
     f"payment_intent.{kind}"
@@ -60,12 +61,12 @@ _EVENTS = {
 }  # fmt: skip
 _REFUND_EVENTS = {"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"}
 _DISPUTE_EVENT = "charge.dispute."
-# Disputes whose money is ours after all. What a bank only asks about (`warning_…`) is none yet.
+# Disputes whose money is ours after all. A mere inquiry of the bank (`warning_…`) is no dispute yet.
 _LIFTED = {"won", "warning_closed", "prevented"}
-# Stripe can't be reached, or is at fault itself.
+# Stripe can't be reached, or has an internal error.
 _AWAY = (stripe.APIConnectionError, stripe.APIError)
-# Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. Of three decimals the last has
-# to be 0 (https://docs.stripe.com/currencies).
+# Where Stripe's smallest unit is not ISO 4217's: how many of Stripe's are one of ours. In currencies with three
+# decimals the last has to be 0 (https://docs.stripe.com/currencies).
 _UNITS = {"ISK": Fraction(100), "UGX": Fraction(100), "MGA": Fraction(1, 100)}
 _ENDS_IN_ZERO = {"BHD", "JOD", "KWD", "OMR", "TND"}
 
@@ -76,7 +77,7 @@ class Stripe:
     def __init__(self, settings: Settings) -> None:
         self._secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
         stripe.enable_telemetry = False
-        # Whether it lives is asked on a connection of its own: all others may be taken by who waits in vain.
+        # Probes have a connection of their own: all others may be taken by calls that wait in vain.
         self._http, self._probing = [stripe.HTTPXClient(timeout=limits(settings.payment_timeout)) for _ in range(2)]
         self._api, self._probed = _api(settings, self._http), _api(settings, self._probing)
         self.guard = guard_of("stripe", self._probe, _AWAY, settings.payment_timeout)
@@ -94,7 +95,7 @@ class Stripe:
         try:
             await self._probed.refunds.list_async({"limit": 1})
         except stripe.StripeError as error:
-            if isinstance(error, _AWAY):  # anything else is an answer
+            if isinstance(error, _AWAY):  # any other error is an answer
                 raise
 
     @property
@@ -149,7 +150,7 @@ class Stripe:
         drawn = _drawn_at(reference)
         for earlier, later in _AROUND:
             around = {"gte": _seconds(drawn - earlier), "lte": _seconds(drawn + later)}
-            # Listed, not searched for: a search finds what was made a moment ago only later.
+            # Listed, not searched for: Stripe's search is eventually consistent and misses recent intents.
             async for intent in self._pages(self._api.payment_intents.list_async, {"created": around}):
                 if _reference(intent) == reference:
                     return _outcome(intent)
@@ -169,7 +170,7 @@ class Stripe:
             status = _refund_outcome(refund).status
             back = refund["amount"] if status == "succeeded" else 0
             yield _entry("refund", refund, status, back, refund.get("payment_intent") or "")
-        # What a bank takes back is told as given back; nobody here has asked for it, and so it is named.
+        # Money that a bank takes back is reported as a refund; nobody here requested it, so it shows as a difference.
         async for dispute in self._pages(self._api.disputes.list_async, {"created": made}):
             if dispute["status"] in _DISPUTED:
                 yield _entry("refund", dispute, "succeeded", dispute["amount"], dispute.get("payment_intent") or "")
@@ -194,17 +195,17 @@ class Stripe:
         return found if moved is None or moved.reference else replace(found, moved=await self._charged(moved))
 
     async def _charged(self, moved: Moved) -> Moved:
-        """With our own name for the payment: Stripe's for it may not have been heard yet."""
+        """With our own id of the payment: Stripe's may not have reached us yet."""
         try:
             intent = await self._call(self._api.payment_intents.retrieve_async, moved.charge)
         except ProviderError as refused:
             if not isinstance(refused.__cause__, stripe.InvalidRequestError):
-                raise  # Stripe has not said that it knows no such intent: it will tell again
+                raise  # Stripe may know the intent: raise, so that it sends the webhook again
             return moved
         return replace(moved, charge=_reference(intent) or moved.charge)
 
     async def _decide(self, hold: Hold, step: Any) -> Outcome:
-        """Captures or cancels the intent. Both happen once; what was decided otherwise before is told as it stands."""
+        """Captures or cancels the intent, once; if something else was decided before, returns the current state."""
         ref = hold.provider_ref
         if ref == hold.reference:
             found = await self.look_up(hold.reference)
@@ -230,8 +231,8 @@ class Stripe:
             after = {"starting_after": page["data"][-1]["id"]}
 
     async def _call(self, ask: Callable[..., Awaitable[Any]], *what: Any) -> Any:
-        """What Stripe answers, as plain JSON. Raises ProviderError where Stripe, or the card's bank, has said that it
-        did nothing or was never reached, and ProviderSilent where nobody knows."""
+        """Stripe's answer as plain JSON. Raises ProviderError if Stripe or the card's bank said that nothing was done,
+        or if Stripe was never reached; ProviderSilent if the outcome is unknown."""
         try:
             with asking(self.guard):
                 return (await ask(*what)).to_dict()
@@ -244,7 +245,7 @@ class Stripe:
             stripe.RateLimitError,
         ) as error:  # fmt: skip
             raise ProviderError(f"Stripe refuses: {error.user_message}") from error
-        except stripe.StripeError as error:  # the first request with this key still runs, Stripe's own fault, no JSON
+        except stripe.StripeError as error:  # the first request with this key still runs, an internal error, no JSON
             raise ProviderSilent(repr(error)) from error
 
 
@@ -255,7 +256,7 @@ def _api(settings: Settings, http: stripe.HTTPXClient) -> Any:
 
 
 def _theirs(cents: int, currency: str) -> int:
-    """A sum in Stripe's units. Raises ProviderError for one that Stripe can't take."""
+    """An amount in Stripe's units. Raises ProviderError for one that Stripe can't take."""
     sum_ = cents * _UNITS.get(currency, Fraction(1))
     if sum_.denominator != 1 or (currency in _ENDS_IN_ZERO and cents % 10):
         raise ProviderError(f"Stripe takes no such sum of {currency}: round the prices")
@@ -267,7 +268,7 @@ def _ours(amount: int, currency: str) -> int:
 
 
 def _outcome(intent: Any) -> Outcome:
-    """KeyError, TypeError when it is no intent."""
+    """Raises KeyError or TypeError if it is no intent."""
     currency = intent["currency"].upper()
     error = intent.get("last_payment_error") or {}
     action = intent.get("next_action") or {}
@@ -277,7 +278,7 @@ def _outcome(intent: Any) -> Outcome:
         status,  # type: ignore[arg-type]
         storable(error.get("decline_code") or error.get("code") or "declined") if status == "failed" else None,
         (action.get("redirect_to_url") or {}).get("url") if status == "pending" else None,
-        # What was taken: by hand, at Stripe, that may be less than what was held.
+        # What was captured: by hand, at Stripe, that may be less than what was authorized.
         _ours(intent["amount_received" if status == "succeeded" else "amount"], currency),
         currency,
     )
@@ -294,13 +295,13 @@ def _refund_outcome(refund: Any) -> Outcome:
 
 
 def _refund_moved(refund: Any) -> Moved | None:
-    """None while it is under way. KeyError, TypeError when it is no refund."""
+    """None while it is in progress. Raises KeyError or TypeError if it is no refund."""
     status = _refund_outcome(refund).status
     return None if status == "pending" else _moved("refund", refund, undone=status == "failed")
 
 
 def _disputed(dispute: Any) -> Moved | None:
-    """None while the bank only asks. KeyError, TypeError when it is no dispute."""
+    """None while it is only an inquiry. Raises KeyError or TypeError if it is no dispute."""
     if dispute["status"] not in _DISPUTED | _LIFTED:
         return None
     return _moved("dispute", dispute, undone=dispute["status"] in _LIFTED)
@@ -326,7 +327,7 @@ def _reference(found: Any) -> str:
 
 
 def _drawn_at(reference: str) -> datetime:
-    """When our id was drawn: a UUID of version 7 begins with the milliseconds."""
+    """When our id was generated: a UUID of version 7 begins with the milliseconds."""
     return datetime.fromtimestamp((UUID(reference).int >> 80) / 1000, UTC)
 
 
