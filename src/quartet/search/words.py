@@ -116,7 +116,7 @@ def _singular(word: str, ies: str = "y") -> str:
 
 
 def name_of(text: str) -> str:
-    """A normal form of a name: the same for `Bags & Purses` and `bag-purse`, and for `Hoodies`, `hoodie` and `hoody`."""
+    """A normal form of a name: the same for `Bags & Purses` and `bag-purse`, for `Hoodies`, `hoodie` and `hoody`."""
     name = " ".join(_WORD.findall(asked(text)))
     return name if name in _OWN else " ".join(_IE.sub("y", _singular(word)) for word in name.split())
 
