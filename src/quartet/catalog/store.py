@@ -500,7 +500,7 @@ async def category_in_use(mongo: Mongo, slug: str) -> bool:
 
 
 async def delete_category(mongo: Mongo, slug: str) -> bool:
-    """Whether it was there."""
+    """Deletes a category; False if there was none."""
     return await mongo.collection(CATEGORIES).delete_one({"_id": slug})
 
 
@@ -508,7 +508,7 @@ async def delete_category(mongo: Mongo, slug: str) -> bool:
 
 
 async def insert_review(mongo: Mongo, review: Document) -> bool:
-    """False when this customer has reviewed the product."""
+    """False if this customer has already reviewed the product."""
     try:
         await mongo.collection(REVIEWS).insert_one(review)
     except DuplicateKey:
@@ -517,8 +517,8 @@ async def insert_review(mongo: Mongo, review: Document) -> bool:
 
 
 async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) -> list[Document]:
-    """The newest first, after the public id shown last. These ids are in the order of time; the times themselves are
-    not compared, since nx-27017 compares them by whole seconds."""
+    """Reviews, newest first, after the last public id shown. These ids sort by time; the times themselves are not
+    compared, since nx-27017 compares them by whole seconds."""
     where: dict[str, Any] = {"productId": product_id}
     if after is not None:
         where["publicId"] = {"$lt": after}
@@ -526,13 +526,13 @@ async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) 
 
 
 async def reviews_by(mongo: Mongo, user_id: UUID) -> AsyncIterator[list[Document]]:
-    """All that somebody wrote, some hundreds at a time."""
+    """All reviews by a user, in batches of some hundreds."""
     async for some in mongo.collection(REVIEWS).scan({"userId": str(user_id)}):
         yield some
 
 
 async def forget_author(mongo: Mongo, user_id: UUID) -> None:
-    """What somebody wrote stays, unsigned."""
+    """Removes the user's name from their reviews, which stay."""
     async for some in reviews_by(mongo, user_id):
         for review in some:
             if review["author"] is not None:
@@ -540,7 +540,7 @@ async def forget_author(mongo: Mongo, user_id: UUID) -> None:
 
 
 async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
-    """Sum and number of a product's reviews."""
+    """Sum of stars and number of a product's reviews."""
     found = await mongo.collection(REVIEWS).aggregate(
         [
             {"$match": {"productId": product_id}},
@@ -551,5 +551,5 @@ async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
 
 
 def review_id(product_id: str, user_id: UUID) -> str:
-    """One review a product and customer: their ids together are its key."""
+    """The key of a review: product id and user id, so that each customer has one review per product."""
     return f"{product_id}:{user_id}"

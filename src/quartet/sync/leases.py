@@ -23,14 +23,13 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.worker")
 
-# How often in the time of a lease a worker says that it lives.
+# Heartbeats per lease time.
 BEATS = 6
 
 
 @dataclass(frozen=True)
 class Work:
-    """A loop that never ends by itself, and the pieces into which it is divided: the owner of some runs it for
-    those."""
+    """An endless loop, and the pieces into which its work is divided: each worker runs it for the pieces it owns."""
 
     loop: Callable[[Lease], Coroutine[Any, Any, None]]
     pieces: Sequence[str]
@@ -48,7 +47,7 @@ class Share:
         self._until = 0.0
 
     async def do(self) -> None:
-        """Runs this worker's share until it is cancelled; then others may take it at once."""
+        """Runs this worker's share until it is cancelled; then releases it, so that others can take it at once."""
         try:
             while True:
                 await self._beat()
@@ -60,8 +59,8 @@ class Share:
             await self._give_up([self.worker, *self._ours])
 
     async def _beat(self) -> None:
-        """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has run out, by our own clock and
-        since we asked."""
+        """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has expired, by our own clock and
+        counted from before the last successful call."""
         asked = monotonic()
         pieces = [piece for work in self._works.values() for piece in work.pieces]
         try:
