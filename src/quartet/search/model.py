@@ -312,9 +312,9 @@ def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
 
 
 def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None) -> dict[str, list[Bucket]]:
-    """Facets from tokens with their counts, most frequent first: attributes and values in that order. Exactly `names`;
-    if None, the most frequent attributes. A text that reads as a number or boolean is merged with that value, since a
-    filter for one finds both."""
+    """Facets from tokens with their counts, most frequent first: attributes and values in that order. All attributes in
+    `names` and no others; if None, the most frequent ones. A text that reads as a number or boolean is merged with that
+    value, since a filter for one finds both."""
     facets: dict[str, dict[str, Bucket]] = {}
     for text, count in counted:
         name, value = read_token(text)

@@ -233,7 +233,7 @@ def _only(id_: str, boost: float) -> Json:
     return {"constant_score": {"filter": {"term": {"id": id_}}, "boost": boost}}
 
 
-# --- Beside a product -----------------------------------------------------------------------------------------------
+# --- Similar products -----------------------------------------------------------------------------------------------
 
 
 def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float) -> Json:
@@ -259,7 +259,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
     }
 
 
-# --- As one types ---------------------------------------------------------------------------------------------------
+# --- Typeahead ------------------------------------------------------------------------------------------------------
 
 
 def begun(

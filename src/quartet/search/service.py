@@ -181,7 +181,7 @@ async def suggestions(
 
 
 def _begun(beside: Beside, q: str) -> bool:
-    """Whether a word of any of these begins as typed: then the query is not taken for misspelt."""
+    """Whether any of these contains the typed text at the start of a word: then it is not taken for misspelt."""
     categories, queries = beside
     typed = f" {words.asked(q)}"
     return any(typed in f" {words.asked(text)}" for text in (*(name for name, _ in categories), *queries))

@@ -166,7 +166,7 @@ def of_sku(sku: str) -> Iterator[str]:
     return iter(dict.fromkeys([*parts, "".join(parts)]))
 
 
-# --- What a query hit -----------------------------------------------------------------------------------------------
+# --- Highlights and spellings ---------------------------------------------------------------------------------------
 
 # In characters: the excerpt shown, and how much of a long text is read, for highlights and for spellings. Each of a
 # hundred texts may have thousands of words, and each is compared with up to sixteen words of the query.

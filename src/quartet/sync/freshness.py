@@ -1,9 +1,9 @@
-"""Freshness, measured. Each second a canary changes: a product that nobody is shown, since its publication date is far
-off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product. What is
-measured is the time until a search finds them, and until the product cache has been told. Its events have a topic of
-their own, since webhook endpoints may listen to stock.changed.
+"""Measures freshness. Each second the canary changes: a product that is never shown, since its publication date is far
+in the future, gets another image in the catalog and another price in PostgreSQL (its "songs"), which are processed like
+those of any product. Measured is the time until a search finds them, and until the product cache has the new price. The
+canary's events have a topic of their own, since webhook endpoints may be subscribed to stock.changed.
 
-The canary's price is no row of inventory, which staff and analytics see, but its last state (`store.song`).
+The canary's price is not a row of inventory, which staff and analytics would see, but its latest song (`store.song`).
 """
 
 import asyncio
@@ -33,8 +33,7 @@ MOST_UNHEARD = 600
 
 @dataclass
 class _Samples:
-    """What this process has measured and not yet written down; `told` is the newest canary state that the cache was
-    told."""
+    """This process's samples that are not written to PostgreSQL yet; `told`: the newest song in the product cache."""
 
     counts: Counter[tuple[str, float]] = field(default_factory=Counter)
     seconds: Counter[tuple[str, float]] = field(default_factory=Counter)
@@ -61,8 +60,8 @@ def cache_told(shop: Shop, song: int) -> None:
 
 
 async def write_down(shop: Shop) -> None:
-    """Writes what this process has measured since the last time. Raises StoreUnavailable; then it is kept for the next
-    time, and may count twice if only the answer was lost."""
+    """Writes this process's new samples. Raises StoreUnavailable; they are then kept for the next call, and may count
+    twice if only the reply was lost."""
     samples = _of(shop)
     counts, seconds = samples.counts.copy(), samples.seconds.copy()
     if counts:

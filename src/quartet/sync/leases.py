@@ -1,8 +1,8 @@
-"""Several workers share the work: each piece is leased to one of them, for seconds (queries.sql, `beat`).
+"""Several workers share the work: each piece is leased to one of them for some seconds (queries.sql, `beat`).
 
-A killed worker stops its heartbeat, and its pieces soon belong to another. One that was only stalled goes on where it
-was: then two do the same for a moment, which does no harm, since products are written by version and consumers know
-events by their ids; and its position is refused, since its fencing token is old.
+A killed worker's heartbeat stops, and its pieces soon belong to another. A worker that was only stalled resumes its
+work: then two do the same for a moment. That does no harm, since products are written by version and consumers
+recognise events by their ids; and the stalled worker can't save its position, since its fencing token is old.
 """
 
 import asyncio

@@ -7,9 +7,9 @@ batches the one with the higher number began later. The last event's own batch d
 higher number drew later still; so what the highest number wrote is the state after the last event, however events were
 repeated, delayed or processed by two workers at once.
 
-Most sales change nothing that is searched for. So what search is known to have is recorded in PostgreSQL (`store.note`,
-and in queries.sql why it is safe), and a batch writes only what differs from it. Our own writes of copies come back
-through the change stream; where search needed nothing these echoes are skipped.
+Most sales change nothing in the search document. So what search is known to have is recorded in PostgreSQL
+(`store.note`; queries.sql explains why that is safe), and a batch writes only what differs from it. Our own writes of
+copies come back through the change stream; such echoes are skipped if search is already up to date.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ PRODUCTS = Counter("quartet_sync_products", "Products carried to search.")
 UNCHANGED = Counter("quartet_sync_unchanged", "Products whose search document was known to be in place.")
 REFUSED = Counter("quartet_sync_refused", "Products that search refused.")
 
-# Why a product is carried: its document changed; or what is known of search may be wrong.
+# Why a product is processed: its document changed; or the record of what search has may be wrong.
 Cause = Literal["changed", "doubt"]
 Work = Callable[[Shop, list[str]], Awaitable[set[str]]]
 
@@ -282,8 +282,8 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
     """Writes the current state of the products of these buckets into the index that is being built; returns how many
     there are, and those rejected, which are dead letters by now.
 
-    What is noted of them is never marked as certain, so that no batch that began before skips a write to the live
-    index; and with the prices and stock of the catalog's copies, so that stale copies are found."""
+    Their notes are never marked as certain, so that no batch that began before skips a write to the live index. They
+    have the price and stock of the catalog's copies, so that stale copies are found."""
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
     products = await catalog.in_buckets(shop.stores.mongo, low, high)

@@ -92,8 +92,7 @@ class Rebuild:
 
 
 async def beat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
-    """The heartbeat: says that the worker lives; returns the pieces that it owns for so many seconds, with their
-    fencing tokens."""
+    """The heartbeat of a worker; returns the pieces leased to it for `seconds`, with their fencing tokens."""
     return {row["piece"]: row["token"] for row in await tx.fetch(q.beat, worker, pieces, seconds)}
 
 
@@ -296,7 +295,7 @@ async def freshness(read: Read) -> list[Took]:
 
 
 async def sweep_freshness(tx: Tx) -> None:
-    """Merges the per-minute rows of past hours into one per bound: totals never decrease."""
+    """Merges per-minute rows older than an hour into one row per bound: totals never decrease."""
     await tx.execute(q.sweep_freshness)
 
 
