@@ -348,7 +348,7 @@ def without_password(url: str) -> str:
 def local_address(settings: Settings) -> str:
     """The API's URL on this machine: an address to listen on, such as 0.0.0.0, may not be one to connect to."""
     host = settings.host
-    with suppress(ValueError):  # a name is no address
+    with suppress(ValueError):  # a host name is not an IP address
         address = ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"

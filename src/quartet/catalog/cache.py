@@ -117,7 +117,7 @@ async def renew(redis: RedisStore, pages: Mapping[str, tuple[str, int, bytes]]) 
 
 
 async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Sequence[Arg]]) -> list[int]:
-    """The script on each reference's key, in one round trip."""
+    """Runs the script on each reference's key, in one round trip."""
     if not calls:
         return []
     # As text: MongoDB's driver has a class of its own for 64-bit numbers, which Redis' driver does not accept.

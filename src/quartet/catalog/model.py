@@ -161,7 +161,7 @@ def sellable(draft: Draft) -> dict[str, tuple[str, int | None]]:
 
 
 def variant_name(name: str, attrs: Attrs) -> str:
-    """As an order line reads: `Everyday Tee, black, M`."""
+    """The name in an order line: `Everyday Tee, black, M`."""
     return ", ".join([name, *(str(value) for value in attrs.values())])
 
 

@@ -283,7 +283,7 @@ class Shelf:
         if span := {side: price for side, price in prices.items() if price is not None}:
             where["priceCents"] = span
         if self.begins:
-            where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # which is after all that slugs are made of
+            where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # `~` sorts after all characters of slugs
         if self.hidden:
             where["_id"] = {"$nin": list(self.hidden)}
         return where

@@ -296,7 +296,8 @@ async def _refresh_again(shop: Shop, documents: dict[str, Document]) -> list[Doc
 
 
 async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, title: str, body: str) -> Document:
-    """Raises NotFound, NotBought, AlreadyReviewed, StoreUnavailable."""
+    """Adds a review and updates the product's ratings. Raises NotFound, NotBought, AlreadyReviewed,
+    StoreUnavailable."""
     product = await _published(shop, reference)
     async with shop.stores.pg.read() as read:
         if not await orders.has_bought(read, user_id, product["keys"]):
@@ -378,7 +379,7 @@ async def put_category(shop: Shop, category: Category, *, actor: str = "system")
 
 
 async def delete_category(shop: Shop, slug: str, *, actor: str) -> None:
-    """Raises NotFound, CategoryInUse."""
+    """Deletes an empty category. Raises NotFound, CategoryInUse."""
     mongo = shop.stores.mongo
     if await store.category_in_use(mongo, slug):
         raise CategoryInUse()

@@ -437,7 +437,7 @@ async def category(mongo: Mongo, slug: str) -> Category | None:
 
 
 async def categories(mongo: Mongo, slugs: Collection[str] | None = None) -> list[Category]:
-    """These, or all of them, by slug."""
+    """These categories, or all, sorted by slug."""
     where = {} if slugs is None else {"_id": {"$in": list(slugs)}}
     return [_category(found) for found in await mongo.collection(CATEGORIES).find(where, sort=[("_id", 1)])]
 

@@ -161,7 +161,7 @@ async def sweep(shop: Shop) -> None:
 
 
 async def add_synonyms(shop: Shop, words: Sequence[str], means: Sequence[str], *, actor: str) -> Synonyms:
-    """Raises Invalid naming the field."""
+    """Adds synonyms. Raises Invalid naming the field."""
     new = Synonyms(new_id(), _texts("words", words), _texts("means", means), shop.clock.now())
     if len(new.words) < 2 and not new.means:
         raise invalid("words", "must be two at least, or `means` says what one stands for")
@@ -179,7 +179,7 @@ def _texts(field: str, given: Sequence[str]) -> tuple[str, ...]:
 
 
 async def drop_synonyms(shop: Shop, id_: UUID, *, actor: str) -> None:
-    """Raises NotFound."""
+    """Deletes synonyms. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         before = await store.drop_synonyms(tx, id_)
         await trail.record(tx, actor, "synonyms.drop", "synonyms", id_, before=before)
@@ -207,7 +207,7 @@ async def put_rule(
 
 
 async def drop_rule(shop: Shop, id_: UUID, *, actor: str) -> None:
-    """Raises NotFound."""
+    """Deletes a rule. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         before = await store.drop_rule(tx, id_)
         await trail.record(tx, actor, "search-rule.drop", "search-rule", id_, before=before)

@@ -84,7 +84,7 @@ def report_table(report: Report) -> Table:
 
 
 def verified_table(verified: Verified) -> Table:
-    """The file's sums beside the database's."""
+    """The file's sums compared with the database's."""
     table = Table(title="The file against the books")
     for heading in ("what", "file", "books", ""):
         table.add_column(heading, justify="right" if heading in ("file", "books") else "left")

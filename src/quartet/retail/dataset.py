@@ -30,8 +30,8 @@ _TEXT_LIMIT = 200  # characters per field; the shipped file's longest has 35
 
 
 class NotTheRetailersFile(ValueError):
-    """The file does not have the columns of the retailer's: invoice, sku, description, quantity, at, unit_price,
-    customer, country, with this header, as CSV in UTF-8 (plain or .xz)."""
+    """The file is not CSV in UTF-8 (plain or .xz) with the header and columns of the retailer's: invoice, sku,
+    description, quantity, at, unit_price, customer, country."""
 
 
 class Unread(NamedTuple):

@@ -50,7 +50,7 @@ _SEARCH_ID = merchandising.SEARCH_ID.lower().encode()
 
 
 class HighlightShape(Shape):
-    """HTML: the text escaped, matches in `<em>`; null where nothing matched."""
+    """HTML: the text escaped, matches in `<em>`; null if nothing matched."""
 
     name: str | None = None
     description: str | None = None
@@ -119,7 +119,7 @@ class BandShape(Shape):
 
 
 class RangeShape(Shape):
-    """Lowest and highest price in minor units; null where nothing was found."""
+    """Lowest and highest price in minor units; null if nothing was found."""
 
     min_cents: int | None
     max_cents: int | None

@@ -62,7 +62,7 @@ class Wanted:
 
     @property
     def counts(self) -> bool:
-        """Whether facets are wanted."""
+        """Whether facets are to be counted."""
         return self.page == 1 if self.facets is None else self.facets
 
 
@@ -104,7 +104,7 @@ class NumberBand:
 
 @dataclass(frozen=True)
 class Band:
-    """A band of prices in minor units, `from` included, `to` not; None is open."""
+    """A price band in minor units, `from` inclusive, `to` exclusive; None is open."""
 
     key: str
     from_cents: int | None

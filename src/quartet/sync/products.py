@@ -349,7 +349,7 @@ async def _try(
         if any(result.homeless for result in results):
             if alias == shop.settings.search_alias:
                 raise StoreUnavailable("search", f"no index is behind the alias {alias}")
-            return {}  # that build has ended since we drew
+            return {}  # that build has ended since the batch drew its number
         if alias == shop.settings.search_alias and (newer := [r.id for r in results if r.status == 409]):
             await _must_be_known(shop, version, newer)
         refused |= {r.id: r for r in results if not r.accepted and not r.passing}

@@ -40,7 +40,7 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
     to other stores.
 
     Raises StoreUnavailable only for PostgreSQL; an outage of another store postpones the events that need it. Raises
-    Overtaken when the parts belong to another worker by now, who delivers the same events again.
+    Overtaken if the parts belong to another worker by now, which delivers the same events again.
     """
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
