@@ -202,7 +202,8 @@ async def _replica(settings: Settings) -> list[Finding]:
 
 
 async def _evicting(store: RedisStore) -> list[Finding]:
-    """Warns of an eviction policy: carts and the revocations of sessions are stored only in Redis."""
+    """Warns of an eviction policy: carts are stored only in Redis, and the marks of ended sessions, if evicted, are
+    missing until the worker restores them from PostgreSQL."""
     try:
         policies = await store.policies() - {"noeviction"}
     except StoreUnavailable:  # it went down just now: the next run will report it

@@ -50,7 +50,7 @@ from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, NoB
 
 router = APIRouter(tags=["catalog"])
 
-# The browser may cache a page this long; with a longer time the price could change unseen between page and payment.
+# Browsers and proxies may cache a page this long; any longer, and a price could change unseen between page and payment.
 _PUBLIC = "public, max-age=5, must-revalidate"
 _PRIVATE = "private, no-store"
 _LONGEST_REFERENCE = 200
