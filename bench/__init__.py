@@ -1,1 +1,1 @@
-"""Benchmarks: CPU per operation of every process, beside a floor measured in the same run. Never a timed test."""
+"""Benchmarks: CPU per operation of every process, compared with a baseline (floor) of the same run. Not timed tests."""

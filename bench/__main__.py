@@ -1,6 +1,6 @@
-"""`make bench`: every benchmark, one after another; `python -m bench http orders` some of them.
+"""`make bench` runs every benchmark, one after another; `python -m bench http orders` runs some of them.
 
-Prints Markdown; docs/BENCHMARKS.md holds such a run.
+Prints Markdown; docs/BENCHMARKS.md has the results of such a run.
 """
 
 import argparse
@@ -29,7 +29,7 @@ NAMES = (
 
 
 async def main() -> None:
-    """Runs what is asked for."""
+    """Runs the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "which", nargs="*", metavar="name", choices=[*NAMES, []], help=f"of {', '.join(NAMES)}; default: all"

@@ -1,5 +1,5 @@
-"""What a search costs over HTTP: ready answers beside bare ones of the same bytes, queries by Zipf's law at rising
-rates while products change, and how many cores ten thousand a second take."""
+"""The cost of a search over HTTP: cached answers compared with bare HTTP answers of the same size, queries with a Zipf
+distribution at rising rates while products change, and the cores needed for ten thousand searches per second."""
 
 import asyncio
 import itertools
@@ -26,13 +26,13 @@ Call = Callable[[int], Coroutine[Any, Any, object]]
 CALLERS = 8
 CALLS, MISSES, ROUNDS = 12_000, 300, 7
 KEPT = (("a search", "/search?q=laptop"), ("as you type", "/search/suggest?q=lap"))
-# Asked of each kind before anything counts, again and again until the engine's compiler is at rest.
+# Warm-up calls per kind and round, repeated until the engine's JIT compiler is idle.
 WARM = 3000
-TYPED_RATE = 50  # a second, by the clock
+TYPED_RATE = 50  # per second, open loop
 RATES = (50, 100, 200, 400)
 SECONDS = 10.0
-CHANGES = 20  # of products a second
-CANARY_SECONDS = 0.5  # between two changes of what is watched
+CHANGES = 20  # of products per second
+CANARY_SECONDS = 0.5  # between two changes of the canary
 LOOK_SECONDS = 0.05
 GOAL_RATE = 10_000
 SHARES = (0.01, 0.1, 0.5)
@@ -49,12 +49,12 @@ async def answers(distinct: Sequence[int]) -> str:
     return "\n\n".join([kept, _cores(costs), "\n".join([_MIXED, *itertools.chain(*mixes)])])
 
 
-# --- What one costs -------------------------------------------------------------------------------------------------
+# --- The cost of one ------------------------------------------------------------------------------------------------
 
 
 async def _costs(shop: RunningShop) -> tuple[str, dict[str, Measured]]:
-    """Queries that nobody has asked before; then such as everybody asks, beside answers of as many bytes with nothing
-    behind them."""
+    """Measures uncached queries; then cached ones, compared with answers of the same size from a server that does
+    nothing else."""
     guest = Client(shop.url)
     mongo = shop.mongo()
     distinct = typed(await published(mongo), 2 * WARM + 20 * MISSES, seed=3)
@@ -91,7 +91,7 @@ def _asking(client: Client, path: str) -> Call:
 
 @dataclass
 class Turns:
-    """A kept answer and a bare one of as many bytes, so many times by turns."""
+    """Alternating measurements of a cached answer and of a bare one of the same size."""
 
     name: str
     size: int
@@ -100,7 +100,7 @@ class Turns:
 
 
 async def _in_turns(shop: RunningShop, guest: Client, name: str, path: str) -> Turns:
-    """By turns: how much a core does in a second changes within seconds here, and then changes both."""
+    """Measures the two alternately: a core's speed varies within seconds here, and this way affects both."""
     _, body = await guest.request("GET", path)
     turns = Turns(name, len(body))
     async with started(free_port(), len(body)) as (url, pid):
@@ -140,7 +140,7 @@ def _spread(runs: Sequence[Measured]) -> str:
 
 
 async def _by_the_clock(shop: RunningShop, name: str, ask: Call) -> Measured:
-    """Timed from when each was due."""
+    """Open loop: latencies count from when each call was due."""
     took: list[float] = []
 
     async def one(number: int, due: float) -> None:
@@ -157,7 +157,7 @@ async def _by_the_clock(shop: RunningShop, name: str, ask: Call) -> Measured:
 
 
 def _cores(costs: dict[str, Measured]) -> str:
-    """From the two measured costs: a core gives a second of CPU a second."""
+    """The cores needed, computed from the two measured costs: a core gives one second of CPU per second."""
     lines = [
         f"### Cores for {GOAL_RATE:,} searches a second\n",
         "Computed from the costs above: every process on as many cores as it takes.\n",
@@ -200,7 +200,7 @@ async def _mixed(shop: RunningShop, distinct: int) -> list[str]:
     for rate in RATES:
         zipf = Zipf(queries, seed=rate)
         async with _changing(shop) as canary:
-            await asyncio.sleep(2)  # at that rate already
+            await asyncio.sleep(2)  # let changes and canary start
             rows.append(f"| {distinct:,} {await _at_rate(shop, guest, zipf, rate, canary)}")
         print(rows[-1], file=sys.stderr, flush=True)
     await guest.close()
@@ -239,27 +239,27 @@ async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, cana
 
 
 async def _asked(guest: Client) -> dict[str, float]:
-    """Searches so far by where the answer came from."""
+    """The number of searches so far by source of the answer, from /metrics."""
     _, text = await guest.request("GET", "/metrics")
     return {source: float(count) for source, count in _ASKED.findall(text.decode())}
 
 
 @dataclass
 class _Canary:
-    """`stale`: by answer, for how many seconds what it says had been wrong when it was asked for."""
+    """`stale`: for each answer, for how many seconds its content was already outdated at the time of the request."""
 
     stale: list[float] = field(default_factory=list)
     written: dict[int, float] = field(default_factory=dict)
 
     def saw(self, number: int, asked: float) -> None:
-        """An answer to a request of that time says that number."""
+        """Records an answer with this number to a request made at time `asked`."""
         next_one = self.written.get(number + 1)
         self.stale.append(max(0.0, asked - next_one) if next_one else 0.0)
 
 
 @asynccontextmanager
 async def _changing(shop: RunningShop) -> AsyncIterator[_Canary]:
-    """Products change meanwhile, and a canary among them is watched."""
+    """Changes products in the background, and watches the canary among them."""
     mongo = shop.mongo()
     canary, guest = _Canary(), Client(shop.url)
     held = {product["_id"]: product for product in (await published(mongo))[:400]}

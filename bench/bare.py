@@ -1,4 +1,4 @@
-"""The least that an HTTP answer of so many bytes costs: the shop's server, and behind it nothing.
+"""The minimal cost of an HTTP answer of a given size: the shop's HTTP server with a constant answer.
 `python -m bench.bare port bytes` is that server."""
 
 import asyncio
@@ -17,7 +17,7 @@ Message = MutableMapping[str, Any]
 
 
 def answering(body: bytes) -> Callable[..., Awaitable[None]]:
-    """An ASGI application that says this to everybody."""
+    """An ASGI application that answers every request with this body."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
 
     async def application(_: object, __: object, send: Callable[[Message], Awaitable[None]]) -> None:
@@ -29,7 +29,7 @@ def answering(body: bytes) -> Callable[..., Awaitable[None]]:
 
 @asynccontextmanager
 async def started(port: int, size: int) -> AsyncIterator[tuple[str, int]]:
-    """Its URL and its process id."""
+    """Starts the server; yields its URL and process id."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.bare", str(port), str(size))
     client = Client(f"http://127.0.0.1:{port}")
     try:
@@ -48,7 +48,7 @@ async def started(port: int, size: int) -> AsyncIterator[tuple[str, int]]:
 
 
 def main(port: int, size: int) -> None:
-    """Until it is told to end."""
+    """Runs the server until it is stopped."""
     config = uvicorn.Config(answering(b"x" * size), lifespan="off", access_log=False, log_level="warning")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))

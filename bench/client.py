@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 client on one kept-alive connection a caller, so that the load costs little beside the server."""
+"""A minimal HTTP/1.1 client with keep-alive, so that the load costs little compared with the server."""
 
 import asyncio
 import itertools
@@ -10,8 +10,8 @@ import orjson
 
 
 async def by_the_clock(rate: float, times: int | None = None) -> AsyncIterator[tuple[int, float]]:
-    """So many a second, whether or not what was begun before is done; for ever, or so many times. Yields the number,
-    from 0, and when it was due by `perf_counter`: what is timed from then counts the wait for its turn."""
+    """An open-loop schedule: `rate` per second, whether or not earlier calls are done; `times` times, or for ever.
+    Yields the number, from 0, and when it was due by `perf_counter`: latencies from then on include queueing."""
     began = time.perf_counter()
     for number in itertools.count() if times is None else range(times):
         due = began + number / rate
@@ -22,8 +22,8 @@ async def by_the_clock(rate: float, times: int | None = None) -> AsyncIterator[t
 async def keep_calling(
     rate: float, most: int, call: Callable[[int, float], Coroutine[Any, Any, object]], times: int | None = None
 ) -> None:
-    """Makes calls by the clock, each with its number and when it was due; none while `most` are under way, since what
-    comes on top of a queue that long would only wait."""
+    """Makes calls in an open loop, each with its number and due time. Skips calls while `most` are in flight, since
+    they would only lengthen the queue."""
     running = set[asyncio.Task[object]]()
     async for number, due in by_the_clock(rate, times):
         if len(running) < most:
@@ -34,7 +34,7 @@ async def keep_calling(
 
 
 class Connection:
-    """One connection; one request at a time."""
+    """A connection; one request at a time."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -44,7 +44,7 @@ class Connection:
     async def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers (lower case) and body."""
+        """Makes a request; returns status, headers (names in lower case) and body."""
         if self._writer is None or self._reader is None or self._writer.is_closing() or self._reader.at_eof():
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
         data = orjson.dumps(body) if body is not None else b""
@@ -71,13 +71,13 @@ class Connection:
         return b"".join(parts)
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Client:
-    """A pool of connections: each call takes one that is free."""
+    """A connection pool: each call takes a free one."""
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -88,7 +88,7 @@ class Client:
     async def request(
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, want: int = 200
     ) -> tuple[dict[str, str], bytes]:
-        """Headers and body; RuntimeError when the status is not the one wanted."""
+        """Makes a request; returns headers and body. Raises RuntimeError if the status is not the wanted one."""
         connection = self._free.pop() if self._free else Connection(*self._where)
         status, answered, content = await connection.request(method, path, body, {**self.headers, **(headers or {})})
         self._free.append(connection)
@@ -97,10 +97,10 @@ class Client:
         return answered, content
 
     async def json(self, method: str, path: str, body: Any = None, *, want: int = 200, **headers: str) -> Any:
-        """The answer's JSON."""
+        """Makes a request; returns the response's JSON."""
         return orjson.loads((await self.request(method, path, body, headers=headers, want=want))[1] or b"null")
 
     async def close(self) -> None:
-        """Ends every connection."""
+        """Closes all connections."""
         for connection in self._free:
             await connection.close()

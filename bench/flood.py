@@ -1,8 +1,8 @@
-"""`python -m bench.flood host port crowd [apart]`: for each line on standard input (`email password`) that many people
-sign in at once, each on a connection of their own; the statuses and how long it took leave as a line of JSON.
+"""`python -m bench.flood host port crowd [apart]`: for each line on standard input (`email password`), makes `crowd`
+concurrent sign-ins, each on its own connection; prints statuses and duration as a line of JSON.
 
-A process of its own, so that what is measured meanwhile does not wait for it; it sends bytes that are made beforehand.
-`apart`: it takes a core only while nobody else wants one, so that what is left is what a crowd elsewhere would do.
+A separate process, so that the measurements don't wait for it; it sends prepared bytes. `apart`: it runs with idle
+priority, only when a core is free, as if the crowd were on another machine.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SECONDS = 60
 
 
 async def main(host: str, port: int, crowd: int) -> None:
-    """Until standard input ends."""
+    """Runs until the end of standard input."""
     for line in iter(sys.stdin.readline, ""):
         email, password = line.split()
         body = json.dumps({"email": email, "password": password}).encode()

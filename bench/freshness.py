@@ -1,6 +1,6 @@
-"""How long it takes until a change of the catalog, or of a price, is found by searches and shown by the product's
-page, at 200 changes and 50 searches a second; and how soon that is so again after a worker is killed, the engine
-stands still, or 20,000 products change at once."""
+"""Freshness: how long it takes until searches and the product page show a change of the catalog or of a price, at 200
+changes and 50 searches per second; and how soon freshness recovers after a worker is killed, the engine is paused, or
+20,000 products change at once."""
 
 import asyncio
 import os
@@ -27,30 +27,30 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.sync.tasks import end
 from quartet.web.dependencies import Shop
 
-CHANGES, SEARCHES, PROBES = 200, 50, 10  # a second
+CHANGES, SEARCHES, PROBES = 200, 50, 10  # per second
 BURST = 20_000
 AFTER_SECONDS = 20.0
-# The load runs for so long before anything counts: at first a Java engine takes half a core to compile what it runs.
+# Warm-up under load: at first a Java engine's JIT compiler takes half a core.
 WARM_SECONDS = 120.0
 PAUSED_SECONDS = 5.0
 LOOK_SECONDS = 0.04
 GOAL_SECONDS = 1.0
-MOST_LOOKED_AT = 10  # at once: each page is a request, and a crowd of them would be the load that is measured
+MOST_LOOKED_AT = 10  # at once: each look at a page is a request, and many of them would distort the measurement
 WORDS = ("laptop", "lamp", "tea", "set", "heart", "black", "red", "box", "bag", "retro")
 
 Product = dict[str, Any]
 
 
-Mark = int  # of a change: it only rises
+Mark = int  # identifies a change of a product; increases with every change
 Look = Callable[[Sequence[Product]], Awaitable[Mapping[str, Mark]]]
 
 
 @dataclass
 class Watch:
-    """A place where changes are to be seen. `look` answers the mark it shows of each of some products, by id.
+    """A place where changes become visible. `look` returns the mark that it shows for each given product, by id.
 
-    `found`: when each probe was written, and how many seconds until it was seen. `fell`: how often something older was
-    shown than before.
+    `found`: for each probe the time of the write, and the seconds until it was visible. `fell`: how often an older mark
+    was shown after a newer one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Watch:
     _shown: dict[str, Mark] = field(default_factory=dict)
 
     async def watch(self) -> None:
-        """For ever. A probe that was changed again since is found as that."""
+        """Polls for ever. A probe also counts as found if a later change is shown."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if self.waiting:
@@ -81,7 +81,7 @@ class Watch:
 
 
 class Changes(ABC):
-    """What is changed, one product after the other, and the watches that wait for some of it."""
+    """Changes products one after another; the watches wait for some of the changes, the probes."""
 
     name: str
 
@@ -92,19 +92,19 @@ class Changes(ABC):
         self.watches = [Watch("search", self._in_search), Watch("product page", self._on_page)]
 
     async def change(self, *, probe: bool = False) -> None:
-        """Changes the next product."""
+        """Changes the next product; `probe`: the watches wait for it."""
         place = self._next(probe)
         product = self.products[place]
         self._under_way.add(place)
         try:
             if probe:
-                await self._on_page([product])  # so that the cache has it, which else would have nothing to be wrong of
+                await self._on_page([product])  # puts it into the cache, so that the cache can be stale
             if made := await (self._make(product) if probe else self._make_another(product)):
                 self.products[place], mark = made
                 for watch in self.watches if probe else ():
                     watch.waiting[product["_id"]] = (product, mark, time.monotonic())
         except StoreUnavailable:
-            pass  # the emulator of MongoDB has more to do than it can; the next one then
+            pass  # MongoDB's emulator is overloaded; skip this one
         finally:
             self._under_way.remove(place)
 
@@ -127,10 +127,10 @@ class Changes(ABC):
 
     @abstractmethod
     async def _make(self, product: Product) -> tuple[Product, Mark] | None:
-        """The product as it is now; None when another was quicker."""
+        """Changes the product; returns it with its new mark, or None if it is gone."""
 
     async def _make_another(self, product: Product) -> tuple[Product, Mark] | None:
-        """A change that nobody looks for."""
+        """Makes a change that no watch waits for."""
         return await self._make(product)
 
     @abstractmethod
@@ -138,7 +138,7 @@ class Changes(ABC):
 
 
 class Names(Changes):
-    """Out of MongoDB: written as any change is made, but past the API, which would tell the cache itself."""
+    """Changes in MongoDB, not through the API, which would invalidate the cache itself."""
 
     name = "Names, changed in MongoDB"
 
@@ -152,7 +152,8 @@ class Names(Changes):
 
 
 class Prices(Changes):
-    """Out of PostgreSQL: by turns a piece comes in, or the price rises by a cent, as that of every probe does."""
+    """Changes in PostgreSQL: alternately a piece is received or the price rises by a cent; a probe is always a
+    price."""
 
     name = "Prices and stock, changed in PostgreSQL"
     _turn = False
@@ -179,7 +180,7 @@ KINDS: Mapping[str, type[Changes]] = {"prices": Prices, "names": Names}
 
 
 async def freshness(changed: Sequence[str]) -> str:
-    """Tables as Markdown, one for each of KINDS that is `changed`."""
+    """A Markdown table for each of the KINDS in `changed`."""
     parts = ["### Freshness"]
     for kind in map(KINDS.__getitem__, changed):
         async with (
@@ -238,7 +239,7 @@ async def _table(changes: Changes, running: RunningShop, other: int, guest: Clie
             lines.append(_row(name, watch, began, over, rates))
             print(lines[-1], file=sys.stderr, flush=True)
     await end(load)
-    await asyncio.sleep(AFTER_SECONDS)  # what was changed last is found as well, or never
+    await asyncio.sleep(AFTER_SECONDS)  # time for the last changes to be found
     await end(watching)
     shares = ", ".join(f"{who} {share:.2f}" for who, share in sorted(steady.items(), key=lambda each: -each[1]))
     lines.append(f"\nCores taken in steady state: {shares}.")
@@ -262,8 +263,8 @@ def _row(name: str, watch: Watch, began: float, over: float, rates: tuple[float,
 
 
 def _busy(running: RunningShop, other: int) -> dict[str, float]:
-    """Seconds of CPU until now of each process, of the engine's compiler by itself, and of this process, which makes
-    the changes and looks for them."""
+    """CPU seconds so far of each process, of the engine's JIT compiler separately, and of this process, which makes the
+    changes and looks for them."""
     busy = {who: cpu_seconds(pid) for who, pid in (running.pids | {"the other worker": other}).items()}
     compiling = compiler_seconds(running.pids["search"])
     return busy | {
@@ -296,7 +297,7 @@ async def _burst(changes: Changes) -> None:
 
 @asynccontextmanager
 async def _another_worker(data: Path) -> AsyncIterator[int]:
-    """So that one can be killed and another goes on; yields its pid."""
+    """Runs a second worker, so that one can be killed while the other goes on; yields its pid."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""What the shop's requests cost over HTTP: CPU of each process per request, beside an empty HTTP answer."""
+"""The cost of the shop's requests over HTTP: CPU of each process per request, compared with an empty HTTP answer."""
 
 import asyncio
 import itertools
@@ -83,7 +83,7 @@ LAPTOPS = "/products?category=laptops&attrs.ram_gb.gte=32&sort=-rating"
 
 
 async def _purchase(shopper: Client, skus: list[str]) -> None:
-    """Two lines into the cart, an order of them, a payment."""
+    """Puts two lines into the cart, orders and pays."""
     for sku in skus:
         await shopper.request("POST", "/cart/items", {"sku": sku, "qty": 1})
     items = [{"sku": sku, "qty": 1} for sku in skus]
@@ -95,7 +95,7 @@ async def _purchase(shopper: Client, skus: list[str]) -> None:
 
 
 async def _redis_part(shop: RunningShop, calls: int) -> str:
-    """The cart's Redis part at the client, beside a bare round trip: goal under 1 ms at p99."""
+    """Latency of the cart's Redis calls, compared with a bare round trip: goal p99 under 1 ms."""
     redis = RedisStore(_url(shop, "redis"))
     pids = {"redis": shop.pids["redis"]}
     user = uuid4()
@@ -110,7 +110,7 @@ async def _redis_part(shop: RunningShop, calls: int) -> str:
 
 
 async def _search_part(shop: RunningShop, calls: int) -> str:
-    """The engine driven directly, as the shop asks it: the first page and a later one, which counts nothing."""
+    """The shop's queries directly at the engine: the first page and a later one, which has no facets."""
     engine = SearchEngine(_url(shop, "search"))
     pids = {"search": shop.pids["search"]}
     words = ["laptop", "thinkpda", "cotton shirt", "heart", "christmas", "lunch bag", "headphones"]
@@ -126,7 +126,7 @@ async def _search_part(shop: RunningShop, calls: int) -> str:
 
 
 async def _freshness(shop: RunningShop) -> str:
-    """From an acknowledged catalog write to its being found: goal p99 under 1 s."""
+    """Time from an acknowledged catalog write until a search finds it: goal p99 under 1 s."""
     staff, guest = await shop.sign_in("staff@demo.test"), Client(shop.url)
     product = await staff.json("GET", "/products/LAPTOP-001")
     latencies = []

@@ -1,4 +1,4 @@
-"""How fast the retailer's year is imported, and how fast the index is built anew."""
+"""The speed of importing the retailer's year, and of rebuilding the search index."""
 
 import asyncio
 import resource
@@ -11,7 +11,7 @@ from bench.running import RunningShop, running_shop
 
 
 async def loads() -> str:
-    """A table as Markdown."""
+    """The results as a Markdown table."""
     async with running_shop("auto", "--empty") as shop:
         rows = [await _timed(shop, "import --all --verify", "import"), await _timed(shop, "reindex", "reindex")]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""What a thousand people who sign in at once cost those who shop meanwhile."""
+"""The effect of a thousand concurrent sign-ins on the latency of other requests."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ Flood = Callable[[], Awaitable[dict[str, dict[str, int]]]]
 
 CROWD = 1000
 ROUNDS = 5
-# Requests start by the clock, whether or not those before them have been answered: who waits is counted as waiting.
+# Requests per second in an open loop: latencies include queueing.
 RATE = 100
 QUIET_SECONDS = 5.0
 ADDRESS = "shopper@demo.test"
@@ -27,7 +27,7 @@ ADDRESS = "shopper@demo.test"
 
 @dataclass
 class Seen:
-    """Milliseconds by request, and the API's seconds of CPU in these seconds."""
+    """Latencies in milliseconds by kind of request; the API's CPU seconds, and the seconds in which they were used."""
 
     latencies: dict[str, list[float]] = field(default_factory=lambda: {"product page": [], "cart line": []})
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class Seen:
 
 
 async def logins() -> str:
-    """Two tables as Markdown, the crowd on these cores as any other process, and where others leave it room."""
+    """Two Markdown tables: with the crowd's process at normal priority, and at idle priority."""
     return "\n\n".join([await _logins(apart=False), await _logins(apart=True)])
 
 
@@ -85,7 +85,7 @@ def _table(quiet: Seen, flooded: Seen, statuses: Counter[str], where: str) -> st
 async def _shop_while(
     meanwhile: Awaitable[T], calls: dict[str, Callable[[], Awaitable[object]]], seen: Seen, shop: RunningShop
 ) -> T:
-    """Requests by turns, at their rate, until `meanwhile` is over."""
+    """Makes the requests in turn, at `RATE`, until `meanwhile` is done."""
     over = asyncio.ensure_future(meanwhile)
     began, before = time.perf_counter(), cpu_seconds(shop.pids["api"])
     running: set[asyncio.Task[None]] = set()
@@ -109,7 +109,7 @@ async def _timed(call: Callable[[], Awaitable[object]], due: float, latencies: l
 
 @asynccontextmanager
 async def _flood(shop: RunningShop, *, apart: bool) -> AsyncIterator[Flood]:
-    """The crowd's process; a call lets them all come once."""
+    """Runs the crowd's process; yields a function that triggers one crowd."""
     host, _, port = shop.url.removeprefix("http://").partition(":")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.flood", host, port, str(CROWD), *(["apart"] if apart else []),

@@ -1,4 +1,4 @@
-"""What an operation costs: user and system time of each process from /proc, latencies from a monotonic clock."""
+"""The cost of an operation: user and system time of each process from /proc, latencies from a monotonic clock."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ import psutil
 
 TICK = os.sysconf("SC_CLK_TCK")
 
-# Rounds of warming at most, and the share of a core that a compiler may then still take.
+# The most warm-up rounds, and the share of a core below which a JIT compiler counts as idle.
 LONGEST_WARMING, QUIET_SHARE = 12, 0.05
 
 
 def compiler_seconds(pid: int) -> float:
-    """What a Java process has spent on compiling: at first, and on what is run often."""
+    """CPU seconds that a Java process' JIT compiler threads have used."""
     total = 0.0
     for task in psutil.Process(pid).threads():
         with suppress(OSError):
@@ -30,7 +30,7 @@ def compiler_seconds(pid: int) -> float:
 
 @contextmanager
 def held_still(pid: int) -> Iterator[None]:
-    """A process and its children keep what they have and do nothing meanwhile."""
+    """Suspends a process and its children (SIGSTOP), and resumes them at the end."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     _tell(family, signal.SIGSTOP)
     try:
@@ -41,14 +41,14 @@ def held_still(pid: int) -> Iterator[None]:
 
 def _tell(family: Sequence[psutil.Process], what: signal.Signals) -> None:
     for process in family:
-        with suppress(psutil.NoSuchProcess):  # a server's helpers come and go
+        with suppress(psutil.NoSuchProcess):  # a helper process has ended
             process.send_signal(what)
 
 
 def cpu_seconds(pid: int) -> float:
-    """User + system seconds of a process, its threads, and its children, living and waited for.
+    """User + system seconds of a process, its threads, and its children, live ones and reaped ones.
 
-    A PostgreSQL backend that ended within the run is counted through its parent.
+    A PostgreSQL backend that ended during the run is counted through its parent.
     """
     total = 0.0
     try:
@@ -70,7 +70,7 @@ def cpu_seconds(pid: int) -> float:
 
 @dataclass
 class Measured:
-    """One operation, repeated: milliseconds of each call, CPU in microseconds per call by process."""
+    """Measurements of a repeated operation: milliseconds of each call, CPU in microseconds per call by process."""
 
     name: str
     seconds: float
@@ -79,11 +79,11 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Calls per second, all callers together."""
+        """Calls per second of all callers together."""
         return len(self.latencies) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """Milliseconds that this share of the calls stayed under."""
+        """The quantile of the latency in milliseconds."""
         return quantile(self.latencies, share)
 
     @property
@@ -93,12 +93,12 @@ class Measured:
 
 
 def middle(runs: Sequence[Measured], process: str) -> Measured:
-    """Of the same, measured several times, the one in the middle by what that process took."""
+    """Of repeated measurements the median one by this process' CPU."""
     return sorted(runs, key=lambda run: run.cpu[process])[len(runs) // 2]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """What this share of the values stayed under."""
+    """The value below which this share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -112,7 +112,8 @@ async def measure(
     processes: Mapping[str, int],
     warm: int = 50,
 ) -> Measured:
-    """`calls` calls by `callers` at once, after `warm` that don't count. `call` gets the call's number."""
+    """Measures `calls` calls by `callers` concurrent callers, after `warm` uncounted ones. `call` gets the call's
+    number."""
     for number in range(warm):
         await call(-1 - number)
     numbers = iter(range(calls))
@@ -133,9 +134,9 @@ async def measure(
 
 
 async def warmed(pid: int, *asks: Callable[[int], Awaitable[object]], calls: int, callers: int) -> float:
-    """Asks each so many times, again and again, until the compiler of this Java process has little left to do, and
-    answers what share of a core that is: for minutes after a start it takes more than the queries themselves, and they
-    wait for it."""
+    """Warm-up: repeats rounds of calls until this Java process' JIT compiler is nearly idle; returns the share of a
+    core that it still takes. For minutes after a start it takes more CPU than the queries themselves, which wait for
+    it."""
     share = 1.0
     for _ in range(LONGEST_WARMING):
         began, before = time.monotonic(), compiler_seconds(pid)
@@ -148,7 +149,7 @@ async def warmed(pid: int, *asks: Callable[[int], Awaitable[object]], calls: int
 
 
 def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
-    """As Markdown, ratios to the floor first."""
+    """A Markdown table; ratios to the floor come first."""
     processes = sorted({process for m in measured for process in m.cpu})
     head = ["operation", *(["× floor"] if floor else []), "CPU µs", *processes, "p50 ms", "p99 ms", "calls/s"]
     rows = []
@@ -162,7 +163,7 @@ def table(measured: Sequence[Measured], floor: Measured | None = None) -> str:
 
 
 def machine() -> str:
-    """One line that says where this was measured."""
+    """A line that describes this machine."""
     model = next(
         (
             line.split(":", 1)[1].strip()

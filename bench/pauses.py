@@ -1,4 +1,5 @@
-"""What a store that says nothing for five seconds costs those who do not need it, and how soon it is used again."""
+"""The effect of a store that does not answer for five seconds on routes that do not need it, and how soon it is used
+again."""
 
 import asyncio
 import random
@@ -13,10 +14,10 @@ from bench.running import RunningShop, running_shop, settled
 
 SECONDS = 5.0
 FIRST_SECONDS = 0.05
-# Requests start by the clock, whether or not those before them have been answered: who waits is counted as waiting.
+# Requests per second in an open loop: latencies include queueing.
 RATE = 60
 ADDRESS = "shopper@demo.test"
-# By route: where it is, who asks, and which stores it cannot do without.
+# By route: its path, the client, and the stores that it needs.
 ROUTES = {
     "product page": ("/products/LAPTOP-001", "guest", set[str]()),
     "list": ("/products?category=laptops", "guest", {"mongodb"}),
@@ -28,9 +29,9 @@ ROUTES = {
 
 @dataclass
 class Seen:
-    """Milliseconds of a route that does not need the store, before and during its pauses; and of those who were under
-    way when it stopped, or came within `FIRST_SECONDS` after, when nobody knew. `refused`: how many were, at any time,
-    by a machine that could do no more."""
+    """Latencies in milliseconds of a route that does not need the store, before (`quiet`) and during its pauses
+    (`paused`); `first`: of requests in flight when it stopped or sent within `FIRST_SECONDS` after, before the outage
+    was detected. `refused`: requests refused at any time because the machine was overloaded."""
 
     quiet: list[float] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Seen:
 
 
 async def pauses(rounds: int, stores: Sequence[str]) -> str:
-    """A table as Markdown."""
+    """The results as a Markdown table."""
     rows = []
     async with running_shop("osmem") as shop:
         await settled(shop)
@@ -79,11 +80,11 @@ async def _pause(
     for _ in range(rounds):
         stopped: list[float] = []
         async with _asking(clients, seen, stopped):
-            # At no certain place among the requests, else it is always the same that is under way.
+            # At a random point of the request cycle, else the same route would always be in flight.
             await asyncio.sleep(SECONDS + random.random() / RATE * len(names))
             with held_still(shop.pids[store]):
                 stopped.append(time.perf_counter())
-                # Somebody who needs it, so that the shop comes to know.
+                # A request that needs the store, so that the outage is detected.
                 victim = asyncio.create_task(_answered(clients, needing))
                 await asyncio.sleep(SECONDS)
             began = time.perf_counter()
@@ -106,7 +107,7 @@ async def _answered(clients: dict[str, Client], name: str) -> bool:
 
 @asynccontextmanager
 async def _asking(clients: dict[str, Client], seen: dict[str, Seen], stopped: list[float]) -> AsyncIterator[None]:
-    """These routes by turns, at their rate. Who is under way while the store is stopped counts as paused."""
+    """Requests these routes in turn, at `RATE`. Requests in flight while the store is stopped count as paused."""
     running = []
 
     async def ask() -> None:

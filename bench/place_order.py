@@ -1,7 +1,7 @@
-"""One `place_order` call against the specification's own function and against a bare insert of the same rows.
+"""A `place_order` call compared with the specification's own function and with a bare insert of the same rows.
 
 PostgreSQL's pgbench drives a server of our own that flushes every commit. The three take turns within each round, in
-turned order, and the ratios are medians over rounds: other work on the machine then touches all alike.
+rotating order, and the ratios are medians over rounds: other load on the machine then affects all of them alike.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ SKUS, BUYERS = 5000, 1000
 ROUNDS = 3
 KINDS = ("brief", "ours", "rows")
 
-# Both functions find the same goods and buyers; nothing ever runs out.
+# Both functions have the same SKUs and buyers; nothing ever sells out.
 FILL = f"""
 INSERT INTO users (id, email) SELECT md5(n::text)::uuid, n || '@example.com' FROM generate_series(1, {BUYERS}) AS n;
 INSERT INTO inventory (sku, name, stock, unit_price_cents)
@@ -33,7 +33,7 @@ INSERT INTO brief.inventory (sku, name, stock, unit_price_cents)
     SELECT sku, name, stock, unit_price_cents FROM inventory;
 """
 
-# What ours writes, without asking anything; pipelined, so that it waits for the server once.
+# The rows that ours writes, without any reads; pipelined, so that there is one round trip.
 ROWS = """\\set n random(1, 9000000000000000000)
 BEGIN;
 \\startpipeline
@@ -50,7 +50,7 @@ COMMIT;
 
 @dataclass(frozen=True)
 class Case:
-    """So many lines an order, drawn from so many SKUs, by so many clients."""
+    """A scenario: lines per order, SKUs to choose from, concurrent clients."""
 
     lines: int
     skus: int
@@ -58,13 +58,13 @@ class Case:
 
     @property
     def title(self) -> str:
-        """For the table."""
+        """The scenario's name in the table."""
         goods = "one pair of SKUs" if self.skus == self.lines else f"{self.skus} SKUs"
         return f"{self.lines} lines, {goods}"
 
     def script(self, kind: str) -> str:
-        """For pgbench. Each line draws from its own share of the SKUs, so that the specification's function, which
-        locks as the buyer lists, meets no deadlock."""
+        """The pgbench script. Each line draws from a separate range of the SKUs, so that the specification's function,
+        which locks rows in the order of the lines, can't deadlock."""
         share = self.skus // self.lines
         lines = range(self.lines)
         head = "".join(f"\\set s{n} random({n * share + 1}, {(n + 1) * share})\n" for n in lines)
@@ -77,33 +77,33 @@ class Case:
 
     @property
     def seconds(self) -> int:
-        """A connection plans each statement anew for its first five orders; many connections need longer until that
-        no longer counts, as it does not in a shop, where they live for days."""
+        """The duration of a run. A connection replans each statement for its first five orders; with many connections
+        a longer run is needed for that not to matter, as in a shop, where connections live for days."""
         return 2 + self.clients // 6
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Bare rows are written out for two lines."""
+        """The kinds to run; the bare insert exists for two lines only."""
         return KINDS if self.lines == 2 else KINDS[:2]
 
 
 CASES = (
     *(Case(2, SKUS, clients) for clients in (1, 8, 32)),
     *(Case(2, 2, clients) for clients in (1, 8, 32)),
-    *(Case(lines, SKUS, 8) for lines in (5, 20)),  # a basket of the retailer's year has twenty
+    *(Case(lines, SKUS, 8) for lines in (5, 20)),  # a basket of the retailer's year has about twenty lines
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """Orders a second, and the server's CPU for one in microseconds."""
+    """Orders per second, and the server's CPU per order in microseconds."""
 
     rate: float
     cpu: float
 
 
 async def orders() -> str:
-    """A table as Markdown."""
+    """The results as a Markdown table."""
     with TemporaryDirectory(prefix="quartet-bench-", dir=os.environ.get("QUARTET_BENCH_DIR")) as folder:
         place = _place(Path(folder))
         running = await postgres.start(place)
@@ -152,7 +152,7 @@ async def _pgbench(case: Case, kind: str, url: str, pid: int) -> Run:
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate(case.script(kind).encode())
-    await asyncio.sleep(0.3)  # until the server has reaped its backends, whose CPU then is its own
+    await asyncio.sleep(0.3)  # until the server has reaped its backends, so that their CPU is counted as its own
     text = out.decode()
     done, rate = re.search(r"actually processed: (\d+)", text), re.search(r"^tps = ([\d.]+)", text, re.MULTILINE)
     if process.returncode or done is None or rate is None or "failed transactions: 0 " not in text:

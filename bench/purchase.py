@@ -1,8 +1,8 @@
-"""A purchase over HTTP, from the cart to its confirmed payment, counted to the end: CPU of every process until all
-that follows from the orders has been carried (the outbox is empty, search and copies are equal).
+"""The total cost of a purchase over HTTP, from the cart to the confirmed payment: CPU of every process until all
+consequences of the orders have been processed (the outbox is empty, search and catalog copies are up to date).
 
 Each buyer is a shopper with an account who puts the lines into the cart one by one, orders the cart and pays, both
-under an Idempotency-Key, and begins again at once. Signing in comes before and is not counted, nor is the load itself.
+with an Idempotency-Key, and starts again at once. Sign-ins come before and are not counted, nor is the load generator.
 """
 
 import asyncio
@@ -46,8 +46,7 @@ TITLES = {"many": "two lines, many SKUs", "hot": "two lines, one hot SKU", "real
 
 @dataclass(frozen=True)
 class Bench:
-    """The running shop, the same seen from inside, those who buy, all that is sold, and what is bought in each
-    scenario."""
+    """The running shop, access to its stores, the buyers, all SKUs for sale, and the baskets of each scenario."""
 
     running: RunningShop
     shop: Shop
@@ -57,20 +56,20 @@ class Bench:
 
     @property
     def cpu(self) -> dict[str, float]:
-        """Seconds each process has spent so far, without what a Java search engine spends on compiling itself."""
+        """CPU seconds of each process so far, without those of a Java search engine's JIT compiler."""
         spent = {name: cpu_seconds(self.running.pids[name]) for name in PROCESSES}
         spent["search"] -= self.compiling
         return spent
 
     @property
     def compiling(self) -> float:
-        """Those seconds."""
+        """CPU seconds of the search engine's JIT compiler so far."""
         return compiler_seconds(self.running.pids["search"])
 
 
 @dataclass
 class Cell:
-    """What so many purchases by so many buyers came to; CPU in milliseconds an order."""
+    """The result of one measurement; CPU in milliseconds per order."""
 
     scenario: str
     buyers: int
@@ -83,7 +82,7 @@ class Cell:
 
     @property
     def row(self) -> str:
-        """Of the table."""
+        """The table's row."""
         timed = Measured("", self.seconds, self.latencies, {})
         total = sum(self.cpu.values())
         times = [f"{timed.rate:.0f}", f"{timed.quantile(0.5):.0f}", f"{timed.quantile(0.99):.0f}"]
@@ -118,8 +117,8 @@ HEAD = [
 
 
 async def purchase(count: int, buyers: Sequence[int], scenarios: Sequence[str]) -> str:
-    """The tables, as Markdown: `count` orders for each number of buyers and each scenario, a fifth of it where baskets
-    have twenty lines."""
+    """The tables, as Markdown: `count` orders for each number of buyers and each scenario, a fifth of that in scenarios
+    with baskets of twenty lines."""
     async with _bench(max(buyers)) as bench:
         await _each_sold_once(bench, max(buyers))
         await settled(bench.running)
@@ -127,7 +126,7 @@ async def purchase(count: int, buyers: Sequence[int], scenarios: Sequence[str]) 
         rows = []
         for scenario in scenarios or TITLES:
             few = count if scenario != "real" else max(count // 5, 1)
-            await _cell(bench, scenario, max(buyers), 2 * max(buyers))  # connections open, statements get planned
+            await _cell(bench, scenario, max(buyers), 2 * max(buyers))  # warm-up: connections, prepared statements
             rows += [(await _cell(bench, scenario, many, max(few, 2 * many))).row for many in buyers]
             await _equal(bench)
     table = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1), *rows]
@@ -151,7 +150,7 @@ async def _bench(buyers: int) -> AsyncIterator[Bench]:
 
 
 async def _stocked(pg: Postgres, guest: Client) -> list[str]:
-    """Every SKU that is a product of its own and is shown, with more pieces than are ever bought here."""
+    """The SKUs of all published products without variants, with more stock than is ever bought here."""
     page = await guest.json("GET", "/products?limit=100")
     shown = list(page["items"])
     while page["nextCursor"]:
@@ -160,7 +159,7 @@ async def _stocked(pg: Postgres, guest: Client) -> list[str]:
     skus = sorted(product["sku"] for product in shown if not product["variants"])
     async with pg.once() as tx:
         await tx.execute("UPDATE inventory SET stock = 100000000 WHERE sku = ANY ($1)", skus)
-    for sku in skus:  # everything has been looked at before
+    for sku in skus:  # fill the product cache
         await guest.request("GET", f"/products/{sku}")
     return skus
 
@@ -173,7 +172,7 @@ async def _buyer(running: RunningShop, guest: Client) -> Client:
 
 
 def _real(skus: set[str]) -> Iterator[Lines]:
-    """Baskets of the retailer's December, those whose every line the shop sells."""
+    """Baskets of the retailer's December of which the shop sells every line."""
     drawn = retail.baskets(retail.SHIPPED, "2010-12", 1000, SEED)
     fitting = [
         b.items for b in drawn if all(sku in skus and qty <= 999 for sku, qty in b.items) and len(b.items) <= 200
@@ -213,14 +212,14 @@ async def _cell(bench: Bench, scenario: str, buyers: int, count: int) -> Cell:
 
 
 async def _each_sold_once(bench: Bench, buyers: int) -> None:
-    """What was only ever filled into search is written once more when it is sold for the first time."""
+    """Sells every product once before measuring: after a rebuild, a product's first sale writes it to search again."""
     baskets = [[(sku, 1) for sku in bench.skus[at : at + 20]] for at in range(0, len(bench.skus), 20)]
     bench.baskets["once"] = iter(baskets)
     await _cell(bench, "once", buyers, len(baskets))
 
 
 async def _carried(bench: Bench) -> None:
-    """Until the outbox is empty, and the change stream has been carried to a moment after that."""
+    """Waits until the outbox is empty, and then until the change stream has been processed past that time."""
     pg, clock = bench.shop.stores.pg, bench.shop.clock
     async with asyncio.timeout(CARRIED_SECONDS):
         while True:
@@ -239,7 +238,7 @@ async def _carried(bench: Bench) -> None:
 
 
 async def _equal(bench: Bench) -> None:
-    """Search and copies say what inventory says. Raises RuntimeError: then the figures counted too little."""
+    """Raises RuntimeError unless search and catalog copies equal inventory: otherwise work was not counted."""
     await bench.shop.stores.search.refresh(bench.shop.settings.search_alias)
     wrong = (await sync.differing(bench.shop, patience=0)).suspects
     if wrong:
@@ -255,7 +254,7 @@ async def _idle(bench: Bench) -> str:
 
 
 async def _floor(bench: Bench) -> str:
-    """The least that the same purchase could cost: four empty answers, and its own statements with nobody around."""
+    """The minimal cost of the same purchase: four empty HTTP answers, and its bare statements without other load."""
     guest = Client(bench.running.url)
     before = bench.cpu["api"]
     for _ in range(4 * FLOOR):
@@ -263,7 +262,7 @@ async def _floor(bench: Bench) -> str:
     api = (bench.cpu["api"] - before) / FLOOR * 1000
     await guest.close()
     worker = bench.running.pids["worker"]
-    os.kill(worker, signal.SIGSTOP)  # else PostgreSQL would be asked by it meanwhile
+    os.kill(worker, signal.SIGSTOP)  # so that it does not use PostgreSQL meanwhile
     try:
         server, client = await _bare(bench)
     finally:
@@ -277,7 +276,7 @@ async def _floor(bench: Bench) -> str:
 
 
 async def _bare(bench: Bench) -> tuple[float, float]:
-    """CPU milliseconds a purchase: PostgreSQL's, and this process'."""
+    """CPU milliseconds per purchase, of PostgreSQL and of this process."""
     pg, settings = bench.shop.stores.pg, bench.shop.settings
     provider = payments.open_providers(settings, pg)["sandbox"]
     async with pg.read() as read:
@@ -304,12 +303,13 @@ async def _bare(bench: Bench) -> tuple[float, float]:
 
 
 async def _trips(bench: Bench) -> str:
-    """What one purchase of two lines asks of its stores, counted by a second API process behind proxies."""
+    """Round trips to the stores for a purchase of two lines, made through a second API process whose stores are behind
+    counting proxies."""
     stores = ("postgres", "mongodb", "redis", "search")
     urls = {store: str(getattr(bench.running.settings, f"{store}_url")) for store in stores}
     async with wired(urls) as (through, wires), _second_api(bench.running.settings, through) as url:
         buyer = Client(url, bench.buyers[0].headers)
-        for number in range(-COUNTED, COUNTED):  # at first connections are opened and statements prepared
+        for number in range(-COUNTED, COUNTED):  # the first half, uncounted, opens connections and prepares statements
             if number == 0:
                 before = {store: wire.counted.copy() for store, wire in wires.items()}
             await _buy(buyer, next(bench.baskets["many"]))

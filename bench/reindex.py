@@ -1,5 +1,5 @@
-"""How long a new search index takes beside what the engine's own bulk API takes from a file, and what it costs to find
-one wrong product among all."""
+"""The duration of a rebuild of the search index, compared with a bulk load from a file, and the cost of finding one
+wrong product among all."""
 
 import asyncio
 import os
@@ -40,8 +40,8 @@ WORDS = _WORDS.split()
 
 
 async def reindex(products: int, *, by_sums_only: bool = False) -> str:
-    """Two tables as Markdown; the second alone, and no document read one by one, where `by_sums_only`: of a million
-    that takes an hour less."""
+    """Two tables as Markdown. With `by_sums_only` only the second, without comparing whole documents, which saves an
+    hour with a million products."""
     with TemporaryDirectory(prefix="quartet-bench-", dir=os.environ.get("QUARTET_BENCH_DIR")) as folder:
         os.chmod(folder, 0o755)  # noqa: PTH101 — PostgreSQL runs as another user when we are root
         async with devstores.throwaway(Path(folder), search="opensearch") as urls:
@@ -97,7 +97,7 @@ def _draft(dice: random.Random, n: int) -> Draft:
 
 
 class Meter:
-    """Seconds and CPU of something done."""
+    """Measures seconds and CPU of a piece of work."""
 
     def __init__(self) -> None:
         self._pids = pids_below(os.getpid())
@@ -105,7 +105,7 @@ class Meter:
         self.cpu: dict[str, float] = {}
 
     async def of(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Does it."""
+        """Does the work and measures it."""
         before, own, began = self._all(), self._own(), time.perf_counter()
         done = await work()
         self.seconds = time.perf_counter() - began
@@ -157,7 +157,7 @@ async def _write_file(shop: Shop, file: Path) -> None:
 
 
 async def _bulk_from_file(shop: Shop, file: Path) -> None:
-    """As a loader would: an index of the same definition, not refreshed, two bulks on their way at once."""
+    """A plain bulk load: into an index of the same definition, without refreshes, with two concurrent bulks."""
     engine: SearchEngine = shop.stores.search
     name = await search.build_next(engine, shop.settings)
     gate = asyncio.Semaphore(2)
@@ -214,7 +214,8 @@ async def _read(shop: Shop, products: int) -> str:
 
 
 def _tally() -> Callable[[], str]:
-    """Counts what the sides answer: rows, and their size as JSON; asked, it tells and begins anew."""
+    """Starts counting the rows that the compared stores return, and their size as JSON; the returned function gives the
+    counts and resets them."""
     seen = [0, 0]
     for room in (catalog, search, store):
         for name in ("sums", "fingerprints", "stale_levels"):

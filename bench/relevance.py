@@ -1,12 +1,12 @@
 """Known-item search over real names: how often a query drawn from a product's name finds that product.
 
-The products are the retailer's (its real names) and our own catalog's. From each name queries are drawn by the rules
-of `KINDS`, all by one seed. A query counts only where at most ten products fit it, so that one page can hold all that
-could be meant; of a brand with a category any product of both is right. Names are halved by a digest of their SKU: one
-half is for tuning, the figures are of the other.
+The products are the retailer's (real names) and those of the demo catalog. From each name queries are drawn by the
+rules of `KINDS`, with a fixed seed. A query counts only if at most ten products match it, so that one page can hold all
+of them; for a brand with a category every product of both is right. The products are split in two halves by a digest of
+their SKU: one is for tuning, the figures are from the other.
 
-`brief` is the brief's mapping and query, as it writes them; `ours` is what the shop asks. What is offered as one types,
-of which the brief says nothing, is measured alike: by beginnings of words, of which some have a letter wrong.
+`brief` is the brief's own mapping and query; `ours` is the shop's. Typeahead suggestions, which the brief does not
+specify, are measured in the same way: by prefixes of words, some of them with a typo.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ Half = str  # "tuning" or "report"
 
 
 def products(lines: int | None = None) -> list[Json]:
-    """The catalog's documents: our own, then the retailer's in order of SKU, as the first so many lines name them."""
+    """The catalog's documents: the demo's, then the retailer's in order of SKU, as named in the first `lines` lines of
+    its file."""
     own = [_own(product) for product in demo.load().products]
     return own + [_theirs(sku, goods) for sku, goods in sorted(_goods(lines).items())]
 
@@ -75,7 +76,7 @@ def _theirs(sku: str, goods: Any) -> Json:
 
 
 def half(sku: str) -> Half:
-    """Which half a product's queries are in."""
+    """The half to which a product's queries belong."""
     return "tuning" if hashlib.sha256(sku.encode()).digest()[0] % 2 else "report"
 
 
@@ -84,7 +85,7 @@ def half(sku: str) -> Half:
 
 @dataclass(frozen=True)
 class Query:
-    """What is typed, and the SKUs that are right."""
+    """A query's text, and the SKUs that count as right."""
 
     kind: str
     text: str
@@ -93,7 +94,7 @@ class Query:
 
 
 class Drawing:
-    """Draws queries from names, by rule."""
+    """Draws queries from names by the rules."""
 
     def __init__(self, shelf: Sequence[Json], seed: int = SEED) -> None:
         self.shelf = shelf
@@ -111,12 +112,12 @@ class Drawing:
         return set.intersection(*(self.by_word.get(word, set()) for word in wanted))
 
     def fitting_so_far(self, whole: Sequence[str], begun: str) -> set[str]:
-        """Those that have all the whole words, and one that begins so."""
+        """The SKUs that have all the whole words, and a word with this prefix."""
         begin = self.by_beginning.get(begun, set())
         return self.fitting(whole) & begin if whole else begin
 
     def queries(self, kinds: Mapping[str, "Rule"] | None = None) -> list[Query]:
-        """For every product and kind a query, where the name gives one; by default of searches."""
+        """A query for every product and kind, if the name allows one; by default the `KINDS` of searches."""
         drawn: list[Query] = []
         for product in self.shelf:
             for kind, rule in (KINDS if kinds is None else kinds).items():
@@ -126,7 +127,7 @@ class Drawing:
         return drawn
 
     def some(self, product: Json, counts: Sequence[int] = (2, 3)) -> list[str] | None:
-        """Two or three of a name's words, in their order, that at most ten products have all of."""
+        """Two or three of a name's words, in order, such that at most ten products have all of them."""
         of_name = list(dict.fromkeys(word for word in _words(product["name"]) if len(word) > 2))
         for _ in range(8):
             count = self.draw.choice(counts)
@@ -192,7 +193,7 @@ def _replaced(draw: random.Random, word: str, at: int) -> str:
 
 
 def _other_number(drawing: Drawing, product: Json) -> Drawn:
-    """A noun in the plural becomes singular, another plural."""
+    """The last word in the singular if it is a plural, else in the plural."""
     picked = drawing.some(product)
     if not picked:
         return None
@@ -203,7 +204,7 @@ def _other_number(drawing: Drawing, product: Json) -> Drawn:
 
 
 def _begun(drawing: Drawing, product: Json) -> Drawn:
-    """Words as one types them: the last has four letters so far, or more, and is not whole."""
+    """Words while being typed: the last one is incomplete and has at least four letters."""
     picked = drawing.some(product)
     if not picked or len(picked[-1]) < 5:
         return None
@@ -212,7 +213,7 @@ def _begun(drawing: Drawing, product: Json) -> Drawn:
 
 
 def _typed_so_far(whole: int, fewest: int, most: int = 99) -> Rule:
-    """So many whole words of the name, and of a later one so many letters; it has more."""
+    """A rule: `whole` words of the name, and an incomplete later word of `fewest` to `most` letters."""
 
     def rule(drawing: Drawing, product: Json) -> Drawn:
         return _so_far(drawing, product, whole, fewest, most)
@@ -221,7 +222,7 @@ def _typed_so_far(whole: int, fewest: int, most: int = 99) -> Rule:
 
 
 def _so_far(drawing: Drawing, product: Json, whole: int, fewest: int, most: int) -> Drawn:
-    """The first of eight draws that at most ten products fit."""
+    """The first of eight draws that matches at most ten products."""
     of_name = list(dict.fromkeys(word for word in _words(product["name"]) if word[0] != "'"))
     for _ in range(8):
         if len(of_name) <= whole:
@@ -236,8 +237,8 @@ def _so_far(drawing: Drawing, product: Json, whole: int, fewest: int, most: int)
 
 
 def _misspelt_so_far(change: Callable[[random.Random, str, int], str]) -> Rule:
-    """One or two words, the last begun and with a letter wrong in it; what is typed of it has four letters or more, and
-    is not how the word begins."""
+    """A rule: one or two words, the last one incomplete and with a typo; at least four of its letters are typed, and
+    they are not a prefix of the word."""
 
     def rule(drawing: Drawing, product: Json) -> Drawn:
         meant, right = _so_far(drawing, product, drawing.draw.choice((0, 1)), 4, 99) or ("", set())
@@ -253,7 +254,7 @@ def _misspelt_so_far(change: Callable[[random.Random, str, int], str]) -> Rule:
 
 
 def _colour_or_size(drawing: Drawing, product: Json) -> Drawn:
-    """A colour or a size that the product has (a variant too), with a word of its name that is none."""
+    """A colour or size of the product or a variant, with another word of its name."""
     choices = [product["attrs"], *(variant["attrs"] for variant in product["variants"])]
     values = sorted({str(attrs[key]).lower() for attrs in choices for key in ("color", "size") if key in attrs})
     nouns = [word for word in _words(product["name"]) if len(word) > 3 and word.isalpha() and word not in values]
@@ -270,7 +271,7 @@ def _has(product: Json, value: str) -> bool:
 
 
 def _brand_and_category(drawing: Drawing, product: Json) -> Drawn:
-    """A brand with one of its categories: any product of both is right."""
+    """A brand with one of its categories: every product of both is right."""
     if not product["brand"]:
         return None
     both = {one["sku"] for one in drawing.shelf if _shelf_of(one) == _shelf_of(product)}
@@ -294,8 +295,8 @@ KINDS: dict[str, Rule] = {
     "colour or size with a noun": _colour_or_size,
     "brand with a category": _brand_and_category,
 }
-# Of suggestions, which are asked for with every letter. A beginning of one to three letters is seldom that of ten names
-# at most; those that are count.
+# Typeahead, which is requested with every letter. A prefix of one to three letters seldom matches at most ten names;
+# only those that do count.
 SUGGESTED: dict[str, Rule] = {
     "one to three letters": _typed_so_far(0, 1, 3),
     "four letters or more": _typed_so_far(0, 4),
@@ -305,7 +306,7 @@ SUGGESTED: dict[str, Rule] = {
     "begun, two letters swapped": _misspelt_so_far(_swapped),
     "begun, a letter replaced": _misspelt_so_far(_replaced),
 }
-# What has to be found among the first ten, at least: everything typed without a mistake; else by its kind.
+# The least share of queries with a right product among the first ten, by kind.
 _MISSPELT = re.compile("dropped|doubled|swapped|replaced")
 GOALS = {kind: 0.90 if _MISSPELT.search(kind) else 0.98 if kind in KINDS else 0.95 for kind in (*KINDS, *SUGGESTED)}
 GOALS["beginning of a word"] = 0.95
@@ -316,7 +317,7 @@ GOALS["beginning of a word"] = 0.95
 
 @asynccontextmanager
 async def node_of(name: str) -> AsyncIterator[tuple[SearchEngine, int]]:
-    """A local engine (`opensearch`, `elasticsearch` or `osmem`) and the pid of its process."""
+    """Runs a local engine (`opensearch`, `elasticsearch` or `osmem`); yields its client and process id."""
     with TemporaryDirectory(prefix="quartet-bench-") as folder:
         running = await local_search.start(Place(Path(folder)), name)
         engine = SearchEngine(running.server.url)
@@ -331,7 +332,7 @@ Ask = Callable[[str], Awaitable[list[str]]]
 
 
 async def ours(engine: SearchEngine, shelf: Sequence[Json], settings: Settings | None = None) -> Ask:
-    """The shop's own index and query: SKUs of the first ten."""
+    """Searches by the shop's index and query: the SKUs of the first ten."""
     settings = settings or _settings()
     await _indexed(engine, shelf, settings)
 
@@ -343,7 +344,7 @@ async def ours(engine: SearchEngine, shelf: Sequence[Json], settings: Settings |
 
 
 async def suggestions(engine: SearchEngine, shelf: Sequence[Json]) -> Ask:
-    """The shop's own index and what it offers as one types: SKUs of the first ten."""
+    """Typeahead by the shop's index and query: the SKUs of the first ten."""
     settings = _settings()
     await _indexed(engine, shelf, settings)
     by_slug = {product["slug"]: product["sku"] for product in shelf}
@@ -369,7 +370,7 @@ async def _indexed(engine: SearchEngine, shelf: Sequence[Json], settings: Settin
 
 
 async def briefs(engine: SearchEngine, shelf: Sequence[Json], alias: str = "") -> Ask:
-    """The brief's index and query."""
+    """Searches by the brief's index and query: the SKUs of the first ten."""
     alias = alias or f"brief{uuid4().hex[:8]}"
     await engine.create_index(f"{alias}-1", BRIEF_INDEX, aliases=[alias])
     for start in range(0, len(shelf), 1000):
@@ -405,13 +406,14 @@ BRIEF_INDEX: Json = {
 
 
 def brief_document(product: Json) -> Json:
-    """As the brief's loop writes it."""
+    """The document as the brief's indexing loop writes it."""
     plain = ("sku", "name", "category", "brand", "description", "tags", "priceCents", "attrs")
     return {key: product[key] for key in plain} | {"rating": product["ratings"]["avg"]}
 
 
 def brief_query(text: str, *, size: int = 20) -> Json:
-    """The brief's `search_products`, by relevance (its sort on `_score`, twice, is the engines' own order)."""
+    """The query of the brief's `search_products`, by relevance (its double sort on `_score` is the engines' default
+    order)."""
     return {
         "from": 0,
         "size": size,
@@ -455,8 +457,8 @@ def brief_query(text: str, *, size: int = 20) -> Json:
 
 @dataclass(frozen=True)
 class Score:
-    """Of queries of one kind: the share whose first answer is right, that have a right one among ten, and the mean
-    of one over the rank of the first right one (0 where there is none)."""
+    """For queries of one kind: the share with a right first hit, the share with a right one among the first ten, and
+    the mean reciprocal rank of the first right one (0 if there is none)."""
 
     queries: int
     first: float
@@ -465,7 +467,7 @@ class Score:
 
 
 def score(ranks: Sequence[int | None]) -> Score:
-    """Of the ranks of first right answers, from 1; None is none among ten."""
+    """The score from the ranks of the first right hits, from 1; None if there is none among the first ten."""
     found = [rank for rank in ranks if rank is not None]
     count = len(ranks) or 1
     return Score(
@@ -474,7 +476,7 @@ def score(ranks: Sequence[int | None]) -> Score:
 
 
 async def measured(ask: Ask, queries: Sequence[Query]) -> dict[str, Score]:
-    """Scores by kind."""
+    """Asks all queries; returns the scores by kind."""
     ranks: dict[str, list[int | None]] = {kind: [] for kind in GOALS}
     left = iter(queries)
 

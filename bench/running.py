@@ -1,4 +1,4 @@
-"""The whole shop as `quartet up` runs it, on a throwaway data folder, with the pid of each of its processes."""
+"""The whole shop as run by `quartet up`, on a temporary data folder, with the process id of each of its processes."""
 
 import asyncio
 import json
@@ -26,14 +26,14 @@ from quartet.stores.mongo import Mongo
 from quartet.supervise import settled_by_running
 
 START_SECONDS = 300
-# Of CPU a second, what an engine takes that nobody asks; and how long it is waited for that.
+# CPU seconds per second below which the engine counts as idle; and the longest wait for that.
 IDLE_SECONDS = 0.05
 COMPILED_SECONDS = 180
 
 
 @dataclass(frozen=True)
 class RunningShop:
-    """`url` of the API; `pids` by process; `logins` from address to password."""
+    """`url` of the API; `pids` by process name; `logins`: password by address."""
 
     url: str
     data: Path
@@ -42,18 +42,18 @@ class RunningShop:
 
     @property
     def settings(self) -> Settings:
-        """What it settled: URLs, port, secret."""
+        """The running shop's settings: URLs, port, secret."""
         open_ones = Settings(data_dir=self.data)
         return open_ones.model_copy(update=settled_by_running(open_ones))
 
     def mongo(self) -> Mongo:
-        """A client of its catalog's."""
+        """A client for the catalog's database."""
         url = self.settings.mongodb_url
         assert url
         return Mongo(url, url.rpartition("/")[2])
 
     async def sign_in(self, address: str) -> Client:
-        """A client with that login's token."""
+        """An HTTP client with that login's access token."""
         guest = Client(self.url)
         session = await guest.json("POST", "/sessions", {"email": address, "password": self.logins[address]}, want=201)
         await guest.close()
@@ -86,14 +86,15 @@ async def running_shop(search: str = "auto", *arguments: str) -> AsyncIterator[R
 
 
 async def published(mongo: Mongo) -> list[dict[str, Any]]:
-    """Every product that is to be found."""
+    """Every published product."""
     now = SystemClock().now()
     held = await catalog.in_buckets(mongo, 0, BUCKETS)
     return [p for p in sorted(held, key=lambda p: p["_id"]) if catalog.is_published(p, now)]
 
 
 async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The product under another name, written as any change is made; None where somebody was quicker."""
+    """Renames the product under the next version, without checking the stored one; returns it, or None if it is
+    gone."""
     after = catalog.numbered(
         {**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0)
     )
@@ -101,8 +102,9 @@ async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, 
 
 
 async def settled(shop: RunningShop) -> None:
-    """Until the worker has carried what the first start loaded: it drops cache entries and takes CPU meanwhile. And
-    until a Java search engine has compiled itself, which takes a minute or more, as long as that comes to an end."""
+    """Waits until the worker has processed what the first start loaded, since it deletes cache entries and takes CPU
+    meanwhile; and until a Java search engine's JIT compiler is idle, which takes a minute or more, at most
+    `COMPILED_SECONDS`."""
     staff = await shop.sign_in("staff@demo.test")
     quiet, began = 0, time.monotonic()
     while quiet < 5:
@@ -124,7 +126,7 @@ async def _ready(process: asyncio.subprocess.Process, port: int, data: Path) -> 
                 raise RuntimeError(f"`quartet up` ended with {process.returncode}")
             with suppress(OSError, RuntimeError, FileNotFoundError, asyncio.IncompleteReadError):
                 await Client(f"http://127.0.0.1:{port}").request("GET", "/health/ready")
-                (data / "up.json").stat()  # what it settled, written last
+                (data / "up.json").stat()  # written last
                 kept = data / "demo-logins.json"  # an empty shop has none
                 logins: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
                 return logins
@@ -146,7 +148,7 @@ _NAMES = {
 
 
 def pids_below(parent: int) -> dict[str, int]:
-    """The shop's processes that this one started, by name."""
+    """The shop's processes among the parent's children, by name."""
     found: dict[str, int] = {}
     for child in psutil.Process(parent).children():
         line = " ".join(child.cmdline())

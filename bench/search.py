@@ -1,7 +1,7 @@
-"""What a search costs the engine: the brief's query, what each part of it costs, and ours.
+"""The engine's cost of a search: the brief's query, each part of it, and ours.
 
-Products are the retailer's and our own; beyond them names are put together of the words of real ones. Queries are
-drawn from names as the relevance bench draws them, some in a thousand of each other kind, and asked by Zipf's law.
+Products are the retailer's and the demo's; more are made with names from the words of real ones. Queries are drawn from
+names, partly by the rules of the relevance bench, and asked with a Zipf distribution (`search_words`).
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from quartet.kernel.settings import Settings
 from quartet.search import Wanted
 
 QUERIES = 300
-# Of a kind, again and again until the engine's compiler is at rest.
+# Warm-up calls per kind and round, repeated until the engine's JIT compiler is idle.
 WARM = 2_000
 CALLERS = 2
-# All kinds by turns, since the engine's compiler is at work now and then for minutes, and a core is not always as fast.
+# Rounds over all kinds of queries: the JIT compiler is active for minutes now and then, and a core's speed varies.
 TURNS = 15
 
 
@@ -31,7 +31,7 @@ async def search(sizes: Sequence[int]) -> str:
 
 
 def grown(shelf: Sequence[Json], size: int) -> list[Json]:
-    """So many products; those beyond the shelf have a real name with one or two words of others in it."""
+    """`size` products; those beyond the shelf have a real name in which one or two words are replaced by others'."""
     draw = random.Random(SEED)
     words = [word for product in shelf for word in product["name"].split()]
     more = []
@@ -49,10 +49,10 @@ def grown(shelf: Sequence[Json], size: int) -> list[Json]:
 
 
 async def _engine_part(shelf: Sequence[Json]) -> str:
-    """CPU of the engine's process for each query, from the brief's whole one down to ours.
+    """CPU of the engine's process for each query: the brief's, its parts, ours.
 
-    Each has an engine of its own, and is asked whole before it is asked in parts: where kinds of queries take turns
-    the engine's compiler makes anew for each what it had made for the last, which no shop's does."""
+    The brief's and ours have an engine each, and the whole query is measured before its parts: with alternating kinds
+    of queries the JIT compiler recompiles code for each of them, which does not happen in a shop."""
     zipf = Zipf(typed(shelf, 1000))
     drawn = [zipf.draw() for _ in range(QUERIES)]
     settings = Settings(_env_file=None, search_alias="ours", search_seconds=30)
@@ -101,7 +101,8 @@ async def _engine_part(shelf: Sequence[Json]) -> str:
 
 
 async def _by_turns(*kinds: tuple[str, Callable[[int], Awaitable[object]], int]) -> list[Measured]:
-    """Each kind of query: its name, itself, and the pid of the engine that answers it."""
+    """Measures kinds of queries in turns; each is a name, the call, and the engine's process id. Returns the
+    medians."""
     for _, ask, pid in kinds:
         await warmed(pid, ask, calls=WARM, callers=CALLERS)
     turns = [[await _measured(*kind) for kind in kinds] for _ in range(TURNS)]
@@ -109,7 +110,8 @@ async def _by_turns(*kinds: tuple[str, Callable[[int], Awaitable[object]], int])
 
 
 async def _measured(name: str, ask: Callable[[int], Awaitable[object]], pid: int) -> Measured:
-    """The engine's compiler by itself: it is at work for minutes after a start, now on this query and now on that."""
+    """One measurement, with the CPU of the engine's JIT compiler separately: it is active for minutes after a start,
+    during whichever query is being measured."""
     before = compiler_seconds(pid)
     run = await measure(name, ask, calls=QUERIES, callers=CALLERS, processes={"search": pid}, warm=5)
     compiling = (compiler_seconds(pid) - before) / QUERIES * 1e6

@@ -1,4 +1,4 @@
-"""How often one request speaks to its stores: a proxy before each of them, which counts what the client sends."""
+"""Counts a request's round trips to the stores: a proxy in front of each counts what the client sends."""
 
 import asyncio
 from collections import Counter
@@ -8,14 +8,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Wire:
-    """What was sent to one store so far. `trips`: what the client waited for; `statements`: what PostgreSQL ran."""
+    """The proxy of one store, and its counts so far. `trips`: round trips; `statements`: statements run by
+    PostgreSQL."""
 
     def __init__(self, store: str) -> None:
         self.counted: Counter[str] = Counter()
         self._forward = self._postgres if store == "postgres" else self._plain
 
     async def carry(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection."""
+        """Forwards one client's connection."""
         server_reader, server_writer = await asyncio.open_connection(host, port)
         try:
             await asyncio.gather(self._forward(reader, server_writer), _back(server_reader, writer))
@@ -26,7 +27,8 @@ class Wire:
             writer.close()
 
     async def _plain(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Requests of Redis, MongoDB and HTTP are written in one go each, pipelines too."""
+        """Counts each chunk read as a round trip: clients of Redis, MongoDB and HTTP write a request or pipeline at
+        once."""
         while data := await reader.read(1 << 20):
             self.counted["trips"] += 1
             writer.write(data)
@@ -39,7 +41,7 @@ class Wire:
             kind = await reader.readexactly(1) if started else b""
             length = await reader.readexactly(4)
             body = await reader.readexactly(int.from_bytes(length) - 4)
-            started = started or body[:2] == b"\x00\x03"  # before, messages have no kind: a wish for TLS, the start
+            started = started or body[:2] == b"\x00\x03"  # messages up to StartupMessage have no type byte (SSLRequest)
             self.counted["trips"] += kind in (b"S", b"Q")
             self.counted["statements"] += kind in (b"E", b"Q")
             writer.write(kind + length + body)
@@ -53,7 +55,7 @@ async def _back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def wired(urls: Mapping[str, str]) -> AsyncIterator[tuple[dict[str, str], dict[str, Wire]]]:
-    """URLs that lead to the same stores through a counter, and the counters, both by store."""
+    """Yields URLs that lead to the same stores through the proxies, and the proxies; both by store."""
     wires = {store: Wire(store) for store in urls}
     async with AsyncExitStack() as stack:
         yield {store: await _listen(stack, wires[store], url) for store, url in urls.items()}, wires

@@ -34,10 +34,10 @@ T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
-# How long the API keeps a connection on which nothing is asked: longer than a balancer in front of it does
-# (deploy/nginx.conf), so that none is closed under a request.
+# Keep-alive timeout of the API: longer than that of a load balancer in front of it (deploy/nginx.conf), so that no
+# connection is closed just as a request arrives.
 IDLE_SECONDS = 30
-# What is under way when it is told to stop may take so long.
+# The time that requests in flight have to finish at shutdown.
 LEAVING_SECONDS = 10
 
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder where `quartet up` keeps local servers' data.")]
@@ -45,7 +45,7 @@ StoreUrl = Annotated[str | None, typer.Option(help="URL of your own server; with
 
 
 def main() -> None:
-    """Entry point: a failure is one clear line and exit code 1, not a traceback."""
+    """The entry point. An expected failure gives one clear line and exit code 1 instead of a traceback."""
     try:
         app()
     except KeyboardInterrupt:
@@ -62,8 +62,8 @@ def main() -> None:
 
 
 def settings_of(data: Path | None, **overrides: object) -> Settings:
-    """The settings, with what the command line says on top; local stores' URLs come from the data folder of a running
-    `quartet up` where none is set."""
+    """The settings, overridden by the command line; URLs that are not set come from a running `quartet up` on the same
+    data folder."""
     from quartet.supervise import settled_by_running
 
     settings = _given(data_dir=data, **overrides)
@@ -71,23 +71,23 @@ def settings_of(data: Path | None, **overrides: object) -> Settings:
 
 
 def _given(**options: object) -> Settings:
-    """The settings, and on top of them those options that are given."""
+    """The settings, overridden by the given options that are not None."""
     given = {name: value for name, value in options.items() if value is not None}
     return Settings(**given)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
-    """The shop as every process opens it."""
+    """Opens the shop, as every process does."""
     async with open_stores(settings) as stores:
         gc.collect()
-        gc.freeze()  # what is loaded stays: no collection need look through it again
+        gc.freeze()  # everything loaded so far stays: exclude it from later collections
         yield Shop(settings, stores, mail=mailer(settings.mail_url, settings.mail_from))
 
 
 @asynccontextmanager
 async def open_migrated(settings: Settings) -> AsyncIterator[Shop]:
-    """The same for what works on the schema; ValueError says where the database lacks some of it. Raises
+    """The same for commands that need the schema: raises ValueError if migrations are missing. Raises
     StoreUnavailable."""
     async with open_shop(settings) as shop:
         if missing := await lacking(shop.stores.pg):
@@ -100,7 +100,7 @@ def in_shop(
     work: Callable[[Shop], Awaitable[T]],
     opened: Callable[[Settings], AbstractAsyncContextManager[Shop]] = open_migrated,
 ) -> T:
-    """What one piece of work in the shop comes to: a whole command."""
+    """Runs a command's work in an open shop; returns its result."""
 
     async def done() -> T:
         async with opened(settings_of(data)) as shop:
@@ -110,8 +110,8 @@ def in_shop(
 
 
 async def check_schema(settings: Settings) -> None:
-    """Raises ValueError where the database lacks some of it. While it is away nobody knows, and API and worker start
-    all the same."""
+    """Raises ValueError if migrations are missing. While PostgreSQL is down this can't be told, and API and worker
+    start all the same."""
     with suppress(StoreUnavailable):
         async with open_migrated(settings):
             pass
@@ -151,13 +151,13 @@ DEMO_MONTH = "2010-12"
 
 
 async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Mapping[str, str]:
-    """What `up` does once the stores run: schemas and, at the first start, demo data. Gives the demo logins."""
+    """What `up` does once the stores run: schemas and, at the first start, demo data. Returns the demo logins."""
     from quartet import discovery, sync
 
     async with open_shop(settings) as shop:
         await prepare(shop)
         logins = {} if empty else await _load_demo(shop, console)
-        # What a search engine in memory had is gone with its last run.
+        # A search engine in memory has lost its index with its last run.
         await sync.catch_up(shop)
         await discovery.count_all(shop)
     return logins
@@ -397,7 +397,7 @@ def worker(
         _check_port(metrics_port, metrics_host, "--metrics-")
         start_http_server(metrics_port, metrics_host)
     logs.configure(settings.log_level, as_json=settings.log_json)
-    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's, which costs less than asyncio's own
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the API's loop, cheaper than asyncio's own
         runner.run(_worker(settings))
 
 
@@ -443,7 +443,7 @@ async def _reindex(shop: Shop, *, back: bool) -> None:
 
 
 async def _watch_rebuild(shop: Shop, progress: "Progress", line: "TaskID") -> None:
-    """Shows how far it is, whoever does it: it may be the worker."""
+    """Shows the progress from PostgreSQL, since the worker may be the one that runs the rebuild."""
     from quartet import sync
 
     while True:
@@ -507,7 +507,7 @@ def rebuild_boards(data: DataFolder = None) -> None:
 
 
 class Role(StrEnum):
-    """What an account may be given; `none` takes everything away."""
+    """The roles of an account; `none` removes all."""
 
     STAFF = "staff"
     ADMIN = "admin"
@@ -577,7 +577,7 @@ async def _restore(settings: Settings, folder: Path, *, replace: bool) -> None:
 async def _postgres_tool(shop: Shop, name: str) -> Path:
     from quartet.devstores import postgres
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the tool would go on alone, and keep tables
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; else the tool would go on, holding locks
     major = int((await shop.stores.pg.ping()).partition(".")[0])
     return await asyncio.to_thread(postgres.tool, name, major)
 
@@ -618,7 +618,7 @@ async def prepare(shop: Shop, *, away: list[StoreUnavailable] | None = None) -> 
 async def _unless_away(making: Awaitable[None], away: list[StoreUnavailable] | None) -> None:
     try:
         await making
-    except StoreUnavailable as outage:
+    except StoreUnavailable as outage:  # tolerated with `away`: what works without this store must be able to start
         if away is None or outage.is_unauthorized:
             raise
         away.append(outage)

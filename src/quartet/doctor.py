@@ -1,4 +1,4 @@
-"""`quartet doctor`: what this machine has for `quartet up`, and what to do about what it lacks."""
+"""`quartet doctor`: checks whether this machine has what `quartet up` needs, and says how to fix what is missing."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ NOWHERE = "tcp://127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `wrong` keeps `quartet up` from running; `advice` may be given without it."""
+    """The result of one check. `wrong`: it keeps `quartet up` from running; `advice` may be given without it."""
 
     what: str
     found: str
@@ -39,7 +39,7 @@ class Finding:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that `quartet up` needs with these settings; nothing is started or changed."""
+    """Checks everything that `quartet up` needs with these settings; starts and changes nothing."""
     data = settings.data_dir.expanduser().resolve()
     findings = [_python(), *_unknown(settings), _folder(data), _disk(data), _port(settings, data)]
     findings += await asyncio.to_thread(_local_engines, settings)
@@ -47,7 +47,7 @@ async def examine(settings: Settings) -> list[Finding]:
 
 
 def show(findings: list[Finding], console: Console) -> int:
-    """Print them as a table; the exit status, 1 where something is wrong."""
+    """Prints the findings as a table; returns the exit status, 1 if something is wrong."""
     table = Table()
     for heading in ("", "what", "found", "what to do"):
         table.add_column(heading, overflow="fold")
@@ -67,7 +67,7 @@ def _python() -> Finding:
 
 
 def _unknown(settings: Settings) -> list[Finding]:
-    """What is set and does nothing: a slip of the pen would else go unseen."""
+    """`QUARTET_…` variables that are not settings: most likely misspelt ones, which would be ignored silently."""
     file = Path(str(settings.model_config["env_file"]))
     written = _NAMED.findall(file.read_text("utf-8", "replace")) if file.is_file() else []
     known = {f"QUARTET_{name.upper()}" for name in Settings.model_fields}
@@ -87,7 +87,7 @@ def _folder(data: Path) -> Finding:
 
 
 def _existing(data: Path) -> Path:
-    """The data folder, or what it would be made in."""
+    """The data folder, or its nearest existing parent."""
     return next(folder for folder in (data, *data.parents) if folder.exists())
 
 
@@ -111,7 +111,7 @@ def _port(settings: Settings, data: Path) -> Finding:
 
 
 def _local_engines(settings: Settings) -> list[Finding]:
-    """What would be started for stores without a URL."""
+    """Checks of the local servers that would be started for stores without a URL."""
     found = {"postgres": _postgres(), "mongodb": _mongodb(), "redis": _redis(), "search": _search(settings)}
     return [finding for name, finding in found.items() if not getattr(settings, f"{name}_url")]
 
@@ -187,7 +187,7 @@ async def _given_stores(settings: Settings) -> list[Finding]:
 
 
 async def _replica(settings: Settings) -> list[Finding]:
-    """The shop does without it."""
+    """Checks the replica; never `wrong`, since the shop works without it."""
     if not (url := settings.postgres_replica_url):
         return []
     replica, shown = Postgres(url), without_password(url)
@@ -202,10 +202,11 @@ async def _replica(settings: Settings) -> list[Finding]:
 
 
 async def _evicting(store: RedisStore) -> list[Finding]:
-    """Carts are nowhere else, nor are the marks that a session has ended."""
+    """Warns of an eviction policy: carts are stored only in Redis, and the marks of ended sessions, if evicted, are
+    missing until the worker restores them from PostgreSQL."""
     try:
         policies = await store.policies() - {"noeviction"}
-    except StoreUnavailable:  # just now, which the next look will tell
+    except StoreUnavailable:  # it went down just now: the next run will report it
         return []
     advice = "set maxmemory-policy noeviction: when this server's memory is full it deletes carts, unasked"
     return [Finding("redis", f"maxmemory-policy {policy}", advice) for policy in sorted(policies)]

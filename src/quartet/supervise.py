@@ -51,21 +51,21 @@ Restart = Callable[[], Awaitable[Child]]
 
 @dataclass
 class Service:
-    """A process that is watched: how to start it again, and when that was done lately."""
+    """A supervised process: how to restart it, and when it was restarted recently."""
 
     child: Child
     restart: Restart
     restarts: deque[float] = field(default_factory=deque)
 
     def restarts_lately(self) -> int:
-        """How often it was started again within the last minute."""
+        """The number of restarts within the last minute."""
         while self.restarts and monotonic() - self.restarts[0] > 60.0:
             self.restarts.popleft()
         return len(self.restarts)
 
 
 class Supervisor:
-    """What runs under one data folder."""
+    """Starts, watches and stops the processes of one data folder."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Supervisor:
         self._stopping = False
 
     async def start(self) -> Mapping[str, str]:
-        """Stores, what they need, API and worker; the demo logins. Raises StartError."""
+        """Starts the stores, prepares them, starts API and worker; returns the demo logins. Raises StartError."""
         await self._start_stores()
         await self._check_given_stores()
         logins = await self._prepare(self.settings, self._console)
@@ -96,7 +96,7 @@ class Supervisor:
         return logins
 
     async def watch(self) -> None:
-        """Restart what ends by itself. Returns never; raises StartError when something ends again and again."""
+        """Restarts processes that end by themselves. Never returns; raises StartError if one ends again and again."""
         try:
             async with asyncio.TaskGroup() as group:
                 for name in self._services:
@@ -105,7 +105,7 @@ class Supervisor:
             raise group.exceptions[0] from None
 
     async def stop(self) -> None:
-        """Stop API, worker and stores, in this order."""
+        """Stops API, worker and stores, in this order."""
         self._stopping = True
         for name in ("api", "worker"):
             if name in self._services:
@@ -131,7 +131,7 @@ class Supervisor:
 
                 try:
                     running = await self._start_store(name, report)
-                except (StartError, OSError) as failure:  # one says why all are stopped; a group would say more
+                except (StartError, OSError) as failure:  # collected, to raise one of them instead of a group
                     failures.append(failure)
                     return
                 self.servers[name] = running.server
@@ -167,7 +167,8 @@ class Supervisor:
         return running
 
     async def _welcome_back(self, server: LocalServer) -> None:
-        """After a store was started again: give it back what it does not keep, and follow it if it had to move."""
+        """After a store was restarted: prepares it again if it keeps no data, and restarts API and worker if its port
+        changed."""
         moved = self.servers[server.name].url != server.url
         self.servers[server.name] = server
         self.settings = self.settings.model_copy(update={f"{server.name}_url": server.url})
@@ -181,11 +182,11 @@ class Supervisor:
                     await self._services[name].child.stop()
 
     async def _check_given_stores(self) -> None:
-        """Stores that are not ours have to answer before anything is built on them."""
+        """Raises StartError unless all stores with a given URL answer and are recent enough."""
         given = [name for name in STORES if name not in self.servers]
         if not given:
             return
-        # All clients: two seconds that only given stores need.
+        # Imported here: the clients take two seconds to load, needed only with given stores.
         from quartet.stores import open_stores, ping_all, too_old
         from quartet.stores.trouble import reason
 
@@ -206,7 +207,7 @@ class Supervisor:
             )
 
     async def _launch(self, name: str) -> Child:
-        """The API or the worker, told by its environment what was settled here."""
+        """Starts the API or the worker, with the settings decided here in its environment."""
         settings = self.settings
         env = {f"QUARTET_{store.upper()}_URL": str(getattr(settings, f"{store}_url")) for store in STORES}
         env |= {
@@ -215,7 +216,7 @@ class Supervisor:
             "QUARTET_HOST": settings.host,
             "QUARTET_PORT": str(settings.port),
             "QUARTET_BASE_URL": settings.base_url,
-            "QUARTET_SERVER_TIMING": "true",  # a shop on one's own machine may show its inside
+            "QUARTET_SERVER_TIMING": "true",  # harmless on one's own machine
         }
         port = settings.port if name == "api" else None
         return devstores.launch(self.place, name, Command(self._programs[name], env), port=port)
@@ -264,9 +265,9 @@ class Supervisor:
 async def up(
     settings: Settings, prepare: Prepare, console: Console, programs: Mapping[str, Sequence[str]] = PROGRAMS
 ) -> int:
-    """Run the whole shop until Ctrl-C or SIGTERM; the exit status. `programs` are the API's and the worker's.
+    """Runs the whole shop until Ctrl-C or SIGTERM; returns the exit status. `programs` are the API's and the worker's.
 
-    Anything that keeps it from running is one line on `console` and exit status 1.
+    A failure to run is reported in one line on `console` and gives exit status 1.
     """
     settings = settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
     interrupted = _cancel_on_signals(console)
@@ -304,9 +305,10 @@ async def _run(settings: Settings, prepare: Prepare, console: Console, programs:
 
 
 def settled_by_running(settings: Settings) -> dict[str, object]:
-    """What a running `quartet up` on the same data folder settled and `settings` leaves open: URLs, port, secret.
+    """The values that a running `quartet up` on the same data folder has chosen and `settings` leaves open: URLs, port,
+    secret.
 
-    Empty when none runs. Values by setting's name, for `model_copy(update=…)`.
+    Empty if none is running. Values by setting's name, for `model_copy(update=…)`.
     """
     found = noted(settings.data_dir.expanduser().resolve())
     if found:
@@ -315,12 +317,12 @@ def settled_by_running(settings: Settings) -> dict[str, object]:
 
 
 def _is_open(settings: Settings, name: str) -> bool:
-    """0 is a port: any that is free."""
+    """Whether a setting is not given. An empty value counts as not given, except port 0, which means any free port."""
     return name not in settings.model_fields_set or (name != "port" and not getattr(settings, name))
 
 
 def noted(data: Path) -> dict[str, object]:
-    """What a running `quartet up` on this data folder settled, by setting's name; empty when none runs."""
+    """The values chosen by a running `quartet up` on this data folder, by setting's name; empty if none is running."""
     with suppress(OSError, ValueError):
         found: dict[str, object] = json.loads(_running_note(data).read_text())
         if devstores.is_held(data):
@@ -329,14 +331,14 @@ def noted(data: Path) -> dict[str, object]:
 
 
 def note_running(settings: Settings) -> None:
-    """Keep what was settled for other commands of the same user; it holds passwords."""
+    """Writes the chosen values to a file for other commands of the same user; private, since it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
     settled = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}
     devstores.write_private(_running_note(settings.data_dir), json.dumps(settled))
 
 
 def without_password(url: str) -> str:
-    """A URL that can be shown: without what it asks for too, where drivers take passwords as well."""
+    """A URL that can be shown: without password, and without the query string, where drivers accept one too."""
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1]
     user = f"{parts.username}@" if parts.username else ""
@@ -344,9 +346,9 @@ def without_password(url: str) -> str:
 
 
 def local_address(settings: Settings) -> str:
-    """Where this machine reaches the API: an address to listen on need not be one to connect to."""
+    """The API's URL on this machine: an address to listen on, such as 0.0.0.0, may not be one to connect to."""
     host = settings.host
-    with suppress(ValueError):  # a name is no address
+    with suppress(ValueError):  # a host name is not an IP address
         address = ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
@@ -354,8 +356,8 @@ def local_address(settings: Settings) -> str:
 
 
 def port_trouble(port: int, host: str, option: str = "--") -> tuple[str, str] | None:
-    """What keeps a server from listening there, and what to do about it; None when nothing does. `option` is how the
-    names of the options `port` and `host` begin."""
+    """Why a server can't listen there, and what to do about it; None if it can. `option`: the prefix of the options
+    `port` and `host`."""
     error = devstores.why_closed(port, host)
     if error is None:
         return None
@@ -370,7 +372,7 @@ def port_trouble(port: int, host: str, option: str = "--") -> tuple[str, str] | 
 
 
 def _listener(port: int) -> str:
-    """Who has it, in words."""
+    """A description of the process that listens on the port."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
@@ -380,7 +382,8 @@ def _listener(port: int) -> str:
 
 
 def _settled(settings: Settings) -> Settings:
-    """Settings with a port that is free and a secret that is drawn once."""
+    """The settings with a free port, a base URL, and a secret, which is generated once and stored in the data
+    folder."""
     port = settings.port or devstores.free_port()
     trouble = port_trouble(port, settings.host)
     if trouble:
@@ -397,10 +400,10 @@ def _settled(settings: Settings) -> Settings:
 
 
 def _checked_folder(data: Path) -> Path:
-    """The data folder, made if need be, with room to work in."""
+    """The data folder, created if necessary. Raises StartError if that fails or too little disk space is free."""
     try:
         data.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # its parents were made: a file system that keeps no folders, such as /proc
+    except FileNotFoundError as error:  # despite parents=True: a file system without folders of users, such as /proc
         raise StartError(f"{data} can't be made: choose another with --data") from error
     _check_disk(data)
     return data
@@ -432,7 +435,7 @@ def _one_line_failures(data: Path) -> Iterator[None]:
 
 
 def _cancel_on_signals(console: Console) -> asyncio.Event:
-    """The first Ctrl-C, SIGTERM or hang-up cancels the running task; later ones find it stopping already."""
+    """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP cancels the current task; later ones only print a line."""
     interrupted, task, loop = asyncio.Event(), asyncio.current_task(), asyncio.get_running_loop()
 
     def interrupt() -> None:

@@ -32,14 +32,14 @@ class TotalsShape(Shape):
 
 class RevenueLineShape(TotalsShape):
     """`key` is a day, an ISO week (2011-W05), a month (2011-01), a SKU, a category's slug, or, for a customer, a user's
-    id, a guest's address, or '' for guests whose data was erased."""
+    id, a guest's e-mail address, or '' for guests whose data was erased."""
 
     key: str
     label: str
 
 
 class RevenueShape(Shape):
-    """`totals` covers all groups, shown or not."""
+    """`totals` covers all groups, including those past `limit`."""
 
     as_of: datetime
     currency: str
@@ -48,7 +48,7 @@ class RevenueShape(Shape):
 
 
 class StockLineShape(Shape):
-    """`sellThrough` is sold ÷ (sold + stock)."""
+    """`sellThrough` is sold ÷ (sold + stock); null if both are 0."""
 
     sku: str
     name: str
@@ -80,7 +80,8 @@ class StockReportShape(Shape):
 
 class QueryTotalsShape(Shape):
     """`withoutResults` and `opened` count searches: those that found nothing, and those that led to a product's page.
-    `clickThrough` is opened ÷ searches. `units` and `grossCents` are what was bought after them, as sold."""
+    `clickThrough` is opened ÷ searches. `units` and `grossCents` are the purchases that came from these searches,
+    refunds not deducted."""
 
     searches: int
     without_results: int
@@ -91,13 +92,14 @@ class QueryTotalsShape(Shape):
 
 
 class QueryLineShape(QueryTotalsShape):
-    """`query` in lower case with single spaces; `…` stands for what looked like somebody's address or number."""
+    """`query` normalised as by a search: in lower case, without accents and punctuation; `…` replaces what looked like
+    an e-mail address or a long number."""
 
     query: str
 
 
 class SearchReportShape(Shape):
-    """`totals` covers all queries, shown or not."""
+    """`totals` covers all queries, including those past `limit`."""
 
     as_of: datetime
     currency: str
@@ -117,7 +119,8 @@ async def get_revenue(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many groups.")] = 366,
 ) -> Response:
     """Revenue of orders that were paid and not cancelled. An order counts on its own day, a refund or credit on the day
-    it was given. Days, weeks and months come in order, the latest where `limit` cuts; others by net revenue."""
+    it was given. Days, weeks and months come in order of time, the latest if there are more than `limit`; other groups
+    by net revenue, highest first."""
     since, before = span(start, end)
     currency = currency or shop.settings.currency
     found, as_of = await shop.stores.report(
@@ -137,7 +140,7 @@ async def get_stock_report(
     days: Annotated[int, Query(ge=1, le=3650, description="Sales of so many days back.")] = 30,
     limit: Annotated[int, Query(ge=1, le=100, description="How many SKUs in each list.")] = 20,
 ) -> Response:
-    """Value on hand, reserved stock, low stock, and how quickly it sells."""
+    """Value of the stock, reserved stock, SKUs low in stock, bestsellers, and sell-through."""
     since = shop.clock.now() - timedelta(days=days)
     report, as_of = await shop.stores.report(
         lambda read: store.stock_report(
@@ -161,7 +164,7 @@ async def get_search_report(
     currency: CurrencyQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many queries.")] = 100,
 ) -> Response:
-    """What was searched for, and what became of it. The log behind it does not say who searched."""
+    """Queries, and the clicks and purchases that they led to. The search log behind it does not say who searched."""
     since, before = span(start, end)
     currency = currency or shop.settings.currency
     found, as_of = await shop.stores.report(

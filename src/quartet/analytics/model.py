@@ -8,8 +8,8 @@ Group = Literal["day", "week", "month", "product", "category", "customer"]
 
 @dataclass(frozen=True)
 class RevenueLine:
-    """A group's revenue, or all groups' (`key` None). `gross_cents` is what orders came to, `refunded_cents` what was
-    given back, refunds and credits; each counts on its own day."""
+    """A group's revenue, or all groups' (`key` None). `gross_cents` is the orders' total, `refunded_cents` the refunds
+    and credits; each counts on its own day."""
 
     key: str | None
     label: str | None
@@ -20,13 +20,13 @@ class RevenueLine:
 
     @property
     def net_cents(self) -> int:
-        """Below zero where more was given back than sold."""
+        """Negative if refunds exceed sales."""
         return self.gross_cents - self.refunded_cents
 
 
 @dataclass(frozen=True)
 class Revenue:
-    """`totals` is over all groups, also those that `items` has no room for."""
+    """`totals` covers all groups, including those past the limit."""
 
     items: tuple[RevenueLine, ...]
     totals: RevenueLine
@@ -34,8 +34,8 @@ class Revenue:
 
 @dataclass(frozen=True)
 class StockLine:
-    """A SKU on the shelf. `sell_through` is sold ÷ (sold + stock): 1 when everything there was is sold; None when there
-    was nothing."""
+    """A SKU's stock and sales. `sell_through` is sold ÷ (sold + stock): 1 if everything is sold; None if both are
+    0."""
 
     sku: str
     name: str
@@ -47,13 +47,13 @@ class StockLine:
 
     @property
     def sell_through(self) -> float | None:
-        """Share of what there was that was sold."""
+        """The share sold; see `sell_through`."""
         return sell_through(self.sold, self.stock)
 
 
 @dataclass(frozen=True)
 class StockReport:
-    """Values are at today's selling prices; `sold` counts the pieces of the last days' orders."""
+    """Values are at today's selling prices; `sold` counts pieces sold in the report's period."""
 
     currency: str
     skus: int
@@ -74,7 +74,7 @@ class StockReport:
 
 
 def sell_through(sold: int, stock: int) -> float | None:
-    """Sold ÷ (sold + still there), to four digits.
+    """Sold ÷ (sold + stock), to four decimals.
 
     >>> sell_through(1, 3)
     0.25

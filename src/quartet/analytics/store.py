@@ -12,8 +12,8 @@ q = queries(__file__)
 async def revenue(
     read: Read, *, start: datetime, before: datetime, group: Group, currency: str, limit: int = 1000
 ) -> Revenue:
-    """Revenue of one currency in `[start, before)`. Days, weeks (ISO 8601) and months are UTC's and come in order, the
-    latest where `limit` cuts; other groups come by net revenue, the greatest first."""
+    """Revenue in one currency in `[start, before)`. Days, weeks (ISO 8601) and months are in UTC and in order of time,
+    the latest if there are more than `limit`; other groups by net revenue, highest first."""
     rows = await read.fetch(q.revenue, currency, start, before, group, limit)
     lines = [_line(row) for row in rows if row["key"] is not None]
     if group in ("day", "week", "month"):
@@ -22,7 +22,7 @@ async def revenue(
 
 
 async def stock_report(read: Read, *, currency: str, low: int, since: datetime, limit: int) -> StockReport:
-    """The shelves now; `low`: fewer than so many available; sales since a moment."""
+    """Current stock; low stock is fewer than `low` pieces available; sales since `since`."""
     totals = await read.fetchrow(q.stock_totals, currency, low)
     low_stock = await read.fetch(q.low_stock, currency, low, since, limit)
     best = await read.fetch(q.best_sellers, currency, since, limit)

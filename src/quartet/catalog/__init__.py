@@ -1,6 +1,6 @@
 """The catalog: products, categories, reviews. Stored in MongoDB, product pages cached in Redis.
 
-Documents are MongoDB's own (see `products.json`).
+Products are passed around as MongoDB documents (see `products.json`).
 """
 
 from quartet.catalog.cache import drop as drop_pages

@@ -50,7 +50,7 @@ from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, NoB
 
 router = APIRouter(tags=["catalog"])
 
-# A page may be this old at a shopper's; longer, and a price could change between looking and paying unseen.
+# Browsers and proxies may cache a page this long; any longer, and a price could change unseen between page and payment.
 _PUBLIC = "public, max-age=5, must-revalidate"
 _PRIVATE = "private, no-store"
 _LONGEST_REFERENCE = 200
@@ -93,7 +93,7 @@ def _if_match(
         Header(alias="If-Match", max_length=1000, description="The `ETag` that you have seen; 412 if it is old."),
     ] = None,
 ) -> str | None:
-    """Several lines of it are one list."""
+    """Several `If-Match` headers are one list."""
     return None if if_match is None else ",".join(request.headers.getlist("If-Match"))
 
 
@@ -101,7 +101,7 @@ IfMatch = Annotated[str | None, Depends(_if_match)]
 
 
 class _Written(Body):
-    """What staff write, found by whoever types what looks the same."""
+    """Texts from staff, normalised to composed Unicode, so that they equal what a shopper types."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,7 +110,7 @@ class _Written(Body):
 
 
 class ImageShape(Body):
-    """A picture: http(s) or a path of this shop."""
+    """An image: an http(s) URL or a path of this shop."""
 
     url: Annotated[str, text(2000), AfterValidator(_address)]
     alt: Annotated[str, text(300, 0)] = ""
@@ -118,14 +118,14 @@ class ImageShape(Body):
 
 
 class RatingsShape(Shape):
-    """Average of 0 to 5, of `count` votes."""
+    """The average, 0 to 5, of `count` votes."""
 
     avg: float
     count: int
 
 
 class VariantShape(Shape):
-    """One variant that can be chosen; `available` pieces can be bought now."""
+    """One variant to choose; `available` pieces can be bought now."""
 
     sku: str
     attrs: dict[str, Any]
@@ -134,7 +134,7 @@ class VariantShape(Shape):
 
 
 class ProductShape(Shape):
-    """A product. With variants, `priceCents` is the lowest of theirs and `available` the sum."""
+    """A product. With variants, `priceCents` is their lowest price and `available` their sum."""
 
     id: str
     sku: str
@@ -156,7 +156,7 @@ class ProductShape(Shape):
 
 
 class VariantBody(Body):
-    """Without `priceCents` it has the product's price, else inventory's; in a patch, its present one."""
+    """Without `priceCents` it has the product's price, else inventory's; in a patch it keeps its current price."""
 
     sku: Sku
     attrs: JsonObject = Field(default_factory=dict)
@@ -171,7 +171,7 @@ class RatingsBody(Body):
 
 class ProductBody(_Written):
     """The members of a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as
-    they were read and are ignored; `currency` is the shop's."""
+    read, and are ignored; `currency` must be the shop's."""
 
     name: Annotated[str, words(200)]
     category: Slug
@@ -203,8 +203,8 @@ class ChangedProduct(ProductBody):
 
 
 class CategoryBody(_Written):
-    """`attrs`: JSON Schema (2020-12) of an object, which `type` need not say, whose properties are texts, numbers,
-    booleans or lists of these."""
+    """`attrs`: JSON Schema (2020-12, unless `$schema` names 2019-09 or draft-07) of an object whose properties are
+    texts, numbers, booleans or lists of these; `type` may be omitted."""
 
     name: Annotated[str, words(100)]
     parent: Slug | None = None
@@ -242,8 +242,8 @@ _WRITES = (Unauthenticated, Forbidden, Invalid, StoreUnavailable)
 
 
 class _BareRoute(APIRoute):
-    """The product page is asked for more than all else together, and most of what FastAPI does for a request is working
-    out its arguments: here they are passed by hand. The signature still makes the OpenAPI document."""
+    """The product page gets more requests than all other routes together, and most of FastAPI's cost per request is
+    resolving the arguments: here they are passed directly. The OpenAPI document still comes from the signature."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
@@ -261,8 +261,8 @@ class _BareRoute(APIRoute):
 async def get_product(
     ref: Reference, request: Request, shop: ShopDep, principal: Anyone, x_search_id: SearchId = None
 ) -> Response:
-    """By SKU, a variant's SKU or slug. `X-Cache` says whether it was a cache hit, and `Age` how old that is while
-    MongoDB is down. Staff also see what is not published."""
+    """By SKU, a variant's SKU or slug. `X-Cache` says whether it was a cache hit, and `Age` how old the hit may be,
+    given only while MongoDB is down. Staff also see unpublished products."""
     page = await pages.product_page(shop, ref) if len(ref) <= _LONGEST_REFERENCE else None
     if page is None or not (page.published or (principal is not None and principal.is_staff)):
         raise NotFound(f"there is no product {ref[:_LONGEST_REFERENCE]}")
@@ -302,7 +302,7 @@ def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
     "/products",
     response_model=Page[ProductShape],
     responses=problems(Invalid, StoreUnavailable),
-    # Read as they stand, since the attributes' names are the categories'.
+    # Declared by hand and read from the raw query, since the attributes' names depend on the categories.
     openapi_extra={
         "parameters": [
             _parameter("category", "A category's slug; those below it are included.", minLength=1, maxLength=200),
@@ -314,8 +314,8 @@ def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
 )
 async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Response:
     """Published products. Any attribute of the category is a filter too: `attrs.color=black`, `attrs.ram_gb.gte=32`
-    (also `lte`, `gt`, `lt`); several have to hold for one and the same variant. An attribute that the category does not
-    have is refused."""
+    (also `lte`, `gt`, `lt`); several must match the same variant. An attribute that the category does not have is
+    refused."""
     found, following = await pages.list_products(shop, request.query_params.multi_items(), paging)
     items = [wire(product, shop.settings.currency) for product in found]
     return _json({"items": items, "nextCursor": following})
@@ -331,8 +331,8 @@ async def list_products(request: Request, shop: ShopDep, paging: Paging) -> Resp
     },
 )
 async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> Response:
-    """A new product. Its price is set in inventory, where its stock starts at 0. Without `publishedAt` it is published
-    at once."""
+    """Creates a product. Its price is stored in inventory, where its stock starts at 0. Without `publishedAt` it is
+    published at once."""
     _check_currency(shop, body)
     published = body.published_at if "published_at" in body.model_fields_set else shop.clock.now()
     draft = _draft(body, body.sku, body.slug, published)
@@ -348,8 +348,8 @@ async def create_product(body: NewProduct, shop: ShopDep, principal: Staff) -> R
 async def replace_product(
     sku: SkuPath, body: ChangedProduct, shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
-    """Replaces the writable members. `slug`, `publishedAt` and prices stay as they are if left out. A price that
-    differs from the present one is set in inventory."""
+    """Replaces the writable members. `slug`, `publishedAt` and prices are kept if omitted. A price that differs from
+    the current one is set in inventory."""
 
     def edit(found: Document) -> Draft:
         return _edited(shop, body, found, published=found["publishedAt"])
@@ -366,8 +366,8 @@ async def replace_product(
 async def patch_product(
     sku: SkuPath, patch: dict[str, Any], shop: ShopDep, principal: Staff, if_match: IfMatch
 ) -> Response:
-    """JSON Merge Patch (RFC 7396) on the product as GET shows it: given members are replaced, null removes, lists are
-    replaced whole. Concurrent patches all take effect, one after the other."""
+    """JSON Merge Patch (RFC 7396) on the product as GET returns it: given members are replaced, null removes, lists are
+    replaced as a whole. Concurrent patches all take effect, one after the other."""
 
     def edit(found: Document) -> Draft:
         present = orjson.loads(orjson.dumps(wire(found, shop.settings.currency), option=orjson.OPT_UTC_Z))
@@ -389,7 +389,7 @@ async def patch_product(
 async def delete_product(
     sku: SkuPath, shop: ShopDep, principal: Staff, if_match: IfMatch, _: NoBody = None
 ) -> Response:
-    """Removes it from the catalog, with its reviews. Inventory and orders keep their data."""
+    """Deletes the product from the catalog, with its reviews. Inventory and orders keep their data."""
     await service.delete_product(shop, sku, if_match=if_match, actor=principal.actor)
     return nothing()
 
@@ -428,7 +428,7 @@ def _check_currency(shop: Shop, body: ProductBody) -> None:
 
 
 def _refuse_read_only(present: Document, merged: Any, patch: Document) -> None:
-    """A patch names what it wants to change, so a read-only member that would change is a mistake worth telling."""
+    """A patch names what it is to change, so a read-only member with another value is a mistake: raises Invalid."""
     for name in READ_ONLY:
         if name in patch and merged.get(name) != present[name]:
             raise invalid(name, "is read-only")
@@ -437,7 +437,7 @@ def _refuse_read_only(present: Document, merged: Any, patch: Document) -> None:
 
 
 def _keep_prices(body: ChangedProduct, found: Document) -> None:
-    """A variant that a patch names without its price keeps it: the product's is but the lowest of theirs."""
+    """A variant given without a price keeps its own: the default, the product's price, is only the lowest of them."""
     levels = present_levels(found)
     for variant in body.variants:
         if variant.price_cents is None and variant.sku in levels:
@@ -463,7 +463,7 @@ async def list_categories(
     limit: Annotated[int | None, Query(ge=1, le=100, description="How many items; all without it.")] = None,
     cursor: Annotated[str | None, Query(max_length=512, description="`nextCursor` of the page before.")] = None,
 ) -> Response:
-    """All categories, by slug, each with the JSON Schema of its products' attributes."""
+    """All categories, sorted by slug, each with the JSON Schema of its products' attributes."""
     found = await store.categories(shop.stores.mongo)
     if cursor is not None:
         (last,) = shop.cursors.decode(cursor, "categories")
@@ -488,7 +488,7 @@ async def get_category(slug: AnySlug, shop: ShopDep) -> Response:
     responses=problems(*_WRITES) | {201: {"model": CategoryShape, "description": "The category is new."}},
 )
 async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, principal: Staff) -> Response:
-    """Creates or replaces a category. Its products are checked against a changed schema at their next change."""
+    """Creates or replaces a category. Its products are validated against a changed schema at their next change."""
     if body.slug not in (None, slug):
         raise invalid("slug", "is not the one in the path")
     category = Category(slug, body.name, body.parent, {"type": "object", **body.attrs})
@@ -498,7 +498,7 @@ async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, pr
 
 @router.delete("/categories/{slug}", status_code=204, responses=problems(*_WRITES, NotFound, CategoryInUse))
 async def delete_category(slug: CategoryPath, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
-    """Deletes a category, if it is empty."""
+    """Deletes a category without products and subcategories."""
     await service.delete_category(shop, slug, actor=principal.actor)
     return nothing()
 
@@ -528,7 +528,7 @@ async def list_reviews(ref: Reference, shop: ShopDep, paging: Paging) -> Respons
     responses=problems(NotFound, Invalid, Unauthenticated, NotBought, AlreadyReviewed, StoreUnavailable),
 )
 async def add_review(ref: Reference, body: ReviewBody, shop: ShopDep, principal: Signed) -> Response:
-    """One review per customer and product, only of something bought. The product's `ratings` are updated."""
+    """Adds a review: one per customer and product, only by buyers. The product's `ratings` are updated."""
     review = await service.add_review(
         shop, principal.user_id, ref, rating=body.rating, title=body.title, body=body.body
     )

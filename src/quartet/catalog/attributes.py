@@ -1,4 +1,4 @@
-"""A category's attributes: its JSON Schema, how products are validated by it, and how lists are filtered by it."""
+"""A category's attributes: its JSON Schema, the validation of products against it, and the filters that it allows."""
 
 import math
 import re
@@ -27,14 +27,14 @@ DIALECTS: dict[str, Any] = {
     "http://json-schema.org/draft-07/schema#": Draft7Validator,
 }
 
-# A name becomes part of a field's path in a query, so it is a plain word: no dot, no dollar, no quote.
+# A name becomes part of a field path in a MongoDB query, so it is a plain word: no dot, no dollar, no quote.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?")
-# A JSON Schema can point at the network, at itself without end, or hide a pattern under other names.
+# Keywords by which a JSON Schema could refer to the network or endlessly to itself, or hide a pattern.
 _REFUSED = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "$vocabulary", "patternProperties"})
-# Patterns run on what staff type, in a process that serves shoppers meanwhile: anchored, no groups, so that the worst
-# case is the product of the open repetitions' lengths.
+# Patterns run on staff's input in a process that serves shoppers at the same time, so backtracking is limited:
+# anchored, no groups, so that the worst case is the product of the lengths of the open repetitions.
 _ONE = r"\\[^0-9A-Za-z]|\\[dsw]|\[[^\[\]\\]+\]|[^\\\[\](){}*+?|^$]"
 _PATTERN = re.compile(rf"\^(?:(?:{_ONE})(?:\{{\d{{1,3}}(?:,\d{{0,3}})?\}}|[*+?])?)*\$")
 _REPEAT = re.compile(r"(?<!\\)(?:\{\d+,(\d*)\}|[*+])")
@@ -42,7 +42,7 @@ _MOST_STEPS = LONGEST_TEXT**2
 
 
 class Fault(NamedTuple):
-    """Something wrong with a field."""
+    """A validation error of one field."""
 
     field: str
     message: str
@@ -50,8 +50,8 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """`name op value`, the value of the type that the category gives the attribute. `listed`: the attribute is a list,
-    one of whose members is to equal the value."""
+    """`name op value`, with the value in the attribute's type by the category's schema. `listed`: the attribute is a
+    list, one of whose members has to equal the value."""
 
     name: str
     op: str
@@ -60,7 +60,7 @@ class Condition:
 
 
 def refuse(faults: Sequence[Fault]) -> None:
-    """Raises Invalid naming every field."""
+    """Raises Invalid with all faults, if there are any."""
     if faults:
         raise Invalid(
             "; ".join(f"{f.field}: {f.message}" for f in faults[:5]),
@@ -72,8 +72,8 @@ def refuse(faults: Sequence[Fault]) -> None:
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """A category's schema: valid JSON Schema 2020-12 of an object whose properties are texts, numbers, booleans or
-    lists of them. Raises Invalid naming `attrs…`."""
+    """Checks a category's schema: valid JSON Schema (2020-12, or by `$schema` 2019-09 or draft 7) of an object whose
+    properties are texts, numbers, booleans or lists of them. Raises Invalid naming `attrs…`."""
     if schema.get("type") != "object":
         raise invalid("attrs.type", 'must be "object"')
     dialect = schema.get("$schema", DIALECT)
@@ -92,7 +92,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def _unsafe(node: Any, field: str) -> Iterator[Fault]:
-    """What the meta-schema allows and we can't."""
+    """What the meta-schema allows but is not safe for us."""
     if isinstance(node, list):
         for position, child in enumerate(node):
             yield from _unsafe(child, f"{field}.{position}")
@@ -132,7 +132,7 @@ def _declared_faults(name: str, attribute: Any) -> Iterator[Fault]:
 
 
 def _kind(attribute: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """The type of one value, and whether the attribute is a list of such; None when it is neither."""
+    """The type of one value, and whether the attribute is a list of them; None if it is neither."""
     type_ = _type(attribute)
     if type_ in SCALARS:
         return type_, False
@@ -143,7 +143,7 @@ def _kind(attribute: Mapping[str, Any]) -> tuple[str, bool] | None:
 
 
 def _type(schema: Mapping[str, Any]) -> str | None:
-    """The one type that a schema names, or that all of its `enum` or `const` have."""
+    """The single type that a schema names, or that all values of its `enum` or `const` have."""
     named = schema.get("type")
     if named is None:
         listed = schema.get("enum", [schema["const"]] if "const" in schema else [])
@@ -154,12 +154,12 @@ def _type(schema: Mapping[str, Any]) -> str | None:
     return named if isinstance(named, str) else None
 
 
-# What products say
+# Products
 
 
 def attribute_faults(category: Category, attrs: Mapping[str, Any], field: str, *, own: Collection[str]) -> list[Fault]:
-    """What is wrong with the attributes of one thing that can be bought. Those in `own` are named by `field`
-    (`variants.0.attrs`), the others by the product's `attrs`."""
+    """Validation errors of a product's or a variant's attributes. Attributes in `own` are reported under `field`
+    (`variants.0.attrs`), the others under the product's `attrs`."""
     faults = []
     for error in _validator(orjson.dumps(category.attrs)).iter_errors(dict(attrs)):
         names, message = _named(error, attrs)
@@ -168,7 +168,7 @@ def attribute_faults(category: Category, attrs: Mapping[str, Any], field: str, *
 
 
 def _named(error: ValidationError, attrs: Mapping[str, Any]) -> tuple[list[str], str]:
-    """The attributes that an error is about, and what to say of them."""
+    """The attributes that an error is about, and the message."""
     schema = error.schema if isinstance(error.schema, dict) else {}
     if error.absolute_path:
         return [str(error.absolute_path[0])], _short(error.message)
@@ -181,7 +181,8 @@ def _named(error: ValidationError, attrs: Mapping[str, Any]) -> tuple[list[str],
 
 
 def plain_faults(attrs: Mapping[str, Any], field: str, *, lists: bool) -> list[Fault]:
-    """What no category's schema could allow: names that are no words, values that are objects, numbers past 64 bits."""
+    """Errors under any category's schema: names that are not plain words, values that are objects, numbers past 64
+    bits."""
     if len(attrs) > MOST_ATTRIBUTES:
         return [Fault(field, f"must be at most {MOST_ATTRIBUTES}")]
     faults = []
@@ -219,13 +220,13 @@ def _short(message: str) -> str:
     return message if len(message) <= 200 else f"{message[:197]}…"
 
 
-# What lists ask
+# Filters
 
 
 def condition(parameter: str, text: str, categories: Collection[Category]) -> Condition:
-    """`attrs.ram_gb.gte=32` by the categories that have the attribute. Raises Invalid naming the parameter: no such
-    attribute, no such comparison, not a value of its type. Where categories differ in the type (sizes 42 and L), it is
-    the narrowest that the text fits."""
+    """Parses `attrs.ram_gb.gte=32` by the categories' schemas. Raises Invalid naming the parameter: no such attribute,
+    no such comparison, not a value of its type. If the categories differ in the type (sizes 42 and L), the narrowest
+    one that the text fits is taken."""
     _, _, rest = parameter.partition(".")
     name, _, op = rest.partition(".")
     op = op or "eq"
@@ -251,7 +252,7 @@ _WANTED = {"boolean": "true or false", "integer": "a whole number", "number": "a
 
 
 def _value(text: str, type_: str) -> str | int | float | bool | None:
-    """The text as a value of the type; None when it is none."""
+    """The text as a value of the type; None if it isn't one."""
     match type_:
         case "boolean":
             return text == "true" if text in ("true", "false") else None

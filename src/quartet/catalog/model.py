@@ -13,17 +13,17 @@ from quartet.kernel.fingerprints import bucket, fingerprint
 Document = dict[str, Any]
 Attrs = Mapping[str, Any]
 
-# Of the wire's product: kept by the shop, so a client may send them back but not set them.
+# Members of the product in the API that the shop sets itself: a client may send them back, but not change them.
 READ_ONLY = ("id", "currency", "ratings", "available", "updatedAt")
 LONGEST_SLUG = 120
-# Id, SKU and slug of the product by which freshness is measured: no client can name it, and none is shown it.
+# Id, SKU and slug of the canary, the product by which freshness is measured: no client can name it or sees it.
 CANARY = "~canary"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class SlugTaken(Conflict):
-    """Another product is found under this slug (or has it as its SKU). Choose another slug, or leave it out and one is
-    made from the name."""
+    """Another product has this slug (or has it as its SKU). Choose another slug, or omit it to have one made from the
+    name."""
 
     slug, title = "slug-taken", "Another product has this slug"
 
@@ -54,7 +54,7 @@ class AlreadyReviewed(Conflict):
 
 @dataclass(frozen=True)
 class Image:
-    """A picture by its address: http(s) or a path of this shop."""
+    """An image by its address: an http(s) URL or a path of this shop."""
 
     url: str
     alt: str = ""
@@ -63,7 +63,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things that can be bought. No price: the product's, else the one that inventory has."""
+    """One of the things that can be bought. Without a price: the product's, else the one in inventory."""
 
     sku: str
     attrs: Attrs = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ratings:
-    """Average of 0 to 5, of `count` votes."""
+    """The average, 0 to 5, of `count` votes."""
 
     avg: float = 0.0
     count: int = 0
@@ -80,8 +80,9 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Draft:
-    """A product as somebody wrote it down. `published_at` None keeps it out of the shop, a future moment until then;
-    no slug: one is made from the name. `ratings` are votes from before the shop had reviews; reviews add to them."""
+    """A product as given by staff or a loader. `published_at` None: unpublished; in the future: unpublished until then.
+    Without a slug one is made from the name. `ratings` are votes from before the shop had reviews; reviews add to
+    them."""
 
     sku: str
     name: str
@@ -100,7 +101,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Level:
-    """What inventory says of a SKU: price in minor units, pieces that one can buy now."""
+    """Inventory's data for a SKU: price in minor units, pieces that can be bought now."""
 
     price_cents: int
     available: int
@@ -108,8 +109,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Category:
-    """`attrs` is the JSON Schema (2020-12) that its products' attributes follow; `varying` are those among them that
-    some variant carries."""
+    """`attrs` is the JSON Schema (2020-12) of its products' attributes; `varying` are the attributes that some variant
+    carries."""
 
     slug: str
     name: str
@@ -129,14 +130,14 @@ class Card:
 
 
 def slugify(name: str) -> str:
-    """`Café crème, 1 kg` becomes `cafe-creme-1-kg`; letters that have no ASCII form are dropped, nothing left is
+    """`Café crème, 1 kg` becomes `cafe-creme-1-kg`; letters without an ASCII form are dropped; if nothing is left,
     `product`."""
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain)[:LONGEST_SLUG].strip("-") or "product"
 
 
 def millis(moment: datetime) -> datetime:
-    """In UTC, cut to the milliseconds that MongoDB keeps, so that what is answered now is what is read later."""
+    """In UTC, truncated to MongoDB's milliseconds, so that a response now equals what is read later."""
     moment = moment.astimezone(UTC)
     return moment - timedelta(microseconds=moment.microsecond % 1000)
 
@@ -160,20 +161,20 @@ def sellable(draft: Draft) -> dict[str, tuple[str, int | None]]:
 
 
 def variant_name(name: str, attrs: Attrs) -> str:
-    """As an order line reads: `Everyday Tee, black, M`."""
+    """The name in an order line: `Everyday Tee, black, M`."""
     return ", ".join([name, *(str(value) for value in attrs.values())])
 
 
 def references(draft: Draft, slug: str) -> list[str]:
-    """Everything that a shopper may call the product by."""
+    """Everything by which a client can name the product: its SKU, slug, variants' SKUs."""
     return list(dict.fromkeys([draft.sku, slug, *(v.sku for v in draft.variants)]))
 
 
 def document(draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
-    """The MongoDB document of a draft, without what identifies, rates and dates it.
+    """The MongoDB document of a draft, without id, ratings, version and dates of change.
 
-    `keys`, `options` and `publishedMs` are derived: what it is found by, the attributes of each thing one can choose,
-    and the publication as a number, which every engine compares quickly.
+    `keys`, `options` and `publishedMs` are derived: the references by which it is found, the attributes of each thing
+    that can be bought, and the time of publication as a number, which every engine compares quickly.
     """
     published = millis(draft.published_at) if draft.published_at else None
     found: Document = {
@@ -196,38 +197,39 @@ def document(draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
 
 
 def new_document(id_: str, draft: Draft, slug: str, levels: Mapping[str, Level]) -> Document:
-    """The same of a product that is new, with its id and its votes from before."""
+    """The same for a new product, with its id and its ratings from the draft."""
     ratings = asdict(draft.ratings)
     return {"_id": id_, **document(draft, slug, levels), "ratings": ratings, "ratingsBefore": ratings}
 
 
 def canary(song: int) -> Document:
-    """The canary, with its song on its picture. It is never published, and has no word that a search could take for a
-    spelling."""
+    """The canary's document; its image holds the `song`. It is never published, and has no word that could become a
+    spelling suggestion."""
     draft = Draft(CANARY, "~", "", images=[Image(f"/{song}")], published_at=_NEVER)
     return new_document(CANARY, draft, CANARY, {CANARY: Level(0, 0)})
 
 
 def song_of(picture: str) -> int:
-    """What the canary's picture says."""
+    """The song in the canary's image."""
     return int(picture.removeprefix("/"))
 
 
 def numbered(found: Document, version: int, moment: datetime) -> Document:
-    """The document as that version of it, of that moment."""
+    """The document with this version and time of change, and the fields derived from them."""
     product = {**found, "version": version, "updatedAt": moment}
     return product | compared_by(product)
 
 
 def compared_by(found: Document) -> Document:
-    """The fields by which many documents are compared at once. No two states of a product share a fingerprint, even
-    when it was deleted and put in again between them."""
+    """The fields by which many documents are compared at once. Two states of a product have different fingerprints,
+    even if it was deleted and created again between them."""
     state = f"{found['_id']} {found['version']} {epoch_ms(found['updatedAt'])}"
     return {"bucket": bucket(found["_id"]), "fingerprint": fingerprint(state.encode())}
 
 
 def copies(found: Document, levels: Mapping[str, Level]) -> Document:
-    """The fields that repeat inventory: a variant's price and pieces, the lowest price, all pieces."""
+    """The fields copied from inventory: each variant's price and available pieces, the lowest price, the sum of
+    pieces."""
     if not found["variants"]:
         level = levels[found["sku"]]
         return {"priceCents": level.price_cents, "available": level.available}
@@ -248,36 +250,36 @@ def copies(found: Document, levels: Mapping[str, Level]) -> Document:
 
 
 def present_levels(found: Document) -> dict[str, Level]:
-    """The copies as they stand in the document."""
+    """Price and stock by SKU, as copied into the document."""
     rows = found["variants"] or [found]
     return {row["sku"]: Level(row["priceCents"], row["available"]) for row in rows}
 
 
 def rated(base: Mapping[str, Any], stars: int, count: int) -> Ratings:
-    """The votes from before and the reviews' `stars` in all: `count` of them. The average to two places."""
+    """The earlier votes `base` and `count` reviews, whose `stars` add up to the given sum. Average to two decimals."""
     votes = base["count"] + count
     total = base["avg"] * base["count"] + stars
     return Ratings(round(total / votes, 2) if votes else 0.0, votes)
 
 
 def is_published(found: Document, now: datetime) -> bool:
-    """Whether shoppers may see it."""
+    """Whether shoppers may see the product."""
     published: datetime | None = found["publishedAt"]
     return published is not None and published <= now
 
 
 def sellable_skus(found: Document) -> list[str]:
-    """Of a product as its document or its wire form: what inventory keeps a row of, and one can buy."""
+    """The SKUs of a product (its document or its wire form) that can be bought, and so have a row in inventory."""
     return [row["sku"] for row in found["variants"] or [found]]
 
 
 def etag(found: Document) -> str:
-    """Strong: it names the document and its version, since a slug may come to name another document."""
+    """A strong ETag. It includes the document's id, since a slug may later name another document."""
     return f'"{found["_id"][-12:]}-{found["version"]}"'
 
 
 def wire(found: Document, currency: str) -> Document:
-    """The product as clients see it (api.md)."""
+    """The product as in API responses (api.md)."""
     shown = (
         "sku", "name", "slug", "category", "brand", "description", "images", "attrs", "variants", "priceCents"
     )  # fmt: skip
@@ -300,18 +302,18 @@ def card(product: Document, sku: str) -> Card:
 
 
 def names(product: Document) -> dict[str, str]:
-    """What inventory calls each of the product's SKUs, and an order its line."""
+    """The name of each of the product's SKUs in inventory and order lines."""
     return {sku: card(product, sku).name for sku in sellable_skus(product)}
 
 
 def primary_image(product: Mapping[str, Any]) -> str | None:
-    """The address of the picture to show where there is room for one."""
+    """The URL of the image to show where there is room for one."""
     images = product["images"]
     return next((i["url"] for i in images if i["isPrimary"]), images[0]["url"] if images else None)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396: members given replace, null removes, objects merge, everything else is replaced whole."""
+    """RFC 7396: given members replace, null removes, objects merge, everything else is replaced as a whole."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -324,11 +326,11 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def and_below(parents: Mapping[str, str | None], slugs: Iterable[str]) -> list[str]:
-    """These categories and all those below them; `parents` gives each category's parent."""
+    """These categories and all their descendants; `parents` maps each category to its parent."""
     children: dict[str | None, list[str]] = {}
     for child, parent in parents.items():
         children.setdefault(parent, []).append(child)
     found = list(dict.fromkeys(slugs))
-    for slug in found:  # which grows
+    for slug in found:  # grows while it is walked
         found += [child for child in children.get(slug, ()) if child not in found]
     return found

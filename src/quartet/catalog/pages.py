@@ -23,7 +23,7 @@ from quartet.web.paging import PageQuery
 
 log = structlog.get_logger("quartet.catalog")
 
-# As in search, a dash turns the order round; the newest come first either way, which is what anybody means by it.
+# As in search, a dash means descending order; except that `newest` is newest first with and without it.
 SORTS = {
     "-rating": ("ratings.avg", -1),
     "rating": ("ratings.avg", 1),
@@ -43,8 +43,8 @@ _MOST_CONDITIONS = 10
 
 @dataclass(frozen=True)
 class ProductPage:
-    """A product as JSON, ready to send. `hit`: it came from Redis. `age`: it is at most so many seconds old, told of a
-    hit while MongoDB is away, since nobody hears of changes then."""
+    """A product as JSON, ready to send. `hit`: a cache hit in Redis. `age`: its greatest possible age in seconds, set
+    for a hit while MongoDB is down, since changes don't reach the cache then."""
 
     product_id: str
     version: int
@@ -55,41 +55,40 @@ class ProductPage:
 
     @property
     def etag(self) -> str:
-        """As `model.etag` of the document."""
+        """The same as `model.etag` of the document."""
         return f'"{self.product_id[-12:]}-{self.version}"'
 
 
 @dataclass
 class _Flight:
-    """One read of MongoDB that several requests may share. `reading`: it has begun, so a change made since may be
-    missing in it. The result's second half: nothing had changed when it was done."""
+    """A single-flight read of MongoDB that several requests share. `reading`: the read has begun, so it may miss later
+    changes. The second part of the result: nothing had changed by the end, as all leases were still held."""
 
     task: asyncio.Task[tuple[ProductPage | None, bool]]
     reading: bool = False
 
 
 class _Named(dict[str, str]):
-    """Which product a reference named when it was last looked for: of the two look-ups in MongoDB it mostly spares
-    one."""
+    """The product id that each reference last led to: mostly saves one of the two look-ups in MongoDB."""
 
     MOST = 10_000
 
     def put(self, reference: str, product_id: str) -> None:
-        """Remembers the product's id."""
+        """Remembers the product's id; the oldest entry makes room."""
         if reference not in self and len(self) >= self.MOST:
             del self[next(iter(self))]
         self[reference] = product_id
 
 
 class _Flights(dict[str, _Flight]):
-    """The reads under way, by reference."""
+    """The reads in flight, by reference."""
 
 
 async def product_page(shop: Shop, reference: str) -> ProductPage | None:
-    """What this SKU or slug names, published or not; None when nothing."""
+    """The product with this SKU or slug, published or not; None if there is none."""
     age, redis = None, shop.stores.redis
     try:
-        if shop.stores.mongo.guard.is_doubtful:  # then Redis is all there may be, and worth waiting for
+        if shop.stores.mongo.guard.is_doubtful:  # no fallback to MongoDB, so wait for Redis
             found, left = await cache.get_with_life(redis, reference)
             age = max(0, shop.settings.product_cache_seconds - left)
         else:
@@ -104,17 +103,18 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
 
 
 async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
-    """Joins the read that is under way, where its answer is sure to be as new as one's own would be. `cached`: Redis is
-    there to keep it."""
+    """Single-flight: joins the read in flight, if its result is sure to be as fresh as that of an own read. `cached`:
+    Redis is up, so the result can be cached."""
     flights = shop.stores.kept(_Flights)
     while True:
         flight = flights.get(reference)
-        # One that is over may still stand here. Waiting for it gives nobody else a turn, so it would for ever.
+        # A finished one may still be here, as its callback has not run. Awaiting it does not yield to the event loop,
+        # so this would loop for ever.
         if flight is None or flight.task.done():
             flight = flights[reference] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
             flight.task.add_done_callback(partial(_land, flights, reference, flight))
         early = not flight.reading
-        page, unchanged = await asyncio.shield(flight.task)  # whoever gives up waiting leaves it to the others
+        page, unchanged = await asyncio.shield(flight.task)  # a cancelled request must not cancel it for the others
         if early or unchanged:
             return page
 
@@ -146,7 +146,7 @@ async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[Pr
 
 
 async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document]) -> bool:
-    """Puts what is published into the cache; whether every lease was still held."""
+    """Caches the published ones of these products; returns whether every lease was still held."""
     now, redis = shop.clock.now(), shop.stores.redis
     entries = {
         reference: _entry(product, reference, body_of(shop, product))
@@ -165,7 +165,8 @@ def _entry(product: Document, reference: str, body: bytes) -> bytes:
 
 
 def _entries(shop: Shop, product: Document) -> dict[str, bytes]:
-    """By its references, of which there may be hundreds, and a page has kilobytes: only two are made."""
+    """Cache entries by reference. There may be hundreds of references, and an entry has kilobytes: so only two
+    different ones are made."""
     body, sold = body_of(shop, product), set(sellable_skus(product))
     both = {is_sold: cache.entry(product["_id"], product["version"], body, sold=is_sold) for is_sold in (True, False)}
     return {key: both[key in sold] for key in product["keys"]}
@@ -177,9 +178,9 @@ def body_of(shop: Shop, product: Document) -> bytes:
 
 
 async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict[str, Card]:
-    """How to show these SKUs, by SKU: one round trip to Redis, one read of MongoDB for what is not there. SKUs of
-    nothing that is published, or under which it is not sold, are left out. Raises StoreUnavailable("mongodb") when
-    MongoDB is needed and away; `brief`: as soon as that is likely."""
+    """Cards by SKU: one round trip to Redis, one read of MongoDB for the cache misses. Left out are SKUs that name no
+    published product or can't be bought themselves. Raises StoreUnavailable("mongodb") if MongoDB is needed and down;
+    `brief`: as soon as that is likely."""
     wanted = list(dict.fromkeys(skus))
     if not wanted:
         return {}
@@ -202,11 +203,10 @@ async def cards(shop: Shop, skus: Iterable[str], *, brief: bool = False) -> dict
 
 
 async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
-    """Those of these SKUs whose product shoppers may not see: a draft, one that is not published yet, or one that staff
-    took out of the catalog; and those under which a product is found but not sold, since it comes in variants. A SKU
-    that never had a product is not among them, since inventory may have what the catalog does not. The cache holds only
-    what may be seen, so that MongoDB is asked for the rest alone; where a store is away, nobody waits for it or is
-    refused."""
+    """Those of these SKUs that must not be ordered: their product is a draft, not published yet, or deleted by staff;
+    or the SKU is that of a product with variants, which is not sold itself. A SKU that never had a product is not
+    included, since inventory may hold what the catalog does not. The cache holds only published products, so MongoDB is
+    asked only for the misses. While a store is down, no order waits for it or is refused."""
     wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
         seen = await redis.hastily(cache.sold, redis.brief, wanted)
@@ -233,8 +233,8 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
 async def list_products(
     shop: Shop, parameters: Sequence[tuple[str, str]], paging: PageQuery
 ) -> tuple[Sequence[Document], str | None]:
-    """Public documents of one page and the cursor of the next. `parameters` as they stand in the address:
-    `category`, `brand`, `tag`, `sort`, `attrs.<name>[.gte|.lte|.gt|.lt]`. A category includes those below it.
+    """One page of published documents and the cursor of the next. `parameters` are those of the URL: `category`,
+    `brand`, `tag`, `sort`, `attrs.<name>[.gte|.lte|.gt|.lt]`. A category includes its descendants.
 
     Raises Invalid naming the parameter, StoreUnavailable.
     """
@@ -263,8 +263,8 @@ async def list_products(
 
 @dataclass(frozen=True)
 class Shelf:
-    """A list that one index of MongoDB gives in its order: of some categories by any of SORTS, of some brands by
-    rating, of a span of prices by price; or what has a slug that `begins` so. `hidden`: ids that are left out."""
+    """A list that a single MongoDB index gives in its order: categories by any of SORTS, brands by rating, a price
+    range by price; or the products whose slug `begins` with a prefix. `hidden`: ids to leave out."""
 
     sort: str = DEFAULT_SORT
     categories: tuple[str, ...] = ()
@@ -275,7 +275,7 @@ class Shelf:
     hidden: tuple[str, ...] = ()
 
     def filter(self, now: datetime) -> Document:
-        """What is on it."""
+        """The MongoDB filter of the list."""
         where = store.filter_of(published_by=now, categories=self.categories or None)
         if self.brands:
             where["brand"] = {"$in": sorted(self.brands)}
@@ -283,14 +283,14 @@ class Shelf:
         if span := {side: price for side, price in prices.items() if price is not None}:
             where["priceCents"] = span
         if self.begins:
-            where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # which is after all that slugs are made of
+            where["slug"] = {"$gte": self.begins, "$lt": self.begins + "~"}  # `~` sorts after all characters of slugs
         if self.hidden:
             where["_id"] = {"$nin": list(self.hidden)}
         return where
 
     @property
     def order(self) -> list[tuple[str, int]]:
-        """Fields and directions."""
+        """The sort order: fields and directions."""
         if self.begins:
             return [("slug", 1)]
         field, direction = SORTS[self.sort]
@@ -298,7 +298,7 @@ class Shelf:
 
 
 async def on_shelf(shop: Shop, shelf: Shelf, *, skip: int, limit: int) -> list[Document]:
-    """Documents of what is published there. Raises StoreUnavailable."""
+    """The published documents of the list. Raises StoreUnavailable."""
     return await store.listed(
         shop.stores.mongo, shelf.filter(shop.clock.now()), order=shelf.order, skip=skip, limit=limit
     )
@@ -339,8 +339,8 @@ def _value(product: Document, field: str) -> object:
 
 
 async def forget(shop: Shop, references: Iterable[str], product_id: str, version: int | None) -> bool:
-    """Takes a changed product out of the cache. False when Redis is away: then the worker does it, told by the change
-    stream, and does not go on before it has."""
+    """Deletes a changed product's cache entries. False if Redis is down: then the worker does it, driven by the change
+    stream, and does not go on before it has succeeded."""
     try:
         await cache.drop(shop.stores.redis, dict.fromkeys(references, (product_id, version)))
     except StoreUnavailable:
@@ -350,9 +350,9 @@ async def forget(shop: Shop, references: Iterable[str], product_id: str, version
 
 
 async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Document]) -> None:
-    """Takes changed products out of the cache, under every SKU and slug they have or had lately; those of `ids` that
-    are not among the `present` documents are gone. Entries that show them as they are stay. For whoever follows the
-    change stream. Raises StoreUnavailable."""
+    """Deletes stale cache entries of changed products, under every SKU and slug that they have or recently had; those
+    of `ids` without a `present` document were deleted. Up-to-date entries stay. For the consumer of the change stream.
+    Raises StoreUnavailable."""
     wanted = set(ids)
     if not wanted:
         return
@@ -369,8 +369,8 @@ async def drop_cached(shop: Shop, ids: Iterable[str], present: Mapping[str, Docu
 
 
 async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
-    """Shows these instead of what the cache holds of them that is older, under the SKUs and slugs they have. For
-    whoever changed only copies of price and stock. Raises StoreUnavailable."""
+    """Replaces older cache entries of these products, under their SKUs and slugs. For callers that changed only the
+    copies of price and stock. Raises StoreUnavailable."""
     shown: dict[str, tuple[str, int, bytes]] = {}
     hidden: dict[str, tuple[str, int | None]] = {}
     for product in changed:
@@ -384,8 +384,8 @@ async def renew_cached(shop: Shop, changed: Iterable[Document]) -> None:
 
 
 async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[str, int]]]:
-    """What the cache holds, a portion at a time: (product id, version) by reference. What comes or goes meanwhile may
-    be missing. Raises StoreUnavailable."""
+    """All cache entries, in batches: (product id, version) by reference. Entries added or deleted meanwhile may be
+    missing. Raises StoreUnavailable."""
     cursor = ""
     while cursor != "0":
         cursor, pages = await cached_heads(redis, cursor or "0")
@@ -393,14 +393,14 @@ async def cached_products(redis: RedisStore) -> AsyncIterator[dict[str, tuple[st
 
 
 async def cached_heads(redis: RedisStore, cursor: str) -> tuple[str, dict[str, tuple[str, int]]]:
-    """Some hundreds of them and where to go on; begin with "0", which also comes back at the end."""
+    """The next cursor and some hundreds of entries; start with "0", which is also returned at the end."""
     cursor, keys = await redis.call("SCAN", cursor, "MATCH", cache.key("*"), "COUNT", 500, "TYPE", "string")
     return cursor, await cache.heads(redis, [name.removeprefix(cache.key("")) for name in keys])
 
 
 async def stale_pages(mongo: Mongo, pages: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int | None]]:
-    """Those of the cached pages that are older than their product, or of one that is gone; by reference, the product's
-    id and the version that it has. Raises StoreUnavailable."""
+    """The stale ones among the cached pages: older than their product, or of a deleted one. By reference: the product's
+    id and its current version, None if deleted. Raises StoreUnavailable."""
     found = await store.stamps(mongo, {product_id for product_id, _ in pages.values()})
     newest = {product_id: version for product_id, (version, _) in found.items()}
     return {
@@ -411,7 +411,7 @@ async def stale_pages(mongo: Mongo, pages: Mapping[str, tuple[str, int]]) -> dic
 
 
 async def forget_pages(redis: RedisStore) -> None:
-    """Takes all of them away, whatever their version: the catalog was put back to an earlier one. Raises
+    """Deletes all cache entries whatever their version, after the catalog was restored to an earlier state. Raises
     StoreUnavailable."""
     async for pages in cached_products(redis):
         await cache.drop(redis, {reference: (product_id, None) for reference, (product_id, _) in pages.items()})

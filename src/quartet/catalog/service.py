@@ -1,4 +1,4 @@
-"""Writing the catalog: products with the copies of their price and stock, reviews, categories."""
+"""Writing the catalog: products, including the copies of their price and stock, reviews, categories."""
 
 import asyncio
 import random
@@ -49,20 +49,20 @@ from quartet.web import trail
 from quartet.web.dependencies import Shop
 from quartet.web.paging import PageQuery
 
-# Ids of loaded products come from their SKU, so that loading the same catalog again finds them.
+# The ids of loaded products are derived from their SKU (UUID 5), so that loading the same catalog again finds them.
 NAMESPACE = UUID("5f7a3a3e-6a0c-5d0f-8a44-1f0f7f5d6c21")
-# How often a write starts over because another was quicker, before it says so.
+# How often a write is retried after a version conflict before it raises Conflict.
 _ATTEMPTS = 60
 
 Edit = Callable[[Document], Draft]
 
 
 class _OvertakenError(Exception):
-    """Another write came between; try again."""
+    """A version conflict: another write came between; retry."""
 
 
-# Writers of one product in this process take turns; between processes the version decides. Without this, fifty writers
-# at once would each read and lose up to fifty times.
+# Writers of one product in this process take turns; between processes the version decides (optimistic locking). Without
+# turns, fifty concurrent writers would each read and fail up to fifty times.
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
@@ -75,9 +75,10 @@ async def _turn(sku: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _claimed(mongo: Mongo, claims: store.Claims) -> AsyncIterator[Callable[[], None]]:
-    """Around a write that has claimed references, which are given up where it fails. But not where MongoDB was asked,
-    as the block says before it does, and nobody heard the answer: the product may be there, and would not be found by
-    them any more. Where it is not, whoever wants them may have them a minute later."""
+    """Wraps a write that has claimed references, and releases them if it fails. The block calls the yielded function
+    just before it writes to MongoDB. If that write's outcome is unknown (timeout, cancellation), the claims are kept,
+    since the product may exist and could not be found without them; if it doesn't, others can claim them a minute
+    later."""
     is_asked = False
 
     def asking() -> None:
@@ -93,7 +94,7 @@ async def _claimed(mongo: Mongo, claims: store.Claims) -> AsyncIterator[Callable
 
 
 async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
-    """Puts a new product on sale; answers its document. Its prices go to inventory, whose rows it makes (stock 0).
+    """Creates a product; returns its document. Its prices are stored in inventory, whose rows it creates (stock 0).
 
     Raises Invalid naming fields, SlugTaken, SkuTaken, StoreUnavailable.
     """
@@ -117,8 +118,8 @@ async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
 
 
 async def change_product(shop: Shop, sku: str, edit: Edit, *, if_match: str | None, actor: str) -> Document:
-    """Replaces the product by what `edit` makes of its present document; answers the document, the same one when
-    nothing changes. Concurrent changes are applied one after the other; with `if_match` the second is refused.
+    """Replaces the product by what `edit` makes of its current document; returns the new document, or the current one
+    if nothing changes. Concurrent changes are applied one after the other; with `if_match` the second is refused.
 
     Raises NotFound, PreconditionFailed, Invalid, SlugTaken, SkuTaken, Conflict, StoreUnavailable.
     """
@@ -144,7 +145,7 @@ async def _present(shop: Shop, sku: str, if_match: str | None) -> Document:
 
 
 async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) -> Document | None:
-    """None when another write came between."""
+    """None on a version conflict."""
     mongo = shop.stores.mongo
     category = await _check(shop, draft)
     await _let_vary(shop, category, draft)
@@ -170,13 +171,13 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
         except _OvertakenError:
             return None
     if await pages.forget(shop, {*found["keys"], *product["keys"]}, product["_id"], product["version"]):
-        await store.release(mongo, gone)  # else they stay, so that the worker can tell what to take from the cache
+        await store.release(mongo, gone)  # else kept, so that the worker knows which cache entries to delete
     return product
 
 
 async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: str = "system") -> None:
-    """Takes a product out of the catalog, with its reviews; inventory keeps its rows, which orders refer to, and sells
-    nothing more of them.
+    """Deletes a product from the catalog, with its reviews; inventory keeps its rows, which orders refer to, but they
+    can't be ordered any more.
 
     Raises NotFound, PreconditionFailed, Conflict, StoreUnavailable.
     """
@@ -197,10 +198,10 @@ async def delete_product(shop: Shop, sku: str, *, if_match: str | None, actor: s
 
 
 async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str, Level]) -> int:
-    """Puts many products in at once, for loaders; answers how many were new. Those already there, and those whose SKU
-    or slug is taken, are left alone, so a load that was cut short can be run again. Where a draft has no slug, it gets
-    one of its name and SKU. Inventory is the caller's: `levels` gives each sellable SKU's price and stock there.
-    Attributes are checked; Invalid names product and field.
+    """Bulk insert for loaders; returns how many products were new. Existing ones, and those whose SKU or slug is taken,
+    are skipped, so an interrupted load can be repeated. A draft without a slug gets one from its name and SKU. The
+    caller writes inventory: `levels` gives each sellable SKU's price and stock there. Attributes are validated; Invalid
+    names product and field.
     """
     mongo = shop.stores.mongo
     categories = {category.slug: category for category in await store.categories(mongo)}
@@ -211,7 +212,7 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
         attributes.refuse([Fault(f"{draft.sku}: {f.field}", f.message) for f in _faults(draft, categories)])
         varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
         product = new_document(loaded_id(draft.sku), draft, draft.slug or _slug_with(draft, draft.sku), levels)
-        # Under this id there may have been another before: pages of it that are still kept must be older than this.
+        # The id may have belonged to a product deleted since: its cached pages must have a lower version than this.
         products.append(numbered(product, epoch_ms(now), now))
     for slug, names in varying.items():
         await store.let_vary(mongo, slug, names)
@@ -219,7 +220,7 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
 
 
 async def put_canary(shop: Shop, song: int) -> None:
-    """Makes the canary's picture say the song, as any change of a product is made. Raises StoreUnavailable."""
+    """Writes the song into the canary's image, by the same path as any product change. Raises StoreUnavailable."""
     mongo = shop.stores.mongo
     while True:
         found = await store.by_ids(mongo, [CANARY])
@@ -233,13 +234,13 @@ async def put_canary(shop: Shop, song: int) -> None:
 
 
 def loaded_id(sku: str) -> str:
-    """The id that a product has which was loaded under this SKU."""
+    """The id of a product loaded with this SKU."""
     return str(uuid5(NAMESPACE, sku))
 
 
 def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
-    """The document with price and pieces of now, and with what it is compared by, where somebody wrote it without. A
-    SKU that inventory does not know can't be bought; its last price is better than none."""
+    """The document with current price and stock, and with the fields for comparison, in case it was written without
+    them. A SKU unknown to inventory can't be bought: it gets stock 0 and keeps its last price."""
     last = present_levels(product)
     present = {sku: levels.get(sku) or Level(level.price_cents, 0) for sku, level in last.items()}
     return product | copies(product, present) | compared_by(product)
@@ -247,18 +248,19 @@ def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
 
 @dataclass(frozen=True)
 class Copied:
-    """Documents as they stand after their copies were refreshed. `ours`: each is just what was written here."""
+    """Documents after a refresh of their copies. `ours`: each is exactly as written here, without a version
+    conflict."""
 
     documents: list[Document]
     ours: bool = True
 
 
 async def refresh_copies(shop: Shop, stale: Sequence[tuple[Document, Document]]) -> Copied:
-    """Writes the copies of price and stock that a fresh document has into the present one, for several; the cache is
-    for the caller to tell (`renew_cached`).
+    """Writes documents with refreshed copies of price and stock, given as pairs (document read, document refreshed);
+    the caller updates the cache (`renew_cached`).
 
-    The first of each pair is the document that was read *before* inventory was. It is written only where its version
-    still stands, and else both are read again, so a slow refresh can't put older numbers over newer ones. Raises
+    The first of each pair must have been read *before* inventory was. The second is written only over the same version;
+    on a conflict both are read again, so a slow refresh can't put older numbers over newer ones. Raises
     StoreUnavailable.
     """
     written = await _write_copies(shop, stale)
@@ -268,15 +270,16 @@ async def refresh_copies(shop: Shop, stale: Sequence[tuple[Document, Document]])
 
 
 async def _write_copies(shop: Shop, stale: Sequence[tuple[Document, Document]]) -> list[Document] | None:
-    """None when somebody came between; then some of them may be in."""
+    """None on a version conflict; some of them may be written then."""
     now = millis(shop.clock.now())
     written = [numbered(fresh, product["version"] + 1, now) for product, fresh in stale]
     return written if not written or await store.replace_all(shop.stores.mongo, written) else None
 
 
 async def _refresh_again(shop: Shop, documents: dict[str, Document]) -> list[Document]:
-    """These as they stand in the end. All are read together, however often: one that somebody changes would else cost
-    each of the others several round trips. What was deleted meanwhile stays as given; the change stream tells that."""
+    """Retries until there is no conflict; returns the final documents. Each time all are read together: one by one, a
+    conflict on one of them would cost several round trips for each. Products deleted meanwhile are returned as given;
+    the change stream reports the deletion."""
     while True:
         products = await store.by_ids(shop.stores.mongo, documents.keys())
         async with shop.stores.pg.read() as read:
@@ -293,7 +296,8 @@ async def _refresh_again(shop: Shop, documents: dict[str, Document]) -> list[Doc
 
 
 async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, title: str, body: str) -> Document:
-    """Raises NotFound, NotBought, AlreadyReviewed, StoreUnavailable."""
+    """Adds a review and updates the product's ratings. Raises NotFound, NotBought, AlreadyReviewed,
+    StoreUnavailable."""
     product = await _published(shop, reference)
     async with shop.stores.pg.read() as read:
         if not await orders.has_bought(read, user_id, product["keys"]):
@@ -301,7 +305,7 @@ async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, 
         author = (await accounts.names(read, [user_id])).get(user_id)
     review = {
         "_id": store.review_id(product["_id"], user_id),
-        "publicId": str(new_id()),  # the key names the customer, who stays unnamed to others
+        "publicId": str(new_id()),  # `_id` contains the customer's id, which must stay private
         "productId": product["_id"],
         "userId": str(user_id),
         "author": author,
@@ -311,9 +315,9 @@ async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, 
         "createdAt": millis(shop.clock.now()),
     }
     fresh = await store.insert_review(shop.stores.mongo, review)
-    await follow_reviews(shop, product["_id"])  # also mends what a crash between the two left undone
+    await follow_reviews(shop, product["_id"])  # also after a duplicate: a crash may have left it undone
     async with shop.stores.pg.read() as read:
-        if author and not await accounts.names(read, [user_id]):  # forgotten meanwhile, perhaps before it was there
+        if author and not await accounts.names(read, [user_id]):  # erased meanwhile, perhaps before the insert
             await store.forget_author(shop.stores.mongo, user_id)
             review["author"] = None
     if not fresh:
@@ -322,7 +326,7 @@ async def add_review(shop: Shop, user_id: UUID, reference: str, *, rating: int, 
 
 
 async def list_reviews(shop: Shop, reference: str, paging: PageQuery) -> tuple[Sequence[Document], str | None]:
-    """The newest first, and the cursor of the next page. Raises NotFound, Invalid, StoreUnavailable."""
+    """Reviews, newest first, and the cursor of the next page. Raises NotFound, Invalid, StoreUnavailable."""
     product = await _published(shop, reference)
     scope = f"reviews:{product['_id']}"
     after = shop.cursors.start(paging, scope, None, str)
@@ -338,7 +342,8 @@ async def _published(shop: Shop, reference: str) -> Document:
 
 
 async def follow_reviews(shop: Shop, product_id: str) -> None:
-    """Makes `ratings` what the reviews and the votes from before say. Whoever comes last has seen every review."""
+    """Recomputes `ratings` from the reviews and the earlier votes. Of concurrent callers, the last to write has seen
+    every review."""
     mongo = shop.stores.mongo
     while found := await store.by_ids(mongo, [product_id]):
         [product] = found
@@ -356,13 +361,13 @@ async def follow_reviews(shop: Shop, product_id: str) -> None:
 
 
 async def put_category(shop: Shop, category: Category, *, actor: str = "system") -> bool:
-    """Makes or replaces a category; True when it is new. Its products are held to a changed schema at their next
-    change, not before. Raises Invalid naming `attrs…` or `parent`."""
+    """Creates or replaces a category; True if it is new. Its products are validated against a changed schema only at
+    their next change. Raises Invalid naming `attrs…` or `parent`."""
     attributes.check_schema(category.attrs)
     mongo = shop.stores.mongo
     if category.parent is not None:
-        # Two that are put below each other at the same moment may both pass. Whoever walks the tree bears that, and to
-        # put one of them elsewhere undoes it.
+        # Two concurrent calls that make two categories each other's parent may both pass. Code that walks the tree
+        # tolerates such a cycle, and moving one of the two resolves it.
         parents = await store.parents(mongo)
         if category.parent in and_below(parents, [category.slug]):
             raise invalid("parent", "a category can't stand below itself")
@@ -374,7 +379,7 @@ async def put_category(shop: Shop, category: Category, *, actor: str = "system")
 
 
 async def delete_category(shop: Shop, slug: str, *, actor: str) -> None:
-    """Raises NotFound, CategoryInUse."""
+    """Deletes an empty category. Raises NotFound, CategoryInUse."""
     mongo = shop.stores.mongo
     if await store.category_in_use(mongo, slug):
         raise CategoryInUse()
@@ -397,7 +402,7 @@ async def _check(shop: Shop, draft: Draft) -> Category:
 
 
 def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
-    """Everything that is wrong with the draft."""
+    """All validation errors of the draft."""
     category = categories.get(draft.category)
     if category is None:
         return [Fault("category", f"there is no category {draft.category}")]
@@ -411,7 +416,8 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
     shared = attributes.attribute_faults(category, draft.attrs, "attrs", own=())
     if not draft.variants:
         return list(dict.fromkeys(shared))
-    # The product's own are looked at too, of which each variant may have others; what it lacks, variants may have.
+    # The product's own attributes are validated too, though each variant may override them; what the product lacks, the
+    # variants may have.
     faults = [fault for fault in shared if fault.field.removeprefix("attrs.") in draft.attrs]
     for i, variant in enumerate(draft.variants):
         merged = {**draft.attrs, **variant.attrs}
@@ -426,8 +432,8 @@ async def _let_vary(shop: Shop, category: Category, draft: Draft) -> None:
 
 
 async def _claim(shop: Shop, product_id: str, draft: Draft) -> tuple[str, store.Claims]:
-    """Claims the draft's references; a slug made from the name gives way to one that carries the SKU, and that, since
-    `A-1` and `A.1` read the same there, to one that carries the id."""
+    """Claims the draft's references. If a slug made from the name is taken, the SKU is appended, and if that is taken
+    too (`A-1` and `A.1` give the same slug), the id instead."""
     made = [slugify(draft.name), _slug_with(draft, draft.sku), _slug_with(draft, product_id[-12:])]
     slugs = [draft.slug] if draft.slug else made
     for slug in slugs:
@@ -451,9 +457,9 @@ def _refuse_taken(slug: str, taken: Collection[str]) -> None:
 
 
 async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) -> dict[str, Level]:
-    """Tells inventory what is new about names and prices, and answers price and stock of every sellable SKU.
+    """Writes changed names and prices to inventory; returns price and stock of every sellable SKU.
 
-    A price that only repeats the document's copy is no command: inventory may know a newer one.
+    A price equal to the document's copy is not written: inventory may have a newer one.
     """
     wanted = sellable(draft)
     before = present_levels(found) if found else {}
@@ -462,7 +468,7 @@ async def _levels(shop: Shop, draft: Draft, found: Document | None, actor: str) 
     items: dict[str, inventory.Item] = {}
     async with shop.stores.pg.tx() as tx:
         known = await inventory.lock(tx, wanted)
-        for place, sku in sorted(enumerate(wanted), key=lambda each: each[1]):  # in the order in which orders lock them
+        for place, sku in sorted(enumerate(wanted), key=lambda each: each[1]):  # the lock order of orders: no deadlock
             name, price = wanted[sku]
             last = before.get(sku)
             if sku in known and (price is None or (last is not None and price == last.price_cents)):
@@ -487,7 +493,7 @@ async def _record(tx: Tx, actor: str, before: inventory.Item | None, after: inve
 
 
 def _is_same_to_inventory(draft: Draft, found: Document) -> bool:
-    """Names, category and prices are as they stand: then inventory is not asked, and may be away."""
+    """Whether names, category and prices are unchanged: then inventory is not called, and PostgreSQL may be down."""
     wanted, before = sellable(draft), present_levels(found)
     return (
         (found["name"], found["category"]) == (draft.name, draft.category)

@@ -1,7 +1,8 @@
 """The catalog in MongoDB, using only what works on every engine (docs/engines.md).
 
-`products`, `categories`, `reviews`, and `references`: one document for each SKU and slug that names a product. It
-keeps them unique over products *and* variants, and finds a product by any of them with two lookups by key.
+The collections `products`, `categories`, `reviews`, `withdrawn_skus`, and `product_references`: one document for each
+SKU and slug that names a product. It keeps them unique over products *and* variants, and finds a product by any of them
+with two lookups by key.
 """
 
 import asyncio
@@ -21,19 +22,20 @@ from quartet.stores.files import json_file
 from quartet.stores.mongo import DuplicateKey, Mongo
 
 PRODUCTS, CATEGORIES, REVIEWS, REFERENCES = "products", "categories", "reviews", "product_references"
-# SKUs that a product had, whose pieces inventory may have still.
+# SKUs taken out of the catalog, of which inventory may still have pieces.
 WITHDRAWN = "withdrawn_skus"
-# What a backup holds. References are made of the products again, so that they fit them.
+# The collections of a backup. References are rebuilt from the products, so that they are consistent.
 COPIED = (PRODUCTS, CATEGORIES, REVIEWS, WITHDRAWN)
 
-# One by category and memory; then one a sort order, each ending in the SKU: the order is total, and so pages are exact.
+# One by category and memory; then one per sort order, each ending in the SKU: the order is total, so pages neither skip
+# nor repeat.
 _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
     ([("category", 1), ("attrs.ram_gb", 1), ("ratings.avg", -1)], False),
     ([("slug", 1)], True),
     ([("tags", 1)], False),
     ([("sku", 1)], True),
     ([("brand", 1), ("ratings.avg", 1), ("sku", 1)], False),
-    # What comparisons ask for stands in the index alone, and scans go by it, which can be taken up again anywhere.
+    # Covers the queries of the comparison; scans go by it too, and can be resumed anywhere.
     ([("bucket", 1), ("fingerprint", 1)], False),
     *(
         ([*prefix, (field, 1), ("sku", 1)], False)
@@ -43,12 +45,12 @@ _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
 ]
 Stamp = tuple[int, datetime]
 Place = tuple[list[str], str]
-# A claim whose product does not hold the reference is the trace of a crash once no request can still be running.
+# A claim older than this whose product does not have the reference was left by a crash: no request runs that long.
 CLAIM_MS = 60_000
 
 
 async def prepare(mongo: Mongo) -> None:
-    """Collections with their validators, and indexes. Idempotent."""
+    """Creates the collections with their validators, and the indexes. Idempotent."""
     validators = {name: json_file(__file__, f"{name}.json") for name in (PRODUCTS, CATEGORIES, REVIEWS)}
     for name in (PRODUCTS, CATEGORIES, REVIEWS, REFERENCES, WITHDRAWN):
         await mongo.ensure_collection(name, validators.get(name))
@@ -63,8 +65,8 @@ async def prepare(mongo: Mongo) -> None:
 
 
 async def find(mongo: Mongo, reference: str, likely: str | None = None) -> Document | None:
-    """The product that a SKU, a variant's SKU or a slug names now. `likely`: the id of the one that it named before,
-    which is read first: whichever product holds a reference has claimed it, so that one look-up is enough then."""
+    """The product that a SKU, a variant's SKU or a slug names now. `likely`: the id that it named before. That product
+    is read first: if it still has the reference, it also holds the claim, and one look-up is enough."""
     if likely is not None:
         found = await mongo.collection(PRODUCTS).find_one({"_id": likely})
         if found is not None and reference in found["keys"]:
@@ -73,38 +75,39 @@ async def find(mongo: Mongo, reference: str, likely: str | None = None) -> Docum
     if claim is None:
         return None
     found = await mongo.collection(PRODUCTS).find_one({"_id": claim["productId"]})
-    # A claim may outlive its product for a moment, or stand before it.
+    # A claim may exist for a moment before its product is written, or after it is deleted.
     return found if found is not None and reference in found["keys"] else None
 
 
 async def find_many(
     mongo: Mongo, references: Iterable[str], fields: Sequence[str] | None = None
 ) -> dict[str, Document]:
-    """By reference; what names nothing is left out. `fields`: only these of each document, `keys` among them."""
+    """Products by reference; references without a product are left out. `fields`: a projection, which must include
+    `keys`."""
     ids = await product_ids_of_skus(mongo, references)
     found = {doc["_id"]: doc for doc in await by_ids(mongo, set(ids.values()), fields)}
     return {ref: found[id_] for ref, id_ in ids.items() if id_ in found and ref in found[id_]["keys"]}
 
 
 async def by_sku(mongo: Mongo, sku: str) -> Document | None:
-    """The product of its own SKU, not of a variant's."""
+    """The product with this SKU; a variant's SKU does not count."""
     return await mongo.collection(PRODUCTS).find_one({"sku": sku})
 
 
 async def by_ids(mongo: Mongo, ids: Collection[str], fields: Sequence[str] | None = None) -> list[Document]:
-    """Raw documents in no order, or only these fields of each; what is gone is left out."""
+    """The documents, unordered, without missing ones. `fields`: a projection."""
     if not ids:
         return []
     return await mongo.collection(PRODUCTS).find({"_id": {"$in": list(ids)}}, projection=fields)
 
 
 def stamp(product: Document) -> Stamp:
-    """What no two states of a product share, even when it was deleted and put in again between them."""
+    """Different for any two states of a product, even if it was deleted and created again between them."""
     return product["version"], product["updatedAt"]
 
 
 async def stamps(mongo: Mongo, ids: Collection[str]) -> dict[str, Stamp]:
-    """The present stamp of each that there is."""
+    """The current stamps of those that exist."""
     if not ids:
         return {}
     where = {"_id": {"$in": list(ids)}}
@@ -113,12 +116,12 @@ async def stamps(mongo: Mongo, ids: Collection[str]) -> dict[str, Stamp]:
 
 
 def place(product: Document) -> Place:
-    """What it takes up, and where it stands: its SKUs and slug, and its category."""
+    """The product's SKUs and slug, and its category."""
     return product["keys"], product["category"]
 
 
 async def places(mongo: Mongo, ids: Collection[str]) -> dict[str, Place]:
-    """The present place of each that there is."""
+    """The current places of those that exist."""
     where = {"_id": {"$in": list(ids)}}
     found = await mongo.collection(PRODUCTS).find(where, projection=["keys", "category"])
     return {product["_id"]: place(product) for product in found}
@@ -132,14 +135,14 @@ async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
 
 
 async def in_buckets(mongo: Mongo, low: int, high: int) -> list[Document]:
-    """The documents of the buckets from `low` to below `high`, in no order; the first bucket also has those that
-    somebody wrote without one."""
+    """The documents of the buckets from `low` to below `high`, unordered; documents written without a bucket count in
+    the first."""
     found = await mongo.collection(PRODUCTS).find(_within(low, high))
     return found + (await mongo.collection(PRODUCTS).find(_NOWHERE) if low == 0 else [])
 
 
 async def fingerprints(mongo: Mongo, low: int, high: int) -> dict[str, int]:
-    """The fingerprint of each document in these buckets, by id; 0 of one that was written without."""
+    """The fingerprint of each document in these buckets, by id; 0 for one without."""
     names = ["fingerprint"]
     found = await mongo.collection(PRODUCTS).find(_within(low, high), projection=names)
     found += await mongo.collection(PRODUCTS).find(_NOWHERE, projection=names) if low == 0 else []
@@ -147,8 +150,8 @@ async def fingerprints(mongo: Mongo, low: int, high: int) -> dict[str, int]:
 
 
 async def sums(mongo: Mongo, low: int, high: int, *, each: bool = False) -> dict[int, tuple[int, int]]:
-    """How many documents these buckets hold, and the sum of their fingerprints: of `each` bucket that has any, or of
-    all together under `low`. Those without a bucket count in the first."""
+    """Number of documents and sum of fingerprints: for `each` bucket that has any, or for all together under `low`.
+    Documents without a bucket count in the first."""
     totals = await _totals(mongo, _within(low, high), "$bucket" if each else None, low)
     if low == 0:
         for lost, _ in (await _totals(mongo, _NOWHERE, None, 0)).values():
@@ -173,7 +176,7 @@ def _within(low: int, high: int) -> dict[str, Any]:
 
 
 def watch(mongo: Mongo, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
-    """Which product changed, and the position after it (`Collection.watch`)."""
+    """The change stream of products: id of the changed product, and resume token (`Collection.watch`)."""
     return mongo.collection(PRODUCTS).watch(resume_after=position)
 
 
@@ -187,7 +190,7 @@ async def product_ids_of_skus(mongo: Mongo, skus: Iterable[str]) -> dict[str, st
 
 
 async def references_of(mongo: Mongo, product_ids: Collection[str]) -> list[Document]:
-    """Every reference that names, named or is about to name these products."""
+    """All claims of these products: references that name them, did recently, or are about to."""
     return await mongo.collection(REFERENCES).find({"productId": {"$in": list(product_ids)}})
 
 
@@ -199,10 +202,10 @@ async def page(
     after: tuple[Any, str] | None,
     limit: int,
 ) -> list[Document]:
-    """The next `limit` products in the order of a field and the SKU, after the (value, SKU) shown last.
+    """Keyset pagination: the next `limit` products in the order of a field and the SKU, after the last (value, SKU).
 
-    Two plain range queries (the rest of those with the same value, then those beyond) instead of one with `$or`: each
-    walks an index on every engine.
+    Two plain range queries (first the rest with the same value, then those beyond) instead of one with `$or`: each
+    uses an index on every engine.
     """
     products = mongo.collection(PRODUCTS)
     field, direction = sort
@@ -221,7 +224,7 @@ async def page(
 async def listed(
     mongo: Mongo, where: Mapping[str, Any], *, order: Sequence[tuple[str, int]], skip: int, limit: int
 ) -> list[Document]:
-    """So many products after the first `skip` in this order."""
+    """At most `limit` products after the first `skip` in this order."""
     return await mongo.collection(PRODUCTS).find(where, sort=order, skip=skip, limit=limit)
 
 
@@ -234,11 +237,11 @@ def filter_of(
     attributes: Sequence[Condition] = (),
     varying: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The filter of a list. An attribute that variants of the category carry (`varying`) is looked for in `options`,
-    so that black in L is one shirt that is both; any other in `attrs`, where an index may serve it."""
+    """The filter of a list. Attributes that variants of the category carry (`varying`) are matched in `options`, so
+    that black and L have to be the same variant; others in `attrs`, where an index can be used."""
     where: dict[str, Any] = {"publishedMs": {"$lte": epoch_ms(published_by)}}
     if categories is not None:
-        # One category as an equality: an index then gives the sort order too.
+        # With equality for a single category an index gives the sort order too.
         where["category"] = next(iter(categories)) if len(categories) == 1 else {"$in": sorted(categories)}
     if brand is not None:
         where["brand"] = brand
@@ -258,25 +261,25 @@ def filter_of(
 
 
 async def insert(mongo: Mongo, product: Document) -> None:
-    """A new document."""
+    """Inserts a new document."""
     await mongo.collection(PRODUCTS).insert_one(product)
 
 
 async def replace(mongo: Mongo, product: Document, version: int) -> bool:
-    """Puts the document where `version` still stands; False when somebody was quicker. Every change of a product goes
-    this way: nx-27017 turns a date that is `$set` into text."""
+    """Replaces the document if it still has this `version`; False on a conflict. Every change of a product replaces the
+    whole document: nx-27017 turns a date in `$set` into text."""
     return await mongo.collection(PRODUCTS).replace_one({"_id": product["_id"], "version": version}, product)
 
 
 async def replace_all(mongo: Mongo, products: Sequence[Document]) -> bool:
-    """Puts these documents, each where the version before its own still stands, in one call; False when that was not so
-    for all, and then some are in and some are not."""
+    """Replaces documents in one call, each if the stored one still has the previous version; False if there was any
+    conflict: then some are written and some are not."""
     pairs = [({"_id": p["_id"], "version": p["version"] - 1}, p) for p in products]
     return await mongo.collection(PRODUCTS).replace_many(pairs) == len(pairs)
 
 
 async def delete(mongo: Mongo, product: Document) -> bool:
-    """Deletes the version read, and the reviews of it; False when somebody was quicker."""
+    """Deletes the product, if it still has the version read, and its reviews; False on a conflict."""
     if not await mongo.collection(PRODUCTS).delete_one({"_id": product["_id"], "version": product["version"]}):
         return False
     await mongo.collection(REVIEWS).delete_many({"productId": product["_id"]})
@@ -288,7 +291,8 @@ async def delete(mongo: Mongo, product: Document) -> bool:
 
 @dataclass(frozen=True)
 class Claims:
-    """What one write has claimed; `taken` belongs to other products, and then nothing was claimed."""
+    """The references that one write has newly claimed (`fresh`), and those that belong to other products (`taken`); if
+    any are taken, nothing is claimed."""
 
     mark: str
     fresh: tuple[str, ...]
@@ -296,7 +300,7 @@ class Claims:
 
 
 async def claim(mongo: Mongo, product_id: str, references: Collection[str], now: datetime) -> Claims:
-    """Makes these references the product's own, all or none."""
+    """Claims these references for the product, all or none."""
     mark = new_id().hex
     outcomes = {
         reference: await _claim_one(mongo, {"_id": reference, "productId": product_id, "mark": mark}, epoch_ms(now))
@@ -319,11 +323,11 @@ async def _claim_one(mongo: Mongo, claim: Document, now_ms: int) -> Literal["fre
         except DuplicateKey:
             held = await collection.find_one({"_id": claim["_id"]})
         if held is None:
-            continue  # given up just now
+            continue  # released just now
         ours = held["productId"] == claim["productId"]
         if not ours and not await _is_stale(mongo, held, now_ms):
             return "taken"
-        # Our own claim is marked anew, so that another write of the same product that gives it up leaves it alone.
+        # Our own claim gets a new mark, so that another write of the same product that releases it no longer matches.
         if await collection.replace_one(held, claim):
             return "ours" if ours else "fresh"
 
@@ -336,13 +340,13 @@ async def _is_stale(mongo: Mongo, held: Document, now_ms: int) -> bool:
 
 
 async def abandon(mongo: Mongo, claims: Claims) -> None:
-    """Gives up what a write that failed has claimed."""
+    """Releases the claims of a failed write."""
     if claims.fresh:
         await mongo.collection(REFERENCES).delete_many({"_id": {"$in": list(claims.fresh)}, "mark": claims.mark})
 
 
 async def marks(mongo: Mongo, product_id: str, references: Collection[str]) -> dict[str, str]:
-    """The marks of the product's claims on these references, as they stand."""
+    """The current marks of the product's claims on these references."""
     if not references:
         return {}
     found = await mongo.collection(REFERENCES).find({"_id": {"$in": list(references)}})
@@ -350,28 +354,28 @@ async def marks(mongo: Mongo, product_id: str, references: Collection[str]) -> d
 
 
 async def release(mongo: Mongo, marked: Mapping[str, str]) -> None:
-    """Gives up claims that still carry these marks; one marked anew is wanted again."""
+    """Releases claims that still have these marks; one with a new mark is in use again."""
     if marked:
         where = {"_id": {"$in": list(marked)}, "mark": {"$in": list(set(marked.values()))}}
         await mongo.collection(REFERENCES).delete_many(where)
 
 
 async def sweep(mongo: Mongo, claims: Sequence[Document], now: datetime) -> None:
-    """Gives up claims that no product holds, but for those that a request may be about to use. Looks again whether none
-    does: the product may have come back since, and a clock that is ahead takes its new claim for an old one."""
+    """Releases claims that no product has, except young ones, which a request may be about to use. Reads the product
+    again: it may have the reference again since, and a clock that is ahead takes a new claim for an old one."""
     stale = [claim for claim in claims if await _is_stale(mongo, claim, epoch_ms(now))]
     await release(mongo, {claim["_id"]: claim["mark"] for claim in stale})
 
 
 async def withdraw(mongo: Mongo, skus: Iterable[str]) -> None:
-    """Writes down that staff take these SKUs off the shelves. It says nothing of one that a product has."""
+    """Records that staff take these SKUs out of the catalog. The record has no effect on a SKU that a product has."""
     for sku in skus:
         with suppress(DuplicateKey):
             await mongo.collection(WITHDRAWN).insert_one({"_id": sku})
 
 
 async def withdrawn(mongo: Mongo, skus: Collection[str]) -> set[str]:
-    """Those of these that were ever withdrawn."""
+    """Those of these SKUs that were ever withdrawn."""
     return {found["_id"] for found in await mongo.collection(WITHDRAWN).find({"_id": {"$in": list(skus)}})}
 
 
@@ -379,9 +383,9 @@ async def withdrawn(mongo: Mongo, skus: Collection[str]) -> set[str]:
 
 
 async def insert_new(mongo: Mongo, products: Sequence[Document], now: datetime) -> list[Document]:
-    """Those of the documents that are new, put in as they are; answers them. One whose SKU or slug is taken is left.
+    """Inserts those of the documents that are new, and returns them. A document whose SKU or slug is taken is skipped.
 
-    For one loader at a time: references are looked at together and then claimed together.
+    For one loader at a time: references are first checked together and then claimed together.
     """
     wanted = [key for product in products for key in product["keys"]]
     held = await product_ids_of_skus(mongo, wanted)
@@ -399,21 +403,21 @@ async def insert_new(mongo: Mongo, products: Sequence[Document], now: datetime) 
 
 
 async def _claim_new(mongo: Mongo, pairs: Sequence[tuple[str, str]], now: datetime) -> None:
-    """References that nobody has claimed, each with its product's id."""
+    """Claims unclaimed references, given as (reference, product id)."""
     claims = [{"_id": key, "productId": id_, "mark": id_, "claimedMs": epoch_ms(now)} for key, id_ in pairs]
     if claims:
         await mongo.collection(REFERENCES).insert_many(claims)
 
 
 async def clear(mongo: Mongo) -> None:
-    """Takes everything away; collections and indexes stay."""
+    """Deletes all documents; collections and indexes stay."""
     for name in (*COPIED, REFERENCES):
         await mongo.collection(name).delete_many({})
 
 
 async def put_back(mongo: Mongo, collection: str, documents: Sequence[Document], now: datetime) -> None:
-    """Documents of a backup into a cleared collection, products with the references that name them. All but the canary:
-    a worker may have made another meanwhile."""
+    """Restores documents of a backup into a cleared collection; products together with their references. Except the
+    canary: a worker may have created a new one meanwhile."""
     some = [document for document in documents if document["_id"] != CANARY]
     if collection == PRODUCTS:
         wanted = {key: product["_id"] for product in some for key in product["keys"]}
@@ -433,7 +437,7 @@ async def category(mongo: Mongo, slug: str) -> Category | None:
 
 
 async def categories(mongo: Mongo, slugs: Collection[str] | None = None) -> list[Category]:
-    """These, or all of them, by slug."""
+    """These categories, or all, sorted by slug."""
     where = {} if slugs is None else {"_id": {"$in": list(slugs)}}
     return [_category(found) for found in await mongo.collection(CATEGORIES).find(where, sort=[("_id", 1)])]
 
@@ -444,7 +448,7 @@ async def parents(mongo: Mongo) -> dict[str, str | None]:
 
 
 async def category_and_below(mongo: Mongo, slug: str) -> list[str]:
-    """The slugs of a category and of all below it."""
+    """The slugs of a category and of its descendants."""
     return and_below(await parents(mongo), [slug])
 
 
@@ -460,8 +464,8 @@ def _category(found: Document) -> Category:
 
 
 async def put_category(mongo: Mongo, value: Category) -> bool:
-    """Puts the category; True when it is new. The schema is kept as JSON text: its `$schema` and `$defs` are no names
-    for a field, and its order is worth keeping."""
+    """Creates or replaces the category; True if it is new. The schema is stored as JSON text: `$schema` and `$defs` are
+    not valid field names, and the order of its members is worth keeping."""
     fields = {"name": value.name, "parent": value.parent, "attrs": orjson.dumps(value.attrs).decode()}
     collection = mongo.collection(CATEGORIES)
     while not await collection.update_one({"_id": value.slug}, {"$set": fields, "$inc": {"version": 1}}):
@@ -469,12 +473,12 @@ async def put_category(mongo: Mongo, value: Category) -> bool:
             await collection.insert_one({"_id": value.slug, **fields, "varying": sorted(value.varying), "version": 1})
             return True
         except DuplicateKey:
-            continue  # made by another just now: update it
+            continue  # created concurrently: update it
     return False
 
 
 async def let_vary(mongo: Mongo, slug: str, names: Collection[str]) -> None:
-    """Notes that variants of the category carry these attributes, before the first document that does is written."""
+    """Records that variants of the category carry these attributes; before the first such document is written."""
     collection = mongo.collection(CATEGORIES)
     while True:
         found = await collection.find_one({"_id": slug})
@@ -496,7 +500,7 @@ async def category_in_use(mongo: Mongo, slug: str) -> bool:
 
 
 async def delete_category(mongo: Mongo, slug: str) -> bool:
-    """Whether it was there."""
+    """Deletes a category; False if there was none."""
     return await mongo.collection(CATEGORIES).delete_one({"_id": slug})
 
 
@@ -504,7 +508,7 @@ async def delete_category(mongo: Mongo, slug: str) -> bool:
 
 
 async def insert_review(mongo: Mongo, review: Document) -> bool:
-    """False when this customer has reviewed the product."""
+    """False if this customer has already reviewed the product."""
     try:
         await mongo.collection(REVIEWS).insert_one(review)
     except DuplicateKey:
@@ -513,8 +517,8 @@ async def insert_review(mongo: Mongo, review: Document) -> bool:
 
 
 async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) -> list[Document]:
-    """The newest first, after the public id shown last. These ids are in the order of time; the times themselves are
-    not compared, since nx-27017 compares them by whole seconds."""
+    """Reviews, newest first, after the last public id shown. These ids sort by time; the times themselves are not
+    compared, since nx-27017 compares them by whole seconds."""
     where: dict[str, Any] = {"productId": product_id}
     if after is not None:
         where["publicId"] = {"$lt": after}
@@ -522,13 +526,13 @@ async def reviews(mongo: Mongo, product_id: str, after: str | None, limit: int) 
 
 
 async def reviews_by(mongo: Mongo, user_id: UUID) -> AsyncIterator[list[Document]]:
-    """All that somebody wrote, some hundreds at a time."""
+    """All reviews by a user, in batches of some hundreds."""
     async for some in mongo.collection(REVIEWS).scan({"userId": str(user_id)}):
         yield some
 
 
 async def forget_author(mongo: Mongo, user_id: UUID) -> None:
-    """What somebody wrote stays, unsigned."""
+    """Removes the user's name from their reviews, which stay."""
     async for some in reviews_by(mongo, user_id):
         for review in some:
             if review["author"] is not None:
@@ -536,7 +540,7 @@ async def forget_author(mongo: Mongo, user_id: UUID) -> None:
 
 
 async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
-    """Sum and number of a product's reviews."""
+    """Sum of stars and number of a product's reviews."""
     found = await mongo.collection(REVIEWS).aggregate(
         [
             {"$match": {"productId": product_id}},
@@ -547,5 +551,5 @@ async def stars(mongo: Mongo, product_id: str) -> tuple[int, int]:
 
 
 def review_id(product_id: str, user_id: UUID) -> str:
-    """One review a product and customer: their ids together are its key."""
+    """The key of a review: product id and user id, so that each customer has one review per product."""
     return f"{product_id}:{user_id}"

@@ -1,4 +1,4 @@
-"""The demo: a catalog of our own with its pictures, stock, three people to sign in as, and a tour of it all."""
+"""The demo: a catalog of its own with images, stock, three logins, and a guided tour."""
 
 from quartet.demo.logins import kept as kept_logins
 from quartet.demo.seed import SeedReport, seed

@@ -1,4 +1,4 @@
-"""The three demo logins and the file that remembers their passwords."""
+"""The three demo logins and the file with their passwords."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def new_password() -> str:
 
 
 def kept(data_dir: Path) -> dict[str, str]:
-    """Passwords by address as an earlier start left them; an unreadable file counts as none, for it can be redrawn."""
+    """Passwords by address from an earlier start; an unreadable file counts as none, since new ones can be set."""
     try:
         found = json.loads((data_dir / FILE).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
@@ -41,7 +41,7 @@ def kept(data_dir: Path) -> dict[str, str]:
 
 
 def keep(data_dir: Path, passwords: Mapping[str, str]) -> None:
-    """Writes the file whole or not at all, readable by its owner alone from its first byte."""
+    """Writes the file atomically, readable only by its owner."""
     data_dir.mkdir(parents=True, exist_ok=True)
     draft = data_dir / f".{FILE}.{secrets.token_hex(4)}"
     try:

@@ -1,4 +1,4 @@
-"""The demo catalog as data: what the shop sells before anybody has typed a product in."""
+"""The demo catalog as data."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ IMAGES = Path(__file__).parent / "images"
 
 
 class Sellable(NamedTuple):
-    """What inventory keeps a row of: a variant, or a product that has none. Price in minor units."""
+    """A row of inventory: a variant, or a product without variants. Price in minor units."""
 
     sku: str
     name: str
@@ -25,9 +25,9 @@ class Sellable(NamedTuple):
 
 @dataclass(frozen=True)
 class DemoCatalog:
-    """Documents as the JSON files hold them; parents stand before their children in `categories`.
+    """The documents of the JSON files; in `categories` parents come before their children.
 
-    A product is the wire's product document plus `stock` beside each price that can be bought.
+    A product is a product as in the API, plus `stock` beside each price that can be bought.
     """
 
     categories: list[dict[str, Any]]
@@ -47,7 +47,7 @@ def load() -> DemoCatalog:
 
 
 def sellables(product: dict[str, Any]) -> Iterator[Sellable]:
-    """Every SKU of the product one can buy, named as an order line should read: `Everyday Tee, black, M`."""
+    """Every SKU of the product that can be bought, named as in an order line: `Everyday Tee, black, M`."""
     if not product["variants"]:
         yield Sellable(product["sku"], product["name"], product["priceCents"], product["stock"])
     for variant in product["variants"]:

@@ -1,4 +1,4 @@
-"""Fills an empty shop with the demo: prices and stock, categories, products, and three people to sign in as."""
+"""Fills an empty shop with demo data: prices and stock, categories, products, and three logins."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ACTOR = "demo"
 
 @dataclass(frozen=True)
 class SeedReport:
-    """How much of each was new, and the demo logins: passwords by address."""
+    """How many of each were new, and the demo logins: passwords by address."""
 
     skus: int
     categories: int
@@ -27,10 +27,10 @@ class SeedReport:
 
 
 async def seed(shop: Shop, watch: Watch = unwatched) -> SeedReport:
-    """Loads what is missing; run again it changes nothing. Raises StoreUnavailable.
+    """Loads what is missing; idempotent. Raises StoreUnavailable.
 
-    People come last, so that their being there says that an earlier run got to its end: from then on the goods are
-    the shop's own, and what staff deleted stays deleted. Only a catalog that is empty again is filled again.
+    The users are created last, so that their existence shows that an earlier run was complete: from then on the data
+    is the shop's, and what staff delete stays deleted. It is filled again only if no demo category is left.
     """
     skus = categories = products = 0
     if not await _was_finished(shop):
@@ -51,7 +51,7 @@ async def _was_finished(shop: Shop) -> bool:
 
 
 async def _stock(shop: Shop, watch: Watch) -> int:
-    """A row of inventory for every SKU that has none; those there may have been sold from, so they are left alone."""
+    """Creates missing rows of inventory; existing ones are left alone, since pieces may have been sold."""
     wanted = sorted((row, product["category"]) for product in load().products for row in sellables(product))
     async with shop.stores.pg.tx() as tx:
         known = await inventory.prices(tx, [row.sku for row, _ in wanted])
@@ -74,7 +74,7 @@ async def _categories(shop: Shop) -> int:
 
 
 async def _products(shop: Shop, watch: Watch) -> int:
-    """A category at a time, with the prices and the stock that inventory has by now."""
+    """Loads products category by category, with inventory's current prices and stock."""
     products, done, new = load().products, 0, 0
     for _, shelf in groupby(products, key=lambda product: str(product["category"])):
         drafts = [_draft(product) for product in shelf]
@@ -111,10 +111,10 @@ def _draft(product: Mapping[str, Any]) -> catalog.Draft:
 
 
 async def _people(shop: Shop) -> tuple[int, dict[str, str]]:
-    """How many are new, and everybody's password: the one kept, else a new one.
+    """Creates missing users; returns how many, and all passwords: from the file, else new ones.
 
-    The file is written after the accounts: a start cut short in between finds accounts without a kept password, and
-    gives them new ones. The other way round it would keep passwords that open nothing.
+    The file is written after the accounts: after a crash in between, the next start finds accounts without a password
+    in the file, and sets new ones. In the other order the file could hold passwords that don't work.
     """
     before = kept(shop.settings.data_dir)
     async with shop.stores.pg.read() as read:

@@ -1,6 +1,6 @@
-"""The three flows of a shop (checkout, search, administration) walked through a running one, step by step.
+"""A tour of a running shop in three parts: checkout, search, administration.
 
-Each step says which store was asked (the API's `Server-Timing`), what it answered and in how many milliseconds.
+Each step shows the response's status, its latency in milliseconds, and the stores used (from `Server-Timing`).
 """
 
 import asyncio
@@ -20,12 +20,12 @@ FOUND_SECONDS = 10.0
 
 
 class NotAsPromised(Exception):
-    """A step answered something else than the shop promises."""
+    """A step's response differs from what the shop promises."""
 
 
 @dataclass
 class Tour:
-    """One walk: a shopper's and a colleague's clients, and where it is told."""
+    """A run of the tour: a shopper's and a staff member's client, and the console."""
 
     console: Console
     shopper: httpx.AsyncClient
@@ -42,7 +42,7 @@ class Tour:
         expect: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """One request; tells it, and raises NotAsPromised when its status is another."""
+        """Makes and shows one request; raises NotAsPromised if its status is not the expected one."""
         self.steps += 1
         began = time.perf_counter()
         try:
@@ -62,18 +62,18 @@ class Tour:
         return answer
 
     def say(self, text: str) -> None:
-        """What the answer means."""
+        """Prints what the response means."""
         self.console.print(f"     {text}", highlight=False, markup=False)
 
     def promise(self, holds: bool, text: str) -> None:
-        """Says what holds, or stops the tour."""
+        """Prints the text if the condition holds, else ends the tour."""
         if not holds:
             raise NotAsPromised(f"not so: {text}")
         self.say(text)
 
 
 async def tour(url: str, logins: Mapping[str, str], console: Console) -> bool:
-    """Walks the running shop at `url` with the demo logins; True when every step was as promised."""
+    """Runs the tour on the shop at `url` with the demo logins; True if every step was as promised."""
     async with (
         httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as shopper,
         httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as staff,
@@ -199,6 +199,6 @@ async def _level(walk: Tour, sku: str) -> dict[str, Any]:
 
 
 def _asked(answer: httpx.Response) -> str:
-    """`postgres 1.2 ms, redis 0.4 ms`, from the header."""
+    """`postgres 1.2 ms, redis 0.4 ms`, from the `Server-Timing` header."""
     parts = [part.strip().split(";") for part in answer.headers.get("Server-Timing", "").split(",") if part.strip()]
     return ", ".join(f"{part[0]} {part[1].removeprefix('dur=')} ms" for part in parts) or "no store"

@@ -1,7 +1,7 @@
 """Local servers for stores that have no URL: for `quartet up` and for the tests.
 
-Real servers wherever one can be had from a package or is on the machine; all on loopback, on free ports, under one
-data folder.
+Real servers where a package or the machine has one, else emulators; all on loopback, on free ports, under one data
+folder.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ __all__ = [
 async def throwaway(
     folder: Path, search: str = "osmem", postgres_major: int | None = None
 ) -> AsyncIterator[dict[str, str]]:
-    """All four stores for a test run, quick because nothing is flushed to disk; their URLs by name.
+    """Runs all four stores for tests, without flushing to disk, which is faster; yields their URLs by name.
 
-    `folder` is the caller's to delete. The names are ``postgres``, ``mongodb``, ``redis`` and ``search``.
+    The caller deletes `folder`. The names are ``postgres``, ``mongodb``, ``redis`` and ``search``.
     """
     place = Place(folder, durable=False)
     starting = [

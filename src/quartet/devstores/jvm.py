@@ -1,7 +1,7 @@
-"""Servers in Java that are in no package for Python, built here from Maven's repository.
+"""Java servers, of which there is no Python package, built here from a Maven repository.
 
-The pom.xml of each names its libraries, and a small main class starts it. They are fetched once into a cache that all
-data folders share; Maven decides from where, by the machine's own settings.
+Each one's pom.xml lists its libraries, and a small main class starts it. The libraries are downloaded once into a cache
+shared by all data folders; Maven's own settings on the machine decide from where.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ OLDEST_JAVA = 17
 
 @dataclass(frozen=True, slots=True)
 class Jvm:
-    """The tools that build and run a server, and the major version of the Java among them."""
+    """The tools that build and run a server, and Java's major version."""
 
     java: Path
     javac: Path
@@ -36,7 +36,7 @@ class Jvm:
 
 
 def find_java() -> Jvm | None:
-    """Java 17 or newer with its compiler, and Maven; None where one of them is missing."""
+    """Finds Java 17 or newer with its compiler, and Maven; None if one of them is missing."""
     java, javac, jar = (_java_tool(name) for name in ("java", "javac", "jar"))
     maven = shutil.which("mvn")
     if not (java and javac and jar and maven):
@@ -46,7 +46,7 @@ def find_java() -> Jvm | None:
 
 
 def need_java(engine: str) -> Jvm:
-    """What this engine can't do without. Raises StartError."""
+    """The Java tools that the engine needs. Raises StartError if they are missing."""
     jvm = find_java()
     if jvm is None:
         raise StartError(f"{engine} needs a JDK of Java {OLDEST_JAVA} or newer and Maven: install both")
@@ -54,7 +54,7 @@ def need_java(engine: str) -> Jvm:
 
 
 def cache_folder() -> Path:
-    """Where engines are built, once for all data folders."""
+    """The folder in which engines are built, once for all data folders."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "quartet"
 
 
@@ -68,10 +68,10 @@ async def build(
     finish: Callable[[Path], Awaitable[None]] | None = None,
     advice: str = "check the network",
 ) -> Path:
-    """The folder with the engine's jars, fetched and compiled at the first use, by one process at a time.
+    """The folder with the engine's jars, downloaded and compiled at the first use, by one process at a time.
 
-    `folder` is that of its sources below ``java/``; it is built anew when they change, or `mark`. `finish` is the last
-    step of building, `advice` is for whoever has no network. Raises StartError.
+    `folder` is that of its sources below ``java/``; a change of them or of `mark` causes a new build. `finish` is the
+    last build step; `advice` ends the error message for a failed download. Raises StartError.
     """
     source = Path(__file__).parent / "java" / folder
     text = b"".join(file.read_bytes() for file in sorted(source.iterdir()))
@@ -95,7 +95,7 @@ async def build(
 
 
 async def _locked(file: IO[str]) -> None:
-    """Waits its turn by asking again: a thread that waits in the system could not be ended by Ctrl-C."""
+    """Waits for the lock by polling: a thread blocked in flock could not be ended by Ctrl-C."""
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,13 +115,13 @@ async def _fetch(jvm: Jvm, engine: str, source: Path, built: Path, report: Repor
 
     ended, maven = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
     if ended != 0:
-        # Its last lines only say where help is.
+        # Maven's last lines only point to its help.
         why = next((line for line in maven.said().splitlines() if "ERROR" in line), maven.last_words())
         raise StartError(f"Maven could not fetch {engine}'s libraries: {why} — see {maven.log}; {advice}")
 
 
 async def _compile(jvm: Jvm, engine: str, source: Path, built: Path) -> None:
-    """A jar for each source file; jars, since Java keeps no loaded classes for a class path with a folder in it."""
+    """Makes a jar of each source file: class data sharing does not work with folders in the class path."""
     classes, jars = built / "classes", built / "jars"
     shutil.rmtree(classes, ignore_errors=True)
     files = sorted(source.glob("*.java"))  # noqa: ASYNC240 — a folder of the package
@@ -141,7 +141,7 @@ async def _tool(engine: str, built: Path, name: str, words: Sequence[str | Path]
 async def _run(
     built: Path, name: str, words: Sequence[str | Path], watch: Callable[[Child], None] = lambda _: None
 ) -> tuple[int, Child]:
-    """Run a tool to its end, showing it to `watch` now and then; its status and what it was."""
+    """Runs a tool to its end, calling `watch` every half second; returns its exit status and its process."""
     place = Place(built)
     place.log(name).unlink(missing_ok=True)
     child = launch(place, name, Command([str(word) for word in words], cwd=built))

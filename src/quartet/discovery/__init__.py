@@ -1,4 +1,4 @@
-"""Recommendations: bestsellers, and products that are bought together or alike."""
+"""Recommendations: bestsellers, products bought together, and similar products."""
 
 from quartet.discovery.service import count_all, run
 

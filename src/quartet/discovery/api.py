@@ -15,7 +15,7 @@ from quartet.web.shapes import Shape
 
 router = APIRouter(tags=["catalog"])
 
-# As the product page's own.
+# The same as for the product page.
 _PUBLIC = "public, max-age=5, must-revalidate"
 _PRESENT: dict[int | str, dict[str, Any]] = {304: {"description": "You have the present version."}}
 
@@ -24,7 +24,7 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many items.")]
 
 
 class CardShape(Shape):
-    """A product in short; with variants, `priceCents` is the lowest of theirs."""
+    """A product's summary; with variants, `priceCents` is their lowest price."""
 
     id: str
     sku: str
@@ -40,13 +40,13 @@ class CardShape(Shape):
 
 
 class BestsellerShape(CardShape):
-    """`units`: how many pieces sold in the period."""
+    """`units`: pieces sold in the period."""
 
     units: int
 
 
 class RelatedShape(CardShape):
-    """`reason`: other orders had both, or their attributes are alike."""
+    """`reason`: `bought-together` in other orders, or `alike`, similar to the product."""
 
     reason: Reason
 
@@ -75,7 +75,7 @@ async def get_bestsellers(
     period: Annotated[Period, Query(description="The last so long; `day` is yesterday and today (UTC).")] = "month",
     limit: Limit = 20,
 ) -> Response:
-    """Bestsellers, by pieces of paid orders. A sale counts within a minute or so."""
+    """Bestsellers, by pieces in paid orders. A sale counts after about a minute."""
     found = await service.bestsellers(shop, period, category, limit)
     items = [BestsellerShape(**_card(shop, product), units=units) for product, units in found]
     return _cacheable(request, BestsellersShape(items=items))
@@ -87,7 +87,7 @@ async def get_bestsellers(
     responses=problems(NotFound, Invalid, StoreUnavailable, TooManyRequests) | _PRESENT,
 )
 async def get_related(request: Request, shop: ShopDep, ref: Reference, limit: Limit = 12) -> Response:
-    """Products that are bought together with it, then similar ones."""
+    """Products often bought together with this one, then similar ones."""
     found = await service.related(shop, ref, limit, client=client_of(request))
     items = [RelatedShape(**_card(shop, each.product), reason=each.reason) for each in found]
     return _cacheable(request, RelatedListShape(items=items))
@@ -107,7 +107,7 @@ def _card(shop: Shop, product: Json) -> Json:
 
 
 def _cacheable(request: Request, shape: Shape) -> Response:
-    """The answer, or 304 to whoever has the very same."""
+    """The response with an ETag, or 304 if the client has the same."""
     whole = answer(shape)
     tag = f'"{hashlib.blake2b(bytes(whole.body), digest_size=12).hexdigest()}"'
     whole.headers["ETag"], whole.headers["Cache-Control"] = tag, _PUBLIC

@@ -1,4 +1,4 @@
-"""What leads from one product to another."""
+"""Recommendations as values."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ Json = dict[str, Any]
 Period = Literal["day", "week", "month", "year", "all"]
 Reason = Literal["bought-together", "alike"]
 
-# So many of a category are kept; more than any page shows, since some may not be public any more.
+# Bestsellers stored per category; more than a page shows, since some may have been unpublished.
 KEPT = 200
 
 
 @dataclass(frozen=True)
 class Related:
-    """A product's document and why it is shown beside another."""
+    """A product's document, and why it is recommended."""
 
     product: Json
     reason: Reason
 
 
 def in_turn(lists: Iterable[list[str]]) -> list[str]:
-    """The first of each, then the second of each, none twice.
+    """Round robin: the first of each list, then the second of each, without duplicates.
 
     >>> in_turn([["a", "b"], ["c", "a", "d"]])
     ['a', 'c', 'b', 'd']

@@ -1,4 +1,4 @@
-"""Bestsellers and related products: counted in the background, a slice at a time, and looked up."""
+"""Bestsellers and related products: counted in the background, in small slices, and looked up."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,27 +16,28 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.discovery")
 
-# Counting takes this share of the time, and begins a slice no sooner.
+# Counting may take at most this share of the time: the pause after a slice is chosen accordingly.
 SHARE = 0.05
 PAUSE_SECONDS = 2.0
 IDLE_SECONDS = 30.0
-# Days gone by change when something is cancelled, refunded or imported.
+# Pause between two rounds over all days: past days change by cancellations, refunds and imports.
 ROUND_SECONDS = 600.0
 SLICE_SECONDS = 0.2
 SKUS_A_SLICE = 50
-# One that ranks goes through all days there were, one that counts company through thousands of baskets, perhaps from a
-# cold disk. Nobody waits for them, and what has taken too long is begun again with the same.
+# Statement timeout: ranking reads all days, and counting pairs reads thousands of baskets, perhaps from a cold disk.
+# Nobody waits for them, and one that exceeds it is repeated with the same timeout.
 STATEMENT_SECONDS = 120.0
 _SKUS_A_LOOK = 1_000
-# SKUs bought together with a product of many variants, the best of each first; there might be thousands.
+# At most so many SKUs bought together with a product, the best of each variant first; there might be thousands.
 MOST_OTHERS = 500
-# Products that are read together, though fewer are shown.
+# Products read per call at least, even if fewer are shown.
 LEAST_READ = 20
 
 
 @dataclass
 class Round:
-    """How far counting has come round the days that have orders. Lost with the process, it only begins again."""
+    """The position in the round over all days with orders. If it is lost with the process, the round just starts
+    again."""
 
     after: datetime | None = None
     changed: bool = True
@@ -44,7 +45,7 @@ class Round:
 
 
 async def run(shop: Shop) -> None:
-    """Counts for ever. Raises what goes wrong; begin again then."""
+    """Counts for ever. Raises any failure; call it again then."""
     state = Round()
     while True:
         began = monotonic()
@@ -53,15 +54,15 @@ async def run(shop: Shop) -> None:
 
 
 async def count_all(shop: Shop) -> None:
-    """Once round, here and now: for loaders and for tests."""
+    """One whole round, in this process: for loaders and tests."""
     state = Round()
     while await count(shop, state):
         pass
 
 
 async def count(shop: Shop, state: Round) -> bool:
-    """One slice: today and yesterday, some earlier days, some SKUs' company, and the bestsellers where anything is new.
-    False when it has been round all days and nothing is left to count."""
+    """One slice: today and yesterday, some earlier days, what is bought together with some SKUs, and the bestsellers if
+    anything has changed. False at the end of the round, if nothing is left to count."""
     until = monotonic() + SLICE_SECONDS
     today = shop.clock.now().astimezone(UTC).date()
     for day in (today - timedelta(days=1), today):
@@ -82,14 +83,14 @@ async def count(shop: Shop, state: Round) -> bool:
 
 
 async def _next_day(shop: Shop, state: Round, today: date) -> date | None:
-    """The next day of the round; None at its end, and for a while after."""
+    """The next day of the round; None at its end, and during the pause after it."""
     if monotonic() < state.rests_until:
         return None
     async with shop.stores.pg.read() as read:
         day = await store.next_day(read, state.after or datetime(1900, 1, 1, tzinfo=UTC))
     if day is None or day >= today:
         state.after, state.rests_until = None, monotonic() + ROUND_SECONDS
-        state.changed = True  # perhaps a product's category, which no day tells
+        state.changed = True  # a product's category may have changed, which no day's count shows
         return None
     state.after = _midnight(day) + timedelta(days=1)
     return day
@@ -118,7 +119,7 @@ def _midnight(day: date) -> datetime:
 
 
 async def bestsellers(shop: Shop, period: Period, category: str | None, limit: int) -> list[tuple[Json, int]]:
-    """Public products and how many pieces sold, the best first; a category includes those below it.
+    """Published products with pieces sold, best first; a category includes its descendants.
 
     Raises StoreUnavailable."""
     below = None if category is None else await catalog.category_and_below(shop.stores.mongo, category)
@@ -129,8 +130,9 @@ async def bestsellers(shop: Shop, period: Period, category: str | None, limit: i
 
 
 async def related(shop: Shop, reference: str, limit: int, *, client: str) -> list[Related]:
-    """Public products to show beside this one: bought together with it, then alike. What search knows is left out while
-    search is away; `client`: whose share of the engine it takes. Raises NotFound, StoreUnavailable, TooManyRequests."""
+    """Published products related to this one: bought together with it, then similar ones. Similar ones are left out
+    while search is down; `client`: whose turn at the engine it takes. Raises NotFound, StoreUnavailable,
+    TooManyRequests."""
     product = await catalog.find(shop.stores.mongo, reference)
     if product is None or not catalog.is_published(product, shop.clock.now()):
         raise NotFound(f"there is no product {reference}")
@@ -156,7 +158,7 @@ async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str
 
 
 async def _first_public(shop: Shop, ids: Sequence[str], limit: int) -> list[Json]:
-    """The first so many of these products that are public. Not all are read at once, since most of them mostly are."""
+    """The first `limit` of these products that are published. Read in portions, since usually most of them are."""
     now, portion = shop.clock.now(), max(2 * limit, LEAST_READ)
     found: list[Json] = []
     for start in range(0, len(ids), portion):

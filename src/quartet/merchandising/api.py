@@ -1,4 +1,4 @@
-"""Routes of what staff say about queries."""
+"""Routes for the staff's search settings: synonyms, rules, ranking."""
 
 from datetime import datetime
 from typing import Annotated
@@ -25,15 +25,15 @@ Skus = Annotated[list[Sku], Field(max_length=50)]
 
 
 class SynonymsBody(Body):
-    """Without `means` the `words` are synonyms of one another; with it a search for one of them also finds `means`, and
-    not the other way round."""
+    """Without `means` the `words` are synonyms of one another; with it a search for one of the `words` also finds
+    `means`, but not the other way round."""
 
     words: Annotated[list[Words], Field(min_length=1, max_length=20)]
     means: Annotated[list[Words], Field(max_length=20)] = Field(default_factory=list)
 
 
 class SynonymsShape(Shape):
-    """As a search reads them: in lower case, without accents and punctuation, measures in one word."""
+    """Normalised as by a search: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     words: list[str]
@@ -43,8 +43,8 @@ class SynonymsShape(Shape):
 
 class RuleBody(Body):
     """`pinned` products come first for the query, in this order, whether they match or not; `hidden` ones are not found
-    by it. SKUs of products, or of their variants. Unless `offered` the query is not suggested to others, however often
-    it is searched for."""
+    by it. Given by SKUs of products or of their variants. Unless `offered`, the query is never suggested to others,
+    however frequent it is."""
 
     query: Words
     pinned: Skus = Field(default_factory=list)
@@ -53,7 +53,7 @@ class RuleBody(Body):
 
 
 class RuleShape(Shape):
-    """`query` as a search reads it: in lower case, without accents and punctuation, measures in one word."""
+    """`query` normalised as by a search: in lower case, without accents and punctuation, measures in one word."""
 
     id: UUID
     query: str
@@ -64,7 +64,7 @@ class RuleShape(Shape):
 
 
 class RankingBody(Body):
-    """The product that sells best for a query has its score raised by the share `mostBoost`, others proportionally
+    """The product that sells best for a query has its score multiplied by 1 + `mostBoost`, others by proportionally
     less; only products that sold at least `leastUnits` pieces after that query within `days`. 0 leaves scores
     unchanged."""
 
@@ -81,7 +81,7 @@ class RankingShape(Shape):
 
 @router.get("/synonyms", response_model=Page[SynonymsShape], responses=problems(*_STAFF))
 async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
-    """Newest first."""
+    """Synonyms, newest first."""
     before = shop.cursors.start(paging, "synonyms", _LAST, UUID)
     async with shop.stores.pg.read() as read:
         found = await store.synonyms_page(read, before, paging.limit + 1)
@@ -92,21 +92,21 @@ async def list_synonyms(shop: ShopDep, _: Staff, paging: Paging) -> Response:
 
 @router.post("/synonyms", status_code=201, response_model=SynonymsShape, responses=problems(*_STAFF))
 async def add_synonyms(body: SynonymsBody, shop: ShopDep, principal: Staff) -> Response:
-    """In force within a second."""
+    """Adds synonyms; in effect within a second."""
     added = await service.add_synonyms(shop, body.words, body.means, actor=principal.actor)
     return answer(SynonymsShape.model_validate(added), 201)
 
 
 @router.delete("/synonyms/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
 async def drop_synonyms(synonyms_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
-    """Out of force within a second."""
+    """Deletes synonyms; in effect within a second."""
     await service.drop_synonyms(shop, synonyms_id, actor=principal.actor)
     return nothing()
 
 
 @router.get("/rules", response_model=Page[RuleShape], responses=problems(*_STAFF))
 async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
-    """By query."""
+    """Rules, sorted by query."""
     after = shop.cursors.start(paging, "search-rules", "", str)
     async with shop.stores.pg.read() as read:
         found = await store.rules_page(read, after, paging.limit + 1)
@@ -116,7 +116,7 @@ async def list_rules(shop: ShopDep, _: Staff, paging: Paging) -> Response:
 
 @router.post("/rules", status_code=201, response_model=RuleShape, responses=problems(*_STAFF))
 async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
-    """Replaces an earlier rule for the query; in force within a second."""
+    """Sets the rule for a query, replacing an earlier one; in effect within a second."""
     rule = await service.put_rule(
         shop, body.query, body.pinned, body.hidden, offered=body.offered, actor=principal.actor
     )
@@ -125,21 +125,21 @@ async def put_rule(body: RuleBody, shop: ShopDep, principal: Staff) -> Response:
 
 @router.delete("/rules/{id}", status_code=204, responses=problems(NotFound, *_STAFF))
 async def drop_rule(rule_id: PathId, shop: ShopDep, principal: Staff, _: NoBody = None) -> Response:
-    """Out of force within a second."""
+    """Deletes a rule; in effect within a second."""
     await service.drop_rule(shop, rule_id, actor=principal.actor)
     return nothing()
 
 
 @router.get("/ranking", response_model=RankingShape, responses=problems(*_STAFF))
 async def get_ranking(shop: ShopDep, _: Staff) -> Response:
-    """How much sales may raise a product for a query."""
+    """How much sales may boost a product's score for a query."""
     async with shop.stores.pg.read() as read:
         return answer(RankingShape.model_validate(await store.ranking(read)))
 
 
 @router.put("/ranking", response_model=RankingShape, responses=problems(*_STAFF))
 async def set_ranking(body: RankingBody, shop: ShopDep, principal: Staff) -> Response:
-    """In force within a second."""
+    """Sets how much sales may boost a product's score for a query; in effect within a second."""
     bounds = Ranking(body.most_boost, body.least_units, body.days)
     await service.set_ranking(shop, bounds, actor=principal.actor)
     return answer(RankingShape.model_validate(bounds))

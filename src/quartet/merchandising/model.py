@@ -1,4 +1,4 @@
-"""What is remembered of searches and said about queries, and in which words."""
+"""The search log and the search settings as values, and the normalisation of queries."""
 
 import re
 import string
@@ -11,19 +11,19 @@ from uuid import UUID
 
 from quartet.kernel.texts import fold, measured, seen
 
-# The header that an answer of search carries, and that a product's page may be asked for with.
+# The header of a search's response, which a client may send when it requests a product's page.
 SEARCH_ID = "X-Search-Id"
 LONGEST_QUERY = 100
 MASK = "…"
-# An address of e-mail, or a long number; article numbers are as long.
+# Possibly personal: an e-mail address or a long number (though article numbers are as long).
 _OWN = re.compile(r"\S*@\S*|\+?\d(?:[ ./()-]*\d){6,}")
 
 ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
 class Searched(NamedTuple):
-    """A search as it is kept. `spelt`: how the query was typed, where that is another text; `exact`: what was found has
-    all of its words as they are."""
+    """A search in the log. `spelt`: the query as typed, if that differs; `exact`: the hits have all of its words as
+    typed."""
 
     id: UUID
     at: datetime
@@ -43,8 +43,8 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class QueryLine:
-    """What became of a query, or of all (`query` None). `opened` counts searches after which a product's page was
-    opened; units and cents are of one currency, as sold, whatever was given back later."""
+    """A query's figures, or those of all queries (`query` None). `opened` counts searches after which a product's page
+    was opened; units and cents are sales in one currency, refunds not deducted."""
 
     query: str | None
     searches: int
@@ -55,13 +55,13 @@ class QueryLine:
 
     @property
     def click_through(self) -> float | None:
-        """Opened ÷ searches, to four digits; None where nobody searched."""
+        """Opened ÷ searches, to four decimals; None without searches."""
         return round(self.opened / self.searches, 4) if self.searches else None
 
 
 @dataclass(frozen=True)
 class SearchReport:
-    """`totals` is over all queries, also those that `items` has no room for."""
+    """`totals` covers all queries, including those past the limit."""
 
     items: tuple[QueryLine, ...]
     totals: QueryLine
@@ -69,8 +69,8 @@ class SearchReport:
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Other words for words. Without `means` each of `words` stands for every other; with it they also find what it
-    says, and not the other way round. Texts are normalised."""
+    """Synonyms. Without `means` the `words` are synonyms of each other; with it each of them also finds `means`, but
+    not the other way round. Texts are normalised."""
 
     id: UUID
     words: tuple[str, ...]
@@ -80,8 +80,8 @@ class Synonyms:
 
 @dataclass(frozen=True)
 class Rule:
-    """What stands first for a query and what is kept out of it: SKUs as given, ids of the products they name; whether
-    the query may be offered to others."""
+    """A rule for a query: products pinned to the top and hidden ones, as the SKUs given and as the ids of the products
+    that these name; `offered`: whether the query may be suggested to others."""
 
     id: UUID
     query: str
@@ -94,14 +94,14 @@ class Rule:
 
 
 def products_of(skus: Iterable[str], ids: Mapping[str, str]) -> tuple[str, ...]:
-    """The products that these SKUs name, each once."""
+    """The distinct products that these SKUs name."""
     return tuple(dict.fromkeys(ids[sku] for sku in skus if sku in ids))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How far what sells for a query rises: its score by a share of up to `most_boost`, once it has sold `least_units`
-    within so many days."""
+    """How sales boost a product for a query: its score is multiplied by up to 1 + `most_boost`, if it has sold
+    `least_units` within `days`."""
 
     most_boost: float
     least_units: int
@@ -110,7 +110,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What is said about one query; ids are products'. `boosts` multiply a product's score."""
+    """The settings for one query: `alternatives` by synonyms; pinned and hidden product ids; `boosts` multiply a
+    product's score."""
 
     alternatives: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
@@ -119,14 +120,14 @@ class Ruling:
 
 
 _MARKS = re.escape("".join(set(string.punctuation) - set("_.,'"))) + "¡§«·»¿\u2000-\u206f\u3000-\u303f"
-# What is within a word, or a number, is a part of it.
+# Punctuation that separates words; within a word (apostrophe) or a number (point, comma) it does not.
 _PARTING = re.compile(rf"[{_MARKS}]|(?<!\d)[.,]|[.,](?!\d)|(?<!\w)'|'(?!\w)")
 
 
-@lru_cache(10_000)  # as many as are offered, which each process reads again and again
+@lru_cache(10_000)  # enough for all suggested queries, which each process normalises again and again
 def normalised(text: str) -> str:
-    """A query in the words by which it is known, as a search reads it: case, spaces, accents, punctuation and the
-    spelling of measures make no other.
+    """The normal form of a query, as a search reads it: case, spaces, accents, punctuation and the spelling of measures
+    make no difference.
 
     >>> normalised("  Red   MUG! "), normalised("Piqué-Polo"), normalised('14" laptop, (32 GB)')
     ('red mug', 'pique polo', '14inch laptop 32gb')
@@ -135,12 +136,12 @@ def normalised(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    # What punctuation parted may be a measure too.
+    # Measures again, since one may appear only once punctuation is removed.
     return measured(" ".join(_PARTING.sub(" ", measured(text)).split()))[:LONGEST_QUERY].rstrip(" .,'")
 
 
 def phrase(words: Sequence[str]) -> tuple[str, ...]:
-    """Words by which what staff say is looked up: a plural's last letter makes no other.
+    """The key under which synonyms and rules are looked up: plurals lose their `s`.
 
     >>> phrase(["glass", "sofas", "men's"])
     ('glass', 'sofa', 'men')
@@ -152,9 +153,9 @@ def phrase(words: Sequence[str]) -> tuple[str, ...]:
 
 @lru_cache(1_000)
 def told(text: str, exact: bool) -> tuple[str, str | None]:
-    """A query as the log keeps it, and as it was typed where that is another text: an address of e-mail, or a long
-    number, may be somebody's own. Not one that found something by itself: of a query with other words nobody can tell
-    which of them did.
+    """A query as logged, and as typed if that differs. E-mail addresses and long numbers are masked, since they may be
+    personal; except a query that is a single word or number and had exact hits, such as an article number. With several
+    words nobody can tell which of them matched.
 
     >>> told("Café, for ann@example.com", True), told("4006381333931", True), told("4006381333931", False)
     (('cafe for …', 'café for …'), ('4006381333931', None), ('…', None))
@@ -172,7 +173,7 @@ def _masked(parts: Iterable[str]) -> str:
 
 
 def read_id(text: str | None) -> UUID | None:
-    """A search's id as a header has it; None for what is none, since a log is no reason to refuse anybody."""
+    """The search id from a header; None if it is malformed: no request is refused for the sake of a log."""
     if text is None or len(text) > 36:
         return None
     try:

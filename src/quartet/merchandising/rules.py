@@ -1,7 +1,7 @@
-"""What staff say about queries, as every process holds it in memory: renewed within half a second of a change.
+"""The search settings, cached in every process' memory: updated within half a second of a change.
 
-A search asks nobody but this memory, except that twice or three times a second one search a process looks at a stamp in
-PostgreSQL. Where PostgreSQL is slow or away, searches go on with what was known.
+Searches read only this memory; two or three times a second one search per process also checks a stamp in PostgreSQL.
+While PostgreSQL is slow or down, searches go on with the cached settings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +18,11 @@ from quartet.merchandising.typeahead import Offers
 from quartet.web.dependencies import Shop
 
 LOOK_SECONDS = 0.4
-# So long none looks again after a look that failed.
+# The pause after a failed check.
 REST_SECONDS = 2.0
-# What others search for changes without a stamp, and which product a SKU names.
+# The interval for what changes without a new stamp: frequent queries, and which product a SKU names.
 UNSTAMPED_SECONDS = 60.0
-# Sales of months hardly change meanwhile, and to add them up takes long where much is sold.
+# Sales of months hardly change in this time, and adding them up takes long in a shop with many.
 SALES_SECONDS = 600.0
 MOST_SALES = 2_000
 MOST_ALTERNATIVES = 8
@@ -33,7 +33,7 @@ Phrase = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Book:
-    """All that is said, ready to be looked up."""
+    """All search settings, indexed for look-ups."""
 
     stamp: int = 0
     synonyms: Mapping[Phrase, Sequence[Phrase]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Book:
     query_offers: Offers = field(default_factory=Offers)
 
     def of(self, text: str) -> Ruling:
-        """What is said about a query."""
+        """The settings for a query."""
         query = normalised(text)
         words = tuple(query.split())
         if not words:
@@ -61,9 +61,9 @@ class Book:
 
 
 def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> list[str]:
-    """The query in other words, the fewest changed first."""
+    """The query with synonyms put in, those with the fewest replacements first."""
     found = [tuple(query.split())]
-    for words in found:  # grows meanwhile
+    for words in found:  # grows while it is walked
         for start in range(len(words)):
             for end in range(start + 1, min(start + _LONGEST_PHRASE, len(words)) + 1):
                 for other in synonyms.get(phrase(words[start:end]), ()):
@@ -74,18 +74,18 @@ def alternatives(query: str, synonyms: Mapping[Phrase, Sequence[Phrase]]) -> lis
 
 
 def rule_of(words: Phrase, rules: Mapping[Phrase, Rule]) -> Rule | None:
-    """The rule for these very words, else for their singular or plural."""
+    """The rule for exactly these words, else for their singular or plural."""
     return rules.get(words) or rules.get(phrase(words))
 
 
 def by_words(held: Iterable[Rule]) -> dict[Phrase, Rule]:
-    """Rules by what is typed, plural or not; of two the one for these very words, then the latest."""
+    """Rules by exact words and by their singular; an exact rule takes precedence, then the latest."""
     ordered = [(tuple(normalised(rule.query).split()), rule) for rule in sorted(held, key=lambda one: one.updated_at)]
     return {phrase(words): rule for words, rule in ordered} | dict(ordered)
 
 
 def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
-    """By what is typed, plural or not, the words that stand for it."""
+    """Synonyms by the singular of the words typed."""
     found: dict[Phrase, list[Phrase]] = {}
     for each in held:
         for typed in each.words:
@@ -99,7 +99,7 @@ def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
 def boosts(
     sales: Iterable[tuple[str, str, int]], product_ids: Mapping[str, str], most: float
 ) -> dict[str, dict[str, float]]:
-    """By query and product a factor from 1 to 1 + `most`, which what sells best for the query has."""
+    """Factors by query and product: 1 + `most` for the product that sells best for the query, others in proportion."""
     units: dict[str, dict[str, int]] = {}
     for query, sku, sold in sales:
         if (product_id := product_ids.get(sku)) is not None:
@@ -112,7 +112,7 @@ def boosts(
 
 
 class Desk:
-    """What one process knows of it all."""
+    """The cache of one process."""
 
     def __init__(self) -> None:
         self.book = Book()
@@ -120,12 +120,12 @@ class Desk:
         self._unstamped_at = self._sales_at = float("-inf")
 
     async def present(self, shop: Shop) -> Book:
-        """The book, no older than a moment unless PostgreSQL is slow."""
+        """The book, at most `LOOK_SECONDS` old unless PostgreSQL is slow or down."""
         await self.looks.look(partial(self._renew, shop))
         return self.book
 
     def is_recent(self, shop: Shop) -> bool:
-        """Whether the book is; it is renewed ahead, so that searches that ask often never wait for it."""
+        """Whether no check is due. Starts one ahead of time, so that with steady traffic no search waits for it."""
         return self.looks.are_recent(lambda: self._renew(shop))
 
     async def _renew(self, shop: Shop) -> None:
@@ -134,7 +134,7 @@ class Desk:
             stamp = await store.stamp(read)
             is_anew = stamp != self.book.stamp
             if is_anew:
-                # In force before sales are added up, which takes long where much is sold, or even longer than it may.
+                # In effect before sales are added up, which may take long, or even time out.
                 said = by_words(await store.all_rules(read))
                 synonyms = table(await store.all_synonyms(read))
                 self.book = replace(
@@ -148,7 +148,8 @@ class Desk:
 
 
 async def _with_unstamped(shop: Shop, before: Book, *, add_up: bool) -> Book:
-    """What changes without a stamp: what others search for, the categories, what sells (added up anew or as before)."""
+    """Renews what changes without a new stamp: frequent queries, categories, boosts by sales; `add_up`: with the sales
+    added up again."""
     async with shop.stores.pg.read() as read:
         past = await store.past_queries(read)
         ranking, sales = await store.ranking(read), before.sales
@@ -166,8 +167,8 @@ def _offered(past: Iterable[tuple[str, int]], said: Mapping[Phrase, Rule]) -> Of
 
 
 async def _as_named(shop: Shop, rules: Mapping[Phrase, Rule]) -> Mapping[Phrase, Rule]:
-    """Of the products that their SKUs name now: one may have been made anew since, or have given a variant to another.
-    While MongoDB is away, of those that they named before."""
+    """The rules with the product ids that their SKUs name now, since a product may have been recreated, or a variant
+    moved to another product. While MongoDB is down, the rules as they are."""
     skus = {sku for rule in rules.values() for sku in (*rule.pinned, *rule.hidden)}
     try:
         ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
@@ -204,19 +205,19 @@ async def _boosts(
 
 
 async def ruling(shop: Shop, text: str) -> Ruling:
-    """What staff, and sales within the bounds that staff set, say about a query now."""
+    """The current settings for a query: synonyms and rules by staff, and boosts by sales."""
     return (await shop.stores.kept(Desk).present(shop)).of(text)
 
 
 def stamp_of_late(shop: Shop) -> int | None:
-    """Another number whenever staff have changed anything; None when nobody has looked for a moment. For whoever keeps
-    answers ready: kept under this, none outlives what was said when it was made."""
+    """A number that changes with every change of the settings; None if a check is due. For cache keys: an answer cached
+    under it is not used any more once the settings have changed."""
     desk = shop.stores.kept(Desk)
     return desk.book.stamp if desk.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
-    """Categories, (name, slug) each, and past queries for whoever has typed so much."""
+    """Typeahead: categories, (name, slug) each, and past queries for the text typed so far."""
     book = await shop.stores.kept(Desk).present(shop)
     slugs = book.category_offers.begun(typed, limit)
     return [(book.categories[slug], slug) for slug in slugs], book.query_offers.begun(typed, limit)

@@ -1,4 +1,4 @@
-"""The search log, and what staff set for queries.
+"""The search log, and changes of the search settings.
 
 Log entries are collected in memory and written in batches in the background. A search never waits for it, and no
 failure of PostgreSQL affects searching. What does not fit into memory is dropped and counted.
@@ -29,9 +29,9 @@ log = structlog.get_logger("quartet.merchandising")
 
 GATHER_SECONDS = 0.5
 BATCH = 2_000
-# Two seconds of the busiest shop, some 5 MB.
+# Two seconds of the greatest load expected, some 5 MB.
 MOST_WAITING = 20_000
-# A statement that counts goes through a day's searches, or through a month of queries.
+# The timeout of counting statements, which read a day's searches, or a month of queries.
 COUNT_SECONDS = 120.0
 OFFERED_DAYS = 30
 MOST_OFFERED = 5_000
@@ -41,7 +41,7 @@ DROPPED = Counter("quartet_search_log_dropped", "Searches and opened pages that 
 
 
 class Journal:
-    """What one process has noted and not yet written."""
+    """The log entries of one process that are not written yet."""
 
     def __init__(self, pg: Postgres) -> None:
         self._pg = pg
@@ -51,7 +51,7 @@ class Journal:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def note(self, entry: Searched | Opened) -> None:
-        """Takes no time and raises nothing."""
+        """Adds an entry; never waits or raises."""
         if len(self._waiting) >= MOST_WAITING:
             DROPPED.inc()
         else:
@@ -66,7 +66,7 @@ class Journal:
         task.add_done_callback(self._tasks.discard)
 
     async def write(self) -> None:
-        """All that waits. What can't be written stays for the next time that something is noted."""
+        """Writes all waiting entries. After a failure they are kept, until the next entry triggers another try."""
         async with self._writing:
             while self._waiting:
                 batch = list(islice(self._waiting, BATCH))
@@ -88,8 +88,8 @@ def _journal(shop: Shop) -> Journal:
 
 
 def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:
-    """Notes a search that has been answered, and gives it the id that its answer carries. `exact`: what was found has
-    all of its words as they are."""
+    """Logs an answered search; returns its id for the response's header. `exact`: the hits have all of its words as
+    typed."""
     search_id, exact = new_row_id(), exact and found > 0
     query, spelt = told(text, exact)
     if query:
@@ -98,17 +98,18 @@ def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:
 
 
 def note_opened(shop: Shop, search_id: UUID, product_id: str) -> None:
-    """Notes that a product's page was opened from a search."""
+    """Logs that a product's page was opened from a search."""
     _journal(shop).note(Opened(search_id, product_id, shop.clock.now()))
 
 
 async def write_log(shop: Shop) -> None:
-    """Writes what this process has noted; at its end, or for a test."""
+    """Writes this process's waiting entries; at shutdown, or for a test."""
     await _journal(shop).write()
 
 
 async def keep(tx: Tx, events: Sequence[Event]) -> None:
-    """What was sold counts for its queries, in the transaction that takes the event out of the outbox."""
+    """Credits confirmed orders to the queries that they came from, and forgets the searches of cancelled ones; in the
+    transaction in which the outbox relay records the events' first try."""
     if confirmed := _orders(events, "order.confirmed"):
         await store.credit(tx, confirmed)
     if cancelled := _orders(events, "order.cancelled"):
@@ -116,7 +117,8 @@ async def keep(tx: Tx, events: Sequence[Event]) -> None:
 
 
 def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
-    """Their ids. An event that names none is left out: it must not keep the others from being kept."""
+    """The order ids of this topic's events. A malformed event is skipped: it must not fail the others'
+    transaction."""
     ids: list[UUID] = []
     for event in events:
         if event.topic == topic:
@@ -126,14 +128,14 @@ def _orders(events: Sequence[Event], topic: str) -> list[UUID]:
 
 
 async def credit_late(shop: Shop) -> None:
-    """Counts what was sold before its search was written down, as `keep` does the rest."""
+    """Credits orders that were paid before their search was written to the log; `keep` credits the others."""
     async with shop.stores.pg.tx() as tx:
         await store.credit_late(tx)
 
 
 async def count_queries(shop: Shop, *, yesterday: bool = True) -> None:
-    """Counts how often queries of today, and of `yesterday`, were searched for, and puts down which are offered.
-    Today's first, and put down before yesterday's, which were counted all day long and may be too many."""
+    """Counts today's queries, and yesterday's if `yesterday`, and stores the most frequent ones as suggestions. Today's
+    are counted and stored first: yesterday's were counted all day long, and may be so many that counting fails."""
     now = shop.clock.now()
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for day in (midnight, midnight - timedelta(days=1)) if yesterday else (midnight,):
@@ -147,7 +149,7 @@ async def count_queries(shop: Shop, *, yesterday: bool = True) -> None:
 
 
 async def sweep(shop: Shop) -> None:
-    """Forgets what is older than the setting says."""
+    """Deletes log entries older than the setting `search_log_days`, in batches."""
     before, done = shop.clock.now() - timedelta(days=shop.settings.search_log_days), False
     while not done:
         async with shop.stores.pg.tx() as tx:
@@ -155,11 +157,11 @@ async def sweep(shop: Shop) -> None:
         await shop.step("searches forgotten")
 
 
-# --- What staff say ---------------------------------------------------------------------------------------------------
+# --- Settings by staff ------------------------------------------------------------------------------------------------
 
 
 async def add_synonyms(shop: Shop, words: Sequence[str], means: Sequence[str], *, actor: str) -> Synonyms:
-    """Raises Invalid naming the field."""
+    """Adds synonyms. Raises Invalid naming the field."""
     new = Synonyms(new_id(), _texts("words", words), _texts("means", means), shop.clock.now())
     if len(new.words) < 2 and not new.means:
         raise invalid("words", "must be two at least, or `means` says what one stands for")
@@ -177,7 +179,7 @@ def _texts(field: str, given: Sequence[str]) -> tuple[str, ...]:
 
 
 async def drop_synonyms(shop: Shop, id_: UUID, *, actor: str) -> None:
-    """Raises NotFound."""
+    """Deletes synonyms. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         before = await store.drop_synonyms(tx, id_)
         await trail.record(tx, actor, "synonyms.drop", "synonyms", id_, before=before)
@@ -186,7 +188,7 @@ async def drop_synonyms(shop: Shop, id_: UUID, *, actor: str) -> None:
 async def put_rule(
     shop: Shop, query: str, pinned: Sequence[str], hidden: Sequence[str], *, offered: bool, actor: str
 ) -> Rule:
-    """In place of what was said of the query before. Raises Invalid naming the field, StoreUnavailable."""
+    """Sets the rule for a query, replacing an earlier one. Raises Invalid naming the field, StoreUnavailable."""
     query = normalised(query)
     if not query:
         raise invalid("query", "must be words")
@@ -195,7 +197,7 @@ async def put_rule(
         if unknown := [sku for sku in skus if sku not in ids]:
             raise invalid(field, f"there is no product {unknown[0]}")
     pinned_ids, hidden_ids = products_of(pinned, ids), products_of(hidden, ids)
-    if both := [sku for sku in hidden if ids[sku] in pinned_ids]:  # each perhaps by another variant's SKU
+    if both := [sku for sku in hidden if ids[sku] in pinned_ids]:  # by product, since the SKUs may be two variants'
         raise invalid("hidden", f"has {both[0]}, which is pinned")
     rule = Rule(new_id(), query, tuple(pinned), tuple(hidden), pinned_ids, hidden_ids, offered, shop.clock.now())
     async with shop.stores.pg.tx() as tx:
@@ -205,14 +207,14 @@ async def put_rule(
 
 
 async def drop_rule(shop: Shop, id_: UUID, *, actor: str) -> None:
-    """Raises NotFound."""
+    """Deletes a rule. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         before = await store.drop_rule(tx, id_)
         await trail.record(tx, actor, "search-rule.drop", "search-rule", id_, before=before)
 
 
 async def set_ranking(shop: Shop, new: Ranking, *, actor: str) -> None:
-    """How far what sells for a query may rise, from now on."""
+    """Sets how much sales may boost a product for a query."""
     async with shop.stores.pg.tx() as tx:
         before = await store.set_ranking(tx, new)
         await trail.record(tx, actor, "search-ranking.set", "search-ranking", "sales", before=before, after=new)

@@ -1,4 +1,4 @@
-"""The search log, and what staff set for queries, in PostgreSQL."""
+"""The search log and the search settings in PostgreSQL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,12 +20,12 @@ from quartet.stores.postgres import Read, Record, Tx
 
 q = queries(__file__)
 
-# Rows a statement deletes; more are left to the next.
+# Rows deleted per statement.
 PORTION = 20_000
 
 
 async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -> None:
-    """Once or many times the same."""
+    """Writes log entries; idempotent."""
     if searches:
         await tx.execute(q.write_searches, *map(list, zip(*searches, strict=True)))
     if opens:
@@ -33,38 +33,38 @@ async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -
 
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
-    """Says from which search lines of an order came, (SKU, search id) each; the first of a SKU holds."""
+    """Records from which searches an order's lines came, (SKU, search id) each; the first per SKU counts."""
     await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [search_id for _, search_id in found_by])
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """They are paid: what they sold counts for its queries, once, as far as these are written down."""
+    """Credits paid orders to the queries that their lines came from, once, as far as these searches are in the log."""
     await tx.execute(q.credit, order_ids)
 
 
 async def credit_late(tx: Tx) -> None:
-    """What was paid before its search was written down counts now; the lines of searches that never are go."""
+    """Credits lines that were paid before their search was in the log; deletes those whose search will never be."""
     if order_ids := [row["order_id"] for row in await tx.fetch(q.paid)]:
         await credit(tx, order_ids)
         await tx.execute(q.give_up, order_ids)
 
 
 async def forget_lines(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """From which searches these orders came is nobody's business any more."""
+    """Deletes from which searches these orders came."""
     await tx.execute(q.forget_lines, order_ids)
 
 
 async def report(
     read: Read, *, start: datetime, before: datetime, currency: str, order: ReportOrder, limit: int
 ) -> SearchReport:
-    """Queries in `[start, before)`, the most of `order` first; money of one currency."""
+    """Queries in `[start, before)`, highest `order` first; money in one currency."""
     rows = await read.fetch(q.report, start, before, currency, order, limit)
     lines = [QueryLine(**row) for row in rows]
     return SearchReport(tuple(line for line in lines if line.query is not None), lines[-1])
 
 
 async def sweep(tx: Tx, before: datetime) -> bool:
-    """Forgets what is older, a portion of it; whether that was all."""
+    """Deletes a portion of what is older; returns whether that was all."""
     tags = [await tx.execute(statement, before, PORTION) for statement in (q.sweep_searches, q.sweep_opens)]
     await tx.execute(q.sweep_sales, before)
     await tx.execute(q.sweep_query_days, before)
@@ -72,57 +72,58 @@ async def sweep(tx: Tx, before: datetime) -> bool:
 
 
 async def count_queries(tx: Tx, day: datetime) -> None:
-    """Counts the queries of a day (its first moment) anew."""
+    """Recounts the queries of a day, given by its start."""
     await tx.execute(q.count_queries, day)
 
 
 async def draw_frequent(tx: Tx, since: datetime, least: int, limit: int) -> None:
-    """Puts down the most frequent queries that `least` searches at least found exactly, as they were typed of late."""
+    """Stores the most frequent queries since `since`, in their latest spelling: those with at least `least` exact
+    searches with hits, which must be more than half of all."""
     await tx.execute(q.draw_frequent, since, least, limit)
 
 
 async def past_queries(read: Read) -> list[tuple[str, int]]:
-    """What was put down last, and how many asked for it, the most frequent first."""
+    """The stored frequent queries with their number of searches, most frequent first."""
     return [(row["spelt"], row["searches"]) for row in await read.fetch(q.past_queries)]
 
 
-# --- What staff say ---------------------------------------------------------------------------------------------------
+# --- Settings by staff ------------------------------------------------------------------------------------------------
 
 
 async def stamp(read: Read) -> int:
-    """Another one whenever staff have changed anything."""
+    """A number that changes with every change of the settings."""
     found: int = await read.fetchval(q.stamp)
     return found
 
 
 async def all_synonyms(read: Read) -> list[Synonyms]:
-    """All there are."""
+    """All synonyms."""
     return [_synonyms(row) for row in await read.fetch(q.all_synonyms)]
 
 
 async def all_rules(read: Read) -> list[Rule]:
-    """All there are."""
+    """All rules."""
     return [_rule(row) for row in await read.fetch(q.all_rules)]
 
 
 async def synonyms_page(read: Read, before: UUID, limit: int) -> list[Synonyms]:
-    """The newest first."""
+    """Synonyms, newest first."""
     return [_synonyms(row) for row in await read.fetch(q.synonyms_page, before, limit)]
 
 
 async def rules_page(read: Read, after: str, limit: int) -> list[Rule]:
-    """By query."""
+    """Rules, sorted by query."""
     return [_rule(row) for row in await read.fetch(q.rules_page, after, limit)]
 
 
 async def add_synonyms(tx: Tx, new: Synonyms) -> None:
-    """In force once committed, everywhere within a second."""
+    """Adds synonyms; in effect within a second after the commit."""
     await tx.execute(q.add_synonyms, new.id, new.words, new.means, new.created_at)
     await tx.execute(q.touch)
 
 
 async def drop_synonyms(tx: Tx, id_: UUID) -> Synonyms:
-    """What they were. Raises NotFound."""
+    """Deletes synonyms and returns them. Raises NotFound."""
     row = await tx.fetchrow(q.drop_synonyms, id_)
     if row is None:
         raise NotFound(f"there are no synonyms {id_}")
@@ -131,7 +132,7 @@ async def drop_synonyms(tx: Tx, id_: UUID) -> Synonyms:
 
 
 async def put_rule(tx: Tx, rule: Rule) -> tuple[Rule | None, Rule]:
-    """What was said of the query before, and what is said now."""
+    """Sets a query's rule; returns the earlier one, if any, and the new one."""
     before = await tx.fetchrow(q.lock_rule, rule.query)
     row = await tx.fetchrow(
         q.put_rule, rule.id, rule.query, rule.pinned, rule.hidden, rule.pinned_ids, rule.hidden_ids, rule.offered,
@@ -142,7 +143,7 @@ async def put_rule(tx: Tx, rule: Rule) -> tuple[Rule | None, Rule]:
 
 
 async def drop_rule(tx: Tx, id_: UUID) -> Rule:
-    """What it was. Raises NotFound."""
+    """Deletes a rule and returns it. Raises NotFound."""
     row = await tx.fetchrow(q.drop_rule, id_)
     if row is None:
         raise NotFound(f"there is no rule {id_}")
@@ -151,12 +152,12 @@ async def drop_rule(tx: Tx, id_: UUID) -> Rule:
 
 
 async def ranking(read: Read) -> Ranking:
-    """The bounds of now."""
+    """The current ranking settings."""
     return Ranking(**await read.fetchrow(q.ranking))
 
 
 async def set_ranking(tx: Tx, new: Ranking) -> Ranking:
-    """The bounds there were before."""
+    """Sets the ranking settings; returns the earlier ones."""
     before = Ranking(**await tx.fetchrow(q.lock_ranking))
     await tx.execute(q.set_ranking, new.most_boost, new.least_units, new.days)
     await tx.execute(q.touch)
@@ -164,7 +165,7 @@ async def set_ranking(tx: Tx, new: Ranking) -> Ranking:
 
 
 async def best_of_queries(read: Read, now: datetime, bounds: Ranking, limit: int) -> list[tuple[str, str, int]]:
-    """Query, SKU and units of what has sold often enough lately, the most sold first."""
+    """Query, SKU and units of what has sold enough within the `bounds`, most sold first."""
     rows = await read.fetch(q.best_of_queries, now, bounds.days, bounds.least_units, limit)
     return [(row["query"], row["sku"], row["units"]) for row in rows]
 

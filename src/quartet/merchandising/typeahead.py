@@ -1,4 +1,4 @@
-"""What is offered to whoever types, from memory: categories and past queries that begin as typed."""
+"""Typeahead suggestions from memory: categories and past queries that begin as typed."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,17 +7,17 @@ from heapq import nlargest
 
 from quartet.merchandising.model import normalised
 
-# As one types, a word of so many letters may have one wrong, of products' names too.
+# The least length of a word that may have one typo in typeahead, in products' names too.
 FEWEST_LETTERS = 4
 LONGEST_TYPED = 32
-# Of what begins with one letter only so many are weighed: the list is short, but the most common letter's part is not.
+# The most entries with the typed prefix that are ranked: for a single common letter there may be more.
 MOST_WEIGHED = 2_000
 _LAST = "\U0010ffff"
 
 
 @dataclass(frozen=True)
 class Offers:
-    """Texts with what they weigh, in the order of the alphabet; each leads to a value."""
+    """Texts in alphabetical order, each with a weight and a value."""
 
     keys: tuple[str, ...] = ()
     weights: tuple[int, ...] = ()
@@ -25,12 +25,12 @@ class Offers:
 
     @classmethod
     def of(cls, entries: Iterable[tuple[str, int, str]]) -> "Offers":
-        """Of (text as it is typed, weight, value)."""
+        """From entries (normalised text, weight, value)."""
         ordered = sorted(set(entries))
         return cls(*zip(*ordered, strict=True)) if ordered else cls()
 
     def begun(self, typed: str, limit: int) -> list[str]:
-        """Values whose text begins as typed, the weightiest first; where there is none, those that nearly do."""
+        """Values whose text begins as typed, highest weight first; if there are none, those with one typo."""
         text = normalised(typed)[:LONGEST_TYPED]
         if not text:
             return []
@@ -45,12 +45,12 @@ class Offers:
         return range(start, self._end(text, start, min(len(self.keys), start + MOST_WEIGHED)))
 
     def _end(self, text: str, start: int, end: int) -> int:
-        """Where those that begin so end; they begin at `start`."""
+        """The end of the entries with this prefix, which begin at `start`."""
         return bisect_left(self.keys, text + _LAST, start, end)
 
     def _spellings(self, text: str) -> Iterator[str]:
-        """All that one letter left out, put in, changed, or swapped with the next makes of it, as far as texts go on
-        so: a wrong letter is looked for only behind what some of them begin with."""
+        """All spellings with one letter left out, added, changed or swapped with the next. Tried at a position only if
+        some text begins with the letters before it, and only with letters that follow there."""
         start, end = 0, len(self.keys)
         for place in range(len(text)):
             before, rest = text[:place], text[place:]
@@ -66,7 +66,7 @@ class Offers:
                 yield before + letter + rest[1:]
 
     def _letters(self, place: int, start: int, end: int) -> Iterator[str]:
-        """What stands there in texts that are alike before it."""
+        """The letters at `place` in the entries from `start` to `end`, which have the same letters before it."""
         while start < end:
             key = self.keys[start]
             if len(key) > place:
@@ -75,7 +75,7 @@ class Offers:
 
 
 def of_categories(names: Mapping[str, str]) -> Offers:
-    """Categories by each word of their names on; `names` by slug. Values are slugs."""
+    """Categories, found by their name from each of its words on; `names` by slug. Values are slugs."""
     entries = []
     for slug, name in names.items():
         words = normalised(name).split()
@@ -84,7 +84,7 @@ def of_categories(names: Mapping[str, str]) -> Offers:
 
 
 def of_queries(searches: Iterable[tuple[str, int]]) -> Offers:
-    """Past queries, (as it is shown, how often) each, the most frequent first. Values are what is shown."""
+    """Past queries, (spelling shown, number) each, most frequent first. Values are the spellings shown."""
     known: dict[str, tuple[int, str]] = {}
     for shown, count in searches:
         before, first = known.get(normalised(shown), (0, shown))

@@ -1,4 +1,4 @@
-"""A real retailer's year: imported as the shop's history, and bought again over HTTP.
+"""A real retailer's year of sales: imported as the shop's history, and its baskets bought again over HTTP.
 
 `import_retail` imports it, `verify` compares the books with the file, `replay` buys its baskets over HTTP.
 """

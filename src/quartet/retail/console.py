@@ -1,4 +1,4 @@
-"""The two commands as they are seen: progress bars, tables, and whether it went well."""
+"""The output of `quartet import` and `quartet replay`: progress bars and tables; and whether they succeeded."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ _UNITS: dict[str, str] = {
 
 
 class _Rate(ProgressColumn):
-    """How many of its unit a stage does a second."""
+    """A stage's rate in its unit per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -47,7 +47,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def watching(console: Console) -> Iterator[Watch]:
-    """A bar a stage, with rate and time left."""
+    """A progress bar per stage, with rate and time left."""
     columns = (
         TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
@@ -64,7 +64,7 @@ def watching(console: Console) -> Iterator[Watch]:
 
 
 def report_table(report: Report) -> Table:
-    """Lines and sums by what became of them; the last row is the file's own."""
+    """Lines and sums by how they were booked or refused; the last row has the file's totals."""
     table = Table(title=f"{report.months[0]} to {report.months[-1]}" if report.months else "nothing")
     for heading in ("what", "lines", "sum, GBP", "why"):
         table.add_column(heading, justify="right" if heading in ("lines", "sum, GBP") else "left")
@@ -84,7 +84,7 @@ def report_table(report: Report) -> Table:
 
 
 def verified_table(verified: Verified) -> Table:
-    """The file's sums beside the database's."""
+    """The file's sums compared with the database's."""
     table = Table(title="The file against the books")
     for heading in ("what", "file", "books", ""):
         table.add_column(heading, justify="right" if heading in ("file", "books") else "left")
@@ -116,7 +116,8 @@ def replay_tables(result: Replayed, currency: str) -> list[Table]:
 
 
 async def run_import(shop: Shop, console: Console, file: Path, month: str | None, *, verified: bool) -> bool:
-    """`quartet import`; False when nothing of the file could be read, or the books are not equal to it."""
+    """Runs `quartet import`; False if nothing of the file could be read, or with `verified` if the books differ from
+    it."""
     with watching(console) as watch:
         report = await import_retail(shop, file, month, watch=watch)
     console.print(report_table(report))
@@ -135,8 +136,8 @@ async def run_import(shop: Shop, console: Console, file: Path, month: str | None
 
 
 async def run_replay(console: Console, url: str, wanted: Sequence[Basket], buyers: int, currency: str) -> bool:
-    """`quartet replay` without its check; False when a basket ended otherwise than shops' baskets do. ValueError when
-    there is no shop at the address."""
+    """Runs `quartet replay` without its final check; False if a basket failed for another reason than a real shopper
+    could meet. Raises ValueError if no shop answers at the URL."""
     limits = httpx.Limits(max_connections=buyers, max_keepalive_connections=buyers)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:

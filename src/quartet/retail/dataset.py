@@ -1,4 +1,4 @@
-"""Reads the retailer's file as a stream: a line at a time, whatever its size, compressed or not."""
+"""Reads the retailer's file as a stream: line by line, whatever its size, compressed or not."""
 
 import csv
 import hashlib
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "data" / "online-retail.csv.xz"
 COLUMNS = ["invoice", "sku", "description", "quantity", "at", "unit_price", "customer", "country"]
 
-_TEXT_LIMIT = 200  # characters of a word; the shipped file's longest is 35
+_TEXT_LIMIT = 200  # characters per field; the shipped file's longest has 35
 
 
 class NotTheRetailersFile(ValueError):
-    """The file does not have the columns of the retailer's: invoice, sku, description, quantity, at, unit_price,
-    customer, country, with this header, as CSV in UTF-8 (plain or .xz)."""
+    """The file is not CSV in UTF-8 (plain or .xz) with the header and columns of the retailer's: invoice, sku,
+    description, quantity, at, unit_price, customer, country."""
 
 
 class Unread(NamedTuple):
-    """A row that is no line of the retailer's: kept as it stands, for the report."""
+    """A row that can't be parsed: kept unchanged for the report."""
 
     number: int
     row: list[str]
 
     @property
     def mills(self) -> int:
-        """What it comes to in thousandths of a pound, 0 where not even that can be read."""
+        """Its amount in thousandths of a pound; 0 if not even that can be parsed."""
         try:
             return int(self.row[3]) * mills_of(self.row[5].strip())
         except (ValueError, IndexError):
@@ -51,7 +51,7 @@ class Unread(NamedTuple):
 
 @dataclass(slots=True)
 class Customer:
-    """A customer as first seen, and the months of their invoices."""
+    """When and where a customer first appears, and the months of their invoices."""
 
     since: datetime
     country: str
@@ -60,7 +60,7 @@ class Customer:
 
 @dataclass(slots=True)
 class Extent:
-    """How many lines an invoice has, and its month: its first line's."""
+    """An invoice's number of lines, and its month, which is its first line's."""
 
     month: str
     lines: int = 0
@@ -68,9 +68,9 @@ class Extent:
 
 @dataclass
 class Survey:
-    """What one pass over the whole file says, in memory that grows with its codes, customers and invoice numbers
-    but not with its lines. The whole file is always surveyed, so that one month's import finds the same names,
-    prices and matches as the year's."""
+    """What one pass over the whole file yields, in memory that grows with SKUs, customers and invoice numbers but not
+    with lines. Always of the whole file, so that one month's import finds the same names, prices and matches as the
+    whole year's."""
 
     lines: int = 0
     mills: int = 0
@@ -81,7 +81,7 @@ class Survey:
 
     @property
     def months(self) -> list[str]:
-        """The months (`2010-12`) in which there are invoices, in order."""
+        """The months (`2010-12`) with invoices, in order."""
         return sorted({invoice.month for invoice in self.invoices.values()})
 
 
@@ -100,8 +100,8 @@ def _unpacked(raw: BinaryIO) -> Iterator["LZMAFile"]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
-    """The file as text, and a function that tells how many of its bytes on disk were read so far. NotTheRetailersFile
-    as soon as it can't be read."""
+    """The file as text, and a function that returns how many of its bytes on disk have been read. Raises
+    NotTheRetailersFile as soon as it can't be decoded."""
     with path.open("rb") as raw, _unpacked(raw) if path.suffix == ".xz" else nullcontext(raw) as plain:
         try:
             yield io.TextIOWrapper(plain, encoding="utf-8", newline=""), raw.tell
@@ -110,13 +110,13 @@ def opened(path: Path) -> Iterator[tuple[IO[str], Callable[[], int]]]:
 
 
 def digest(path: Path) -> str:
-    """The file's SHA-256: which file it is, wherever it lies."""
+    """The file's SHA-256, which identifies it whatever its path."""
     with path.open("rb") as raw:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 def read(text: IO[str]) -> Iterator[Line | Unread]:
-    """Every line of the file in its order. Raises NotTheRetailersFile when the header is another's."""
+    """Every line of the file in order. Raises NotTheRetailersFile if the header is not the expected one."""
     rows = csv.reader(text)
     header = next(rows, [])
     if header != COLUMNS:
@@ -150,7 +150,7 @@ def _line(number: int, row: list[str]) -> Line:
 
 
 def survey(lines: Iterable[Line | Unread]) -> Survey:
-    """The first pass: counts, names, prices, customers, and what was cancelled."""
+    """The first pass: counts, names, prices, customers, and the (customer, SKU) pairs of cancellations."""
     found = Survey()
     for line in lines:
         found.lines += 1
@@ -180,8 +180,8 @@ def _take_in(found: Survey, line: Line, month: str) -> None:
 
 
 def invoices(lines: Iterable[Line], extents: Mapping[str, Extent], months: Collection[str]) -> Iterator[Invoice]:
-    """The second pass: whole invoices of these months, each as soon as its last line was read (one of the file's is
-    interrupted by another's lines). Reads no further than the last of them."""
+    """The second pass: whole invoices of these months, each once its last line is read (in one of them the lines are
+    interrupted by another invoice's). Stops reading after the last of them."""
     missing = sum(extent.lines for extent in extents.values() if extent.month in months)
     waiting: dict[str, Invoice] = {}
     for line in lines if missing else ():

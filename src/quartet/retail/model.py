@@ -1,7 +1,7 @@
-"""What a line of the retailer's file is to the shop: taken as a sale or a cancellation, or refused with a reason.
+"""How each line of the retailer's file is treated: taken as a sale or a cancellation, or refused with a reason.
 
-Pure rules. Money of the file is counted in thousandths of a pound ("mills"), because four of its prices are £0.001;
-what the shop takes is whole pence.
+Pure rules. The file's amounts are in thousandths of a pound ("mills"), because four of its prices are £0.001; the
+shop's are whole pence.
 """
 
 import re
@@ -16,11 +16,11 @@ from uuid import UUID, uuid5
 from quartet.retail import naming
 
 CURRENCY = "GBP"
-# Every id of the import is drawn from this one and the file's own words, so that a second run finds the first.
+# Every id of the import is a UUID 5 in this namespace, from the file's own identifiers, so that imports are idempotent.
 NAMESPACE = UUID("6c1f5b0e-5b0d-5f6e-9f7a-0c24432c5b33")
 UNKNOWN_CUSTOMER = ""
 
-# Charges that a customer paid: they belong to an invoice's total, though nobody can put them in a cart.
+# Charges that customers paid: part of an invoice's total, but not products that can be put in a cart.
 SERVICES = {
     "POST": "Postage",
     "DOT": "Postage, web shop",
@@ -28,12 +28,12 @@ SERVICES = {
     "M": "Manual charge",
     "D": "Discount",
 }
-# The retailer's own books: what marketplaces, banks and charities took, samples, bad debts. No customer bought them.
+# The retailer's own bookkeeping: fees of marketplaces and banks, donations, samples, bad debts. No customer's purchase.
 BOOKKEEPING = frozenset({"AMAZONFEE", "BANK CHARGES", "B", "CRUK", "S"})
 
 
 class Refusal(StrEnum):
-    """Why a line was not taken. The value is the word in the report, `because` the sentence for people."""
+    """Why a line was refused. The value is the code in the report, `because` the explanation."""
 
     UNREADABLE = "unreadable"
     BOOKKEEPING = "bookkeeping"
@@ -60,7 +60,7 @@ _BECAUSE = {
 
 
 class Line(NamedTuple):
-    """One line of the file, in the file's own terms. `price_mills` is in thousandths of a pound."""
+    """One line of the file. `price_mills` is in thousandths of a pound."""
 
     number: int  # of the line in the file; the header is line 1
     invoice: str
@@ -69,7 +69,7 @@ class Line(NamedTuple):
     quantity: int
     at: datetime
     price_mills: int
-    customer: str  # "" where the retailer did not know
+    customer: str  # "" if unknown to the retailer
     country: str
 
     @property
@@ -83,7 +83,7 @@ class Line(NamedTuple):
 
     @property
     def cents(self) -> int:
-        """The same in pence; only of a line that was taken."""
+        """The same in pence; only valid for a line that is taken."""
         return self.quantity * self.price_cents
 
     @property
@@ -95,7 +95,7 @@ _PRICE = re.compile(r"(-?)(\d{1,9})(?:\.(\d{1,3}))?")
 
 
 def mills_of(price: str) -> int:
-    """Thousandths of a pound in a decimal such as `2.55`; ValueError when it is none."""
+    """A decimal such as `2.55` in thousandths of a pound. Raises ValueError."""
     found = _PRICE.fullmatch(price)
     if not found:
         raise ValueError(f"{price!r} is no price")
@@ -105,7 +105,7 @@ def mills_of(price: str) -> int:
 
 
 def refusal(line: Line) -> Refusal | None:
-    """Why the shop cannot take the line; None when it can."""
+    """Why the line is refused; None if it is taken."""
     if line.sku in BOOKKEEPING:
         return Refusal.BOOKKEEPING
     if line.price_mills == 0:
@@ -120,23 +120,23 @@ def refusal(line: Line) -> Refusal | None:
 
 
 def id_of(kind: str, *words: object) -> UUID:
-    """The id of an imported thing, the same in every run: UUID version 5 of what the file calls it."""
+    """The id of an imported row, the same in every run: UUID 5 of its identifier in the file."""
     return uuid5(NAMESPACE, "/".join((kind, *map(str, words))))
 
 
 def product_name(sku: str, name: str) -> str:
-    """What the shop calls the SKU: the charge's name, the goods' name without shouting, or the code itself."""
+    """The SKU's name in the shop: the charge's name, the product's name in title case, or the SKU itself."""
     return SERVICES.get(sku) or naming.title(name) or sku
 
 
 def email_of(customer: str) -> str:
-    """Nobody can sign in with it: imported customers have no password, and .example never receives mail."""
+    """An imported customer's address. It can't be used: these users have no password, and .example receives no mail."""
     return f"customer-{customer}@retail.example" if customer else "unknown-customer@retail.example"
 
 
 @dataclass(slots=True)
 class Invoice:
-    """The lines of one invoice number. Its time is its first line's (some invoices run over a minute's end)."""
+    """The lines of one invoice number. Its time is its first line's (some invoices span two minutes)."""
 
     number: str
     month: str
@@ -148,7 +148,7 @@ class Invoice:
 
 @dataclass(slots=True)
 class OpenSale:
-    """What is left of a sold line after the cancellations matched with it so far."""
+    """What remains of a sold line after the cancellations matched with it so far."""
 
     order_id: UUID
     turn: int
@@ -157,29 +157,29 @@ class OpenSale:
 
 
 class Sales:
-    """Finds the sale that a cancellation takes back: the same customer's latest earlier line of that SKU with enough
-    quantity, and enough money, not yet refunded. A customer the retailer did not know is nobody in particular, so
-    their cancellations match nothing.
+    """Matches a cancellation with the sale that it refunds: the same customer's latest earlier line of that SKU with
+    enough quantity and money not yet refunded. Cancellations of unknown customers match nothing, since these may be
+    different people.
 
-    `watched` are the (customer, sku) pairs that cancellations name. Only their sales are kept, which bounds memory by
+    `watched` are the (customer, sku) pairs of all cancellations. Only their sales are kept, so that memory grows with
     the number of cancellations instead of the number of sales.
 
-    Months can be imported in any order. `turn` says in which run a month was imported, and a cancellation sees only
-    sales of its own run or earlier ones: so every later run repeats the earlier runs' decisions instead of changing
-    what is already booked.
+    Months can be imported in any order. `turn` is the run in which a month was imported, and a cancellation is matched
+    only with sales of its own run or earlier ones: so every later run repeats the earlier runs' decisions instead of
+    changing what is already booked.
     """
 
     def __init__(self, watched: Collection[tuple[str, str]]) -> None:
         self._open: dict[tuple[str, str], list[OpenSale]] = {pair: [] for pair in watched}
 
     def sold(self, line: Line, order_id: UUID, turn: int) -> None:
-        """Remembers a sale that was taken."""
+        """Records a sale."""
         sales = self._open.get((line.customer, line.sku))
         if sales is not None and line.customer != UNKNOWN_CUSTOMER:
             sales.append(OpenSale(order_id, turn, line.quantity, line.cents))
 
     def take_back(self, line: Line, turn: int) -> UUID | None:
-        """The order that a cancelled line refunds, which then has that much less to give back; or None."""
+        """The order that a cancellation refunds, or None. Reduces what is left of that sale."""
         quantity, cents = -line.quantity, -line.cents
         for sale in reversed(self._open.get((line.customer, line.sku), ())):
             if sale.turn <= turn and sale.quantity >= quantity and sale.cents >= cents:
@@ -191,7 +191,7 @@ class Sales:
 
 @dataclass(slots=True)
 class Goods:
-    """What the whole file says about one SKU, gathered from the lines that were taken."""
+    """The whole file's data about one SKU, from the lines taken."""
 
     first_sold: datetime
     units: int = 0
@@ -201,7 +201,7 @@ class Goods:
     _prices: Counter[int] = field(default_factory=Counter)
 
     def add(self, line: Line, month: str) -> None:
-        """Counts a line of that month in; lines come in order of time."""
+        """Adds a line of that month; lines come in order of time."""
         self.months.add(month)
         if line.description:
             self.names[line.description] += 1
@@ -211,34 +211,34 @@ class Goods:
                 # The latest month with a sale decides the price: forget the months before.
                 self._price_month = month
                 self._prices.clear()
-        # What was only ever cancelled has no other price than the cancelled one.
+        # For a SKU with cancellations only, their price is the only one.
         if line.quantity > 0 or not self._price_month:
             self._prices[line.price_cents] += 1
 
     @property
     def name(self) -> str:
-        """The most usual non-blank name; of equally usual ones the longest, then the first by alphabet."""
+        """The most frequent non-blank name; among equally frequent ones the longest, then the alphabetically first."""
         return min(self.names, key=lambda name: (-self.names[name], -len(name), name), default="")
 
     @property
     def price_cents(self) -> int:
-        """The most usual price of the latest month that sold it; of equally usual ones the highest."""
+        """The most frequent price of the latest month with a sale; among equally frequent ones the highest."""
         return max(self._prices, key=lambda cents: (self._prices[cents], cents))
 
 
-# The file covers 53 weeks; six weeks' sales is what a retailer of this kind keeps, and some of everything.
+# The file covers 53 weeks; such a retailer typically stocks six weeks' sales, and at least some of everything.
 _WEEKS, _COVER, _LEAST, _MOST = 53, 6, 24, 5_000
 
 
 def opening_stock(units_sold: int) -> int:
-    """A plausible stock to open with: six average weeks of the file's sales, 24 to 5,000 pieces, in dozens."""
+    """A plausible opening stock: six average weeks of the file's sales, 24 to 5,000 pieces, in dozens."""
     wanted = -(-units_sold * _COVER // _WEEKS)
     return min(max(-(-wanted // 12) * 12, _LEAST), _MOST)
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many lines, and what they come to in thousandths of a pound."""
+    """A number of lines and their sum in thousandths of a pound."""
 
     lines: int = 0
     mills: int = 0

@@ -1,6 +1,6 @@
-"""What a product's name on the invoices tells: how to write it, its category, and the attributes it states plainly.
+"""What can be derived from a product's name on the invoices: its spelling, category, and the attributes it states.
 
-Pure. A word that could mean two things tells nothing: better no attribute than a wrong one.
+Pure. An ambiguous word is ignored: better no attribute than a wrong one.
 """
 
 import re
@@ -16,7 +16,7 @@ _COLORS = {
     "PURPLE": "purple", "RED": "red", "SILVER": "silver", "TURQUOISE": "turquoise", "TURQ": "turquoise",
     "WHITE": "white", "WHI": "white", "YELLOW": "yellow",
 }  # fmt: skip
-# Here the colour's word is part of another thing's name.
+# Phrases in which the colour's word is not a colour.
 _NO_COLORS = re.compile(
     r"\b(ICE CREAM|HAND CREAM|CREAM CAKE|BLACK ?BOARD|WHITE ?BOARD|GOLD ?FISH|ORANGE (?:SCENT|SPICE|SLICE)\w*"
     r"|GREEN TEA|RED RIDING|WHITE CHOCOLATE|BLACK FOREST|PINK PANTHER|SILVER JUBILEE|CLOTHES)\b"
@@ -48,7 +48,7 @@ _PAIR = re.compile(r"\bPAIR OF\b")
 
 
 def attributes(name: str) -> Attrs:
-    """`color`, `set_size` (pieces) and `material`, each only where the name says it once and plainly.
+    """`color`, `set_size` (pieces) and `material`, each only if the name states exactly one value.
 
     >>> attributes("SET OF 6 RED WOODEN HEARTS")
     {'color': 'red', 'set_size': 6, 'material': 'wood'}
@@ -70,7 +70,7 @@ def attributes(name: str) -> Attrs:
 
 
 def _only(words: Mapping[str, str], name: str) -> str | None:
-    """The one value that the name's words have; None when there is none or more than one."""
+    """The single value given by the name's words; None if there is none or more than one."""
     values = {words[word] for word in re.findall(r"[A-Z]+", name) if word in words}
     values |= {value for word, value in words.items() if " " in word and word in name}
     if {"china", "bone china"} <= values:
@@ -78,7 +78,7 @@ def _only(words: Mapping[str, str], name: str) -> str | None:
     return values.pop() if len(values) == 1 else None
 
 
-# The first that a name matches is its category, so the narrower ones come first.
+# The first match is the category, so the narrower ones come first.
 _CATEGORIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (slug, re.compile(rf"\b(?:{words})S?\b"))
     for slug, words in (
@@ -154,7 +154,7 @@ OTHER = "home-decor"
 
 
 def category(name: str) -> str:
-    """The slug of the category a name belongs to; `home-decor` for what says nothing narrower.
+    """The slug of the category that a name belongs to; `home-decor` if none matches.
 
     >>> category("WHITE HANGING HEART T-LIGHT HOLDER")
     'candles-and-lights'
@@ -176,7 +176,7 @@ _THEMES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 
 
 def tags(name: str) -> list[str]:
-    """`gift`, and the themes the retailer's names repeat (vintage, retrospot, union-jack, …)."""
+    """`gift`, and the themes that recur in the retailer's names (vintage, retrospot, union-jack, …)."""
     upper = name.upper()
     return ["gift", *(theme for theme, words in _THEMES.items() if words.search(upper))]
 
@@ -186,7 +186,7 @@ _KEPT = frozenset({"ABC", "BBQ", "DIY", "LED", "UK", "USB", "XL", "TV", "3D", "M
 
 
 def title(name: str) -> str:
-    """The invoices shout; a shop does not.
+    """The name in title case; the invoices have it in capitals.
 
     >>> title("PINK  HEART CONFETTI IN TUBE")
     'Pink Heart Confetti in Tube'
@@ -204,7 +204,7 @@ def _word(word: str, *, first: bool) -> str:
 
 
 def slug(name: str, sku: str) -> str:
-    """For the address bar, unique because it ends with the SKU: several SKUs share a name.
+    """The slug of a product's page; it ends with the SKU, since several SKUs share a name.
 
     >>> slug("Set of 3 Cake Tins", "22720")
     'set-of-3-cake-tins-22720'
@@ -214,7 +214,7 @@ def slug(name: str, sku: str) -> str:
 
 
 def description(name: str, attrs: Attrs) -> str:
-    """A sentence or two from what is known, for people and for search."""
+    """A few sentences from name and attributes, for people and for search."""
     said = [f"{name}."]
     if "set_size" in attrs:
         said.append(f"Comes as {attrs['set_size']} pieces." if attrs["set_size"] != 1 else "Comes as one piece.")

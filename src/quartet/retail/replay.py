@@ -1,7 +1,7 @@
-"""Buys real baskets of the retailer's year through HTTP, as shoppers would, and keeps count.
+"""Buys real baskets of the retailer's year over HTTP, as shoppers would, and measures it.
 
-A closed model: each buyer does one thing after another, so the load follows the shop's speed and latencies leave out
-what an open queue would add (the "coordinated omission" of load generators). Read p99 with that in mind.
+A closed model: each buyer makes one request after another, so the load adapts to the shop's speed, and the latencies
+lack the queueing that an open model would show ("coordinated omission"). Read p99 with that in mind.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ import httpx
 from quartet.retail.dataset import Unread, opened, read
 from quartet.retail.model import SERVICES, Line, refusal
 
-# A server that stays unavailable for longer than these tries is a finding, not something to wait out.
+# After so many tries an unavailable server counts as a failure.
 _TRIES = 6
 
 
 @dataclass(frozen=True)
 class Basket:
-    """What one invoice bought: SKU and pieces, lines of the same SKU added up."""
+    """The purchases of one invoice: SKU and pieces, lines of the same SKU added up."""
 
     invoice: str
     items: tuple[tuple[str, int], ...]
 
 
 def baskets(path: Path, month: str, count: int, seed: int) -> list[Basket]:
-    """`count` baskets of one month (`2010-12`), drawn by `seed`; all of them again and again when they are fewer."""
+    """`count` random baskets of one month (`2010-12`), determined by `seed`; repeated if there are fewer."""
     with opened(path) as (text, _):
         found = list(_baskets(line for line in _month(read(text), month) if refusal(line) is None))
     if not found:
@@ -48,7 +48,7 @@ def baskets(path: Path, month: str, count: int, seed: int) -> list[Basket]:
 
 
 def _month(lines: Iterable[Line | Unread], month: str) -> Iterator[Line]:
-    """The month's lines; the file is in order of time, so what follows it need not be read."""
+    """The month's lines; the file is in order of time, so reading stops after it."""
     for line in lines:
         if isinstance(line, Line):
             at = f"{line.at:%Y-%m}"
@@ -81,8 +81,8 @@ class Outcome:
 
 @dataclass
 class Replayed:
-    """What the replay came to. Latencies are in seconds, one list a step; `waits` counts answers that said to come
-    back later (429, 503)."""
+    """The result of a replay. Latencies are in seconds, one list per step; `waits` counts responses 429 and 503 after
+    which the call was retried."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -98,13 +98,13 @@ class Replayed:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile: the smallest value that at least `share` of all are not above."""
+    """The nearest-rank percentile: the smallest value such that at least `share` of all values are not above it."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 class _Refused(Exception):
-    """The shop said no to a basket, for a reason that shoppers meet."""
+    """A basket ended without an order; `outcome` says why."""
 
     def __init__(self, outcome: str, why: str = "") -> None:
         super().__init__(why)
@@ -122,7 +122,7 @@ class _Buyer:
         self._bearer: dict[str, str] = {}
 
     async def enter(self) -> None:
-        """Signs up and in."""
+        """Signs up and signs in."""
         account = {"email": self._email, "password": self._password}
         made = await self._send("sign up", "POST", "/users", json=account)
         if made.status_code != 201:
@@ -137,7 +137,7 @@ class _Buyer:
         self._bearer = {"Authorization": f"Bearer {entered.json()['accessToken']}"}
 
     async def buy(self, basket: Basket) -> str:
-        """Fills the cart line by line, orders and pays; answers the outcome."""
+        """Fills the cart line by line, orders and pays; returns the outcome."""
         try:
             await self._fill(basket)
             order = await self._order()
@@ -179,8 +179,8 @@ class _Buyer:
             raise _Refused(Outcome.FAILED, _why("pay", paid))
 
     async def _send(self, step: str, method: str, path: str, *, json: Any = None, once: bool = False) -> httpx.Response:
-        """One call, repeated when the shop says to come back later and signed in anew when the token has run out.
-        `once` sends an Idempotency-Key, so that a repeated call still moves money once."""
+        """One call, retried after 429 and 503, and after a new sign-in if the token has expired. `once` sends an
+        Idempotency-Key, so that a retried call still orders or charges once."""
         key = {"Idempotency-Key": str(uuid4())} if once else {}
         for attempt in range(_TRIES):
             began = time.perf_counter()
@@ -215,9 +215,9 @@ async def replay(
     *,
     bought: Callable[[str], None] = lambda _outcome: None,
 ) -> Replayed:
-    """Lets `buyers` shoppers at once buy the baskets in turn. `bought` is told each outcome as it comes.
+    """Lets `buyers` concurrent shoppers buy the baskets from one queue. `bought` is called with each outcome.
 
-    The clock starts when all have signed in. Raises httpx.TransportError when the shop does not answer at all.
+    The clock starts once all have signed in. Raises httpx.TransportError if the shop does not answer.
     """
     result = Replayed()
     crowd = [_Buyer(http, result) for _ in range(min(buyers, len(wanted)))]

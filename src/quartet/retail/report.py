@@ -1,4 +1,4 @@
-"""The account of an import: what was taken, what was refused and why, down to the line."""
+"""The report of an import: what was taken, and each refused line with its reason."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from quartet.retail.model import Line, Refusal, Tally
 
 @dataclass
 class Report:
-    """Sums are over the months asked for. `written` are the months that this run booked; the others were booked
-    before, and were read again only for this account."""
+    """Sums are over the requested months. `written` are the months booked by this run; the others were booked before,
+    and were read again only for this report."""
 
     months: Sequence[str]
     refused_file: Path
@@ -33,17 +33,17 @@ class Report:
 
     @property
     def taken(self) -> Tally:
-        """Everything that the books hold of these months."""
+        """Everything booked for these months."""
         return self.sales + self.refunds + self.credits
 
     @property
     def everything(self) -> Tally:
-        """Taken and refused: the file's own lines and sum."""
+        """Taken and refused: the lines and sum of the file."""
         return sum(self.refused.values(), start=self.taken)
 
 
 class Stage(StrEnum):
-    """What takes long enough to be watched."""
+    """The stages with a progress bar."""
 
     READING = "reading the file"
     BOOKING = "booking invoices"
@@ -52,20 +52,20 @@ class Stage(StrEnum):
 
 
 def pounds(mills: int) -> Decimal:
-    """Thousandths as the file writes them, exact."""
+    """Thousandths of a pound as an exact decimal in pounds."""
     return Decimal(mills).scaleb(-3)
 
 
 class Refuser(Protocol):
-    """Takes note of a refused line."""
+    """Records a refused line."""
 
     def __call__(self, line: Line | Unread, reason: Refusal) -> None: ...
 
 
 @contextmanager
 def refusing(report: Report) -> Iterator[Refuser]:
-    """Writes every refused line into the report's CSV, in the file's words, and counts it by its reason. The file
-    takes its name only when it is whole. Raises ValueError where it can't be written."""
+    """Writes every refused line to the report's CSV, as in the file, and counts it by reason. The CSV gets its final
+    name only once it is complete. Raises ValueError if it can't be written."""
     path = report.refused_file
     draft = path.with_suffix(".part")
     with writing(path):

@@ -1,7 +1,8 @@
 """The import: one pass to learn the file's products and customers, one to book its invoices.
 
-Memory grows with SKUs, customers, invoice numbers and cancellations, never with lines; everything is written in one
-transaction, so an import is there whole or not at all.
+Memory grows with SKUs, customers, invoice numbers and cancellations, never with lines. All rows in PostgreSQL are
+written in one transaction, so the bookings are complete or absent; the catalog is filled afterwards, and a run that was
+interrupted there is completed by the next.
 """
 
 import time
@@ -19,15 +20,15 @@ from quartet.retail.store import Books
 from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop
 
-# An invoice's ids come from its number, whatever file it is in.
+# Primary keys derived from invoice numbers: they collide if another file with the same invoices was imported.
 _TAKEN = frozenset({"orders_pkey", "refunds_pkey", "credits_pkey"})
 
 
 async def import_retail(
     shop: Shop, file: Path = SHIPPED, month: str | None = None, *, watch: Watch = unwatched
 ) -> Report:
-    """Books the file, or one month of it (`2010-12`). What is booked already stays as it is: running it twice changes
-    nothing, and months can come in any order.
+    """Imports the file, or one month of it (`2010-12`). Idempotent: months already booked are left unchanged; months
+    can be imported in any order.
 
     Raises NotTheRetailersFile, Invalid for a month the file does not have, and Conflict while another import runs.
     """
@@ -62,7 +63,8 @@ async def _book(shop: Shop, file: Path, found: Survey, report: Report, watch: Wa
 
 
 async def _shelve(shop: Shop, found: Survey, source: str, watch: Watch) -> int:
-    """Fills the catalog with what booked months sold, then search; also what an earlier run booked and died before."""
+    """Adds the products of booked months to the catalog, then to search; also those of an earlier run that died before
+    it got this far."""
     async with shop.stores.pg.read() as read_books:
         months = await store.unshelved(read_books, source)
     if not months:
@@ -92,7 +94,7 @@ def _surveyed(file: Path, watch: Watch) -> Survey:
 async def _write_invoices(
     file: Path, found: Survey, books: Books, report: Report, *, refuse: Refuser, watch: Watch
 ) -> None:
-    """Reads the months asked for, and those booked before: their sales may be what a cancellation takes back."""
+    """Reads the requested months, and those booked before, since a cancellation may refund one of their sales."""
     months = {*report.months, *books.turns}
     total = sum(extent.lines for extent in found.invoices.values() if extent.month in months)
     done = 0
@@ -104,12 +106,12 @@ async def _write_invoices(
             done += len(invoice.lines)
             watch(Stage.BOOKING, done, total)
         if report.months == found.months:
-            for _rest in lines:  # nothing but unreadable rows can follow the last invoice: refuse them too
+            for _rest in lines:  # only unreadable rows can follow the last invoice: report them as well
                 pass
 
 
 def _readable(lines: Iterator[Line | Unread], refuse: Refuser, *, every: bool) -> Iterator[Line]:
-    """The lines that can be read. The others belong to no month, so only an import of every month reports them."""
+    """The readable lines. The others have no month, so only an import of all months (`every`) reports them."""
     for line in lines:
         if isinstance(line, Line):
             yield line
@@ -118,7 +120,8 @@ def _readable(lines: Iterator[Line | Unread], refuse: Refuser, *, every: bool) -
 
 
 class _Entry:
-    """Decides invoice by invoice, in the file's order: what was booked before is only followed, never written again."""
+    """Books invoice by invoice, in the file's order. Months booked before are only tracked for later cancellations, not
+    written again."""
 
     def __init__(self, books: Books, report: Report, refuse: Refuser, sales: Sales) -> None:
         self._books = books

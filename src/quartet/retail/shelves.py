@@ -1,4 +1,4 @@
-"""What the retailer sold, put into the catalog."""
+"""Adds the retailer's products to the catalog."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ _DRAFTS_A_WRITE = 250
 
 
 async def fill(shop: Shop, goods: Mapping[str, Goods], watch: Watch) -> int:
-    """Puts these goods on sale, at inventory's price and stock of now; answers how many products were new. Charges such
-    as postage have a row in inventory, for their orders' sake, but no page in the shop."""
+    """Creates products for these goods, with inventory's current price and stock; returns how many were new. Charges
+    such as postage get no product, only a row in inventory, to which order lines refer."""
     await _add_categories(shop)
     drafts = [draft(sku, found) for sku, found in goods.items() if sku not in SERVICES]
     new = 0
@@ -31,7 +31,7 @@ async def fill(shop: Shop, goods: Mapping[str, Goods], watch: Watch) -> int:
 
 
 def draft(sku: str, goods: Goods) -> catalog.Draft:
-    """The product page of a SKU, as far as its name tells."""
+    """The product of a SKU, with what can be derived from its name."""
     name, attrs = product_name(sku, goods.name), naming.attributes(goods.name)
     return catalog.Draft(
         sku=sku,
@@ -46,7 +46,7 @@ def draft(sku: str, goods: Goods) -> catalog.Draft:
 
 
 def categories() -> Iterator[catalog.Category]:
-    """The parent first, as they have to be made. All gifts share one schema: their names tell no more."""
+    """The parent first, since it has to exist before the others. All share one schema."""
     shelves: dict[str, Any] = json_file(__file__, "categories.json")
     parent, attrs = shelves["parent"], shelves["attrs"]
     yield catalog.Category(parent["slug"], parent["name"], None, attrs)
@@ -55,7 +55,7 @@ def categories() -> Iterator[catalog.Category]:
 
 
 async def _add_categories(shop: Shop) -> None:
-    """Only the missing ones: staff may have changed the others."""
+    """Creates only missing categories: staff may have changed the others."""
     present = {category.slug for category in await catalog.categories(shop.stores.mongo)}
     for category in categories():
         if category.slug not in present:

@@ -1,7 +1,7 @@
-"""The import's writing: bulk COPY into the tables of accounts, inventory, orders and payments, in one transaction.
+"""The import's writes: bulk COPY into the tables of accounts, inventory, orders and payments, in one transaction.
 
-The one place that writes other rooms' tables without their interfaces, since half a million lines need COPY.
-Their triggers and constraints apply here too.
+The only module that writes other modules' tables directly, since half a million lines need COPY. The tables' triggers
+and constraints apply here too.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ from quartet.stores.postgres import Read, Record, Tx
 
 q = queries(__file__)
 
-# Lines gathered before they are sent: enough for COPY to be quick, few enough to be small.
+# Lines per COPY: enough to be fast, few enough to need little memory.
 _LINES_A_COPY = 8_000
 _STEPS = ("pending", "confirmed", "shipped", "delivered")
 _BY = "import"
@@ -59,8 +59,8 @@ _as_called = lru_cache(maxsize=16_384)(product_name)
 
 
 class Books:
-    """The shop's books, open in one transaction. `turns` are the months that are in them with the run they came with,
-    `fresh` those that this run adds."""
+    """The shop's books, open in one transaction. `turns` are the months already booked, with the run that booked each;
+    `fresh` are those that this run adds."""
 
     def __init__(self, tx: Tx, source: str, turns: Mapping[str, int], fresh: Sequence[str]) -> None:
         self.turns = turns
@@ -74,18 +74,18 @@ class Books:
 
     @classmethod
     async def open(cls, tx: Tx, source: str, months: Sequence[str]) -> Self | None:
-        """None while another import has them open. `source` names the file by its contents."""
+        """Opens the books; None while another import has them open. `source`: the file's digest."""
         if not await tx.fetchval(q.begin):
             return None
         booked = await turns(tx, source)
         return cls(tx, source, booked, [month for month in months if month not in booked])
 
     def turn_of(self, month: str) -> int:
-        """The run that a month came with; this one's for a fresh month."""
+        """The run that booked a month; this one for a fresh month."""
         return self.turns.get(month, self._turn)
 
     async def add_customers(self, customers: Mapping[str, Customer]) -> None:
-        """Users of the fresh months' invoices, who can't sign in. Those the retailer did not know are one user."""
+        """Adds users, who can't sign in, for the fresh months' customers. All unknown customers are one user."""
         fresh = set(self.fresh)
         new = [(number, customer) for number, customer in customers.items() if customer.months & fresh]
         await self._tx.execute(
@@ -97,7 +97,7 @@ class Books:
         )
 
     async def add_goods(self, goods: Mapping[str, Goods]) -> None:
-        """Inventory rows of what the fresh months sold or took back."""
+        """Adds inventory rows for the SKUs of the fresh months' lines."""
         fresh = set(self.fresh)
         self._names = {sku: product_name(sku, found.name) for sku, found in goods.items()}
         new = [(sku, found) for sku, found in goods.items() if found.months & fresh]
@@ -112,7 +112,7 @@ class Books:
         )
 
     async def sell(self, order_id: UUID, invoice: Invoice, sold: Sequence[Line]) -> None:
-        """An invoice as an order that was paid and delivered on its day."""
+        """Adds an invoice as an order, paid and delivered on its day."""
         at, total = invoice.at, sum(line.cents for line in sold)
         told = {"invoice": invoice.number, "country": invoice.country, "source": "online-retail"}
         user_id, rows = id_of("customer", invoice.customer), self._rows
@@ -130,7 +130,7 @@ class Books:
             await self._send()
 
     def refund(self, order_id: UUID, at: datetime, line: Line) -> None:
-        """A cancelled line that takes back money of that order, on the cancellation's day."""
+        """Adds a cancelled line as a refund of that order, on the cancellation's day."""
         ref = _ref(line)
         refund_id, cents = id_of("refund", ref), -line.cents
         reason = f"invoice {line.invoice}"
@@ -142,7 +142,7 @@ class Books:
         )
 
     def credit(self, at: datetime, line: Line) -> None:
-        """A cancelled line that no known sale matches."""
+        """Adds a cancelled line without a matching sale as a credit."""
         ref = _ref(line)
         user_id, reason = id_of("customer", line.customer), f"invoice {line.invoice}"
         self._rows["credits"].append(
@@ -150,7 +150,7 @@ class Books:
         )
 
     async def close(self) -> None:
-        """Sends what is left and puts the refunds on their orders and payments. The caller commits."""
+        """Writes the remaining rows, and updates orders and payments with their refunds. The caller commits."""
         await self._send()
         for query in (q.take_refunds, q.take_pieces, q.pay_back, q.finish_refunded):
             await self._tx.execute(query, self._refund_ids)
@@ -170,33 +170,33 @@ def _payment_id(order_id: UUID) -> UUID:
 
 
 def _ref(line: Line) -> str:
-    """The import's own name for a cancelled line."""
+    """The import's reference for a cancelled line."""
     return f"{line.invoice}:{line.number}"
 
 
 async def turns(read: Read, source: str) -> dict[str, int]:
-    """The months of a file that are booked, each with the run it came with."""
+    """The booked months of a file, each with the run that booked it."""
     return {row["month"]: row["turn"] for row in await read.fetch(q.turns, source)}
 
 
 async def unshelved(read: Read, source: str) -> set[str]:
-    """Booked months whose goods are not yet known to be in the catalog."""
+    """Booked months whose products are not yet marked as being in the catalog."""
     return {row["month"] for row in await read.fetch(q.unshelved, source)}
 
 
 async def has_month(read: Read, month: str) -> bool:
-    """Whether this month (`2010-12`) of some file was imported whole."""
+    """Whether this month (`2010-12`) of any file was fully imported."""
     found: bool = await read.fetchval(q.has_month, month)
     return found
 
 
 async def shelve(tx: Tx, source: str, months: Collection[str]) -> None:
-    """Notes that the catalog has the goods of these months: from now on it is the shop's own, and what staff delete
-    stays deleted."""
+    """Marks that the catalog has the products of these months: later runs don't add them again, so that what staff
+    delete stays deleted."""
     await tx.execute(q.shelve, source, list(months))
 
 
 async def booked(read: Read, begin: datetime, end: datetime) -> Record:
-    """Lines and pence that the import wrote of a span of time: sold, and given back."""
+    """Lines and pence written by the import for a time span: sold, and refunded or credited."""
     row: Record = await read.fetchrow(q.booked, begin, end)
     return row

@@ -1,4 +1,5 @@
-"""Holds the books to the file: a fresh pass over it, in decimals, beside what SQL and the revenue report say."""
+"""Verifies the books against the file: a separate pass over it, in decimals, compared with SQL and the revenue
+report."""
 
 import csv
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from quartet.web.dependencies import Shop
 
 @dataclass
 class Sums:
-    """Pounds, and lines of each kind."""
+    """Sums in pounds, and numbers of lines."""
 
     everything: Decimal = Decimal()
     sold: Decimal = Decimal()
@@ -29,7 +30,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Verified:
-    """The file's sums and the database's over the months that were imported. `revenue` is the report's net."""
+    """The file's sums and the database's over the imported months. `revenue` is the report's net revenue."""
 
     months: tuple[str, ...]
     file: Sums
@@ -37,7 +38,7 @@ class Verified:
     revenue: Decimal
 
     def rows(self) -> Iterator[tuple[str, Decimal | int, Decimal | int]]:
-        """What was compared: its name, the file's figure, the books'."""
+        """The comparisons: name, the file's figure, the books' figure."""
         file, books = self.file, self.books
         yield "lines sold", file.lines_sold, books.lines_sold
         yield "sold, GBP", file.sold, books.sold
@@ -47,12 +48,12 @@ class Verified:
 
     @property
     def holds(self) -> bool:
-        """Whether all of it is equal, to the last digit."""
+        """Whether all figures are exactly equal."""
         return all(ours == theirs for _, ours, theirs in self.rows())
 
 
 def sums(file: Path, months: set[str]) -> Sums:
-    """The fresh pass. It adds up prices as the file writes them, not as the import has read them."""
+    """The sums from a separate pass, with prices as decimals from the file, not as parsed by the import."""
     found = Sums()
     first_seen: dict[str, str] = {}
     quantity, price = COLUMNS.index("quantity"), COLUMNS.index("unit_price")
@@ -80,10 +81,10 @@ def _sort(found: Sums, line: Line, reason: Refusal | None, amount: Decimal) -> N
 
 
 async def verify(shop: Shop, file: Path = SHIPPED) -> Verified:
-    """Compares every month of the file that is booked. What staff do to imported orders later falls on its own day,
-    outside those months, and changes nothing here.
+    """Compares all booked months of the file. Later refunds of imported orders by staff count on their own day, outside
+    these months, and don't affect the result.
 
-    Raises Conflict when nothing of the file is booked.
+    Raises Conflict if nothing of the file is booked.
     """
     async with shop.stores.pg.read() as read_books:
         months = sorted(await store.turns(read_books, digest(file)))

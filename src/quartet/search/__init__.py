@@ -1,6 +1,6 @@
 """Product search: full text, filters, facets and suggestions, answered by Elasticsearch or OpenSearch.
 
-`sync` keeps the index: it asks `document` how a product is kept, and writes it with `put`.
+`sync` keeps the index up to date: `document` turns a product into its search document, and `put` writes it.
 """
 
 from quartet.search.model import Tier, Wanted, document

@@ -50,7 +50,7 @@ _SEARCH_ID = merchandising.SEARCH_ID.lower().encode()
 
 
 class HighlightShape(Shape):
-    """HTML: the text escaped, what matched in `<em>`; null where nothing did."""
+    """HTML: the text escaped, matches in `<em>`; null if nothing matched."""
 
     name: str | None = None
     description: str | None = None
@@ -74,20 +74,20 @@ class HitShape(Shape):
 
 
 class ExplainedHitShape(HitShape):
-    """With `why`, for staff: what they and sales say of it, and then what matches, the most first."""
+    """With `why`, for staff: pins and boosts by sales first, then the matches, highest score first."""
 
     why: list["WhyShape"]
 
 
 class BucketShape(Shape):
-    """A value and how many of all found products have it."""
+    """A facet value, and how many of all found products have it."""
 
     key: str | int | float | bool
     count: int
 
 
 class NumberBandShape(Shape):
-    """A band of an attribute's numbers, `from` included, `to` not: `attrs.x.in=<from>..<to>` asks for it."""
+    """A band of a numeric attribute, `from` inclusive, `to` exclusive: `attrs.x.in=<from>..<to>` filters by it."""
 
     key: str
     from_: float = Field(alias="from")
@@ -96,10 +96,10 @@ class NumberBandShape(Shape):
 
 
 class WhyShape(Shape):
-    """`text` says it all. `pinned`: staff have put it there; `sells`: its score is raised by `factor`, because it sells
-    well for this query; `matches`: `word`, as the index keeps it, added `score` before sales raised that, and counts
-    `factor` where it stands, in `field`: name, exact (the name as typed), brand, more, description, all of these
-    together, sku or category. `field` is null where the engine does not tell it."""
+    """`text` is the whole reason in words. `pinned`: staff pinned it there; `sells`: its score is multiplied by
+    `factor`, because it sells well for this query; `matches`: `word`, as indexed, added `score` before the boost by
+    sales, and `factor` is the weight of the `field` it is in: name, exact (the name as typed), brand, more,
+    description, all of these together, sku or category. `field` is null where the engine does not report it."""
 
     kind: Kind
     text: str
@@ -110,7 +110,7 @@ class WhyShape(Shape):
 
 
 class BandShape(Shape):
-    """A band of prices in minor units, `from` included, `to` not."""
+    """A price band in minor units, `from` inclusive, `to` exclusive."""
 
     key: str
     from_cents: int | None
@@ -119,15 +119,16 @@ class BandShape(Shape):
 
 
 class RangeShape(Shape):
-    """Lowest and highest price in minor units; null where nothing was found."""
+    """Lowest and highest price in minor units; null if nothing was found."""
 
     min_cents: int | None
     max_cents: int | None
 
 
 class FacetsShape(Shape):
-    """Counted over everything found, not the page; what a facet itself filters by does not shrink it. `attrs` holds
-    attributes by name: of the category where just one is asked for, its numbers in bands; else the most frequent."""
+    """Counted over everything found, not the page; a facet's own filter does not narrow its counts. `attrs` holds
+    attributes by name: if the search is for a single category, that category's, numbers in bands; else the most
+    frequent ones."""
 
     category: list[BucketShape]
     brand: list[BucketShape]
@@ -137,10 +138,10 @@ class FacetsShape(Shape):
 
 
 class FoundShape(Shape):
-    """`nextCursor` leads on without showing anything twice; null on the last page. `tier` only with `explain`: how the
-    words were found. `facets` is null on later pages unless asked for. `didYouMean` holds other spellings, best first.
-    `partial`: the engine ran out of time and answered with what it had. `degraded`: the engine is away and the catalog
-    listed this instead; then at least `total` are there and nothing is counted."""
+    """`nextCursor` leads to the next page, without duplicates; null on the last page. `tier` only with `explain`: how
+    the words were matched. `facets` is null on later pages unless requested. `didYouMean` holds other spellings, best
+    first. `partial`: the engine hit its time limit and returned what it had. `degraded`: the engine is down and the
+    catalog listed this instead; then `total` is a lower bound and there are no facets."""
 
     total: int
     page: int
@@ -156,14 +157,14 @@ class FoundShape(Shape):
 
 
 class SuggestionShape(Shape):
-    """A product's name and where its page is."""
+    """A product's name and the slug of its page; or a category's."""
 
     text: str
     slug: str
 
 
 class SuggestionsShape(Shape):
-    """Best first: products (`items`), categories, and queries of others that found what they say; `degraded` as in
+    """Best first: products (`items`), categories, and frequent past queries that matched as typed; `degraded` as in
     GET /search."""
 
     items: list[SuggestionShape]
@@ -217,7 +218,7 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
-    said = await merchandising.ruling(shop, q)  # before the stamp of what is said, which the address is kept with
+    said = await merchandising.ruling(shop, q)  # before `_typed_by`: the answer is cached with the rules' stamp
     ready = await service.answer(
         shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, said=said
     )
@@ -232,8 +233,8 @@ async def search(
 async def suggest(
     shop: ShopDep, request: Request, q: Text = "", size: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
-    """Names of published products, categories, and past queries that several searches had and found as typed, as one
-    types: from the first letter, and from the fourth with one wrong."""
+    """Typeahead: names of published products, categories, and past queries that were searched for several times and
+    matched as typed. From the first letter on; from the fourth on with one typo."""
     _refuse_unknown(request, {"q", "size"})
     beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     ready = await service.suggestions(
@@ -243,8 +244,8 @@ async def suggest(
 
 
 def at_hand(shop: Shop, path: str, query: str) -> AtHand | None:
-    """The answer to an address that was asked for just so a moment ago, before anything of it is read: reading the
-    parameters alone costs more than all the rest of such an answer."""
+    """The cached answer for exactly this URL, before any parsing: parsing the parameters alone costs more than all the
+    rest of a cache hit."""
     typed = _typed(shop, path, query)
     ready = service.desk(shop).answers.at_hand(typed) if typed is not None else None
     return None if ready is None else _given(shop, ready)
@@ -254,7 +255,8 @@ AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
 
 
 def _typed(shop: Shop, path: str, query: str) -> str | None:
-    """The address as it came, with the stamp of what staff say of queries; None when it is time to look at that."""
+    """The cache key of the URL as it came, with the stamp of the staff's query rules; None when these are due for a
+    check."""
     stamp = merchandising.stamp_of_late(shop)
     return None if stamp is None else f"{stamp} {path}?{query}"
 
@@ -264,7 +266,7 @@ def _typed_by(shop: Shop, request: Request) -> str:
 
 
 def _given(shop: Shop, ready: Ready) -> AtHand:
-    """A ready answer, noted in the log of searches."""
+    """The response of a ready answer, recorded in the search log."""
     if not ready.noted:
         return AtHand(ready.body)
     search_id = merchandising.note_search(shop, ready.noted, ready.total, exact=ready.exact)
@@ -272,7 +274,7 @@ def _given(shop: Shop, ready: Ready) -> AtHand:
 
 
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
-    """Every `attrs.…` parameter, repeated ones all of them."""
+    """Every `attrs.…` parameter, including repeated ones."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name.startswith("attrs.")]
     _refuse_unknown(request, _KNOWN | {name for name, _ in asked})
     asked = [(name, composed(value)) for name, value in asked]
@@ -282,7 +284,7 @@ def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
 
 
 def _refuse_unknown(request: Request, known: set[str]) -> None:
-    """A parameter that we would ignore is most likely a misspelt one."""
+    """Raises Invalid: an unknown parameter is most likely a misspelt one, which must not be ignored silently."""
     for name in request.query_params:
         if name not in known:
             raise invalid(name[:100], "is not a parameter of this call")
@@ -333,7 +335,7 @@ def _counted(one: Bucket | NumberBand) -> BucketShape | NumberBandShape:
 
 
 def _hit(hit: dict[str, Any], marker: words.Marker | None) -> HitShape:
-    """What was found, with what was asked for marked in it."""
+    """A hit, with the query's words highlighted."""
     held = hit["_source"]
     highlight = HighlightShape()
     if marker is not None:

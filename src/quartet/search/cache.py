@@ -1,12 +1,12 @@
-"""Ready answers of searches and suggestions, kept for a second: in each process, and in Redis for all of them.
+"""A cache of search answers and suggestions with a TTL of a second: in each process, and in Redis for all processes.
 
-What many ask at once is asked of the engine once: by whoever of them first has a turn of his own, since another's queue
-may be long. Who finds it asked already waits for that answer and takes no turn. An answer's second begins when the
-engine is asked, and Redis hands it on with what is left of it, so that nobody is told what was true more than a second
-before. Nothing of who asked is in it. An answer that found nothing is kept for a fifth of that: somebody may be waiting
-for the product to appear.
+Concurrent requests for the same answer cost one engine call (single-flight). It is made by the first of them whose
+client gets a turn with the engine, since another client's queue may be long; requests that find the call in flight wait
+for its answer and take no turn. The TTL starts when the engine is called, and an answer read from Redis keeps only the
+rest of it, so that no answer is older than a second. Answers hold nothing of who asked. An answer without hits has a
+fifth of the TTL: somebody may be waiting for the product to appear.
 
-And, for a quarter of an hour, what was shown to whoever leafs through a search.
+It also holds, for a quarter of an hour, which products the earlier pages of a search showed, for its cursor.
 """
 
 import asyncio
@@ -29,19 +29,20 @@ from quartet.stores.redis import RedisStore
 log = structlog.get_logger("quartet.search")
 
 ASKED = Counter("quartet_search_answers", "Searches and suggestions by where the answer came from.", ["source"])
-# By name each costs a look-up, which is a good part of what a kept answer costs.
+# Looked up once: `labels` is a good part of the cost of a cache hit.
 _LOCAL, _SHARED, _REDIS, _ENGINE = (ASKED.labels(source) for source in ("process", "joined", "redis", "engine"))
-# Redis' clock stands still while it carries out what has come in together. So much earlier an answer is gone from there
-# and can be made anew.
+# In seconds. Redis' clock stands still while it executes a batch of commands; so an answer expires there this much
+# earlier, and can be made anew in time.
 _STANDS_STILL = 0.05
-# An entry's key, and what Python needs for it.
+# Bytes that Python needs for an entry beside key and body.
 _OVERHEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An answer as bytes; how many it found in all; whether it may be kept (not one that is partial). `noted`: the
-    words that it is logged under each time it is given. `exact`: what was found has all of these as they are."""
+    """An answer: its body, how many products it found in all, and whether it may be cached (`whole`; not if it is
+    partial). `noted`: the query under which it is logged each time it is sent. `exact`: the hits have all words of the
+    query as typed."""
 
     body: bytes
     total: int
@@ -51,7 +52,7 @@ class Ready:
 
 
 class Kept:
-    """A process's answers, the least recently used given up first, within so many bytes."""
+    """A process's cache: LRU, limited to a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self.bytes = most_bytes, 0
@@ -59,8 +60,8 @@ class Kept:
         self._renewed: set[str] = set()
 
     def get(self, key: str) -> Ready | None:
-        """The answer, unless its time is over. At its end one who asks is told that it is, and may bring the next one
-        before all the others would have to wait for it."""
+        """The answer, unless it has expired. Shortly before it does, one caller gets a miss, and so renews it before
+        all the others have to wait."""
         found = self._held.get(key)
         if found is None or (left := found[0] - monotonic()) <= 0:
             return None
@@ -71,7 +72,7 @@ class Kept:
         return found[1]
 
     def put(self, key: str, ready: Ready, until: float) -> None:
-        """Keeps it until then, by the monotonic clock."""
+        """Caches it until then, by the monotonic clock."""
         self._drop(key)
         self._held[key] = until, ready
         self.bytes += _weight(key, ready)
@@ -79,7 +80,7 @@ class Kept:
             self._drop(next(iter(self._held)))
 
     def until(self, key: str) -> float:
-        """When the answer's time is over."""
+        """When the answer expires; 0 if there is none."""
         return self._held[key][0] if key in self._held else 0.0
 
     def _drop(self, key: str) -> None:
@@ -97,27 +98,30 @@ Turn = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 class Answers:
-    """The answers of one shop, by what was asked. `seconds` 0 keeps none; `turn`: a client's turn with the engine."""
+    """The cached answers of one shop, by key. `seconds`: their TTL, 0 disables the cache; `turn`: waits for a client's
+    turn with the engine."""
 
     def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn) -> None:
         self._redis, self._seconds, self._turn = redis, seconds, turn
         self._generation_key = f"search:{{{alias}}}:generation"
         self._prefix = f"search:{{{alias}}}:answer:"
-        # By client and what it asks, those without a turn yet; by what is asked, since when the engine has been at it.
+        # `_waiting`: calls without a turn yet, by client and key; `_under_way`: calls to the engine and their start, by
+        # key.
         self._waiting: dict[tuple[str, str], asyncio.Task[Ready]] = {}
         self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
         self.kept = Kept(most_bytes)
 
     def at_hand(self, typed: str) -> Ready | None:
-        """The answer to an address that was asked for just so a moment ago."""
+        """The cached answer for a URL as it came."""
         found = self.kept.get(typed) if self._seconds else None
         if found is not None:
             _LOCAL.inc()
         return found
 
     async def get(self, key: str, typed: str, noted: str, make: Make, client: str = "") -> Ready:
-        """The answer to what `key` says in one way and `typed` as it came; `make` asks the engine, in a turn of the
-        client's. Raises what `make` raises, to all who wait for the same, and what the turn raises, to this client."""
+        """The answer for the normalised `key`; it is cached under `typed`, the URL as it came, as well. `make` calls
+        the engine, in a turn of the client's. Raises what `make` raises, to all who wait for the same answer, and what
+        the turn raises, to this client."""
         if not self._seconds:
             async with self._turn(client):
                 return replace(await make(), noted=noted)
@@ -126,23 +130,23 @@ class Answers:
         else:
             found = await self._ask(key, client, make)
         ready = replace(found, noted=noted)
-        if found is self.kept.get(key):  # and not what somebody has asked since
+        if found is self.kept.get(key):  # not if a newer answer has replaced it
             self.kept.put(typed, ready, self.kept.until(key))
         return ready
 
     async def _ask(self, key: str, client: str, make: Make) -> Ready:
-        """Once for all who ask at once."""
+        """Single-flight: joins the call that is in flight, or starts one."""
         task = self._with_engine(key) or self._waiting.get((client, key))
         if task is None:
             task = self._waiting[client, key] = asyncio.create_task(self._fetch(key, client, make))
             task.add_done_callback(lambda done: self._ended(key, client, done))
         else:
             _SHARED.inc()
-        # Who gives up waiting takes nothing from the others.
+        # A cancelled waiter must not cancel it for the others.
         return await asyncio.shield(task)
 
     def _with_engine(self, key: str) -> "asyncio.Task[Ready] | None":
-        """What is being asked, unless it is too old for who comes now."""
+        """The engine call in flight for this key, unless it began too long ago to join."""
         began, task = self._under_way.get(key, (0.0, None))
         return task if monotonic() - began <= self._seconds / 2 else None
 
@@ -152,14 +156,15 @@ class Answers:
         if self._under_way.get(key, (0.0, None))[1] is task:
             del self._under_way[key]
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone, so that nobody hears of a failure
+            task.exception()  # consumed: all who waited may have been cancelled
 
     async def turn(self) -> None:
-        """What is kept in Redis is of an index that is no longer searched. Raises StoreUnavailable."""
+        """Starts a new generation, which invalidates everything cached in Redis: the index or the rules have changed.
+        Raises StoreUnavailable."""
         await self._redis.call("INCR", self._generation_key)
 
     async def _fetch(self, key: str, client: str, make: Make) -> Ready:
-        """From Redis, else in the client's turn from the engine; or what comes of another's turn meanwhile."""
+        """From Redis, else from the engine in the client's turn; or the result of another client's call meanwhile."""
         known = self.kept.until(key)
         entry = self._prefix + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         generation, clock, found = await self._look(key, entry)
@@ -173,7 +178,7 @@ class Answers:
                 return found
             if (joined := self._with_engine(key)) is None:
                 began = monotonic()
-                self._under_way[key] = began, task  # which is this one
+                self._under_way[key] = began, task  # the current task
                 _ENGINE.inc()
                 ready = await make()
         if joined is not None:
@@ -183,13 +188,13 @@ class Answers:
         if ready.whole:
             self.kept.put(key, ready, began + seconds)
         if ready.whole and clock is not None:
-            # By Redis' own clock, read before: whatever is slow on its way there is no younger for it.
+            # An absolute expiry by Redis' own clock, read before: a slow SET does not prolong it.
             until = clock + int((began - looked + seconds - _STANDS_STILL) * 1000)
             await self._share(entry, f"{generation}\n{ready.total}\n{ready.exact:d}\n".encode() + ready.body, until)
         return ready
 
     async def _look(self, key: str, entry: str) -> tuple[str, int | None, Ready | None]:
-        """The generation of now, Redis' clock in milliseconds, and the answer if it is there and has some time left."""
+        """The current generation, Redis' clock in milliseconds, and the answer if it is there and has not expired."""
         began = monotonic()
         try:
             generation, found, left, clock = await self._redis.brief.pipeline(
@@ -198,8 +203,8 @@ class Answers:
         except StoreUnavailable:
             return "", None, None
         ready = None
-        # One that has more left than any is given was put there by a clock that was ahead, as before another server
-        # took over: nobody knows how old it is.
+        # A remaining TTL longer than the whole one comes from a clock that was ahead, as before a failover: the age of
+        # such an answer is unknown.
         if found is not None and 0 < left <= self._seconds * 1000:
             of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):
@@ -212,39 +217,40 @@ class Answers:
         try:
             await self._redis.brief.call("SET", entry, value, "PXAT", until)
         except StoreUnavailable:
-            return  # the others ask the engine themselves
+            return  # other processes call the engine themselves
 
 
 # --- Pages by cursor ------------------------------------------------------------------------------------------------
 #
-# Products move while somebody leafs: a page by number then shows some twice and others not at all. A cursor names the
-# ids of the pages before, kept in Redis under a digest of themselves, and a page is the best of all the others. So
-# nothing comes twice whatever changes, one cursor always opens the same, and none is anybody's own.
+# Products change places while somebody pages: with page numbers some show up twice and others not at all. A cursor
+# refers to the ids of the earlier pages, stored in Redis under their digest, and a page is the best of all products but
+# those. So nothing comes twice whatever changes, a cursor always leads to the same place, and no cursor is bound to a
+# client.
 
 LEAF_SECONDS = 900
-# Bytes that one process keeps within that time: for one client who leafs, and for all. Redis has carts to keep as well,
-# and no room for both where it is full. Where all leaf so much, pages go by number.
+# Bytes that one process may store within that time: for one client, and for all. Redis holds carts as well, and when it
+# is full there is no room for both. Past the limit, paging falls back to page numbers.
 MOST_OF_ONE = 4_000_000
 MOST_OF_ALL = 32_000_000
-# What Redis needs for an entry itself.
+# Bytes that Redis needs for an entry beside its value.
 _ENTRY = 200
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-# Where it says so at its beginning; no id begins with a space.
+# The prefix of a packed value; no id begins with a space.
 _PACKED = " "
 
 
 class Leaves:
-    """Those of one shop, as far as one process keeps them."""
+    """The ids of earlier pages, by their digest, for the cursors of one shop; the limits are per process."""
 
     def __init__(self, redis: RedisStore, alias: str) -> None:
         self._redis, self._alias = redis, alias
         self._taken: dict[str, int] = {}
-        # A first page that many ask for, a second after another, takes its room once, of whoever asks first.
+        # Digests already counted: a first page that many clients request counts once, for the first of them.
         self._counted: set[str] = set()
         self._all, self._until = 0, 0.0
 
     async def before(self, digest: str | None) -> tuple[str, ...]:
-        """The ids of the pages before; none when they are forgotten, or never were kept: then pages go by number."""
+        """The ids of the earlier pages; none if they have expired or were never stored: then the page number counts."""
         if digest is None:
             return ()
         try:
@@ -254,8 +260,9 @@ class Leaves:
         return unpack(held) if held else ()
 
     async def keep(self, ids: Sequence[str], client: str) -> tuple[str, bool]:
-        """Their digest, for a cursor, and whether it is as good for others: they are kept as far as `client` has his
-        share. Where Redis is away or has enough of all, nobody's are."""
+        """Stores them; returns their digest, for a cursor, and False if they were not stored because of this client's
+        own limit, so that the cursor must not be shared with others. They are not stored either while Redis is down or
+        past the limit for all."""
         digest = hashlib.blake2b(" ".join(ids).encode(), digest_size=16).hexdigest()
         held = pack(ids)
         of_his, of_all = self._has_room(digest, client, len(held) + _ENTRY)
@@ -267,8 +274,8 @@ class Leaves:
         return digest, of_his
 
     def _has_room(self, digest: str, client: str, size: int) -> tuple[bool, bool]:
-        """Whether so much more may be kept, by this client's share and by that of all; then it is counted. By windows,
-        so that at most twice as much is in Redis."""
+        """Whether so many more bytes are within this client's limit, and within that for all; if both, they are
+        counted. Fixed windows, so that Redis holds at most twice the limit."""
         if monotonic() >= self._until:
             self._taken.clear()
             self._counted.clear()
@@ -284,18 +291,18 @@ class Leaves:
         return room
 
     def _key(self, digest: str) -> str:
-        return f"search:{self._alias}:seen:{{{digest}}}"  # over all servers of a cluster: nothing asks for two at once
+        return f"search:{self._alias}:seen:{{{digest}}}"  # spread over a cluster's slots: no call needs two of them
 
 
 def pack(ids: Sequence[str]) -> str:
-    """UUIDs by their bytes; where there are others, text."""
+    """UUIDs as base64 of their bytes; if any id is not a UUID, all as text."""
     if not all(map(_UUID.fullmatch, ids)):
         return " ".join(ids)
     return _PACKED + b64encode(bytes.fromhex("".join(ids).replace("-", ""))).decode()
 
 
 def unpack(held: str) -> tuple[str, ...]:
-    """What was packed."""
+    """The inverse of `pack`."""
     if not held.startswith(_PACKED):
         return tuple(held.split())
     packed = b64decode(held.removeprefix(_PACKED))

@@ -1,4 +1,4 @@
-"""What filters and facets have in common: what may be shown, and what is ticked, as clauses of the engine."""
+"""Query clauses that filters and facets share: what may be shown, and the filters a shopper has ticked."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -15,17 +15,17 @@ def any_of(ways: Sequence[Json]) -> Json:
 
 
 def all_of(clauses: Iterable[Json]) -> Json:
-    """Each of these, none of which weighs."""
+    """Each of these, without an effect on the score."""
     return {"bool": {"filter": list(clauses)}}
 
 
 def published(now: datetime) -> Json:
-    """What may be shown."""
+    """Products that are published by now."""
     return {"range": {"publishedAt": {"lte": now.isoformat()}}}
 
 
 def by_facet(wanted: Wanted, shelves: Shelves) -> Iterator[tuple[str, Json]]:
-    """What is ticked: a clause by facet."""
+    """The ticked filters: facet and clause."""
     if wanted.category:
         yield "category", {"terms": {"category": list(shelves.below(wanted.category))}}
     if wanted.brand:
@@ -52,7 +52,7 @@ def _of_attribute(asked: AttrFilter, field: str) -> Iterator[Json]:
 
 
 def tokens_asked(asked: AttrFilter) -> list[str]:
-    """All that the ticked values may be in the index: `16` may be a number or a text there."""
+    """All tokens that the ticked values may be in the index: `16` may be a number or a text there."""
     return [text for value in asked.values for text in readings(asked.name, value)]
 
 
@@ -62,8 +62,9 @@ def in_band(field: str, name: str, low: float, high: float) -> Json:
 
 
 def _between(asked: AttrFilter) -> Json:
-    """All bounds as one range: on each side the narrowest."""
-    # Hex digits end at f: `n:g` is past all numbers of this attribute, and a token with a `g` more past its own alone.
+    """All bounds as one range: the narrowest on each side."""
+    # Hex digits end at f: `n:g` sorts after all numbers of this attribute, and a token with `g` appended just after
+    # itself.
     lows, highs = [f"{asked.name}=n:"], [f"{asked.name}=n:g"]
     for comparison, number in asked.bounds:
         edge = token(asked.name, number)

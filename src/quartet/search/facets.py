@@ -1,4 +1,5 @@
-"""Facets: what is counted beside a search, and the counts read. What costs is asked for on the first page alone."""
+"""Facets: the aggregations of a search, and how their results are read. They are expensive, and by default computed for
+the first page only."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -27,14 +28,14 @@ Json = dict[str, Any]
 
 AGGS: Json = json_file(__file__, "facets.json")
 NONE: Json = {"buckets": []}
-# Of attributes in a category in view.
+# Of all attributes of the category in view, in one terms aggregation.
 MOST_VALUES = 5_000
-# An engine refuses longer ones.
+# Engines refuse longer regular expressions.
 LONGEST_EXPRESSION = 1_000
 
 
 def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: View | None) -> Json:
-    """Aggregations, each under all filters but its own: a ticked brand leaves the others to be ticked as well."""
+    """The aggregations, each under all filters but its own: other brands than the ticked one can still be chosen."""
     field = wanted.attrs_field
     lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
     groups = {
@@ -42,7 +43,7 @@ def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: View | None)
         "brand": {"brand": AGGS["brand"], **_ticked("brand", wanted.brand)},
         "price": {"price": AGGS["price"], "min": lowest, "max": highest},
         "attrs": {"attrs": _values_of(field, **_but_in_bands(view))},
-        # An attribute that is filtered by is counted by itself, without its own filter.
+        # An attribute with a filter has an aggregation of its own, without that filter.
         **{
             f"attrs.{one.name}": {
                 "attrs": _values_of(field, **_of_one(view, one.name)),
@@ -62,8 +63,8 @@ def _values_of(field: str, **which: Any) -> Json:
 
 
 def _but_in_bands(view: View | None) -> Json:
-    """All attributes of a category in view; what is counted in bands has so many values that it could leave the others
-    no room."""
+    """For a category in view: room for all its attributes, without those counted in bands, whose many values could
+    crowd out the others."""
     if view is None:
         return {}
     banded = f"({'|'.join(map(_literally, view.edges))})=.*"
@@ -71,7 +72,8 @@ def _but_in_bands(view: View | None) -> Json:
 
 
 def _of_one(view: View | None, name: str) -> Json:
-    """An attribute of a category in view, by itself; of any other a shopper may have made up the name."""
+    """Restricts the aggregation to this attribute if the category in view has it; any other name may be made up by the
+    client."""
     return {"include": f"{_literally(name)}=.*"} if view and name in view.others else {}
 
 
@@ -80,15 +82,15 @@ def _literally(name: str) -> str:
 
 
 def _ticked(field: str, values: Sequence[str]) -> Json:
-    """Counts what is filtered by as well, however few products have it."""
+    """Counts the ticked values as well, however few products have them."""
     if not values:
         return {}
     return {"ticked": {"terms": {"field": field, "include": list(values), "size": len(values)}}}
 
 
 def _under(filters: Mapping[str, Json], name: str, counted: Json) -> Json:
-    """What is counted of one facet, under the filters of all others. Where there are none nothing is put around it: an
-    aggregation that keeps nothing out would be asked of each product all the same."""
+    """The aggregations of one facet, under the filters of all others. Without such filters they are not wrapped: a
+    filter aggregation that excludes nothing would still be evaluated for each product."""
     own = name.replace("bands.", "attrs.")
     others = [clause for other, clause in filters.items() if other != own]
     if others:
@@ -97,7 +99,7 @@ def _under(filters: Mapping[str, Json], name: str, counted: Json) -> Json:
 
 
 def _by_facet(aggregations: Mapping[str, Any]) -> dict[str, Json]:
-    """What was counted, by facet and then by part, as `_under` asked for it."""
+    """The results by facet and then by part: the inverse of `_under`."""
     found: dict[str, Json] = {}
     for key, counted in aggregations.items():
         part, _, name = key.partition(" of ")
@@ -107,8 +109,8 @@ def _by_facet(aggregations: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def read(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
-    """The facets of an answer; with a category in view its attributes and no other. What is ticked is in its facet, so
-    that it can be unticked, though no product has it."""
+    """The facets of an answer; with a category in view only its attributes. A ticked value is in its facet even if no
+    product has it, so that it can be unticked."""
     by_name = _by_facet(aggregations)
     price = by_name["price"]
     shown = view.others if view else None
@@ -133,7 +135,7 @@ def read(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view
 
 
 def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted: Wanted) -> list[NumberBand]:
-    """Those that have any product, or are ticked."""
+    """The bands that have any product, or are ticked."""
     counted = by_name[f"bands.{name}"]["bands"]["buckets"]
     ticked = [band for one in wanted.attrs if one.name == name for band in one.bands]
     bands = [NumberBand(low, high, counted[str(n)]["doc_count"]) for n, (low, high) in enumerate(pairwise(edges))]
@@ -141,7 +143,7 @@ def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted
 
 
 def numbers(shelf: Sequence[str], now: datetime) -> Json:
-    """All attributes' values in these categories, to draw bands of."""
+    """A query for all attributes' values in these categories, from which the bands are computed."""
     here = all_of([published(now), {"terms": {"category": list(shelf)}}])
     return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
@@ -157,7 +159,7 @@ def _brands(found: Json, wanted: Wanted) -> list[Bucket]:
 
 
 def _values(found: Json, name: str, wanted: Wanted) -> list[Bucket]:
-    """Of an attribute that is filtered by."""
+    """The values of an attribute with a filter: those counted, the ticked ones, and with 0 those no product has."""
     of_all, ticked = (_attrs(part, [name]).get(name, []) for part in (found["attrs"], found.get("ticked", NONE)))
     known = {as_typed(bucket.key) for bucket in of_all}
     counted = of_all + [bucket for bucket in ticked if as_typed(bucket.key) not in known]

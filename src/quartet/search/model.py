@@ -1,4 +1,4 @@
-"""What is asked of search and what it answers; how a product becomes a search document."""
+"""Search requests and results as values; how a product becomes a search document."""
 
 import math
 import re
@@ -23,13 +23,13 @@ Sort = Literal["relevance", "price", "-price", "-rating", "-newest"]
 Kind = Literal["pinned", "sells", "matches"]
 AttrValue = str | float | bool
 
-# Past this many hits an engine has to keep and sort every one before them: refine the search instead.
+# For a page, an engine keeps and sorts all hits before it; past this many the shopper has to refine the search.
 DEEPEST = 10_000
 _LONGEST_VALUE = 256
 _COMPARISONS = ("gte", "lte", "gt", "lt", "in")
-# No attribute's name has these: `=` ends it in a token, and by the others engines count nothing.
+# Not allowed in an attribute's name: `=` ends the name in a token, and engines refuse the others in an aggregation's.
 _NO_NAME = frozenset("=[]>")
-# As JSON writes them, so that whatever a facet shows can be asked for.
+# As JSON writes numbers, so that every value that a facet shows can be used as a filter.
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _FACET_NAMES = 20
 _FACET_VALUES = 20
@@ -37,8 +37,8 @@ _FACET_VALUES = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """A search as a shopper asks it; prices in minor units, `q` is text and nothing but text. `facets` None: on the
-    first page only."""
+    """A search request; prices in minor units, `q` is plain text without a syntax. `facets` None: on the first page
+    only."""
 
     q: str = ""
     category: tuple[str, ...] = ()
@@ -56,17 +56,18 @@ class Wanted:
 
     @property
     def attrs_field(self) -> str:
-        """Where attributes are looked for and counted: in stock only, those of variants that are."""
+        """The field for attribute filters and facets; with `in_stock`, the one with the attributes of variants that are
+        in stock."""
         return "attrsInStock" if self.in_stock else "attrs"
 
     @property
     def counts(self) -> bool:
-        """Whether facets are wanted."""
+        """Whether facets are to be counted."""
         return self.page == 1 if self.facets is None else self.facets
 
 
 class Tier(StrEnum):
-    """How a text was found: by all of its words, stemmed; by most of them, misspelt or begun; by any of them."""
+    """How the query's words were matched: all of them, stemmed; most of them, with typos or as prefix; any of them."""
 
     EXACT = "exact"
     LOOSE = "loose"
@@ -75,8 +76,8 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True)
 class AttrFilter:
-    """What is asked of one attribute: one of the values, as typed; a number in one of the bands, from the first to
-    below the second; a number within all bounds, such as `gte` 32. What is empty is not asked."""
+    """The filter on one attribute: one of the values, as typed; a number in one of the bands, from the first to below
+    the second; a number within all bounds, such as `gte` 32. Empty members do not filter."""
 
     name: str
     values: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class NumberBand:
 
 @dataclass(frozen=True)
 class Band:
-    """A band of prices in minor units, `from` included, `to` not; None is open."""
+    """A price band in minor units, `from` inclusive, `to` exclusive; None is open."""
 
     key: str
     from_cents: int | None
@@ -113,9 +114,9 @@ class Band:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a product stands where it stands. `factor`: what a field's words count, or by how much sales raise the score.
-    `score`: what it added before sales raised it. `field` as the weights' setting names it, or `all`, `sku` or
-    `category`. What does not apply is None."""
+    """One reason for a product's position. `factor`: the weight of the field, or the boost by sales. `score`: what it
+    added to the score before that boost. `field` as the setting of the weights names it, or `all`, `sku` or `category`.
+    What does not apply is None."""
 
     kind: Kind
     text: str
@@ -127,8 +128,8 @@ class Reason:
 
 @dataclass(frozen=True)
 class Found:
-    """One page of what was found. `partial`: the engine ran out of time, or lost a part of the index. `degraded`: the
-    engine was away, and the catalog listed this. Facets are None where they were not wanted."""
+    """One page of results. `partial`: the engine ran out of time, or a part of the index is missing. `degraded`: the
+    engine was down, and the catalog listed this. Facets are None if they were not requested."""
 
     total: int
     hits: list[Json]
@@ -142,8 +143,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Facets:
-    """Counted over everything found; what a facet itself filters by does not shrink it. Lowest and highest price in
-    minor units, None where nothing was found."""
+    """Counted over everything found; a facet's own filter does not narrow its counts. Lowest and highest price in minor
+    units, None if nothing was found."""
 
     category: list[Bucket]
     brand: list[Bucket]
@@ -155,8 +156,8 @@ class Facets:
 
 @dataclass(frozen=True)
 class Shelves:
-    """The shop's categories by slug: each one's parent, its attributes that are numbers, and those that aren't; and the
-    slugs by what they are called."""
+    """The shop's categories by slug: each one's parent, its numeric attributes, and its other ones; and the slugs by
+    normalised name."""
 
     parents: Mapping[str, str | None] = field(default_factory=dict)
     numbers: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -164,11 +165,11 @@ class Shelves:
     called: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def below(self, slugs: Iterable[str]) -> tuple[str, ...]:
-        """These and all that stand below them."""
+        """These and all their descendants."""
         return tuple(and_below(self.parents, slugs))
 
     def with_parents(self, buckets: Iterable[Bucket]) -> list[Bucket]:
-        """Counts of categories with those above them, whose products theirs are too; the most first."""
+        """Counts by category with the parents added, which contain their children's products; highest first."""
         counts: dict[str, int] = {}
         for held in buckets:
             slug: str | None = str(held.key)
@@ -182,8 +183,8 @@ class Shelves:
 
 @dataclass(frozen=True)
 class View:
-    """What is counted of the category in view: its attributes that aren't numbers, and the edges of bands of those that
-    are, each band from one edge to below the next."""
+    """The attribute facets of the category in view: the attributes counted value by value, and for the numeric ones
+    counted in bands their edges, each band from one edge to below the next."""
 
     others: frozenset[str]
     edges: Mapping[str, tuple[float, ...]]
@@ -193,8 +194,8 @@ _MOST_BANDS = 5
 
 
 def edges_of(values: Mapping[float, int]) -> tuple[float, ...]:
-    """Edges of at most five bands of numbers, so that about as many products are in each; none for few numbers, which
-    are counted one by one. The last edge is past the greatest number."""
+    """Edges of at most five bands that hold about the same number of products each; none for at most five different
+    numbers, which are counted one by one. The last edge is past the greatest number."""
     if len(values) <= _MOST_BANDS:
         return ()
     ordered, total, before = sorted(values), sum(values.values()), 0
@@ -216,7 +217,7 @@ def edges_of(values: Mapping[float, int]) -> tuple[float, ...]:
 
 
 def sortable(number: float) -> str:
-    """16 hex digits in the numbers' own order: IEEE 754 bits, the sign flipped, all of them where negative."""
+    """16 hex digits that sort as the numbers do: IEEE 754 bits with the sign bit flipped, all bits if negative."""
     bits: int = struct.unpack(">Q", struct.pack(">d", number + 0.0))[0]  # + 0.0 makes -0.0 the 0.0 it equals
     return f"{bits ^ (0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else 1 << 63):016x}"
 
@@ -247,13 +248,13 @@ def read_token(text: str) -> tuple[str, AttrValue]:
     return name, value == "true" if kind == "b" else value
 
 
-# Products share their values; `typed`, since 1, 1.0 and true are one key.
+# Products share many values; `typed`, since 1, 1.0 and True are equal keys.
 _token_of_many = lru_cache(maxsize=20_000, typed=True)(token)
 
 
 def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
-    """Every value that can be searched for: lists give one token an entry; objects and null none, nor does a name with
-    `=` in it, which no query string could ask for."""
+    """Every value that can be searched for: a list gives one token per entry; objects and null give none, nor does a
+    name with `=` in it, which no filter can name."""
     for name, held in attrs.items():
         if "=" not in name:
             for value in held if isinstance(held, list) else [held]:
@@ -262,7 +263,7 @@ def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def readings(name: str, value: str) -> list[str]:
-    """All tokens that a shopper's text may mean, what it says as JSON last."""
+    """All tokens that a filter's text may mean; its reading as JSON last."""
     candidates: list[AttrValue] = [value]
     candidates += [float(value)] if _is_number(value) else []
     candidates += [value == "true"] if value in ("true", "false") else []
@@ -270,7 +271,7 @@ def readings(name: str, value: str) -> list[str]:
 
 
 def as_typed(value: AttrValue) -> str:
-    """The text that asks for a value."""
+    """The text by which a filter names the value."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -300,8 +301,8 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
 
 
 def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
-    """One filter for all that is asked of an attribute: several values, or bands, are alternatives; several bounds are
-    one range, in which one value has to be."""
+    """One filter per attribute: several values, or bands, are alternatives; several bounds are one range, in which one
+    value has to be."""
     merged: dict[str, AttrFilter] = {}
     for one in filters:
         held = merged.get(one.name, AttrFilter(one.name))
@@ -311,9 +312,9 @@ def any_of(filters: Iterable[AttrFilter]) -> tuple[AttrFilter, ...]:
 
 
 def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | None) -> dict[str, list[Bucket]]:
-    """Tokens with their counts, most frequent first, as facets: attributes and values in that order. All `names` and no
-    other; where that is None, the most frequent. A text that reads as a number, or as a truth, is one value with it,
-    since whoever asks for one finds both."""
+    """Facets from tokens with their counts, most frequent first: attributes and values in that order. All attributes in
+    `names` and no others; if None, the most frequent ones. A text that reads as a number or boolean is merged with that
+    value, since a filter for one finds both."""
     facets: dict[str, dict[str, Bucket]] = {}
     for text, count in counted:
         name, value = read_token(text)
@@ -327,14 +328,14 @@ def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | Non
 
 
 def choices_of(product: Mapping[str, Any]) -> list[Json]:
-    """What of a product one can choose: its variants, each with those of its attributes that it has not of its own; or
-    the product."""
+    """What can be bought of a product: its variants, each with the product's attributes where it has none of its own;
+    or, without variants, the product."""
     chosen = [{**variant, "attrs": {**product["attrs"], **variant["attrs"]}} for variant in product["variants"]]
     return chosen or [dict(product)]
 
 
 def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Those of all of these, each once."""
+    """The distinct tokens of all of these, sorted."""
     return sorted({text for choice in choices for text in tokens(choice["attrs"])})
 
 
@@ -342,10 +343,11 @@ def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def document(product: Mapping[str, Any]) -> Json | None:
-    """The catalog's document as search keeps it, whole; None for a draft, which nobody may find. Nothing is in it that
-    no search asks for or answers: whatever is has to be written there each time it changes, as pieces left would.
+    """The whole search document of a catalog product; None for a draft, which must not be found. It holds nothing that
+    no search queries or returns, since each field means a write to the index whenever it changes; so there is no exact
+    stock in it.
 
-    A product whose day of publication is still to come is kept: queries compare it with their own now.
+    A product to be published in the future is indexed: queries compare the date with the current time.
     """
     published: datetime | None = product["publishedAt"]
     if published is None:
@@ -381,5 +383,5 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),
     }
-    # Many documents are compared at once by these.
+    # The comparison between index and catalog sums these over many documents at once.
     return kept | {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}

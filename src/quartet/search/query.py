@@ -1,9 +1,9 @@
-"""A search as the engine takes it. No text of a user ever becomes syntax or a regular expression: it only ever stands
+"""The request bodies for the engine. No text of a user ever becomes syntax or a regular expression: it is only ever put
 where the engine expects words.
 
-What costs is asked for only where it shows: facets on the first page; misspelt words and beginnings (`Tier.LOOSE`)
-only when the words as they were typed find too little; marking and other spellings not at all, since `words` does both
-from what was found.
+Expensive parts are requested only where they are needed: facets on the first page; fuzzy and prefix matching
+(`Tier.LOOSE`) only if the words as typed find too little; highlighting and spelling suggestions not at all, since
+`words` makes both from the hits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,28 +31,30 @@ Json = dict[str, Any]
 QUERY: Json = json_file(__file__, "query.json")
 IN_A_LANGUAGE = ("name", "more", "description")
 WEIGHED = ("name", "exact", "brand", "more", "description")
-# All that an engine may open of the dictionary for one misspelt or begun word.
+# The most dictionary terms that an engine may try for one fuzzy or prefix word (`max_expansions`).
 MOST_SPELLINGS = 30
 MOST_CLAUSES = 800
-# Of several words, how many have to be there.
+# How many of several words have to match: both of two, 75 % of more.
 MOST = {"minimum_should_match": "2<75%"}
-# Letters that may be wrong in a word of so many.
+# Allowed typos: one in words of 3 to 7 letters, two in longer ones.
 FUZZINESS = "AUTO:3,8"
-# In names, which only weigh then: what has two wrong is found by all its texts, and to look for it twice costs a search
-# a tenth. Measured on 1,377 such queries it stays among the first ten as often, and comes first in 91 % instead of 92.
+# In names, one typo whatever the length: they only affect the score here. A word with two typos is matched in the field
+# of all texts anyway, and matching it in names too costs a search a tenth more. Measured on 1,377 such queries, the
+# product is among the first ten as often, and first in 91 % instead of 92 %.
 WRONG_IN_NAMES = f"AUTO:3,{words.LONGEST_WORD + 1}"
-# The same of stems, which are shorter, so that more words are like them.
+# Allowed typos in stems: stricter, since stems are shorter and more words are similar to them.
 STEMS_WRONG = {"fuzziness": "AUTO:5,8", "prefix_length": 1}
-# Of a text and the other words for it, together.
+# Words of a query and its synonyms together.
 MOST_WORDS_IN_ALL = 48
 ONE_WRONG = f"AUTO:{FEWEST_LETTERS},{words.LONGEST_WORD + 1}"
-# Attributes by which products are held to be alike.
+# Attribute values compared in the search for similar products.
 MOST_SHARED = 50
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How this shop reads texts: the language of each field, and what a word found there weighs."""
+    """The shop's text settings: the language (analyzer) of each field and its weight; `seconds`: a search's time
+    limit."""
 
     languages: Mapping[str, str]
     weights: Mapping[str, float]
@@ -60,7 +62,7 @@ class Reading:
 
     @classmethod
     def of(cls, settings: Settings) -> "Reading":
-        """As the settings say."""
+        """From the settings; defaults fill the gaps."""
         languages: dict[str, str] = dict.fromkeys(IN_A_LANGUAGE, settings.search_language)
         languages.update({str(name): language for name, language in settings.search_languages.items()})
         weights = dict.fromkeys(WEIGHED, 1.0)
@@ -69,20 +71,21 @@ class Reading:
 
     @property
     def everywhere(self) -> list[str]:
-        """The fields that hold all texts of a product, one a language."""
+        """The fields that hold all texts of a product, one per language."""
         return [f"all.{language}" for language in sorted(set(self.languages.values()))]
 
     @property
     def weighed(self) -> list[str]:
-        """Fields with their weights, in the engine's way; those that weigh nothing are left out."""
+        """Fields with their weights in the engine's syntax; those with weight 0 are left out."""
         paths = {"exact": "words.name.plain"}
         return [f"{paths.get(name, f'words.{name}')}^{weight:g}" for name, weight in self.weights.items() if weight]
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the shop knows beside a search: what staff say of it, its categories, the one in view, and the ids of the
-    products on the pages before (then a page begins behind those and not by number)."""
+    """What a search depends on beside the request: the query's rules by staff and sales, the shop's categories, the one
+    in view, and the ids of the products on the earlier pages (if any, the page is the best of the rest, and the page
+    number is ignored)."""
 
     said: Ruling = field(default_factory=Ruling)
     shelves: Shelves = field(default_factory=Shelves)
@@ -91,11 +94,11 @@ class Told:
 
 
 def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told) -> Json:
-    """One page by one tier."""
+    """The request for one page, matching by one tier."""
     text = words.asked(wanted.q)
     either, should = _texts(text, words.article(wanted.q), tier, reading, told) if text else ([], [])
     filters = dict(by_facet(wanted, told.shelves))
-    # With text the filters come after it, so that what the words alone find decides the tier, and all facets with it.
+    # With text the filters are a post filter, so that the words alone decide the tier, and filters don't change it.
     after = bool(filters) and (wanted.counts or bool(text))
     asked: Json = {
         "from": 0 if told.seen else (wanted.page - 1) * wanted.size,
@@ -104,7 +107,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "track_total_hits": True,
         "timeout": _time(reading.seconds),
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
-        # By relevance there is nothing to sort without text: then by rating.
+        # Without text there is no relevance: by rating instead.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
         "aggs": facets.aggregations(wanted, filters, told.view) if wanted.counts else {},
     }
@@ -112,7 +115,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         unseen = [{"bool": {"must_not": [{"terms": {"id": list(told.seen)}}]}}] if told.seen else []
         asked["post_filter"] = all_of([*(filters.values() if after else ()), *unseen])
     if text and (told.said.pinned or "post_filter" in asked):
-        # What stands there because it is pinned was not found by its words.
+        # A pinned product was not necessarily matched by the words.
         asked["aggs"]["matched"] = {"filter": any_of(either) if told.said.pinned else {"match_all": {}}}
     if wanted.explain:
         asked["explain"] = True
@@ -120,8 +123,8 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
 
 
 def matched(found: Json) -> int:
-    """How many products the words found, by the answer to a `body`. Where that may differ from the total it is counted
-    beside it, and only there: each search would pay for it."""
+    """How many products the words matched, from the response to a `body`. Where that may differ from the total, an
+    aggregation counts it; only there, since it costs time."""
     counted = found.get("aggregations", {}).get("matched")
     return int(counted["doc_count"] if counted else found["hits"]["total"]["value"])
 
@@ -131,7 +134,7 @@ def _time(seconds: float) -> str:
 
 
 def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filters: list[Json]) -> Json:
-    """`either`: what has to match, in one way or another; `should` only weighs."""
+    """`either`: at least one of these has to match; `should` only affects the score."""
     whole: Json = {"filter": filters}
     if text:
         ways = [*either, {"terms": {"id": list(said.pinned)}}] if said.pinned else either
@@ -148,7 +151,8 @@ def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filt
 
 
 def _texts(text: str, article: str, tier: Tier, reading: Reading, told: Told) -> tuple[list[Json], list[Json]]:
-    """What has to match, one of these ways, and what only weighs. `article`: the text as an article number."""
+    """The clauses of which one has to match, and those that only affect the score. `article`: the text as an article
+    number."""
     asked = _within_bounds(text, told.said.alternatives)
     loosely = _loosely(sum(map(words.count, asked)), reading)
     either: list[Json] = [{"term": {"skus": {"value": text, "boost": 100}}}]
@@ -166,7 +170,7 @@ def _texts(text: str, article: str, tier: Tier, reading: Reading, told: Told) ->
 
 
 def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
-    """The text and as many of the other words for it as a query may cost."""
+    """The text and as many of its synonyms as the limit on words leaves room for."""
     asked, number = [text], words.count(text)
     for other in map(words.asked, alternatives[:MOST_ALTERNATIVES]):
         number += words.count(other)
@@ -178,14 +182,14 @@ def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
 
 def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterator[Json]:
     if tier is Tier.EXACT:
-        # The best of these counts, and not their sum: whoever has the words as typed gains nothing by a pair of them.
+        # `dis_max`: the best of these counts, not their sum, so that a match as typed gains nothing by a joined pair.
         ways = [_all_of(one, reading) for one in (text, *words.with_pairs(text))]
         yield {"dis_max": {"queries": ways}} if len(ways) > 1 else ways[0]
         return
     if tier is Tier.LOOSE:
         yield {"bool": {"should": list(_each(text, loosely, "all")), **MOST}}
     else:
-        # The last that is tried: by stems.
+        # The last tier: fuzzy on stems.
         yield from _each(text, {**loosely, **STEMS_WRONG}, *reading.everywhere)
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
 
@@ -195,7 +199,7 @@ def _all_of(text: str, reading: Reading) -> Json:
 
 
 def _each(text: str, loosely: Json, *fields: str) -> Iterator[Json]:
-    """Each word by itself, those that may be misspelt loosely."""
+    """A clause per word; fuzzy for words in which typos are allowed."""
     for word in words.apart(text):
         how = loosely if words.allowed(word) else {}
         yield {"multi_match": {"query": word, "fields": fields, **MOST, **how}}
@@ -207,7 +211,7 @@ def _like_a_sku(text: str) -> Iterator[Json]:
 
 
 def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
-    """How well it matches: adds up over the fields."""
+    """The score of a match: the sum over the fields."""
     if tier is Tier.EXACT:
         return {"multi_match": {"query": text, "type": "most_fields", "fields": reading.weighed}}
     name = f"words.name.plain^{reading.weights['name']:g}"
@@ -215,8 +219,8 @@ def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
 
 
 def _loosely(number: int, reading: Reading) -> Json:
-    """Each of so many words may match this many spellings, in the names and in each field that holds everything; an
-    engine refuses more than 1,024 clauses in all."""
+    """The fuzzy parameters for a query of `number` words. Each word expands in the names and in each field of all
+    texts; an engine refuses more than 1,024 clauses in all."""
     places = 1 + len(reading.everywhere)
     return {"fuzziness": FUZZINESS, "max_expansions": min(MOST_SPELLINGS, MOST_CLAUSES // (places * number or 1))}
 
@@ -229,12 +233,12 @@ def _only(id_: str, boost: float) -> Json:
     return {"constant_score": {"filter": {"term": {"id": id_}}, "boost": boost}}
 
 
-# --- Beside a product -----------------------------------------------------------------------------------------------
+# --- Similar products -----------------------------------------------------------------------------------------------
 
 
 def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float) -> Json:
-    """Products of the same category by what they share: what few others have counts most. `seconds`: how long the
-    engine may look."""
+    """Products of the same category by what they share: rare common traits count most. `seconds`: the engine's time
+    limit."""
     held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
@@ -255,15 +259,15 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
     }
 
 
-# --- As one types ---------------------------------------------------------------------------------------------------
+# --- Typeahead ------------------------------------------------------------------------------------------------------
 
 
 def begun(
     q: str, size: int, now: datetime, seconds: float, *, misspelt: bool = False, hidden: Sequence[str] = ()
 ) -> Json | None:
-    """Names that begin as typed: every word but the last is whole; and those that have the words in the singular.
-    `seconds`: how long the engine may look; `misspelt`: words of four letters and more may have one wrong; `hidden`:
-    products that are left out. None where nothing was typed, or a single word too short for that.
+    """The typeahead request: names that contain the words as typed, the last one as a prefix; and names with the words
+    in the singular. `seconds`: the engine's time limit; `misspelt`: one typo is allowed in words of four letters and
+    more; `hidden`: products to leave out. None if nothing was typed, or with `misspelt` a single word too short for it.
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
@@ -294,8 +298,8 @@ def begun(
 
 
 def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Reading, told: Told) -> Json:
-    """How many products have the whole text as it is, pass the filters and are not hidden from it, and how many have
-    each of these words."""
+    """A request that counts the products that match the whole text exactly, pass the filters and are not hidden from
+    it, and those that have each of the words `asked`."""
     ways, _ = _texts(words.asked(wanted.q), "", Tier.EXACT, reading, told)
     each = {word: _all_of(word, reading) for word in asked}
     whole = [any_of(ways), *dict(by_facet(wanted, told.shelves)).values()]
@@ -312,7 +316,7 @@ def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Readin
 
 
 def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts of what was found, as words are looked up in them for another spelling."""
+    """The texts of the hits, in which other spellings are looked up."""
     return [fold(" ".join(_spelt(hit["_source"]))) for hit in hits]
 
 

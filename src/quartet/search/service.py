@@ -1,13 +1,13 @@
-"""A search or suggestion from what was asked to the ready answer. What happens to a query, in this order:
+"""A search or suggestion from the request to the ready answer. The steps of a search:
 
-1. The gateway asks `api.at_hand`, by the address as it came: an answer of the last second needs nothing else.
-2. `api` reads the parameters into a `Wanted`, and `merchandising.ruling` says what staff and sales say of the words.
-3. `answer` asks `cache.Answers` by what is meant (`_key`): this process, whoever is just asking the same, Redis; else
-   it takes one of the client's turns with the engine.
-4. In it `store.find` asks tier by tier (`query.body`) until something is found, with the categories (`_shelves`), what
-   is counted where one of them is in view (`_view`), and the ids of the pages before (`cache.Leaves`).
-5. Where the engine is away, `find_listed` lists what an index of the catalog gives.
-6. `api` makes the bytes, which are kept, and notes the search each time they are given (`merchandising.note_search`).
+1. The gateway calls `api.at_hand` with the URL as it came: a cached answer of the last second needs nothing else.
+2. `api` parses the parameters into a `Wanted`, and `merchandising.ruling` gives the rules of staff and sales for `q`.
+3. `answer` looks in `cache.Answers` by the normalised request (`_key`): in this process, among the calls in flight, in
+   Redis; else it waits for one of the client's turns with the engine.
+4. In that turn `store.find` queries tier by tier (`query.body`) until something is found, with the categories
+   (`_shelves`), the facets of the category in view (`_view`), and the ids of the earlier pages (`cache.Leaves`).
+5. If the engine is down, `find_listed` lists what an index of the catalog in MongoDB gives.
+6. `api` serialises the result, which is cached, and logs the search each time it is sent (`merchandising.note_search`).
 """
 
 import asyncio
@@ -34,19 +34,19 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.search")
 
-# An index is walked past everything that is skipped.
+# MongoDB's skip walks the index past everything skipped.
 DEEPEST_LISTED = 1000
 _SORTS = {"relevance": "-rating", "-rating": "-rating", "price": "price", "-price": "-price", "-newest": "newest"}
 _ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
-# Of one client's searches that wait for the engine; past it 429. As many as clients commonly keep connections, so that
-# who is within the limit of searches a minute is not refused for asking them together; waiting keeps nobody else.
+# Searches of one client that may wait for the engine; past it 429. As many as clients commonly have connections, so
+# that a client within its rate limit is not refused for sending its searches at once; waiting ones block nobody else.
 MOST_WAITING = 100
 
 
 class Turns:
-    """How many searches a client has with the engine: at most `share` at once, some more wait, further ones are
-    refused. So nobody's flood of strange queries keeps the others waiting. Whatever is kept ready takes no turn, nor
-    does who waits for what another is just asking."""
+    """Limits each client's concurrent searches at the engine: at most `share` at once, `MOST_WAITING` more wait,
+    further ones are refused. So one client's flood of uncached queries does not make the others wait. Cache hits take
+    no turn, nor do requests that join another's call."""
 
     def __init__(self, share: int) -> None:
         self._share = share
@@ -54,7 +54,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
-        """The client's turn. Raises TooManyRequests."""
+        """Waits for a turn of the client's and holds it. Raises TooManyRequests."""
         places, count = self._places.get(client) or (asyncio.Semaphore(self._share), 0)
         if count >= self._share + MOST_WAITING:
             raise TooManyRequests(retry_after=1)
@@ -71,7 +71,7 @@ class Turns:
 
 
 class Desk:
-    """What one process keeps of searches."""
+    """The search state of one process."""
 
     def __init__(self, shop: Shop) -> None:
         settings = shop.settings
@@ -90,7 +90,7 @@ class Desk:
 
 
 def desk(shop: Shop) -> Desk:
-    """The one of this shop."""
+    """This shop's desk."""
     return shop.stores.kept(Desk, shop)
 
 
@@ -104,10 +104,11 @@ async def answer(
     cursor: str | None = None,
     said: Ruling,
 ) -> Ready:
-    """The ready answer to a search, its bytes made by `write` of what was found and of the next page's cursor. `typed`:
-    its address as it came; `client`: whose turn it takes. Raises Invalid, StoreUnavailable, TooManyRequests."""
+    """The ready answer to a search; `write` serialises the result and the next page's cursor. `typed`: the URL as it
+    came; `client`: whose turn it takes; `said`: the rules for its query. Raises Invalid, StoreUnavailable,
+    TooManyRequests."""
     key = _key(wanted)
-    scope = f"search {key}"  # without what is said of the query: that may change while somebody leafs
+    scope = f"search {key}"  # without the rules, which may change while somebody pages
     before = None
     if cursor is not None:
         before, page = shop.cursors.decode(cursor, scope)
@@ -126,25 +127,25 @@ async def answer(
             return Ready(write(wanted, found, None), found.total, whole=False)
         place, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = shop.cursors.encode(place, scope) if place else None
-        # A cursor that this client alone has no room for is not for others.
+        # Other clients may have room where this one is past its limit: its cursor must not be cached for them.
         whole = is_everybodys and not found.partial
         return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
 
-    if wanted.explain:  # for staff, and of now
+    if wanted.explain:  # for staff, never cached
         async with desk(shop).turns.turn(client):
             return await make()
-    # Further pages belong to the same search.
+    # Only the first page is logged: further ones belong to the same search.
     noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
     asked = f"{key} {said} {wanted.page} {wanted.counts} {before}"
     return await desk(shop).answers.get(asked, typed, noted, make, client)
 
 
 def _is_exact(wanted: Wanted, found: Found) -> bool:
-    """Whether it has all words as they are. Those past the number that is heeded could say anything."""
+    """Whether the hits match all words as typed. A query longer than the words that are used never counts as that."""
     return found.tier is Tier.EXACT and words.count(wanted.q) <= words.MOST_WORDS
 
 
-# Categories, (name, slug) each, and past queries, which every process has in memory.
+# Suggestions beside products: categories, (name, slug) each, and past queries; every process has them in memory.
 Beside = tuple[list[tuple[str, str]], list[str]]
 
 
@@ -159,9 +160,9 @@ async def suggestions(
     client: str,
     hidden: Sequence[str],
 ) -> Ready:
-    """The ready answer to what somebody has typed so far, its bytes made by `write` of the products' `{text, slug}`, of
-    what is offered `beside` them, and of whether the engine is away. `typed`: its address as it came; `client`: whose
-    turn it takes; `hidden`: products that this query does not find. Raises StoreUnavailable, TooManyRequests."""
+    """The ready answer to what somebody has typed so far; `write` serialises the products' `{text, slug}`, the
+    suggestions `beside` them, and whether the engine is down. `typed`: the URL as it came; `client`: whose turn it
+    takes; `hidden`: products hidden from this query. Raises StoreUnavailable, TooManyRequests."""
 
     async def make() -> Ready:
         try:
@@ -174,21 +175,21 @@ async def suggestions(
             return Ready(write(items, beside, True), len(items), whole=False)
         return Ready(write(items, beside, False), len(items), whole)
 
-    # What is beside them may have changed since, and differ where accents and spaces make no other products.
+    # `beside` is in the key, since it may have changed, and differ where normalised queries give the same products.
     key = f"as you type {(words.asked(q), size, beside, hidden)!r}"
     return await desk(shop).answers.get(key, typed, "", make, client)
 
 
 def _begun(beside: Beside, q: str) -> bool:
-    """Whether anything of these begins as typed: then nothing is misspelt."""
+    """Whether any of these contains the typed text at the start of a word: then it is not taken for misspelt."""
     categories, queries = beside
     typed = f" {words.asked(q)}"
     return any(typed in f" {words.asked(text)}" for text in (*(name for name, _ in categories), *queries))
 
 
 async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
-    """Ids of published products of the same category that share most with it, the best first; `client`: whose turn it
-    takes. Raises StoreUnavailable, TooManyRequests."""
+    """Ids of the most similar published products of the same category, best first; `client`: whose turn it takes.
+    Raises StoreUnavailable, TooManyRequests."""
     async with desk(shop).turns.turn(client):
         return await store.alike(shop.stores.search, shop.settings, product, limit, shop.clock.now())
 
@@ -201,8 +202,9 @@ MOST_SEEN = 1000
 async def _further(
     shop: Shop, wanted: Wanted, found: Found, seen: tuple[str, ...], client: str
 ) -> tuple[list[str | int | None] | None, bool]:
-    """Where the next page's cursor leads: the digest of the pages before, None where pages go by number, and the page.
-    None on the last, and where it gets too far: refine the search instead. And whether it is as good for others."""
+    """What the next page's cursor holds: the digest of the earlier pages (None if paging goes by number) and the page
+    number; None on the last page and past `MOST_SEEN`, where the shopper should refine the search. And whether the
+    cursor may be shared with other clients."""
     following = wanted.page + 1
     shown = len(seen) + len(found.hits) if seen else (wanted.page - 1) * wanted.size + len(found.hits)
     if not found.hits or shown >= min(found.total, MOST_SEEN):
@@ -210,21 +212,21 @@ async def _further(
     if wanted.page > 1 and not seen:
         return [None, following], True
     digest, has_room = await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client)
-    # A first page is everybody's who asks the same, also where they leaf on from it by number.
+    # A first page is cached for everybody in any case: at worst they go on from it by page number.
     return [digest, following], has_room or not seen
 
 
 # --- The category in view -------------------------------------------------------------------------------------------
 
 SHELVES_SECONDS = 1.0
-# Until then a search goes on with what is known while that is renewed: where many search nobody waits for it, not even
-# when MongoDB has just begun to hang.
+# Up to this age a search uses the known categories while they are renewed in the background: with steady traffic no
+# search waits for it, not even when MongoDB has just begun to hang.
 BEARABLE_SECONDS = 1.5
 VIEW_SECONDS = 60.0
 
 
 async def _shelves(shop: Shop) -> Shelves:
-    """The shop's categories, at most `BEARABLE_SECONDS` old; the last known while MongoDB is slow or away."""
+    """The shop's categories, at most `BEARABLE_SECONDS` old; the last known ones while MongoDB is slow or down."""
     kept = desk(shop)
 
     async def renew() -> None:
@@ -255,8 +257,8 @@ def _is_number(schema: object) -> bool:
 
 
 async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> View | None:
-    """What is counted where one category is in view. Its bands are those of all its products, and stay for a minute, so
-    that they don't move under the shopper's hand."""
+    """The attribute facets if a single category is in view. Its bands are computed over all its products and cached for
+    a minute, so that they don't change from page to page."""
     if len(wanted.category) != 1 or not wanted.counts or wanted.category[0] not in shelves.numbers:
         return None
     [slug] = wanted.category
@@ -269,7 +271,7 @@ async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> 
 
 
 def _key(wanted: Wanted) -> str:
-    """One key for all ways to ask the same, whichever page of it."""
+    """The same key for all equivalent requests, whatever the page."""
     attrs = sorted(map(repr, wanted.attrs))
     plain = (
         wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
@@ -279,22 +281,22 @@ def _key(wanted: Wanted) -> str:
 
 
 async def turn_over(shop: Shop) -> None:
-    """Searches go to another index from now on, or staff have said something new of queries: nobody takes over what
-    others keep of them. Where Redis is away, their second ends it."""
+    """Invalidates the answers cached in Redis, after the alias was switched to another index or the search rules were
+    restored from a backup. While Redis is down, their TTL of a second ends them."""
     try:
         await desk(shop).answers.turn()
     except StoreUnavailable:
         log.warning("kept searches not turned over")
 
 
-# While the engine is away: what an index of MongoDB lists in its order, and nothing else. Nothing is scanned, and
-# nothing that a shopper wrote becomes a pattern. What no index answers is 503, and so is a beginning that finds
-# nothing, since the engine might find it further on in a name.
+# While the engine is down: only what a single MongoDB index gives in its order. Nothing is scanned, and no text of a
+# shopper becomes a pattern. What no index can answer is 503, and so is a prefix without a match, since the engine might
+# find the text in the middle of a name.
 
 
 async def find_listed(shop: Shop, wanted: Wanted, hidden: Sequence[str], away: StoreUnavailable) -> Found:
-    """One page; `total` is what is known to be there: this page, those before it, and one more if there is one. Raises
-    `away` where no index answers."""
+    """One page from the catalog; `total` counts what is known to exist: this page, the earlier ones, and one more if
+    there is one. Raises `away` if no index answers the search."""
     shelf = shelf_of(wanted)
     if shelf is None:
         raise away
@@ -310,7 +312,7 @@ async def find_listed(shop: Shop, wanted: Wanted, hidden: Sequence[str], away: S
 async def suggest_listed(
     shop: Shop, q: str, size: int, hidden: Sequence[str], away: StoreUnavailable
 ) -> list[dict[str, Any]]:
-    """Names that begin as typed, `{text, slug}`. Raises `away` where there are none."""
+    """Names that begin as typed, `{text, slug}`, from the catalog. Raises `away` if there are none."""
     begins = _beginning(q)
     if not begins:
         raise away
@@ -323,7 +325,7 @@ async def _listed(
 ) -> list[dict[str, Any]]:
     try:
         found = await catalog.on_shelf(shop, shelf, skip=skip, limit=limit)
-    except StoreUnavailable:  # MongoDB as well: what was asked for is search
+    except StoreUnavailable:  # MongoDB is down as well: the error names the search engine
         raise away from None
     if not found and shelf.begins:
         raise away
@@ -331,7 +333,7 @@ async def _listed(
 
 
 def shelf_of(wanted: Wanted) -> catalog.Shelf | None:
-    """The list that answers this search, if one index gives it."""
+    """The catalog list that answers this search, if a single index gives it."""
     priced = wanted.min_price is not None or wanted.max_price is not None
     checked = wanted.in_stock is not None or wanted.min_rating is not None or wanted.attrs
     if checked or wanted.page * wanted.size > DEEPEST_LISTED:
@@ -349,5 +351,5 @@ def shelf_of(wanted: Wanted) -> catalog.Shelf | None:
 
 
 def _beginning(text: str) -> str:
-    """How slugs of names that begin like this begin; "" when there is nothing to go by."""
+    """The prefix of the slugs of names that begin like this; "" if the text has no ASCII letter or digit."""
     return catalog.slugify(text) if _ASCII.search(text) else ""

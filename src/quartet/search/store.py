@@ -1,4 +1,4 @@
-"""The search index: its definition, its alias, what is asked of it and what goes into it."""
+"""The search index: its definition, its aliases, queries and writes."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,12 +24,13 @@ Json = dict[str, Any]
 INDEX: Json = json_file(__file__, "index.json")
 NOTHING = Told()
 Rulings = Callable[[str], Awaitable[Ruling]]
-# With fewer than this a search asks once more, loosely.
+# With fewer matches than this, the search is repeated by the next, looser tier.
 ENOUGH = 1
 
 
 def definition(settings: Settings) -> Json:
-    """Settings and mappings as created; `_meta.definition` tells later whether an index is of this very kind."""
+    """Settings and mappings of a new index; `_meta.definition` is their hash, by which an index of an older definition
+    is recognised."""
     made = deepcopy(INDEX)
     made["settings"]["index"]["number_of_replicas"] = settings.search_replicas
     made["mappings"] = _mappings(settings)
@@ -38,7 +39,7 @@ def definition(settings: Settings) -> Json:
 
 
 def _mappings(settings: Settings) -> Json:
-    """Each text in its language; all texts together in each language that any of them has."""
+    """Each text with its language's analyzer; all texts together once for each language in use."""
     made: Json = deepcopy(INDEX["mappings"])
     languages = Reading.of(settings).languages
     for name, language in languages.items():
@@ -54,8 +55,8 @@ def _kind(settings: Settings) -> str:
 
 
 async def prepare(search: SearchEngine, settings: Settings) -> None:
-    """An index behind the alias where there is none. Idempotent, also for two processes at once: the first index has a
-    fixed name and is made together with its aliases in one call, so one of them makes it and the other is refused."""
+    """Creates an index behind the alias if there is none. Idempotent, also for two processes at once: the first index
+    has a fixed name and is created together with its aliases in one call, so only one of them succeeds."""
     alias = settings.search_alias
     if await search.alias_target(alias) is None:
         try:
@@ -66,7 +67,7 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
 
 
 async def is_current(search: SearchEngine, settings: Settings) -> bool:
-    """Whether the live index was made from the present definition; False as well when there is none."""
+    """Whether the live index has the current definition; False as well if there is none."""
     return _are_of_now(await search.mappings(settings.search_alias), settings)
 
 
@@ -75,8 +76,8 @@ def _are_of_now(mappings: Json, settings: Settings) -> bool:
 
 
 async def widen(search: SearchEngine, settings: Settings, alias: str) -> bool:
-    """Lets an index of an earlier definition take the fields that documents have now, so that it is kept up to date
-    until another is in its place; of an earlier definition it stays. False where it is of the present one."""
+    """Adds the fields that documents have now to an index of an earlier definition, so that it is kept up to date until
+    a rebuild replaces it; it still counts as of the earlier definition. False if it has the current one."""
     held = await search.mappings(alias)
     if not held or _are_of_now(held, settings):
         return False
@@ -95,23 +96,24 @@ def _lacking(held: Json, wanted: Json) -> Json:
 
 
 def next_alias(settings: Settings) -> str:
-    """The alias of an index that is being built beside the live one."""
+    """The alias of the index that is being built beside the live one."""
     return f"{settings.search_alias}-next"
 
 
 def former_alias(settings: Settings) -> str:
-    """The alias of the index that was live before, kept to go back to."""
+    """The alias of the previously live index, kept for a rollback."""
     return f"{settings.search_alias}-former"
 
 
 def _family(settings: Settings) -> str:
-    """The alias of all our indexes, the live one and what a crash may have left; names alone could be another's."""
+    """The alias of all our indexes, the live one and any left by a crash; by name alone they could be somebody
+    else's."""
     return f"{settings.search_alias}-all"
 
 
 async def build_next(search: SearchEngine, settings: Settings) -> str:
-    """A new, empty index behind the next alias, instead of one that an earlier build left; answers its name. Until it
-    goes live it has no replicas and is not refreshed, so that it costs less to fill."""
+    """Creates an empty index behind the next alias, instead of one left by an earlier build; returns its name. Until
+    `make_ready` it has no replicas and is not refreshed, which makes filling it cheaper."""
     await abandon_next(search, settings)
     name = f"{settings.search_alias}-{new_id().hex}"
     made = definition(settings)
@@ -122,8 +124,8 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
 
 
 async def former_as_next(search: SearchEngine, settings: Settings) -> str:
-    """Puts the index that was live before behind the next alias; answers its name. Raises Conflict when there is none,
-    or when it was made from another definition than the present one, so that it could not be kept up to date."""
+    """For a rollback: points the next alias at the previously live index; returns its name. Raises Conflict if there is
+    none, or if it has another definition than the current one, so that it could not be kept up to date."""
     await abandon_next(search, settings)
     former = await search.alias_target(former_alias(settings))
     if former is None:
@@ -136,13 +138,13 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
 
 
 async def next_index(search: SearchEngine, settings: Settings) -> str | None:
-    """The index behind the next alias, if it is of the present definition."""
+    """The index behind the next alias, if it has the current definition."""
     index = await search.alias_target(next_alias(settings))
     return index if index is not None and _are_of_now(await search.mappings(index), settings) else None
 
 
 async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
-    """Puts the alias; again where an index got its name in between."""
+    """Calls `put`, which sets the alias; retries if an index of the alias' name was created in between."""
     for tries_left in reversed(range(5)):
         await _clear_the_way(search, alias)
         try:
@@ -154,7 +156,8 @@ async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], 
 
 
 async def _clear_the_way(search: SearchEngine, alias: str) -> None:
-    """Deletes an empty index that has the alias' name: engines make one for a delete if the alias went just before."""
+    """Deletes an empty index that has the alias' name: engines create one for a late delete of a document if the alias
+    was removed just before."""
     try:
         if not await search.alias_targets(alias) and await search.count(alias) == 0:
             await search.delete_index(alias)
@@ -164,7 +167,7 @@ async def _clear_the_way(search: SearchEngine, alias: str) -> None:
 
 
 async def make_ready(search: SearchEngine, settings: Settings) -> None:
-    """The index behind the next alias is filled: from here on it is refreshed and copied as the live one is."""
+    """Once the index behind the next alias is filled: gives it the live one's replicas and refresh interval."""
     wanted = definition(settings)["settings"]["index"]
     names = ("number_of_replicas", "refresh_interval")
     await search.change_settings(next_alias(settings), {name: wanted[name] for name in names})
@@ -172,14 +175,14 @@ async def make_ready(search: SearchEngine, settings: Settings) -> None:
 
 
 async def go_live(search: SearchEngine, settings: Settings, index: str) -> None:
-    """Points the alias at the index, in one step for whoever searches; what was live is kept, older ones are
+    """Points the alias at the index, atomically for searches; the previously live index is kept, older ones are
     deleted."""
     await search.swap_alias(settings.search_alias, index, leave=next_alias(settings), keep=former_alias(settings))
     await sweep(search, settings)
 
 
 async def abandon_next(search: SearchEngine, settings: Settings) -> None:
-    """Nothing is being built any more: a new index goes, the former one stays what it was."""
+    """Ends a build or rollback: a new index is deleted, the former one is kept."""
     for index in await search.alias_targets(next_alias(settings)):
         action = {"remove": {"index": index, "alias": next_alias(settings)}}
         await search.request("POST", "/_aliases", body={"actions": [action]})
@@ -187,7 +190,7 @@ async def abandon_next(search: SearchEngine, settings: Settings) -> None:
 
 
 async def sweep(search: SearchEngine, settings: Settings) -> None:
-    """Deletes every index of ours but the live one and the one before it."""
+    """Deletes every index of ours but the live and the former one."""
     kept = [await search.alias_target(alias) for alias in (settings.search_alias, former_alias(settings))]
     for index in await search.alias_targets(_family(settings)):
         if index not in kept:
@@ -197,11 +200,11 @@ async def sweep(search: SearchEngine, settings: Settings) -> None:
 async def put(
     search: SearchEngine, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
 ) -> list[BulkResult]:
-    """Writes documents by id, whole, and deletes those that are None; only over what has a lower or the same version. A
-    document may be the bytes of its JSON.
+    """Writes whole documents by id, and deletes those that are None; only over a lower or the same version. A document
+    may be given as its JSON bytes.
 
-    The versions of deletes are remembered for an hour (`gc_deletes`; 60 s by default): longer than any batch could
-    still be on its way, so that none brings back what was deleted."""
+    The index keeps the versions of deleted documents for an hour (`gc_deletes`; the default is 60 s): longer than any
+    batch may still be on its way, so that none brings back what was deleted."""
     actions: list[tuple[Json, Json | bytes | None]] = []
     for id_, held in documents.items():
         about = {"_id": id_, "version": version, "version_type": "external_gte"}
@@ -210,8 +213,8 @@ async def put(
 
 
 async def stored(search: SearchEngine, alias: str, after: str, upto: str | None, limit: int) -> dict[str, Json]:
-    """What the index holds, by id, in order of ids: those past `after` and not past `upto`. Raises StoreUnavailable
-    rather than tell a part, as all do that a comparison asks."""
+    """The index's documents by id, in order of ids: those past `after` and not past `upto`. Raises StoreUnavailable
+    rather than return a partial answer, as do all functions that the comparison uses."""
     bounds = {"gt": after} | ({"lte": upto} if upto is not None else {})
     body = {"size": limit, "query": {"range": {"id": bounds}}, "sort": [{"id": "asc"}], "track_total_hits": False}
     found = await search.search_all(alias, body)
@@ -219,7 +222,7 @@ async def stored(search: SearchEngine, alias: str, after: str, upto: str | None,
 
 
 async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> dict[str, Json]:
-    """What searches find of these, by id."""
+    """Those of these documents that searches find, by id."""
     found = await search.search_all(alias, {"size": len(ids), "query": {"terms": {"id": list(ids)}}})
     return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
@@ -227,16 +230,16 @@ async def found_by_ids(search: SearchEngine, alias: str, ids: Sequence[str]) -> 
 async def alike(
     search: SearchEngine, settings: Settings, product: Mapping[str, Any], limit: int, now: datetime
 ) -> list[str]:
-    """Ids of published products of the same category that share most with it, the best first; of a part of the index
-    where the engine ran out of time. StoreUnavailable."""
+    """Ids of the most similar published products of the same category, best first; from a part of the index if the
+    engine ran out of time. Raises StoreUnavailable."""
     asked = query.alike(product, limit, now, settings.search_seconds)
     found = await search.search(settings.search_alias, asked)
     return [hit["_id"] for hit in found["hits"]["hits"]]
 
 
 async def fingerprints(search: SearchEngine, alias: str, low: int, high: int) -> dict[str, int]:
-    """The fingerprint of each document in the buckets from `low` to below `high`, by id; 0 of one that has none. What
-    is in no bucket is in the first. Ten thousand at most."""
+    """The fingerprint of each document in the buckets from `low` to below `high`, by id; 0 for one that has none.
+    Documents without a bucket count in the first. Ten thousand at most."""
     found = await search.search_all(
         alias,
         {
@@ -253,8 +256,8 @@ async def fingerprints(search: SearchEngine, alias: str, low: int, high: int) ->
 async def sums(
     search: SearchEngine, alias: str, low: int, high: int, *, each: bool = False
 ) -> dict[int, tuple[int, int]]:
-    """How many documents these buckets hold, and the sum of their fingerprints: of `each` bucket that has any, or of
-    all together under `low`. The engine reads two columns for it, and no document."""
+    """Number of documents and sum of fingerprints: for `each` bucket that has any, or for all together under `low`.
+    The engine reads two doc-value columns for it, and no document."""
     total = {"sum": {"sum": {"field": "fingerprint"}}}
     by_bucket = {"buckets": {"terms": {"field": "bucket", "size": high - low}, "aggs": total}}
     body = {"size": 0, "track_total_hits": True, "query": _within(low, high), "aggs": by_bucket if each else total}
@@ -291,8 +294,8 @@ async def find(
     *,
     ruling: Rulings = _nothing,
 ) -> Found:
-    """One page of products, by the first tier that finds enough. `ruling`: what is said of other queries, which may be
-    offered. Raises StoreUnavailable."""
+    """One page of products, by the first tier that finds enough. `ruling`: gives the rules for another spelling that
+    may be offered. Raises StoreUnavailable."""
     reading, took = Reading.of(settings), 0
     for tier in Tier:
         found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, reading, told))
@@ -319,12 +322,12 @@ async def find(
 
 
 async def _shown(search: SearchEngine, alias: str, body: Json) -> Json:
-    """An answer with what is stored of each hit by itself in its `_source`: the engine would read the whole document to
-    answer parts of it, an eighth of what a search costs it."""
+    """A response whose hits have their stored fields as `_source`. Asked for parts of `_source`, the engine would read
+    the whole document, an eighth of a search's cost."""
     found, names = await search.search(alias, body), body["stored_fields"]
     hits = found["hits"]["hits"]
     if hits and "fields" not in hits[0]:
-        # An index of an earlier version, live until another is built, has nothing stored by itself.
+        # An index of an earlier version, live until the next rebuild, has no stored fields.
         whole = {part: asked for part, asked in body.items() if part != "stored_fields"}
         return await search.search(alias, {**whole, "_source": names})
     for hit in hits:
@@ -343,8 +346,8 @@ async def _respelt(
     shelves: Shelves,
     ruling: Rulings,
 ) -> str | None:
-    """The text as what was found spells those of its words that no product has, where something has them all then and
-    passes the filters, as far as the engine says."""
+    """A spelling suggestion: the words that no product has are replaced by similar words from the hits. None unless the
+    engine then finds a product with all words that passes the filters."""
     text, reading = words.asked(wanted.q), Reading.of(settings)
     spellings = words.respellings(text, query.shown(hits))
     while spellings:
@@ -353,18 +356,18 @@ async def _respelt(
         body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, told)
         try:
             counted = (await search.search_all(settings.search_alias, body))["aggregations"]
-        except StoreUnavailable:  # gone, or out of time, since it answered what was asked, which is what counts
+        except StoreUnavailable:  # down or out of time only now: the search itself has its answer
             return None
         there = {word for word, bucket in counted["words"]["buckets"].items() if bucket["doc_count"]}
         if not there:
-            # One word may be of this product and the next of that one, one still misspelt, or filters leave nothing.
+            # The words may come from different products, one may still be misspelt, or filters leave nothing.
             return offered if counted["whole"]["doc_count"] else None
         spellings = {word: other for word, other in spellings.items() if word not in there}
     return None
 
 
 async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:
-    """How the attributes of a category and those below it are counted. Raises StoreUnavailable."""
+    """How the attributes of a category and its descendants are counted. Raises StoreUnavailable."""
     shelf = shelves.below([slug])
     others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
     numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
@@ -388,10 +391,9 @@ async def suggest(
     hidden: Sequence[str] = (),
     strictly: bool = False,
 ) -> tuple[list[Json], bool]:
-    """Names that begin as typed, `{text, slug}`; only where there are none, and not `strictly`, those that nearly do.
-    `hidden`: products that are left out. And whether that is of the whole index, for which the engine may have had no
-    time."""
-    for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times what one as typed does
+    """Typeahead: names that match as typed, `{text, slug}`; if there are none, and not `strictly`, those with a typo.
+    `hidden`: products to leave out. And False if the engine ran out of time, so that the answer is partial."""
+    for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times as much as an exact one
         if asked := query.begun(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
             found = await _shown(search, settings.search_alias, asked)
             hits, whole = found["hits"]["hits"], not is_partial(found)

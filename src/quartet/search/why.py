@@ -1,7 +1,7 @@
-"""Why a product stands where it stands, for staff.
+"""Why a product has its position in the results, for staff.
 
-What staff and sales say of a product is known here; what its words add the engine explains, in a text of its own, of
-which nothing but field, word and value gets any further.
+Pins and boosts are known here; what the words add to the score comes from the engine's `_explanation`, from whose texts
+only field, word and value are taken.
 """
 
 import re
@@ -14,20 +14,20 @@ from quartet.search.query import Reading
 
 Json = dict[str, Any]
 
-# As the mapping names them; `all` has a field more for each language.
+# Fields of the mapping, and what they are called here; `all` has a subfield for each language.
 _NAMES = {
     "words.name.plain": "exact", "words.name": "name", "words.brand": "brand", "words.more": "more",
     "words.description": "description", "all": "all", "skus": "sku", "id": "id",
     "category": "category",
 }  # fmt: skip
 _TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _NAMES))})(?:\.[a-z]+)?:\(?([^\s()^]+)")
-# What adds up from its parts. Of `max of` the greatest part is all.
+# Nodes whose value is the sum of their parts. In a `max of` node only the greatest part counts.
 _SUMS = re.compile(r"sum of:|max plus .* times others of:")
 
 
 def reasons(explained: Json, id_: str, tier: Tier, reading: Reading, said: Ruling) -> list[Reason]:
-    """Of one product of an answer: first what staff, then what sales say, then what matches, the most first. What
-    matches adds up to its score, once sales have raised it; a pinned product has no score to speak of."""
+    """The reasons for one hit: the pin first, then the boost by sales, then the matches, highest score first. The
+    matches' scores add up to the hit's score before the boost; a pinned product's score means nothing."""
     pinned, raised = id_ in said.pinned, said.boosts.get(id_, 1.0)
     found: list[Reason] = []
     if pinned:
@@ -41,7 +41,7 @@ def reasons(explained: Json, id_: str, tier: Tier, reading: Reading, said: Rulin
 
 def _matches(terms: Mapping[str, str], score: float, tier: Tier, reading: Reading) -> Reason:
     found = " ".join(dict.fromkeys(" ".join(terms.values()).split()))
-    if len(terms) > 1:  # the engine has not told in which of them
+    if len(terms) > 1:  # the engine does not report which of these fields matched
         return Reason("matches", f"has “{found}” in one field or more", None, found, None, score)
     [name] = terms
     factor = reading.weights.get("name" if name == "exact" and tier is not Tier.EXACT else name)
@@ -50,12 +50,12 @@ def _matches(terms: Mapping[str, str], score: float, tier: Tier, reading: Readin
 
 
 def _parts(node: Json, pinned: bool, raised: float) -> Iterator[tuple[dict[str, str], float]]:
-    """Words by field, and what they added. Whatever adds nothing only had to hold."""
+    """Words by field, and what they added to the score. A node of value 0 was only a filter."""
     description, value, inner = node["description"], node["value"], node.get("details") or []
     if value == 0:
         return
     if description.startswith("function score"):
-        if inner:  # the query, and then by what it was multiplied, which is known
+        if inner:  # first the query; then the multiplier, which is known
             yield from _parts(inner[0], pinned, raised)
             return
         value /= raised
@@ -67,7 +67,7 @@ def _parts(node: Json, pinned: bool, raised: float) -> Iterator[tuple[dict[str, 
         yield from _parts(max(inner, key=lambda part: part["value"]), pinned, raised)
         return
     terms = _terms(description)
-    # A pin's own weight; or, where an engine tells only the whole, perhaps nothing but the pin.
+    # Skip the pin's own boost; or, where an engine reports only the total, what may be nothing but the pin.
     if not (terms.pop("id", None) and pinned) and terms:
         yield terms, value
 

@@ -1,7 +1,7 @@
-"""How text is read: accents, numbers with their units, article numbers in parts; what of a text a query hit.
+"""Text processing: accents, numbers with units, the parts of article numbers; highlighting and other spellings.
 
-The engine's analyzers part and stem words. All that goes before them happens here, for what is kept and what is asked
-alike: character filters that fold and join are modules, which not every engine has.
+The engine's analyzers tokenize and stem. Everything before that happens here, for documents and queries alike: the
+character filters that could fold and join are plugins, which not every engine has.
 """
 
 import html
@@ -18,34 +18,33 @@ from quartet.kernel.texts import MEASURES, UNITS, UNSEEN, fold, has_digit, joine
 # The version of how words are read. Raise it with every change, together with a migration (docs/extending.md), so that
 # the index is rebuilt.
 READING = 1
-# A query's cost grows with its words, each of which may be misspelt; people type three.
+# A query's cost grows with its words, each of which may be fuzzy; people type three.
 MOST_WORDS = 16
-# Of so many words at most, any two may belong together.
+# Only in queries of at most so many words two neighbours are also tried as one word.
 MOST_PARTED = 4
 _WORD = re.compile(r"\w+")
 # In a text that is shown it may have invisible characters within it.
 _SHOWN_WORD = re.compile(rf"\w+(?:[{UNSEEN}]+\w+)*")
-# Signs that an engine's analyzer takes for a word each: ideographs, kana, pictures.
+# Characters that an engine's analyzer takes for a word each: ideographs, kana, symbols and emoji.
 _SIGNS = "\u2190-\u2bff\u2e80-\uabff\uf900-\ufaff\U00010000-\U0010ffff"
 _PART = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
-# Between these every engine's analyzer parts words; whether a dot, an apostrophe, or a comma within a number does, it
-# decides.
+# Where every engine's analyzer splits words; for a dot, an apostrophe, or a comma within a number, that differs.
 _BREAK = re.compile(r"(?:[\s\"()\[\]{}<>/\\|+*&@#!?^=%$~`–—•-]|[,;](?!\d)|(?<!\d)[,;])+")
 LONGEST_WORD = 64
 LONGEST_BEGINNING = 12
 
 
 def measures_of(whole: str, part: str | None, unit: str) -> Iterator[str]:
-    """All that a measure is asked for as: who looks for 15 inches means 15.6 as well."""
+    """All the forms under which a measure is found: a search for 15 inches means 15.6 as well."""
     yield (exact := measure(whole, part, unit))
     if unit == "inch" and "." in exact:
         yield measure(whole, None, unit)
 
 
 def kept(text: str) -> str:
-    """As the index keeps a text: as it is written, without accents, and its measures as one word each behind it."""
+    """A text for the index: as written, without accents, and its measures appended as one word each."""
     folded = fold(text)
-    if not has_digit(folded):  # most texts: looking for measures costs more than all else that is done to a product
+    if not has_digit(folded):  # most texts: searching for measures costs more than all else done for a product
         return folded
     measures = [one for found in MEASURES.finditer(folded) for one in measures_of(found[1], found[2], UNITS[found[3]])]
     if not measures:
@@ -55,7 +54,7 @@ def kept(text: str) -> str:
 
 
 def kept_word(text: str) -> str:
-    """The same of what many products share: a tag, a category, an attribute's value."""
+    """The same, cached, for texts that many products share: a tag, a category, an attribute's value."""
     return _kept_short(text) if len(text) <= LONGEST_WORD else kept(text)
 
 
@@ -63,7 +62,7 @@ _kept_short = lru_cache(maxsize=20_000)(kept)
 
 
 def asked(text: str) -> str:
-    """As much of a query as a search heeds, as it is asked: the same words, however they were typed."""
+    """The normalised query, cut to the words that a search uses: the same for all ways to type the same words."""
     text = joined(text)
     ends = [word.end() for word in _PART.finditer(text)]
     text = text[: ends[MOST_WORDS - 1]] if len(ends) >= MOST_WORDS else text
@@ -71,20 +70,20 @@ def asked(text: str) -> str:
 
 
 def article(text: str) -> str:
-    """The text as an article number, where `asked` makes something else of it: `TEE-001-M` is no 001 metres long. Else
-    nothing."""
+    """The text as an article number, if `asked` makes something else of it: `TEE-001-M` does not mean 001 metres. Else
+    ""."""
     number = text.strip().lower()[:LONGEST_WORD]
     plain = number.isascii() and has_digit(number) and " " not in number
     return number if plain and number != asked(text) else ""
 
 
 def beginnings(text: str) -> set[str]:
-    """What a word looks like while it is being typed, as far as a wrong letter in it can be told."""
+    """The prefixes of the text's words, 3 to 12 letters long, to match a word with a typo that is still being typed."""
     return set().union(*map(_begun, _WORD.findall(text)))
 
 
 def so_far(text: str) -> tuple[str, str]:
-    """What is typed whole, and the word that is begun after it: a hyphen parts them as a space does."""
+    """The completed words, and the last word, which is still being typed; a hyphen separates them as a space does."""
     found = list(_WORD.finditer(text))
     if not found:
         return "", ""
@@ -97,12 +96,12 @@ def _begun(word: str) -> tuple[str, ...]:
 
 
 def count(text: str) -> int:
-    """Words as an engine's analyzer parts them: a hyphen parts two, an ideograph is one."""
+    """The number of words that an engine's analyzer makes: a hyphen separates two, an ideograph is one."""
     return len(_PART.findall(text))
 
 
 _PLURAL = re.compile(r"(?:(?<=\w\w)ies|(?<=ss|ch|sh)es|(?<=x)es|(?<=\w\w[^\Wsui])s)$")
-# Plurals whose singular, alone, means something else: a glass is not for reading, what is short may be a sleeve.
+# Plurals whose singular means something else when alone: a glass is not for reading, short may be a sleeve.
 _OWN = frozenset({
     "basics", "blues", "boxers", "briefs", "classics", "essentials", "flats", "glasses", "goods", "greens", "news",
     "reds", "shorts", "specials", "sweats", "tights", "trunks", "whites",
@@ -111,8 +110,8 @@ _IE = re.compile(r"(?<=\w\w)ie$")
 
 
 def singulars(text: str) -> list[str]:
-    """The text with the singular of each English plural in it, where it has any; `ies` is of two endings, and the word
-    does not tell of which: `accessories`, `hoodies`."""
+    """The text with its English plurals in the singular, if it has any. Both forms for `ies`, which may be the plural
+    of `y` or `ie`: `accessories`, `hoodies`."""
     forms = (" ".join(_singular(word, ending) for word in text.split()) for ending in ("y", "ie"))
     return [form for form in dict.fromkeys(forms) if form != text]
 
@@ -122,23 +121,23 @@ def _singular(word: str, ies: str = "y") -> str:
 
 
 def name_of(text: str) -> str:
-    """One form of a thing's name however it is typed: `Bags & Purses`, `bag-purse`; `Hoodies`, `hoodie`, `hoody`."""
+    """A normal form of a name: the same for `Bags & Purses` and `bag-purse`, for `Hoodies`, `hoodie` and `hoody`."""
     name = " ".join(_WORD.findall(asked(text)))
     return name if name in _OWN else " ".join(_IE.sub("y", _singular(word)) for word in name.split())
 
 
 def apart(text: str) -> list[str]:
-    """Each word by itself, a measure whole; one that is empty where there is none."""
+    """The single words, a measure being one; a single empty word if there are none."""
     return [word for word in _BREAK.split(text) if _PART.search(word)] or [""]
 
 
 def pairs(text: str) -> Iterator[str]:
-    """Each two neighbouring words written together: a `door mat` is a doormat."""
+    """Every two neighbouring words joined: a `door mat` is a doormat."""
     return (one + other for one, other in pairwise(apart(text)) if one.isalpha() and other.isalpha())
 
 
 def with_pairs(text: str) -> Iterator[str]:
-    """The text with two neighbouring words written together, for each two; none of a long one, which says enough."""
+    """For every two neighbouring words, the text with them joined; none for a long text, which is specific enough."""
     parts = apart(text)
     if len(parts) <= MOST_PARTED:
         for n, (one, other) in enumerate(pairwise(parts)):
@@ -147,8 +146,8 @@ def with_pairs(text: str) -> Iterator[str]:
 
 
 def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
-    """Words of attributes: texts as they are, numbers whose name ends in a unit with it and by the rest of their name
-    (`ram_gb: 32` is `32gb ram`), and what is true by its name."""
+    """Words for the index from attributes: texts as they are, numbers whose name ends in a unit with the unit and the
+    rest of the name (`ram_gb: 32` is `32gb ram`), and for true the attribute's name."""
     for name, held in attrs.items():
         about, _, last = name.rpartition("_")
         unit = UNITS.get(last) if about else None
@@ -167,19 +166,19 @@ _BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")
 
 
 def of_sku(sku: str) -> Iterator[str]:
-    """An article number's parts, and without what parts them: `LAPTOP-001` is `laptop 001 laptop001`."""
+    """An article number's parts, and all of them joined: `LAPTOP-001` is `laptop 001 laptop001`."""
     parts = [part for part in _BORDER.split(fold(sku)) if part]
     return iter(dict.fromkeys([*parts, "".join(parts)]))
 
 
-# --- What a query hit -----------------------------------------------------------------------------------------------
+# --- Highlights and spellings ---------------------------------------------------------------------------------------
 
-# Characters of a text's part that is shown, and of a long text as much as is looked at: for where a hit is, and for how
-# a word is spelt. Each of a hundred texts may have thousands of words, and a query sixteen that each is compared with.
+# In characters: the excerpt shown, and how much of a long text is read, for highlights and for spellings. Each of a
+# hundred texts may have thousands of words, and each is compared with up to sixteen words of the query.
 SHOWN = 150
 MOST_READ = 2_000
 SPELT_BY = 500
-# Endings that one word may have in different places. Only for showing: what is found, the engine decides.
+# Endings cut off to compare words. Only for highlights and spellings; what is found, the engine decides.
 _ENDINGS = ("ies", "ing", "ern", "ed", "en", "er", "es", "e", "n", "s", "y")
 
 
@@ -191,13 +190,13 @@ def _stem(word: str) -> str:
 
 @lru_cache(maxsize=50_000)
 def _letters(word: str) -> int:
-    """Which letters it has, as bits; some share one."""
+    """The set of its letters as bits; some share a bit."""
     return reduce(or_, (1 << ord(letter) % 64 for letter in word), 0)
 
 
 def _seen_to_differ(one: str, other: str, most: int) -> bool:
-    """Whether each has so many letters that the other hasn't at all, or so many more, that more than `most` are wrong.
-    That tells most words apart, at a tenth of what it takes to count."""
+    """Whether the edit distance is certainly above `most`: one word is too much longer, or has too many letters that
+    the other lacks. That rules out most words, at a tenth of the cost of the distance."""
     if abs(len(one) - len(other)) > most:
         return True
     these, those = _letters(one), _letters(other)
@@ -205,12 +204,12 @@ def _seen_to_differ(one: str, other: str, most: int) -> bool:
 
 
 def allowed(word: str) -> int:
-    """How many letters of a word may be wrong: none of a number and its unit, which is another number then."""
+    """How many typos are allowed in a word: none in a number with its unit, which would be another number."""
     return 0 if len(word) < 3 or word[0].isdigit() else 1 if len(word) < 8 else 2
 
 
 def distance(one: str, other: str, most: int) -> int:
-    """Letters added, left out, replaced or swapped with their neighbour, counted to `most` + 1."""
+    """The edit distance (letters added, left out, replaced or swapped with their neighbour), at most `most` + 1."""
     if _seen_to_differ(one, other, most):
         return most + 1
     before: list[int] = []
@@ -228,16 +227,16 @@ def distance(one: str, other: str, most: int) -> int:
 
 
 class Marker:
-    """Marks in a text what a query asked for."""
+    """Highlights a query's words in a text."""
 
     def __init__(self, query: str, *, loosely: bool) -> None:
-        """`loosely`: misspelt words and beginnings count as well."""
+        """`loosely`: words with typos, and the last one as a prefix, count as well."""
         self._words = _WORD.findall(query)
         self._stems = {_stem(word) for word in self._words}
         self._measures = {word for word in self._words if word[0].isdigit()}
         self._loosely = loosely
         self._allowed = {word: allowed(word) for word in self._words}
-        self._compared: dict[str, bool] = {}  # texts of one answer share many of their words
+        self._compared: dict[str, bool] = {}  # the texts of one answer share many words
 
     def _hit(self, word: str) -> bool:
         hit = self._compared.get(word)
@@ -255,13 +254,13 @@ class Marker:
         return near or folded.startswith(self._words[-1])
 
     def whole(self, text: str) -> str | None:
-        """The text as safe HTML with `<em>`; None where nothing was hit."""
+        """The text as safe HTML with `<em>`; None if nothing matches."""
         spans = list(self._spans(text))
         return _marked(text, spans) if spans else None
 
     def part(self, text: str) -> str | None:
-        """The same of a part of the text, about where the first hit is; only the beginning of a long one is looked at,
-        and nothing behind that part."""
+        """The same for an excerpt around the first match; only the beginning of a long text is read, and nothing after
+        the excerpt."""
         text = beginning(text, MOST_READ)
         spans = self._spans(text)
         if (first := next(spans, None)) is None:
@@ -280,7 +279,7 @@ class Marker:
             yield from (word.span() for word in _SHOWN_WORD.finditer(text) if self._hit(word[0]))
 
     def _with_measures(self, text: str) -> Iterator[tuple[int, int]]:
-        """Measures may be two words, and have their own spelling. In the order of the text."""
+        """In the order of the text. A measure may be written as two words, or in another form than in the query."""
         folded = fold(text)
         found = MEASURES.finditer(folded) if len(folded) == len(text) else iter(())
         measures = [m.span() for m in found if not self._measures.isdisjoint(measures_of(m[1], m[2], UNITS[m[3]]))]
@@ -289,7 +288,7 @@ class Marker:
 
 
 def beginning(text: str, most: int) -> str:
-    """So much of a text as has no more characters, in whole words where it has any there."""
+    """The first `most` characters of a text, cut at a space if there is one in the second half."""
     if len(text) <= most:
         return text
     end = max(text.rfind(space, most // 2, most + 1) for space in " \n")
@@ -297,7 +296,7 @@ def beginning(text: str, most: int) -> str:
 
 
 def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """The product's own text is escaped, whatever it holds."""
+    """The text is escaped piece by piece; only the `<em>` tags are ours."""
     parts, at = [], 0
     for start, end in spans:
         parts += [html.escape(text[at:start]), f"<em>{html.escape(text[start:end])}</em>"]
@@ -306,8 +305,8 @@ def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
 
 
 def respellings(query: str, texts: Iterable[str]) -> dict[str, str]:
-    """For each word of the query that the texts don't have the one of theirs that is most like it, where any is: what
-    was found shows how it is spelt."""
+    """For each word of the query that is not in the texts, the most similar word of theirs, if any: the hits show how
+    it is spelt."""
     there: dict[str, int] = {}
     for text in texts:
         for word in _WORD.findall(text):
@@ -326,5 +325,5 @@ def respellings(query: str, texts: Iterable[str]) -> dict[str, str]:
 
 
 def respelt(query: str, spellings: Mapping[str, str]) -> str:
-    """The query's words, those that have another spelling in it."""
+    """The query with the other spellings put in."""
     return " ".join(spellings.get(word, word) for word in _WORD.findall(query))

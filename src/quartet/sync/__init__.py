@@ -1,6 +1,6 @@
 """Synchronisation: changes in the systems of record reach search, catalog copies, caches, carts and the leaderboard.
 
-`run_worker` does it continuously; `catch_up` once, here and now; `reindex` rebuilds the search index.
+`run_worker` does it continuously; `catch_up` once, in this process; `reindex` rebuilds the search index.
 """
 
 from quartet.sync.compare import differing, mend

@@ -1,4 +1,4 @@
-"""GET /sync, POST /sync/reindex, and what becomes of dead letters."""
+"""Routes of synchronisation: its state, rebuilds of the search index, dead letters."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -18,8 +18,8 @@ _REFUSALS = problems(Unauthenticated, Forbidden, StoreUnavailable)
 
 
 class PipelineShape(Shape):
-    """`changes` follows the catalog's change stream, `outbox` PostgreSQL's events, `mails` are e-mails to be sent.
-    `lastToken` is where it would resume after a crash."""
+    """The pipeline `changes` follows the catalog's change stream, `outbox` delivers PostgreSQL's events, `mails` sends
+    e-mails. `lastToken` is the position from which it would resume after a crash."""
 
     name: str
     lag_seconds: float | None
@@ -32,10 +32,10 @@ class PipelineShape(Shape):
 
 
 class FreshnessShape(Shape):
-    """Measured each second by a hidden canary product: how long until a search finds what was written to the `catalog`
-    or to price and `stock`, and until the product `cache` was updated with the latter. The seconds are upper bounds of
-    the 50th and 99th percentile of the last five minutes' samples; null beyond 30. `ageSeconds`: of the newest one
-    found."""
+    """Measured each second by changing a hidden canary product: the time until a search finds a write to the `catalog`,
+    or to price and `stock`, and until the product `cache` has the latter. The seconds are upper bounds of the 50th and
+    99th percentile of the last five minutes' samples; null beyond 30. `ageSeconds`: the age of the newest write that a
+    search finds."""
 
     what: Literal["catalog", "stock", "cache"]
     p50_seconds: float | None
@@ -56,9 +56,9 @@ class LetterShape(Shape):
 
 
 class RebuildShape(Shape):
-    """A rebuild of the search index; `done` and `total` count products, `rate` is products a second. `error` says why
-    it failed or, while it is `building`, why it does not go live yet. `kind` `back`: to the index that was live
-    before."""
+    """A rebuild of the search index; `done` and `total` count products, `rate` is in products per second. `error` says
+    why it failed or, while it is `building`, why it can't go live yet. `kind` `back`: a rollback to the previously live
+    index."""
 
     id: int
     state: Literal["asked", "building", "done", "failed"]
@@ -85,20 +85,21 @@ class StateShape(Shape):
 
 
 class ReplayedShape(Shape):
-    """How many were retried."""
+    """The number of dead letters retried."""
 
     replayed: int
 
 
 @router.get("/sync", response_model=StateShape, responses=_REFUSALS)
 async def show(shop: ShopDep, _staff: Staff) -> Response:
-    """How far behind search and caches are, and the dead letters."""
+    """The lag of search and caches, and the dead letters."""
     return answer(StateShape.model_validate(await service.state(shop)))
 
 
 @router.post("/sync/reindex", status_code=202, response_model=RebuildShape, responses=_REFUSALS)
 async def rebuild(shop: ShopDep, admin: Admin, _: NoBody = None) -> Response:
-    """Asks the worker for a new search index beside the live one; while one is being built, that one is answered."""
+    """Requests a rebuild of the search index beside the live one, done by the worker; if one is already requested or
+    running, that one is returned."""
     asked = await ask(shop, f"asked for by {admin.actor}", admin.actor)
     return answer(RebuildShape.model_validate(asked), 202)
 

@@ -24,21 +24,21 @@ from quartet.web.dependencies import Shop
 log = structlog.get_logger("quartet.sync")
 
 PIPELINE = "changes"
-# Our own writes come back in numbers, and nothing has to be done about them.
+# Our own writes come back through the stream (echoes) in large numbers and need no processing: collected for longer.
 ECHO_SECONDS = 0.2
-# How often an idle stream is asked where the server itself does not wait (nx-27017 answers at once).
+# The pause between polls of an idle stream: nx-27017 answers at once instead of waiting for a change.
 IDLE_SECONDS = 0.05
-# What changes within this moment is told to the cache together.
+# Changes within this time are passed to the cache together.
 TELL_SECONDS = 0.03
-# Saved so often though nothing changes: the position of a quiet catalog would fall out of the history otherwise.
+# The position is saved this often even without changes: else a quiet catalog's would fall out of the history (oplog).
 SAVE_SECONDS = 1.0
 
 
 @dataclass
 class Gathered:
-    """Changes that the stream has reported and no batch has taken. `ids` come in the order of their first change, each
-    with the position before it; `token` is that of the last change; `untold` are those that the cache was not told of;
-    `carried` counts what was processed since a position was saved, which was at `saved_at`."""
+    """Changes that the stream has reported and no batch has taken. `ids` are in the order of their first change, each
+    with the position before it; `token` is the last change's resume token; `untold` are those not yet passed to the
+    cache; `carried` counts the products processed since a position was last saved, at `saved_at`."""
 
     clock: Clock
     ids: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Gathered:
     saved_at: float = 0.0
 
     def add(self, id_: str | None, token: Any) -> None:
-        """One change, or None when there is none for now: then all there was has been told."""
+        """Adds a change; None: the stream has no more for now, so everything so far has been reported."""
         self.opened.set()
         if id_ is None:
             self.drained_at = self.clock.now()
@@ -65,8 +65,9 @@ class Gathered:
         self.token = token
 
     def take(self, most: int) -> tuple[set[str], Any, datetime | None]:
-        """So many of those that have waited longest; the position up to which nothing is left then, and since when
-        nothing was. Of all at once what changes meanwhile would wait for two rounds through all of them."""
+        """At most `most` of the ids that have waited longest; the position up to which nothing is left then; and, if
+        none are left, the time when the stream was last idle. Limited, since with all ids in one batch, new changes
+        would wait for up to two such batches."""
         found = set(islice(self.ids, most))
         for id_ in found:
             del self.ids[id_]
@@ -77,12 +78,12 @@ class Gathered:
         return found, self.token, self.drained_at
 
     def put_back(self, ids: set[str]) -> None:
-        """They are the first to be taken again. No position is before them that could be saved."""
+        """Puts a failed batch back at the front, without a position: none is saved until the batch is processed."""
         self.ids = dict.fromkeys(ids) | self.ids
         self.news.set()
 
     def take_untold(self, most: int) -> set[str]:
-        """What the cache is to be told of; so many of those that have waited longest."""
+        """At most `most` of the changes not yet passed to the cache that have waited longest."""
         found = set(islice(self.untold, most))
         for id_ in found:
             del self.untold[id_]
@@ -95,8 +96,8 @@ async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
     """Processes changes as they come, from the saved position on; runs until it is cancelled.
 
     Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: changes
-    meanwhile are processed as ever, but no position is saved before that is done. Raises what goes wrong, and Overtaken
-    when the stream belongs to another worker by now; begin again then.
+    meanwhile are processed as usual, but no position is saved before the rebuild is done. Raises any failure, and
+    Overtaken if the stream belongs to another worker by now; call it again then.
     """
     async with shop.stores.pg.read() as read:
         position = await store.position(read, PIPELINE)
@@ -126,11 +127,11 @@ async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
 
 
 async def _tell(shop: Shop, gathered: Gathered) -> None:
-    """Invalidates cached pages as soon as changes are reported. Their batch does it too, and does not go on before it
-    is done; but it may have to wait for the previous batch, and that for search."""
+    """Invalidates cached pages as soon as changes are reported. The batch does it as well, and does not go on before it
+    has succeeded; but the batch may have to wait for the previous one, and that one for search."""
     while True:
         await gathered.heard.wait()
-        with suppress(Exception):  # whatever is wrong the batch meets as well, and knows what to do
+        with suppress(Exception):  # the batch meets the same failure and handles it
             await tell(shop, gathered.take_untold(shop.settings.sync_batch))
         await asyncio.sleep(TELL_SECONDS)
 
@@ -145,8 +146,8 @@ async def _carry(shop: Shop, gathered: Gathered, lease: Lease, *, anew: bool) ->
 
 
 async def _rebuild(shop: Shop, gathered: Gathered) -> None:
-    """The live index is updated all the while, since a rebuild may take long; but not while a store is down for it: the
-    rebuild may not need that one, and changes that were not processed wait for its end."""
+    """Rebuilds the index, and meanwhile keeps the live one updated, since a rebuild may take long. If a store needed
+    for these updates is down, they stop until the rebuild, which may not need that store, has ended."""
     rebuild = asyncio.create_task(reindex(shop, reason="the change stream has no position to resume from"))
     try:
         if await shop.stores.search.alias_target(shop.settings.search_alias) is not None:
@@ -160,7 +161,7 @@ async def _rebuild(shop: Shop, gathered: Gathered) -> None:
 
 
 async def _gather(shop: Shop, gathered: Gathered) -> None:
-    """Until there is a batch: all changes reported within a moment of the first."""
+    """Waits for a batch: all changes reported within a short time after the first."""
     try:
         async with asyncio.timeout(SAVE_SECONDS):
             await gathered.news.wait()
@@ -168,11 +169,12 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
             ours = may_be_ours(shop, gathered.ids.keys())
             await asyncio.sleep(ECHO_SECONDS if ours else shop.settings.sync_gather_seconds)
     except TimeoutError:
-        pass  # nothing new: the position is saved all the same, since an old one is lost sooner
+        pass  # nothing new: an empty batch, so that a recent position is saved
 
 
 async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS, *, saves: bool = True) -> None:
-    """Processes what has waited longest, then `saves` the position after it. Raises Overtaken, StoreUnavailable."""
+    """Processes the changes that have waited longest, then, with `saves`, saves the position after them. Raises
+    Overtaken, StoreUnavailable."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
     try:

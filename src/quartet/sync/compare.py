@@ -1,14 +1,15 @@
 """Compares all products on all sides at once by checksums, without reading them: finds what no event reported.
 
-Each side stores a product's bucket and fingerprint (`kernel/fingerprints.py`) and adds up those of a range of buckets
-itself: the catalog of (id, version), search of its documents. `search_known` connects the two: what the latest batch
-saw and wrote, with price and stock, which PostgreSQL compares with inventory. Where sums differ, the sums of single
-buckets are compared, and only in those that differ each product. One wrong product among a million costs the sums of 16
-ranges and of one range's 4,096 buckets, and the few fingerprints of its own bucket.
+Each side stores a product's bucket and fingerprint (`kernel/fingerprints.py`) and adds up the fingerprints of a range
+of buckets itself: the catalog's are of id, version and time of change, search's of its documents. The table
+`search_known` connects the two: what the latest batch read and wrote, with price and stock, which PostgreSQL compares
+with inventory. Where sums differ, the sums of single buckets are compared, and then each product in the buckets that
+differ. One wrong product among a million costs the sums of 16 ranges and of one range's 4,096 buckets, and the few
+fingerprints of its own bucket.
 
-A product that is just being changed differs too. So a difference is looked at again once everything in flight has been
-processed, and counts only if the same two sides still say the same two things. A write that bypassed every room and
-left the version unchanged is not found this way; that is found by reading documents (`scrub`), a few at a time.
+A product that is just being changed differs too. So a difference is checked again once everything in flight has been
+processed, and counts only if the same two sides still have the same two values. A write past the shop's own code that
+leaves the version unchanged is not found this way; that takes reading documents (`scrub`), a few at a time.
 """
 
 import asyncio
@@ -33,16 +34,16 @@ log = structlog.get_logger("quartet.sync")
 
 WIDTH = 4096
 RANGES = range(0, BUCKETS, WIDTH)
-# How long what was under way may take to arrive before it is called missing.
+# How long to wait for changes in flight before a difference is reported.
 PATIENCE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.5
-# Fingerprints asked for in one call; an engine answers ten thousand at most.
+# Fingerprints fetched in one call; an engine returns ten thousand at most.
 MOST_AT_ONCE = 5_000
-# Products read at once.
+# Products read in one call.
 BATCH = 500
 SLICE_SECONDS = 1.0
 SCRUBBED = 200
-# When more than that differ an engine has forgotten what it had to tell: then everything is looked at, at once.
+# If more differ, the engine has probably lost data: then all ranges are compared at once, without a pause.
 FEW = 50
 
 COMPARED = Counter("quartet_comparison_products", "Products whose fingerprints were compared.")
@@ -52,14 +53,15 @@ DIFFERING = Counter("quartet_worker_differing", "Products that the comparison fo
 STALE_PAGES = Counter("quartet_comparison_stale_pages", "Cached pages that the comparison found old.")
 
 Sums = Mapping[int, tuple[int, int]]
-# Which two sides differ, and what each said.
+# Which two sides differ, and the value of each.
 Part = tuple[object, ...]
 Suspects = dict[str, frozenset[Part]]
 
 
 @dataclass(frozen=True)
 class Sides:
-    """How many products and which sum of fingerprints each side has, by bucket or all together."""
+    """Number of products and sum of fingerprints on each side, by bucket or for all together: the catalog; the catalog
+    as last `seen` by a batch; what search should have (`wanted`); what it has (`held`)."""
 
     catalog: Sums
     seen: Sums
@@ -67,19 +69,19 @@ class Sides:
     held: Sums
 
     def differing(self) -> list[int]:
-        """Where they differ, in order."""
+        """The buckets in which they differ, sorted."""
         pairs = (self.catalog, self.seen), (self.wanted, self.held)
         return sorted({at for one, other in pairs for at in one.keys() | other.keys() if one.get(at) != other.get(at)})
 
     def most(self, at: int) -> int:
-        """How many products there are at most."""
+        """The largest number of products on any side."""
         return max(side.get(at, (0, 0))[0] for side in (self.catalog, self.seen, self.wanted, self.held))
 
 
 @dataclass
 class Look:
-    """What one look found: by product, where two sides differ; in `where`, ranges of buckets. `seconds` were spent on
-    asking."""
+    """The result of one comparison: by product, which sides differ; in `where`, the ranges of buckets with differences.
+    `seconds` were spent on store calls."""
 
     products: int = 0
     suspects: Suspects = field(default_factory=dict)
@@ -88,8 +90,8 @@ class Look:
 
 
 async def differing(shop: Shop, lows: Iterable[int] = RANGES, *, patience: float = PATIENCE_SECONDS) -> Look:
-    """The products of these ranges (each of `WIDTH` buckets; all of them) that differ, and still do after what was
-    under way has arrived. Raises StoreUnavailable."""
+    """The products in these ranges (each of `WIDTH` buckets; by default all) that differ, and still do once the changes
+    in flight have been processed. Raises StoreUnavailable."""
     began = await _moment(shop)
     found = await look_at_all(shop, lows)
     if found.suspects:
@@ -101,7 +103,7 @@ async def differing(shop: Shop, lows: Iterable[int] = RANGES, *, patience: float
 
 
 async def look_at_all(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "") -> Look:
-    """One look at these ranges."""
+    """Compares these ranges once."""
     found = Look()
     for low in lows:
         part = await look(shop, low, low + WIDTH, alias=alias)
@@ -113,20 +115,20 @@ async def look_at_all(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = 
 
 
 async def look_again(shop: Shop, found: Look, *, alias: str = "") -> Suspects:
-    """What differs now where something did."""
+    """Compares again where something differed."""
     return await _suspects(shop, found.where, alias)
 
 
 def still(before: Suspects, now: Suspects) -> Suspects:
-    """What differs in the same way in both."""
+    """The differences that are the same in both."""
     both = {id_: parts & now.get(id_, frozenset()) for id_, parts in before.items()}
     return {id_: parts for id_, parts in both.items() if parts}
 
 
 async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
-    """The products of these buckets that differ just now, if only because they are being changed."""
+    """The products in these buckets that differ at the moment, including those just being changed."""
     asked = monotonic()
-    # Before the sums: a batch that writes down prices and pieces between the two is seen in these.
+    # Before the sums, which include what a batch records of price and stock between the two reads.
     counts = dict.fromkeys(map(bucket, await _stale_levels(shop, low, high)), 1)
     whole = await _sides(shop, low, high, alias, each=False)
     found = Look(whole.most(low))
@@ -141,13 +143,13 @@ async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
 
 
 async def _moment(shop: Shop) -> datetime:
-    """Now, as PostgreSQL has it."""
+    """The current time by PostgreSQL's clock."""
     async with shop.stores.pg.read() as read:
         return await store.moment(read)
 
 
 async def _sides(shop: Shop, low: int, high: int, alias: str, *, each: bool) -> Sides:
-    # What is derived is asked first: then what is done meanwhile makes it look behind, and never ahead.
+    # Derived data is read first: a concurrent change then makes it look behind, never ahead.
     held = await search.sums(shop.stores.search, alias or shop.settings.search_alias, low, high, each=each)
     async with shop.stores.pg.read() as read:
         seen, wanted = await store.sums(read, low, high, each=each)
@@ -163,7 +165,7 @@ async def _stale_levels(shop: Shop, low: int, high: int) -> Suspects:
 
 
 def _runs(counts: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Neighbouring buckets together, as long as few enough products are in them."""
+    """Merges neighbouring buckets into ranges of at most `MOST_AT_ONCE` products."""
     start = end = -1
     number = 0
     for at in sorted(counts):
@@ -187,7 +189,7 @@ async def _suspects(shop: Shop, runs: Iterable[tuple[int, int]], alias: str) -> 
         present = await catalog.fingerprints(shop.stores.mongo, low, high)
         for id_ in present.keys() | known.keys() | held.keys():
             seen, wanted = known.get(id_, (0, 0))
-            # A side that does not have it has None, one that has it without a fingerprint 0.
+            # A side without the product has None, one that has it without a fingerprint has 0.
             if present.get(id_) != (seen or None):
                 parts[id_] = parts.get(id_, frozenset()) | {("catalog", present.get(id_), seen)}
             if held.get(id_) != (wanted or None):
@@ -197,15 +199,16 @@ async def _suspects(shop: Shop, runs: Iterable[tuple[int, int]], alias: str) -> 
 
 
 async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
-    """Waits until what had happened by then has been carried, and can be found; not for ever, since perhaps no worker
-    works. What the outbox told is carried once the copies that were made of it are."""
+    """Waits until everything that had happened by `since` has been processed and can be found; at most `patience`
+    seconds, since there may be no worker. An outbox event is processed once the change stream has passed the copies
+    made for it."""
     deadline, copied = monotonic() + patience, None
     while monotonic() < deadline:
         await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
         async with shop.stores.pg.read() as read:
             waiting = await outbox.depth_by_topic(read)
             caught_up = await store.caught_up(read)
-        # What a newer version alone knows may wait for as long as its workers are away.
+        # Topics that only a newer version knows don't count: their events may wait until its workers run.
         if copied is None and all(oldest > since for topic, (_, oldest) in waiting.items() if topic in TOPICS):
             copied = shop.clock.now()
         if caught_up is not None and copied is not None and caught_up > copied:
@@ -214,8 +217,8 @@ async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
 
 
 async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_SECONDS) -> Look:
-    """The same by reading the products of these buckets whole: finds also what left every version as it was, and what
-    inventory calls otherwise than the catalog."""
+    """The same comparison on whole documents in these buckets: also finds writes that left the version unchanged, and
+    names in inventory that differ from the catalog's."""
     began, asked = await _moment(shop), monotonic()
     held = await search.fingerprints(shop.stores.search, shop.settings.search_alias, low, high)
     present = await catalog.fingerprints(shop.stores.mongo, low, high)
@@ -230,8 +233,7 @@ async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_S
 
 
 async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "", names: bool = False) -> Suspects:
-    """Those of these products that differ in whatever way, with `names` also in what inventory calls them; all are
-    read."""
+    """Reads all these products; returns those with any difference, with `names` including their names in inventory."""
     found: Suspects = {}
     for some in batches(sorted(ids), BATCH):
         READ.inc(len(some))
@@ -250,7 +252,8 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
 
 
 async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
-    """Asks the owners again and writes what they say, by version as ever; answers what search refuses."""
+    """Reads these products anew from the systems of record and writes them to the derived stores, with a version number
+    as always; returns those that search rejects."""
     DIFFERING.inc(len(ids))
     refused = await carry(shop, ids, cause="doubt")
     await rename(shop, ids)
@@ -259,9 +262,9 @@ async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
 
 
 async def run(shop: Shop) -> None:
-    """Goes round all products for ever, range by range, and mends what differs; beside it round the documents
-    themselves, a few hundred a time, and round the cached pages. `comparison_share` bounds the share of time in which a
-    store is asked for it. Raises StoreUnavailable."""
+    """Compares all products in an endless cycle, range by range, and repairs differences; also cycles through whole
+    documents, a few hundred at a time, and through the cached pages. The setting `comparison_share` limits the share of
+    time spent on store calls. Raises StoreUnavailable."""
     low, scrubbed, cursor = 0, 0, "0"
     wrong: set[str] = set()
     while True:
@@ -272,7 +275,7 @@ async def run(shop: Shop) -> None:
         wrong = compared.suspects.keys() | whole.suspects.keys()
         if wrong:
             log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
-            # What search refuses differs until somebody decides about its dead letter: nothing to hurry for.
+            # What search rejects differs until somebody handles its dead letter: no reason to hurry.
             wrong -= await mend(shop, wrong)
         cursor = await _turn_over(shop, cursor)
         low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
@@ -283,8 +286,8 @@ async def run(shop: Shop) -> None:
 
 
 async def _turn_over(shop: Shop, cursor: str) -> str:
-    """Looks at some hundred cached pages and takes the old ones away; where to go on. A page is as old as its product
-    is new for the moment between two writes only, and one taken away in vain is read anew."""
+    """Checks some hundred cached pages and deletes stale ones; returns the next cursor. A page may be stale only
+    because its product is just being changed; deleting it then costs no more than a cache miss."""
     cursor, pages = await catalog.cached_heads(shop.stores.redis, cursor)
     old = await catalog.stale_pages(shop.stores.mongo, pages)
     STALE_PAGES.inc(len(old))

@@ -1,7 +1,7 @@
-"""Who consumes what: the table of consumers by topic (docs/events.md).
+"""The consumers of each topic (docs/events.md).
 
 Delivery is at least once: a consumer may get the same event again, after a crash or a replay, and recognises it by its
-id or the order's. When one fails, the event is retried later, with all later events of the same key, and nothing else.
+id or the order's. If one fails, the event is retried later, and later events of the same key wait for it; no others do.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Keeper = Callable[[Tx, Sequence[Event]], Awaitable[None]]
 
 
 async def _empty_cart_of_bought(shop: Shop, event: Event) -> None:
-    """The user's, else the guest's by its name."""
+    """Removes the bought items from the user's cart, or from the guest's, which the event names."""
     user_id, name = event.payload["user_id"], event.payload.get("guest_cart")
     if (whose := UUID(user_id) if user_id else name) is None:
         return
@@ -29,8 +29,8 @@ async def _empty_cart_of_bought(shop: Shop, event: Event) -> None:
 
 
 async def _count_points(shop: Shop, event: Event) -> None:
-    """What is left of the money, once for each order. A guest has no name to be shown under, and who claims the order
-    of a guest later gets no points for it."""
+    """Sets an order's points to what was paid less refunds; idempotent per order. Guests get none, having no name to
+    show, and a guest order claimed after its confirmation gets none either."""
     told = event.payload
     since = told.get("confirmed_at") or (event.created_at.isoformat() if event.topic == "order.confirmed" else None)
     if told["user_id"] is None or since is None:
@@ -49,7 +49,8 @@ async def _forget_person(shop: Shop, event: Event) -> None:
 
 
 async def _can_be_mailed(_shop: Shop, event: Event) -> None:
-    """An e-mail is written down with the whole batch, so what is wrong with one event must be told before."""
+    """Raises if no e-mail can be made of the event: e-mails are stored for the whole batch in one transaction, which
+    one bad event must not fail."""
     notify.check(event)
 
 
@@ -66,8 +67,8 @@ CONSUMERS: Mapping[str, tuple[Consumer, ...]] = {
     "webhook.disabled": (_can_be_mailed,),
 }
 
-# All that this version knows. What a newer one writes meanwhile is left to its workers.
+# The topics that this version knows. Events of other topics, written by a newer version, are left to its workers.
 TOPICS = frozenset({*CONSUMERS, *hooks.EVENTS, "canary.sung"})
 
-# These keep what they hear in PostgreSQL, of every topic, many events at once.
+# Consumers that store what they need in PostgreSQL, in bulk: they get the events of every topic.
 KEEPERS: tuple[Keeper, ...] = (notify.keep, hooks.keep, merchandising.keep)

@@ -1,9 +1,9 @@
-"""Freshness, measured. Each second a canary changes: a product that nobody is shown, since its publication date is far
-off, gets another picture in the catalog and another price in PostgreSQL, and both go the way of every product. What is
-measured is the time until a search finds them, and until the product cache has been told. Its events have a topic of
-their own, since webhook endpoints may listen to stock.changed.
+"""Measures freshness. Each second the canary changes: a product that is never shown, since its publication date is far
+in the future, gets another image in the catalog and another price in PostgreSQL (its "songs"), which are processed like
+those of any product. Measured is the time until a search finds them, and until the product cache has the new price. The
+canary's events have a topic of their own, since webhook endpoints may be subscribed to stock.changed.
 
-The canary's price is no row of inventory, which staff and analytics see, but its last state (`store.song`).
+The canary's price is not a row of inventory, which staff and analytics would see, but its latest song (`store.song`).
 """
 
 import asyncio
@@ -23,18 +23,17 @@ from quartet.sync import store
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
-# Seconds; what took longer than the last is counted all the same.
+# Histogram bounds in seconds.
 BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, float("inf"))
 CATALOG, STOCK, CACHE = WHAT = ("catalog", "stock", "cache")
 LISTEN_SECONDS = 0.05
-# Songs that nobody has heard yet; past ten minutes of silence the oldest are given up.
+# Canary changes not found yet; after ten minutes without a find the oldest are dropped.
 MOST_UNHEARD = 600
 
 
 @dataclass
 class _Samples:
-    """What this process has measured and not yet written down; `told` is the newest canary state that the cache was
-    told."""
+    """This process's samples that are not written to PostgreSQL yet; `told`: the newest song in the product cache."""
 
     counts: Counter[tuple[str, float]] = field(default_factory=Counter)
     seconds: Counter[tuple[str, float]] = field(default_factory=Counter)
@@ -46,14 +45,14 @@ def _of(shop: Shop) -> _Samples:
 
 
 def observe(shop: Shop, what: str, seconds: float) -> None:
-    """So long it took, this once."""
+    """Adds one sample."""
     at = what, BOUNDS[bisect_left(BOUNDS, seconds)]
     _of(shop).counts[at] += 1
     _of(shop).seconds[at] += seconds  # type: ignore[assignment]  # a Counter adds up whatever has +
 
 
 def cache_told(shop: Shop, song: int) -> None:
-    """The product cache knows the canary's price by now, and that of all that were carried with it."""
+    """Called once the product cache has the canary's price, and those of all products of the same batch."""
     samples = _of(shop)
     if song > samples.told:
         samples.told = song
@@ -61,8 +60,8 @@ def cache_told(shop: Shop, song: int) -> None:
 
 
 async def write_down(shop: Shop) -> None:
-    """Writes what this process has measured since the last time. Raises StoreUnavailable; then it is kept for the next
-    time, and may count twice if only the answer was lost."""
+    """Writes this process's new samples. Raises StoreUnavailable; they are then kept for the next call, and may count
+    twice if only the reply was lost."""
     samples = _of(shop)
     counts, seconds = samples.counts.copy(), samples.seconds.copy()
     if counts:
@@ -74,9 +73,9 @@ async def write_down(shop: Shop) -> None:
 
 @dataclass(frozen=True)
 class Freshness:
-    """How fresh search is after changes of the `catalog` or of price and `stock`, and the `cache` after the latter. Of
-    the last five minutes' `samples`: 50th and 99th percentile in seconds (None beyond the last bound, or without
-    samples). `age_seconds`: how old the newest canary is that was found; None for the cache."""
+    """The delay of search after changes of the `catalog` or of price and `stock`, and of the `cache` after the latter:
+    50th and 99th percentile of the last five minutes' `samples` in seconds (None beyond the last bound, or without
+    samples). `age_seconds`: the age of the newest canary change found; None for the cache."""
 
     what: str
     p50_seconds: float | None
@@ -86,7 +85,7 @@ class Freshness:
 
 
 def summary(tooks: Sequence[store.Took], songs: Sequence[store.Song], now: float) -> list[Freshness]:
-    """Of each kind; `now` in seconds since 1970."""
+    """The freshness of each kind; `now` in seconds since 1970."""
     ages = {song.what: max(now - song.heard / 1000, 0) for song in songs if song.heard}
     found = []
     for what in WHAT:

@@ -1,8 +1,8 @@
-"""Several workers share the work: each piece is leased to one of them, for seconds (queries.sql, `beat`).
+"""Several workers share the work: each piece is leased to one of them for some seconds (queries.sql, `beat`).
 
-A killed worker stops its heartbeat, and its pieces soon belong to another. One that was only stalled goes on where it
-was: then two do the same for a moment, which does no harm, since products are written by version and consumers know
-events by their ids; and its position is refused, since its fencing token is old.
+A killed worker's heartbeat stops, and its pieces soon belong to another. A worker that was only stalled resumes its
+work: then two do the same for a moment. That does no harm, since products are written by version and consumers
+recognise events by their ids; and the stalled worker can't save its position, since its fencing token is old.
 """
 
 import asyncio
@@ -23,14 +23,13 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.worker")
 
-# How often in the time of a lease a worker says that it lives.
+# Heartbeats per lease time.
 BEATS = 6
 
 
 @dataclass(frozen=True)
 class Work:
-    """A loop that never ends by itself, and the pieces into which it is divided: the owner of some runs it for
-    those."""
+    """An endless loop, and the pieces into which its work is divided: each worker runs it for the pieces it owns."""
 
     loop: Callable[[Lease], Coroutine[Any, Any, None]]
     pieces: Sequence[str]
@@ -48,7 +47,7 @@ class Share:
         self._until = 0.0
 
     async def do(self) -> None:
-        """Runs this worker's share until it is cancelled; then others may take it at once."""
+        """Runs this worker's share until it is cancelled; then releases it, so that others can take it at once."""
         try:
             while True:
                 await self._beat()
@@ -60,8 +59,8 @@ class Share:
             await self._give_up([self.worker, *self._ours])
 
     async def _beat(self) -> None:
-        """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has run out, by our own clock and
-        since we asked."""
+        """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has expired, by our own clock and
+        counted from before the last successful call."""
         asked = monotonic()
         pieces = [piece for work in self._works.values() for piece in work.pieces]
         try:

@@ -1,5 +1,5 @@
-"""Figures about pending and finished work, read from PostgreSQL and exposed to Prometheus by any process that is asked;
-and the state of this process's breakers."""
+"""Metrics for Prometheus about pending and finished work, read from PostgreSQL by whichever process is scraped; and the
+state of this process's circuit breakers."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
 
-# Anybody may ask for /metrics; PostgreSQL is asked no more often than this.
+# However often /metrics is requested, PostgreSQL is read no more often than this.
 FRESH_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0
 
@@ -44,7 +44,7 @@ class _Measured:
 
 
 class FreshnessHistogram(Collector):
-    """What the workers count together and PostgreSQL keeps."""
+    """The histogram of freshness, counted by all workers together in PostgreSQL."""
 
     rows: Sequence[store.Took] = ()
 
@@ -63,7 +63,7 @@ class FreshnessHistogram(Collector):
 
 
 class Done(Collector):
-    """What is counted for the whole shop at once, and not for each process: None while PostgreSQL can't be asked."""
+    """Counters of the whole shop, not of this process. None while PostgreSQL can't be read."""
 
     tallies: Mapping[str, int] | None = None
 
@@ -90,8 +90,8 @@ REGISTRY.register(DONE)
 
 
 async def measure(shop: Shop) -> None:
-    """Renews the gauges, at most every few seconds. Without PostgreSQL they are empty rather than old. The breakers
-    told are this shop's from then on, and always as they are."""
+    """Updates the gauges, at most every few seconds. While PostgreSQL is down they are empty rather than stale. Also
+    makes the metrics of the circuit breakers show this shop's, which are always current."""
     BREAKERS.guards = shop.stores.guards
     now, measured = time.monotonic(), shop.stores.kept(_Measured)
     if now - measured.at < FRESH_SECONDS:

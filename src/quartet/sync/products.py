@@ -1,15 +1,15 @@
 """The one code path by which products reach search (`carry`), and the one by which the copies of price and stock reach
-the catalog and the cached pages (`copy`). A copy is a change of the catalog like any other, so search hears of it by
-the change stream; a page does not wait for search then, and an engine that is down holds up no price.
+the catalog and the cached pages (`copy`). Writing a copy is a change of the catalog like any other, so it reaches
+search by the change stream; cached pages don't wait for search then, and prices are updated while the engine is down.
 
 An event says only *which* product changed. A batch draws its number first and then reads the present state, so of two
 batches the one with the higher number began later. The last event's own batch drew after that event; any batch with a
 higher number drew later still; so what the highest number wrote is the state after the last event, however events were
 repeated, delayed or processed by two workers at once.
 
-Most sales change nothing that is searched for. So what search is known to have is recorded in PostgreSQL (`store.note`,
-and in queries.sql why it is safe), and a batch writes only what differs from it. Our own writes of copies come back
-through the change stream; where search needed nothing these echoes are skipped.
+Most sales change nothing in the search document. So what search is known to have is recorded in PostgreSQL
+(`store.note`; queries.sql explains why that is safe), and a batch writes only what differs from it. Our own writes of
+copies come back through the change stream; such echoes are skipped if search is already up to date.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ PRODUCTS = Counter("quartet_sync_products", "Products carried to search.")
 UNCHANGED = Counter("quartet_sync_unchanged", "Products whose search document was known to be in place.")
 REFUSED = Counter("quartet_sync_refused", "Products that search refused.")
 
-# Why a product is carried: its document changed; or what is known of search may be wrong.
+# Why a product is processed: its document changed; or the record of what search has may be wrong.
 Cause = Literal["changed", "doubt"]
 Work = Callable[[Shop, list[str]], Awaitable[set[str]]]
 
@@ -53,9 +53,9 @@ _MOST_REMEMBERED = 50_000
 
 @dataclass(frozen=True)
 class _Memory:
-    """By product the stamp up to which the cache was `told` of all its changes; and that of the document into which we
-    wrote copies last, from when it was `done` (cache and search need nothing any more) until it comes back through the
-    stream. Losing it only costs work."""
+    """Stamps by product id. `told`: the cache has all changes up to this one. `done`: the document into which we last
+    wrote copies, from when cache and search are up to date with it until it comes back through the change stream.
+    Losing this memory only costs work."""
 
     told: dict[str, catalog.Stamp] = field(default_factory=dict)
     done: dict[str, catalog.Stamp] = field(default_factory=dict)
@@ -113,12 +113,13 @@ async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
 
 
 def batches(ids: list[str], size: int) -> list[list[str]]:
-    """As many of them at a time."""
+    """Splits the ids into batches of this size."""
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
 async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set[str]:
-    """One of them can't be read as a product: halves the batch until that one is alone, so that it blocks no other."""
+    """After a failure caused by one of them, which can't be read as a product: bisects the batch until that one is
+    alone and becomes a dead letter, so that it blocks no other."""
     if len(ids) > 1:
         middle = len(ids) // 2
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
@@ -155,7 +156,7 @@ async def _copy(shop: Shop, ids: list[str]) -> set[str]:
 
 def _remember_copies(shop: Shop, read: Sequence[Json], written: Sequence[Json], sure: set[str]) -> None:
     memory = _memory(shop)
-    # A page of what somebody else changed before may stand under a name that it had: that is left to `tell`.
+    # If another writer had changed the product before, pages may be cached under its old references: left to `tell`.
     untold = memory.untold(read)
     told = [product for product in written if product["_id"] not in untold]
     _remember(memory.told, told)
@@ -165,7 +166,7 @@ def _remember_copies(shop: Shop, read: Sequence[Json], written: Sequence[Json], 
 
 
 def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json, Json]]:
-    """Those whose copies are old, each with what it should be."""
+    """The products with stale copies, each with its refreshed document."""
     return [(product, now[product["_id"]]) for product in products if product != now[product["_id"]]]
 
 
@@ -185,7 +186,7 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
     if draw.rebuilding:
-        # First: should the build go live before we are done, what goes to the live alias now goes to it as well.
+        # First, since the build may go live before we are done: what we then write to the live alias is in it too.
         refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
     sure, latest = await _note(shop, draw, now, documents, believe=cause != "doubt" and not draw.rebuilding)
     written = {id_: held for id_, held in documents.items() if id_ not in sure}
@@ -208,8 +209,8 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set
 
 
 async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -> StoreUnavailable | None:
-    """Before search is written, which takes longer and may be away; and if the cache is, that is said once search has
-    been written."""
+    """Updates the cache before search, which takes longer and may be down. If the cache is down, the error is returned,
+    to be raised once search has been written."""
     try:
         await _drop(shop, set(ids), now)
     except StoreUnavailable as away:
@@ -218,7 +219,7 @@ async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -
 
 
 async def misnamed(shop: Shop, products: Collection[Json]) -> dict[str, list[str]]:
-    """By id those products of which inventory has SKUs under other names, or in another category, and these SKUs."""
+    """The products whose SKUs have another name or category in inventory, by id, with these SKUs."""
     skus = {sku for product in products for sku in catalog.sellable_skus(product)}
     async with shop.stores.pg.read() as read:
         items = await inventory.prices(read, skus)
@@ -227,8 +228,8 @@ async def misnamed(shop: Shop, products: Collection[Json]) -> dict[str, list[str
 
 
 async def rename(shop: Shop, ids: Collection[str]) -> None:
-    """Inventory has the names and the category that the catalog has. It is told of new ones first, and in vain where
-    MongoDB fails just then; and staff may have put there what they like."""
+    """Sets names and categories in inventory to the catalog's. They can differ because a change is written to inventory
+    first and then may fail in MongoDB, and because staff can edit inventory's names directly."""
     products = await catalog.by_ids(shop.stores.mongo, ids)
     async with shop.stores.pg.tx() as tx:
         items = await inventory.lock(tx, [sku for product in products for sku in catalog.sellable_skus(product)])
@@ -257,13 +258,14 @@ async def _drop(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:
 
 
 def may_be_ours(shop: Shop, ids: AbstractSet[str]) -> bool:
-    """Whether every one of these has lately been written by us."""
+    """Whether we have recently written all of these ourselves."""
     return ids <= _memory(shop).done.keys()
 
 
 async def without_ours(shop: Shop, ids: set[str]) -> set[str]:
-    """Those of them whose present document is not just what we wrote into the catalog ourselves, and then carried. Each
-    write comes back once: what comes after it is somebody else's, who may have left the version as it was."""
+    """Filters out echoes: products whose current document is what we wrote into the catalog ourselves and have fully
+    processed. Each write comes back once; a later change is another writer's, who may have left the version
+    unchanged."""
     done = _memory(shop).done
     foreign = await _unknown(shop, ids, done)
     for id_ in ids - foreign:
@@ -277,11 +279,11 @@ async def _unknown(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]
 
 
 async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
-    """Puts the products of these buckets into the index that is being built, as they are now; answers how many there
-    are, and those that are refused, which lie among the dead letters.
+    """Writes the current state of the products of these buckets into the index that is being built; returns how many
+    there are, and those rejected, which are dead letters by now.
 
-    What is written down of them is never sure, so that no batch that began before leaves the live index without what it
-    has read; and their prices and pieces as they stand in the catalog, so that copies which are old are seen to be."""
+    Their notes are never marked as certain, so that no batch that began before skips a write to the live index. They
+    have the price and stock of the catalog's copies, so that stale copies are found."""
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
     products = await catalog.in_buckets(shop.stores.mongo, low, high)
@@ -292,7 +294,7 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
         raise
     except Exception:  # one of them can't be read as a product
         return len(products), await carry(shop, [product["_id"] for product in products], cause="doubt")
-    # Half of what a note takes is the JSON, of which it keeps a digest: made once, for the engine as well.
+    # The JSON, of which a note keeps a digest, is half the cost of a note: made once, and reused for the engine.
     written = {id_: orjson.dumps(document) for id_, document in documents.items()}
     shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
     refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
@@ -326,8 +328,8 @@ def _noted(id_: str, product: Json | None, document: Json | None, written: bytes
 async def _put(
     shop: Shop, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
 ) -> dict[str, BulkResult]:
-    """Writes them; answers what the engine refuses for good. Where it has an index of an earlier definition still, that
-    is made to take them first."""
+    """Writes the documents; returns those that the engine rejects for good. If the index has an earlier definition, the
+    missing fields are added to it and those rejected are tried again."""
     refused = await _try(shop, alias, version, documents)
     if refused and await search.widen(shop.stores.search, shop.settings, alias):
         refused = await _try(shop, alias, version, {id_: documents[id_] for id_ in refused})
@@ -337,7 +339,7 @@ async def _put(
 async def _try(
     shop: Shop, alias: str, version: int, documents: Mapping[str, Json | bytes | None]
 ) -> dict[str, BulkResult]:
-    """Again and again where the engine is only busy."""
+    """Writes with retries and backoff while the engine is only busy; returns what it rejects."""
     refused: dict[str, BulkResult] = {}
     left = dict(documents)
     for attempt in range(TRIES):
@@ -347,7 +349,7 @@ async def _try(
         if any(result.homeless for result in results):
             if alias == shop.settings.search_alias:
                 raise StoreUnavailable("search", f"no index is behind the alias {alias}")
-            return {}  # that build has ended since we drew
+            return {}  # that build has ended since the batch drew its number
         if alias == shop.settings.search_alias and (newer := [r.id for r in results if r.status == 409]):
             await _must_be_known(shop, version, newer)
         refused |= {r.id: r for r in results if not r.accepted and not r.passing}
@@ -358,8 +360,9 @@ async def _try(
 
 
 async def _must_be_known(shop: Shop, version: int, newer: Sequence[str]) -> None:
-    """A batch is noted before it writes: of what search holds newer a newer batch is noted. Where none is, PostgreSQL
-    was put back to before it drew that number, or a standby took over that had not heard of it."""
+    """Called when search has newer versions of documents. A batch is noted before it writes, so a newer batch must be
+    noted for these. If none is, PostgreSQL was restored to a point before that number was drawn, or a standby took over
+    that had not received it: draws higher numbers from then on and raises StoreUnavailable, for a retry."""
     async with shop.stores.pg.tx() as tx:
         if not await store.is_newest(tx, version, newer):
             return
@@ -368,7 +371,8 @@ async def _must_be_known(shop: Shop, version: int, newer: Sequence[str]) -> None
 
 
 async def wanted_of(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:
-    """What search should hold of them, and those whose copies are old, or that can't be read as a product."""
+    """The documents that search should have for these products, and the ids of those with stale copies or that can't be
+    read as a product."""
     try:
         now = await present(shop, products)
         documents = {id_: document for id_, p in now.items() if (document := search.document(p)) is not None}

@@ -30,20 +30,20 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
 
-# One at a time over all processes.
+# The lock's name: one rebuild at a time over all processes.
 ALONE = "quartet reindex"
 TRIES = 30
-# Products in one bulk, and bulks on their way at once: the engine has work while the next is read.
+# Products per bulk request, and concurrent ones: the engine works on one while the next is read.
 BULK = 1_000
 AT_ONCE = 2
-# Products compared whole before an index goes live, from so many places.
+# Products whose whole documents are compared before an index goes live, and from how many places they are taken.
 SAMPLED = 1_000
 SAMPLES = 8
 
 
 async def ask(shop: Shop, reason: str, actor: str | None = None, *, back: bool = False) -> Rebuild:
-    """Asks the worker for a rebuild, or to go `back` to the former index; while one is open already, that one. `actor`
-    where somebody asks."""
+    """Requests a rebuild by the worker, or a rollback (`back`) to the former index; returns the open one if there is
+    one. `actor`: who requested it, for the audit trail."""
     async with shop.stores.pg.tx() as tx:
         asked = await store.ask_rebuild(tx, reason, back=back)
         if actor is not None:
@@ -52,17 +52,17 @@ async def ask(shop: Shop, reason: str, actor: str | None = None, *, back: bool =
 
 
 async def last(shop: Shop) -> Rebuild | None:
-    """The latest rebuild, whatever became of it."""
+    """The latest rebuild, in whatever state."""
     async with shop.stores.pg.read() as read:
         return await store.last_rebuild(read)
 
 
 async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) -> Rebuild:
-    """Asks for a rebuild and does it here. One that was cut short goes on where it was. It is still `building` at the
-    end, with the reason in `error`, when dead letters keep it from going live.
+    """Requests a rebuild and runs it in this process; an interrupted one is resumed. It is still `building` at the end,
+    with the reason in `error`, if dead letters keep it from going live.
 
-    Raises Conflict where there is nothing to go `back` to, or something else is under way; StoreUnavailable (the
-    rebuild then stays open, for the worker); and whatever else made it fail.
+    Raises Conflict if there is nothing to go `back` to, or another rebuild is open; StoreUnavailable (the rebuild then
+    stays open, for the worker); and whatever else made it fail.
     """
     asked = await ask(shop, reason, back=back)
     if back and asked.kind != "back":
@@ -71,7 +71,7 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
         async with shop.stores.pg.read() as read:
             opened = await store.open_rebuild(read)
             if opened is None or opened.id != asked.id:
-                return await store.get_rebuild(read, asked.id)  # another did it while we waited for our turn
+                return await store.get_rebuild(read, asked.id)  # another process did it while we waited for the lock
         try:
             await _rebuild(shop, opened, is_alone)
         except StoreUnavailable:
@@ -87,14 +87,15 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
 
 
 def _must_be(alone: Callable[[], bool]) -> None:
-    """Whoever has lost PostgreSQL for a moment may have a successor, whose index is not his to end or to put live."""
+    """Raises if the lock was lost with a connection: another process may be at the rebuild by now, and this one must
+    neither end it nor put its index live."""
     if not alone():
         raise StoreUnavailable("postgres", "another may be at the rebuild by now")
 
 
 async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -> None:
     stores, settings = shop.stores, shop.settings
-    # What is carried meanwhile goes to the live index as well, and an engine may have lost that.
+    # Batches also write to the live index meanwhile, which the engine may have lost: create it if so.
     await search.prepare(stores.search, settings)
     if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
         rebuild = await _begun(shop, rebuild)
@@ -107,13 +108,13 @@ async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -
             return
         await search.make_ready(stores.search, settings)
         await _settle(shop, rebuild)
-        if await _is_held(shop, rebuild):  # by what was refused just now
+        if await _is_held(shop, rebuild):  # by dead letters from `_settle`
             return
         assert rebuild.index_name is not None
         _must_be(is_alone)
         await search.go_live(stores.search, settings, rebuild.index_name)
         await shop.step("live")
-    else:  # cut short when it was live: whoever has no position in the stream counts on it for what changed since
+    else:  # interrupted after going live: without a stream position, changes since then are only found by comparing
         await _catch_up(shop, settings.search_alias)
     await search.turn_over(shop)
     async with stores.pg.once() as tx:
@@ -121,14 +122,14 @@ async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -
 
 
 async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
-    """With the index that is behind the next alias: the one this rebuild began with, or else a fresh one."""
+    """The rebuild with an index behind the next alias: the one it began with, or else a fresh one."""
     stores, settings = shop.stores, shop.settings
     if rebuild.index_name is not None and await search.next_index(stores.search, settings) == rebuild.index_name:
         return rebuild
     make = search.build_next if rebuild.kind == "new" else search.former_as_next
     index = await make(stores.search, settings)
     await shop.step("made")
-    # Not counted as documents, which would be read for it.
+    # From the buckets' index: to count documents they would have to be read.
     total, _ = (await catalog.sums(stores.mongo, 0, BUCKETS)).get(0, (0, 0))
     async with stores.pg.once() as tx:
         await store.begin_rebuild(tx, rebuild, index, total)
@@ -136,7 +137,7 @@ async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
 
 
 async def _fill(shop: Shop, rebuild: Rebuild) -> None:
-    """Everything from where it was, in order of buckets, some bulks at a time."""
+    """Fills the index from the stored progress on, in order of buckets, with `AT_ONCE` concurrent bulks."""
     began, before, done = monotonic(), rebuild.done, rebuild.done
     width = max(1, BUCKETS * BULK // max(rebuild.total, BULK))
     lows = deque(range(rebuild.upto, BUCKETS, width))
@@ -160,17 +161,16 @@ async def _fill(shop: Shop, rebuild: Rebuild) -> None:
 
 
 async def _catch_up(shop: Shop, alias: str) -> None:
-    """Brings an index that was filled before up to date. What differs at one look after every batch has begun to write
-    to it is all that it lacks: a batch that began before, and is not done, differs from what is written down of its
-    products."""
+    """Brings a formerly filled index up to date. One comparison, made once every new batch writes to this index too,
+    finds everything it lacks: the products of a batch that began earlier and is unfinished differ from their notes."""
     await shop.stores.search.refresh(alias)
     found = await compare.look_at_all(shop, alias=alias)
     await carry(shop, found.suspects, cause="doubt")
 
 
 async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
-    """Whether dead letters keep it from going live: what is refused would be gone from search. Where nothing is in the
-    live index, there is nothing to lose."""
+    """Whether dead letters keep the rebuild from going live: rejected products would disappear from search. Not if the
+    live index is empty: then there is nothing to lose."""
     async with shop.stores.pg.read() as read:
         letters = await store.in_the_way(read, rebuild, PIPELINE)
     if not letters or not await shop.stores.search.count(shop.settings.search_alias):
@@ -183,9 +183,9 @@ async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
 
 
 async def _settle(shop: Shop, rebuild: Rebuild) -> None:
-    """Compares the whole of the new index with the catalog by numbers and fingerprints, and some documents whole, and
-    carries what differs until it does not; what is refused can't be the same. What changes after that one look is the
-    worker's, who writes to both."""
+    """Compares the whole new index with the catalog by counts and fingerprints, and a sample of whole documents, and
+    processes what differs until nothing does, except rejected products. Changes after that comparison are the worker's,
+    which writes to both indices."""
     alias = search.next_alias(shop.settings)
     found = await compare.look_at_all(shop, alias=alias)
     await _until_equal(shop, rebuild, found.suspects, lambda _: compare.look_again(shop, found, alias=alias))
@@ -196,7 +196,7 @@ async def _settle(shop: Shop, rebuild: Rebuild) -> None:
 
 
 async def _sample(shop: Shop, rebuild: Rebuild, alias: str) -> set[str]:
-    """Ids of some products, of the catalog and of the index."""
+    """Ids of a random sample of products, from both the catalog and the index."""
     ids: set[str] = set()
     width = max(1, BUCKETS * SAMPLED // max(rebuild.total, SAMPLED) // SAMPLES)
     for low in random.sample(range(BUCKETS), SAMPLES):
@@ -208,7 +208,8 @@ async def _sample(shop: Shop, rebuild: Rebuild, alias: str) -> set[str]:
 async def _until_equal(
     shop: Shop, rebuild: Rebuild, suspects: Suspects, look_again: Callable[[Collection[str]], Awaitable[Suspects]]
 ) -> None:
-    """Even a product that is always changing differs in another way the next time, and so counts as carried."""
+    """Processes the suspects until none differs in the same way as before. A product that keeps changing differs in
+    another way each time, and so counts as processed."""
     async with shop.stores.pg.read() as read:
         given_up = set((await store.get_rebuild(read, rebuild.id)).without)
     for _ in range(TRIES):

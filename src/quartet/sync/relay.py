@@ -1,7 +1,7 @@
 """The outbox relay: events from PostgreSQL are delivered to cart, leaderboard, catalog, pages, mailboxes.
 
-Each event is delivered at least once and each key's in order, so consumers recognise an event by its id. What is stored
-in PostgreSQL itself (`KEEPERS`) is written in the transaction that forgets the event: exactly once.
+Each event is delivered at least once, and events of one key in order; consumers recognise a repeated event by its id.
+What is stored in PostgreSQL itself (`KEEPERS`) is written once, in the transaction that records the event's first try.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
     to other stores.
 
     Raises StoreUnavailable only for PostgreSQL; an outage of another store postpones the events that need it. Raises
-    Overtaken when the parts belong to another worker by now, who delivers the same events again.
+    Overtaken if the parts belong to another worker by now, which delivers the same events again.
     """
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
-        # Of a product's price and stock all that waits: it is written once in a batch, however often it has changed.
-        # Not of all products, or what changes after a burst would wait for two rounds through all of them.
+        # All waiting events of a product's price and stock: it is written once per batch, however often it changed. But
+        # limited in the number of products: after a burst, new changes would wait for up to two very large batches.
         batch, most = shop.settings.sync_batch, shop.settings.sync_waiting
         events = await outbox.due(read, batch, parts, topics=TOPICS, slow=CONSUMERS.keys(), most=max(batch, most))
     if not events:
@@ -67,8 +67,8 @@ Outcome = tuple[Event, Exception | None]
 
 
 async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
-    """Price and stock of SKUs: each product once, however many events. Search follows, told by the change stream. One
-    that can't be read blocks no other."""
+    """Updates price and stock of SKUs: each product once, however many events. Search follows by the change stream. An
+    event that can't be parsed blocks no other."""
     skus: set[str] = set()
     outcomes: list[Outcome] = []
     legible: list[Event] = []
@@ -88,12 +88,12 @@ async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
 
 
 def _skus(event: Event) -> list[str]:
-    """Placing an order is one event for all its lines; everything else that moves stock is one a SKU."""
+    """An order placed is one event for all its lines; every other change of stock is one event per SKU."""
     return [line["sku"] for line in event.payload.get("items", ())] if event.topic == "order.placed" else [event.key]
 
 
 async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
-    """One key's events in order; after one that fails the others of its key wait."""
+    """Delivers one key's events in order; after a failure the rest of them wait."""
     outcomes: list[Outcome] = []
     async with gate:
         for event in events:
@@ -107,7 +107,7 @@ async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphor
 
 
 async def _deliver(shop: Shop, event: Event) -> None:
-    """Calls the event's consumers. An event without any is simply forgotten."""
+    """Calls the event's consumers. An event without any is just deleted from the outbox."""
     for consumer in CONSUMERS.get(event.topic, ()):
         await consumer(shop, event)
         await shop.step("consumer told")
@@ -120,7 +120,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
     buried = [(event, error) for event, error in failed if event.attempts + 1 >= ATTEMPTS]
     fresh = [event for event, _ in outcomes if event.attempts == 0]
     async with shop.stores.pg.tx() as tx:
-        # Tried once, kept once: an e-mail does not wait until Redis is back.
+        # Stored at the first try, even if that fails: an e-mail does not wait until Redis is back.
         for keep in KEEPERS:
             await keep(tx, fresh)
         payloads = await outbox.payloads(tx, [event.id for event, _ in buried])
@@ -128,7 +128,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
             await store.count_retry(tx, PIPELINE)
-        # What is carried together fails together, and is told once.
+        # Events processed together fail with the same error: logged once.
         for event, error in {id(error): (event, error) for event, error in reversed(failed)}.values():
             log.warning(
                 "event not carried", topic=event.topic, key=event.key, attempt=event.attempts + 1, error=repr(error)

@@ -23,8 +23,8 @@ REPLAYED = 500
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`lag_seconds`: everything older than that has been processed; None before the first. `pending`: what waits, if
-    that is known. `last_token` is where it would resume."""
+    """`lag_seconds`: everything older than that has been processed; None before the first run. `pending`: the number of
+    waiting items, if known. `last_token`: the position from which it would resume."""
 
     name: str
     lag_seconds: float | None
@@ -48,7 +48,7 @@ class State:
 
 
 async def state(shop: Shop) -> State:
-    """How far each pipeline is, and its dead letters."""
+    """Each pipeline's lag and dead letters, freshness, and the latest rebuild."""
     async with shop.stores.pg.read() as read:
         positions = {position.pipeline: position for position in await store.positions(read)}
         dead = await letters.counts(read)
@@ -58,7 +58,7 @@ async def state(shop: Shop) -> State:
         tooks, songs = await store.freshness(read), await store.songs(read)
     now = shop.clock.now()
     pipelines = []
-    # What the engine refuses came through either pipeline; it is counted with the changes, which carry it again.
+    # Products rejected by the engine may come from either pipeline; counted under `changes`, which retries them.
     letters_of = {changes.PIPELINE: products.PIPELINE}
     for name in PIPELINES:
         at = positions.get(name) or Position(name)
@@ -74,7 +74,7 @@ async def state(shop: Shop) -> State:
 
 
 async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
-    """The newest."""
+    """The newest dead letters."""
     async with shop.stores.pg.read() as read:
         return await letters.newest(read, limit)
 
@@ -115,8 +115,8 @@ async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
 
 
 async def catch_up(shop: Shop) -> None:
-    """Processes everything that waits, here and now, and makes it visible in search: for loaders and tests. No worker
-    is needed, and one that runs does no harm. E-mails are left to the worker."""
+    """Processes everything that waits, in this process, and makes it visible in search: for loaders and tests. Needs no
+    worker, and works beside a running one. E-mails are left to the worker."""
     while await relay.relay(shop):
         pass
     await shop.stores.search.refresh(shop.settings.search_alias)
@@ -126,8 +126,9 @@ async def catch_up(shop: Shop) -> None:
 
 
 async def begin_anew(shop: Shop, reason: str) -> Rebuild:
-    """After the stores were put back to an earlier point: the position in the change stream is of another time, and so
-    may be search, and an index half built. The worker opens the stream anew and builds search anew."""
+    """After the stores were restored to an earlier point: the position in the change stream is no longer valid, nor may
+    be the search index or a half-built one. Discards the position and the open rebuild, and requests a new one, which
+    the worker runs."""
     async with shop.stores.pg.tx() as tx:
         await store.leap(tx)
         await store.lose(tx, changes.PIPELINE)

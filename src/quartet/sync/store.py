@@ -1,4 +1,4 @@
-"""What the worker knows in PostgreSQL: leases, positions, what search holds, rebuilds, freshness."""
+"""The worker's state in PostgreSQL: leases, positions, what search is known to have, rebuilds, freshness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ q = queries(__file__)
 
 
 class Overtaken(Exception):
-    """Another worker has taken over what this one was doing; nothing was saved."""
+    """Another worker has taken over this one's lease; nothing was saved."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Pieces of work that are one worker's, each with its token. Without any it is nobody's and always holds: for what
-    is done once, beside the workers."""
+    """Pieces of work leased to one worker, each with its fencing token. Without any it always holds: for work done
+    once, outside the workers."""
 
     tokens: Mapping[str, int] = field(default_factory=dict)
 
@@ -28,7 +28,8 @@ NOBODYS = Lease()
 
 @dataclass(frozen=True)
 class Draw:
-    """A batch's number, whether it writes to an index in the making as well, and which index is live."""
+    """A batch's number (the version it writes with), whether it also writes to an index that is being built, and which
+    index is live, named by the id of its rebuild."""
 
     version: int
     rebuilding: bool
@@ -37,8 +38,9 @@ class Draw:
 
 @dataclass(frozen=True)
 class Note:
-    """What a batch saw of a product and is about to write of it. `seen` and `fingerprint` are those of the catalog's
-    document and of search's, 0 where there is none; `levels` has price and pieces by SKU."""
+    """What a batch has read of a product and is about to write. `seen` is the fingerprint of the catalog's document,
+    `fingerprint` that of search's, 0 if there is none; `digest` is of the search document; `levels` has price and stock
+    by SKU."""
 
     product_id: str
     digest: bytes
@@ -50,7 +52,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a pipeline is, and what it has done so far."""
+    """A pipeline's position, and its counters."""
 
     pipeline: str
     token: Any = None
@@ -62,8 +64,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """A rebuild of the search index; `total` and `done` count products, `rate` is products a second. `error`: why it
-    failed or, while it is building, why it does not go live yet. Everything below bucket `upto` is in `index_name`."""
+    """A rebuild of the search index; `total` and `done` count products, `rate` is in products per second. `error`: why
+    it failed or, while it is building, why it can't go live yet. All buckets below `upto` are in `index_name`;
+    `without`: products given up for this rebuild."""
 
     id: int
     state: Literal["asked", "building", "done", "failed"]
@@ -82,30 +85,29 @@ class Rebuild:
 
     @property
     def seconds_left(self) -> float | None:
-        """As it goes just now; None before that is known, and when it is over."""
+        """The estimated time left at the current rate; None before that is known, and unless it is building."""
         if self.state != "building" or not self.rate:
             return None
         return max(self.total - self.done, 0) / self.rate
 
 
 async def beat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
-    """The heartbeat: says that the worker lives; returns the pieces that it owns for so many seconds, with their
-    fencing tokens."""
+    """The heartbeat of a worker; returns the pieces leased to it for `seconds`, with their fencing tokens."""
     return {row["piece"]: row["token"] for row in await tx.fetch(q.beat, worker, pieces, seconds)}
 
 
 async def give_up(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
-    """Releases these pieces at once."""
+    """Releases these pieces immediately."""
     await tx.execute(q.give_up, worker, pieces)
 
 
 async def sweep_workers(tx: Tx) -> None:
-    """Forgets workers that are long gone."""
+    """Deletes workers whose heartbeat ended long ago."""
     await tx.execute(q.sweep_workers)
 
 
 async def draw(tx: Tx) -> Draw:
-    """The next number; before anything is read."""
+    """Draws a batch's number; must come before it reads anything."""
     return Draw(**await tx.fetchrow(q.draw))
 
 
@@ -120,12 +122,13 @@ async def note(tx: Tx, draw: Draw, notes: Sequence[Note], *, believe: bool) -> t
 
 
 async def settle(tx: Tx, draw: Draw, pipeline: str, ids: Sequence[str]) -> None:
-    """The engine has acknowledged what the batch wrote of these."""
+    """Marks these as certain, unless a newer batch has noted them since: the engine has acknowledged the batch's write.
+    Their dead letters are deleted."""
     await tx.execute(q.settle, ids, draw.version, pipeline)
 
 
 async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
-    """Whether of any of these the batch of this number is the newest that is known."""
+    """Whether the batch with this number is the newest noted one for any of these."""
     found: bool = await read.fetchval(q.is_newest, version, ids)
     return found
 
@@ -138,34 +141,35 @@ async def doubt(tx: Tx, ids: Sequence[str]) -> None:
 async def sums(
     read: Read, low: int, high: int, *, each: bool = False
 ) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
-    """How many products these buckets hold and the sum of their fingerprints, as the catalog was seen and as search
-    should hold them: of `each` bucket that has any, or of all together under `low`."""
+    """Number of products and sum of fingerprints in these buckets, as last read from the catalog and as search should
+    have them: for `each` bucket that has any, or for all together under `low`."""
     rows = await read.fetch(q.sums, low, high, each)
     seen = {row["bucket"]: (row["seen"], row["seen_sum"]) for row in rows}
     return seen, {row["bucket"]: (row["wanted"], row["wanted_sum"]) for row in rows}
 
 
 async def fingerprints(read: Read, low: int, high: int) -> dict[str, tuple[int, int]]:
-    """Of each product in these buckets, by id: as the catalog was seen, and as search should hold it."""
+    """The fingerprints of each product in these buckets, by id: as last read from the catalog, and as search should
+    have it."""
     rows = await read.fetch(q.fingerprints, low, high)
     return {row["product_id"]: (row["seen"], row["fingerprint"]) for row in rows}
 
 
 async def stale_levels(read: Read, low: int, high: int) -> dict[str, tuple[int, int, int]]:
-    """The products in these buckets whose prices or pieces were other when they were seen last; by id, which batch saw
-    them, and the sums of those that are other now."""
+    """The products in these buckets whose price or stock in inventory differs from what the latest batch read; by id:
+    that batch's number, and the sums of the differing SKUs' current prices and pieces."""
     rows = await read.fetch(q.stale_levels, low, high)
     return {row["product_id"]: (row["version"], row["cents"], row["pieces"]) for row in rows}
 
 
 async def moment(read: Read) -> datetime:
-    """The database's now."""
+    """The current time by the database's clock."""
     found: datetime = await read.fetchval(q.moment)
     return found
 
 
 async def caught_up(read: Read) -> datetime | None:
-    """All changes of the catalog that had happened by then have been carried."""
+    """The time until which all changes of the catalog have been processed."""
     found: datetime | None = await read.fetchval(q.caught_up)
     return found
 
@@ -178,89 +182,91 @@ async def position(read: Read, pipeline: str) -> Any:
 async def save(
     tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NOBODYS
 ) -> None:
-    """Everything up to `token` is acknowledged. Raises Overtaken when the position is another worker's by now."""
+    """Saves the position: everything up to `token` is acknowledged. Raises Overtaken if it is another worker's by
+    now."""
     pieces, tokens = list(lease.tokens), list(lease.tokens.values())
     if await tx.execute(q.save, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
         raise Overtaken(", ".join(pieces))
 
 
 async def leap(tx: Tx) -> None:
-    """Numbers drawn from now on are higher than any that search may hold from another time."""
+    """Makes all later numbers higher than any that search may have from before a restore."""
     await tx.execute(q.leap)
 
 
 async def lose(tx: Tx, pipeline: str, lease: Lease = NOBODYS) -> None:
-    """The token is no longer valid."""
+    """Discards the token, which can't be resumed from, unless it is another worker's by now."""
     await tx.execute(q.lose, pipeline, list(lease.tokens), list(lease.tokens.values()))
 
 
 async def count_retry(tx: Tx, pipeline: str) -> None:
-    """One more try that failed."""
+    """Counts a failed try."""
     await tx.execute(q.count_retry, pipeline)
 
 
 async def positions(read: Read) -> list[Position]:
-    """Every pipeline's."""
+    """Every pipeline's position."""
     return [Position(**row) for row in await read.fetch(q.positions)]
 
 
 async def ask_rebuild(tx: Tx, reason: str, *, back: bool = False) -> Rebuild:
-    """The one that is open now: a new one, or that which was asked for before."""
+    """Requests a rebuild; returns the one open now: the new one, or one that was open before."""
     await tx.execute(q.ask_rebuild, reason, "back" if back else "new")
     return Rebuild(**await tx.fetchrow(q.last_rebuild))
 
 
 async def get_rebuild(read: Read, id_: int) -> Rebuild:
-    """One that there is."""
+    """An existing rebuild."""
     return Rebuild(**await read.fetchrow(q.get_rebuild, id_))
 
 
 async def open_rebuild(read: Read) -> Rebuild | None:
-    """What is asked for or under way."""
+    """The rebuild that is requested or being built."""
     row = await read.fetchrow(q.open_rebuild)
     return Rebuild(**row) if row else None
 
 
 async def last_rebuild(read: Read) -> Rebuild | None:
-    """The latest, whatever became of it."""
+    """The latest rebuild, in whatever state."""
     row = await read.fetchrow(q.last_rebuild)
     return Rebuild(**row) if row else None
 
 
 async def begin_rebuild(tx: Tx, rebuild: Rebuild, index: str, total: int) -> None:
-    """From here on every batch writes to that index too."""
+    """Marks the rebuild as building: from now on every batch writes to that index too."""
     await tx.execute(q.begin_rebuild, rebuild.id, index, total)
 
 
 async def advance_rebuild(tx: Tx, rebuild: Rebuild, upto: int, done: int, rate: float) -> None:
-    """All below bucket `upto` is in: where another goes on, and for those who watch."""
+    """Saves the progress: all buckets below `upto` are in the index."""
     await tx.execute(q.advance_rebuild, rebuild.id, upto, done, rate)
 
 
 async def hold_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
-    """It can't go live yet."""
+    """Records why it can't go live yet."""
     await tx.execute(q.hold_rebuild, rebuild.id, why)
 
 
 async def leave_out(tx: Tx, product_id: str) -> None:
-    """The index under way, if there is one, goes live without this product."""
+    """Lets the index being built, if any, go live without this product."""
     await tx.execute(q.leave_out, product_id)
 
 
 async def in_the_way(read: Read, rebuild: Rebuild, pipeline: str) -> int:
-    """How many dead letters keep it from going live."""
+    """The number of dead letters that keep it from going live."""
     found: int = await read.fetchval(q.in_the_way, pipeline, rebuild.id)
     return found
 
 
 async def end_rebuild(tx: Tx, rebuild: Rebuild, error: str | None) -> None:
-    """Done, or failed with the reason."""
+    """Ends the rebuild: done, or failed with this error."""
     await tx.execute(q.end_rebuild, rebuild.id, error)
 
 
 @dataclass(frozen=True)
 class Took:
-    """How often it took more than the bound before and up to this one: ever, those's seconds in all, and lately."""
+    """One bucket of a histogram, up to `bound` seconds: number and total seconds of all samples ever, and the number
+    `lately`, in the last five minutes."""
 
     what: str
     bound: float
@@ -271,7 +277,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Song:
-    """The canary's newest song, and the newest that was found, as milliseconds since 1970."""
+    """The canary's latest song, and the latest one found, as milliseconds since 1970."""
 
     what: str
     sung: int
@@ -279,32 +285,32 @@ class Song:
 
 
 async def observe(tx: Tx, samples: Sequence[tuple[str, float, int, float]]) -> None:
-    """What, up to how many seconds, how often, and how many seconds in all."""
+    """Adds samples to the histogram: (what, bound, number, total seconds) each."""
     await tx.execute(q.observe, *map(list, zip(*samples, strict=True)))
 
 
 async def freshness(read: Read) -> list[Took]:
-    """By what, then by bound."""
+    """The histograms, sorted by kind and bound."""
     return [Took(**row) for row in await read.fetch(q.freshness)]
 
 
 async def sweep_freshness(tx: Tx) -> None:
-    """Forgets which minute it was, once that is long past."""
+    """Merges per-minute rows older than an hour into one row per bound: totals never decrease."""
     await tx.execute(q.sweep_freshness)
 
 
 async def sing(tx: Tx, what: str, song: int) -> None:
-    """A new song; that of the stock is the canary's price."""
+    """Records a new song; that of `stock` is the canary's price."""
     await tx.execute(q.sing, what, song)
 
 
 async def hear(tx: Tx, what: str, song: int) -> None:
-    """It was found."""
+    """Records that search has found this song."""
     await tx.execute(q.hear, what, song)
 
 
 async def songs(read: Read) -> list[Song]:
-    """The newest of each kind."""
+    """The songs of each kind."""
     return [Song(**row) for row in await read.fetch(q.songs)]
 
 

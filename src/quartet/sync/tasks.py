@@ -6,7 +6,7 @@ from typing import Any
 
 
 async def together(*works: Coroutine[Any, Any, object]) -> None:
-    """Runs them until one ends, or this task is cancelled; then ends the others. Raises what that one raised."""
+    """Runs them until one ends, or this task is cancelled; then cancels the others. Raises what that one raised."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -17,8 +17,8 @@ async def together(*works: Coroutine[Any, Any, object]) -> None:
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancels them, again and again: `asyncio.wait_for`, in a driver too, loses on Python 3.11 a cancellation that
-    arrives with an answer, which is why an `asyncio.TaskGroup` could wait for ever."""
+    """Cancels tasks repeatedly until all have ended: on Python 3.11 `asyncio.wait_for`, also inside drivers, loses a
+    cancellation that arrives together with a result; an `asyncio.TaskGroup` could then wait for ever."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
@@ -26,6 +26,6 @@ async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         try:
             await asyncio.wait(left, timeout=1)
         except asyncio.CancelledError:
-            continue  # we are on our way out already
+            continue  # we are ending already
         finally:
             left = {task for task in left if not task.done()}

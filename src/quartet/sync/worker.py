@@ -21,7 +21,7 @@ from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.worker")
 
-# From when one batch of events began to the next.
+# The interval between the starts of two batches of events.
 RELAY_SECONDS = 0.1
 RECOVER_SECONDS = 1.0
 REBUILD_SECONDS = 2.0
@@ -32,7 +32,7 @@ SWEEP_SECONDS = 60.0
 COUNT_SECONDS = 60.0
 COUNT_TURNS = 60
 LONGEST_PAUSE = 5.0
-# Of a loop whose store is away: so long at most it goes unnoticed that the store is back.
+# The longest pause of a loop whose store is down: a recovery goes unnoticed no longer than this.
 AWAY_SECONDS = 1.0
 UNAUTHORIZED_SECONDS = 60.0
 STEADY_SECONDS = 60.0
@@ -45,8 +45,8 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 async def run_worker(shop: Shop, stop: asyncio.Event) -> None:
-    """Works until `stop` is set. Stores may come and go meanwhile; several workers share the work, and when one ends
-    the others go on with its part."""
+    """Works until `stop` is set, through outages of stores. Several workers share the work, and when one ends the
+    others take over its part."""
     always = {"worker": _share, "measures": _measures}
     await together(stop.wait(), *(_keep(name, shop, loop, store.NOBODYS) for name, loop in always.items()))
 
@@ -57,12 +57,13 @@ async def _share(shop: Shop, _: Lease) -> None:
 
 
 async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep = asyncio.sleep) -> None:
-    """Runs a loop for ever: when it fails, it begins anew after a pause that grows and starts small again once it has
-    run for a while. Where only a store is away it grows less, since asking costs little: the guard refuses at once."""
+    """Runs a loop for ever, restarting it after a failure with an exponential backoff, which is reset once the loop has
+    run for a while. If only a store is down the backoff stays shorter, since a try is cheap: the circuit breaker
+    refuses at once."""
     clock = asyncio.get_running_loop()
     task = asyncio.current_task()
     pause = 0.1
-    # A store that fails while the loop is being cancelled hides the cancellation.
+    # A store error during a cancellation can replace the CancelledError, so check for it here.
     while task is None or not task.cancelling():
         began, longest = clock.time(), LONGEST_PAUSE
         try:
@@ -96,8 +97,8 @@ async def _outbox(shop: Shop, lease: Lease) -> None:
         began = clock.time()
         taken = await relay.relay(shop, lease)
         CARRIED.inc(taken)
-        # Asked rather than notified: NOTIFY takes a lock over the whole database at each commit that sends one. And not
-        # at once again, so that what is sold meanwhile is one batch, and what is sold often is written once in it.
+        # Polling instead of LISTEN: a commit with a NOTIFY takes a lock over the whole database. And with a pause, so
+        # that sales meanwhile form one batch, in which a product sold several times is written once.
         if taken < shop.settings.sync_batch:
             await asyncio.sleep(RELAY_SECONDS - (clock.time() - began))
 
@@ -109,7 +110,8 @@ async def _rebuilds(shop: Shop, _: Lease) -> None:
 
 
 async def rebuild(shop: Shop) -> None:
-    """One that was asked for, one that a crash left, or one since the live index is gone or of another definition."""
+    """Runs a rebuild if one was requested or left by a crash, or if the live index is gone or has another
+    definition."""
     async with shop.stores.pg.read() as read:
         opened = await store.open_rebuild(read)
     if opened is not None:
@@ -119,7 +121,8 @@ async def rebuild(shop: Shop) -> None:
 
 
 async def _lacks_index(shop: Shop) -> bool:
-    """Beside workers of a newer version another definition is theirs: each would build its own, turn by turn."""
+    """Whether the live index is gone or of an earlier definition. A definition that a newer version may have made is
+    left alone: old and new workers would otherwise rebuild in turns."""
     engine, settings = shop.stores.search, shop.settings
     if await search.is_current(engine, settings):
         return False
@@ -141,13 +144,14 @@ async def _collections(shop: Shop, _: Lease) -> None:
 
 
 async def make_collections(shop: Shop) -> None:
-    """With validators and indexes: MongoDB may have been away for `quartet migrate`. Those of a newer version stay."""
+    """Creates collections with validators and indexes, since MongoDB may have been down during `quartet migrate`. Those
+    of a newer version are left alone."""
     if not await is_newer(shop.stores.pg):
         await catalog.prepare(shop.stores.mongo)
 
 
 async def _recovery(shop: Shop, _: Lease) -> None:
-    # Not opened for each sweep: a provider keeps its connection and what it was signed in with.
+    # Opened once, not per sweep: a provider keeps its connection and access token.
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         while True:
             await checkout.recover(shop, providers)
@@ -167,7 +171,7 @@ async def _mails(shop: Shop, _: Lease) -> None:
 
 
 async def _sweeps(shop: Shop, _: Lease) -> None:
-    """Forgets what was done with long ago."""
+    """Deletes data that is no longer needed."""
     while True:
         async with shop.stores.pg.tx() as tx:
             await notify.sweep(tx, shop.clock.now())
@@ -180,10 +184,9 @@ async def _sweeps(shop: Shop, _: Lease) -> None:
 
 
 async def _queries(shop: Shop, _: Lease) -> None:
-    """Counts what is searched for, and what was bought before its search was written down. It rests before and not
-    after, also when counting has failed: that may have been because it took too long. Of yesterday only what was
-    written late is new, and is looked for once in a while; first after some turns, since a day that takes too long
-    begins them anew."""
+    """Counts queries, and credits purchases that were recorded before their search. The pause comes first, so that it
+    also follows a failure, whose cause may be that counting took too long. Yesterday gets only late entries, so it is
+    counted once every `COUNT_TURNS` turns; not in the first turn, since a timeout there would restart the turns."""
     for turn in itertools.count():
         await asyncio.sleep(COUNT_SECONDS)
         await merchandising.credit_late(shop)
@@ -191,8 +194,8 @@ async def _queries(shop: Shop, _: Lease) -> None:
 
 
 async def _measures(shop: Shop, _: Lease) -> None:
-    """What this process' own /metrics says of all, also while PostgreSQL is away, and what all others say of what this
-    process has seen."""
+    """Keeps this process's /metrics current, also while PostgreSQL is down, and writes this process's freshness samples
+    to PostgreSQL for the metrics of all."""
     while True:
         await metrics.measure(shop)
         await freshness.write_down(shop)
@@ -214,5 +217,5 @@ LOOPS: Mapping[str, Loop] = {
     "discovery": lambda shop, _: discovery.run(shop),
     "canary": lambda shop, _: freshness.sing(shop),
 }
-# What each can be shared out by: one worker has it whole, but for the outbox.
+# The pieces of each loop's work: each loop belongs to one worker as a whole, except the outbox.
 PIECES: Mapping[str, Sequence[str]] = {name: [name] for name in LOOPS} | {"outbox": relay.PIECES}

@@ -1,6 +1,6 @@
-"""The demo catalog's pictures, drawn by us from the products' own data.
+"""The demo catalog's images, drawn from the products' data.
 
-`python -m quartet.demo.drawing` writes them anew into `demo/images/`; a test holds the committed files to it.
+`python -m quartet.demo.drawing` regenerates them in `demo/images/`; a test compares the committed files with it.
 """
 
 from quartet.demo.drawing import devices, home, wear
@@ -23,7 +23,7 @@ _ARTISTS = {
 
 
 def draw(product: Product) -> dict[str, str]:
-    """File name → SVG text for every picture the product names; the same text at every run."""
+    """SVG text by file name for every image that the product names; the same text in every run."""
     pictures = {}
     for image in product["images"]:
         side_view = product["category"] == "laptops" and not image["isPrimary"]

@@ -94,7 +94,7 @@ def _stand(product: Product, bottom: float) -> str:
 
 
 def _scene(product: Product, x: float, y: float, w: float, h: float) -> str:
-    """What the screen shows says what the machine is for: code, a game, a photograph, or a document."""
+    """The screen's content by the machine's purpose: code, a game, a photograph, or a document."""
     tags, hue = product["tags"], accent(product, 0.55, 0.5)
     if "developer" in tags or "linux" in tags:
         inside = _code(hue)
@@ -302,7 +302,7 @@ def keyboard(product: Product) -> tuple[str, str]:
 
 
 def _keys(product: Product, x: float, y: float, width: float, rows: int) -> str:
-    """Rows of keys as dashed strokes: one path a row keeps the file small."""
+    """Rows of keys as dashed strokes: one path per row keeps the file small."""
     case = colour_of(product, COLOURS["black"])
     top = darker(case, 0.12) if case in (COLOURS["white"], COLOURS["cream"], COLOURS["silver"]) else lighter(case, 0.24)
     drawn = ""

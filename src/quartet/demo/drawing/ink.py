@@ -1,4 +1,4 @@
-"""Colours and the few SVG strokes that every picture is made of. Pure text in, text out."""
+"""Colours and the SVG elements that every image is made of. Pure functions that return text."""
 
 # ruff: noqa: PLR0917 -- a coordinate reads best where SVG puts it: by position.
 import colorsys
@@ -46,7 +46,7 @@ def _channels(colour: str) -> tuple[int, int, int]:
 
 
 def mix(colour: str, other: str, share: float) -> str:
-    """`colour` with `share` (0 to 1) of `other` in it, both `#rrggbb`."""
+    """`colour` mixed with a `share` (0 to 1) of `other`, both `#rrggbb`."""
     pairs = zip(_channels(colour), _channels(other), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
@@ -65,14 +65,14 @@ def is_pale(colour: str) -> bool:
 
 
 def accent(product: Product, saturation: float = 0.5, lightness: float = 0.5) -> str:
-    """A colour of the product's own, the same at every run: hashed from its slug, so nobody has to choose a hundred."""
+    """A colour derived from the hash of the product's slug, so that it is the same in every run."""
     hue = (zlib.crc32(str(product["slug"]).encode()) % 24) / 24
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
 def colour_of(product: Product, default: str) -> str:
-    """The product's colour, or its first variant's, as `#rrggbb`; `default` where it has none."""
+    """The product's colour, or its first variant's, as `#rrggbb`; `default` if it has none."""
     first = product["variants"][0]["attrs"] if product["variants"] else {}
     name = product["attrs"].get("color") or first.get("color")
     return COLOURS[name] if name else default
@@ -118,7 +118,7 @@ def shadow(half_width: float, y: float = 340) -> str:
 
 
 def picture(title: str, backdrop: str, body: str) -> str:
-    """A whole SVG file: a quiet backdrop with the drawing on it; `title` is what a screen reader says."""
+    """A complete SVG file: the drawing on a plain backdrop; `title` is for screen readers."""
     ground = "#cfd8de" if is_pale(backdrop) else mix(backdrop, "#ffffff", 0.8)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}" role="img">'
     light = dot(200, 190, 150, "#fff", 'opacity=".4"')
