@@ -1,11 +1,9 @@
 """The engine as the worker needs it: versions, aliases, refusals."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +20,6 @@ def kept(name: str) -> dict[str, Any]:
     document = search.document(product("A", name))
     assert document is not None
     return document
-
-
-def test_whoever_imports_from_conftest_here_means_the_one_of_all_tests() -> None:
-    assert Path(sys.modules["conftest"].__file__ or "") == Path(__file__).resolve().parents[2] / "conftest.py"
 
 
 async def held(engine: SearchEngine, index: Settings) -> dict[str, str]:
