@@ -17,7 +17,7 @@ import pytest
 from crowd import mortal_api
 from furnished import furnish, new_token
 from lines import Line, lines_to
-from outages import GROUPS, WAYS, Group, Request, as_told, away, pay, well
+from outages import GROUPS, UNCACHED, WAYS, Group, Request, as_told, away, pay, well
 from own_stores import STORES, OwnStores, agree, own_stores, settings_over
 from test_stores_down import WELL, take_away
 
@@ -86,7 +86,7 @@ class Town:
         if len(spells) == 1 and before.known:
             right = as_told(group, before.store, request, answer)
             # Somebody may have looked at this one of late.
-            right |= group.name == "product page that was not" and well(request, answer)
+            right |= group.name == UNCACHED and well(request, answer)
             self.asked.add(repr(request))
         else:
             right = well(request, answer) or any(away(answer, spell.store) for spell in spells if spell.store)

@@ -12,6 +12,7 @@ Json = dict[str, Any]
 Request = tuple[str, str, str, Json | None]
 
 WORKS, AWAY = "works", "503"
+UNCACHED = "product page not in the cache"
 # How an answer is known to be one that makes do without the store.
 MAKES_DO: dict[str, Callable[[httpx.Response], bool]] = {
     "from MongoDB": lambda answer: answer.headers.get("X-Cache") == "miss",
@@ -50,7 +51,7 @@ GROUPS = (
           (WORKS, WORKS, WORKS, WORKS)),
     Group("product page in the cache", (_get("/products/MUG"),),
           (WORKS, "cached, with `Age`", "from MongoDB", WORKS)),
-    Group("product page not in the cache", (_get("/products/TEE"),),
+    Group(UNCACHED, (_get("/products/TEE"),),
           (WORKS, AWAY, "from MongoDB", WORKS)),
     Group("lists, categories, reviews",
           tuple(map(_get, ("/products", "/products?category=things&attrs.ram_gb.gte=1", "/categories",
