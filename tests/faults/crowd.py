@@ -383,10 +383,22 @@ async def postgres_answers(shop: Shop) -> None:
             await asyncio.sleep(0.05)
 
 
+async def provider_decided(shop: Shop) -> None:
+    """Waits for slow and asynchronous cards: the sandbox decides about them by the machine's clock, and all of a
+    recovery by the shop's may pass before that."""
+    async with asyncio.timeout(60):
+        while True:
+            async with shop.stores.pg.read() as read:
+                if not await read.fetchval("SELECT EXISTS (SELECT FROM sandbox.books WHERE status = 'pending')"):
+                    return
+            await asyncio.sleep(0.02)
+
+
 async def recover_until_quiet(shop: Shop, rests: int = 3) -> None:
     """Each sweep a moment after the other, by the shop's own clock; the longer nothing was to do the later the next,
     since what a provider did not answer is asked again later each time."""
     await postgres_answers(shop)
+    await provider_decided(shop)
     providers = payments.open_providers(shop.settings, shop.stores.pg)
     quiet = 0
     for _ in range(200):
