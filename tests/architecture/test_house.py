@@ -187,7 +187,10 @@ OF_ITS_OWN = {
     "accounts": {"cookies.py", "hasher.py", "lockout.py", "passwords.py", "tokens.py"},
     "audit": {"report.py"},
     "catalog": {"attributes.py", "cache.py", "pages.py"},
-    "checkout": {"answers.py", "recovery.py"},
+    "checkout": {
+        "answers.py", "captures.py", "completion.py", "paying.py", "placing.py", "recovery.py", "refunds.py",
+        "webhooks.py",
+    },
     "demo": {"drawing", "logins.py", "seed.py", "tour.py"},
     "gateway": {
         "app.py", "auth.py", "document.py", "errors.py", "limits.py", "middleware.py", "security.py",
