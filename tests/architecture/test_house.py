@@ -204,7 +204,9 @@ OF_ITS_OWN = {
     "retail": {
         "console.py", "dataset.py", "naming.py", "replay.py", "report.py", "shelves.py", "verify.py",
     },
-    "search": {"cache.py", "clauses.py", "facets.py", "query.py", "why.py", "words.py"},
+    "search": {
+        "attributes.py", "cache.py", "clauses.py", "documents.py", "facets.py", "query.py", "why.py", "words.py",
+    },
     "sync": {
         "changes.py", "compare.py", "consumers.py", "freshness.py", "leases.py", "metrics.py", "products.py",
         "reindex.py", "relay.py", "tasks.py", "worker.py",
