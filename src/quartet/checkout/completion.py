@@ -182,7 +182,9 @@ async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
         log.warning("not let go, to be tried again", payment=str(payment.id), error=str(failure or "silence"))
         return payment
     _, completed = await complete(shop, payment, outcome)
-    if completed.payment.status != "voided":
+    if completed.payment.due == "void":  # its provider did not void it, nor end it otherwise
+        log.warning("not let go, to be tried again", payment=str(payment.id), stands=outcome.status)
+    else:
         await follow_up(shop, providers, completed)
     return completed.payment
 
