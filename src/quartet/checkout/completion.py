@@ -1,5 +1,5 @@
-"""What a payment or refund that was started comes to: shared by the request, the webhook and recovery, whichever is
-first."""
+"""What the requests for money share with webhooks and recovery, whichever comes first: the provider is asked about what
+was started, its answer is recorded, and what follows from it is done."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -41,6 +41,27 @@ _OFTEN = 8
 NOTHING_TO_PAY = Outcome(None, "succeeded")
 
 
+def ask_at(shop: Shop, now: datetime) -> datetime:
+    """The time by which a request that begins now has certainly ended."""
+    return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN
+
+
+def check_is_on(providers: Providers, money: Payment | Refund) -> None:
+    """Checked before anything is recorded that could never be carried out. Raises ProviderOff."""
+    if money.provider not in providers:
+        raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
+
+
+def check_answers(providers: Providers, money: Payment | Refund) -> None:
+    """Checked before anything is started that could only fail. Raises ProviderOff, ProviderAway."""
+    check_is_on(providers, money)
+    if providers[money.provider].is_away:
+        raise ProviderAway(money.provider)
+
+
+# --- Asking the provider about a payment ------------------------------------------------------------------------------
+
+
 async def heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
     """A provider's answer about a payment; None for silence, and if its amount is not ours. Raises ProviderError."""
     try:
@@ -75,16 +96,13 @@ async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment)
     return outcome
 
 
-def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
-    """For callers that look a payment up while the request that pays or captures it may still be running: as long as
-    nothing is decided, the answer is that request's to give, and its key stays untouched."""
-    return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
-
-
 def hold_of(payment: Payment, outcome: Outcome | None = None) -> Hold:
     """The authorization at the provider; a reference that it has just given takes precedence over the one we know."""
     ref = (outcome and outcome.provider_ref) or payment.provider_ref
     return Hold(str(payment.id), ref, payment.amount_cents, payment.currency)
+
+
+# --- Recording what it said -------------------------------------------------------------------------------------------
 
 
 async def complete(
@@ -148,6 +166,15 @@ async def keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
             await idempotency.release(tx, money.request_owner, money.request_key)
         else:
             await idempotency.finish(tx, money.request_owner, money.request_key, answer)
+
+
+def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
+    """For callers that look a payment up while the request that pays or captures it may still be running: as long as
+    nothing is decided, the answer is that request's to give, and its key stays untouched."""
+    return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
+
+
+# --- What follows -----------------------------------------------------------------------------------------------------
 
 
 async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> None:
@@ -245,21 +272,3 @@ async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) 
         raise ProviderSilent(str(failure)) from failure
     await shop.step("refund looked up")
     return known
-
-
-def check_is_on(providers: Providers, money: Payment | Refund) -> None:
-    """Checked before anything is recorded that could never be carried out. Raises ProviderOff."""
-    if money.provider not in providers:
-        raise ProviderOff(f"the money is with {money.provider}: see to it there", provider=money.provider)
-
-
-def check_answers(providers: Providers, money: Payment | Refund) -> None:
-    """Checked before anything is started that could only fail. Raises ProviderOff, ProviderAway."""
-    check_is_on(providers, money)
-    if providers[money.provider].is_away:
-        raise ProviderAway(money.provider)
-
-
-def ask_at(shop: Shop, now: datetime) -> datetime:
-    """The time by which a request that begins now has certainly ended."""
-    return now + timedelta(seconds=shop.settings.request_timeout) + _MARGIN

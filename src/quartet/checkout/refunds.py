@@ -46,8 +46,8 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
         else:
             await slot.start()
     await shop.step("order cancelled")
-    if held is not None:
-        await completion.follow_up(shop, providers, Completed(held, visitor.user_id, None, {}))
+    if held is not None:  # it bought nothing that could leave the cart, and is only voided
+        await completion.follow_up(shop, providers, Completed(held, None, None, {}))
     return answer if refund is None else await completion.give_back(shop, providers, refund)
 
 
