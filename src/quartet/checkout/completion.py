@@ -59,7 +59,7 @@ def check_answers(providers: Providers, money: Payment | Refund) -> None:
         raise ProviderAway(money.provider)
 
 
-# --- Asking the provider about a payment ------------------------------------------------------------------------------
+# --- Asking the provider about a payment ----------------------------------------------------------------------------
 
 
 async def heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
@@ -102,7 +102,7 @@ def hold_of(payment: Payment, outcome: Outcome | None = None) -> Hold:
     return Hold(str(payment.id), ref, payment.amount_cents, payment.currency)
 
 
-# --- Recording what it said -------------------------------------------------------------------------------------------
+# --- Recording what it said -----------------------------------------------------------------------------------------
 
 
 async def complete(
@@ -174,7 +174,7 @@ def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
     return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
 
 
-# --- What follows -----------------------------------------------------------------------------------------------------
+# --- What follows ---------------------------------------------------------------------------------------------------
 
 
 async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> None:
