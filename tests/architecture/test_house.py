@@ -187,7 +187,10 @@ OF_ITS_OWN = {
     "accounts": {"cookies.py", "hasher.py", "lockout.py", "passwords.py", "tokens.py"},
     "audit": {"report.py"},
     "catalog": {"attributes.py", "cache.py", "pages.py"},
-    "checkout": {"answers.py", "recovery.py"},
+    "checkout": {
+        "answers.py", "captures.py", "completion.py", "paying.py", "placing.py", "recovery.py", "refunds.py",
+        "webhooks.py",
+    },
     "demo": {"drawing", "logins.py", "seed.py", "tour.py"},
     "gateway": {
         "app.py", "auth.py", "document.py", "errors.py", "limits.py", "middleware.py", "security.py",
@@ -201,7 +204,9 @@ OF_ITS_OWN = {
     "retail": {
         "console.py", "dataset.py", "naming.py", "replay.py", "report.py", "shelves.py", "verify.py",
     },
-    "search": {"cache.py", "clauses.py", "facets.py", "query.py", "why.py", "words.py"},
+    "search": {
+        "attributes.py", "cache.py", "clauses.py", "documents.py", "facets.py", "query.py", "why.py", "words.py",
+    },
     "sync": {
         "changes.py", "compare.py", "consumers.py", "freshness.py", "leases.py", "metrics.py", "products.py",
         "reindex.py", "relay.py", "tasks.py", "worker.py",

@@ -44,8 +44,9 @@ class Refused(Exception):
 @dataclass
 class StripesPlace:
     """`events` are those not yet delivered. `failing` answers 500 after the work is done, `busy` 429 before it; with
-    `declining` the card's bank refuses to capture and to take money back. `listed` counts the pages of intents
-    that were asked for."""
+    `declining` the card's bank refuses to capture and to take money back; with `keeping` a cancellation is answered
+    429, as past the limit on writes, while reads are served. `listed` counts the pages of intents that were asked for,
+    `to_cancel` the cancellations."""
 
     intents: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -57,7 +58,9 @@ class StripesPlace:
     busy: bool = False
     async_refunds: bool = False
     declining: bool = False
+    keeping: bool = False
     listed: int = 0
+    to_cancel: int = 0
     _numbers: Any = field(default_factory=lambda: count(1))
 
     @property
@@ -239,6 +242,9 @@ class StripesPlace:
 
     def _cancel(self, request: Request, _params: Json) -> Json:
         intent = self._intent(request)
+        self.to_cancel += 1
+        if self.keeping:
+            raise Refused(429, "invalid_request_error", "rate_limit")
         if intent["status"] in ("succeeded", "canceled", "processing"):
             raise Refused(400, "invalid_request_error", "payment_intent_unexpected_state", payment_intent=dict(intent))
         intent |= {"status": "canceled", "amount_capturable": 0, "next_action": None}

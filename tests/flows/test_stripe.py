@@ -975,6 +975,25 @@ async def test_a_payment_that_nobody_can_say_was_let_go_stays_in_the_way_until_s
     await abroad.books_balance()
 
 
+async def test_a_payment_that_stripe_does_not_cancel_now_is_to_be_cancelled_once_each_time(
+    shopper: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
+) -> None:
+    made = await order(shopper, ("MUG", 1))
+    await pay(shopper, made, REDIRECTED)
+    place.keeping = True
+    refused = await pay(shopper, made)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-in-progress")
+    assert place.to_cancel == 1
+    abroad.clock.advance(60)
+    await recover(abroad.shop, {"stripe": abroad.provider})
+    assert place.to_cancel == 2
+    place.keeping = False
+    await abroad.settled()
+    assert (await pay(shopper, made)).json()["status"] == "succeeded"
+    assert [intent["status"] for intent in place.intents.values()] == ["canceled", "succeeded"]
+    await abroad.books_balance()
+
+
 async def test_of_two_who_pay_another_way_at_once_one_does(
     app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, place: StripesPlace
 ) -> None:

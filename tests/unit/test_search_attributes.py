@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quartet.kernel.errors import Invalid
 from quartet.search import clauses
-from quartet.search.model import any_of, attr_filter, read_token, readings, sortable, token, tokens
+from quartet.search.attributes import attr_filter, combined, read_token, readings, sortable, token, tokens
 
 _COMPARED = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -51,7 +51,7 @@ def test_what_a_facet_shows_can_be_asked_for(value: float) -> None:
     st.lists(st.tuples(st.sampled_from(["gt", "gte", "lt", "lte"]), st.integers(-3, 3)), min_size=1), st.integers(-4, 4)
 )
 def test_a_number_is_between_bounds_if_it_is_within_each(bounds: list[tuple[str, float]], number: int) -> None:
-    [asked] = any_of(attr_filter(f"attrs.size.{comparison}", str(bound)) for comparison, bound in bounds)
+    [asked] = combined(attr_filter(f"attrs.size.{comparison}", str(bound)) for comparison, bound in bounds)
     between = clauses._between(asked)
     within = between["gte"] <= token("size", number) < between["lt"]
     assert within == all(_COMPARED[comparison](number, bound) for comparison, bound in bounds)

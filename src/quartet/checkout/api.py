@@ -8,7 +8,7 @@ from fastapi import Path as PathParameter
 from pydantic import AfterValidator, Field
 
 from quartet import merchandising
-from quartet.checkout import service
+from quartet.checkout import captures, paying, placing, refunds, webhooks
 from quartet.checkout.answers import RefundShape
 from quartet.kernel.errors import (
     BadRequest,
@@ -133,7 +133,7 @@ async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body
     `orderToken`."""
     body = body or NewOrder()
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
-    return await service.place(
+    return await placing.place(
         shop, visitor, lines, body.metadata or {}, key, email=body.email, expected=body.expected_total_cents,
         found_by=[(line.sku, id_) for line in body.found_by if (id_ := merchandising.read_id(line.search_id))],
     )  # fmt: skip
@@ -148,7 +148,7 @@ async def cancel_order(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, order_id: PathId, key: IdempotencyKey, _: NoBody = None
 ) -> Response:
     """Cancels an order that was not shipped. The stock is released, and what was paid is refunded."""
-    return await service.cancel(shop, providers, visitor, order_id, key)
+    return await refunds.cancel(shop, providers, visitor, order_id, key)
 
 
 @router.post(
@@ -170,7 +170,7 @@ async def post_refund(  # noqa: PLR0917
     if body.items is not None and body.amount_cents is not None:
         raise invalid("items", "must not be given beside amountCents")
     items = None if body.items is None else [(line.sku, line.qty) for line in body.items]
-    return await service.refund(
+    return await refunds.refund(
         shop, providers, principal, order_id, cents=body.amount_cents, items=items, restock=body.restock,
         note=body.reason, key=key,
     )  # fmt: skip
@@ -190,7 +190,7 @@ async def post_payment(  # noqa: PLR0917
 ) -> Response:
     """Pays the whole order. `succeeded`, or `authorized` if the shop captures later: the order is confirmed. `pending`:
     a webhook will report the outcome, or the buyer has to go to `redirectUrl` first."""
-    return await service.pay(
+    return await paying.pay(
         shop, providers, visitor, body.order_id, provider=body.provider, method=body.payment_method, key=key,
         request_id=request.scope.get("request_id", ""),
     )  # fmt: skip
@@ -208,7 +208,7 @@ async def capture_payment(
 ) -> Response:
     """Captures an authorized payment: the order can then be shipped. Still `authorized` while the provider has not
     confirmed it."""
-    return await service.capture(shop, providers, principal, payment_id, key)
+    return await captures.capture(shop, providers, principal, payment_id, key)
 
 
 @router.post(
@@ -220,7 +220,7 @@ async def refresh_payment(
     shop: ShopDep, providers: ProvidersDep, visitor: Buying, payment_id: PathId, _: NoBody = None
 ) -> Response:
     """Asks the provider for the state of an open payment: for a buyer who is back from its page."""
-    return await service.refresh(shop, providers, visitor, payment_id)
+    return await paying.refresh(shop, providers, visitor, payment_id)
 
 
 @router.post(
@@ -235,5 +235,5 @@ async def post_webhook(
     provider: Annotated[str, PathParameter(max_length=40)],
 ) -> Response:
     """A signed webhook of a provider. Idempotent."""
-    await service.receive(shop, providers, provider, dict(request.headers), await request.body())
+    await webhooks.receive(shop, providers, provider, dict(request.headers), await request.body())
     return Response(status_code=200)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from quartet import accounts, orders, payments
-from quartet.checkout import service
+from quartet.checkout import captures, completion
 from quartet.kernel.errors import StoreUnavailable
 from quartet.payments import Outcome, Payment, ProviderError, Providers, ProviderSilent, Refund
 from quartet.web import idempotency
@@ -119,12 +119,12 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
     if provider is None:
         raise LookupError(f"payment {payment.id} waits for the provider {payment.provider}, which is off")
     if payment.due == "void":
-        report.settled += (await service.let_go(shop, providers, payment)).due is None
+        report.settled += (await completion.let_go(shop, providers, payment)).due is None
         return
     patience = shop.settings.payment_timeout if payment.named else _SEARCH
     try:
         async with asyncio.timeout(patience):
-            outcome = await service.how_it_stands(shop, provider, payment)
+            outcome = await completion.how_it_stands(shop, provider, payment)
     except (TimeoutError, ProviderError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), error=repr(silence))
         report.failed += 1
@@ -132,7 +132,7 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
     if outcome is not None and not payment.fits(outcome):
         raise ValueError(f"payment {payment.id} is of another sum at {payment.provider}: {outcome}")
     if outcome is not None and outcome.status == "authorized" and payment.due == "capture":
-        await service.take_hold(shop, providers, payment, give_up=False)
+        await captures.take_hold(shop, providers, payment, give_up=False)
         return
     failure = None
     if outcome is None:
@@ -140,13 +140,13 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
         if payment.status != "pending" or shop.clock.now() - payment.created_at < still_young:
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
-    if shop.clock.now() < service.ask_at(shop, payment.created_at):  # due early, through a webhook or the buyer
-        payment = service.beside_its_request(payment, outcome)
-    _, completed = await service.complete(shop, payment, outcome, failure=failure)
+    if shop.clock.now() < completion.ask_at(shop, payment.created_at):  # due early, through a webhook or the buyer
+        payment = completion.beside_its_request(payment, outcome)
+    _, completed = await completion.complete(shop, payment, outcome, failure=failure)
     report.settled += completed.payment.status != payment.status
-    await service.follow_up(shop, providers, completed)
+    await completion.follow_up(shop, providers, completed)
 
 
 async def _give_back(shop: Shop, providers: Providers, refund: Refund, report: Report) -> None:
     report.refunds += 1
-    await service.give_back(shop, providers, refund, again=True)
+    await completion.give_back(shop, providers, refund, again=True)

@@ -3,7 +3,8 @@
 `sync` keeps the index up to date: `document` turns a product into its search document, and `put` writes it.
 """
 
-from quartet.search.model import Tier, Wanted, document
+from quartet.search.documents import document
+from quartet.search.model import Tier, Wanted
 from quartet.search.service import alike_in_turn, turn_over
 from quartet.search.store import (
     abandon_next,

@@ -9,6 +9,7 @@ from quartet import merchandising
 from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyRequests, Unauthenticated, invalid
 from quartet.kernel.texts import composed
 from quartet.search import service, words
+from quartet.search.attributes import attr_filter, combined
 from quartet.search.cache import Ready
 from quartet.search.model import (
     DEEPEST,
@@ -21,8 +22,6 @@ from quartet.search.model import (
     Sort,
     Tier,
     Wanted,
-    any_of,
-    attr_filter,
 )
 from quartet.web.answers import AtHand, as_json, problems
 from quartet.web.dependencies import Anyone, Shop, ShopDep, client_of, signed, staff
@@ -280,7 +279,7 @@ def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
     asked = [(name, composed(value)) for name, value in asked]
     if len(asked) > _MOST_ATTRS:
         raise invalid("attrs", f"at most {_MOST_ATTRS} conditions")
-    return any_of(attr_filter(name, value) for name, value in asked)
+    return combined(attr_filter(name, value) for name, value in asked)
 
 
 def _refuse_unknown(request: Request, known: set[str]) -> None:

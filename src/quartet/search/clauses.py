@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from quartet.search.model import AttrFilter, Shelves, Wanted, readings, token
+from quartet.search.attributes import readings, token
+from quartet.search.model import AttrFilter, Shelves, Wanted
 
 Json = dict[str, Any]
 

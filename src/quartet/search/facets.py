@@ -2,11 +2,12 @@
 the first page only."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from quartet.search.attributes import as_typed, read_token, readings, token
 from quartet.search.clauses import all_of, in_band, published, tokens_asked
 from quartet.search.model import (
     Band,
@@ -16,11 +17,6 @@ from quartet.search.model import (
     Shelves,
     View,
     Wanted,
-    as_typed,
-    attr_facets,
-    read_token,
-    readings,
-    token,
 )
 from quartet.stores.files import json_file
 
@@ -32,6 +28,10 @@ NONE: Json = {"buckets": []}
 MOST_VALUES = 5_000
 # Engines refuse longer regular expressions.
 LONGEST_EXPRESSION = 1_000
+_MOST_BANDS = 5
+# Without a category in view: so many attributes, and values of each.
+_FACET_NAMES = 20
+_FACET_VALUES = 20
 
 
 def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: View | None) -> Json:
@@ -148,8 +148,47 @@ def numbers(shelf: Sequence[str], now: datetime) -> Json:
     return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
 
 
+def edges(aggregations: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """The bands' edges of these attributes, from the response to `numbers`; none for one that is counted value by
+    value."""
+    values: dict[str, dict[float, int]] = {name: {} for name in names}
+    for bucket in aggregations["attrs"]["buckets"]:
+        name, value = read_token(bucket["key"])
+        if name in values and isinstance(value, int | float) and not isinstance(value, bool):
+            values[name][value] = bucket["doc_count"]
+    return {name: found for name, counted in sorted(values.items()) if (found := _edges_of(counted))}
+
+
+def _edges_of(values: Mapping[float, int]) -> tuple[float, ...]:
+    """Edges of at most five bands that hold about the same number of products each; none for at most five different
+    numbers, which are counted one by one. The last edge is past the greatest number."""
+    if len(values) <= _MOST_BANDS:
+        return ()
+    ordered, total, before = sorted(values), sum(values.values()), 0
+    edges = [ordered[0]]
+    for value in ordered:
+        if before >= total * len(edges) / _MOST_BANDS and value > edges[-1]:
+            edges.append(value)
+        before += values[value]
+    last = ordered[-1]
+    return (*edges, last + 1 if last == int(last) else round(last + 0.001, 6))
+
+
 def _attrs(aggregated: Json, names: Collection[str] | None) -> dict[str, list[Bucket]]:
-    return attr_facets(((b["key"], b["doc_count"]) for b in aggregated["buckets"]), names)
+    """Attributes and their values, most frequent first. All attributes in `names` and no others; if None, the most
+    frequent ones. A text that reads as a number or boolean is merged with that value, since a filter for one finds
+    both."""
+    found: dict[str, dict[str, Bucket]] = {}
+    for bucket in aggregated["buckets"]:
+        name, value = read_token(bucket["key"])
+        count = bucket["doc_count"]
+        if name in names if names is not None else name in found or len(found) < _FACET_NAMES:
+            values, typed = found.setdefault(name, {}), as_typed(value)
+            if held := values.get(typed):
+                values[typed] = Bucket(held.key, held.count + count)
+            elif len(values) < _FACET_VALUES:
+                values[typed] = Bucket(value, count)
+    return {name: sorted(values.values(), key=lambda one: -one.count) for name, values in found.items()}
 
 
 def _brands(found: Json, wanted: Wanted) -> list[Bucket]:

@@ -16,14 +16,8 @@ from quartet.kernel.texts import fold
 from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import facets, words
 from quartet.search.clauses import all_of, any_of, by_facet, published
-from quartet.search.model import (
-    Shelves,
-    Tier,
-    View,
-    Wanted,
-    choices_of,
-    tokens_of,
-)
+from quartet.search.documents import choices_of, tokens_of
+from quartet.search.model import Shelves, Tier, View, Wanted
 from quartet.stores.files import json_file
 
 Json = dict[str, Any]

@@ -28,7 +28,8 @@ from quartet.kernel.looks import Looks
 from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
-from quartet.search.model import Found, Shelves, Tier, View, Wanted, document
+from quartet.search.documents import document
+from quartet.search.model import Found, Shelves, Tier, View, Wanted
 from quartet.search.query import Told
 from quartet.web.dependencies import Shop
 

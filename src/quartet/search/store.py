@@ -14,7 +14,7 @@ from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
 from quartet.search import facets, query, why, words
-from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted, edges_of, read_token
+from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted
 from quartet.search.query import Reading, Told
 from quartet.stores.files import json_file
 from quartet.stores.search import BulkResult, SearchEngine, SearchRefused, is_partial
@@ -372,12 +372,7 @@ async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, no
     others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
     numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
     found = await search.search(alias, facets.numbers(shelf, now))
-    values: dict[str, dict[float, int]] = {name: {} for name in numbers}
-    for bucket in found["aggregations"]["attrs"]["buckets"]:
-        name, value = read_token(bucket["key"])
-        if name in numbers and isinstance(value, int | float) and not isinstance(value, bool):
-            values[name][value] = bucket["doc_count"]
-    edges = {name: edges for name, held in sorted(values.items()) if (edges := edges_of(held))}
+    edges = facets.edges(found["aggregations"], numbers)
     return View(others | numbers - edges.keys(), edges)
 
 

@@ -151,6 +151,16 @@ async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None
         await _take(tx, key, *to_keep(problem_response(problem, key.request_id)))
 
 
+async def refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Response:
+    """The key's first answer, if there is one: the refusal may not have applied then. Else raises the refusal."""
+    if key is None:
+        raise refusal
+    async with transaction(shop, key) as slot:
+        if slot.replay is not None:
+            return slot.replay
+        raise refusal
+
+
 def first_answer(key: RequestKey, row: Record) -> Response | None:
     """Reads the result of `claim_request`, the columns `claimed_by`, `fingerprint`, `answered`, `headers` and `body`;
     None if the key is free. Raises IdempotencyKeyReused, RequestInProgress."""

@@ -19,6 +19,7 @@ from quartet import search
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
 from quartet.search import query, store
+from quartet.search.attributes import attr_filter, combined
 from quartet.search.model import (
     Bucket,
     Facets,
@@ -29,8 +30,6 @@ from quartet.search.model import (
     Tier,
     View,
     Wanted,
-    any_of,
-    attr_filter,
 )
 from quartet.search.query import Reading, Told
 from quartet.stores.search import SearchEngine
@@ -54,7 +53,7 @@ class Asker:
         return [hit["_source"]["sku"] for hit in (await self.found(**wanted)).hits]
 
     async def with_attrs(self, **attrs: str) -> set[str]:
-        filters = any_of(attr_filter(f"attrs.{name.replace('__', '.')}", value) for name, value in attrs.items())
+        filters = combined(attr_filter(f"attrs.{name.replace('__', '.')}", value) for name, value in attrs.items())
         return set(await self.skus(attrs=filters))
 
 
@@ -446,13 +445,13 @@ async def test_attributes_of_every_type(ask: Asker) -> None:
     assert await ask.with_attrs(nonsense="1") == set()
     # Several values of one attribute are alternatives, several attributes hold together.
     filters = [attr_filter("attrs.color", "black"), attr_filter("attrs.color", "red"), attr_filter("attrs.size", "L")]
-    assert set(await ask.skus(attrs=any_of(filters[:2]))) == {"HEAD-1", "TEE"}
-    assert await ask.skus(attrs=any_of(filters)) == ["TEE"]
+    assert set(await ask.skus(attrs=combined(filters[:2]))) == {"HEAD-1", "TEE"}
+    assert await ask.skus(attrs=combined(filters)) == ["TEE"]
 
 
 async def test_in_stock_only_is_a_matter_of_the_variant_that_was_asked_for(ask: Asker) -> None:
-    red, black = (any_of([attr_filter("attrs.color", color)]) for color in ("red", "black"))
-    large = any_of([attr_filter("attrs.size.gte", "42")])
+    red, black = (combined([attr_filter("attrs.color", color)]) for color in ("red", "black"))
+    large = combined([attr_filter("attrs.size.gte", "42")])
     assert await ask.skus(attrs=red) == await ask.skus(attrs=large) == ["TEE"]
     assert await ask.skus(attrs=red, in_stock=True) == await ask.skus(attrs=large, in_stock=True) == []
     assert await ask.skus(attrs=black, in_stock=True) == ["TEE"]
@@ -549,7 +548,7 @@ async def test_what_is_ticked_can_be_unticked_however_few_products_have_it(
 
     shown_styles = (await ask.facets(q="vase")).attrs["style"]
     assert len(shown_styles) == 20
-    ticked = any_of([attr_filter("attrs.style", "style 00"), attr_filter("attrs.style", "none")])
+    ticked = combined([attr_filter("attrs.style", "style 00"), attr_filter("attrs.style", "none")])
     none = Bucket("none", 0)
     assert (await ask.facets(q="vase", attrs=ticked)).attrs["style"] == [*shown_styles, Bucket("style 00", 1), none]
     nowhere = (await ask.facets(q="vase", attrs=ticked, in_stock=False)).attrs["style"]
@@ -557,7 +556,7 @@ async def test_what_is_ticked_can_be_unticked_however_few_products_have_it(
 
 
 async def test_a_variant_that_is_ticked_can_be_unticked_when_none_of_it_is_left(ask: Asker) -> None:
-    red, large = any_of([attr_filter("attrs.color", "red")]), any_of([attr_filter("attrs.size", "42")])
+    red, large = combined([attr_filter("attrs.color", "red")]), combined([attr_filter("attrs.size", "42")])
     assert (await ask.facets(attrs=red)).attrs["color"] == [Bucket("black", 2), Bucket("red", 1)]
     for shelf in ((), ("shirts",)):
         found = await ask.facets(attrs=red, in_stock=True, category=shelf)
@@ -779,7 +778,7 @@ async def test_a_facet_counts_what_a_click_on_it_then_shows(
     await search.put(engine, index.search_alias, next(_versions), dict.fromkeys(f"t{n}" for n in range(12)) | put)
     await engine.refresh(index.search_alias)
     pairs = asked.get("attrs", ())
-    wanted = Wanted(**{**asked, "attrs": any_of(attr_filter(*pair) for pair in pairs)})
+    wanted = Wanted(**{**asked, "attrs": combined(attr_filter(*pair) for pair in pairs)})
     view = None
     if len(wanted.category) == 1:
         view = await store.view(engine, index.search_alias, SHELVES, wanted.category[0], NOW)
@@ -831,7 +830,7 @@ def _all_clicks(wanted: Wanted, pairs: Any, view: View | None) -> Iterator[Wante
 
 def _with_attr(wanted: Wanted, pairs: Any, name: str, click: list[tuple[str, str]]) -> Wanted:
     others = [pair for pair in pairs if pair[0].split(".")[1] != name]
-    return replace(wanted, attrs=any_of(attr_filter(*pair) for pair in (*others, *click)))
+    return replace(wanted, attrs=combined(attr_filter(*pair) for pair in (*others, *click)))
 
 
 def _tick(name: str, band: NumberBand) -> tuple[str, str]:
@@ -862,7 +861,7 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     assert 3 <= len(bands) <= 5
     assert (bands[0].low, bands[-1].high > 46) == (35, True)
     # Ticked bands leave the others to be ticked, and can be unticked though what else is asked for leaves them nothing.
-    ticked = any_of(attr_filter(*_tick("size", band)) for band in (bands[0], bands[-1]))
+    ticked = combined(attr_filter(*_tick("size", band)) for band in (bands[0], bands[-1]))
     for brand, there in (((), bands), (("none",), [replace(band, count=0) for band in (bands[0], bands[-1])])):
         asked = replace(wanted, brand=brand, attrs=ticked)
         narrowed = await search.find(engine, index, asked, NOW, Told(shelves=SHELVES, view=view))
@@ -917,7 +916,7 @@ async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
     view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
 
     async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
-        wanted = Wanted(category=("kits",), attrs=any_of(attr_filter(*pair) for pair in ticked))
+        wanted = Wanted(category=("kits",), attrs=combined(attr_filter(*pair) for pair in ticked))
         facets = (await search.find(engine, index, wanted, NOW, Told(shelves=shelves, view=view))).facets
         assert facets is not None
         return facets.attrs

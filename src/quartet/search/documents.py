@@ -1,0 +1,72 @@
+"""How a product becomes a search document."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from quartet.catalog import primary_image
+from quartet.kernel.fingerprints import bucket, fingerprint
+from quartet.kernel.texts import fold
+from quartet.search import words
+from quartet.search.attributes import tokens
+
+Json = dict[str, Any]
+
+
+def document(product: Mapping[str, Any]) -> Json | None:
+    """The whole search document of a catalog product; None for a draft, which must not be found. It holds nothing that
+    no search queries or returns, since each field means a write to the index whenever it changes; so there is no exact
+    stock in it.
+
+    A product to be published in the future is indexed: queries compare the date with the current time.
+    """
+    published: datetime | None = product["publishedAt"]
+    if published is None:
+        return None
+    name, brand = product["name"], product["brand"] or ""
+    choices = choices_of(product)
+    everything = (product, *product["variants"])
+    shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
+    more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
+    more += [word for choice in everything for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
+    kept = {
+        "id": product["_id"],
+        "sku": product["sku"],
+        "skus": sorted({choice["sku"].lower() for choice in everything}),
+        "name": name,
+        "slug": product["slug"],
+        "category": product["category"],
+        "brand": product["brand"],
+        "description": product["description"],
+        "words": {
+            "name": words.kept(name),
+            "brand": fold(brand),
+            "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
+            "description": words.kept(product["description"]),
+        },
+        "suggest": shown,
+        "begun": sorted(words.beginnings(shown)),
+        "priceCents": product["priceCents"],
+        "rating": product["ratings"]["avg"],
+        "attrs": tokens_of(choices),
+        "attrsInStock": tokens_of(choice for choice in choices if choice["available"] > 0),
+        "image": primary_image(product),
+        "inStock": product["available"] > 0,
+        "publishedAt": published.isoformat(),
+    }
+    # The comparison between index and catalog sums these over many documents at once.
+    return kept | {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}
+
+
+def choices_of(product: Mapping[str, Any]) -> list[Json]:
+    """What can be bought of a product: its variants, each with the product's attributes where it has none of its own;
+    or, without variants, the product."""
+    chosen = [{**variant, "attrs": {**product["attrs"], **variant["attrs"]}} for variant in product["variants"]]
+    return chosen or [dict(product)]
+
+
+def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The distinct tokens of all of these, sorted."""
+    return sorted({text for choice in choices for text in tokens(choice["attrs"])})
