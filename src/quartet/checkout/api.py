@@ -46,7 +46,7 @@ from quartet.payments import (
     open_providers,
 )
 from quartet.web.answers import problems, with_headers
-from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
+from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting, get_shop
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty, Str, text, words
 
@@ -110,10 +110,11 @@ class NewRefund(Body):
     reason: Annotated[str, words(200)] | None = None
 
 
-async def _providers(request: Request, shop: ShopDep) -> Providers:
+async def _providers(request: Request) -> Providers:
     """The providers, opened at first use and kept in the application's state, unless it was given others."""
     state = request.app.state
     if getattr(state, "providers", None) is None:
+        shop = await get_shop(request)
         state.providers = open_providers(shop.settings, shop.stores.pg)
     providers: Providers = state.providers
     return providers
