@@ -90,9 +90,9 @@ async def get_cart(shop: ShopDep, owner: CartOf) -> Response:
     response_model=CartShape,
     responses={200: _DESCRIBED, **problems(Unauthenticated, NotFound, Invalid, CartFull, StoreUnavailable)},
 )
-async def add_item(shop: ShopDep, owner: CartOf, body: NewItem) -> Response:
+async def add_item(request: Request, owner: CartOf, body: NewItem) -> Response:
     """Adds pieces to what is in the cart."""
-    return _cart(owner, await service.add(shop, owner, body.sku, body.qty))
+    return _cart(owner, await service.add(await get_shop(request), owner, body.sku, body.qty))
 
 
 @router.put(

@@ -1,8 +1,8 @@
 """Who is asking, and the shop they ask. All are coroutines: FastAPI runs plain functions in a thread, which costs more
 than most of our requests.
 
-To hand over a header, or one dependency's result to another, takes the framework 10 to 20 µs. Where a purchase passes a
-dependency reads the request itself, and says so by `reads`."""
+To hand over a header or a dependency's result takes the framework 10 to 20 µs. Where a purchase passes, dependencies
+read the request themselves, and say so by `reads`; and its routes get the shop from the request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
