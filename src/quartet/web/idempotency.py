@@ -53,7 +53,7 @@ async def _request_key(request: Request) -> RequestKey | None:
         raise invalid("Idempotency-Key", f"must have 1 to {_LONGEST} characters, none of them NUL")
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
-    asked = f"{request.method} {request.url.path}\n".encode() + canonical
+    asked = f"{request.method} {request.scope['path']}\n".encode() + canonical
     principal = await anyone(request)
     owner = f"user:{principal.user_id}" if principal else _guest(request, body)
     request_id = request.scope.get("request_id", "")
@@ -120,14 +120,9 @@ async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -
     """The same for work that claims the key itself, by `claim_request` in its first statement; what that found of the
     key is `first_answer`'s to read. Work of this one statement says `once`, and needs no BEGIN and COMMIT."""
     pg = shop.stores.pg
-    async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
-        yield Slot(tx, key)
-
-
-@asynccontextmanager
-async def _refusals_kept(shop: Shop, key: RequestKey | None) -> AsyncIterator[None]:
     try:
-        yield
+        async with pg.once() if once else pg.tx() as tx:
+            yield Slot(tx, key)
     except (IdempotencyKeyReused, RequestInProgress, Invalid):
         raise
     except Problem as problem:
