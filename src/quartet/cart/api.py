@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import Field
 
@@ -11,13 +11,12 @@ from quartet.cart import service
 from quartet.cart.model import MOST_PIECES, Cart, CartFull, Owner, good_token, new_token
 from quartet.kernel.errors import Invalid, NotFound, StoreUnavailable, Unauthenticated
 from quartet.web.answers import answer, nothing, problems, with_headers
-from quartet.web.dependencies import Anyone, CartToken, ShopDep
+from quartet.web.dependencies import CART_TOKEN, ShopDep, anyone, get_shop, reads
 from quartet.web.shapes import AnySku, Body, Int, NoBody, Qty, Shape
 
 router = APIRouter(prefix="/cart", tags=["cart"])
 
-TOKEN = "X-Cart-Token"  # noqa: S105 — the name of a header  # nosec B105
-_DESCRIBED = with_headers({TOKEN: "A guest's key to this cart."})
+_DESCRIBED = with_headers({CART_TOKEN.name: "A guest's key to this cart."})
 
 
 class LineShape(Shape):
@@ -53,13 +52,15 @@ class NewQty(Body):
     qty: Annotated[Int, Field(ge=0, le=MOST_PIECES)]
 
 
-async def _owner(shop: ShopDep, principal: Anyone, x_cart_token: CartToken = None) -> Owner:
+@reads(CART_TOKEN)
+async def _owner(request: Request) -> Owner:
     """The user, whose cart takes in a guest's that is sent along; else the guest, who gets a key if there is none (or
     one that is not ours: a browser with a broken cookie must be able to go on)."""
+    principal, token = await anyone(request), request.headers.get(CART_TOKEN.name)
     if principal is not None:
-        await service.merge(shop, x_cart_token, principal.user_id)
+        await service.merge(await get_shop(request), token, principal.user_id)
         return principal.user_id
-    return good_token(x_cart_token) or new_token()
+    return good_token(token) or new_token()
 
 
 CartOf = Annotated[Owner, Depends(_owner)]
@@ -67,7 +68,7 @@ SkuPath = Annotated[AnySku, PathParameter(description="As in the cart.")]
 
 
 def _key(owner: Owner) -> dict[str, str]:
-    return {} if isinstance(owner, UUID) else {TOKEN: owner}
+    return {} if isinstance(owner, UUID) else {CART_TOKEN.name: owner}
 
 
 def _cart(owner: Owner, cart: Cart) -> Response:
@@ -89,9 +90,9 @@ async def get_cart(shop: ShopDep, owner: CartOf) -> Response:
     response_model=CartShape,
     responses={200: _DESCRIBED, **problems(Unauthenticated, NotFound, Invalid, CartFull, StoreUnavailable)},
 )
-async def add_item(shop: ShopDep, owner: CartOf, body: NewItem) -> Response:
+async def add_item(request: Request, owner: CartOf, body: NewItem) -> Response:
     """Adds pieces to what is in the cart."""
-    return _cart(owner, await service.add(shop, owner, body.sku, body.qty))
+    return _cart(owner, await service.add(await get_shop(request), owner, body.sku, body.qty))
 
 
 @router.put(

@@ -46,7 +46,7 @@ from quartet.payments import (
     open_providers,
 )
 from quartet.web.answers import problems, with_headers
-from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting
+from quartet.web.dependencies import Buying, PathId, ShopDep, Staff, Visiting, get_shop
 from quartet.web.idempotency import IdempotencyKey
 from quartet.web.shapes import AnySku, Body, Bool, Int, JsonObject, NoBody, Qty, Str, text, words
 
@@ -110,10 +110,11 @@ class NewRefund(Body):
     reason: Annotated[str, words(200)] | None = None
 
 
-async def _providers(request: Request, shop: ShopDep) -> Providers:
+async def _providers(request: Request) -> Providers:
     """The providers, opened at first use and kept in the application's state, unless it was given others."""
     state = request.app.state
     if getattr(state, "providers", None) is None:
+        shop = await get_shop(request)
         state.providers = open_providers(shop.settings, shop.stores.pg)
     providers: Providers = state.providers
     return providers
@@ -128,13 +129,16 @@ ProvidersDep = Annotated[Providers, Depends(_providers)]
     response_model=NewOrderShape,
     responses={201: _PLACED, **problems(InsufficientStock, UnknownSku, MixedCurrencies, PriceChanged, *_ALWAYS)},
 )
-async def post_order(shop: ShopDep, visitor: Visiting, key: IdempotencyKey, body: NewOrder | None = None) -> Response:
+async def post_order(
+    request: Request, visitor: Visiting, key: IdempotencyKey, body: NewOrder | None = None
+) -> Response:
     """Orders the items, else the cart. The stock is reserved until `expiresAt`. A guest has access to the order by its
     `orderToken`."""
     body = body or NewOrder()
     lines = None if body.items is None else [(line.sku, line.qty) for line in body.items]
     return await placing.place(
-        shop, visitor, lines, body.metadata or {}, key, email=body.email, expected=body.expected_total_cents,
+        await get_shop(request), visitor, lines, body.metadata or {}, key, email=body.email,
+        expected=body.expected_total_cents,
         found_by=[(line.sku, id_) for line in body.found_by if (id_ := merchandising.read_id(line.search_id))],
     )  # fmt: skip
 
@@ -185,14 +189,12 @@ async def post_refund(  # noqa: PLR0917
         **problems(NotFound, PaymentDeclined, OrderNotPayable, PaymentInProgress, *_ASKING, *_ALWAYS),
     },
 )
-async def post_payment(  # noqa: PLR0917
-    request: Request, shop: ShopDep, providers: ProvidersDep, visitor: Buying, body: NewPayment, key: IdempotencyKey
-) -> Response:
+async def post_payment(request: Request, visitor: Buying, body: NewPayment, key: IdempotencyKey) -> Response:
     """Pays the whole order. `succeeded`, or `authorized` if the shop captures later: the order is confirmed. `pending`:
     a webhook will report the outcome, or the buyer has to go to `redirectUrl` first."""
     return await paying.pay(
-        shop, providers, visitor, body.order_id, provider=body.provider, method=body.payment_method, key=key,
-        request_id=request.scope.get("request_id", ""),
+        await get_shop(request), await _providers(request), visitor, body.order_id, provider=body.provider,
+        method=body.payment_method, key=key, request_id=request.scope.get("request_id", ""),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, and the answers that the gateway adds to every route."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,7 +23,7 @@ from quartet.kernel.errors import (
     UnsupportedMediaType,
 )
 from quartet.web.answers import PROBLEM, problems, with_headers
-from quartet.web.dependencies import anyone, signed
+from quartet.web.dependencies import READ_BY, Sent, signed
 from quartet.web.shapes import ProblemShape
 
 Json = dict[str, Any]
@@ -58,9 +58,10 @@ def openapi(app: FastAPI) -> Json:
             dependant = getattr(route, "dependant", None)
             for method in route.methods or ():
                 if operation := operations.get(method.lower()):
+                    asked = list(dict.fromkeys(_calls(dependant))) if dependant is not None else []
                     _add_refusals(operation, method, path)
-                    _add_headers(operation)
-                    if dependant is not None and (security := _security(dependant)):
+                    _add_headers(operation, asked)
+                    if security := _security(asked):
                         operation["security"] = security
         for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
             components["schemas"].pop(unused, None)
@@ -90,10 +91,14 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
             response["content"] = {PROBLEM: {"schema": _PROBLEM_SCHEMA}}
 
 
-def _add_headers(operation: Json) -> None:
-    parameters, responses = operation.get("parameters", []), operation["responses"]
+def _add_headers(operation: Json, dependencies: Sequence[Any]) -> None:
+    responses = operation["responses"]
+    read = {sent.name: _parameter(sent) for each in dependencies for sent in READ_BY.get(each, ())}
+    parameters = [*operation.get("parameters", []), *read.values()]
     if "304" in responses:
-        operation["parameters"] = parameters = [*parameters, _IF_NONE_MATCH]
+        parameters.append(_IF_NONE_MATCH)
+    if parameters:
+        operation["parameters"] = parameters
     asked = {parameter["name"] for parameter in parameters}
     for status, response in responses.items():
         said: dict[str, str] = {}
@@ -115,13 +120,19 @@ def _asks_keys(method: str, path: str) -> bool:
         return True
 
 
-def _security(dependant: Dependant) -> list[Json]:
+def _parameter(sent: Sent) -> Json:
+    return {
+        "name": sent.name, "in": "header", "required": False, "schema": {"type": "string", **sent.schema},
+        "description": sent.description,
+    }  # fmt: skip
+
+
+def _security(asked: Sequence[Any]) -> list[Json]:
     """What has to be sent along, or, where a guest may come as well, can be: else clients would send nobody's token."""
-    asked = set(_calls(dependant))
     users: list[Json] = [{"bearer": []}, {"cookie": []}]
     if signed in asked:
         return users
-    return [{}, *users] if anyone in asked else []
+    return [{}, *users] if not READ_BY.keys().isdisjoint(asked) else []
 
 
 def _calls(dependant: Dependant) -> Iterator[Any]:

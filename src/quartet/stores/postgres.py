@@ -4,9 +4,9 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -123,6 +123,9 @@ class Tx(Read):
         """COPY in binary; returns the tag."""
         with _Statement():
             return await self._connection.copy_records_to_table(table, columns=list(columns), records=records)
+
+
+R = TypeVar("R", bound=Read)
 
 
 async def _prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
@@ -247,27 +250,23 @@ class Postgres:
         self._pool = _Pool(url, size)
         self.guard = Guard(name, self._probe, _GONE, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS)
 
-    @asynccontextmanager
-    async def read(self, seconds: float | None = None) -> AsyncIterator[Read]:
+    def read(self, seconds: float | None = None) -> AbstractAsyncContextManager[Read]:
         """A connection for reading; each statement sees its own snapshot. `seconds`: for statements that grow with the
         shop and that nobody waits for; else a statement is cancelled after `CALL_SECONDS`."""
-        async with self._borrowed() as connection:
-            yield Read(connection, seconds)
+        return self._borrowed(Read, seconds)
 
-    @asynccontextmanager
-    async def once(self, seconds: float | None = None) -> AsyncIterator[Tx]:
+    def once(self, seconds: float | None = None) -> AbstractAsyncContextManager[Tx]:
         """A connection for one statement that is its own transaction: one round trip. `seconds` as of `read`."""
-        async with self._borrowed() as connection:
-            yield Tx(connection, seconds)
+        return self._borrowed(Tx, seconds)
 
     @asynccontextmanager
     async def tx(self, seconds: float | None = None) -> AsyncIterator[Tx]:
         """A transaction: commits at the end of the block, rolls back when it raises. `seconds` as of `read`."""
-        async with self._borrowed() as connection:
-            transaction = connection.transaction()
+        async with self._borrowed(Tx, seconds) as tx:
+            transaction = tx._connection.transaction()
             await transaction.start()
             try:
-                yield Tx(connection, seconds)
+                yield tx
             except (asyncio.CancelledError, GeneratorExit, *_GONE):
                 # The connection is given up, which rolls back: a ROLLBACK behind a call that was cut short would wait
                 # for a server that does not answer.
@@ -320,7 +319,7 @@ class Postgres:
             (await asyncpg.connect(self._url, timeout=PROBE_SECONDS)).terminate()
 
     @asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[Any]:
+    async def _borrowed(self, use: type[R], seconds: float | None) -> AsyncIterator[R]:
         """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a connection lost after COMMIT was
         sent is StoreUnavailable too: unknown, not failed."""
         try:
@@ -329,7 +328,7 @@ class Postgres:
                 sound = False
                 try:
                     with _Statement():  # a deferred constraint speaks at COMMIT
-                        yield connection
+                        yield use(connection, seconds)
                     sound = True
                 except _GONE:
                     raise

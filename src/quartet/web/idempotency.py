@@ -15,19 +15,20 @@ from typing import Annotated
 from uuid import UUID
 
 import orjson
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Request, Response
 
 from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, RequestInProgress, invalid
 from quartet.stores.files import queries
 from quartet.stores.postgres import Postgres, Record, Tx
 from quartet.web.answers import problem_response
-from quartet.web.dependencies import Principal, Shop, anyone
+from quartet.web.dependencies import Sent, Shop, anyone, reads
 
 q = queries(__file__)
 
 # As long as the tokens that the shop draws; what is shorter might be guessed.
 _SECRET_ENOUGH = 43
 _LONGEST = 255
+_SENT = Sent("Idempotency-Key", "Repeat the request safely with the same key.", {"minLength": 1, "maxLength": _LONGEST})
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,20 @@ class RequestKey:
     request_id: str = ""
 
 
-async def _request_key(
-    request: Request,
-    principal: Annotated[Principal | None, Depends(anyone)],
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            description="Repeat the request safely with the same key.",
-            json_schema_extra={"minLength": 1, "maxLength": _LONGEST},
-        ),
-    ] = None,
-) -> RequestKey | None:
-    if idempotency_key is None:
+@reads(_SENT)
+async def _request_key(request: Request) -> RequestKey | None:
+    sent = set(request.headers.getlist(_SENT.name))
+    if not sent:
         return None
-    if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
+    if len(sent) > 1:
         raise invalid("Idempotency-Key", "is given twice")
-    key = _characters(idempotency_key)
+    key = _characters(sent.pop())
     if not 1 <= len(key) <= _LONGEST or "\0" in key:
         raise invalid("Idempotency-Key", f"must have 1 to {_LONGEST} characters, none of them NUL")
     body = await request.body()
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
-    asked = f"{request.method} {request.url.path}\n".encode() + canonical
+    asked = f"{request.method} {request.scope['path']}\n".encode() + canonical
+    principal = await anyone(request)
     owner = f"user:{principal.user_id}" if principal else _guest(request, body)
     request_id = request.scope.get("request_id", "")
     return RequestKey(owner, key, hashlib.sha256(asked).digest(), request_id)
@@ -127,14 +120,9 @@ async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -
     """The same for work that claims the key itself, by `claim_request` in its first statement; what that found of the
     key is `first_answer`'s to read. Work of this one statement says `once`, and needs no BEGIN and COMMIT."""
     pg = shop.stores.pg
-    async with _refusals_kept(shop, key), pg.once() if once else pg.tx() as tx:
-        yield Slot(tx, key)
-
-
-@asynccontextmanager
-async def _refusals_kept(shop: Shop, key: RequestKey | None) -> AsyncIterator[None]:
     try:
-        yield
+        async with pg.once() if once else pg.tx() as tx:
+            yield Slot(tx, key)
     except (IdempotencyKeyReused, RequestInProgress, Invalid):
         raise
     except Problem as problem:

@@ -19,7 +19,9 @@ class OrderTokens:
 
     def opens(self, order_id: UUID, token: str | None) -> bool:
         """Whether this is the order's token."""
-        given = (token or "").encode()
+        if not token:
+            return False
+        given = token.encode()
         return any(hmac.compare_digest(given, _token(key, order_id).encode()) for key in self._keys)
 
 
