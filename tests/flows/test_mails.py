@@ -548,6 +548,12 @@ def test_every_kind_has_a_text_with_a_subject_and_an_html() -> None:
         assert re.match(r"Subject: \S.*\n", path.read_text(encoding="utf-8")), path.name
 
 
+def test_every_paragraph_begins_like_a_sentence() -> None:
+    for path in (*FOLDER.glob("*.txt"), *FOLDER.glob("*.html")):
+        text = re.sub(r"{% .*? %}\n?", "", path.read_text(encoding="utf-8"))
+        assert not re.search(r"(?:\n\n|<p>)\s*[a-z]", text), path.name
+
+
 async def test_what_was_done_with_long_ago_is_forgotten(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
     placed = await order(shopper, ("MUG", 1))
     payload = {"order_id": placed["id"], "user_id": str(shopper.user_id)}  # type: ignore[attr-defined]

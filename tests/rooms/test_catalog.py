@@ -472,6 +472,16 @@ async def test_letters_with_marks_are_found_in_either_spelling(staff: Client, cl
             assert sorted(item["sku"] for item in found) == ["ONE", "TWO"], asked
 
 
+async def test_blanks_around_a_name_a_brand_or_a_tag_are_cut_off(staff: Client, client: Client) -> None:
+    (made,) = await put(staff, thinkpad(name=" ThinkPad\n", brand="Lenovo ", tags=["\tlight", "light office "]))
+    patched = (await staff.patch(f"/products/{made['sku']}", json={"brand": "\u00a0Lenovo"})).json()
+    for product in (made, patched):
+        assert (product["name"], product["brand"], product["tags"]) == ("ThinkPad", "Lenovo", ["light", "light office"])
+    assert await skus(client, "brand=Lenovo&tag=light") == [made["sku"]]
+    for blank in ({"name": " "}, {"brand": "\u00a0"}, {"tags": ["\n"]}):
+        assert (await staff.patch(f"/products/{made['sku']}", json=blank)).status_code == 422
+
+
 async def test_a_sku_does_not_end_in_a_blank(staff: Client) -> None:
     for body in (thinkpad(sku="A "), thinkpad(sku="A", variants=[{"sku": "A 1 ", "attrs": {}, "priceCents": 1}])):
         answer = await staff.post("/products", json=body)

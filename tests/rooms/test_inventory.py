@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from unicodedata import normalize
 
 import httpx
 
@@ -124,6 +125,15 @@ async def test_a_list_is_paged_and_searched(staff: httpx.AsyncClient, shop: Shop
     assert await found("q=_1") == ["a_1"]
     assert await found("q=thing b-") == ["B-1", "b-2"]
     assert await found("q=nothing") == []
+
+
+async def test_letters_with_marks_are_found_in_either_spelling(staff: httpx.AsyncClient) -> None:
+    spellings = [normalize(form, "Crème brûlée") for form in ("NFC", "NFD")]
+    made = [(await put(staff, f"CREAM-{number}", name=name)).json() for number, name in enumerate(spellings)]
+    assert [item["name"] for item in made] == [spellings[0]] * 2
+    for spelling in spellings:
+        found = (await staff.get("/inventory", params={"q": spelling.upper()})).json()["items"]
+        assert [item["sku"] for item in found] == ["CREAM-0", "CREAM-1"]
 
 
 async def test_an_item_that_is_none_is_refused_by_name(staff: httpx.AsyncClient) -> None:

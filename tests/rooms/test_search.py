@@ -131,6 +131,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"": 5}, "(no name)"),
     ({"attrs.ram_gb.gte": "lots"}, "attrs.ram_gb.gte"),
     ({"attrs.ram_gb.about": 3}, "attrs.ram_gb.about"),
+    ({"category": ""}, "category.0"),
+    ({"brand": ["Lenovo", ""]}, "brand.1"),
+    ({"q": ["red", "blue"]}, "q"),
+    ({"sort": ["price", "-price"]}, "sort"),
+    ({"maxPrice": [5000, 9000]}, "maxPrice"),
 ]
 
 
@@ -139,6 +144,7 @@ async def test_bad_values_are_named(client: httpx.AsyncClient) -> None:
         answer = await client.get("/search", params=params)
         assert answer.status_code == 422, params
         assert answer.json()["errors"][0]["field"] == field
+    assert (await client.get("/search/suggest?q=red&q=blue")).status_code == 422
 
 
 async def _leaf(client: httpx.AsyncClient, cursor: str | None, **asked: Any) -> tuple[list[str], str | None]:

@@ -46,7 +46,21 @@ from quartet.web.answers import JSON, answer, has_tag, nothing, problems, with_h
 from quartet.web.dependencies import Anyone, Shop, ShopDep, Signed, Staff
 from quartet.web.moments import text_only
 from quartet.web.paging import Page, Paging
-from quartet.web.shapes import Body, Bool, Cents, Currency, Int, JsonObject, NoBody, Shape, Sku, Str, text, words
+from quartet.web.shapes import (
+    Body,
+    Bool,
+    Cents,
+    Currency,
+    Int,
+    JsonObject,
+    NoBody,
+    Shape,
+    Sku,
+    Str,
+    text,
+    trimmed,
+    words,
+)
 
 router = APIRouter(tags=["catalog"])
 
@@ -173,16 +187,16 @@ class ProductBody(_Written):
     """The members of a product. `id`, `ratings`, `available` and `updatedAt` are read-only: they may be sent back as
     read, and are ignored; `currency` must be the shop's."""
 
-    name: Annotated[str, words(200)]
+    name: Annotated[str, trimmed(200)]
     category: Slug
     slug: Annotated[Slug | None, Field(description="Left out: made from the name, and later kept.")] = None
-    brand: Annotated[str, words(100)] | None = None
+    brand: Annotated[str, trimmed(100)] | None = None
     description: Annotated[str, text(20_000, 0)] = ""
     images: Annotated[list[ImageShape], Field(max_length=50)] = Field(default_factory=list)
     attrs: JsonObject = Field(default_factory=dict)
     variants: Annotated[list[VariantBody], Field(max_length=200)] = Field(default_factory=list)
     price_cents: Annotated[Cents | None, Field(description="Goes to inventory. Left out: what inventory says.")] = None
-    tags: Annotated[list[Annotated[str, words(50)]], Field(max_length=50)] = Field(default_factory=list)
+    tags: Annotated[list[Annotated[str, trimmed(50)]], Field(max_length=50)] = Field(default_factory=list)
     published_at: Annotated[
         Moment | None,
         Field(description="Null: a draft. In the future: not shown until then. Left out: now, or as it is."),

@@ -102,7 +102,7 @@ async def test(shop: Shop, principal: Principal, id_: UUID) -> Delivery:
 
 
 async def redeliver(shop: Shop, principal: Principal, id_: UUID, delivery_id: int) -> Delivery:
-    """Sends it again from the start, delivered before or not. Raises NotFound, Conflict (disabled, still pending)."""
+    """Sends it again from the start, delivered before or not. Raises NotFound, Conflict (disabled, just being sent)."""
     async with shop.stores.pg.tx() as tx:
         endpoint = await store.lock(tx, id_)
         before = await store.delivery(tx, id_, delivery_id)

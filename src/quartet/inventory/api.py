@@ -18,6 +18,7 @@ from quartet.kernel.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from quartet.kernel.texts import composed
 from quartet.web import idempotency, trail
 from quartet.web.answers import answer, problems
 from quartet.web.dependencies import ShopDep, Staff
@@ -68,7 +69,7 @@ class MovementShape(Shape):
 class PutItem(Body):
     """Without `stock` the stock is unchanged."""
 
-    name: Annotated[str, words(300)]
+    name: Annotated[str, words(300), AfterValidator(composed)]
     unit_price_cents: Cents
     stock: Annotated[Int, Field(ge=0, le=MAX_STOCK)] | None = None
 
@@ -93,7 +94,9 @@ async def list_items(
     below_available: Annotated[
         int | None, Query(alias="belowAvailable", ge=0, le=MAX_STOCK, description="Fewer than so many available.")
     ] = None,
-    q: Annotated[str | None, Query(max_length=100, description="Part of the SKU or the name.")] = None,
+    q: Annotated[
+        str | None, Query(max_length=100, description="Part of the SKU or the name."), AfterValidator(composed)
+    ] = None,
 ) -> Response:
     """Items in SKU order."""
     scope = f"inventory:{below_available}:{q}"

@@ -1,5 +1,6 @@
 """GET /search and GET /search/suggest."""
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -29,6 +30,7 @@ from quartet.web.shapes import Shape
 
 router = APIRouter(tags=["search"])
 
+_REPEATED = {"category", "brand"}
 _KNOWN = {
     "q",
     "category",
@@ -173,7 +175,7 @@ class SuggestionsShape(Shape):
 
 
 Text = Annotated[str, Query(max_length=200, description="Words; misspelt ones are found too. Text, not a syntax.")]
-Term = Annotated[str, StringConstraints(max_length=200), AfterValidator(composed)]
+Term = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(composed)]
 Terms = Annotated[list[Term] | None, Query(max_length=20)]
 
 
@@ -234,7 +236,7 @@ async def suggest(
 ) -> Response:
     """Typeahead: names of published products, categories, and past queries that were searched for several times and
     matched as typed. From the first letter on; from the fourth on with one typo."""
-    _refuse_unknown(request, {"q", "size"})
+    _refuse_unclear(request, {"q", "size"})
     beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     ready = await service.suggestions(
         shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=said.hidden
@@ -275,18 +277,21 @@ def _given(shop: Shop, ready: Ready) -> AtHand:
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
     """Every `attrs.…` parameter, including repeated ones."""
     asked = [(name, value) for name, value in request.query_params.multi_items() if name.startswith("attrs.")]
-    _refuse_unknown(request, _KNOWN | {name for name, _ in asked})
+    _refuse_unclear(request, _KNOWN | {name for name, _ in asked})
     asked = [(name, composed(value)) for name, value in asked]
     if len(asked) > _MOST_ATTRS:
         raise invalid("attrs", f"at most {_MOST_ATTRS} conditions")
     return combined(attr_filter(name, value) for name, value in asked)
 
 
-def _refuse_unknown(request: Request, known: set[str]) -> None:
-    """Raises Invalid: an unknown parameter is most likely a misspelt one, which must not be ignored silently."""
-    for name in request.query_params:
+def _refuse_unclear(request: Request, known: set[str]) -> None:
+    """Raises Invalid: an unknown parameter is most likely a misspelt one, and of two values one would count; neither
+    must be ignored silently."""
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
             raise invalid(name[:100], "is not a parameter of this call")
+        if times > 1 and name not in _REPEATED and not name.startswith("attrs."):
+            raise invalid(name, "is given twice")
 
 
 def _offered(items: list[dict[str, Any]], beside: service.Beside, degraded: bool) -> bytes:
