@@ -30,20 +30,21 @@ PATIENCE_SECONDS = 90.0
 
 
 class Writer:
-    """Staff who change one product again and again, and remember what they were told."""
+    """Staff who change one product again and again, one change after the other, and remember what they were told."""
 
     def __init__(self, staff: httpx.AsyncClient, sku: str) -> None:
         self.staff, self.sku = staff, sku
         self.tried = self.known = 0
-        self.price = 0
+        self._turn = asyncio.Lock()
 
     async def write(self) -> None:
-        self.tried += 1
-        body = {"description": str(self.tried), "priceCents": 100 + self.tried}
-        answer = await self.staff.patch(f"/products/{self.sku}", json=body)
-        assert answer.status_code in (200, 503, 504), answer.text
-        if answer.is_success:
-            self.known = self.tried
+        async with self._turn:  # of two at a time nobody could say which is the last
+            self.tried += 1
+            body = {"description": str(self.tried), "priceCents": 100 + self.tried}
+            answer = await self.staff.patch(f"/products/{self.sku}", json=body)
+            assert answer.status_code in (200, 503, 504), answer.text
+            if answer.is_success:
+                self.known = self.tried
 
     def holds(self, shown: dict[str, Any]) -> bool:
         """Whether what is shown is the last acknowledged write, or one after it that got no answer."""

@@ -12,11 +12,18 @@ import pytest
 
 from quartet import cart
 from quartet.cart.store import Carts
+from quartet.stores import resp
 from quartet.stores.redis import Arg, RedisStore
 
 MUG = "MUG"
 ORDERED = 2
 AT_ONCE, MOST_CALLS = 50, 100
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tens of thousands of calls are made: on a busy machine one of them may wait for longer than a second."""
+    monkeypatch.setattr(resp, "CALL_SECONDS", 60.0)
 
 
 @dataclass(frozen=True)

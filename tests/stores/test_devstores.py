@@ -29,6 +29,7 @@ from quartet.devstores import (
     hold,
     is_held,
     jvm,
+    local,
     mongo,
     postgres,
     redis,
@@ -388,6 +389,13 @@ def test_no_port_is_chosen_that_somebody_else_is_given_before_it_is_taken() -> N
     if lowest < ASKED_FOR.stop:
         pytest.skip(f"this machine gives out ports from {lowest} on")
     assert max(free_port() for _ in range(100)) < lowest
+
+
+def test_a_port_is_drawn_once_though_nobody_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's nodes have two each, and all start at the same time."""
+    monkeypatch.setattr(local, "ASKED_FOR", ASKED_FOR[:500])
+    drawn = [free_port() for _ in range(200)]
+    assert len(set(drawn)) == 200
 
 
 async def test_a_server_that_cannot_run_is_said_with_its_own_words(place: Place) -> None:

@@ -27,6 +27,8 @@ import psutil
 HOST = "127.0.0.1"
 # Below the ephemeral ports of Linux, macOS and Windows.
 ASKED_FOR = range(10_000, 32_768)
+# Drawn by this process before. Nobody may listen on them yet, so they look free.
+_DRAWN: set[int] = set()
 LOG_LIMIT = 8 * 1024 * 1024
 COMPLAINT = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -297,12 +299,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(wanted: int | None = None) -> int:
-    """A free port on loopback: `wanted` if it is free, else a random one below the ephemeral range. A server binds it
-    only seconds later, and again at each restart: an ephemeral port could be assigned to another program meanwhile."""
+    """A free port on loopback: `wanted` if it is free, else a random one below the ephemeral range, never the same
+    twice. A server binds it only seconds later, and again at each restart: an ephemeral port could be assigned to
+    another program meanwhile."""
     if wanted is not None and is_free(wanted):
         return wanted
-    while not is_free(port := random.choice(ASKED_FOR)):
+    while (port := random.choice(ASKED_FOR)) in _DRAWN or not is_free(port):
         pass
+    _DRAWN.add(port)
     return port
 
 
