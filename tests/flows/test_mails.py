@@ -421,6 +421,28 @@ async def test_the_old_address_is_told_before_the_new_one_has_its_link(
     assert told == ([notice, link] if in_the_end == "told" else [link])
 
 
+async def test_a_link_asked_for_before_the_address_is_changed_does_not_go_to_the_new_one(
+    shop: Shop, client: httpx.AsyncClient
+) -> None:
+    """It is sent before the old address is told."""
+    ada = {"email": "ada@example.com", "password": "analytical engine"}
+    assert (await client.post("/users", json=ada)).status_code == 201
+    signed = (await client.post("/sessions", json=ada)).json()
+    body, headers = {**ada, "email": "thief@example.com"}, {"Authorization": f"Bearer {signed['accessToken']}"}
+    assert (await client.post("/email-verifications", headers=headers)).status_code == 202
+    while await relay.relay(shop):
+        pass
+    assert (await client.post("/users/me/email", json=body, headers=headers)).status_code == 202
+    while await notify.deliver(shop):  # what waited as the address was changed, and before the change is told of
+        pass
+    assert sent(shop) == []
+    await carry(shop)
+    assert (await client.post("/email-verifications", headers=headers)).status_code == 202
+    await carry(shop)
+    notice, link = (ada["email"], "Your e-mail address is to change"), (body["email"], "Confirm your e-mail address")
+    assert [(to, subject) for to, subject, _ in sent(shop)] == [notice, link, link]
+
+
 async def test_what_is_refused_or_failed_for_a_day_lies_dead_and_can_be_sent_by_hand(
     shop: Shop, till: Till, shopper: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:

@@ -88,12 +88,12 @@ SELECT 'user.reset_asked', coalesce(users.id, gen_random_uuid())::text, jsonb_bu
 FROM (SELECT $1::text AS email) AS asked LEFT JOIN users USING (email);
 
 -- name: mint_reset
--- A newer link takes the older one's place. No row: there is no such user. The name goes along only where the address is
+-- A newer link takes the older one's place. No row: no user has this address any more. The name goes along only where the address is
 -- proved: else it is a stranger who chose the words that somebody else reads in a mail of ours. Locked as a foreign key
 -- does: whoever is just being forgotten has no link left behind.
 WITH person AS (
     SELECT id, email, CASE WHEN email_verified_at IS NOT NULL THEN display_name END AS display_name
-    FROM users WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE
+    FROM users WHERE id = $1 AND email = $4 AND erased_at IS NULL FOR KEY SHARE
 ),
 link AS (
     INSERT INTO mailed_links (user_id, purpose, token_hash, email, expires_at)
@@ -101,13 +101,14 @@ link AS (
     ON CONFLICT (user_id, purpose) DO UPDATE
         SET token_hash = excluded.token_hash, email = excluded.email, expires_at = excluded.expires_at
 )
-SELECT email, display_name FROM person;
+SELECT coalesce(display_name, '') FROM person;
 
 -- name: mint_verification
--- To the address that waits to be proved, and so without a name. No row: none does.
+-- To the address that waits to be proved, and so without a name. No row: another one does by now, or none.
 WITH person AS (
     SELECT id, coalesce(pending_email, email) AS email FROM users
-    WHERE id = $1 AND erased_at IS NULL AND (pending_email IS NOT NULL OR email_verified_at IS NULL)
+    WHERE id = $1 AND coalesce(pending_email, email) = $4 AND erased_at IS NULL
+      AND (pending_email IS NOT NULL OR email_verified_at IS NULL)
     FOR KEY SHARE
 ),
 link AS (
@@ -116,7 +117,7 @@ link AS (
     ON CONFLICT (user_id, purpose) DO UPDATE
         SET token_hash = excluded.token_hash, email = excluded.email, expires_at = excluded.expires_at
 )
-SELECT email, NULL AS display_name FROM person;
+SELECT '' FROM person;
 
 -- name: find_link
 SELECT user_id, email FROM mailed_links WHERE token_hash = $1 AND purpose = $2 AND expires_at > $3;

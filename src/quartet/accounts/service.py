@@ -74,7 +74,7 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
     hashed = await passwords.hash_password(shop, password)
     async with shop.stores.pg.tx() as tx:
         user = await create_user(tx, address, hashed, display_name, created_at=shop.clock.now())
-        await _ask_verification(tx, user.id)
+        await _ask_verification(tx, user.id, pending=False)
     return user
 
 
@@ -228,20 +228,20 @@ async def ask_reset(shop: Shop, email: str) -> None:
         await store.ask_reset(tx, known_email(email))
 
 
-async def mint_reset(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
-    """Generates the token of a password-reset link when the e-mail is sent: (address, display name if the address is
-    verified, token). Only its hash is stored, and the previous token becomes invalid. None: there is no such user."""
+async def mint_reset(tx: Tx, user_id: UUID, address: str, now: datetime) -> tuple[str, str] | None:
+    """Generates the token of a password-reset link when the e-mail is sent to this address: (display name, empty unless
+    the address is verified; token). Only its hash is stored, and the previous token becomes invalid. None: the address
+    is not the user's any more."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    found = await store.mint_reset(tx, _hash(token), user_id, now + RESET_LIFE)
-    return (*found, token) if found else None
+    name = await store.mint_link(tx, "reset", _hash(token), user_id, address, now + RESET_LIFE)
+    return None if name is None else (name, token)
 
 
-async def mint_verification(tx: Tx, user_id: UUID, now: datetime) -> tuple[str, str | None, str] | None:
-    """The same for a link that verifies an address: the new one, if it is being changed. None: there is none to
-    verify."""
+async def mint_verification(tx: Tx, user_id: UUID, address: str, now: datetime) -> tuple[str, str] | None:
+    """The same for a link that verifies the address. None: there is nothing to verify, or by now another address."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    found = await store.mint_verification(tx, _hash(token), user_id, now + VERIFICATION_LIFE)
-    return (*found, token) if found else None
+    name = await store.mint_link(tx, "verify", _hash(token), user_id, address, now + VERIFICATION_LIFE)
+    return None if name is None else (name, token)
 
 
 async def reset_password(shop: Shop, token: str, password: str) -> None:
@@ -272,8 +272,9 @@ async def reset_password(shop: Shop, token: str, password: str) -> None:
 async def ask_verification(shop: Shop, principal: Principal) -> None:
     """Sends the verification link again. Raises TooManyRequests."""
     await _refuse_many_mails(shop, principal.user_id)
-    async with shop.stores.pg.once() as tx:
-        await _ask_verification(tx, principal.user_id)
+    async with shop.stores.pg.tx() as tx:
+        pending = await store.address(tx, principal.user_id, pending=True) != await store.address(tx, principal.user_id)
+        await _ask_verification(tx, principal.user_id, pending=pending)
 
 
 async def change_email(shop: Shop, principal: Principal, email: str, password: str, device: Device) -> User:
@@ -290,7 +291,7 @@ async def change_email(shop: Shop, principal: Principal, email: str, password: s
         user = await store.want_email(tx, user.id, address)
         if user.pending_email is not None:
             await outbox.emit(tx, "user.email_change_asked", str(user.id), {"user_id": str(user.id)})
-            await _ask_verification(tx, user.id)
+            await _ask_verification(tx, user.id, pending=True)
     return user
 
 
@@ -321,8 +322,10 @@ async def verify_email(shop: Shop, token: str) -> None:
             raise VerificationGone()
 
 
-async def _ask_verification(tx: Tx, user_id: UUID) -> None:
-    await outbox.emit(tx, "user.verify_asked", str(user_id), {"user_id": str(user_id)})
+async def _ask_verification(tx: Tx, user_id: UUID, *, pending: bool) -> None:
+    """`pending`: the address that the account is to have. Without it no link goes there: the present address might not
+    have been notified yet."""
+    await outbox.emit(tx, "user.verify_asked", str(user_id), {"user_id": str(user_id), "pending": pending})
 
 
 async def _tell_password(tx: Tx, user_id: UUID) -> None:

@@ -148,18 +148,14 @@ async def ask_reset(tx: Tx, email: str) -> None:
     await tx.execute(q.ask_reset, email)
 
 
-async def mint_reset(tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime) -> tuple[str, str | None] | None:
-    """Stores the hash of a password-reset token; returns the address and the display name for the e-mail."""
-    row = await tx.fetchrow(q.mint_reset, user_id, token_hash, expires_at)
-    return (row["email"], row["display_name"]) if row else None
-
-
-async def mint_verification(
-    tx: Tx, token_hash: bytes, user_id: UUID, expires_at: datetime
-) -> tuple[str, str | None] | None:
-    """The same for a link that verifies an address; None if there is none to verify."""
-    row = await tx.fetchrow(q.mint_verification, user_id, token_hash, expires_at)
-    return (row["email"], row["display_name"]) if row else None
+async def mint_link(
+    tx: Tx, purpose: Purpose, token_hash: bytes, user_id: UUID, address: str, expires_at: datetime
+) -> str | None:
+    """Stores the hash of a link's token; returns the display name for the e-mail, which may be empty. None if the
+    address is not the user's (any more), or there is nothing to verify."""
+    mint = q.mint_reset if purpose == "reset" else q.mint_verification
+    name: str | None = await tx.fetchval(mint, user_id, token_hash, expires_at, address)
+    return name
 
 
 async def find_link(read: Read, token_hash: bytes, purpose: Purpose, now: datetime) -> tuple[UUID, str] | None:

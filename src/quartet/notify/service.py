@@ -60,7 +60,7 @@ TOPICS: Mapping[str, str] = {
     "payment.returned": "payment-returned",
     "webhook.disabled": "webhook-disabled",
 }
-_ARGS = ("order_id", "amount_cents", "currency", "refunded_cents", "reason", "held", "endpoint_id", "url")
+_ARGS = ("order_id", "amount_cents", "currency", "refunded_cents", "reason", "held", "endpoint_id", "url", "pending")
 
 
 def check(event: Event) -> None:
@@ -214,28 +214,27 @@ async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
 # What each kind needs to be written, asked for at the last moment; None when there is nobody to write to.
 
 Compose = Callable[[Shop, Mail], Awaitable[Letter | None]]
-Mint = Callable[[Tx, UUID, datetime], Awaitable[tuple[str, str | None, str] | None]]
+Mint = Callable[[Tx, UUID, str, datetime], Awaitable[tuple[str, str] | None]]
 
 
-def _link(mint: Mint, path: str, *, pending: bool = False) -> Compose:
-    """A link with a single-use token, generated only now: until it is sent it is stored nowhere in plain text.
-    `pending`: to the address that is to be verified."""
+def _link(mint: Mint, path: str) -> Compose:
+    """A link with a single-use token, generated only now: until it is sent it is stored nowhere in plain text."""
 
     async def compose(shop: Shop, mail: Mail) -> Letter | None:
         if mail.user_id is None:
             return None
         async with shop.stores.pg.read() as read:
-            to = await accounts.address(read, mail.user_id, pending=pending)
+            to = await accounts.address(read, mail.user_id, pending=mail.args.get("pending", False))
             has_many = await store.sent_lately(read, mail) >= LINKS_AN_HOUR
         # Before one is drawn: where no newer one is sent, the link that the mailbox has stays good.
         if to is None or has_many or await _has_enough(shop, mail, to):
             return None
         async with shop.stores.pg.once() as tx:
-            minted = await mint(tx, mail.user_id, shop.clock.now())
+            minted = await mint(tx, mail.user_id, to, shop.clock.now())
         if minted is None:
             return None
-        email, name, token = minted
-        return Letter(email, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
+        name, token = minted
+        return Letter(to, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
 
     return compose
 
@@ -277,7 +276,7 @@ async def _notice(shop: Shop, mail: Mail) -> Letter | None:
 
 
 KINDS: Mapping[str, Compose] = {
-    "verify": _link(accounts.mint_verification, "/email-verifications", pending=True),
+    "verify": _link(accounts.mint_verification, "/email-verifications"),
     "reset": _link(accounts.mint_reset, "/password-resets"),
     "email-change": _notice,
     "password-changed": _notice,
