@@ -233,14 +233,14 @@ async def mint_reset(tx: Tx, user_id: UUID, address: str, now: datetime) -> tupl
     the address is verified; token). Only its hash is stored, and the previous token becomes invalid. None: the address
     is not the user's any more."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    name = await store.mint_link(tx, "reset", _hash(token), user_id, address, now + RESET_LIFE)
+    name = await store.mint_link(tx, "reset", _hash(token), user_id, address, expires_at=now + RESET_LIFE)
     return None if name is None else (name, token)
 
 
 async def mint_verification(tx: Tx, user_id: UUID, address: str, now: datetime) -> tuple[str, str] | None:
     """The same for a link that verifies the address. None: there is nothing to verify, or by now another address."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    name = await store.mint_link(tx, "verify", _hash(token), user_id, address, now + VERIFICATION_LIFE)
+    name = await store.mint_link(tx, "verify", _hash(token), user_id, address, expires_at=now + VERIFICATION_LIFE)
     return None if name is None else (name, token)
 
 

@@ -149,7 +149,7 @@ async def ask_reset(tx: Tx, email: str) -> None:
 
 
 async def mint_link(
-    tx: Tx, purpose: Purpose, token_hash: bytes, user_id: UUID, address: str, expires_at: datetime
+    tx: Tx, purpose: Purpose, token_hash: bytes, user_id: UUID, address: str, *, expires_at: datetime
 ) -> str | None:
     """Stores the hash of a link's token; returns the display name for the e-mail, which may be empty. None if the
     address is not the user's (any more), or there is nothing to verify."""
