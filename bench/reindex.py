@@ -70,9 +70,10 @@ async def _load(shop: Shop, products: int) -> None:
         await shop.stores.mongo.collection(catalog.PRODUCTS).insert_many([_document(draft) for draft in drafts])
         async with shop.stores.pg.tx() as tx:
             await tx.execute(
-                "INSERT INTO inventory (sku, name, stock, unit_price_cents, currency) "
-                "SELECT sku, sku, 7, cents, 'GBP' FROM unnest($1::text[], $2::bigint[]) AS t(sku, cents)",
-                [d.sku for d in drafts], [d.price_cents for d in drafts],
+                "INSERT INTO inventory (sku, name, category, stock, unit_price_cents, currency) "
+                "SELECT sku, name, 'things', 7, cents, 'GBP' FROM unnest($1::text[], $2::text[], $3::bigint[]) "
+                "AS t(sku, name, cents)",
+                [d.sku for d in drafts], [d.name for d in drafts], [d.price_cents for d in drafts],
             )  # fmt: skip
             await tx.execute("TRUNCATE outbox")
 
