@@ -15,7 +15,7 @@ import orjson
 from quartet.catalog import and_below, primary_image
 from quartet.kernel.errors import invalid
 from quartet.kernel.fingerprints import bucket, fingerprint
-from quartet.kernel.texts import fold
+from quartet.kernel.texts import fold, has_digit
 from quartet.search import words
 
 Json = dict[str, Any]
@@ -257,7 +257,7 @@ def tokens(attrs: Mapping[str, Any]) -> Iterator[str]:
     name with `=` in it, which no filter can name."""
     for name, held in attrs.items():
         if "=" not in name:
-            for value in held if isinstance(held, list) else [held]:
+            for value in held if isinstance(held, list) else (held,):
                 if isinstance(value, (str, int, float)):
                     yield _token_of_many(name, value)
 
@@ -327,11 +327,11 @@ def attr_facets(counted: Iterable[tuple[str, int]], names: Collection[str] | Non
     return {name: sorted(values.values(), key=lambda one: -one.count) for name, values in facets.items()}
 
 
-def choices_of(product: Mapping[str, Any]) -> list[Json]:
+def choices_of(product: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What can be bought of a product: its variants, each with the product's attributes where it has none of its own;
     or, without variants, the product."""
-    chosen = [{**variant, "attrs": {**product["attrs"], **variant["attrs"]}} for variant in product["variants"]]
-    return chosen or [dict(product)]
+    attrs, variants = product["attrs"], product["variants"]
+    return [{**variant, "attrs": {**attrs, **variant["attrs"]}} for variant in variants] if variants else [product]
 
 
 def tokens_of(choices: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -354,11 +354,19 @@ def document(product: Mapping[str, Any]) -> Json | None:
         return None
     name, brand = product["name"], product["brand"] or ""
     choices = choices_of(product)
+    in_stock = [choice for choice in choices if choice["available"] > 0]
+    attrs = tokens_of(choices)
     everything = (product, *product["variants"])
-    shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
-    more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
-    more += [word for choice in everything for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
-    kept = {
+    named, by = words.kept(name), fold(brand)
+    if name.lower().startswith(brand.lower()):
+        shown = named
+    else:  # a brand without a digit adds no measure
+        shown = words.kept(f"{brand} {name}") if has_digit(by) else f"{by} {named}"
+    about = (*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name)))
+    more = [*map(words.kept_word, about)]
+    for choice in everything:
+        more += (*words.of_sku(choice["sku"]), *map(words.kept_word, words.of_attrs(choice["attrs"])))
+    kept: Json = {
         "id": product["_id"],
         "sku": product["sku"],
         "skus": sorted({choice["sku"].lower() for choice in everything}),
@@ -368,20 +376,21 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "brand": product["brand"],
         "description": product["description"],
         "words": {
-            "name": words.kept(name),
-            "brand": fold(brand),
-            "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
+            "name": named,
+            "brand": by,
+            "more": " ".join(dict.fromkeys(more)),
             "description": words.kept(product["description"]),
         },
         "suggest": shown,
         "begun": sorted(words.beginnings(shown)),
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
-        "attrs": tokens_of(choices),
-        "attrsInStock": tokens_of(choice for choice in choices if choice["available"] > 0),
+        "attrs": attrs,
+        "attrsInStock": attrs if len(in_stock) == len(choices) else tokens_of(in_stock),
         "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),
     }
     # The comparison between index and catalog sums these over many documents at once.
-    return kept | {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}
+    kept |= {"bucket": bucket(product["_id"]), "fingerprint": fingerprint(orjson.dumps(kept))}
+    return kept

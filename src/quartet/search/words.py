@@ -128,7 +128,7 @@ def name_of(text: str) -> str:
 
 def apart(text: str) -> list[str]:
     """The single words, a measure being one; a single empty word if there are none."""
-    return [word for word in _BREAK.split(text) if _PART.search(word)] or [""]
+    return [word for word in _BREAK.split(text) if word.isalnum() or _PART.search(word)] or [""]
 
 
 def pairs(text: str) -> Iterator[str]:
@@ -149,26 +149,34 @@ def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
     """Words for the index from attributes: texts as they are, numbers whose name ends in a unit with the unit and the
     rest of the name (`ram_gb: 32` is `32gb ram`), and for true the attribute's name."""
     for name, held in attrs.items():
-        about, _, last = name.rpartition("_")
-        unit = UNITS.get(last) if about else None
-        for value in held if isinstance(held, list) else [held]:
-            if isinstance(value, str):
-                yield kept_word(value)
-            elif value is True:
-                yield kept_word(name.replace("_", " "))
-            elif unit and isinstance(value, (int, float)) and value is not False:
-                whole, _, part = f"{value:.3f}".partition(".")
-                yield from measures_of(whole, part, unit)
-                yield kept_word(about.replace("_", " "))
+        for value in held if isinstance(held, list) else (held,):
+            if isinstance(value, (str, int, float)):
+                yield from (_of_many if value else _of_attr)(name, value)  # not cached: 0.0 and -0.0 are equal keys
 
 
-_BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")
+def _of_attr(name: str, value: str | float | bool) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (kept(value),)
+    if value is True:
+        return (kept(name.replace("_", " ")),)
+    about, _, last = name.rpartition("_")
+    unit = UNITS.get(last) if about else None
+    if unit is None or value is False:
+        return ()
+    whole, _, part = f"{value:.3f}".partition(".")
+    return (*measures_of(whole, part, unit), kept(about.replace("_", " ")))
+
+
+# Products share many values; `typed`, since 1, 1.0 and True are equal keys.
+_of_many = lru_cache(maxsize=20_000, typed=True)(_of_attr)
+
+_LETTERS_OR_DIGITS = re.compile("[a-z]+|[0-9]+")
 
 
 def of_sku(sku: str) -> Iterator[str]:
     """An article number's parts, and all of them joined: `LAPTOP-001` is `laptop 001 laptop001`."""
-    parts = [part for part in _BORDER.split(fold(sku)) if part]
-    return iter(dict.fromkeys([*parts, "".join(parts)]))
+    parts = _LETTERS_OR_DIGITS.findall(fold(sku))
+    return iter(dict.fromkeys([*parts, kept("".join(parts))]))
 
 
 # --- Highlights and spellings ---------------------------------------------------------------------------------------
