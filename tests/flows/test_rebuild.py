@@ -82,9 +82,9 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(full: Shop) -> Non
     begun: list[int] = []
     fill = reindex.fill
 
-    async def watched(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
+    async def watched(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tuple[int, set[str]]:
         begun.append(low)
-        found: tuple[int, set[str]] = await fill(shop, low, high)
+        found: tuple[int, set[str]] = await fill(shop, low, high, bulks)
         return found
 
     with pytest.MonkeyPatch.context() as patched:

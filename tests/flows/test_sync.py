@@ -831,7 +831,7 @@ async def test_a_batch_that_a_rebuild_overtakes_reaches_the_new_index_all_the_sa
     async with kitchen.stores.pg.tx() as tx:
         rebuild = await store.ask_rebuild(tx, "test")
         await store.begin_rebuild(tx, rebuild, index, 1)
-    assert await products.fill(kitchen, 0, BUCKETS) == (1, set())
+    assert await products.fill(kitchen, 0, BUCKETS, asyncio.Semaphore(1)) == (1, set())
     await catalog.delete_product(kitchen, "GOES", if_match=None)
     put, coming = search.put, search.next_alias(kitchen.settings)
 

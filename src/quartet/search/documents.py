@@ -8,7 +8,7 @@ import orjson
 
 from quartet.catalog import primary_image
 from quartet.kernel.fingerprints import bucket, fingerprint
-from quartet.kernel.texts import fold
+from quartet.kernel.texts import fold, has_digit
 from quartet.search import words
 from quartet.search.attributes import tokens
 
@@ -27,11 +27,18 @@ def document(product: Mapping[str, Any]) -> Json | None:
         return None
     name, brand = product["name"], product["brand"] or ""
     choices = choices_of(product)
+    in_stock = [choice for choice in choices if choice["available"] > 0]
+    attrs = tokens_of(choices)
     everything = (product, *product["variants"])
-    shown = words.kept(name if name.lower().startswith(brand.lower()) else f"{brand} {name}")
+    named, by = words.kept(name), fold(brand)
+    if name.lower().startswith(brand.lower()):
+        shown = named
+    else:  # a brand without a digit adds no measure
+        shown = words.kept(f"{brand} {name}") if has_digit(by) else f"{by} {named}"
     more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
-    more += [word for choice in everything for word in (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))]
-    kept = {
+    for choice in everything:
+        more += (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))
+    kept: Json = {
         "id": product["_id"],
         "sku": product["sku"],
         "skus": sorted({choice["sku"].lower() for choice in everything}),
@@ -41,8 +48,8 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "brand": product["brand"],
         "description": product["description"],
         "words": {
-            "name": words.kept(name),
-            "brand": fold(brand),
+            "name": named,
+            "brand": by,
             "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
             "description": words.kept(product["description"]),
         },
@@ -50,8 +57,8 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "begun": sorted(words.beginnings(shown)),
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
-        "attrs": tokens_of(choices),
-        "attrsInStock": tokens_of(choice for choice in choices if choice["available"] > 0),
+        "attrs": attrs,
+        "attrsInStock": attrs if len(in_stock) == len(choices) else tokens_of(in_stock),
         "image": primary_image(product),
         "inStock": product["available"] > 0,
         "publishedAt": published.isoformat(),

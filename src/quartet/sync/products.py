@@ -278,9 +278,9 @@ async def _unknown(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]
     return {id_ for id_ in ids if id_ not in known or stamps.get(id_) != known[id_]}
 
 
-async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
+async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tuple[int, set[str]]:
     """Writes the current state of the products of these buckets into the index that is being built; returns how many
-    there are, and those rejected, which are dead letters by now.
+    there are, and those rejected, which are dead letters by now. `bulks` limits the concurrent bulk requests.
 
     Their notes are never marked as certain, so that no batch that began before skips a write to the live index. They
     have the price and stock of the catalog's copies, so that stale copies are found."""
@@ -297,9 +297,10 @@ async def fill(shop: Shop, low: int, high: int) -> tuple[int, set[str]]:
     # The JSON, of which a note keeps a digest, is half the cost of a note: made once, and reused for the engine.
     written = {id_: orjson.dumps(document) for id_, document in documents.items()}
     shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
-    refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
+    notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
+    async with bulks:
+        refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
     if products:
-        notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
         async with shop.stores.pg.tx() as tx:
             await store.note(tx, draw, notes, believe=False)
             await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])

@@ -33,9 +33,11 @@ log = structlog.get_logger("quartet.sync")
 # The lock's name: one rebuild at a time over all processes.
 ALONE = "quartet reindex"
 TRIES = 30
-# Products per bulk request, and concurrent ones: the engine works on one while the next is read.
+# Products per bulk request, concurrent ones, and how many are under way: the next is read and built while the engine
+# works on those before it.
 BULK = 1_000
 AT_ONCE = 2
+UNDER_WAY = 3
 # Products whose whole documents are compared before an index goes live, and from how many places they are taken.
 SAMPLED = 1_000
 SAMPLES = 8
@@ -138,16 +140,17 @@ async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
 
 async def _fill(shop: Shop, rebuild: Rebuild) -> None:
     """Fills the index from the stored progress on, in order of buckets, with `AT_ONCE` concurrent bulks."""
+    bulks = asyncio.Semaphore(AT_ONCE)
     began, before, done = monotonic(), rebuild.done, rebuild.done
     width = max(1, BUCKETS * BULK // max(rebuild.total, BULK))
     lows = deque(range(rebuild.upto, BUCKETS, width))
     under_way: deque[tuple[int, asyncio.Task[tuple[int, set[str]]]]] = deque()
     try:
         while lows or under_way:
-            while lows and len(under_way) < AT_ONCE:
+            while lows and len(under_way) < UNDER_WAY:
                 low = lows.popleft()
                 high = min(low + width, BUCKETS)
-                under_way.append((high, asyncio.create_task(fill(shop, low, high))))
+                under_way.append((high, asyncio.create_task(fill(shop, low, high, bulks))))
             upto, task = under_way[0]
             number, _ = await task
             under_way.popleft()
