@@ -88,9 +88,9 @@ SELECT 'user.reset_asked', coalesce(users.id, gen_random_uuid())::text, jsonb_bu
 FROM (SELECT $1::text AS email) AS asked LEFT JOIN users USING (email);
 
 -- name: mint_reset
--- A newer link takes the older one's place. No row: no user has this address any more. The name goes along only where the address is
--- proved: else it is a stranger who chose the words that somebody else reads in a mail of ours. Locked as a foreign key
--- does: whoever is just being forgotten has no link left behind.
+-- A newer link takes the older one's place. No row: the address is not this user's any more. The name goes along only
+-- where the address is proved: else it is a stranger who chose the words that somebody else reads in a mail of ours.
+-- Locked as a foreign key does: whoever is just being forgotten has no link left behind.
 WITH person AS (
     SELECT id, email, CASE WHEN email_verified_at IS NOT NULL THEN display_name END AS display_name
     FROM users WHERE id = $1 AND email = $4 AND erased_at IS NULL FOR KEY SHARE

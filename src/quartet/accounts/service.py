@@ -74,7 +74,7 @@ async def sign_up(shop: Shop, email: str, password: str, display_name: str | Non
     hashed = await passwords.hash_password(shop, password)
     async with shop.stores.pg.tx() as tx:
         user = await create_user(tx, address, hashed, display_name, created_at=shop.clock.now())
-        await _ask_verification(tx, user.id, pending=False)
+        await _ask_verification(tx, user.id, address)
     return user
 
 
@@ -273,8 +273,9 @@ async def ask_verification(shop: Shop, principal: Principal) -> None:
     """Sends the verification link again. Raises TooManyRequests."""
     await _refuse_many_mails(shop, principal.user_id)
     async with shop.stores.pg.tx() as tx:
-        pending = await store.address(tx, principal.user_id, pending=True) != await store.address(tx, principal.user_id)
-        await _ask_verification(tx, principal.user_id, pending=pending)
+        address = await store.address(tx, principal.user_id, pending=True)
+        if address is not None:
+            await _ask_verification(tx, principal.user_id, address)
 
 
 async def change_email(shop: Shop, principal: Principal, email: str, password: str, device: Device) -> User:
@@ -291,7 +292,7 @@ async def change_email(shop: Shop, principal: Principal, email: str, password: s
         user = await store.want_email(tx, user.id, address)
         if user.pending_email is not None:
             await outbox.emit(tx, "user.email_change_asked", str(user.id), {"user_id": str(user.id)})
-            await _ask_verification(tx, user.id, pending=True)
+            await _ask_verification(tx, user.id, address)
     return user
 
 
@@ -322,10 +323,16 @@ async def verify_email(shop: Shop, token: str) -> None:
             raise VerificationGone()
 
 
-async def _ask_verification(tx: Tx, user_id: UUID, *, pending: bool) -> None:
-    """`pending`: the address that the account is to have. Without it no link goes there: the present address might not
-    have been notified yet."""
-    await outbox.emit(tx, "user.verify_asked", str(user_id), {"user_id": str(user_id), "pending": pending})
+async def _ask_verification(tx: Tx, user_id: UUID, address: str) -> None:
+    """No link goes to an address that the account is to have only since then: the present one might not have been
+    notified yet."""
+    payload = {"user_id": str(user_id), "address": mark_of(user_id, address)}
+    await outbox.emit(tx, "user.verify_asked", str(user_id), payload)
+
+
+def mark_of(user_id: UUID, address: str) -> str:
+    """A digest that tells whether a user's address is still the one that it was made of, without keeping that."""
+    return hashlib.sha256(f"{user_id} {address}".encode()).hexdigest()
 
 
 async def _tell_password(tx: Tx, user_id: UUID) -> None:

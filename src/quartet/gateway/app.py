@@ -57,7 +57,7 @@ def create_app(open_shop: OpenShop, rooms: Sequence[str] = ROOMS) -> FastAPI:
         version=__version__,
         summary="An e-commerce backend over PostgreSQL, MongoDB, Redis and Elasticsearch.",
         lifespan=lifespan,
-        # Whether somebody traces or measures is asked at each request; the gateway does both.
+        # Else it is asked at each request whether somebody listens; metrics and log are the gateway's.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         redirect_slashes=False,
         docs_url=None,  # in system.py, with a policy of its own

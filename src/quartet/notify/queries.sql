@@ -5,9 +5,10 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::jsonb[])
 ON CONFLICT ON CONSTRAINT mails_once DO NOTHING;
 
 -- name: forget_person
--- Nothing more is written to somebody who is gone.
-UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
-WHERE user_id = ANY ($1) AND state IN ('waiting', 'dead');
+-- Nothing more is written to somebody who is gone, and nothing is kept by which an address could be tried.
+UPDATE mails SET args = '{}', state = CASE state WHEN 'sent' THEN state ELSE 'dropped' END,
+                 done_at = CASE state WHEN 'sent' THEN done_at ELSE now() END
+WHERE user_id = ANY ($1) AND (state IN ('waiting', 'dead') OR kind = 'verify');
 
 -- name: forget_orders
 -- Nor is what was given up of orders whose buyer is gone, where what waits finds nobody to be written to.

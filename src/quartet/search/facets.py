@@ -29,7 +29,7 @@ MOST_VALUES = 5_000
 # Engines refuse longer regular expressions.
 LONGEST_EXPRESSION = 1_000
 _MOST_BANDS = 5
-# Without a category in view: so many attributes, and values of each.
+# So many attributes where no category is in view, and of each so many values.
 _FACET_NAMES = 20
 _FACET_VALUES = 20
 

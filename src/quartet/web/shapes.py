@@ -80,7 +80,7 @@ def words(longest: int) -> Any:
 
 def trimmed(longest: int) -> Any:
     """The same where what surrounds it is cut off: `Annotated[str, trimmed(100), AfterValidator(one_line)]`."""
-    return StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=longest)
+    return StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=longest, pattern=r"\S")
 
 
 # They show nothing by themselves, but Persian, Hindi and many an emoji are written with them.
