@@ -32,10 +32,7 @@ _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{ProblemShape.__name__}"}
 # A token that is not good is refused everywhere, and so are NUL and broken UTF-8 in an address.
 _ALWAYS: tuple[type[Problem], ...] = (Unauthenticated, Invalid, TimedOut)
 # What the same headers say wherever they are.
-_IF_NONE_MATCH = {
-    "name": "If-None-Match", "in": "header", "schema": {"type": "string"},
-    "description": "The `ETag` that you have; 304 while it is the present one.",
-}  # fmt: skip
+_IF_NONE_MATCH = Sent("If-None-Match", "The `ETag` that you have; 304 while it is the present one.")
 _TAG = {"ETag": "Its version."}
 _REPLAYED = {"Idempotent-Replayed": "`true` where this is the first answer to the key, given again."}
 _RETRY = {"Retry-After": "How many seconds to wait."}
@@ -93,10 +90,10 @@ def _add_refusals(operation: Json, method: str, path: str) -> None:
 
 def _add_headers(operation: Json, dependencies: Sequence[Any]) -> None:
     responses = operation["responses"]
-    read = {sent.name: _parameter(sent) for each in dependencies for sent in READ_BY.get(each, ())}
-    parameters = [*operation.get("parameters", []), *read.values()]
+    read = [sent for each in dependencies for sent in READ_BY.get(each, ())]
     if "304" in responses:
-        parameters.append(_IF_NONE_MATCH)
+        read.append(_IF_NONE_MATCH)
+    parameters = [*operation.get("parameters", []), *{sent.name: _parameter(sent) for sent in read}.values()]
     if parameters:
         operation["parameters"] = parameters
     asked = {parameter["name"] for parameter in parameters}
