@@ -21,8 +21,8 @@ NAMES = (
     "pauses",
     "loads",
     "relevance",
+    "engine",
     "search",
-    "answers",
     "reindex",
     "freshness",
 )
@@ -42,7 +42,7 @@ async def main() -> None:
     parser.add_argument("--orders", type=int, default=300, help="purchases for each number of buyers")
     parser.add_argument("--buyers", type=int, nargs="+", default=BUYERS, help="how many buy at once")
     parser.add_argument("--scenarios", nargs="+", default=(), choices=SCENARIOS, help="what they buy; default: all")
-    parser.add_argument("--products", type=int, nargs="+", default=(20_000, 100_000), help="how many are searched")
+    parser.add_argument("--products", type=int, nargs="+", default=(20_000, 100_000), help="how many the engine has")
     parser.add_argument(
         "--queries", type=int, nargs="+", default=(1000, 10_000, 100_000), help="distinct ones that are asked"
     )
@@ -84,14 +84,14 @@ async def _run(name: str, asked: argparse.Namespace) -> str:
             from bench.logins import logins
 
             return await logins()
+        case "engine":
+            from bench.engine import engine
+
+            return await engine(asked.products)
         case "search":
             from bench.search import search
 
-            return await search(asked.products)
-        case "answers":
-            from bench.answers import answers
-
-            return await answers(asked.queries)
+            return await search(asked.queries)
         case "relevance":
             from bench.relevance import relevance
 

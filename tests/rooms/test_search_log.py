@@ -14,8 +14,9 @@ from conftest import SignIn
 from floor import Floor, made
 from quartet import catalog, inventory, merchandising, sync
 from quartet.catalog import Category, Draft
+from quartet.kernel.clock import FixedClock
 from quartet.merchandising import service
-from quartet.merchandising.model import Opened, Searched
+from quartet.merchandising.model import Opened
 from quartet.stores.postgres import Postgres
 from quartet.web.dependencies import Shop
 
@@ -219,29 +220,40 @@ async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counte
     journal = service.Journal(pg)
     dropped = REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0
     for number in range(service.MOST_WAITING + 7):
-        journal.note(Searched(UUID(int=number), NOW, "mug", None, 1, True))
+        journal.note_search(UUID(int=number), (f"mug {number % 7}", None, 1, True), FixedClock(NOW))
     await journal.write()
-    assert len(journal._waiting) == service.MOST_WAITING
+    assert journal.waiting == service.MOST_WAITING
     assert (REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0) - dropped == 7
     await pg.close()
 
 
 async def test_ten_processes_write_at_once_and_again(shelf: Shop) -> None:
     """What a timeout left unknown is written again; nothing counts twice."""
-    entries: list[Searched | Opened] = []
-    for number in range(300):
-        entries += [Searched(UUID(int=number), NOW, f"mug {number % 7}", None, number % 3, True),
-                    Opened(UUID(int=number), "a mug", NOW)]  # fmt: skip
 
     async def write() -> None:
         journal = service.Journal(shelf.stores.pg)
-        for entry in entries:
-            journal.note(entry)
-        while journal._waiting:
+        for number in range(300):
+            journal.note_search(UUID(int=number), (f"mug {number % 7}", None, number % 3, True), FixedClock(NOW))
+            journal.note_opened(Opened(UUID(int=number), "a mug", NOW))
+        while journal.waiting:
             await journal.write()
 
     await asyncio.gather(*(write() for _ in range(10)))
-    assert len(await _rows(shelf, "searches")) == len(await _rows(shelf, "search_opens")) == 300
+    assert {(row["id"], row["query"], row["found"]) for row in await _rows(shelf, "searches")} == {
+        (UUID(int=number), f"mug {number % 7}", number % 3) for number in range(300)
+    }
+    assert len(await _rows(shelf, "search_opens")) == 300
+
+
+async def test_a_crowd_that_searches_for_one_thing_is_written_in_portions(shelf: Shop) -> None:
+    journal, many = service.Journal(shelf.stores.pg), 2 * service.BATCH + 3
+    for number in range(many):
+        journal.note_search(UUID(int=number), ("mug", "Müg", 2, True), shelf.clock)
+    journal.note_search(UUID(int=many), ("hat", None, 0, False), shelf.clock)
+    await journal.write()
+    assert journal.waiting == 0
+    rows = [(row["query"], row["spelt"], row["found"], row["exact"]) for row in await _rows(shelf, "searches")]
+    assert (rows.count(("mug", "Müg", 2, True)), rows.count(("hat", None, 0, False))) == (many, 1)
 
 
 async def test_the_report_is_staffs(floor: Floor) -> None:

@@ -34,7 +34,7 @@ async def searched(
     async with shop.stores.pg.tx() as tx:
         for number in range(times):
             at = NOW - timedelta(minutes=after + minutes_apart * number)
-            entry = Searched(new_id(), at, *told(query, exact), found, exact)
+            entry = Searched([new_id()], at, *told(query, exact), found, exact)
             await store.write(tx, [entry], [])
     await merchandising.count_queries(shop)
     shop.stores._kept.pop(rules.Desk, None)  # as a process that begins now
@@ -170,7 +170,7 @@ async def test_a_yesterday_that_takes_too_long_keeps_nothing_of_today_from_being
 
     monkeypatch.setattr(store, "count_queries", count)
     async with shop.stores.pg.tx() as tx:
-        entries = [Searched(new_id(), midnight + timedelta(minutes=n), "mug", None, 1, True) for n in range(6)]
+        entries = [Searched([new_id()], midnight + timedelta(minutes=n), "mug", None, 1, True) for n in range(6)]
         await store.write(tx, entries, [])
     with pytest.raises(StoreUnavailable):
         await merchandising.count_queries(replace(shop, clock=FixedClock(NOW)))

@@ -22,10 +22,10 @@ ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
 class Searched(NamedTuple):
-    """A search in the log. `spelt`: the query as typed, if that differs; `exact`: the hits have all of its words as
-    typed."""
+    """Searches in the log that differ in nothing but their ids. `spelt`: the query as typed, if that differs; `exact`:
+    the hits have all of its words as typed."""
 
-    id: UUID
+    ids: list[UUID]
     at: datetime
     query: str
     spelt: str | None

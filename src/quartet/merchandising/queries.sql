@@ -1,7 +1,12 @@
 -- name: write_searches
--- Written again after a timeout it changes nothing.
+-- Of the ids $1 each has those up to its `last`. Written again after a timeout it changes nothing.
 INSERT INTO searches (id, at, query, spelt, found, exact)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::int[], $6::bool[])
+SELECT id, at, query, spelt, found, exact
+FROM (
+    SELECT *, lag(last, 1, 0) OVER (ORDER BY last) AS before
+    FROM unnest($2::int[], $3::timestamptz[], $4::text[], $5::text[], $6::int[], $7::bool[])
+      AS each(last, at, query, spelt, found, exact)
+) AS each, unnest(($1::uuid[])[before + 1 : last]) AS id
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, timedelta
-from itertools import islice
 from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
 
 from quartet import catalog
+from quartet.kernel.clock import Clock
 from quartet.kernel.errors import invalid
 from quartet.kernel.ids import new_id
 from quartet.merchandising import store
@@ -36,6 +36,9 @@ COUNT_SECONDS = 120.0
 OFFERED_DAYS = 30
 MOST_OFFERED = 5_000
 
+# Query, spelling, hits and `exact`, as of a `Searched`.
+Answered = tuple[str, str | None, int, bool]
+
 WRITTEN = Counter("quartet_search_log_written", "Searches and opened pages written to the log.")
 DROPPED = Counter("quartet_search_log_dropped", "Searches and opened pages that the log had no room for.")
 
@@ -46,21 +49,39 @@ class Journal:
     def __init__(self, pg: Postgres) -> None:
         self._pg = pg
         self._waiting: deque[Searched | Opened] = deque()
+        self.waiting = 0
+        # Those of `_waiting` that still grow: in a crowd most searches are alike, and an id costs a fifth of a row.
+        self._growing: dict[Answered, list[UUID]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def note(self, entry: Searched | Opened) -> None:
-        """Adds an entry; never waits or raises."""
-        if len(self._waiting) >= MOST_WAITING:
-            DROPPED.inc()
-        else:
+    def note_search(self, search_id: UUID, answered: Answered, clock: Clock) -> None:
+        """Adds a search; never waits or raises."""
+        if self._has_room():
+            ids = self._growing.get(answered)
+            if ids is None or len(ids) >= BATCH:
+                ids = self._growing[answered] = []
+                self._waiting.append(Searched(ids, clock.now(), *answered))
+            ids.append(search_id)
+
+    def note_opened(self, entry: Opened) -> None:
+        """Adds an opened page; never waits or raises."""
+        if self._has_room():
             self._waiting.append(entry)
+
+    def _has_room(self) -> bool:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
+        if self.waiting >= MOST_WAITING:
+            DROPPED.inc()
+            return False
+        self.waiting += 1
+        return True
 
     def _wake(self) -> None:
         self._timer = None
+        self._growing.clear()
         task = asyncio.create_task(self.write())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -69,18 +90,31 @@ class Journal:
         """Writes all waiting entries. After a failure they are kept, until the next entry triggers another try."""
         async with self._writing:
             while self._waiting:
-                batch = list(islice(self._waiting, BATCH))
+                self._growing.clear()  # nothing is added to what is being written
+                batch = self._next()
                 searches = [entry for entry in batch if isinstance(entry, Searched)]
                 opens = [entry for entry in batch if isinstance(entry, Opened)]
                 try:
                     async with self._pg.tx() as tx:
                         await store.write(tx, searches, opens)
                 except Exception as error:
-                    log.warning("searches not written", waiting=len(self._waiting), error=repr(error))
+                    log.warning("searches not written", waiting=self.waiting, error=repr(error))
                     return
                 for _ in batch:
                     self._waiting.popleft()
-                WRITTEN.inc(len(batch))
+                written = len(opens) + sum(len(entry.ids) for entry in searches)
+                self.waiting -= written
+                WRITTEN.inc(written)
+
+    def _next(self) -> list[Searched | Opened]:
+        """The oldest entries, `BATCH` rows or one more entry's."""
+        rows, batch = 0, []
+        for entry in self._waiting:
+            batch.append(entry)
+            rows += len(entry.ids) if isinstance(entry, Searched) else 1
+            if rows >= BATCH:
+                break
+        return batch
 
 
 def _journal(shop: Shop) -> Journal:
@@ -93,13 +127,13 @@ def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:
     search_id, exact = new_row_id(), exact and found > 0
     query, spelt = told(text, exact)
     if query:
-        _journal(shop).note(Searched(search_id, shop.clock.now(), query, spelt, found, exact))
+        _journal(shop).note_search(search_id, (query, spelt, found, exact), shop.clock)
     return search_id
 
 
 def note_opened(shop: Shop, search_id: UUID, product_id: str) -> None:
     """Logs that a product's page was opened from a search."""
-    _journal(shop).note(Opened(search_id, product_id, shop.clock.now()))
+    _journal(shop).note_opened(Opened(search_id, product_id, shop.clock.now()))
 
 
 async def write_log(shop: Shop) -> None:

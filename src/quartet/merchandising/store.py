@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate, chain
 from uuid import UUID
 
 from quartet.kernel.errors import NotFound
@@ -27,7 +28,9 @@ PORTION = 20_000
 async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -> None:
     """Writes log entries; idempotent."""
     if searches:
-        await tx.execute(q.write_searches, *map(list, zip(*searches, strict=True)))
+        ids, *others = zip(*searches, strict=True)
+        ends = accumulate(map(len, ids))
+        await tx.execute(q.write_searches, [*chain.from_iterable(ids)], [*ends], *map(list, others))
     if opens:
         await tx.execute(q.write_opens, *map(list, zip(*opens, strict=True)))
 

@@ -147,7 +147,7 @@ class Shares:
     requests would make the round trip."""
 
     MOST = 10_000
-    PART, FEW, LARGEST = 32, 8, 100
+    PART, FEW = 32, 8
 
     def __init__(self, redis: RedisStore, *, window: int = 60) -> None:
         self._redis, self._window = redis, window
@@ -186,7 +186,7 @@ class Shares:
             await self._add_more(share)
 
     async def _add_more(self, share: Share) -> list[int]:
-        most = min(max(share.used, self.FEW), share.remaining // self.PART, self.LARGEST)
+        most = min(max(share.used, self.FEW), share.remaining // self.PART)
         share.is_asked_for = True
         try:
             return await self._add(share, max(1, most - share.left))
