@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
 _REMEMBERED = 10_000
-# How long a process may believe what PostgreSQL said of a key.
+# How long a process caches an API key, or the session of an outdated cookie, as read from PostgreSQL.
 BELIEVED_SECONDS = 5.0
 
 
 class Door:
-    """Verifies tokens. A verified token is cached until it expires, since verifying it costs 30 µs a request; an API
-    key is cached for seconds, by its hash."""
+    """Verifies tokens. A verified token is cached until it expires, since verifying it costs 30 µs; an API key is
+    cached for `BELIEVED_SECONDS`, by its hash."""
 
     def __init__(self, shop: Shop, limiter: Limiter) -> None:
         self._shop, self._limiter = shop, limiter
@@ -80,8 +80,8 @@ class Door:
         note.add_done_callback(self._notes.discard)
 
     async def visitor(self, headers: "Headers", method: str) -> tuple[Principal | None, list[str]]:
-        """Authentication by cookie, and `Set-Cookie` values for the answer. With an invalid cookie a browser goes on as
-        a guest's, and the cookie is deleted. Raises CsrfRefused."""
+        """Authentication by cookie, and `Set-Cookie` values for the answer. A browser with an invalid cookie is treated
+        as a guest, and the cookie is deleted. Raises CsrfRefused, StoreUnavailable."""
         settings, now = self._shop.settings, self._shop.clock.now()
         text = cookies.found(settings, headers.get("cookie"))
         if text is None:
@@ -102,17 +102,18 @@ class Door:
         try:
             present, set_cookies = await self._slide(principal)
         except StoreUnavailable:
-            # Whoever only looks may go on looking; staff can do more harm.
+            # The session can't be checked: users may still read, but not staff, who can do more harm.
             if method in SAFE and not principal.is_staff:
                 return principal, []
             raise
-        # The old cookie still comes with each of a page's pictures: no need to look it up each time. Ended stays ended.
+        # A page's pictures are still requested with the old cookie: cached, so that not each of them is looked up. An
+        # ended session (None) stays ended.
         self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
         return present, set_cookies
 
     async def renew(self, principal: Principal, why: Gone) -> tuple[Principal | None, list[str]]:
-        """The same for a cookie that is outdated: the page of an ended session goes on as a guest's, one whose roles
-        have changed with the present roles."""
+        """The same for an outdated cookie: the browser is a guest if the session has ended, and gets a new cookie if
+        the roles have changed."""
         if why is Gone.ENDED:
             return None, cookies.closed(self._shop.settings)
         present, set_cookies = await self._slide(principal)
@@ -121,7 +122,7 @@ class Door:
         return present, set_cookies
 
     async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
-        """Extends a cookie's session, with the present roles, if PostgreSQL still knows it."""
+        """Extends a cookie's session (sliding expiry) and reads its present roles; None if it has ended."""
         settings, now = self._shop.settings, self._shop.clock.now()
         async with self._shop.stores.pg.once() as tx:
             ends = now + timedelta(seconds=settings.refresh_ttl)
@@ -132,8 +133,9 @@ class Door:
         return present, cookies.opened(settings, present, now)
 
     async def gone(self, principal: Principal | None) -> Gone | None:
-        """What PostgreSQL says of the session while Redis does not answer. If it is down too, shoppers go on and staff,
-        who can do more harm, do not. API keys are cached for seconds only anyway."""
+        """Checks the session in PostgreSQL while Redis is down. If PostgreSQL is down too, shoppers are let through;
+        for staff, who can do more harm, it raises StoreUnavailable. API keys are not checked: they are cached for
+        seconds only."""
         if principal is None or principal.scopes is not None:
             return None
         if self._shop.stores.pg.guard.is_doubtful and not principal.is_staff:
@@ -153,8 +155,9 @@ class Door:
         return Gone.ENDED if roles is None else Gone.OTHER_ROLES
 
     async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
-        """Redis says that a session or key has been revoked, or that the roles have changed. About roles PostgreSQL has
-        the last word, since two changes may have arrived in the wrong order. Raises Unauthenticated."""
+        """For a session or key that is revoked, or whose roles have changed, according to Redis. Roles are checked in
+        PostgreSQL, since two changes may have reached Redis in the wrong order: if they are unchanged there, Redis is
+        corrected. Else raises Unauthenticated."""
         if why is Gone.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:

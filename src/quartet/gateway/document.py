@@ -29,9 +29,9 @@ from quartet.web.shapes import ProblemShape
 Json = dict[str, Any]
 
 _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{ProblemShape.__name__}"}
-# A token that is not good is refused everywhere, and so are NUL and broken UTF-8 in an address.
+# Every route refuses an invalid token, and NUL or invalid UTF-8 in the URL.
 _ALWAYS: tuple[type[Problem], ...] = (Unauthenticated, Invalid, TimedOut)
-# What the same headers say wherever they are.
+# Descriptions of headers that several routes share.
 _IF_NONE_MATCH = Sent("If-None-Match", "The `ETag` that you have; 304 while it is the present one.")
 _TAG = {"ETag": "Its version."}
 _REPLAYED = {"Idempotent-Replayed": "`true` where this is the first answer to the key, given again."}
@@ -60,7 +60,7 @@ def openapi(app: FastAPI) -> Json:
                     _add_headers(operation, asked)
                     if security := _security(asked):
                         operation["security"] = security
-        for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own words for 422, which ours replace
+        for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's schemas for 422, which ours replace
             components["schemas"].pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
@@ -110,7 +110,7 @@ def _add_headers(operation: Json, dependencies: Sequence[Any]) -> None:
 
 
 def _asks_keys(method: str, path: str) -> bool:
-    """Whether an API key may be refused here, for its scopes or for being nobody."""
+    """Whether API keys can be refused here: they need a scope, or are refused altogether."""
     try:
         return access.needed_scope(method, path) is not None
     except Forbidden:
@@ -125,7 +125,7 @@ def _parameter(sent: Sent) -> Json:
 
 
 def _security(asked: Sequence[Any]) -> list[Json]:
-    """What has to be sent along, or, where a guest may come as well, can be: else clients would send nobody's token."""
+    """The security schemes, optional where guests are allowed: without them, generated clients would send no token."""
     users: list[Json] = [{"bearer": []}, {"cookie": []}]
     if signed in asked:
         return users

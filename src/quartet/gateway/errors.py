@@ -1,4 +1,4 @@
-"""Every error leaves as problem+json that says what to do; nothing internal leaks."""
+"""Turns every error into problem+json that says what to do, without internal details."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _BY_STATUS: dict[int, type[Problem]] = {
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Registers the handlers; what none of them knows is caught by the gateway itself."""
+    """Registers the handlers; all other exceptions are caught by the gateway's middleware."""
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, problem: Problem) -> Response:
@@ -46,7 +46,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
-    """Every method of this address: the framework names only those of the first route that it meets there."""
+    """Every method of this path; the framework names only those of the first route that matches."""
     at: defaultdict[str, set[str]] = defaultdict(set)
     for route in iter_route_contexts(app.routes):
         at[route.path_format or ""] |= set(route.methods or ())
@@ -64,9 +64,9 @@ def from_validation(errors: Sequence[Any]) -> Problem:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """`("body", "items", 0, "qty")` reads `items.0.qty`."""
+    """`("body", "items", 0, "qty")` becomes `items.0.qty`."""
     parts = [str(part) for part in location[1:]] or [str(part) for part in location[:1]]
-    return ".".join(parts) or "body"  # a member without a name
+    return ".".join(parts) or "body"  # a member whose name is empty
 
 
 def _message(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""Rate limits: by class of route, per user, for guests per IP address (IPv6 by /64)."""
+"""Rate limits by class of route: per user, and for guests per IP address (IPv6: per /64)."""
 
 from functools import partial
 
@@ -11,15 +11,15 @@ from quartet.web import limits
 from quartet.web.dependencies import Principal
 from quartet.web.limits import Gone, Share, Taken, address_group
 
-# What only looks (RFC 9110, 9.2.1).
+# Methods that change nothing (RFC 9110, 9.2.1).
 SAFE = {"GET", "HEAD", "OPTIONS"}
 _OF_ACCOUNTS = ("/sessions", "/users", "/password-resets", "/email-verifications")
 _HASHING = {"/sessions", "/users", "/users/me/password", "/users/me/email"}
 _UNLIMITED = ("/health", "/metrics", "/docs", "/openapi.json", "/problems", "/webhooks", "/images")
-# These do not wait for a Redis that is silent, and a guest's are counted some ahead. A signed-in user's are not: with
-# each goes the question whether the session lives.
+# Requests of these classes do not wait for a Redis that does not answer, and a guest's are counted several at once, in
+# advance. A signed-in user's are not, since each round trip also checks whether the session has ended.
 _LOOKING = {"browse", "search"}
-# While Redis is away a process grants of these limits a tenth by itself, and of the others all.
+# While Redis is down, each process allows a tenth of these limits, and all of the others.
 _STRICT = {"auth": 10, "pay": 10}
 
 ALONE = Counter("quartet_rate_limit_alone_total", "Requests counted by this process alone, because Redis was away.")
@@ -46,7 +46,7 @@ def hashes(method: str, path: str) -> bool:
 
 
 def is_for_anyone(method: str, path: str) -> bool:
-    """Whether an invalid token does not matter: signing in or renewing a token is done with whatever is left of a
+    """Whether an invalid token is ignored here: a client that signs in or refreshes its token may still send that of a
     session that has ended."""
     if method == "POST" and path in ("/sessions", "/sessions/refresh", "/users", "/password-resets"):
         return True
@@ -54,9 +54,9 @@ def is_for_anyone(method: str, path: str) -> bool:
 
 
 class Limiter:
-    """One round trip to Redis per request: the window, and whether the session has ended; for guests who browse, one
-    for a share of several requests. While Redis is down each process counts by itself: strictly where passwords are
-    tried and money moves, since there may be many of them."""
+    """Makes one round trip to Redis per request, which counts it and checks whether the session has ended; for guests
+    who browse, one for several requests. While Redis is down each process counts by itself: with lower limits for
+    passwords and payments, since there may be many processes."""
 
     def __init__(self, settings: Settings, redis: RedisStore) -> None:
         self._limits = {
@@ -71,15 +71,15 @@ class Limiter:
         self._shares = limits.Shares(redis.brief)
 
     def at_hand(self, path: str, address: str) -> Share | None:
-        """For a guest's GET that needs no round trip: the share from which to take one."""
+        """For a guest's GET: the share from which it can be counted without a round trip, if there is one."""
         kind = class_of("GET", path)
         if kind not in _LOOKING:
             return None
         return self._shares.at_hand(f"{kind}:{address_group(address)}")
 
     async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
-        """None where no limit applies; Gone where the principal is no longer what the token says. What was counted
-        `alone` says nothing of ended sessions and changed roles."""
+        """Counts the request. None where no limit applies; Gone if the session has ended or the roles are no longer
+        those of the token, which a result that was counted `alone` has not checked."""
         kind = class_of(method, path)
         if kind is None:
             return None
@@ -97,7 +97,7 @@ class Limiter:
             return self._here.take(f"{kind}:{who}", max(1, limit // _STRICT.get(kind, 1)))
 
     async def count_guess(self, address: str) -> None:
-        """A client that sends keys that nobody here remembers is counted by IP address. Raises TooManyRequests."""
+        """Counts an API key that is not cached, by IP address, to limit guessing. Raises TooManyRequests."""
         taken = await self.check("POST", "/sessions", None, address)
         if isinstance(taken, Taken) and not taken.allowed:
             raise TooManyRequests(retry_after=taken.reset)

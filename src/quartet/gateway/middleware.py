@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route. Plain ASGI: it runs for each of them."""
+"""What every request passes before and after its route. Plain ASGI without a framework, since it runs each time."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-# By path the route, and its room's way to answer a GET from memory, given path and query; None where it can't.
+# By path: the route, and a function that answers a GET from memory, given path and query, or returns None.
 Offered = Mapping[str, tuple[BaseRoute, Callable[[Shop, str, str], AtHand | None]]]
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -52,7 +52,7 @@ log = structlog.get_logger("quartet.gateway")
 BODY_BYTES = 64 * 1024
 PRODUCT_BYTES = 1024 * 1024
 BODY_DEPTH = 32
-# As proxies count whoever hung up before the answer; nobody gets it.
+# The status that proxies log when the client disconnected before the response; it is never sent.
 LEFT = 499
 
 REQUESTS = Counter("quartet_http_requests_total", "Answers by route and status.", ["method", "route", "status"])
@@ -66,16 +66,16 @@ SECONDS = Histogram(
 
 @cache
 def _counted(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    """By name each costs a look-up at every request; there are no more of them than routes and statuses."""
+    """Cached, since `labels` costs a look-up at every request; there are only so many routes and statuses."""
     return REQUESTS.labels(method, route, status), SECONDS.labels(method, route)
 
 
-# Headers of requests that tell who asks, or that a body comes.
+# Request headers that authenticate the client or announce a body.
 _TO_BE_READ = frozenset((b"authorization", b"cookie", b"content-length", b"transfer-encoding"))
 _NUL = re.compile("\0")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# As some proxies say it, with the port that the client called from: another one for each connection.
+# Some proxies append the client's port, which differs for each connection.
 _WITH_PORT = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::\d+)?")
 
 
@@ -92,19 +92,19 @@ class Gateway:
         self._limiter: Limiter
 
     def around(self, app: App) -> "Gateway":
-        """Itself, once it knows the application."""
+        """Sets the application and returns itself."""
         self.app = app
         return self
 
     def at_once(self, target: bytes, sent: RawHeaders, peer: tuple[str, int] | None) -> tuple[bytes, bytes] | None:
-        """The answer to a guest's GET for which nobody has to be asked and nothing to be read, for the server to write:
-        the headers that come after the status 200 and the server's own, and the body. A task and what passes between
-        server and application would cost as much as all of it."""
+        """The response to a guest's GET if it is in memory and needs no store call, for the server to write: the header
+        lines that follow the status line (200) and the server's own headers, and the body. Else None. A task and ASGI
+        messages would double its cost."""
         path, _, query = target.decode("latin-1").partition("?")
         if self._shop is None or path not in self._at_hand:
             return None
         began = time.perf_counter()
-        headers = dict(reversed(sent))  # where one comes twice, the first
+        headers = dict(reversed(sent))  # the first, if one is repeated
         if not _TO_BE_READ.isdisjoint(headers):
             return None
         share = self._limiter.at_hand(path, self._address(sent, peer))
@@ -123,7 +123,7 @@ class Gateway:
         return head, found.body
 
     def _form(self, path: str) -> bytes:
-        """Of the headers of answers at this address what is always the same."""
+        """The template of the response headers at this path, built once."""
         form = self._forms.get(path)
         if form is None:
             always = as_lines([*security_headers(path, self.shop.settings.is_secure), (b"cache-control", b"no-store")])
@@ -145,7 +145,8 @@ class Gateway:
         await _Request(self, scope).run(receive, send)
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
-        """Who is asking and whether they may ask now. Raises Unauthenticated, TooManyRequests."""
+        """Authenticates the client and counts the request against its rate limit. None where no limit applies. Raises
+        Unauthenticated, TooManyRequests."""
         address = scope["address"] = self._address(headers.raw, scope.get("client"))
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
         by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
@@ -162,20 +163,21 @@ class Gateway:
                 scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"], gone)
             else:
                 await self._door.refuse_gone(scope["principal"], gone)
-            if isinstance(taken, Gone) or scope["principal"] is None:  # else it was counted by then
+            if isinstance(taken, Gone) or scope["principal"] is None:  # else it has been counted
                 taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
         check_scope(scope["principal"], scope["method"], scope["path"])
         return await self.count_guest(scope) if isinstance(taken, Gone) else taken
 
     async def count_guest(self, scope: Scope) -> Taken | None:
-        """Whoever's token is not good, or good no longer, asks as often as a guest may: else guessing would be free."""
+        """Counts it against the guest's limit, as requests with an invalid or revoked token are: else guessing tokens
+        would not be limited."""
         taken = await self._limiter.check(scope["method"], scope["path"], None, scope["address"])
         assert not isinstance(taken, Gone)
         return taken
 
     def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
-        """The last address a trusted proxy saw, else the peer's. Some proxies add to the client's line, some add one of
-        their own below it."""
+        """The client's address as the last trusted proxy saw it, else the peer's. Some proxies append to the client's
+        X-Forwarded-For line, others add a line of their own after it."""
         if self.shop.settings.trust_proxy:
             for name, value in reversed(sent):
                 if name == b"x-forwarded-for" and value:
@@ -185,7 +187,7 @@ class Gateway:
         return str(peer[0]) if peer else ""
 
     def ready(self, scope: Scope) -> App | None:
-        """What a room has at hand for this request, which then needs neither the framework nor its router."""
+        """A response from memory, which needs neither the framework nor its router; None if there is none."""
         offered = self._at_hand.get(scope["path"]) if scope["method"] == "GET" else None
         if offered is None:
             return None
@@ -198,13 +200,13 @@ class Gateway:
 
     @property
     def shop(self) -> Shop:
-        """Known since the first request."""
+        """The shop; set by the first request."""
         assert self._shop is not None
         return self._shop
 
 
 class _Request:
-    """One request on its way through."""
+    """The handling of one request."""
 
     _send: Send
     _limit: asyncio.Timeout
@@ -212,7 +214,7 @@ class _Request:
     def __init__(self, gateway: Gateway, scope: Scope) -> None:
         self.gateway, self.scope = gateway, scope
         self.only_head = scope["method"] == "HEAD"
-        if self.only_head:  # answered by the route of GET; the server's own scope keeps the method that was sent
+        if self.only_head:  # GET's route answers it; in a copy, since the server reads the method from its own scope
             self.scope = {**scope, "method": "GET"}
         self.is_report: bool = self.scope["method"] == "GET" and self.scope["path"].startswith("/analytics/")
         self.headers = Headers(scope=self.scope)
@@ -232,7 +234,7 @@ class _Request:
             await self._refuse(problem)
         except TimeoutError:
             await self._refuse(TimedOut())
-        except asyncio.CancelledError:  # the process ends, and waits for it no longer
+        except asyncio.CancelledError:  # the process shuts down, and its grace period is over
             await self._refuse(TimedOut())
             raise
         except Exception:
@@ -252,7 +254,7 @@ class _Request:
             )
 
     def _seconds(self) -> float:
-        """How long the request may take."""
+        """The request's timeout."""
         return REPORT_SECONDS if self.is_report else self.gateway.shop.settings.request_timeout
 
     async def _handle(self, receive: Receive) -> None:
@@ -260,8 +262,8 @@ class _Request:
         if not hashes(self.scope["method"], self.scope["path"]):
             await self._admit(receive)
             return
-        # First the body, lest somebody who sends slowly keeps a place; then the place, before any store is asked: a
-        # thousand who come at once would all stand in the way of those who shop.
+        # The body is read first, so that a slow sender does not occupy a place in the queue for password hashing. The
+        # place is taken before any store is called: a thousand sign-ins at once would slow down all other requests.
         receive = _replayed(await _read_body(receive, self.headers, self.scope["path"]), receive)
         async with accounts.place(self.gateway.shop):
             await self._admit(receive)
@@ -288,8 +290,8 @@ class _Request:
             await (self.gateway.ready(self.scope) or self.gateway.app)(self.scope, receive, self._answer)
 
     async def _report(self, receive: Receive) -> None:
-        """Is cancelled when the client hangs up: others wait for its place. Requests that may write go on, or nobody
-        would know how far they came."""
+        """Runs a report, which is cancelled when the client disconnects, since others wait for its place. Requests that
+        may write are not cancelled: nobody would know how far they got."""
         watch = asyncio.create_task(self._end_when_left(receive))
         try:
             await self.gateway.app(self.scope, receive, self._answer)
@@ -312,12 +314,12 @@ class _Request:
         await self._send(message)
 
     def _headers(self, given: RawHeaders) -> Iterator[tuple[bytes, bytes]]:
-        """The route's, and those that every answer has."""
+        """The route's headers, and those of every response."""
         names = {name for name, _ in given}
-        # A route's own cookies are of who is signing in or out just now.
+        # If the route sets cookies itself (sign-in, sign-out), they take precedence.
         cookies = () if b"set-cookie" in names else self.scope.get("set_cookies", ())
         for name, value in given:
-            if not (cookies and name == b"cache-control"):  # else a cache would hand one's session to others
+            if not (cookies and name == b"cache-control"):  # else a cache could give this session to other clients
                 yield name, value
         yield b"x-request-id", self.id.encode()
         yield from security_headers(self.scope["path"], self.gateway.shop.settings.is_secure)
@@ -344,7 +346,7 @@ def _request_id(sent: str) -> str:
 def _note(
     route: object, status: int, seconds: float, *, request_id: str, method: str, path: str, user: str | None
 ) -> None:
-    """Records the request in metrics and log."""
+    """Records the request in metrics and log; `seconds`: how long it took."""
     requests, took = _counted(method, getattr(route, "path", "(none)"), status)
     requests.inc()
     took.observe(seconds)
@@ -359,7 +361,8 @@ def _note(
 
 
 def _check_address(scope: Scope) -> None:
-    """NUL fits into no store's text; names the parameter that contains it."""
+    """Refuses NUL, which not every store can hold in text, and names the parameter that contains it. Raises
+    Invalid."""
     if "\0" in scope["path"] or "\ufffd" in scope["path"]:
         raise invalid("path", "must not contain NUL or bytes that are not UTF-8")
     query = scope["query_string"]
@@ -394,7 +397,7 @@ def _check_json(body: bytes, headers: Headers) -> None:
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise UnsupportedMediaType(f"got {media or 'none'}")
     try:
-        # Refuses NaN, lone surrogates and what is not UTF-8, as the standard library doesn't.
+        # Unlike the standard library, orjson rejects NaN, lone surrogates and invalid UTF-8.
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         _name_surrogate(body)
@@ -406,7 +409,7 @@ def _check_json(body: bytes, headers: Headers) -> None:
 
 
 def _name_surrogate(body: bytes) -> None:
-    """Names the field where a lone surrogate is all that keeps the body from being JSON."""
+    """Raises Invalid naming the field, if a lone surrogate is all that keeps the body from being valid JSON."""
     if b"\\ud" in body.lower():
         try:
             value = json.loads(body)
@@ -417,7 +420,7 @@ def _name_surrogate(body: bytes) -> None:
 
 
 def _refuse(value: Any, field: str, bad: re.Pattern[str], what: str) -> None:
-    """Called with what is not deep."""
+    """Raises Invalid naming the field that matches `bad`. Recursive: the nesting depth must have been checked."""
     if isinstance(value, str):
         if bad.search(value):
             raise invalid(field, f"must not contain {what}")

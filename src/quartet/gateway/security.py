@@ -18,27 +18,28 @@ _ALWAYS = [
     (b"permissions-policy", ", ".join(f"{feature}=()" for feature in _FEATURES).encode()),
 ]
 _POLICY, _RESOURCE = b"content-security-policy", b"cross-origin-resource-policy"
-# A year. Other hosts of the domain are not ours to decide about.
+# A year. Without includeSubDomains, since the domain's other hosts are not the shop's.
 _SECURE = (b"strict-transport-security", b"max-age=31536000")
 _API = [*_ALWAYS, (_POLICY, _NOTHING.encode()), (_RESOURCE, b"same-origin")]
-# Pictures may be shown by a shop's pages on another host.
+# A storefront on another host may embed pictures.
 _PICTURES = [*_ALWAYS, (_POLICY, _NOTHING.encode()), (_RESOURCE, b"cross-origin")]
 
 
 def security_headers(path: str, is_secure: bool) -> list[tuple[bytes, bytes]]:
-    """For the answer at this address; `is_secure` where the shop is reached by https alone."""
+    """The headers of a response at this path; `is_secure`: the shop is served over HTTPS only."""
     headers = _PICTURES if path.startswith("/images/") else _docs_headers() if path == "/docs" else _API
     return [*headers, _SECURE] if is_secure else headers
 
 
 def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers as HTTP writes them."""
+    """Headers as lines of HTTP/1.1."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 @cache
 def _docs_headers() -> list[tuple[bytes, bytes]]:
-    """The API's documentation is one page with a script of its own, let in by its digest, and what that loads."""
+    """The content security policy of the API documentation, a page with an inline script, which is allowed by its hash,
+    and resources from two other hosts."""
     page = docs_page().decode()
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
@@ -52,5 +53,5 @@ def _docs_headers() -> list[tuple[bytes, bytes]]:
 
 @cache
 def docs_page() -> bytes:
-    """The page and not the response, which gets its headers anew each time it is sent."""
+    """The page's bytes, not a Response object: headers are added to that each time it is sent."""
     return bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="Quartet").body)

@@ -1,6 +1,6 @@
-"""uvicorn, with an accept loop of its own: a crowd of connections is accepted one by one, so that requests in progress
-do not wait for all of them. An event loop by itself accepts, and then reads, every waiting connection before it goes on
-with anything else: 20 to 90 ms for a thousand."""
+"""uvicorn with its own accept loop: pending connections are accepted one at a time, so that requests in progress do
+not wait for all of them. By default an event loop accepts, and then reads, every pending connection before it does
+anything else: 20 to 90 ms for a thousand of them."""
 
 import asyncio
 import os
@@ -19,26 +19,26 @@ from quartet.gateway.security import as_lines, security_headers
 from quartet.kernel.errors import BadRequest
 from quartet.web.answers import problem_response
 
-# Reading a sign-in and sending it away again costs about 0.2 ms.
+# Between two sign-ins that are read from the queue: reading one and rejecting it costs about 0.2 ms.
 PACE_SECONDS = 0.001
 REST_SECONDS = 0.1
-# Nobody waits much longer than this: the line moves faster the longer it is.
+# From this length on, the queue is emptied faster the longer it is, so that the wait hardly grows any further.
 LONGEST_LINE = 1000
-# Nothing else bounds what a client may send before its request has begun, or how long that takes.
+# Nothing else limits the size of a request's headers in bytes, or how long they may take to arrive.
 LONGEST_HEAD = 64 * 1024
 HEAD_SECONDS = 30.0
-# Nor how long somebody may let an answer stand.
+# Nor how long a client may leave a response unread.
 UNREAD_SECONDS = 30.0
 _TOO_LONG = f"headers must not have more than {LONGEST_HEAD} bytes"
 
 
-# Of a GET's address, headers and peer the answer that needs no task, if there is one: the headers that follow those of
-# the server after the status 200, and the body. None where the request has a body.
+# Takes a GET's URL, headers and peer address. Returns a 200 response that needs no asyncio task, as header lines (sent
+# after the server's own) and body; None if there is none, or the request has a body.
 AnswerAtOnce = Callable[[bytes, list[tuple[bytes, bytes]], tuple[str, int] | None], tuple[bytes, bytes] | None]
 
 
 class Server(uvicorn.Server):
-    """One connection is accepted at each turn of the event loop; the others wait in the kernel's line."""
+    """Accepts one connection per event loop iteration; the others wait in the kernel's listen backlog."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class Server(uvicorn.Server):
         *,
         is_secure: bool = False,
     ) -> None:
-        """`at_once` is asked before the application is; `listening` is called once whoever comes is let in;
-        `is_secure`: the shop is reached by https alone."""
+        """`at_once` is called before the application is; `listening` is called once connections are accepted;
+        `is_secure`: the shop is served over HTTPS only."""
         super().__init__(config)
         self._at_once, self._listening, self._is_secure = at_once, listening, is_secure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but for who listens."""
+        """As uvicorn's, except that this class accepts the connections."""
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
         self._line = _Line(loop)
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError:  # out of file descriptors: some will be free again, and asking at each turn helps nobody
+        except OSError:  # out of file descriptors: retry later rather than at every iteration
             loop.remove_reader(listener)
             loop.call_later(REST_SECONDS, self._listen, loop, listener)
             return
@@ -84,10 +84,10 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._arriving.discard)
 
     async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
-        with suppress(OSError):  # gone before it came in
+        with suppress(OSError):  # the client has disconnected already
             if connection.family in (socket.AF_INET, socket.AF_INET6):
-                # asyncio itself does so only where the listener names its protocol, which uvicorn's does not: then a
-                # body that follows its headers would wait for them to be acknowledged, 40 ms.
+                # asyncio sets this only if the listening socket was created with an explicit protocol number, and
+                # uvicorn's is not. Without it a body sent after its headers waits 40 ms for their ACK.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(self._protocol, connection)
 
@@ -96,14 +96,14 @@ class Server(uvicorn.Server):
         return _Protocol(*own, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """No more are let in; those who are in are served."""
+        """Accepts no more connections; requests on open ones are still answered."""
         for listener in sockets or []:
             asyncio.get_running_loop().remove_reader(listener)
         await super().shutdown(sockets)
 
 
 class _Line:
-    """One is called in a millisecond; who comes when nobody waits goes straight in."""
+    """A queue that calls one entry per millisecond, or at once if it has been idle for that long."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -111,7 +111,7 @@ class _Line:
         self._is_moving = False
 
     def join(self, enter: Callable[[], None]) -> None:
-        """`enter` is called now or soon."""
+        """Calls `enter` now if the queue is idle, else when its turn comes."""
         if self._is_moving:
             self._waiting.append(enter)
         else:
@@ -128,37 +128,37 @@ class _Line:
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection whose requests to have a password hashed stand in line before they are read, and others may be
-    answered at once."""
+    """A connection. Requests that need a password hash wait in a queue before they are parsed; others may be answered
+    without calling the application."""
 
     def __init__(self, line: _Line, at_once: AnswerAtOnce, is_secure: bool, *args: Any) -> None:
         super().__init__(*args)
         self._line, self._at_once, self._is_secure = line, at_once, is_secure
         self._held: list[bytes] = []
         self._is_answered = self._is_ending = False
-        self._head = 0  # bytes that have come since headers were complete, or a piece of a body
+        self._head = 0  # bytes received since the last complete headers or piece of a body
         self._refusal = b""
         self._patience: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody has come."""
+        """Starts the timeout for the first request's headers."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """And has gone."""
+        """Cancels the timers."""
         super().connection_lost(exc)
         self._go_on()
         self._end_unread()
 
     def pause_writing(self) -> None:
-        """Nobody takes what is written."""
+        """The client does not read: starts the timeout after which the connection is aborted."""
         super().pause_writing()
         self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Somebody does again."""
+        """The client reads again: cancels that timeout."""
         super().resume_writing()
         self._end_unread()
 
@@ -168,10 +168,10 @@ class _Protocol(HttpToolsProtocol):
             self._unread = None
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request."""
+        """Parses the bytes, or holds them back while a request of this connection waits in the queue."""
         if self._refusal:
             return
-        if self._held:  # uvloop may have read on when it was told to pause
+        if self._held:  # uvloop may deliver data it had already read when reading was paused
             self._held.append(data)
         elif _hashes(data):
             self._held = [data]
@@ -195,9 +195,9 @@ class _Protocol(HttpToolsProtocol):
             self._wait()
 
     def _parse(self, data: memoryview) -> None:
-        """Whoever would rather go on in another protocol, as Java's own client (`Upgrade: h2c`), goes on in this one.
-        By itself the parser would leave such a request's body, and take it for the next request: behind a proxy that
-        shares a connection out, one whose answer somebody else gets. Raises HttpParserError."""
+        """Parses, and ignores requests to switch protocols, such as `Upgrade: h2c` from Java's HTTP client. By default
+        the parser would stop before such a request's body, and read the body as the next request: request smuggling,
+        whose response goes to another client if a proxy shares the connection. Raises HttpParserError."""
         while data:
             try:
                 self.parser.feed_data(data)
@@ -209,20 +209,21 @@ class _Protocol(HttpToolsProtocol):
                 self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """The headers once more, without the wish."""
+        """Parses the headers again in a new parser, without the `Upgrade` header."""
         version = self.parser.get_http_version().encode()
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         headers = as_lines(header for header in self.headers if header[0] != b"upgrade")
         self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the one before
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
         self.parser.feed_data(start + headers + b"\r\n")
 
     def _is_forgotten(self) -> bool:
-        """No timer runs: what came late of a body, after the answer, has ended uvicorn's wait for the next request."""
+        """Whether no timeout is running: a piece of a body that came after the response has cancelled uvicorn's
+        keep-alive timer."""
         return self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
 
     def _wait(self) -> None:
-        """For the end of the headers that come next."""
+        """Starts the timeout for the next request's headers to be complete."""
         self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _go_on(self) -> None:
@@ -236,18 +237,18 @@ class _Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_headers_complete(self) -> None:
-        """What is at hand is answered here, and nothing of what an application needs is made."""
+        """Answers here if `at_once` has a response, which saves creating what an ASGI application needs."""
         if self.parser.should_upgrade():
-            return  # they come once more
-        if self._head > LONGEST_HEAD and self._length() > LONGEST_HEAD:  # in one piece, perhaps with a body
+            return  # `_begin_anew` parses them again
+        if self._head > LONGEST_HEAD and self._length() > LONGEST_HEAD:  # they may have come in one piece with a body
             self.send_400_response(_TOO_LONG)
-            raise ValueError(_TOO_LONG)  # so that nothing more is read
+            raise ValueError(_TOO_LONG)  # so that the parser stops
         self._go_on()
         answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
-            self._unset_keepalive_if_required()  # set where one that came along was answered here
+            self._unset_keepalive_if_required()  # set if a request in the same data was answered here
             super().on_headers_complete()
-            self.headers = []  # so that trailers, which no proxy has checked, do not become headers
+            self.headers = []  # else trailers, which no proxy has checked, would be appended to the headers
         else:
             self._is_answered = True
             self.transport.write(self._written(200, *answer))
@@ -257,7 +258,8 @@ class _Protocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _may_answer(self) -> bool:
-        """Not where a reader is slow, or more requests wait: they would be answered within one another."""
+        """Not while the client reads slowly or an earlier pipelined request is unanswered: their responses would be
+        mixed."""
         return (
             self.parser.get_method() == b"GET"
             and self.parser.should_keep_alive()
@@ -268,15 +270,15 @@ class _Protocol(HttpToolsProtocol):
         )
 
     def on_body(self, body: bytes) -> None:
-        """A part of a request's body."""
-        if self.cycle.response_complete:  # a body that trickles in after that keeps no connection
+        """Resets the limits of the headers, since the bytes belong to a body."""
+        if self.cycle.response_complete:  # a body that trickles in after the response must not keep the connection open
             self._head = 0
         else:
             self._go_on()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request."""
+        """Ends the request, unless it was answered here or is to be parsed again."""
         if self.parser.should_upgrade():
             return
         if self._is_answered:
@@ -286,8 +288,8 @@ class _Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What can't be read as HTTP, an unheard-of method too, is refused as everything else is, and after what came
-        before it is answered."""
+        """Refuses what is not valid HTTP, or has an unknown method, with problem+json like every other error, once the
+        requests before it are answered."""
         if self._refusal:
             return
         request_id = os.urandom(16).hex()
@@ -301,19 +303,19 @@ class _Protocol(HttpToolsProtocol):
             self._refuse()
 
     def _has_earlier(self) -> bool:
-        """Whether any request before the one that can't be read is still to be answered."""
+        """Whether any request before the invalid one is still unanswered."""
         if self.cycle is None or self.cycle.response_complete:
             return False
         if not self.cycle.more_body or self.cycle.response_started:
             return True
-        # It was the last one's body that can't be read.
+        # The invalid bytes are in the body of the last request, which therefore gets no response of its own.
         if self.pipeline:
             self.pipeline.popleft()
             return True
         return False
 
     def on_response_complete(self) -> None:
-        """The application has answered."""
+        """Sends the refusal of an invalid request once the last one before it is answered."""
         is_last = not self.pipeline
         super().on_response_complete()
         if is_last and self._refusal and not self.transport.is_closing():
@@ -328,7 +330,7 @@ class _Protocol(HttpToolsProtocol):
         return b"".join((STATUS_LINE[status], own, headers, b"\r\n", body))
 
     def shutdown(self) -> None:
-        """Whoever stands in line is served first."""
+        """Closes the connection; if a request waits in the queue, only after it."""
         if self._held:
             self._is_ending = True
         else:

@@ -24,9 +24,9 @@ from quartet.web.shapes import Shape
 
 router = APIRouter(tags=["system"])
 
-# Without these no request can be answered rightly; without the others parts of the shop still work.
+# Readiness fails without these; without the others parts of the shop still work.
 NEEDED = {"postgres", "mongodb"}
-# What still works while a store is away; docs/operations.md has all of it as a table.
+# What still works while a store is down; docs/operations.md has the full table.
 MEANWHILE = {
     "postgres": "products, lists, categories and search stay up; nothing is bought, and nobody signs in",
     "mongodb": "product pages that are cached are shown with their age, search stays up, carts are priced by "
@@ -91,7 +91,8 @@ async def ready(shop: ShopDep) -> Response:
 
 
 async def _migrated(pg: Postgres) -> str:
-    """A process that started while PostgreSQL was away learns only now whose database it is."""
+    """Pings PostgreSQL, and checks the migrations, which a process could not do if it started while PostgreSQL was
+    down. Raises StoreUnavailable."""
     if missing := await migrate.lacking(pg):
         raise StoreUnavailable("postgres", missing)
     return await pg.ping()
@@ -102,7 +103,7 @@ async def _health(guard: Guard, ping: Coroutine[None, None, str]) -> StoreHealth
     try:
         async with asyncio.timeout(PING_SECONDS):
             version = await ping
-    except Exception as error:  # whatever it is, the store is of no use now
+    except Exception as error:  # whatever the cause, the store can't be used now
         reason = error.detail if isinstance(error, Problem) else type(error).__name__
         return StoreHealth(
             status="down",
