@@ -1,4 +1,4 @@
-"""Answers as bytes: pydantic writes the JSON once, nothing is serialised twice."""
+"""Responses as bytes: pydantic serialises the JSON once, and FastAPI does not serialise it again."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -17,18 +17,18 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 
 
-# What a route gives back, for those who make one without knowing the framework.
+# What a route returns, for modules that make one without importing the framework.
 Answer = Response
 
 
 class AtHand(NamedTuple):
-    """JSON that a room has cached for a GET, and its own headers: none that every answer has."""
+    """JSON that a room has cached for a GET, and its own headers, without those that every response gets."""
 
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def response(self) -> Response:
-        """For who goes the whole way."""
+        """As a Response, for a request that the server did not answer directly."""
         response = Response(self.body, media_type=JSON)
         response.raw_headers.extend(self.headers)
         return response
@@ -40,12 +40,13 @@ def answer(shape: BaseModel, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def as_json(shape: BaseModel) -> bytes:
-    """Its bytes, for answers that are stored or cached."""
+    """The shape's JSON as bytes, for answers that are stored or cached."""
     return shape.__pydantic_serializer__.to_json(shape, by_alias=True)
 
 
 def plain_json(value: object) -> bytes:
-    """Anything as it goes over the wire: dataclasses with names in camelCase, and what JSON does not know as text."""
+    """Any value as the API's JSON: dataclasses with names in camelCase, sets as sorted lists, and types that JSON does
+    not have as text."""
     return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z)
 
 
@@ -56,12 +57,12 @@ def _plain(value: object) -> object:
 
 
 def nothing() -> Response:
-    """204."""
+    """A response with status 204."""
     return Response(status_code=204)
 
 
 def has_tag(headers: Headers, tag: str) -> bool:
-    """Whether If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly). Several lines of it are one list."""
+    """Whether If-None-Match names the tag (weak comparison, RFC 9110, 13.1.2). Repeated headers form one list."""
     given = [each.strip() for line in headers.getlist("if-none-match") for each in line.split(",")]
     return given == ["*"] or tag in (each.removeprefix("W/") for each in given)
 
@@ -92,7 +93,7 @@ def problems(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
 
 
 def with_headers(headers: Mapping[str, str]) -> dict[str, Any]:
-    """An answer's own headers and what each says, likewise: `responses={200: with_headers({"ETag": "…"})}`."""
+    """The same for response headers, with a description of each: `responses={200: with_headers({"ETag": "…"})}`."""
     return {"headers": {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}}
 
 

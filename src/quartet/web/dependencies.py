@@ -1,8 +1,8 @@
-"""Who is asking, and the shop they ask. All are coroutines: FastAPI runs plain functions in a thread, which costs more
-than most of our requests.
+"""Dependencies of routes: the authenticated client, and the shop. All are coroutines: FastAPI runs plain functions in a
+thread, which costs more than most of our requests.
 
-To hand over a header or a dependency's result takes the framework 10 to 20 µs. Where a purchase passes, dependencies
-read the request themselves, and say so by `reads`; and its routes get the shop from the request."""
+Injecting a header or a dependency's result costs the framework 10 to 20 µs. On a purchase's path, dependencies read
+headers from the request themselves, declared by `reads`, and routes get the shop from the request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ Dependency = TypeVar("Dependency", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Sent:
-    """A header that a client may send, as the OpenAPI document has it; `schema`: more of its JSON schema."""
+    """A request header for the OpenAPI document; `schema`: additions to its JSON schema."""
 
     name: str
     description: str
@@ -37,12 +37,14 @@ class Sent:
 CART_TOKEN = Sent("X-Cart-Token", "A guest's key to the cart, as the first answer gave it.")
 ORDER_TOKEN = Sent("X-Order-Token", "A guest's key to the order, `orderToken` of the answer to POST /orders.")
 
-# By dependency, for the document, which can't see what they read: all of them who is asking, and the headers named.
+# For the OpenAPI document, which can't see what dependencies read from the request: all of these read the authenticated
+# client, and the headers listed.
 READ_BY: dict[Callable[..., Any], tuple[Sent, ...]] = {}
 
 
 def reads(*headers: Sent) -> Callable[[Dependency], Dependency]:
-    """Marks a dependency that reads who is asking, who may be a guest, and these headers from the request itself."""
+    """Marks a dependency that reads the authenticated client, or that it is a guest, and these headers from the request
+    itself."""
 
     def mark(dependency: Dependency) -> Dependency:
         READ_BY[dependency] = headers
@@ -53,7 +55,7 @@ def reads(*headers: Sent) -> Callable[[Dependency], Dependency]:
 
 @dataclass(frozen=True)
 class Shop:
-    """Everything a use case may need; opened once per process and passed down."""
+    """Everything a use case may need; created once per process and passed down."""
 
     settings: Settings
     stores: Stores

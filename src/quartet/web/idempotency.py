@@ -1,10 +1,10 @@
-"""`Idempotency-Key`: the first answer is kept in the transaction that it protects, and given again byte for byte.
+"""`Idempotency-Key`: the first answer is stored in the transaction that it protects, and sent again byte for byte.
 
 One transaction: `async with transaction(shop, key) as slot`, return `slot.replay` if there is one, work in `slot.tx`,
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
 `unclaimed` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
-key is answered 409, and whoever mends a crash between them finishes the key too. A refusal (4xx) is a first answer as
-well and is kept; what was not valid, or failed on our side, is none.
+key is answered 409, and recovery from a crash between them finishes the key too. A refusal (4xx) is stored as a first
+answer too, but not that of an invalid request (422) or a server error (5xx).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from quartet.web.dependencies import Sent, Shop, anyone, reads
 
 q = queries(__file__)
 
-# As long as the tokens that the shop draws; what is shorter might be guessed.
+# The length of the shop's random tokens; a shorter one might be guessed.
 _SECRET_ENOUGH = 43
 _LONGEST = 255
 _SENT = Sent("Idempotency-Key", "Repeat the request safely with the same key.", {"minLength": 1, "maxLength": _LONGEST})
@@ -61,7 +61,8 @@ async def _request_key(request: Request) -> RequestKey | None:
 
 
 def _characters(sent: str) -> str:
-    """A header's bytes, which come as Latin-1, as the UTF-8 that they mostly are: one is then one character."""
+    """Decodes the header as UTF-8, if it is valid, instead of the framework's Latin-1, so that the limit counts
+    characters and not bytes."""
     try:
         return sent.encode("latin-1").decode()
     except UnicodeDecodeError:
@@ -86,7 +87,7 @@ IdempotencyKey = Annotated[RequestKey | None, Depends(_request_key)]
 
 @dataclass(frozen=True)
 class Slot:
-    """The place where this request's answer goes; `replay` is the first answer when there is one."""
+    """The transaction, and where to store this request's answer in it; `replay` is the first answer if there is one."""
 
     tx: Tx
     key: RequestKey | None
@@ -106,8 +107,8 @@ class Slot:
 
 @asynccontextmanager
 async def transaction(shop: Shop, key: RequestKey | None) -> AsyncIterator[Slot]:
-    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is kept by itself. Without a
-    key nothing is kept. Raises IdempotencyKeyReused, RequestInProgress."""
+    """A transaction with the key claimed in it; a refusal raised inside rolls it back and is stored in a transaction of
+    its own. Without a key nothing is stored. Raises IdempotencyKeyReused, RequestInProgress."""
     async with unclaimed(shop, key) as slot:
         if key is None:
             yield slot
@@ -117,8 +118,8 @@ async def transaction(shop: Shop, key: RequestKey | None) -> AsyncIterator[Slot]
 
 @asynccontextmanager
 async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -> AsyncIterator[Slot]:
-    """The same for work that claims the key itself, by `claim_request` in its first statement; what that found of the
-    key is `first_answer`'s to read. Work of this one statement says `once`, and needs no BEGIN and COMMIT."""
+    """The same for work that claims the key itself, by `claim_request` in its first statement, whose result is passed
+    to `first_answer`. `once`: this statement is all of the work, and needs no BEGIN and COMMIT."""
     pg = shop.stores.pg
     try:
         async with pg.once() if once else pg.tx() as tx:
@@ -133,14 +134,15 @@ async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -
 
 
 async def _keep_refusal(pg: Postgres, key: RequestKey, problem: Problem) -> None:
-    # The same key may have got another answer between our claim and now, which may be why we were refused (the order is
-    # paid: by that very request). That answer stands, and RequestInProgress sends this one to fetch it.
+    # A concurrent request with the same key may have been answered since our claim, and be the reason for the refusal
+    # (the order is paid: by that request). Its answer stands; RequestInProgress makes the client retry and receive it.
     async with pg.once() as tx:
         await _take(tx, key, *to_keep(problem_response(problem, key.request_id)))
 
 
 async def refuse(shop: Shop, key: RequestKey | None, refusal: Problem) -> Response:
-    """The key's first answer, if there is one: the refusal may not have applied then. Else raises the refusal."""
+    """The key's first answer, if there is one, since the reason for the refusal may not have existed then. Else raises
+    the refusal."""
     if key is None:
         raise refusal
     async with transaction(shop, key) as slot:
@@ -183,7 +185,7 @@ async def sweep(tx: Tx) -> None:
 
 
 def to_keep(response: Response) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body, as `take_request` and `finish_request` keep them."""
+    """Status, headers and body, as `take_request` and `finish_request` store them."""
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     return response.status_code, headers, bytes(response.body)
 

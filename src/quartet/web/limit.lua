@@ -1,12 +1,12 @@
--- Sliding window by two counters: the last whole window counts by the share of it still in view. Exact where requests
--- come evenly; a burst at a window's end followed by one in the next can reach twice the limit at the worst. It keeps
--- two numbers a client instead of one entry a request.
+-- Sliding window by two counters: the previous fixed window counts in proportion to its overlap with the sliding one.
+-- Exact for requests that come evenly; a burst at a window's end followed by one in the next can reach twice the limit
+-- at worst. It stores two numbers per client instead of one entry per request.
 -- (Cloudflare, "How we built rate limiting capable of scaling to millions of domains", 2017.)
--- KEYS[1] the client, KEYS[2] (for the signed-in) the mark that its session has ended, KEYS[3] the user's roles where they
--- were changed of late: asked here, to save a round trip at every request. ARGV: limit, window in ms, cost, now in ms or
--- "" for the server's clock, and the roles that the token tells.
--- Reply: {allowed 0 or 1, remaining, ms until the next request passes (when refused) or until the window ends},
--- or {-1, 0, 0} when the session has ended, {-2, 0, 0} when the roles are others.
+-- KEYS[1]: the client's counters. For signed-in users also KEYS[2]: exists if the session has ended, and KEYS[3]: the
+-- user's roles, if changed recently; checked here to save a round trip per request. ARGV: limit, window in ms, cost,
+-- now in ms or "" for the server's clock, and the roles in the token.
+-- Reply: {allowed 0 or 1, remaining, ms until the next request is allowed (if refused) or until the window ends},
+-- or {-1, 0, 0} if the session has ended, {-2, 0, 0} if the roles have changed.
 if KEYS[2] then
   if redis.call('EXISTS', KEYS[2]) == 1 then return {-1, 0, 0} end
   local roles = redis.call('GET', KEYS[3])
@@ -24,8 +24,8 @@ local seen = redis.call('HMGET', KEYS[1], 's', 'c', 'p')
 local current, previous = 0, 0
 if seen[1] then
   local last = tonumber(seen[1])
-  -- The clock may step back a little, as where another server takes over: stay in the later window. A window that is
-  -- further ahead is forgotten: it would be stayed in until the clock comes there.
+  -- The clock may step back a little, such as after a failover: then stay in the later window. A window further ahead
+  -- is discarded, else it would last until the clock gets there.
   if last == slot or last == slot + 1 then
     current, previous = tonumber(seen[2]), tonumber(seen[3])
     if last > slot then slot, elapsed = last, 0 end
@@ -39,7 +39,7 @@ if used + need > limit then
   local wait = window - elapsed
   if current + need <= limit then
     wait = wait - (limit - current - need) * window / previous
-  elseif need <= limit then  -- in the next window, where this one's count fades
+  elseif need <= limit then  -- not before the next window, in which this one's count decays
     wait = wait + window - (limit - need) * window / current
   end
   return {0, math.max(0, math.floor(limit - used)), math.ceil(wait)}

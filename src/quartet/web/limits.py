@@ -1,5 +1,6 @@
-"""The sliding-window rate limiter: one atomic script, the server's clock, constant memory per client; shares of the
-limit that a process takes ahead; and the same window in a process's own memory, for while Redis is down."""
+"""The sliding-window rate limiter: an atomic Lua script with Redis' clock and constant memory per client; shares of a
+limit, by which a process counts several requests in advance; and the same window in process memory, for while Redis is
+down."""
 
 import asyncio
 import ipaddress
@@ -19,13 +20,13 @@ from quartet.stores.redis import Arg, RedisStore
 
 SCRIPT = lua(__file__, "limit.lua")
 
-# Whoever gave a token out may have been so far ahead.
+# How far the clock of the process that issued a token may have been ahead.
 _AHEAD_SECONDS = 3600
 
 
 class Taken(NamedTuple):
-    """What is left: `reset` is the seconds until a request would pass again, or the window is new. `alone`: this
-    process has counted without Redis."""
+    """The result of counting a request. `remaining`: how many more are allowed; `reset`: seconds until the window ends
+    or, if the request was refused, until one will be allowed. `alone`: counted in this process, without Redis."""
 
     allowed: bool
     limit: int
@@ -37,35 +38,36 @@ class Taken(NamedTuple):
 async def take(
     redis: RedisStore, name: str, limit: int, *, window: int = 60, cost: int = 1, now_ms: int | None = None
 ) -> Taken:
-    """Counts `cost` requests of `name` when they fit into `limit` per sliding `window` seconds.
+    """Counts `cost` requests of `name` if they fit into `limit` per sliding window of `window` seconds.
 
-    `cost=0` only looks. `now_ms` is for tests; the server's clock otherwise, since clients' clocks differ.
+    `cost=0` only checks. `now_ms` is for tests; else Redis' clock is used, since processes' clocks differ. Raises
+    StoreUnavailable.
     """
     return _taken(await redis.run(SCRIPT, [key(name)], [limit, window * 1000, cost, now_ms or ""]), limit)
 
 
 def key(name: str) -> str:
-    """The limiter's key; `name` alone picks the slot."""
+    """The limiter's key in Redis; the hash tag is `name`."""
     return f"limit:{{{name}}}"
 
 
 def session_key(user_id: UUID, session_id: UUID) -> str:
-    """The revocation mark of a session that has ended; in one hash slot with its user's counts."""
+    """The key that marks a session as ended; in the same hash slot as its user's counts."""
     return f"session:{{{user_id}}}:{session_id}"
 
 
 def roles_key(user_id: UUID) -> str:
-    """The user's roles, if they were changed recently; in the same hash slot."""
+    """The key of the user's roles, set if they were changed recently; in the same hash slot."""
     return f"roles:{{{user_id}}}"
 
 
 def mark_seconds(access_ttl: int) -> int:
-    """The TTL of such a mark: as long as any access token that it is about could be valid."""
+    """The TTL of these two keys: as long as any older access token can be valid."""
     return access_ttl + _AHEAD_SECONDS
 
 
 def said(roles: Iterable[str]) -> str:
-    """Roles as they stand there."""
+    """Roles as stored under `roles_key`: sorted, separated by commas."""
     return ",".join(sorted(roles))
 
 
@@ -79,7 +81,8 @@ class Gone(Enum):
 async def take_signed(
     redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, roles: Iterable[str]
 ) -> Taken | Gone:
-    """The same for a signed-in user's requests of one kind, unless the session has ended or the roles have changed."""
+    """Counts one request of this `kind` by a signed-in user, per window of a minute; Gone, and not counted, if the
+    session has ended or the roles have changed. Raises StoreUnavailable."""
     keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id), roles_key(user_id)]
     reply = await redis.run(SCRIPT, keys, [limit, 60_000, 1, "", said(roles)])
     return Gone(reply[0]) if reply[0] < 0 else _taken(reply, limit)
@@ -94,9 +97,9 @@ def _seconds(ms: int) -> int:
     return -(-ms // 1000)
 
 
-@lru_cache(10_000)  # to read one costs as much as all else that is done to count a request
+@lru_cache(10_000)  # parsing an address costs as much as the rest of counting a request
 def address_group(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one, since one customer has all of it."""
+    """An IPv4 address, or the /64 network of an IPv6 one, since a customer gets a whole /64; else "unknown"."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -108,7 +111,8 @@ def address_group(address: str) -> str:
 
 
 def network_of(address: str) -> str | None:
-    """The network of an IP address, enough for its owner to recognise: an IPv4 /24, an IPv6 /48."""
+    """The network of an IP address, enough for its owner to recognise: an IPv4 /24, an IPv6 /48; None if it is not an
+    IP address."""
     try:
         ip = ipaddress.ip_address(address_group(address))
     except ValueError:
@@ -118,9 +122,9 @@ def network_of(address: str) -> str | None:
 
 @dataclass(slots=True)
 class Share:
-    """What this process has taken of a name's window, until that ends by the monotonic clock: `left` is not yet used,
-    `remaining` is what Redis had left for others. When no more than `low` are left the next one is to be taken;
-    `is_asked_for` says that this is being done."""
+    """Requests of a name that this process has counted in Redis in advance. `until`: when the window ends, by the
+    monotonic clock; `used`: how many this process has used in it; `left`: how many are not yet used; `remaining`: how
+    many Redis had left beside them. At `low` or fewer, the next share is fetched; `is_asked_for`: this is under way."""
 
     name: str
     limit: int
@@ -132,19 +136,21 @@ class Share:
     is_asked_for: bool = False
 
     def use(self) -> Taken:
-        """One request of those that are left."""
+        """Uses one of those that are left."""
         self.used += 1
         self.left -= 1
         return Taken(True, self.limit, self.remaining + self.left, ceil(self.until - time.monotonic()))
 
 
 class Shares:
-    """Takes several of a name's requests at once, so that most of them need no round trip to Redis. All of a share is
-    counted when it is taken and used within the same window, so the processes together never allow more than `take`
-    would. A share is at most as many as this process has had of the name in this window, or `FEW` for a returning one,
-    and a `PART`th of what is left: near the limit it is one, and unused shares of other processes cost a client at most
-    that part of the limit for each of them. Before a share is used up the next is taken in the background, or all
-    requests would make the round trip."""
+    """Counts several requests of a name in one call to Redis (a share), so that most requests need no round trip. A
+    share is counted in full when it is taken, and used within the same window only, so all processes together never
+    allow more than `take` would.
+
+    A share is at most as large as the number of requests that this process has had of the name in this window (or
+    `FEW`, from the second request on), and at most 1/`PART` of what is left: near the limit it is one, and the unused
+    share of each other process costs a client at most that part of the limit. The next share is fetched in the
+    background before one is used up, else all requests would wait for the round trip then."""
 
     MOST = 10_000
     PART, FEW = 32, 8
@@ -155,7 +161,7 @@ class Shares:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def at_hand(self, name: str) -> Share | None:
-        """A share of which one may be used now."""
+        """A share with requests left, if there is one; fetches the next in the background if they are few."""
         share = self._shares.get(name)
         if share is None or not share.left or share.until <= time.monotonic():
             return None
@@ -167,10 +173,10 @@ class Shares:
         return share
 
     async def take(self, name: str, limit: int) -> Taken:
-        """One request, as `limits.take`; StoreUnavailable as soon as Redis says nothing for a moment."""
+        """Counts one request, as `limits.take`. Raises StoreUnavailable as soon as Redis is silent."""
         if (share := self.at_hand(name)) is not None:
             return share.use()
-        # Whoever does not wait for it leaves what it brings to those who come.
+        # A caller may stop waiting, but the call goes on, and later requests use the share that it brings.
         return await self._redis.hastily(self._take, name, limit)
 
     async def _take(self, name: str, limit: int) -> Taken:
@@ -181,7 +187,7 @@ class Shares:
         return share.use() if share.left and share.until > time.monotonic() else _taken(reply, limit)
 
     async def _renew(self, share: Share) -> None:
-        share.low = 0  # where it fails, those that are left are used up first
+        share.low = 0  # if it fails, it is not tried again before those left are used up
         with suppress(StoreUnavailable):
             await self._add_more(share)
 
@@ -194,7 +200,7 @@ class Shares:
             share.is_asked_for = False
 
     async def _add(self, share: Share, size: int) -> list[int]:
-        """Takes so many, else one. Returns the script's reply."""
+        """Takes `size` requests, or one if so many are not left. Returns the script's reply."""
         began = time.monotonic()
         reply = await self._ask(share, size)
         if not reply[0] and size > 1:
@@ -204,7 +210,7 @@ class Shares:
             share.left += size
             share.low = share.left // 2
             share.remaining = reply[1]
-            # Never too late: we began before Redis looked at its clock.
+            # Never later than by Redis' clock, which was read after `began`.
             share.until = min(share.until, began + reply[2] / 1000)
         return reply
 
@@ -224,15 +230,15 @@ class Shares:
 
 
 class Here:
-    """The same window in this process's memory, for the names counted last."""
+    """The same window in this process's memory, for the `MOST` names used last."""
 
     MOST = 10_000
 
     def __init__(self) -> None:
-        self._windows: dict[str, tuple[float, int, int]] = {}  # the window's number, its count, that of the one before
+        self._windows: dict[str, tuple[float, int, int]] = {}  # number of the window, its count, the previous count
 
     def take(self, name: str, limit: int, *, window: int = 60, now: float | None = None) -> Taken:
-        """One request, as `limits.take`. `now` in seconds is for tests."""
+        """Counts one request, as `limits.take`. `now` in seconds is for tests."""
         slot, elapsed = divmod(time.monotonic() if now is None else now, window)
         last, current, previous = self._windows.pop(name, (slot, 0, 0))
         if last != slot:
@@ -245,6 +251,6 @@ class Here:
         wait = window - elapsed
         if not allowed and current + 1 <= limit:
             wait -= (limit - current - 1) * window / previous
-        elif not allowed:  # in the next window, where this one's count fades
+        elif not allowed:  # not before the next window, in which this one's count decays
             wait += window - (limit - 1) * window / current
         return Taken(allowed, limit, max(0, int(limit - used - allowed)), max(1, ceil(wait)), alone=True)

@@ -22,12 +22,12 @@ def _tell_request(**members: Any) -> None:
     structlog.get_logger("quartet.gateway").info("request", **members)
 
 
-# Takes the members of a request's line, none of which is secret.
+# Logs a request; its arguments are the members of the log line, none of which may be secret.
 tell_request: Callable[..., None] = _tell_request
 
 
 def configure(level: str, *, as_json: bool) -> None:
-    """Called once by each command that runs for long."""
+    """Configures logging; called once by each long-running command. `as_json`: else lines for people."""
     global tell_request  # noqa: PLW0603 — for the whole process, as structlog's own configuration is
     if level.upper() not in ("DEBUG", "INFO"):
         tell_request = _tell_nothing
@@ -62,7 +62,7 @@ def configure(level: str, *, as_json: bool) -> None:
 
 
 class _Bearing:
-    """A stream that may fail, as on a full disk or a closed pipe, without failing whoever logs."""
+    """Ignores a stream's write errors, such as of a full disk or a closed pipe, so that logging never fails a call."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -76,7 +76,7 @@ class _Bearing:
             self._stream.flush()
 
 
-@lru_cache(1_000)  # the names of every request's line are the same
+@lru_cache(1_000)  # every request's line has the same names
 def is_secret(name: str) -> bool:
     """Whether a value of this name must not be logged."""
     return any(word in name.lower() for word in _SECRET)
@@ -88,7 +88,7 @@ def without_token(path: str) -> str:
 
 
 def _line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
-    """Serialised for every request, so by the fastest way; a line that it refuses is logged by the slower one."""
+    """Serialises by orjson, since there is a line per request; what it can't serialise, by the slower json."""
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # a lone surrogate, or a number of more than 64 bits
@@ -100,11 +100,11 @@ def _said(value: object) -> str:
 
 
 def _write_request(**members: Any) -> None:
-    """The same line as structlog writes. Its way through logger and processors costs as much as all else that is done
-    for an answer that is kept ready."""
+    """Writes the same line as structlog would, whose logger and processors cost as much as the rest of answering from
+    memory."""
     members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC)}
     line = _line(None, "info", members) + b"\n"
-    try:  # as _Bearing, which takes longer
+    try:  # as _Bearing does, only faster
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
     except OSError:
@@ -112,7 +112,7 @@ def _write_request(**members: Any) -> None:
 
 
 def _tell_nothing(**_: Any) -> None:
-    """If it is not logged: finding that out through the logger costs as much as logging."""
+    """Used if the log level excludes requests: checking that through structlog costs as much as logging."""
 
 
 def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

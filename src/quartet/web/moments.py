@@ -1,4 +1,4 @@
-"""`?from=&to=`: days in UTC, or times."""
+"""The query parameters `from` and `to`: days in UTC, or points in time."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -8,7 +8,7 @@ from fastapi import Query
 
 from quartet.kernel.errors import invalid
 
-_SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python reads many more ways to write a day
+_SHAPED = re.compile(r"\d{4}-\d{2}-\d{2}(T|$)", re.ASCII)  # Python accepts many more formats
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _A_DAY = len("2011-01-31")
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
@@ -19,24 +19,26 @@ To = Annotated[_Moment, Query(alias="to", description="To this day, inclusive, o
 
 
 def span(start: str | None, end: str | None) -> tuple[datetime, datetime]:
-    """From the first moment to before the second, each as far as it goes where it is left out. A day without a time is
-    whole, so `to` includes it. Raises Invalid naming `from` or `to`."""
+    """A half-open interval: from the first moment to before the second; without `start` or `end`, unlimited on that
+    side. A day as `end` is included in full. Raises Invalid naming `from` or `to`."""
     since, before = _moment("from", start, _EARLIEST), _moment("to", end, _LATEST, whole_day=timedelta(days=1))
-    # The day before `from` ends just where that begins: nothing is in between, and nobody means it.
+    # If `to` is the day before `from`, the interval is empty, and a mistake.
     if before < since or (before == since and end is not None and len(end) == _A_DAY):
         raise invalid("to", "must not be before `from`")
     return since, before
 
 
 def text_only(value: Any) -> Any:
-    """Before a moment in a body is read: a number is none, nor are digits, which pydantic would read as seconds."""
+    """A pydantic before-validator for moments in a body: raises ValueError for numbers and digits in text, which
+    pydantic would read as Unix seconds."""
     if value is not None and not (isinstance(value, str) and _DATED.match(value)):
         raise ValueError("must be a text such as 2026-01-31T12:00:00Z")
     return value
 
 
 def in_utc(value: datetime) -> datetime:
-    """The same moment; ValueError for one that is not within UTC's years 1 to 9999, though its own zone's say so."""
+    """The same moment in UTC. Raises ValueError if that is outside the years 1 to 9999, though its own zone's date is
+    not."""
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -44,7 +46,8 @@ def in_utc(value: datetime) -> datetime:
 
 
 def _moment(field: str, text: str | None, otherwise: datetime, whole_day: timedelta = timedelta()) -> datetime:
-    """A day (its end when `whole_day`) or an RFC 3339 moment; without a zone it is UTC's."""
+    """Parses a day, to whose start `whole_day` is added, or an RFC 3339 moment (UTC if without a zone). Raises Invalid
+    naming the field."""
     if text is None:
         return otherwise
     try:

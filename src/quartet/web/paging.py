@@ -54,31 +54,30 @@ class Cursors:
         self._keys = [hashlib.sha256(b"cursor:" + each.encode()).digest() for each in (secret, *retired)]
 
     def encode(self, values: list[Any], scope: str = "") -> str:
-        """`scope` names the list, so that one list's cursor does not open another."""
+        """`scope` names the list, so that a cursor is valid for one list only."""
         data = orjson.dumps(values, default=str)
         return _text(_signature(self._keys[0], data, scope) + data)
 
     def start(self, paging: PageQuery, scope: str, first: First, place: Callable[..., Place]) -> First | Place:
-        """Where a page begins: at the `place` that its cursor's values name, or at `first` without one. Raises
-        Invalid."""
+        """Where a page begins: `place` of the cursor's values, or `first` without a cursor. Raises Invalid."""
         return first if paging.cursor is None else place(*self.decode(paging.cursor, scope))
 
     def cut(
         self, found: Sequence[Row], paging: PageQuery, scope: str, place: Callable[[Row], list[Any]]
     ) -> tuple[Sequence[Row], str | None]:
-        """Of one row more than a page shows: the page, and the cursor of the next, if there is one, from the `place` of
-        the last row shown."""
+        """Splits `limit` + 1 rows found into the page and the cursor of the next page, which is None if there is no
+        further row. `place` gives the cursor's values for the last row shown."""
         shown = found[: paging.limit]
         return shown, self.encode(place(shown[-1]), scope) if len(found) > paging.limit else None
 
     def decode(self, cursor: str, scope: str = "") -> list[Any]:
-        """The values; Invalid naming `cursor` when it is cut, forged or of another list."""
+        """The values. Raises Invalid naming `cursor` if it is truncated, forged or of another list."""
         try:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raise invalid("cursor", "is not one that this list gave") from None
         signature, data = raw[:_SIGNATURE], raw[_SIGNATURE:]
-        # Base64 has several spellings of the same bytes; ours is one.
+        # Base64 can encode the same bytes in several ways; only ours is accepted.
         signed = any(hmac.compare_digest(signature, _signature(key, data, scope)) for key in self._keys)
         if _text(raw) != cursor or not signed:
             raise invalid("cursor", "is not one that this list gave")

@@ -8,7 +8,7 @@ SELECT take_request($1, $2, $3, $4, $5, $6);
 SELECT finish_request($1, $2, $3, $4, $5);
 
 -- name: release
--- A started key whose work turned out not to have happened.
+-- Frees a started key whose work did not happen.
 DELETE FROM idempotency_keys WHERE owner = $1 AND key = $2 AND status IS NULL;
 
 -- name: sweep
@@ -20,9 +20,9 @@ INSERT INTO audit_log (actor, action, subject_kind, subject_id, before, after, r
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: forget_person
--- The user's own, and any answer that tells one of these orders, a guest's or a colleague's: it says what the buyer wrote.
--- What only names one, such as a refund, stays, or the same key would give the money back again. All there are is a
--- day's: a scan will do.
+-- Deletes the user's own keys, and every answer that contains one of these orders, also a guest's or a colleague's,
+-- since it contains what the buyer wrote. An answer that only refers to an order, such as a refund, stays, else the same
+-- key would refund again. The table holds one day only, so a sequential scan is good enough.
 DELETE FROM idempotency_keys
 WHERE owner = 'user:' || $1::text
    OR substring(convert_from(body, 'UTF8') FROM '^{"id":"([^"]+)"') IN (SELECT id::text FROM unnest($2::uuid[]) AS id);

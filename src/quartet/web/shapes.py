@@ -1,4 +1,4 @@
-"""Shapes on the wire: camelCase outside, snake_case inside; unknown fields of a body are refused."""
+"""Models of requests and responses: camelCase in JSON, snake_case in Python; unknown fields of a body are refused."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -30,8 +30,8 @@ NoBody = Nothing | None
 
 
 def _storable(value: Any) -> Any:
-    """Refuses what is nested deeper than any attribute needs (MongoDB itself stops at 100), and numbers that no store
-    takes."""
+    """Refuses values nested more than `MAX_DEPTH` deep (MongoDB allows 100), and numbers outside 64 bits, which no
+    store takes."""
     for depth, level in enumerate(levels(value), 1):
         if depth > MAX_DEPTH:
             raise ValueError(f"is nested more than {MAX_DEPTH} deep")
@@ -41,7 +41,7 @@ def _storable(value: Any) -> Any:
 
 
 def levels(value: Any) -> Iterator[list[Any]]:
-    """What a value of JSON holds, from the outside in: itself, its members, theirs, and so on."""
+    """A JSON value level by level (breadth-first): the value itself, its members, their members, and so on."""
     level = [value]
     while level:
         yield level
@@ -49,20 +49,20 @@ def levels(value: Any) -> Iterator[list[Any]]:
         level = [child for node in nested for child in (node.values() if isinstance(node, dict) else node)]
 
 
-# bool is an int in Python and "2" is a number to a lax parser; neither is a quantity to a shop.
+# Strict: else pydantic would accept true, which is an int in Python, and "2" as numbers.
 Int = StrictInt
 Bool = StrictBool
 Str = StrictStr
 Qty = Annotated[StrictInt, Field(ge=1, le=999)]
 Cents = Annotated[StrictInt, Field(ge=0, le=100_000_000_000)]
-# With a blank at its end it would be another one, that nobody can tell from the first.
+# Without a blank at the end: two SKUs that differ only in that look the same.
 Sku = Annotated[
     str,
     StringConstraints(
         strict=True, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._\-]*[A-Za-z0-9._\-])?$"
     ),
 ]
-# Where somebody only asks for one: what can't be a SKU is one that nobody has, and not a malformed request.
+# For look-ups: text that can't be a SKU is not found, rather than a malformed request.
 AnySku = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
 Currency = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
@@ -74,21 +74,21 @@ def text(longest: int, shortest: int = 1) -> Any:
 
 
 def words(longest: int) -> Any:
-    """The same for what people read, such as a name: blanks alone are none."""
+    """The same for text that people read, such as a name: not blanks only."""
     return StringConstraints(strict=True, min_length=1, max_length=longest, pattern=r"\S")
 
 
 def trimmed(longest: int) -> Any:
-    """The same where what surrounds it is cut off: `Annotated[str, trimmed(100), AfterValidator(one_line)]`."""
+    """The same without surrounding whitespace: `Annotated[str, trimmed(100), AfterValidator(one_line)]`."""
     return StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=longest, pattern=r"\S")
 
 
-# They show nothing by themselves, but Persian, Hindi and many an emoji are written with them.
+# Zero-width joiners: invisible, but needed for Persian, Hindi and many emoji.
 _JOINERS = str.maketrans("", "", "\u200c\u200d")
 
 
 def one_line(value: str) -> str:
-    """Refuses what is not one line of characters that show: for a name, which stands in other people's pages."""
+    """Refuses text that is not one line of visible characters: for names, which other people's pages show."""
     shown = value.translate(_JOINERS)
     if not shown or not shown.isprintable():
         raise ValueError("must be one line without control characters")

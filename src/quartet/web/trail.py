@@ -35,7 +35,7 @@ async def record(
     tx: Tx, actor: str, action: str, kind: str, subject: object, *, before: object = None, after: object = None
 ) -> None:
     """`actor` is `principal.actor`, `action` a room and a verb, `kind` and `subject` what it was done to. `before` and
-    `after` are anything JSON can say, dataclasses too; members whose names speak of secrets are left out."""
+    `after` are JSON values or dataclasses; members whose names suggest a secret are left out."""
     await tx.execute(q.record, actor, action, kind, str(subject), _plain(before), _plain(after), REQUEST_ID.get())
 
 
@@ -43,8 +43,8 @@ async def record(
 async def attempt(
     shop: Shop, actor: str, action: str, kind: str, subject: object, *, before: object = None, after: object = None
 ) -> AsyncIterator[None]:
-    """The entry, then the act; where the block raises, an entry `….failed` says why. Raises StoreUnavailable, and then
-    nothing was done."""
+    """Writes the entry, then runs the block; if that raises, a second entry `….failed` says why. Raises
+    StoreUnavailable if the entry can't be written; then the block has not run."""
     async with shop.stores.pg.once() as tx:
         await record(tx, actor, action, kind, subject, before=before, after=after)
     await shop.step("act announced")
