@@ -21,8 +21,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: forget_person
 -- Deletes the user's own keys, and every answer that contains one of these orders, also a guest's or a colleague's,
--- since it contains what the buyer wrote. An answer that only refers to an order, such as a refund, stays, else the same
--- key would refund again. The table holds one day only, so a sequential scan is good enough.
+-- since it contains what the buyer wrote. An answer that only refers to an order, such as a refund, stays, else the
+-- same key would refund again. The table holds one day only, so a sequential scan is good enough.
 DELETE FROM idempotency_keys
 WHERE owner = 'user:' || $1::text
    OR substring(convert_from(body, 'UTF8') FROM '^{"id":"([^"]+)"') IN (SELECT id::text FROM unnest($2::uuid[]) AS id);
