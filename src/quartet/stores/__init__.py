@@ -34,28 +34,28 @@ class Stores:
     _kept: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def kept(self, kind: Callable[..., Kept], *made_of: Any) -> Kept:
-        """What this process remembers beside these stores, one of each class: made at first, gone with them."""
+        """An object that this process holds along with these stores, one of each class, created at first use."""
         found: Kept | None = self._kept.get(kind)
         if found is None:
             found = self._kept[kind] = kind(*made_of)
         return found
 
     async def report(self, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
-        """What `read` finds in PostgreSQL, at its replica where there is one, and of when that is. May take minutes,
-        also to wait for others."""
+        """The result of `read` on PostgreSQL, or its replica if there is one, and the time up to which all commits are
+        included. May take minutes, including the wait for other reports."""
         async with self._reports:
             return await report(self.pg, self.replica, read)
 
     @property
     def guards(self) -> tuple[Guard, ...]:
-        """The breaker before each."""
+        """The guard of each store."""
         replica = () if self.replica is None else (self.replica.guard,)
         return self.pg.guard, *replica, self.mongo.guard, self.redis.guard, self.search.guard
 
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Clients of all four stores. Nothing has to be up: each connects at first use and says so when it can't.
+    """Clients of all four stores. No store has to be up: each client connects at first use.
 
     Raises ValueError naming every URL that is not set, or one that its driver can't use.
     """
@@ -89,7 +89,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 @contextmanager
 def _named(setting: str) -> Iterator[None]:
-    """Drivers that read the URL at once say what is wrong with it by errors of all kinds."""
+    """Raises ValueError naming the setting, for any error of a driver that can't parse its URL."""
     try:
         yield
     except Exception as error:
@@ -104,12 +104,12 @@ async def ping_all(stores: Stores) -> dict[str, str | Exception]:
     return {n: f if isinstance(f, str | Exception) else Exception(repr(f)) for n, f in zip(names, found, strict=True)}
 
 
-# Of each engine the oldest major version that Quartet runs on (docs/engines.md).
+# The oldest major version of each engine that Quartet supports (docs/engines.md).
 OLDEST = {"postgres": 15, "mongodb": 7, "redis": 7, "elasticsearch": 8, "opensearch": 2}
 
 
 def too_old(store: str, version: str) -> str:
-    """What to have instead of a version that `ping_all` told; "" where it will do."""
+    """What is needed instead of this version (as `ping_all` returns it); "" if it is supported."""
     engine = version.partition(" ")[0] if store == "search" else store
     major, oldest = re.search(r"\d+", version), OLDEST.get(engine, 0)
     return f"{engine} {oldest} or newer is needed" if major and int(major[0]) < oldest else ""

@@ -1,4 +1,4 @@
-"""This process's circuit breakers, exposed to Prometheus as they are at the moment of asking."""
+"""This process's circuit breakers as Prometheus metrics, read at each scrape."""
 
 from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary
@@ -11,7 +11,7 @@ from quartet.stores.guard import STATES, Guard
 
 
 class Breakers(Collector):
-    """Of the guards that it is given, and of those `beside` the stores, of each name the newest."""
+    """Metrics of the stores' guards, and of those `beside` them: by name, of which the newest counts."""
 
     guards: Sequence[Guard] = ()
 
@@ -48,6 +48,7 @@ REGISTRY.register(BREAKERS)
 
 
 def beside(guard: Guard) -> Guard:
-    """The same, told of as long as it is there: of a payment provider, or of the mail server."""
+    """Registers a guard other than a store's, such as a payment provider's or the mail server's, and returns it. It is
+    reported as long as the object is referenced."""
     BREAKERS.beside[guard.store] = guard
     return guard

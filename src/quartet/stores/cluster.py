@@ -1,9 +1,10 @@
-"""Redis Cluster: which of several servers holds a key, found by asking any of them, and followed when it moves.
+"""A client of Redis Cluster: it reads from any server which one holds a key's slot, and follows slots that move.
 
-A pipeline goes to all servers that hold a part of it at once. What a server did not execute because the key is
-elsewhere (MOVED, ASK) is sent to the other, and what nobody executed because the keys are moving (TRYAGAIN) is sent
-again a moment later. What was sent to a server that then died has an unknown outcome and is never sent again. Keys that
-one script or command reads together share a hash tag `{…}` in their names, which puts them into one slot."""
+A pipeline is split by server and sent to all of them at the same time. A command that a server did not execute because
+the key is elsewhere (MOVED, ASK) is sent to the other; one that no server can execute because its keys are being moved
+(TRYAGAIN) is retried a moment later. A command sent to a server that then died has an unknown outcome and is never sent
+again. Keys that one script or command reads together share a hash tag `{…}` in their names, which puts them into one
+slot."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -19,10 +20,10 @@ Command = Sequence[Any]
 Address = tuple[str, int]
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
-# A key that moves has moved before it is asked for a third time; so many only where slots are being dealt out anew.
+# Redirects that a command follows at most. Two do if a key moves; more are needed only while slots are redistributed.
 MOST_MOVES = 5
-# While a slot moves, nobody has all of the keys that are asked for together: some are here and some there, and who may
-# get them can't say of any that there is none. They are asked for again after this, as long as a call may take.
+# While a slot is being moved, a command's keys may be split between two servers, and the new one can't say of any key
+# that it does not exist (TRYAGAIN). The command is retried at this interval, for as long as a call may take.
 AGAIN_SECONDS = 0.02
 
 _OF_ANY = frozenset({"PING", "INFO", "TIME", "CLUSTER"})
@@ -30,12 +31,12 @@ _OF_ALL = frozenset({"KEYS", "FLUSHDB"})
 
 
 def is_cluster(url: str) -> bool:
-    """Whether a URL names one."""
+    """Whether the URL's scheme is that of a cluster."""
     return urlsplit(url).scheme in SCHEMES
 
 
 class Cluster:
-    """One connection to each server; `redis+cluster://user:password@host:port,host:port` names some of them."""
+    """One connection to each server. `redis+cluster://user:password@host:port,host:port` names some of them."""
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
@@ -47,7 +48,8 @@ class Cluster:
         self._looking: asyncio.Task[None] | None = None
 
     async def send(self, commands: Sequence[Command]) -> "list[asyncio.Future[Any]]":
-        """The replies to come, in order. Raises Gone, and Refused where no server lets us in."""
+        """Sends the commands; returns a future of each reply, in order. Raises Gone, and Refused if no server accepts
+        the login."""
         if not self._owners:
             await self._look()
         return [self._ask_at_once(command) or _reply_of(self._ask(command)) for command in commands]
@@ -55,9 +57,10 @@ class Cluster:
     async def receive(
         self, commands: Sequence[Command], replies: "Sequence[asyncio.Future[Any]]", brief: bool
     ) -> list[Any]:
-        """The replies, wherever they have to be fetched; refusals among them. Raises Gone, Refused."""
+        """The replies, after redirects, in which errors are `Refused` objects. `brief`: the caller has a fallback.
+        Raises Gone, Refused."""
         loop = asyncio.get_running_loop()
-        # Who can do without waits for no slot.
+        # A caller with a fallback does not wait for a slot to be moved.
         until = 0.0 if brief else loop.time() + resp.CALL_SECONDS
         found = []
         for command, reply in zip(commands, replies, strict=True):
@@ -75,11 +78,11 @@ class Cluster:
         return [await (await self._server(each).open()).ask(command) for each in self._masters()]
 
     async def probe(self) -> None:
-        """Returns when any of them answers; raises Gone, Refused."""
+        """Returns when any server answers. Raises Gone, Refused."""
         error: Exception = resp.Gone()
         asked = [asyncio.create_task(resp.Server(self._at(address)).probe()) for address in self._known()]
         try:
-            for answer in asyncio.as_completed(asked):  # at once, since one that hangs says nothing of the others
+            for answer in asyncio.as_completed(asked):  # in parallel: one may hang while others answer
                 try:
                     return await answer
                 except (resp.Gone, resp.Refused) as its:
@@ -91,14 +94,14 @@ class Cluster:
         raise error
 
     def close(self) -> None:
-        """Ends every connection."""
+        """Closes all connections."""
         if self._looking is not None:
             self._looking.cancel()
         for server in self._servers.values():
             server.close()
 
     def _ask_at_once(self, command: Command) -> "asyncio.Future[Any] | None":
-        """Sent already, where the command is of one server, and that is open."""
+        """Sends the command without a task, if it goes to one server whose connection is open; else None."""
         if _name(command) in _OF_ALL or _name(command) == "SCAN":
             return None
         address = self._owners[_slot(command)]
@@ -106,7 +109,7 @@ class Cluster:
         return server.opened.ask(command) if server and server.opened else None
 
     async def _followed(self, command: Command, reply: "asyncio.Future[Any]") -> Any:
-        """The reply, or that of the server which it points to."""
+        """The reply; if that is a redirect, the reply of the server that it names."""
         try:
             said = await reply
         except resp.Gone:
@@ -123,11 +126,11 @@ class Cluster:
         return await self._followed(command, await self._ask_owner(command))
 
     async def _ask_owner(self, command: Command) -> "asyncio.Future[Any]":
-        """The reply to come."""
+        """Sends the command to its slot's owner; returns a future of the reply."""
         owner = self._owner(command)
         try:
             opened = await self._server(owner).open()
-        except resp.Gone:  # nothing was sent yet: whoever has the key by now may be asked
+        except resp.Gone:  # nothing was sent yet, so another server may be asked, if the slot has a new owner
             await self._look()
             if self._owner(command) == owner:
                 raise
@@ -150,17 +153,18 @@ class Cluster:
         return said
 
     async def _ask_all(self, command: Command) -> Any:
-        """Of every master; lists are joined."""
+        """Sends the command to every master; replies that are lists are concatenated, else the first is returned, or
+        the first error."""
         replies = await self.each(command)
         if all(isinstance(reply, list) for reply in replies):
             return [one for reply in replies for one in reply]
         return next((reply for reply in replies if isinstance(reply, resp.Refused)), replies[0])
 
     async def _scan(self, command: Command) -> Any:
-        """One master after the other; the cursor says at which, too."""
+        """SCAN over one master after the other; the cursor is `<number of the master>/<its cursor>`."""
         at, _, cursor = str(command[1]).rpartition("/")
         masters, here = self._masters(), int(at or 0)
-        if here >= len(masters):  # there are fewer than when it began
+        if here >= len(masters):  # there are fewer masters than when the scan began
             return ["0", []]
         said = await (await self._server(masters[here]).open()).ask(("SCAN", cursor, *command[2:]))
         if isinstance(said, resp.Refused):
@@ -170,7 +174,7 @@ class Cluster:
 
     def _owner(self, command: Command) -> Address:
         owner = self._owners[_slot(command)]
-        if owner is None:  # nobody has this slot
+        if owner is None:  # no server owns this slot
             raise resp.Gone
         return owner
 
@@ -178,12 +182,13 @@ class Cluster:
         return sorted({owner for owner in self._owners if owner is not None})
 
     def _known(self) -> list[Address]:
-        """Those to ask, which answer soonest first: one that is gone costs a second to find out."""
+        """All known servers, connected ones first, since trying one that is down can take a second."""
         opened = [address for address, server in self._servers.items() if server.opened]
         return list(dict.fromkeys([*opened, *self._servers, *self._seeds]))
 
     def _part_with_others(self) -> None:
-        """Where servers come back at other addresses each time, those that they had are not asked for ever."""
+        """Forgets servers that are no longer in the slot map: if servers restart under new addresses, the old ones
+        would be tried for ever."""
         needed = {*self._masters(), *self._seeds}
         for address, server in list(self._servers.items()):
             if address not in needed and server.is_at_rest:
@@ -199,7 +204,7 @@ class Cluster:
         return {**self._where, "host": address[0], "port": address[1]}
 
     async def _look(self) -> None:
-        """One look for all who wait for it. Raises Gone, Refused."""
+        """Reads the slot map, once for all concurrent callers. Raises Gone, Refused."""
         await asyncio.shield(self._look_soon())
 
     def _look_soon(self) -> "asyncio.Task[None]":
@@ -209,7 +214,8 @@ class Cluster:
         return self._looking
 
     async def _ask_who_has_what(self) -> None:
-        """Of the first that answers and is itself not cut off from the others."""
+        """Reads the slot map from the first server that answers and is not cut off from the others; the very first time
+        from any that answers. Raises Gone, Refused."""
         error: Exception = resp.Gone()
         for address in self._known():
             try:
@@ -229,7 +235,7 @@ class Cluster:
 
 
 def _reply_of(asking: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
-    """What it comes to, as a reply that somebody may end before."""
+    """A future of the coroutine's result, which others may complete earlier, such as with an exception."""
     loop = asyncio.get_running_loop()
     task, reply = loop.create_task(asking), loop.create_future()
 
@@ -247,7 +253,7 @@ def _reply_of(asking: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
 
 
 def _owners(told: Sequence[Any], by: Address) -> list[Address | None]:
-    """The owner of each slot, from `CLUSTER SLOTS`; a server without a name is the one that tells."""
+    """The owner of each slot, from the reply `told` to `CLUSTER SLOTS`; without a host it is the server `by` itself."""
     owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for first, last, (host, port, *_), *_ in told:
         owners[first : last + 1] = [(host or by[0], int(port))] * (last - first + 1)
@@ -259,7 +265,7 @@ def _name(command: Command) -> str:
 
 
 def _slot(command: Command) -> int:
-    """Of the command's first key; any where it has none."""
+    """The slot of the command's first key; slot 0 for a command without keys."""
     name = _name(command)
     if name in _OF_ANY:
         return 0
@@ -268,7 +274,8 @@ def _slot(command: Command) -> int:
 
 
 def _moved(said: Any) -> tuple[Address, bool] | None:
-    """Where the key is, and whether for good: `MOVED 3999 127.0.0.1:6381`, `ASK …`. None for any other reply."""
+    """The address in a redirect, and whether it is permanent (`MOVED 3999 127.0.0.1:6381`) or not (`ASK …`). None for
+    any other reply."""
     if not isinstance(said, resp.Refused):
         return None
     kind, *rest = str(said).split()
@@ -279,7 +286,7 @@ def _moved(said: Any) -> tuple[Address, bool] | None:
 
 
 def _is_torn(said: Any) -> bool:
-    """Whether nothing was done because some of the keys are elsewhere: nobody has them all just now."""
+    """Whether the command was not executed because its keys are split between two servers (TRYAGAIN)."""
     return isinstance(said, resp.Refused) and str(said).startswith("TRYAGAIN")
 
 

@@ -1,4 +1,4 @@
-"""Whole stores as files: PostgreSQL by its own tools, MongoDB's documents as concatenated BSON, which is also the
+"""Dumps of whole stores: PostgreSQL by its own tools, MongoDB's documents as concatenated BSON, which is also the
 format of `mongodump` and `mongorestore`."""
 
 import asyncio
@@ -16,8 +16,8 @@ _AWARE: bson.CodecOptions[Document] = bson.CodecOptions(tz_aware=True)
 
 
 async def run_tool(tool: Path, *words: str, url: str = "") -> None:
-    """Runs `pg_dump` or `pg_restore`, on the database of this URL. Raises ValueError with the first thing it complained
-    of. The password goes by the environment: everybody may read a command line."""
+    """Runs `pg_dump` or `pg_restore` on the database of this URL. Raises ValueError with the first line of its error
+    output. The password is passed in the environment, since every user can read a process's command line."""
     environment = dict(os.environ)
     if url:
         parts = urlsplit(url)
@@ -39,7 +39,7 @@ async def run_tool(tool: Path, *words: str, url: str = "") -> None:
 
 
 def bson_of(documents: Iterable[Document]) -> bytes:
-    """The documents, one behind the other."""
+    """The documents, concatenated."""
     return b"".join(bson.encode(document) for document in documents)
 
 

@@ -1,4 +1,4 @@
-"""Loads the text that databases execute from real files beside its owner."""
+"""Loads SQL, Lua and JSON from files beside the module that uses them."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script and the SHA-1 that Redis knows it by."""
+    """A Lua script and its SHA-1, for EVALSHA."""
 
     text: str
     sha: str

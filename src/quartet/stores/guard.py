@@ -1,12 +1,13 @@
 """In front of each store and each external service: a bulkhead (limit of concurrent calls) and a circuit breaker.
 
-The store is *doubtful* when a call has failed, or when none of those in flight was answered for a moment. Then it is
-asked whether it lives, on a connection of its own: the *probe*. Only a failed probe opens the breaker, so neither one
-lost connection nor one slow query does. While it is open every call is refused at once, and the probe is repeated until
-it is answered, so no request has to find out by waiting. A call that was sent is never reported as refused: it ends by
-its own timeout or with `StoreUnavailable`, its outcome unknown.
+The store is *doubtful* after a call has failed, or while none of those in flight is answered for a moment. Then a
+health check is made on a separate connection: the *probe*. Only a failed probe opens the breaker, so neither one lost
+connection nor one slow query does. While it is open every call is refused at once, and the probe is repeated until it
+succeeds, so that no request waits just to find out. A call that was sent is never reported as refused: it ends by its
+own timeout or with `StoreUnavailable`, its outcome unknown.
 
-Before there is doubt the store may be *silent*: the probe has started already, and callers with a fallback use it.
+Before it is doubtful the store may be *silent*, after a shorter time without answers: the probe is started, and callers
+with an equal fallback use it.
 """
 
 import asyncio
@@ -23,17 +24,17 @@ log = structlog.get_logger("quartet.stores")
 State = Literal["closed", "doubtful", "open", "half-open"]
 STATES: tuple[State, ...] = ("closed", "doubtful", "open", "half-open")
 
-# Between two probes of a store that is away.
+# Between two probes of a store that is down.
 REST_SECONDS = 0.1
 
 
 class Guard:
-    """Of one store: `with guard.call(): …` around each call to it.
+    """The guard of one store: `with guard.call(): …` around each call to it.
 
-    `probe` returns when the store lives and raises when it does not, or takes `patience` seconds. `doubt`: seconds
-    without any answer until it is doubtful; `silence`: until it is silent, the same if not given. `places`: the limit
-    of concurrent calls. `away`: exceptions of a call for which the store is to blame; anything else that a call raises
-    is the store's answer. `rest`: seconds between two probes of a store that is down.
+    `probe` returns if the store is up; if it raises or takes longer than `patience` seconds, the store is down.
+    `doubt`: seconds without any answer until it is doubtful; `silence`: until it is silent, by default the same.
+    `places`: the limit of concurrent calls. `away`: exceptions of a call that mean that the store may be down; any
+    other counts as an answer. `rest`: seconds between two probes of a store that is down.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Guard:
         self._timer: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.held: set[asyncio.Timeout] = set()
-        """Limits of calls, and of who waits to call, that end when the breaker opens."""
+        """Timeouts of calls, and of callers waiting for a connection, that are triggered when the breaker opens."""
         self.briefly_held: set[asyncio.Timeout] = set()
         self.brief: set[asyncio.Future[Any]] = set()
-        """What brief calls wait for: it ends as soon as there is doubt."""
+        """Futures of brief calls: they fail as soon as the store is doubtful."""
         self.hasty: set[asyncio.Future[Any]] = set()
-        """What hasty callers wait for: it ends as soon as the store is silent."""
+        """Futures of hasty callers: they fail as soon as the store is silent."""
 
     @property
     def state(self) -> State:
@@ -76,22 +77,22 @@ class Guard:
 
     @property
     def is_open(self) -> bool:
-        """It is down: nothing is sent to it but the probe."""
+        """Whether it is down: nothing is sent to it but the probe."""
         return self._is_open
 
     @property
     def is_doubtful(self) -> bool:
-        """It may be down, or is."""
+        """Whether it is or may be down."""
         return self._is_doubtful
 
     @property
     def is_silent(self) -> bool:
-        """It has not answered for a moment, or is doubtful."""
+        """Whether it has not answered for a moment, or is doubtful."""
         return self._is_silent
 
     def call(self, limit: asyncio.Timeout | None = None, *, brief: bool = False) -> "_Call":
-        """Around one call. One with a `limit` is cancelled when the breaker opens; a `brief` one, for callers with a
-        fallback, is cancelled and refused as soon as there is doubt. Raises StoreUnavailable."""
+        """A context manager for one call. With a `limit` it is cancelled when the breaker opens; a `brief` one, for
+        callers with a fallback, is cancelled or refused as soon as the store is doubtful. Raises StoreUnavailable."""
         return _Call(self, limit, brief)
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class Guard:
         self.calls -= 1
         if isinstance(error, self._away):
             self.doubt()
-        elif error is None or isinstance(error, Exception):  # and not that somebody gave up waiting
+        elif error is None or isinstance(error, Exception):  # not a cancellation, which says nothing of the store
             self._heard = self._answered = monotonic()
             self._is_silent = self._is_doubtful
 
@@ -124,17 +125,18 @@ class Guard:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Checks twice as often as it takes to become silent."""
+        """Checks for answers, at half the interval after which the store is silent."""
         self._timer = None
         if self.calls == 0 and self._is_silent == self._is_doubtful:
             return
         if self._heard < self._glanced:
-            # What has come in at this turn of the loop is to be heard first.
+            # Answers received in this event loop iteration are to be counted first.
             asyncio.get_running_loop().call_soon(self._judge, self._glanced, monotonic())
         self._look_again(self._glance)
 
     def _judge(self, glanced: float, now: float) -> None:
-        """If this check itself came late, the process had no time to receive answers."""
+        """Marks the store silent or doubtful if nothing was heard; not if this check came late, since then the process
+        had no time to receive answers."""
         if self._heard >= glanced:
             return
         if now - glanced < 2 * self._glance:
@@ -149,7 +151,7 @@ class Guard:
             self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
 
     def doubt(self) -> None:
-        """Something speaks against it: the probe is started."""
+        """Marks the store doubtful and starts the probe."""
         self._is_doubtful = True
         self._refuse(self.brief)
         _end(self.briefly_held)
@@ -159,7 +161,7 @@ class Guard:
         for reply in replies:
             if not reply.done():
                 reply.set_exception(StoreUnavailable(self.store))
-                reply.exception()  # nobody need look: of several, one is enough
+                reply.exception()  # retrieved: a caller that awaits several sees one of them, which is enough
 
     async def _ask_until_it_lives(self) -> None:
         while (error := await self._ask()) is not None:
@@ -171,8 +173,8 @@ class Guard:
         self._heard = monotonic()
 
     async def _ask(self) -> Exception | None:
-        """The probe: None if it lives, else what is wrong. A timeout says nothing against a store that has answered
-        others meanwhile, nor if our own process was slow."""
+        """Runs the probe: None if the store is up, else the error. A timeout is ignored, and the probe repeated, if
+        other calls were answered meanwhile or our own process was slow."""
         while True:
             began = monotonic()
             self._is_asking = True
@@ -206,7 +208,7 @@ def _end(limits: set[asyncio.Timeout]) -> None:
 
 
 class _Call:
-    """A plain class: a generator-based context manager would cost more than all that it does."""
+    """A plain class, since the overhead of `contextlib.contextmanager` would exceed the work done here."""
 
     __slots__ = ("_brief", "_guard", "_limit")
 

@@ -1,4 +1,4 @@
-"""Dead letters: what a pipeline could not process, with the reason, until somebody replays or drops it."""
+"""Dead letters: items that a pipeline could not process, with the reason, until somebody replays or drops them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ q = queries(__file__)
 
 @dataclass(frozen=True)
 class Letter:
-    """Something that could not be processed, and why. `key` is the pipeline's own name for it."""
+    """An item that could not be processed, and why. `key` identifies it within its pipeline."""
 
     id: int
     pipeline: str
@@ -27,38 +27,38 @@ class Letter:
 
 
 async def bury(tx: Tx, pipeline: str, letters: Sequence[tuple[str, Json, str]]) -> None:
-    """(key, payload, reason) each; the same key again replaces what was there."""
+    """Stores dead letters of (key, payload, reason); one with the same key is replaced."""
     if letters:
         keys, payloads, reasons = zip(*letters, strict=True)
         await tx.execute(q.bury, pipeline, keys, payloads, reasons)
 
 
 async def exhume(tx: Tx, pipeline: str, keys: Sequence[str]) -> None:
-    """Removes them from the dead letters."""
+    """Deletes the dead letters of these keys."""
     await tx.execute(q.exhume, pipeline, keys)
 
 
 async def newest(read: Read, limit: int) -> list[Letter]:
-    """The newest."""
+    """The newest of all pipelines."""
     return [Letter(**row) for row in await read.fetch(q.dead_letters, limit)]
 
 
 async def counts(read: Read) -> dict[str, int]:
-    """By pipeline."""
+    """How many there are, by pipeline."""
     return {row["pipeline"]: row["letters"] for row in await read.fetch(q.dead_letter_counts)}
 
 
 async def oldest(read: Read, pipeline: str, limit: int) -> list[Letter]:
-    """The oldest of one pipeline."""
+    """The oldest of one pipeline, locked until the transaction ends."""
     return [Letter(**row) for row in await read.fetch(q.take_letters, pipeline, limit)]
 
 
 async def drop(tx: Tx, id_: int) -> Letter | None:
-    """Gives one up for good; None when there is no such letter."""
+    """Deletes one and returns it; None if there is no such letter."""
     row = await tx.fetchrow(q.drop_letter, id_)
     return Letter(**row) if row else None
 
 
 async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
-    """Discards dead letters about an erased person, and about these orders of theirs."""
+    """Deletes dead letters about an erased person, and about these orders of theirs."""
     await tx.execute(q.forget_letters, str(user_id), order_ids)

@@ -13,15 +13,15 @@ from quartet.stores.breakers import beside
 from quartet.stores.guard import Guard
 
 SECONDS = 20
-# Some servers greet late, so as to see who can't wait.
+# Long, since some servers delay their greeting on purpose, to expose clients that do not wait for it.
 DOUBT_SECONDS = 10
-# Between two looks whether it greets again. One that turns us away because we come too often counts these too.
+# Between two probes. A server that rejects us for connecting too often counts the probes too.
 REST_SECONDS = 10
 _PLACES = 100
 
 
 class MailRefused(OSError):
-    """The mail server will not take this e-mail now or ever (5xx to the recipient or the message)."""
+    """The mail server permanently refuses this e-mail (5xx for the recipient or the message)."""
 
 
 class Mailer(Protocol):
@@ -29,18 +29,18 @@ class Mailer(Protocol):
 
     @property
     def is_away(self) -> bool:
-        """The mail server does not answer, and nothing is sent to it."""
+        """Whether the mail server is down; then nothing is sent to it."""
         ...
 
     async def send(self, to: str, subject: str, text: str, *, html: str = "", message_id: str = "") -> None:
-        """Returns when the mail server has accepted it. Raises MailRefused, or OSError if it is not known to be
-        accepted: it may have been all the same, and whoever sends it again gives the same `message_id` (`<…@…>`).
-        Raises StoreUnavailable if it is down, and nothing was sent."""
+        """Returns when the mail server has accepted it. Raises MailRefused; OSError if the outcome is unknown: the
+        e-mail may have been accepted, so retry with the same `message_id` (`<…@…>`); StoreUnavailable if the server is
+        down and nothing was sent."""
         ...
 
 
 class ConsoleMailer:
-    """Prints e-mails, for a shop on one's own machine."""
+    """Prints e-mails to standard error, for development."""
 
     is_away = False
 
@@ -49,7 +49,7 @@ class ConsoleMailer:
 
 
 class SmtpMailer:
-    """Hands e-mails to an SMTP server, with STARTTLS where it offers it (`smtps://` from the start)."""
+    """Sends by an SMTP server, with STARTTLS if the server offers it; `smtps://` uses TLS from the start."""
 
     def __init__(self, url: str, sender: str) -> None:
         self._url = urlsplit(url)
@@ -66,7 +66,7 @@ class SmtpMailer:
         return self.guard.is_open
 
     async def _probe(self) -> None:
-        """Waits for its greeting."""
+        """Waits for the server's greeting."""
         async with aiosmtplib.SMTP(**self._server):
             pass
 
@@ -81,7 +81,7 @@ class SmtpMailer:
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Date"] = formatdate()
-        message["Auto-Submitted"] = "auto-generated"  # so that no absence note comes back (RFC 3834)
+        message["Auto-Submitted"] = "auto-generated"  # prevents out-of-office replies (RFC 3834)
         if message_id:
             message["Message-ID"] = message_id
         message.set_content(text)
@@ -103,7 +103,7 @@ class SmtpMailer:
 
 
 def _nameless(error: Exception) -> str:
-    """What went wrong, without the mailbox's address: this goes into logs, from which nobody is erased."""
+    """The error without e-mail addresses: it is logged, and logs are not covered by the erasure of a person."""
     return re.sub(r"[^\s<'\"(]+@[^\s>'\"),;]+", "…", repr(error))
 
 

@@ -1,6 +1,6 @@
-"""Migrations of the database schema, each room's in its own `schema/`, applied under a lock: numbered migrations in
-dbmate's file format, each applied once and in order; then SQL functions, in files without a number, each applied again
-whenever its text has changed, so that a function is read and changed in one place."""
+"""Migrations of the database schema, each room's in its own `schema/`, applied under a lock: first numbered migrations
+in dbmate's file format, each applied once and in order; then SQL functions, in files without a number, each applied
+again whenever its text has changed, so that every function has one source."""
 
 import asyncio
 import hashlib
@@ -16,13 +16,13 @@ import asyncpg
 
 from quartet.stores.postgres import Postgres, Read, Tx
 
-# Any constant will do; two processes that migrate at once take turns on it.
+# The key of the advisory lock that concurrent migrations take turns on; an arbitrary constant.
 _LOCK = 7_177_000_001
-# An index of a large table takes as long as it takes, and so does whoever has the turn.
+# The timeout, in seconds: building an index on a large table, or waiting for another process that does, may take hours.
 _LONGEST = 86_400.0
-# Whoever waits for a table lets nobody else to it, and two may wait for each other: so it is for moments, and begun
-# anew. Only the first time, and now and then, is it longer than `deadlock_timeout`: before that autovacuum makes room
-# for nobody.
+# While a migration waits for a table's lock, all other sessions queue behind it, and two may deadlock: so it waits
+# briefly and is retried. On the first try, and every fifth, it waits longer than `deadlock_timeout`, since autovacuum
+# gives way only after that.
 _MOMENT = "SET LOCAL lock_timeout = '500ms'"
 _LONGER = """
 SELECT set_config('lock_timeout', (1000 * extract(epoch FROM setting) + 500)::int::text, true)
@@ -30,7 +30,7 @@ FROM CAST(current_setting('deadlock_timeout') AS interval) AS setting
 """
 _TURNS = (_LONGER, _MOMENT, _MOMENT, _MOMENT, _MOMENT)
 _PAUSE_SECONDS = 0.5
-# And no longer, since each try builds anew what the one before had built, and whoever writes there waits meanwhile.
+# It is retried for no longer, since each try repeats the work of the one before while writers of the tables wait.
 _TRIED_SECONDS = 20.0
 _KEPT = (
     "somebody keeps a table, as a backup or a long report does: nothing was changed, run `quartet migrate` again when "
@@ -42,7 +42,7 @@ _ROOMS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Migration:
-    """`version` is what is recorded of it: the number in the file's name, or a function file's name and digest."""
+    """A migration. `version` is what the database records: the file's number, or a function file's name and digest."""
 
     version: str
     name: str
@@ -50,8 +50,8 @@ class Migration:
 
 
 def find(root: Path = _ROOMS) -> list[Migration]:
-    """Every migration of every room, then every file of functions, in order. ValueError when two share a number or a
-    name, or one has no `migrate:up`."""
+    """Every migration of every room, then every file of functions, in order. Raises ValueError if two have the same
+    number or name, or one has no `migrate:up`."""
     found: dict[str, Migration] = {}
     for path in sorted(root.glob("*/schema/[0-9]*_*.sql"), key=lambda p: p.name):
         version, _, name = path.stem.partition("_")
@@ -76,9 +76,9 @@ def _functions(root: Path) -> list[Migration]:
 
 
 async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -> list[str] | None:
-    """Applies what is missing, all of it or nothing; returns the names applied. If nothing is missing any role may call
-    it; else ValueError if the role is not the owner, or somebody holds a lock on a table. None for a database of a
-    newer version: it is left unchanged, since processes of both versions work on the newer one's functions."""
+    """Applies what is missing, in one transaction; returns the names applied. If nothing is missing any role may call
+    it; else raises ValueError if the role is not the owner, or another session holds a lock on a table. None for a
+    database of a newer version: it is left unchanged, since processes of both versions use the newer functions."""
     wanted = list(find() if migrations is None else migrations)
     turns, until = itertools.cycle(_TURNS), monotonic() + _TRIED_SECONDS
     while True:
@@ -93,7 +93,7 @@ async def migrate(pg: Postgres, migrations: Iterable[Migration] | None = None) -
 
 
 class _KeptError(Exception):
-    """Somebody else holds a lock on a table that is needed."""
+    """Another session holds a lock on a table that is needed."""
 
 
 async def _migrate(pg: Postgres, wanted: Iterable[Migration], patience: str) -> list[str] | None:
@@ -119,8 +119,8 @@ async def _apply(tx: Tx, migration: Migration) -> None:
 
 
 def newer(versions: Iterable[str]) -> list[str]:
-    """Those of these migrations that are newer than this version of Quartet. Their number is higher than all of ours;
-    unknown lower ones have been merged into others since."""
+    """Those of these migrations that are newer than this version of Quartet: their numbers are higher than all of ours.
+    Unknown lower numbers are of older migrations that have been merged into others."""
     return sorted(version for version in versions if "@" not in version and version > max(_numbers()))
 
 
@@ -131,8 +131,8 @@ async def is_newer(pg: Postgres) -> bool:
 
 
 async def lacking(pg: Postgres) -> str:
-    """What the database lacks of the schema, and what to do about it; "" if it lacks nothing. Only numbered migrations
-    count: during an upgrade processes of both versions work on the newer one's functions. Raises StoreUnavailable."""
+    """A message that says how many migrations the database lacks, and what to do; "" if none. Only numbered migrations
+    count: during an upgrade processes of both versions work with the newer functions. Raises StoreUnavailable."""
     async with pg.read() as read:
         try:
             done = await _versions(read)
@@ -148,7 +148,7 @@ def _numbers() -> frozenset[str]:
 
 
 async def _applied(tx: Tx) -> set[str]:
-    # Not IF NOT EXISTS, which asks for the right to create even where the table is there.
+    # Not IF NOT EXISTS, which needs the right to create tables even if the table exists.
     if not await tx.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
         await tx.execute("CREATE TABLE schema_migrations (version VARCHAR(128) PRIMARY KEY)")
     return await _versions(tx)

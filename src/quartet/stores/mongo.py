@@ -25,11 +25,11 @@ CALL_SECONDS = 5.0
 DOUBT_SECONDS = 0.25
 PROBE_SECONDS = 2.0
 MOST_CALLS = 500
-# Between two looks at a change stream whose engine does not wait for news.
+# Between two polls of a change stream whose engine answers at once if there is no change.
 _PAUSE_SECONDS = 0.02
-# How long MongoDB waits for news before it says that there is none.
+# How long MongoDB waits for a change before it answers that there is none.
 _AWAIT_MS = 200
-# History lost, fatal stream error, invalid resume token, stream closed, token not found, the oplog has rolled past us.
+# History lost, fatal stream error, invalid resume token, stream closed, token not found, oplog rolled over.
 _LOST = (286, 280, 260, 222, 50811, 136)
 _NAMESPACE_EXISTS = 48
 # A write concern error: the server stepped down before the majority had the write, so that its outcome is unknown.
@@ -40,7 +40,7 @@ _AWAY = (
     errors.WaitQueueTimeoutError,
     OSError,
 )
-# Of a server that runs but does not let us in: unauthorized, authentication failed, the same at Atlas.
+# Error codes of a refused login: unauthorized, authentication failed, the same at Atlas.
 _UNAUTHORIZED = (13, 18, 8000)
 _OUT_OF_DISK = 14031
 
@@ -69,7 +69,7 @@ class _NamedErrors:
 
 
 def _is_refusing(error: errors.OperationFailure) -> bool:
-    """Also where a write concern error is one of a bulk's."""
+    """Whether the server can't serve us now; also if a bulk write reports a write concern error."""
     return error.code in (*_UNAUTHORIZED, _OUT_OF_DISK) or bool((error.details or {}).get("writeConcernErrors"))
 
 
@@ -82,22 +82,21 @@ async def _called(guard: Guard, seconds: float | None = CALL_SECONDS, *, brief: 
 
 
 async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
-    """As asyncio's since Python 3.12: the awaited coroutine runs in the waiting task."""
+    """asyncio.wait_for as of Python 3.12, which awaits the coroutine in the calling task."""
     async with asyncio.timeout(seconds):
         return await work
 
 
 if sys.version_info < (3, 12):
-    # The driver waits on a condition by asyncio's, which before 3.12 made a task of it. Whoever was cancelled just when
-    # that wait had run out went without it; then it took the driver's lock with nobody to give it back, no call of this
-    # process was answered any more, and it did not even end.
+    # The driver waits for a condition by asyncio.wait_for, which before 3.12 runs it in a separate task. If the caller
+    # was cancelled just when that wait timed out, the task was left behind and acquired the driver's lock, which nobody
+    # released: no call of this process was answered any more, and it could not even shut down.
     lock.wait_for = _wait_for  # type: ignore[assignment,attr-defined]
 
 
 async def _apart(work: Coroutine[Any, Any, T]) -> T:
-    """The driver's call, in a task of its own: a caller that is cancelled returns at once, and the driver is cancelled
-    once. It may take long to end, and on Python 3.11 misses a cancellation that comes at the same moment as an
-    answer."""
+    """Runs the driver's call in a separate task: a cancelled caller returns at once, and the call is cancelled in the
+    background. That may take long, and on Python 3.11 is missed if it coincides with an answer."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
@@ -108,7 +107,7 @@ async def _apart(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _hear_out(task: asyncio.Task[Any]) -> None:
-    """Nobody waits for it any more; its failure is consumed."""
+    """Retrieves the exception of a task that nobody awaits any more, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
@@ -158,7 +157,7 @@ class Collection:
             await _apart(self._collection.insert_one(document))
 
     async def insert_many(self, documents: Sequence[Document]) -> None:
-        """Ordered; raises DuplicateKey at the first that is taken, those before it are in."""
+        """Inserts in order. Raises DuplicateKey at the first duplicate; the documents before it are inserted."""
         try:
             async with _called(self._guard, None):
                 await _apart(self._collection.insert_many(documents))
@@ -168,7 +167,7 @@ class Collection:
             raise
 
     async def replace_one(self, where: Filter, document: Document) -> bool:
-        """Whether one matched (put `version` into the filter for an optimistic write). Raises DuplicateKey."""
+        """Whether one matched (for optimistic locking put `version` into the filter). Raises DuplicateKey."""
         async with _called(self._guard):
             return (await _apart(self._collection.replace_one(where, document))).matched_count > 0
 
@@ -181,43 +180,43 @@ class Collection:
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
         """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
 
-        No moments: nx-27017 keeps a datetime that is `$set` as text. Replace the document instead."""
+        Not for datetimes: nx-27017 stores one that is `$set` as text. Replace the document instead."""
         async with _called(self._guard):
             return (await _apart(self._collection.update_one(where, update))).matched_count > 0
 
     async def delete_one(self, where: Filter) -> bool:
-        """Whether one was there."""
+        """Whether one was deleted."""
         async with _called(self._guard):
             return (await _apart(self._collection.delete_one(where))).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
-        """How many went."""
+        """How many were deleted."""
         async with _called(self._guard, None):
             return (await _apart(self._collection.delete_many(where))).deleted_count
 
     async def count(self, where: Filter) -> int:
-        """How many match; reads them all, so not for lists that shoppers see."""
+        """How many match. Scans all of them: too slow for lists that shoppers see."""
         async with _called(self._guard):
             return await _apart(self._collection.count_documents(where))
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
-        """`$match, $group, $sort, $limit` only."""
+        """The result of a pipeline of `$match`, `$group`, `$sort` and `$limit` only, which every engine has."""
         async with _called(self._guard):
             cursor = await _apart(self._collection.aggregate(list(pipeline)))
             return await _apart(cursor.to_list())
 
     async def create_indexes(self, *wanted: tuple[Sort, bool]) -> None:
-        """Each of keys, and whether they are unique: only on scalars that are always there. Idempotent. In one command,
-        so that MongoDB goes through the collection once."""
+        """Creates indexes of (keys, is unique); only on scalar fields that every document has. Idempotent. In one
+        command, so that MongoDB scans the collection once."""
         async with _called(self._guard, None):
             await _apart(self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted]))
 
     async def watch(self, *, resume_after: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and (None, token)
-        whenever there is none at present; that comes after `_AWAIT_MS` from MongoDB, much sooner from nx-27017. Only
-        *which* document changed is reported, since that alone is right on every engine. A position that is gone raises
-        LostPosition on MongoDB, and so does a collection that was dropped or renamed, since no earlier position leads
-        past that; nx-27017 goes on with what it still has. Raises StoreUnavailable."""
+        if there is no change at present, which MongoDB reports after `_AWAIT_MS` and nx-27017 much sooner. Only *which*
+        document changed is reported, since no more is reliable on every engine. On MongoDB, raises LostPosition if the
+        resume token has expired, or the collection was dropped or renamed, since no token leads past that; nx-27017
+        continues with the changes that it still has. Raises StoreUnavailable."""
         operations = {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete", "invalidate"]}}}
         opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=_AWAIT_MS)
         try:
@@ -241,7 +240,8 @@ class Collection:
 
 
 class _Heartbeats(monitoring.ServerHeartbeatListener):
-    """The driver's own heartbeat, so that an outage is noticed even without calls: cached pages then have an `Age`."""
+    """Listens to the driver's heartbeat, so that an outage is noticed even without calls: cached pages are then sent
+    with an `Age` header."""
 
     def __init__(self, mongo: "Mongo") -> None:
         self._mongo = mongo
@@ -264,8 +264,8 @@ class Mongo:
             url,
             connect=False,
             tz_aware=True,
-            # No `timeoutMS`: it would wait that long for a server that is plainly gone. One that hangs is noticed by
-            # the heartbeat, so that not every call waits for it.
+            # No `timeoutMS`: calls would wait that long for a server that is down. One that hangs is detected by the
+            # heartbeat, so that not every call has to wait.
             heartbeatFrequencyMS=2000,
             serverSelectionTimeoutMS=int(PROBE_SECONDS * 1000),
             connectTimeoutMS=1000,
@@ -287,13 +287,13 @@ class Mongo:
 
     @cached_property
     def brief(self) -> "Mongo":
-        """The same for callers with a fallback: `find` ends as soon as there is doubt that the server is there."""
+        """The same for callers with a fallback: `find` fails as soon as it is doubtful whether the server is up."""
         brief = copy(self)
         brief._is_brief = True
         return brief
 
     async def ensure_collection(self, name: str, validator: Mapping[str, Any] | None = None) -> None:
-        """Makes the collection with its `$jsonSchema` validator, or puts the validator on an existing one."""
+        """Creates the collection with this `$jsonSchema` validator, or sets it on an existing one."""
         options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
         async with _called(self.guard, None):
             try:
@@ -320,5 +320,5 @@ class Mongo:
         await _apart(self._client.close())
 
     async def _probe(self) -> str:
-        # Not `server_info()`: it says "buildinfo", a spelling that the emulator does not know.
+        # Not `server_info()`: it sends "buildinfo", which the emulator (nx-27017) does not recognise.
         return str((await _apart(self._client.admin.command("buildInfo")))["version"])

@@ -1,8 +1,9 @@
-"""The transactional outbox: events are written in the transaction that makes them true, and delivered in order per key
-by one relay at a time. Keys are divided among `PARTS`, so that several relays can work side by side.
+"""The transactional outbox: events are written in the same transaction as the change that they report, and delivered in
+order per key. Keys are divided among `PARTS` partitions, each delivered by one relay at a time, so that several relays
+can work in parallel.
 
-A relay reads (`due`), delivers with no transaction open, and records the outcome (`forget`, `postpone`, `fail`). Killed
-in between, it or another delivers the same events again: consumers recognise an event by its id.
+A relay reads events (`due`), delivers them with no transaction open, and records the outcome (`forget`, `postpone`,
+`fail`). If it is killed in between, the same events are delivered again: consumers detect duplicates by `event_id`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ PARTS = 4
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. `event_id` is what consumers remember to count it once."""
+    """An event. `event_id` identifies it to consumers, which process it once; `attempts`: how often it was tried."""
 
     id: int
     event_id: UUID
@@ -33,7 +34,7 @@ class Event:
 
 
 async def emit(tx: Tx, topic: str, key: str, payload: dict[str, Any]) -> None:
-    """Writes an event into the transaction that makes it true."""
+    """Writes an event, in the transaction of the change that it reports."""
     await tx.execute(q.emit, topic, key, payload)
 
 
@@ -46,50 +47,52 @@ async def due(
     slow: Collection[str] = (),
     most: int = 0,
 ) -> list[Event]:
-    """The oldest events of these parts that may be tried now, each key's in their order: `limit`, or `most` of `limit`
-    keys, of which no more than `limit` are of the `slow` topics. Only of these `topics`, as if there were no others."""
+    """The oldest events of these partitions and topics that are due, in order per key: at most `limit`, or, with
+    `most`, so many of at most `limit` keys, including at most `limit` events of the `slow` topics. Events of other
+    topics are ignored, and hold nothing up."""
     rows = await read.fetch(q.due, limit, list(parts), PARTS, list(slow), most or limit, list(topics))
     return [Event(**row) for row in rows]
 
 
 async def forget(tx: Tx, ids: Sequence[int]) -> None:
-    """They have been delivered."""
+    """Deletes events that have been delivered."""
     await tx.execute(q.forget, ids)
 
 
 async def postpone(tx: Tx, ids: Sequence[int], seconds: float) -> None:
-    """Later again, through no fault of theirs."""
+    """Retries them after so many seconds, for a failure that was not theirs: it does not count as an attempt."""
     await tx.execute(q.postpone, ids, seconds)
 
 
 async def fail(tx: Tx, waits: Mapping[int, float]) -> None:
-    """Later again, one attempt more: the seconds by event's id."""
+    """Counts a failed attempt of each event, to be retried after the given seconds (by the event's id)."""
     await tx.execute(q.fail, list(waits), list(waits.values()))
 
 
 async def put_back(
     tx: Tx, event_id: UUID, topic: str, key: str, payload: dict[str, Any], *, created_at: datetime | None = None
 ) -> None:
-    """Into the outbox again under its own `event_id`, as of when it happened."""
+    """Writes an event again with the same `event_id`, and its original time if `created_at` is given."""
     await tx.execute(q.put_back, event_id, topic, key, payload, created_at)
 
 
 async def depth(read: Read) -> tuple[int, datetime | None]:
-    """How many events wait, and since when the oldest does."""
+    """The number of events in the outbox, and when the oldest was written."""
     row = await read.fetchrow(q.depth)
     return row["pending"], row["oldest"]
 
 
 async def depth_by_topic(read: Read) -> dict[str, tuple[int, datetime]]:
-    """The same of each topic of which any waits."""
+    """The same for each topic that has any."""
     return {row["topic"]: (row["pending"], row["oldest"]) for row in await read.fetch(q.depth_by_topic)}
 
 
 async def payloads(tx: Tx, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """By event's id, as they are now, until the transaction ends: an address may have been taken out since."""
+    """The present payloads by the event's id, locked until the transaction ends: erasure may have removed an e-mail
+    address since the event was read."""
     return {row["id"]: row["payload"] for row in await tx.fetch(q.payloads, ids)} if ids else {}
 
 
 async def forget_orders(tx: Tx, order_ids: Sequence[UUID]) -> None:
-    """No event of these that waits names a guest's address or its user any more."""
+    """Removes the guest's e-mail address and the user's id from the waiting events of these orders."""
     await tx.execute(q.forget_orders, order_ids)

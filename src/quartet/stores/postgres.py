@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg: `Read` to read, `Tx` to write; driver errors do not get past this module."""
+"""PostgreSQL by asyncpg: `Read` to read, `Tx` to write; driver errors are translated here."""
 
 import asyncio
 import ssl
@@ -28,13 +28,13 @@ DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 1000
 ALONE_SECONDS = 0.5
-# Routers and balancers forget a connection on which nothing was said for some minutes, many without a word: whoever
-# took it would wait in vain.
+# Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
+# would wait for its timeout.
 IDLE_SECONDS = 180.0
 
 q = queries(__file__)
-# What a statement raises when the server is gone, going, not yet there, or has just become a standby; and when nothing
-# is wrong with it but the moment: a deadlock, or a migration that changed a table under a prepared statement.
+# Errors of a server that is down, shutting down, starting up or just demoted to standby; and transient errors, after
+# which the same call may succeed: a deadlock, or a prepared statement whose table a migration has changed.
 _GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -55,12 +55,12 @@ _GONE = (
 
 
 def new_row_id() -> UUID:
-    """A new id for rows: made and serialised in half the time of `new_id`'s, but orjson does not know its class."""
+    """A new id for rows, created and sent in half the time of `new_id`'s; orjson can't serialise its class."""
     return pgproto.UUID(drawn_id().to_bytes(16))
 
 
 class Violation(Exception):
-    """A constraint or a RAISE refused the statement; rooms turn it into their own error by what it names.
+    """A constraint or a RAISE refused the statement; rooms map it to an error of their own by these attributes.
 
     `constraint` is the constraint's name or "", `sqlstate` five characters, `detail` the server's DETAIL.
     """
@@ -74,7 +74,7 @@ class Violation(Exception):
 
 
 class _Statement(Timed):
-    """Raises Violation where the statement stands, so that a room can answer with its own error."""
+    """Measures a statement and raises its refusal as Violation, so that a room can catch it at the call."""
 
     __slots__ = ()
 
@@ -90,7 +90,7 @@ class _Statement(Timed):
 
 class Read:
     """One connection for reading. Statements are prepared once per connection and reused. `seconds`: the timeout of
-    each, where that differs from any call's."""
+    each statement, if not `CALL_SECONDS`."""
 
     def __init__(self, connection: "asyncpg.Connection[Any]", seconds: float | None = None) -> None:
         self._connection, self._seconds = connection, seconds
@@ -146,7 +146,8 @@ def _to_jsonb(value: Any) -> bytes:
 
 
 async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
-    """Without keepalive a host that disappears silently leaves a connection open for hours."""
+    """Closes the connection if the server stops answering: without TCP keepalive, one to a host that has disappeared
+    would stay open for hours."""
     with suppress(*_GONE):
         while True:
             await connection.fetchval("SELECT 1")
@@ -155,25 +156,27 @@ async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
 
 
 async def _end(connection: "asyncpg.Connection[Any]") -> None:
-    """A server goes on with what was cut short for as long as that takes, though nobody is there any more: to close,
-    other than to terminate, first has it cancelled."""
+    """Closes the connection, which, unlike terminating it, first cancels a statement that is still running: else the
+    server would execute it to its end, though nobody waits for it."""
     with suppress(Exception):
         await connection.close(timeout=PROBE_SECONDS)
 
 
 class _Pool:
-    """Connections, the one used last first. asyncpg's own pool costs more than the statement it carries (90 of 170 µs)
-    by a proxy, a task and a lock at each loan; rooms leave no session state behind that it would have to reset."""
+    """A pool that reuses the connection used last first. asyncpg's own pool costs more than the statement itself (90 of
+    170 µs), for a proxy, a task and a lock at each acquire; its reset is not needed, since rooms leave no session
+    state."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url = url
         self._room = size
-        self._idle: list[tuple[asyncpg.Connection[Any], float]] = []  # and since when
+        self._idle: list[tuple[asyncpg.Connection[Any], float]] = []  # since when they are idle
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def take(self, held: set[asyncio.Timeout]) -> "asyncpg.Connection[Any]":
-        """A live connection; TimeoutError when all are busy for too long, or when what is put into `held` ends."""
+        """An open connection. Raises TimeoutError if all are busy for `WAIT_SECONDS`, or if the timeout added to `held`
+        is triggered (the breaker opens)."""
         while True:
             while self._idle:
                 connection, since = self._idle.pop()
@@ -190,7 +193,7 @@ class _Pool:
                     await turn
             except BaseException:
                 if turn.done() and not turn.cancelled():
-                    self._next()  # the turn came too late for us: pass it on
+                    self._next()  # it was our turn, but too late: pass it on
                 raise
             finally:
                 held.discard(limit)
@@ -210,7 +213,7 @@ class _Pool:
         self._room += 1
 
     async def close(self) -> None:
-        """Ends the idle connections; those at work end with their callers."""
+        """Closes the idle connections; those in use are closed when their callers return them."""
         while self._idle:
             await self._idle.pop()[0].close(timeout=2)
 
@@ -225,7 +228,7 @@ class _Pool:
             )
             try:
                 await _prepare_connection(connection)
-            except BaseException:  # else it stays open for as long as the process lives, beside those there is room for
+            except BaseException:  # else it would stay open for ever, without counting against the pool's size
                 connection.terminate()
                 raise
         except BaseException:
@@ -251,8 +254,8 @@ class Postgres:
         self.guard = Guard(name, self._probe, _GONE, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS)
 
     def read(self, seconds: float | None = None) -> AbstractAsyncContextManager[Read]:
-        """A connection for reading; each statement sees its own snapshot. `seconds`: for statements that grow with the
-        shop and that nobody waits for; else a statement is cancelled after `CALL_SECONDS`."""
+        """A connection for reading; each statement sees its own snapshot. A statement is cancelled after `seconds`, by
+        default `CALL_SECONDS`: for statements that take longer as the shop grows and that no client waits for."""
         return self._borrowed(Read, seconds)
 
     def once(self, seconds: float | None = None) -> AbstractAsyncContextManager[Tx]:
@@ -268,8 +271,8 @@ class Postgres:
             try:
                 yield tx
             except (asyncio.CancelledError, GeneratorExit, *_GONE):
-                # The connection is given up, which rolls back: a ROLLBACK behind a call that was cut short would wait
-                # for a server that does not answer.
+                # The connection is closed, which rolls back: a ROLLBACK after a cancelled call would wait for a server
+                # that does not answer.
                 raise
             except BaseException:
                 await transaction.rollback()
@@ -284,10 +287,10 @@ class Postgres:
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
-        """A lock over all processes: waits until no other process is in the block of this name; yields a function that
-        says whether that still holds. The server lets the next one in when this connection ends, however it ends; so
-        for a moment there may be two, and the block must tolerate that. Keeps a connection of its own outside the
-        pool."""
+        """A lock across processes: waits until no other process is in the block of this name. Yields a function that
+        returns whether the lock is still held. The server releases it when its connection ends, however it ends, so
+        for a moment two processes may be in the block, which must tolerate that. Uses a connection outside the pool.
+        Raises StoreUnavailable."""
         try:
             connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CALL_SECONDS)
         except (*_GONE, asyncpg.PostgresError) as error:
@@ -315,25 +318,25 @@ class Postgres:
         await self._pool.close()
 
     async def _probe(self) -> None:
-        with suppress(asyncpg.TooManyConnectionsError):  # an answer
+        with suppress(asyncpg.TooManyConnectionsError):  # the server is up
             (await asyncpg.connect(self._url, timeout=PROBE_SECONDS)).terminate()
 
     @asynccontextmanager
     async def _borrowed(self, use: type[R], seconds: float | None) -> AsyncIterator[R]:
-        """A pooled connection. Driver errors leave as StoreUnavailable or Violation; a connection lost after COMMIT was
-        sent is StoreUnavailable too: unknown, not failed."""
+        """A pooled connection. Driver errors are raised as StoreUnavailable or Violation; a connection lost after
+        COMMIT was sent is StoreUnavailable too: its outcome is unknown, not failed."""
         try:
             with self.guard.call():
                 connection = await self._pool.take(self.guard.held)
                 sound = False
                 try:
-                    with _Statement():  # a deferred constraint speaks at COMMIT
+                    with _Statement():  # deferred constraints are checked at COMMIT
                         yield use(connection, seconds)
                     sound = True
                 except _GONE:
                     raise
                 except Exception:
-                    sound = True  # a refusal, of the server's or a room's: the connection itself is well
+                    sound = True  # an error of the statement or the caller: the connection can be reused
                     raise
                 finally:
                     self._pool.give_back(connection, sound=sound)

@@ -1,4 +1,5 @@
-"""Redis or Valkey: commands, pipelines and Lua scripts, each atomic; server errors do not get past this module."""
+"""Redis or Valkey: commands, pipelines and Lua scripts; a command or script is atomic. Connection errors are raised as
+StoreUnavailable."""
 
 import asyncio
 import re
@@ -23,11 +24,12 @@ Command = Sequence[Arg]
 
 PROBE_SECONDS = 1.0
 MOST_CALLS = 2000
-# Of the time until there is doubt.
+# A share of the time until the store is doubtful (see guard.py).
 SILENCE = 1 / 4
 
-# Replies of a server that runs but can't serve, or not us, or not now: loading, out of memory, disk full, a replica
-# without its master, a master without its replicas, a script that never ends, slots that move faster than we follow.
+# Error replies of a server that is up but can't serve us now: loading its data, out of memory, disk full, a replica
+# without its master, a master without its replicas, a script that does not end, refused logins, slots that move faster
+# than we follow.
 _REFUSING = (
     "LOADING", "OOM", "MISCONF", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY ", "NOAUTH", "WRONGPASS", "DENIED",
     "CLUSTERDOWN", "TRYAGAIN", "MOVED ", "ASK ", "ERR max number of clients",
@@ -37,17 +39,17 @@ _POLICY = re.compile(r"^maxmemory_policy:(\S+)", re.MULTILINE)
 
 
 class ScriptForgotten(Exception):
-    """The server no longer knows a script by its hash (it restarted); `run` sends it whole again."""
+    """The server does not have a script of this hash, as after a restart; `run` then sends its text."""
 
 
 class RedisStore:
-    """One connection (or one to each server of a cluster), opened at first use and again when it is gone; replies are
-    text, a map reply is a dict.
+    """One connection (or one to each server of a cluster), opened at first use, and again after it was lost; replies
+    are text, and a map is a dict.
 
-    No call is repeated whose outcome is unknown: callers whose calls are idempotent repeat them themselves."""
+    A call with an unknown outcome is never retried here; callers may retry idempotent ones."""
 
     def __init__(self, url: str, *, doubt: float = 0.04) -> None:
-        """`doubt`: seconds without any answer until who can do without does so."""
+        """`doubt`: seconds without any answer until callers with a fallback use it."""
         self._server = Cluster(url) if is_cluster(url) else resp.Master(parse_url(url))
         self._is_brief = False
         self.guard = Guard(
@@ -62,7 +64,7 @@ class RedisStore:
 
     @cached_property
     def brief(self) -> "RedisStore":
-        """The same for callers with a fallback: calls end as soon as there is doubt that the server is there."""
+        """The same for callers with a fallback: calls fail as soon as it is doubtful whether the server is up."""
         brief = copy(self)
         brief._is_brief = True
         return brief
@@ -73,8 +75,8 @@ class RedisStore:
         return _sound(reply)
 
     async def hastily(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `ask`, for callers with an equal fallback: StoreUnavailable as soon as the server has been
-        silent for some milliseconds. What was begun then goes on all the same, and its result is dropped."""
+        """The result of `ask`, for callers with an equal fallback. Raises StoreUnavailable as soon as the server has
+        not answered anything for some milliseconds; `ask` is not cancelled then, but its result is dropped."""
         if self.guard.is_silent:
             raise StoreUnavailable("redis")
         asking = asyncio.create_task(ask(*args, **kwargs))
@@ -94,7 +96,7 @@ class RedisStore:
         return asking.result()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
-        """A Lua script, atomic. Called by its hash; sent whole when the server has forgotten it (a restart)."""
+        """Runs a Lua script, which is atomic: by its hash, or by its text if the server does not have it."""
         try:
             return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
         except ScriptForgotten:
@@ -110,8 +112,8 @@ class RedisStore:
         return str(versions[-1])
 
     async def policies(self) -> set[str]:
-        """What the server, or each master of a cluster, does once its memory is full: `noeviction`, `allkeys-lru`, …
-        From INFO, since CONFIG is often forbidden."""
+        """The eviction policies of the server, or of a cluster's masters: `noeviction`, `allkeys-lru`, … Read from INFO,
+        since CONFIG is often forbidden. Raises StoreUnavailable."""
         try:
             with self.guard.call(), Timed("redis"):
                 told = await self._server.each(("INFO", "memory"))
@@ -125,14 +127,14 @@ class RedisStore:
         self._server.close()
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies, refusals among them. Raises StoreUnavailable."""
+        """The replies, in which errors are `Refused` objects. Raises StoreUnavailable."""
         try:
             with self.guard.call(brief=self._is_brief), Timed("redis"):
                 try:
                     replies = await self._server.send(commands)
                     receiving = self._server.receive(commands, replies, self._is_brief)
                     return await (self._briefly(replies, receiving) if self._is_brief else receiving)
-                except resp.Refused as refusal:  # to let us in, or to be the master
+                except resp.Refused as refusal:  # of the login, or the server is no master
                     raise StoreUnavailable("redis") from refusal
         except resp.Gone as error:
             raise StoreUnavailable("redis") from error
@@ -148,7 +150,7 @@ class RedisStore:
 
 
 def _sound(reply: Any) -> Any:
-    """The reply, or what it refuses raised."""
+    """Returns the reply, or raises it if it is an error."""
     if not isinstance(reply, resp.Refused):
         return reply
     text = str(reply)

@@ -1,5 +1,5 @@
-"""Where reports are read: from a streaming replica if the shop has one, so that a long report takes nothing from
-the buyers; and from the primary while the replica is down."""
+"""Reports are read from a streaming replica if the shop has one, so that a long report does not slow down purchases;
+and from the primary while the replica is down."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,9 +15,9 @@ from quartet.stores.postgres import Postgres, Read
 
 log = structlog.get_logger("quartet.stores")
 
-# A report of all years goes through every line that ever sold, and whoever asks for it knows that.
+# Long, since a report over all years reads every order line there is.
 REPORT_SECONDS = 120.0
-# Of one process; whoever shops goes on with its other connections.
+# Concurrent reports per process, so that connections are left for shoppers.
 AT_ONCE = 2
 
 q = queries(__file__)
@@ -27,19 +27,19 @@ Found = TypeVar("Found")
 async def report(
     primary: Postgres, replica: Postgres | None, read: Callable[[Read], Awaitable[Found]]
 ) -> tuple[Found, datetime]:
-    """What `read` finds, and the time until which everything committed is included. Raises StoreUnavailable if nobody
-    answers."""
+    """The result of `read`, and the time up to which all commits are included. Raises StoreUnavailable if neither
+    server answers."""
     if replica is not None:
         try:
             return await _while_it_lives(replica, read)
-        # A replica that lags may not even know the table yet. What is wrong with the question, the primary says too.
+        # Any error, since a lagging replica may not even have the table yet; an invalid query fails on the primary too.
         except (StoreUnavailable, TimeoutError, asyncpg.PostgresError) as error:
             log.info("the replica can't tell, the primary is asked", error=repr(error))
     return await _report(primary, read)
 
 
 async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
-    """Cancelled as soon as the replica is known to be down, since the primary can be asked."""
+    """Cancels the report as soon as the replica is known to be down, since the primary can make it."""
     async with asyncio.timeout(REPORT_SECONDS) as limit:
         replica.guard.held.add(limit)
         try:

@@ -1,6 +1,6 @@
-"""One connection to Redis or Valkey, shared by all callers: all commands of one turn of the event loop are pipelined
-in one write, and replies come in the order of the commands. Each call then costs a third of one on a pooled connection
-of its own, most of which is the two system calls."""
+"""One connection to Redis or Valkey, shared by all callers: the commands of one event loop iteration are pipelined in
+one write, and replies come in the order of the commands. A call costs a third of one on a pooled connection of its own,
+most of which is the two system calls."""
 
 import asyncio
 from collections import deque
@@ -17,11 +17,11 @@ class Gone(Exception):
 
 
 class Refused(Exception):
-    """The server's own words, code first: `OOM command not allowed …`."""
+    """An error reply, as the server wrote it: `OOM command not allowed …`."""
 
 
 class Server:
-    """The connection to one server, opened at first use and again when it is gone."""
+    """The connection to one server, opened at first use, and again after it was lost."""
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._where = where
@@ -30,7 +30,7 @@ class Server:
 
     @property
     def opened(self) -> "Connection | None":
-        """None while there is none."""
+        """The open connection, if there is one."""
         return None if self._opened is None or self._opened.gone else self._opened
 
     @property
@@ -40,8 +40,8 @@ class Server:
         return not opening and (self.opened is None or self.opened.is_at_rest)
 
     async def open(self) -> "Connection":
-        """One attempt for all who wait: if they took turns, the last would wait for all the others' timeouts. Raises
-        Gone, Refused."""
+        """The connection, which is opened if need be: one attempt for all concurrent callers, since with one attempt
+        each, the last would wait for the timeouts of all the others. Raises Gone, Refused."""
         if (opened := self.opened) is not None:
             return opened
         if self._opening is None or self._opening.done():
@@ -51,11 +51,11 @@ class Server:
         return self._opened
 
     async def probe(self) -> None:
-        """Returns when it answers, on a connection of its own; raises Gone, Refused."""
+        """Returns when the server answers on a new connection. Raises Gone, Refused."""
         (await self._connect()).close()
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection, if it is open."""
         if self._opened is not None:
             self._opened.close()
 
@@ -64,18 +64,19 @@ class Server:
 
 
 class Master(Server):
-    """The one server of a shop without a cluster. Behind its address a failover may happen; a demoted master keeps its
-    clients, who would never reach the new one: so we disconnect."""
+    """The server, without a cluster. After a failover behind its address a demoted master keeps its connections, so
+    that we would never reach the new one: hence we disconnect if the server turns out to be no master."""
 
     async def send(self, commands: Sequence[Sequence[Any]]) -> "list[asyncio.Future[Any]]":
-        """The replies to come, in order. Raises Gone, Refused."""
+        """Sends the commands; returns a future of each reply, in order. Raises Gone, Refused."""
         opened = self.opened or await self.open()
         return [opened.ask(command) for command in commands]
 
     async def receive(
         self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]", _brief: bool
     ) -> list[Any]:
-        """The replies, refusals among them. Raises Gone, and Refused by a server that is no master, or not yet."""
+        """The replies, in which errors are `Refused` objects. Raises Gone, and Refused if the server is not, or not
+        yet, a master."""
         said = [await reply for reply in replies]
         for reply in said:
             if _is_by_no_master(reply):
@@ -84,7 +85,7 @@ class Master(Server):
         return said
 
     async def each(self, command: Sequence[Any]) -> list[Any]:
-        """Its reply: it is alone. Raises Gone, Refused."""
+        """The reply of each master, of which there is one. Raises Gone, Refused."""
         return await self.receive([command], await self.send([command]), False)
 
     async def _connect(self) -> "Connection":
@@ -106,26 +107,27 @@ def _is_by_no_master(said: Any) -> bool:
 
 
 def seen(task: "asyncio.Task[Any]") -> None:
-    """Whoever asked for it may have gone, so that nobody hears of a failure."""
+    """Retrieves the task's exception, so that asyncio does not log it if its callers were cancelled."""
     if not task.cancelled():
         task.exception()
 
 
 class Connection(asyncio.Protocol):
-    """Open it by `connect`. A call that nobody waits for any more is carried out all the same."""
+    """A connection, opened by `connect`. Cancelling a caller does not cancel its command."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.gone = False
         self._transport: asyncio.Transport
-        # One value that is no text must not cost the connection, and with it what all the others have asked.
+        # Replacing: a value that is not UTF-8 must not end the connection, and with it all other callers' commands.
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=Refused)
         self._unsent: list[bytes] = []
-        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # with the moment until which it may take
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # replies awaited, and their deadlines
         self._watch: asyncio.TimerHandle | None = None
 
     def ask(self, command: Sequence[Any]) -> "asyncio.Future[Any]":
-        """The reply to come; what the server refuses is a reply as well: `Refused`. Raises Gone."""
+        """Sends the command; returns a future of its reply, which is a `Refused` object for an error reply. Raises
+        Gone."""
         if self.gone:
             raise Gone
         reply: asyncio.Future[Any] = self.loop.create_future()
@@ -139,16 +141,16 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whatever it was asked is answered."""
+        """Whether every command has been answered."""
         return not self._asked
 
     def close(self) -> None:
-        """Ends it; whoever still waits learns that it is gone."""
+        """Closes the connection; replies still awaited raise Gone."""
         self.gone = True
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind is none by name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass of it
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -158,7 +160,7 @@ class Connection(asyncio.Protocol):
                 if not waiting.done():
                     waiting.set_result(reply)
         except (hiredis.HiredisError, IndexError):
-            self.close()  # not what a server of this kind writes, so nothing after it can be told apart
+            self.close()  # invalid RESP, or a reply too many: later replies can't be matched to their commands
 
     def connection_lost(self, _: Exception | None) -> None:
         self.gone = True
@@ -167,7 +169,7 @@ class Connection(asyncio.Protocol):
         for reply, _until in self._asked:
             if not reply.done():
                 reply.set_exception(Gone())
-                reply.exception()  # whoever gave up waiting need not be told that nobody looked
+                reply.exception()  # retrieved, so that asyncio does not log it if its caller was cancelled
         self._asked.clear()
 
     def _send(self) -> None:
@@ -176,7 +178,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(unsent))
 
     def _look(self) -> None:
-        """One timer for all calls: replies come in order, so the first is the one that waits longest."""
+        """Closes the connection if a command has timed out. One timer serves all commands: replies come in order, so
+        the first has waited longest."""
         self._watch = None
         if self._asked and not self.gone:
             until = self._asked[0][1]
@@ -187,7 +190,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(where: Mapping[str, Any]) -> Connection:
-    """`where` as redis-py reads it from a URL. Raises Gone, Refused."""
+    """Opens a connection; `where` is what redis-py's `parse_url` returns. Raises Gone, Refused."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CALL_SECONDS):

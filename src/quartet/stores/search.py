@@ -1,4 +1,4 @@
-"""Elasticsearch or OpenSearch, detected by asking the server, behind one narrow interface; driver errors stop here."""
+"""Elasticsearch or OpenSearch, detected at the first call, behind one narrow interface that hides driver errors."""
 
 import asyncio
 import re
@@ -22,18 +22,18 @@ BULK_SECONDS = 30.0
 DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 200
-BULK_BYTES = 5_000_000  # past some 10 MB a bulk gains nothing, and past 100 MB it is refused
+BULK_BYTES = 5_000_000  # above some 10 MB a bulk gets no faster, and above 100 MB it is refused
 
 
-# What may be asked twice: it changes nothing, or, as our bulks do, names the version that it writes.
+# Idempotent POST requests, which may be retried: they change no document, or (our bulks) write explicit versions.
 _TWICE = ("/_search", "/_count", "/_refresh", "/_bulk")
-# Statuses of an engine that does not let us in, and of one that can't serve, or not now; 0 is none.
+# Statuses of a refused login, and of an engine that can't serve us now; 0: no status.
 _UNAUTHORIZED = (401, 403)
 _REFUSING = (0, *_UNAUTHORIZED, 429, 502, 503, 504)
 
 
 class SearchRefused(Exception):
-    """The engine answered with an error; `status` is HTTP's, `reason` its own words."""
+    """The engine answered with an error; `status` is the HTTP status, `reason` the engine's text."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{status}: {reason}")
@@ -43,7 +43,7 @@ class SearchRefused(Exception):
 
 @dataclass(frozen=True)
 class BulkResult:
-    """The outcome of one item; a version conflict (409) means that a newer one was there already."""
+    """The outcome of one item; a version conflict (409) means that a newer version is stored already."""
 
     id: str
     status: int
@@ -51,17 +51,17 @@ class BulkResult:
 
     @property
     def accepted(self) -> bool:
-        """In, or superseded by a newer version, or a delete of what was not there."""
+        """Whether it was written, superseded by a newer version, or a delete of a document that does not exist."""
         return self.status < 300 or self.status == 409 or (self.status == 404 and not self.reason)
 
     @property
     def homeless(self) -> bool:
-        """The alias names no index (any more)."""
+        """Whether it failed because the alias names no index (any more)."""
         return self.status == 404 and bool(self.reason)
 
     @property
     def passing(self) -> bool:
-        """Rejected because the engine was overloaded or unhealthy: the same item may succeed later."""
+        """Whether it failed because the engine was overloaded or unhealthy: the same item may succeed later."""
         return self.status == 429 or self.status >= 500
 
 
@@ -72,7 +72,7 @@ class _Client(Protocol):
 
 
 class _Orjson(JSONSerializer):
-    """A query is written in a tenth of what the client's own way takes, and an answer read in half."""
+    """orjson takes a tenth of the time of the client's serializer for a query, and half for an answer."""
 
     def loads(self, s: str) -> Any:
         try:
@@ -88,7 +88,7 @@ class _OpenSearch:
     """The official OpenSearch client; also speaks to osmem."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        # A node that did not answer is left alone for some seconds, where there are others.
+        # A node that did not answer is not used for `dead_timeout` seconds, if there are others.
         self._client = AsyncOpenSearch(
             hosts=list(urls),
             serializer=_Orjson(),
@@ -120,7 +120,7 @@ class _Elasticsearch:
     """The official Elasticsearch 8.19 client, which speaks to 8 and 9."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        import elasticsearch  # a second of CPU that only those who have one should pay at every start
+        import elasticsearch  # here, since it takes a second of CPU that OpenSearch shops save
 
         self._errors = elasticsearch
         self._client = elasticsearch.AsyncElasticsearch(
@@ -149,8 +149,8 @@ class _Elasticsearch:
 
 
 def nodes_of(url: str) -> list[str]:
-    """A URL for each node of `http://user:password@host:9200,host:9200`, with its port, which Elasticsearch's client
-    does not guess."""
+    """A URL for each node of `http://user:password@host:9200,host:9200`, with an explicit port, which Elasticsearch's
+    client needs."""
     scheme, _, rest = url.partition("://")
     login, at, hosts = rest.rstrip("/").rpartition("@")
     usual = ":443" if scheme == "https" else ":9200"
@@ -162,9 +162,9 @@ def nodes_of(url: str) -> list[str]:
 
 
 def is_partial(found: Json) -> bool:
-    """Whether an engine's answer is of a part of the index only. A shard of which no copy is there is not among the
-    failed. `terminated_early` says nothing as long as nobody asks to `terminate_after`: an engine that only counts may
-    set it, and has counted all."""
+    """Whether the answer covers a part of the index only. `failed` does not count a shard without any available copy.
+    `terminated_early` is ignored, since we never send `terminate_after`: an engine may set it when it only counts,
+    though it has counted all."""
     shards = found["_shards"]
     return bool(found.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"])
 
@@ -181,8 +181,8 @@ def _reason(info: Any) -> str:
 
 
 class SearchEngine:
-    """The engine behind a URL, one node or several; which one it is, is detected at the first call. `patience`: seconds
-    without an answer to the guard's probe until it counts as down."""
+    """The engine at a URL, one node or several; its kind is detected at the first call. `patience`: timeout of the
+    guard's probe in seconds."""
 
     def __init__(self, url: str, *, patience: float = PROBE_SECONDS) -> None:
         self._urls, self._patience = nodes_of(url), patience
@@ -218,7 +218,7 @@ class SearchEngine:
             client = self._client or await self._find()
             try:
                 found = await client.request(method, path, params, body, seconds / tries)
-                if isinstance(found, str):  # a page of a proxy's, which stands in the engine's place
+                if isinstance(found, str):  # text or HTML, as of a proxy in front of the engine
                     raise _no_engine(found)
                 return found
             except StoreUnavailable:
@@ -227,7 +227,7 @@ class SearchEngine:
         raise AssertionError("the last try returns or raises")
 
     async def _if_there(self, method: str, path: str, seconds: float = 0) -> Json:
-        """{} if the engine has no such thing."""
+        """The answer; {} if it is 404."""
         try:
             found: Json = await self.request(method, path, seconds=seconds)
         except SearchRefused as refusal:
@@ -237,7 +237,7 @@ class SearchEngine:
         return found
 
     async def search(self, index: str, body: Json) -> Json:
-        """`_search`; the engine's answer as it is, maybe of a part. StoreUnavailable also while there is no index."""
+        """`_search`: the engine's answer, which may be partial. Raises StoreUnavailable also if there is no index."""
         try:
             found: Json = await self.request("POST", f"/{index}/_search", body=body)
         except SearchRefused as refusal:
@@ -247,19 +247,18 @@ class SearchEngine:
         return found
 
     async def search_all(self, index: str, body: Json) -> Json:
-        """The same, for callers that treat what was not found as deleted. StoreUnavailable also if only a part of the
-        index has answered."""
+        """The same for callers that treat documents not found as deleted: raises StoreUnavailable also if the answer
+        is partial."""
         return _whole(await self.search(index, body))
 
     async def bulk(self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]]) -> list[BulkResult]:
-        """`_bulk` of (action, document or its JSON, or None for a delete); one result an action, in order. Through an
-        alias only: a write to an index that is not there would make one, with guessed fields; this way each item is
-        refused 404.
+        """`_bulk` of (action, document or its JSON, or None for a delete); one result per action, in order. Only through
+        an alias: a write to a missing index would create it with guessed mappings; this way each item fails with 404.
 
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
         results: list[BulkResult] = []
         if any(document is None for _, document in actions) and not await self.alias_targets(alias):
-            # engines make an index for a delete all the same, which would be in the way of the alias for ever.
+            # Engines create an index for a delete even so, and an index of that name would block the alias for ever.
             return [BulkResult(next(iter(a.values()))["_id"], 404, f"no index is behind {alias}") for a, _ in actions]
         body = bytearray()
         for action, document in actions:
@@ -278,12 +277,12 @@ class SearchEngine:
         return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]
 
     async def create_index(self, name: str, definition: Json, *, aliases: Sequence[str] = ()) -> None:
-        """Makes an index with settings and mappings, and its aliases in the same step."""
+        """Creates an index with settings, mappings and aliases, atomically."""
         body = {**definition, "aliases": {alias: {} for alias in aliases}}
         await self.request("PUT", f"/{name}", body=body, seconds=BULK_SECONDS)
 
     async def delete_index(self, name: str) -> None:
-        """Idempotent."""
+        """Deletes the index, if it exists."""
         await self._if_there("DELETE", f"/{name}", BULK_SECONDS)
 
     async def alias_target(self, alias: str) -> str | None:
@@ -295,8 +294,8 @@ class SearchEngine:
         return list(await self._if_there("GET", f"/_alias/{alias}"))
 
     async def swap_alias(self, alias: str, index: str, *, leave: str, keep: str) -> None:
-        """Points the alias at the index, away from all others, and takes the alias `leave` off it; what the alias named
-        so far is what the alias `keep` names from now on. One atomic call."""
+        """Moves the alias to this index from all others, removes the alias `leave` from this index, and moves the alias
+        `keep` to the indexes that had the alias before. One atomic call."""
         old = [other for other in await self.alias_targets(alias) if other != index]
         kept = [] if not old else await self.alias_targets(keep)
         actions: list[Json] = [{"remove": {"index": other, "alias": alias}} for other in old]
@@ -306,24 +305,24 @@ class SearchEngine:
         await self.request("POST", "/_aliases", body={"actions": actions}, seconds=BULK_SECONDS)
 
     async def mappings(self, index: str) -> Json:
-        """The mappings of the index (or of the one that an alias names); {} where there is none."""
+        """The mappings of the index (or of the one that an alias names); {} if there is none."""
         found = await self._if_there("GET", f"/{index}/_mapping")
         return next((dict(one["mappings"]) for one in found.values()), {})
 
     async def add_fields(self, index: str, fields: Json) -> None:
-        """Fields that the index (or the one that an alias names) has not; those that it has stay as they are."""
+        """Adds fields that the index (or the one that an alias names) does not have; existing ones stay as they are."""
         await self.request("PUT", f"/{index}/_mapping", body={"properties": fields}, seconds=BULK_SECONDS)
 
     async def change_settings(self, index: str, settings: Json) -> None:
-        """Those of an index that can be changed while it is in use."""
+        """Changes dynamic settings, which can be changed on an open index."""
         await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)
 
     async def refresh(self, index: str) -> None:
-        """Makes what was written findable now."""
+        """Makes all writes so far visible to searches."""
         await self.request("POST", f"/{index}/_refresh", seconds=BULK_SECONDS)
 
     async def count(self, index: str) -> int:
-        """How many documents; of the whole index, else StoreUnavailable."""
+        """The number of documents. Raises StoreUnavailable also if only a part of the index has answered."""
         return int(_whole(await self.request("GET", f"/{index}/_count"))["count"])
 
     async def ping(self) -> str:
@@ -339,14 +338,14 @@ class SearchEngine:
                 await client.close()
 
     async def _probe(self) -> None:
-        """By a client of its own: those of the other have each a connection that may be waiting."""
+        """Uses a client of its own, since all connections of the other may be waiting for answers."""
         if self._prober is None:
             self._prober = _OpenSearch(self._urls)
-        with suppress(SearchRefused):  # an answer
+        with suppress(SearchRefused):  # the engine is up
             await _of_any(self._prober, self._urls, self._patience)
 
     async def _find(self) -> _Client:
-        """Asks `GET /` who is there. The OpenSearch client asks, since Elasticsearch answers it too."""
+        """Detects the engine by `GET /`, with the OpenSearch client, which Elasticsearch answers too."""
         async with self._finding:
             if self._client is None:
                 asker = _OpenSearch(self._urls)
@@ -366,7 +365,8 @@ class SearchEngine:
 
 
 async def _version(asker: _Client, urls: Sequence[str]) -> Json:
-    """What the engine says of its own. What is taken for an engine here is so for as long as the process lives."""
+    """The `version` object of the engine's answer to `GET /`. Raises StoreUnavailable if it is not a search engine's,
+    since the engine is detected only once per process."""
     try:
         found = await _of_any(asker, urls, CALL_SECONDS)
     except SearchRefused as refusal:
@@ -384,7 +384,7 @@ def _no_engine(said: Any) -> StoreUnavailable:
 
 
 async def _of_any(asker: _Client, urls: Sequence[str], seconds: float) -> Json:
-    """What the first node that answers says it is."""
+    """The answer to `GET /` of the first node that answers. Raises StoreUnavailable if none does."""
     for left in reversed(range(len(urls))):
         try:
             found: Json = await asker.request("GET", "/", {}, None, seconds / len(urls))

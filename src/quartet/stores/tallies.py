@@ -7,10 +7,10 @@ q = queries(__file__)
 
 
 async def count(tx: Tx, name: str, n: int = 1) -> None:
-    """So many more, true when the transaction is: `await count(tx, "mails.sent")`."""
+    """Adds `n` in the caller's transaction: `await count(tx, "mails.sent")`."""
     await tx.execute(q.count, name, n)
 
 
 async def counted(read: Read) -> dict[str, int]:
-    """All there are, by name."""
+    """All counters, by name."""
     return {row["name"]: row["n"] for row in await read.fetch(q.counted)}

@@ -7,7 +7,7 @@ _asked: ContextVar[dict[str, list[float]] | None] = ContextVar("asked", default=
 
 
 def begin() -> dict[str, list[float]]:
-    """From here on calls of this request are noted: seconds of each call by store."""
+    """Starts measuring for this request; the dict that is returned collects the seconds of each call, by store."""
     asked: dict[str, list[float]] = {}
     _asked.set(asked)
     return asked

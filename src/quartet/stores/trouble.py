@@ -1,4 +1,4 @@
-"""An error of a store or its driver, in one line for whoever configured its URL."""
+"""One-line messages for errors of a store or its driver, for the administrator."""
 
 import asyncpg
 from pymongo.errors import PyMongoError
@@ -17,7 +17,7 @@ _SAID_BY = {
 
 
 def trouble(error: Exception) -> str | None:
-    """The line, with the setting that leads to the store; None where the error is of no store."""
+    """The message, with the name of the store's URL setting; None if the error is not a store's."""
     if isinstance(error, StoreUnavailable):
         store, what = error.store, str(error)
     else:
@@ -28,7 +28,7 @@ def trouble(error: Exception) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what the one who knows best said: the driver, or below it the system."""
+    """The first line of the innermost cause's message: the driver's or the operating system's."""
     said = str(error)
     while error.__cause__ is not None:
         error = error.__cause__
