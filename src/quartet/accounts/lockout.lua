@@ -1,10 +1,9 @@
--- Wrong passwords, counted by account (KEYS[1]) and by the client's address (KEYS[2], where it is known), each in a
--- bucket that drains. From its limit on, every further one doubles the time until the next try.
--- A try is counted before the password is checked, so that no number of them at once gets past the limit, and taken back
--- when it was right.
--- ARGV: what ('look', 'try' or 'right'), now in ms or '' for the server's clock, the first wait, the longest and the
--- time in which a full bucket drains, in ms; then for each key its limit; then, for 'right', what 'try' answered.
--- Reply: {ms to wait or 0, for each key until when it is closed}.
+-- Counts wrong passwords per account (KEYS[1]) and per IP address of the client (KEYS[2], if it is known), each in a
+-- leaky bucket. From the limit on, each further one doubles the wait until the next try. A try is counted before the
+-- password is checked, so that concurrent tries can't exceed the limit, and uncounted if the password is right.
+-- ARGV: the action ('look', 'try' or 'right'), now in ms or '' for the server's clock, the first wait, the longest wait
+-- and the time in which a full bucket drains, in ms; then each key's limit; then, for 'right', the reply to 'try'.
+-- Reply: {ms to wait or 0, then for each key the time until which it is locked}.
 local what, now = ARGV[1], tonumber(ARGV[2])
 local first, longest, drain = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if not now then
@@ -21,7 +20,7 @@ for i, key in ipairs(KEYS) do
     count = math.max(0, tonumber(seen[1]) - math.max(0, now - tonumber(seen[2])) * limit / drain)
   end
   local closed = tonumber(seen[3]) or 0
-  -- Said by a clock that was ahead of ours, as before another server took over: nobody is ever closed out for so long.
+  -- Longer than any lock: set by a clock that was ahead of this one, such as before a failover.
   if closed > now + longest then closed = 0 end
   buckets[i] = {key = key, limit = limit, count = count, closed = closed}
   wait = math.max(wait, closed - now)
@@ -45,7 +44,7 @@ elseif wait > 0 then
   reply[1] = wait
 elseif what == 'try' then
   for i, bucket in ipairs(buckets) do
-    -- No fuller than it takes to wait the longest.
+    -- Not above the count that gives the longest wait.
     bucket.count = math.min(bucket.count + 1, bucket.limit + math.ceil(math.log(longest / first) / math.log(2)))
     local past = math.ceil(bucket.count) - bucket.limit
     bucket.closed = past < 0 and 0 or now + math.min(longest, first * 2 ^ past)

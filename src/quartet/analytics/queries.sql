@@ -1,11 +1,11 @@
 -- name: revenue
--- Gross counts on the day of the order, what was given back on the day it was given: closed months stay as they were.
--- Cancelled orders count nowhere, and so neither do their refunds. The row without a key is the total; it counts an
--- order once however many groups it falls into. $1 currency, $2 and $3 from and before, $4 the group, $5 how many.
--- A year of half a million lines is reckoned in a second or two, because keys are made once an occasion and lines are
--- summed up by order before they are grouped; by themselves PostgreSQL would write the occasions down, which are read
--- four times, and guess at how many they are.
--- A customer is a user, else a guest's address, '' for guests who were forgotten.
+-- Gross revenue counts on the day of the order, refunds on the day of the refund, so that past months never change.
+-- Cancelled orders are left out, and so are their refunds. The row without a key is the total, in which an order counts
+-- once even if it belongs to several groups. $1: currency, $2 and $3: from and before, $4: grouping, $5: limit.
+-- A year of half a million lines takes a second or two, because keys are computed once per occasion (a sale, refund or
+-- credit) and lines are summed up by order before they are grouped. NOT MATERIALIZED, since PostgreSQL would by default
+-- materialise the occasions, which are read four times, and misestimate their number.
+-- A customer is a user, or a guest's e-mail address; '' for erased guests.
 WITH occasions AS NOT MATERIALIZED (
     SELECT 'sale' AS kind, id, created_at AS at, coalesce(user_id::text, email, '') AS customer FROM orders
     WHERE status IN ('confirmed', 'shipped', 'delivered', 'refunded')
@@ -63,7 +63,7 @@ SELECT picked.*,
 FROM (SELECT * FROM shown UNION ALL SELECT * FROM total) AS picked;
 
 -- name: stock_totals
--- Products of piece and price are numeric: a thousand million pieces at the highest price overflow BIGINT.
+-- Stock times price is numeric: a thousand million units at the highest price overflow BIGINT.
 SELECT count(*) AS skus, coalesce(sum(stock), 0) AS stock, coalesce(sum(reserved), 0) AS reserved,
        coalesce(sum(stock::numeric * unit_price_cents), 0) AS value_cents,
        coalesce(sum(reserved::numeric * unit_price_cents), 0) AS reserved_value_cents,
@@ -71,7 +71,7 @@ SELECT count(*) AS skus, coalesce(sum(stock), 0) AS stock, coalesce(sum(reserved
 FROM inventory WHERE currency = $1;
 
 -- name: low_stock
--- The emptiest first, with what each sold lately: that time's orders are read once, and not once for each of them.
+-- The lowest stock first, with the units sold since $3: those orders are read once, not once per SKU.
 WITH low AS MATERIALIZED (
     SELECT sku, name, stock, reserved, stock - reserved AS available, unit_price_cents
     FROM inventory WHERE currency = $1 AND stock - reserved < $2
@@ -86,7 +86,7 @@ SELECT low.*, coalesce(sold.sold, 0) AS sold FROM low LEFT JOIN sold ON sold.sku
 ORDER BY low.available, low.sku;
 
 -- name: best_sellers
--- What sold most since a day, beside its stock of now and the units sold of everything.
+-- The SKUs that sold best since $2, with their present stock and the units sold of all SKUs.
 SELECT v.sku, v.name, v.stock, v.reserved, v.stock - v.reserved AS available, v.unit_price_cents,
        sold.sold, sold.all_sold
 FROM (SELECT i.sku, sum(i.quantity)::bigint AS sold, (sum(sum(i.quantity)) OVER ())::bigint AS all_sold

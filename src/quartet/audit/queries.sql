@@ -1,7 +1,7 @@
--- Every query here answers violations: `subject` says which row, `finding` what is wrong with it. None is good.
+-- Each query returns the violations of one rule: `subject` is the row, `finding` what is wrong with it.
 
 -- name: counts
--- How many things each rule is held against.
+-- How many rows each rule checks.
 SELECT (SELECT count(*) FROM inventory) AS reserved_is_held,
        (SELECT count(*) FROM inventory) AS ledger_equals_rows,
        (SELECT count(*) FROM orders) AS totals_equal_lines,
@@ -13,7 +13,7 @@ SELECT (SELECT count(*) FROM inventory) AS reserved_is_held,
        (SELECT count(*) FROM orders WHERE status = 'pending') AS nothing_overdue;
 
 -- name: reserved_is_held
--- What a row has reserved is what pending orders hold, no more and no less.
+-- A SKU's reserved stock equals the sum of its pending orders.
 SELECT coalesce(i.sku, held.sku) AS subject,
        format('reserved is %s, pending orders hold %s', coalesce(i.reserved, 0), coalesce(held.qty, 0)) AS finding
 FROM inventory i
@@ -27,7 +27,7 @@ WHERE coalesce(i.reserved, 0) <> coalesce(held.qty, 0)
 ORDER BY 1;
 
 -- name: ledger_equals_rows
--- The ledger of movements adds up to what the row says, also for rows that are gone.
+-- The inventory ledger adds up to the row, also for rows that were deleted.
 SELECT coalesce(i.sku, ledger.sku) AS subject,
        format('stock %s, reserved %s; the ledger adds up to %s and %s',
               coalesce(i.stock, 0), coalesce(i.reserved, 0), coalesce(ledger.stock, 0), coalesce(ledger.reserved, 0))
@@ -40,7 +40,7 @@ WHERE (coalesce(i.stock, 0), coalesce(i.reserved, 0)) <> (coalesce(ledger.stock,
 ORDER BY 1;
 
 -- name: totals_equal_lines
--- An order costs what its lines cost, and has lines.
+-- An order's total equals the sum of its lines, of which there is at least one.
 SELECT o.id::text AS subject,
        format('total is %s, its lines come to %s', o.total_cents, coalesce(lines.cents, 0)) AS finding
 FROM orders o
@@ -51,9 +51,9 @@ WHERE o.total_cents IS DISTINCT FROM lines.cents
 ORDER BY o.created_at;
 
 -- name: payments_equal_orders
--- What an order says was captured is what its payments say was paid; a confirmed order is paid whole, or the whole sum is
--- held for it; nothing is sent that is not captured. Money that came too late for its order is a payment marked
--- 'refunded', a hold let go one marked 'voided', and both count for nothing here.
+-- An order's captured amount equals the sum of its succeeded payments; a confirmed order is paid or authorized in full;
+-- nothing is shipped before it is captured. A payment that came too late for its order is 'refunded', a released
+-- authorization is 'voided', and neither counts here.
 SELECT o.id::text AS subject,
        format('%s, total %s, captured %s; its payments come to %s, and %s held',
               o.status, o.total_cents, o.captured_cents, coalesce(paid.cents, 0), coalesce(paid.held, 0)) AS finding
@@ -71,7 +71,7 @@ WHERE (o.status IN ('confirmed', 'shipped', 'delivered')
 ORDER BY o.created_at;
 
 -- name: refunds_equal_orders
--- What an order says was given back is what its refunds add up to, and each refund is the sum of its parts.
+-- An order's refunded amount equals the sum of its refunds, and each refund the sum of its parts.
 SELECT o.id::text AS subject,
        format('refunded is %s, its refunds come to %s', o.refunded_cents, coalesce(given.cents, 0)) AS finding
 FROM orders o
@@ -87,7 +87,7 @@ WHERE r.amount_cents <> coalesce(parts.cents, 0)
 ORDER BY 1;
 
 -- name: refunds_equal_payments
--- What a payment says was given back is what its refunds that came about add up to.
+-- A payment's refunded amount equals the sum of its succeeded refunds.
 SELECT p.order_id::text AS subject,
        format('payment %s: refunded is %s, its refunds come to %s', p.id, p.refunded_cents, coalesce(given.cents, 0))
            AS finding
@@ -98,8 +98,8 @@ WHERE p.refunded_cents <> coalesce(given.cents, 0)
 ORDER BY p.created_at;
 
 -- name: pieces_equal_refunds
--- Of no SKU were more pieces refunded by line, or put back, than were ordered; what an order's lines say of it is what
--- refunds and open promises say, and what came back is what the ledger says came back.
+-- Per order and SKU: no more units were refunded by line, or restocked, than were ordered; the units refunded according
+-- to the order's lines equal those of its completed and pending refunds, and the restocked ones those in the ledger.
 WITH lines AS (
     SELECT order_id, sku, sum(quantity) AS ordered, sum(refunded_qty) AS refunded, sum(restocked_qty) AS restocked
     FROM order_items GROUP BY order_id, sku
@@ -126,7 +126,7 @@ WHERE coalesce(refunded, 0) <> coalesce(given.qty, 0) OR coalesce(restocked, 0) 
 ORDER BY 1, sku;
 
 -- name: history_leads_to_status
--- The last step of an order's history is where it stands, and each step starts where the one before ended.
+-- The last entry of an order's history is its status, and each entry starts from the status where the previous ended.
 WITH steps AS (
     SELECT order_id, from_status, to_status,
            lag(to_status, 1, 'pending') OVER (PARTITION BY order_id ORDER BY id) AS before,
@@ -140,7 +140,7 @@ WHERE s.from_status <> s.before OR (s.is_last AND s.to_status <> o.status)
 ORDER BY o.created_at;
 
 -- name: nothing_overdue
--- Unpaid orders give their stock back soon after their time; a worker that sleeps is seen here.
+-- Unpaid orders release their stock soon after they expire; a worker that does not run shows up here.
 SELECT id::text AS subject, format('is pending since %s, though it expired at %s', created_at, expires_at) AS finding
 FROM orders
 WHERE status = 'pending' AND expires_at < now() - interval '1 minute'

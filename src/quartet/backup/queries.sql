@@ -2,16 +2,16 @@
 SELECT to_regclass('public.schema_migrations') IS NOT NULL;
 
 -- name: point
--- Functions (name@digest) are left out: they are put in again from the program that restores.
+-- Without functions (name@digest): the version that restores creates its own.
 SELECT clock_timestamp() AS point, array(SELECT version FROM schema_migrations WHERE version NOT LIKE '%@%' ORDER BY 1)
     AS migrations;
 
 -- name: holds
--- Whether anything is in it that somebody would miss.
+-- Whether the database holds data that a restore would destroy.
 SELECT EXISTS (SELECT FROM users) OR EXISTS (SELECT FROM inventory) OR EXISTS (SELECT FROM orders);
 
 -- name: clear
--- Whatever schema it had, an older or a newer one, none of it is left.
+-- Drops everything, whatever the version of its schema.
 DO $$
 DECLARE
     name TEXT;
@@ -25,5 +25,5 @@ END
 $$;
 
 -- name: forget_functions
--- So that the next migration puts them in again, and with them the rights of roles, which a backup does not hold.
+-- So that the next migration creates them again, with the privileges of roles, which a backup does not contain.
 DELETE FROM schema_migrations WHERE version LIKE '%@%';

@@ -1,7 +1,7 @@
--- Adds pieces to a line, or sets it. Reading and writing here is one step: two taps at once make two pieces.
--- KEYS[1] the cart, KEYS[2] the note of a merge, KEYS[3] the note of whose it became, which says nothing of what is put
--- in afterwards, KEYS[4] there once its user is gone. ARGV: sku, qty, 'add' or 'set', most pieces a line, most lines,
--- seconds to live, seconds to live for a cart that begins here.
+-- Adds units to a line, or sets its quantity. Reading and writing are atomic: two concurrent clicks add two units.
+-- KEYS[1]: the cart, KEYS[2]: the note of a merge in progress, KEYS[3]: the user into whose cart this guest's cart was
+-- merged, which does not apply to lines added later, KEYS[4]: exists if the cart's user was erased. ARGV: sku, qty,
+-- 'add' or 'set', limit of units per line, limit of lines, TTL in seconds, TTL of a new cart.
 -- Reply: {'ok', sku, qty, sku, qty, …} with the whole cart, or {'qty', present}, {'lines', present}, {'merging', note}
 -- with nothing changed.
 local note = redis.call('GET', KEYS[2])

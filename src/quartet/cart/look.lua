@@ -1,6 +1,6 @@
--- What is in a cart; looking keeps it alive.
--- KEYS[1] the cart, KEYS[2] the note of a merge. ARGV: seconds to live.
--- Reply: {'ok', sku, qty, sku, qty, …}, or {'merging', note}: a cart must not outlive the note of its merge.
+-- Reads a cart and renews its TTL.
+-- KEYS[1]: the cart, KEYS[2]: the note of a merge in progress. ARGV: TTL in seconds.
+-- Reply: {'ok', sku, qty, sku, qty, …}, or {'merging', note} with the TTL unchanged: a cart must not outlive that note.
 local note = redis.call('GET', KEYS[2])
 if note then return {'merging', note} end
 redis.call('EXPIRE', KEYS[1], ARGV[1])

@@ -1,8 +1,9 @@
--- First step of a merge, on the guest's side: notes for whom and under which id. While the note is there nothing gets
--- into the cart or out of it: whoever comes ends this merge before. So what is noted is what there is, and the cart may
--- stay as it is until the other side has its pieces: none is lost wherever this stops.
--- KEYS[1] the guest's cart, KEYS[2] the note. ARGV: the note ('<user> <id>'), seconds that it and the cart live.
--- Reply: {'ok', sku, qty, sku, qty, …}, {'ok'} when there is nothing to move, or {'merging', note} with nothing changed.
+-- First step of a merge, on the guest's side: writes a note with the user and the merge's id. While it exists the cart
+-- can't be changed: every other operation ends the merge first. So the lines returned here stay the cart's, and it is
+-- kept until the user's cart has them: nothing is lost wherever the merge is interrupted.
+-- KEYS[1]: the guest's cart, KEYS[2]: the note. ARGV: the note ('<user> <id>'), TTL of the note and the cart in
+-- seconds.
+-- Reply: {'ok', sku, qty, sku, qty, …}, {'ok'} for an empty cart, or {'merging', note} with nothing changed.
 local note = redis.call('GET', KEYS[2])
 if note then return {'merging', note} end
 local reply = {'ok'}

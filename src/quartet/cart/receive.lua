@@ -1,9 +1,9 @@
--- Second step of a merge, on the user's side: puts the guest's pieces in, unless it was called off before. Sums stop at
--- the most a line may have; the limit of lines is not asked, since a merge must not drop any.
--- KEYS[1] the user's cart, KEYS[2] the fate of this merge, KEYS[3] there once the user is gone. ARGV: seconds the fate
--- is remembered, most lines of a cart that still takes in another, most pieces a line, seconds the cart lives, then
--- sku, qty, sku, qty, …
--- Reply: the fate: 'in'; or 'off', 'gone', 'full' with nothing changed.
+-- Second step of a merge, on the user's side: adds the guest's lines, unless the merge was cancelled before. Sums are
+-- cut to the limit of units per line; the limit of lines is not applied, since a merge must not drop any.
+-- KEYS[1]: the user's cart, KEYS[2]: the outcome of this merge, KEYS[3]: exists if the user was erased. ARGV: TTL of
+-- the outcome in seconds, limit of lines up to which a cart accepts a merge, limit of units per line, TTL of the cart,
+-- then sku, qty, sku, qty, …
+-- Reply: the outcome: 'in'; or, with nothing changed, 'off' (cancelled), 'gone', 'full'.
 local fate = redis.call('GET', KEYS[2])
 if fate then return fate end
 if redis.call('EXISTS', KEYS[3]) == 1 then return 'gone' end

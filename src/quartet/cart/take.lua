@@ -1,8 +1,8 @@
--- Takes out of a cart what was bought, once for each event; what was put in meanwhile stays. Where a guest's became a
--- user's, the user's side has to take it. The mark says which side, so that whoever is told again asks the same one,
--- whatever the guest has put in since.
--- KEYS[1] the cart, KEYS[2] the note of a merge, KEYS[3] the note of whose it became, KEYS[4] the mark of this event.
--- ARGV: seconds the mark lives, then sku, qty, sku, qty, …
+-- Removes bought units from a cart, once per event; units added meanwhile stay. If a guest's cart was merged into a
+-- user's, they have to be removed there. The mark records which cart it was, so that a redelivered event goes to the
+-- same one, whatever the guest has added since.
+-- KEYS[1]: the cart, KEYS[2]: the note of a merge in progress, KEYS[3]: the user into whose cart it was merged,
+-- KEYS[4]: the mark of this event. ARGV: TTL of the mark in seconds, then sku, qty, sku, qty, …
 -- Reply: {'taken'}, {'before'}, {'moved', user}, or {'merging', note} with nothing changed.
 local mark = redis.call('GET', KEYS[4])
 if mark then return mark == '1' and {'before'} or {'moved', mark} end

@@ -1,8 +1,8 @@
--- Takes away what a change has made old: any lease, the entry of another product, and the product's own entry of an
--- older version. An entry that shows the change already stays: the change is told twice, by the API and by the worker.
--- KEYS[1] product:{reference}. ARGV: the product's id and version ("" when it is gone), and the SHA-1 of the entry that
--- shows it as it is, since who writes past the API may leave the version as it was ("" when that is not known).
--- Reply: 1 when taken away.
+-- Invalidates a cache entry after a change: deletes a lease, an entry of another product, or the product's entry of an
+-- older version. An entry that has the change already stays: a change is announced twice, by the API and by the worker.
+-- KEYS[1]: product:{reference}. ARGV: the product's id and version ("" if it was deleted), and the SHA-1 of the entry
+-- for its present state, since a client that writes past the API may leave the version unchanged ("" if unknown).
+-- Reply: 1 if it was deleted.
 local entry = redis.call('GET', KEYS[1])
 if not entry then return 0 end
 local id, version = string.match(entry, '^([^ ]+) (%d+) ')

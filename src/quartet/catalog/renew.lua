@@ -1,6 +1,7 @@
--- Puts a product's newer page in the place of its older one, which keeps its time to live; any lease and the entry of
--- another product go, as in drop.lua; where nothing is kept nothing is put, since nobody may look for it any more.
--- KEYS[1] product:{reference}. ARGV: the product's id and version, the new entry. Reply: 1 when something was changed.
+-- Replaces a product's cache entry by one of a newer version; its TTL stays. A lease, or an entry of another product,
+-- is deleted, as in drop.lua. If nothing is cached, nothing is written, since the product may not be requested any
+-- more.
+-- KEYS[1]: product:{reference}. ARGV: the product's id and version, the new entry. Reply: 1 if something was changed.
 local head = redis.call('GETRANGE', KEYS[1], 0, 99)
 if head == '' then return 0 end
 local id, version = string.match(head, '^([^ ]+) (%d+) ')

@@ -2,8 +2,8 @@
 SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM orders WHERE created_at >= $1;
 
 -- name: count_day
--- What sold on the day that begins with $1, in place of what was counted of it before; of how many SKUs that is another
--- number. What was given back is not sold: all of a refunded order, and pieces that were refunded by line.
+-- Replaces the units sold per SKU on the day that begins at $1; returns how many SKUs have changed. Refunds are not
+-- counted as sold: neither refunded orders nor units refunded by line.
 WITH sold AS (
     SELECT i.sku, sum(i.quantity - i.refunded_qty) AS units FROM orders o JOIN order_items i ON i.order_id = o.id
     WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day' AND o.status IN ('confirmed', 'shipped', 'delivered')
@@ -21,12 +21,12 @@ WITH sold AS (
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put);
 
 -- name: fill_baskets
--- The baskets of that day, and which SKUs have other ones than before. $2: baskets of more SKUs than that are a
--- dealer's, and say nothing of what goes together.
+-- Updates the baskets of that day, and marks SKUs whose baskets have changed as stale. $2: baskets with more SKUs are
+-- ignored: they are resellers', and do not show which products go together.
 WITH lines AS (
     SELECT i.sku, i.order_id, o.status IN ('confirmed', 'shipped', 'delivered', 'refunded')
                               AND count(*) OVER (PARTITION BY i.order_id) BETWEEN 2 AND $2 AS counts
-    -- An order brought along may have a SKU on two lines.
+    -- An imported order may have a SKU on two lines.
     FROM orders o CROSS JOIN LATERAL (SELECT DISTINCT sku, order_id FROM order_items WHERE order_id = o.id) AS i
     WHERE o.created_at >= $1 AND o.created_at < $1 + interval '1 day'
 ), filled AS (
@@ -49,9 +49,10 @@ ON CONFLICT (sku) DO UPDATE SET baskets = t.baskets + excluded.baskets, stale = 
 SELECT sku FROM bought_together WHERE stale ORDER BY counted_at LIMIT $1;
 
 -- name: count_together
--- Of each SKU: with what it was bought at least twice, in its latest $2 baskets. What is in every basket anyway is no
--- advice, so often together counts for less the more baskets the other is in, and what is in few says little yet (the
--- 10). The best $3 are kept. `since` becomes the day of the last of these baskets, where there are so many.
+-- For each SKU: the SKUs bought together with it at least twice, in its latest $2 baskets, of which the best $3 are
+-- kept. The count is divided by the root of the other SKU's number of baskets, since what is in every basket is no
+-- recommendation; the 10 dampens SKUs with few baskets. `since` becomes the day of the $2-th latest basket, if there
+-- are so many.
 WITH chosen AS (
     SELECT sku FROM unnest($1::text[]) AS sku
 ), pairs AS (
@@ -73,7 +74,7 @@ SET others = coalesce(best.others, '{}'), stale = false, counted_at = now(),
 FROM chosen LEFT JOIN best USING (sku) WHERE t.sku = chosen.sku;
 
 -- name: trim_baskets
--- Of these SKUs $2 baskets that are read no more; those that are left go when the SKU is counted again.
+-- Deletes up to $2 baskets of these SKUs that are too old to be read; any others go when a SKU is counted again.
 DELETE FROM baskets WHERE (sku, day, order_id) IN (
     SELECT b.sku, b.day, b.order_id FROM bought_together t JOIN baskets b ON b.sku = t.sku AND b.day < t.since
     WHERE t.sku = ANY ($1::text[]) LIMIT $2
@@ -83,9 +84,9 @@ DELETE FROM baskets WHERE (sku, day, order_id) IN (
 SELECT DISTINCT sku FROM sold_days;
 
 -- name: rank
--- The products that sold best of each category and period, $4 of each, in place of those that there were; those that stay
--- as they are, which are nearly all, are left alone. $2 and $3: SKUs, each with the product that has it. A product counts
--- in one category, that of its SKU which sold best: one that it had before may still be of another.
+-- Replaces the $4 best-selling products of each category and period; unchanged rows, which are nearly all, are not
+-- written. $2 and $3: SKUs and their products. A product counts in one category, that of its best-selling SKU: a SKU
+-- that it had before may still be in another category.
 WITH of_sku AS (
     SELECT sku, sum(units) FILTER (WHERE day > $1::date - 2) AS day, sum(units) FILTER (WHERE day > $1::date - 7) AS week,
            sum(units) FILTER (WHERE day > $1::date - 30) AS month,
@@ -113,7 +114,7 @@ ON CONFLICT (period, product_id) DO UPDATE SET category = excluded.category, uni
 WHERE (held.category, held.units) <> (excluded.category, excluded.units);
 
 -- name: bestsellers
--- $2: only of these categories, or of all where it is null.
+-- $2: only these categories; null: all.
 SELECT product_id, units FROM bestsellers WHERE period = $1 AND ($2::text[] IS NULL OR category = ANY ($2))
 ORDER BY units DESC, product_id LIMIT $3;
 

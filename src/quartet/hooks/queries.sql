@@ -13,20 +13,20 @@ SELECT * FROM webhook_endpoints WHERE id = $1 FOR NO KEY UPDATE;
 SELECT * FROM webhook_endpoints WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2;
 
 -- name: save
--- Whoever saves holds the row's lock.
+-- The caller holds the row's lock.
 UPDATE webhook_endpoints
 SET url = $2, events = $3, description = $4, salt = $5, old_salt = $6, old_until = $7, enabled = $8,
     disabled_reason = $9, failures = $10, opened = $11, open_until = $12, failing_since = $13, updated_at = $14
 WHERE id = $1;
 
 -- name: remove
--- `sweep_removed` takes its deliveries away: a million of them at once would be locked for seconds.
+-- Its deliveries are deleted later by `sweep_removed`: a million of them at once would be locked for seconds.
 DELETE FROM webhook_endpoints WHERE id = $1;
 
 -- name: keep
--- While the events still lie in the outbox, in the transaction that takes them out: nothing of them travels, and where
--- nobody listens this finds no endpoint and is done. Locked, so that an address which is just being taken out of one does
--- not come along.
+-- In the transaction that then deletes the events from the outbox: the payloads are copied within the database, and
+-- without endpoints this is cheap. The events are locked, so that an e-mail address that erasure is just removing from
+-- one is not copied.
 INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
 SELECT e.id, o.event_id, o.topic, o.key, o.payload, o.created_at, now() + interval '24 hours'
 FROM webhook_endpoints AS e JOIN outbox AS o ON e.events && ARRAY[o.topic, '*']
@@ -36,22 +36,23 @@ FOR UPDATE OF o
 ON CONFLICT ON CONSTRAINT webhook_deliveries_once DO NOTHING;
 
 -- name: put
--- One by hand, to try an endpoint.
+-- A single delivery, to test an endpoint by hand.
 INSERT INTO webhook_deliveries (endpoint_id, event_id, topic, key, payload, happened_at, give_up_at)
 VALUES ($1, $2, $3, $4, $5, $6, $6::timestamptz + interval '24 hours') RETURNING *;
 
 -- name: take_turns
--- Before each claim and in a statement of its own: two claims at once would each count what was on its way before either,
--- and give one endpoint twice as much as it may have.
+-- Before each claim and in a separate statement: two concurrent claims would not see each other's deliveries in flight,
+-- and give one endpoint twice as many as it may have.
 SELECT pg_advisory_xact_lock(hashtextextended('webhook claims', 0));
 
 -- name: claim
--- Out of every other's sight until the lease ends; at most $2 of one endpoint at a time, and one alone where its breaker
--- has been open. Of one key the first goes first: the next waits while that one has not been tried or is on its way, but
--- not while it waits to be tried again, or one that is refused for ever would hold up all that follow. What goes alone is
--- of the kind of which least was tried in vain: else the one kind that the endpoint fails at would keep the breaker open,
--- and all others with it. By webhook_deliveries_kind, from one kind to the next and only some of each: a million may wait,
--- and all claims wait for this one. Where the first of a kind all wait for others of their keys, those go.
+-- Leases deliveries to this worker: at most $2 in flight per endpoint, and only one (a probe) if its breaker is
+-- half-open. Per key in order: a delivery waits while an earlier one of its key is untried or in flight, but not while
+-- that one waits for its retry, else one that is always refused would block all later ones. The probe is of the topic
+-- with the fewest failed deliveries: else the one topic at which the endpoint fails would keep the breaker open for all
+-- topics. It is found by a loose scan of webhook_deliveries_kind, topic by topic and at most 1000 rows each: a million
+-- may be pending, and all other claims wait for this one. If all of those wait for earlier deliveries of their keys,
+-- those are taken first.
 WITH RECURSIVE open AS (
     SELECT e.id, e.opened > 0 AS alone, CASE WHEN e.opened > 0 THEN 1 ELSE $2::int END - (
         SELECT count(*) FROM webhook_deliveries AS d
@@ -109,7 +110,7 @@ WHERE d.id IN (SELECT id FROM mine) AND e.id = d.endpoint_id
 RETURNING d.*;
 
 -- name: finish
--- Only by whoever still holds it: an attempt whose lease ran out is another's by now.
+-- Only if this attempt is still the current one: after its lease expired, another worker may have made the next.
 UPDATE webhook_deliveries
 SET state = $3, not_before = $4, leased_until = NULL, status = $5, answer = $6, error = $7, done_at = $8
 WHERE id = $1 AND attempts = $2 AND state = 'pending' RETURNING id;
@@ -118,19 +119,19 @@ WHERE id = $1 AND attempts = $2 AND state = 'pending' RETURNING id;
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3;
 
 -- name: deliveries_delivered
--- By webhook_deliveries_newest as well, since nearly all are.
+-- Uses webhook_deliveries_newest too, since nearly all are delivered.
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'delivered' ORDER BY id DESC LIMIT $3;
 
 -- name: deliveries_pending
--- By webhook_deliveries_due. The other two states have queries of their own, so that each finds its index.
+-- Uses webhook_deliveries_due. Each state has its own query, so that the planner uses its index.
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'pending' ORDER BY id DESC LIMIT $3;
 
 -- name: deliveries_dead
--- By webhook_deliveries_dead.
+-- Uses webhook_deliveries_dead.
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id < $2 AND state = 'dead' ORDER BY id DESC LIMIT $3;
 
 -- name: again
--- By hand: from the beginning, under its own event's id.
+-- Retries it from the start, requested by hand; with the same event id.
 UPDATE webhook_deliveries
 SET state = 'pending', attempts = 0, not_before = '-infinity', leased_until = NULL, done_at = NULL,
     give_up_at = $3::timestamptz + interval '24 hours'
@@ -140,8 +141,8 @@ WHERE id = $2 AND endpoint_id = $1 AND (leased_until IS NULL OR leased_until <= 
 SELECT * FROM webhook_deliveries WHERE endpoint_id = $1 AND id = $2;
 
 -- name: expire
--- What a day of trying, or of an open breaker, has not brought over; how many that were. A portion at a time, here and in
--- every sweep: what nobody has swept for days would else take longer than a statement may, and never go.
+-- Gives up deliveries that did not succeed within a day of retries or of an open breaker; returns how many. In batches,
+-- as all sweeps: a backlog of days would exceed the statement timeout, and so would never shrink.
 WITH dead AS (
     UPDATE webhook_deliveries SET state = 'dead', done_at = $1, error = coalesce(error, 'not taken within a day')
     WHERE id IN (SELECT id FROM webhook_deliveries
@@ -157,8 +158,8 @@ WHERE id IN (SELECT id FROM webhook_deliveries
              WHERE state <> 'pending' AND done_at < $1::timestamptz - interval '30 days' LIMIT 5000);
 
 -- name: sweep_removed
--- Those of endpoints that are gone. By webhook_deliveries_once from one endpoint to the next, and through the deliveries of
--- one, in its order: else whatever others have would be gone through as well.
+-- Deletes deliveries of removed endpoints. A loose scan of webhook_deliveries_once finds the endpoints, and its order
+-- gives the deliveries of one: else all deliveries of the other endpoints would be scanned as well.
 WITH RECURSIVE told AS (
     (SELECT endpoint_id FROM webhook_deliveries ORDER BY endpoint_id LIMIT 1)
     UNION ALL
@@ -182,7 +183,8 @@ SELECT CASE WHEN NOT enabled THEN 'disabled' WHEN opened = 0 THEN 'closed' WHEN 
 FROM webhook_endpoints GROUP BY 1;
 
 -- name: forget_orders
--- What waits of these orders is told without a guest's address, and as nobody's: whoever has heard by then that the person
--- is to be forgotten would make another of them. What was told says it no longer. By webhook_deliveries_of_people.
+-- Pending deliveries about these orders are sent without a guest's address and without the user: a receiver that has
+-- already erased the person would otherwise create them again. Past deliveries lose both too. Uses
+-- webhook_deliveries_of_people.
 UPDATE webhook_deliveries SET payload = jsonb_set(payload - 'email', '{user_id}', 'null', false), answer = NULL
 WHERE key = ANY ($1::uuid[]::text[]) AND payload ?| '{email,user_id}';

@@ -1,15 +1,15 @@
 -- name: prices
--- One look-up of many SKUs by primary key.
+-- One look-up for many SKUs, by primary key.
 SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
 FROM inventory WHERE sku = ANY ($1::text[]);
 
 -- name: lock
--- The rows as they stand, held until the transaction ends; in SKU order, as orders take them.
+-- Locks the rows until the transaction ends, ordered by SKU as orders lock them, to prevent deadlocks.
 SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
 FROM inventory WHERE sku = ANY ($1::text[]) ORDER BY sku FOR NO KEY UPDATE;
 
 -- name: page
--- In the primary key's order, so that a page costs what it shows.
+-- In the primary key's order, so that a page needs no sorting of all rows.
 SELECT sku, name, stock, reserved, unit_price_cents, currency, category, updated_at
 FROM inventory
 WHERE sku > $1
@@ -18,8 +18,8 @@ WHERE sku > $1
 ORDER BY sku LIMIT $4;
 
 -- name: put
--- Stock is left alone; a new row's trigger tells the outbox itself. A null category keeps the one there is. The old price
--- is read under the row's lock, before it is overwritten, so that of two changes at once each tells of its own.
+-- Inserts or updates a row, without its stock; for a new row, a trigger writes the event. A null category keeps the
+-- present one. The old price is read under the row lock, so that concurrent changes each report the price they replace.
 WITH old AS MATERIALIZED (
     SELECT unit_price_cents, currency FROM inventory WHERE sku = $1 FOR NO KEY UPDATE
 ), put AS (
@@ -43,7 +43,7 @@ WITH old AS MATERIALIZED (
 SELECT * FROM put;
 
 -- name: rename
--- The price is not touched: whoever renames a product has perhaps not seen the newest.
+-- The price is left unchanged: the caller may not have seen the latest.
 WITH renamed AS (
     UPDATE inventory SET name = $2, category = coalesce($3, category), revision = revision + 1, updated_at = now()
     WHERE sku = $1
@@ -55,7 +55,8 @@ WITH renamed AS (
 SELECT * FROM renamed;
 
 -- name: move
--- Row, ledger and outbox in one statement; no row when there is no such SKU or its stock can't become that.
+-- Updates the row, and writes to ledger and outbox, in one statement. No row is returned if there is no such SKU, or
+-- the new stock would be below what is reserved or above the maximum.
 WITH moved AS (
     UPDATE inventory SET stock = stock + $2::int, revision = revision + 1, updated_at = now()
     WHERE sku = $1 AND stock::bigint + $2 BETWEEN reserved AND 1000000000
@@ -69,6 +70,6 @@ SELECT sku, $2::int, $3, $4, $5 FROM moved
 RETURNING id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at;
 
 -- name: movements
--- Newest first, by the primary key (sku, id).
+-- Newest first; uses the primary key (sku, id).
 SELECT id, sku, stock_delta, reserved_delta, reason, order_id, note, actor, created_at
 FROM inventory_movements WHERE sku = $1 AND id < $2 ORDER BY id DESC LIMIT $3;

@@ -1,10 +1,10 @@
--- What some sources (orders, points given by hand) are worth, on one board or several. Of each board the worth of every
--- source is remembered beside it, and it only ever shrinks: the least that was said of a source is the latest, since
--- money is given back and never taken again. So the same thing may be said many times and in any order. While a board is
--- being made anew, what is said of the live one is said of the new one too.
--- KEYS: the mark that boards are being made anew; then for each board itself, its sources, and both in the making.
--- ARGV: 'live', or 'next' for the ones in the making alone, where it is counted how many were told so; the seconds each
--- board lives; then source, user, points, …
+-- Sets the points of some sources (orders, points given by staff) on one or several boards. The points of each source
+-- are stored beside the board and can only decrease: the lowest value reported is the latest, since refunds only reduce
+-- what an order is worth. So this is idempotent, and reports may come in any order. During a rebuild every report also
+-- goes to the new boards.
+-- KEYS: the mark of a rebuild; then per board its key, its sources, and both of the new board that is being built.
+-- ARGV: 'live', or 'next' for the new boards only, where the sources are counted (`seeded`); the TTL of each board in
+-- seconds; then source, user, points, …
 local boards = (#KEYS - 1) / 4
 local building = redis.call('EXISTS', KEYS[1]) == 1
 local function settle(board, sources, seconds)

@@ -1,7 +1,8 @@
--- Puts the boards that were made anew in the place of the live ones, all at once.
--- KEYS: the mark that boards are being made anew; then for each board itself, its sources, and both in the making.
--- ARGV: what the mark must say, whose making this is; then for each board of how many sources it was made: a server that
--- took over meanwhile may never have heard of the last. Reply: 0 when it is another's by now, or less, else 1.
+-- Replaces the live boards by the rebuilt ones, atomically.
+-- KEYS: the mark of a rebuild; then per board its key, its sources, and both of the new board.
+-- ARGV: the value of the mark, which identifies this rebuild; then per board how many sources it was built from: after
+-- a failover the new server may lack the last ones. Reply: 0 if another rebuild has begun or sources are missing, else
+-- 1.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 for k = 2, #KEYS, 4 do
   local seeded = tonumber(redis.call('HGET', KEYS[k + 3], 'seeded')) or 0

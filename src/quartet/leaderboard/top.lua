@@ -1,6 +1,6 @@
--- The best, or one person. Equal points share a rank and the ranks after them are left out (1, 2, 2, 4).
--- KEYS[1] a board. ARGV: 'best' and how many, or 'of' and a user.
--- Reply: {rank, user, points, …}; empty for an empty board or somebody who is not on it.
+-- Reads the best places, or one user's. Equal points share a rank, and the ranks after them are skipped (1, 2, 2, 4).
+-- KEYS[1]: a board. ARGV: 'best' and how many, or 'of' and a user.
+-- Reply: {rank, user, points, …}; empty if the board is empty or the user is not on it.
 local reply = {}
 if ARGV[1] == 'of' then
   local points = redis.call('ZSCORE', KEYS[1], ARGV[2])

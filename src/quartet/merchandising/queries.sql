@@ -1,5 +1,6 @@
 -- name: write_searches
--- Of the ids $1 each has those up to its `last`. Written again after a timeout it changes nothing.
+-- $1: the ids of all searches; each row has those from the previous row's `last` up to its own. Idempotent, so it can
+-- be retried after a timeout.
 INSERT INTO searches (id, at, query, spelt, found, exact)
 SELECT id, at, query, spelt, found, exact
 FROM (
@@ -10,13 +11,13 @@ FROM (
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens
--- A page that is loaded again was opened once.
+-- A page that is reloaded counts as opened once.
 INSERT INTO search_opens (search_id, product_id, at)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) ORDER BY 1, 2
 ON CONFLICT DO NOTHING;
 
 -- name: expect
--- Only lines that the order has, each once: the first that is said of a SKU.
+-- Only for lines that the order has, and once per SKU: the first search given counts.
 INSERT INTO search_lines (order_id, sku, search_id)
 SELECT DISTINCT ON (line.sku) line.order_id, line.sku, given.search_id
 FROM unnest($2::text[], $3::uuid[]) WITH ORDINALITY AS given(sku, search_id, n)
@@ -24,8 +25,9 @@ JOIN order_items line ON line.order_id = $1 AND line.sku = given.sku
 ORDER BY line.sku, n;
 
 -- name: credit
--- What these orders sold goes to the queries that it came from. Taking the lines away is what makes it count once. Who
--- answered a search gathers before it writes: where the order was sooner paid, the line waits for `paid`.
+-- Credits the sales of these orders to the queries that led to them; deleting the lines makes each count once.
+-- Processes write their searches in batches: if an order is paid before its search is written, its line stays for a
+-- later call (`paid`).
 WITH sold AS (
     DELETE FROM search_lines l USING searches s WHERE l.order_id = ANY ($1::uuid[]) AND s.id = l.search_id
     RETURNING l.order_id, l.sku, s.query
@@ -40,12 +42,12 @@ ON CONFLICT (day, query, sku, currency) DO UPDATE
 SET units = s.units + excluded.units, gross_cents = s.gross_cents + excluded.gross_cents;
 
 -- name: paid
--- Paid orders with lines that nothing was counted of yet. What another transaction is just counting is left to it.
+-- Paid orders with lines that are not counted yet, except those that another transaction is counting now.
 SELECT l.order_id FROM search_lines l JOIN orders o ON o.id = l.order_id
 WHERE o.status NOT IN ('pending', 'cancelled') FOR UPDATE OF l SKIP LOCKED;
 
 -- name: give_up
--- Of these orders, lines whose search would long be written if it were one of ours.
+-- Deletes lines of these orders whose search is still unknown after 10 minutes: it would have been written by then.
 DELETE FROM search_lines l USING orders o
 WHERE l.order_id = ANY ($1::uuid[]) AND o.id = l.order_id AND o.created_at < now() - interval '10 minutes';
 
@@ -53,10 +55,10 @@ WHERE l.order_id = ANY ($1::uuid[]) AND o.id = l.order_id AND o.created_at < now
 DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 
 -- name: report
--- Queries of a time with what became of them, $4: in which order. The row without a query is the total. A query that
--- sold counts by the day of the order, also where nobody searched for it within the time. What was opened is read once
--- and not looked up search by search, which took twice as long; nothing is opened before it was searched for, but
--- clocks may differ by some of a day.
+-- The queries of a period with the products opened and sold after them, sorted by $4. The row without a query is the
+-- total. Sales count on the day of the order, even if nobody searched for the query within the period. The opens are
+-- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
+-- clocks may differ, by less than a day.
 WITH opens AS (
     SELECT DISTINCT search_id FROM search_opens 
     WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
@@ -84,7 +86,7 @@ SELECT NULL, coalesce(sum(searches), 0)::bigint, coalesce(sum(without_results), 
 FROM together;
 
 -- name: sweep_searches
--- In portions, so that no sweep holds anybody up.
+-- In batches, so that no sweep blocks other sessions.
 DELETE FROM searches WHERE id IN (SELECT id FROM searches WHERE at < $1 ORDER BY at LIMIT $2);
 
 -- name: sweep_opens
@@ -125,7 +127,7 @@ SELECT id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at FR
 WHERE query = $1 FOR UPDATE;
 
 -- name: put_rule
--- In place of what was said of the query before, under the id that it had.
+-- Replaces the rule of this query, if there is one, which keeps its id.
 INSERT INTO search_rules AS r (id, query, pinned, hidden, pinned_ids, hidden_ids, offered, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (query) DO UPDATE
@@ -147,15 +149,15 @@ SELECT most_boost, least_units, days FROM search_ranking FOR UPDATE;
 UPDATE search_ranking SET most_boost = $1, least_units = $2, days = $3;
 
 -- name: best_of_queries
--- What sells for queries, the most sold first.
+-- The SKUs that sell best per query, the most sold first.
 SELECT query, sku, sum(units)::bigint AS units FROM search_sales
 WHERE day > ($1 AT TIME ZONE 'UTC')::date - $2::int
 GROUP BY query, sku HAVING sum(units) >= $3 ORDER BY units DESC, query, sku LIMIT $4;
 
 -- name: count_queries
--- The day that begins with $1 counted anew, as far as the log tells. Search ids are drawn anew for each answer, but
--- whoever loads one page again and again is no crowd: of one query a minute counts once. A search that found only
--- something like it found nothing: whatever is typed beside a word of the catalog's does, and so do misspelt words.
+-- Counts the queries of the day that begins at $1 again, from the log. Each answer has a new search id, so a query
+-- counts once a minute: else a client that reloads a page would look like many. Only searches with exact hits count as
+-- successful: similar products are also found for misspelt words, and for any words beside one of the catalog's.
 INSERT INTO query_days AS d (day, query, searches, found, spelt)
 SELECT (at AT TIME ZONE 'UTC')::date, query, count(DISTINCT date_trunc('minute', at)),
        count(DISTINCT date_trunc('minute', at)) FILTER (WHERE exact),
@@ -169,8 +171,8 @@ WHERE (d.searches, d.found, d.spelt) IS DISTINCT FROM (excluded.searches, exclud
 DELETE FROM query_days WHERE day < ($1 AT TIME ZONE 'UTC')::date;
 
 -- name: draw_frequent
--- What several searches asked for, and most of them found; the most frequent, spelt as on the latest day. Those that stay
--- as they are, which are nearly all, are left alone.
+-- The most frequent queries with at least $2 successful searches, which are more than half of all for the query; spelt
+-- as on the latest day. Unchanged rows, which are nearly all, are not written.
 WITH drawn AS (
     SELECT query, (array_agg(coalesce(spelt, query) ORDER BY day DESC))[1] AS spelt, sum(searches)::bigint AS searches
     FROM query_days WHERE day >= ($1 AT TIME ZONE 'UTC')::date

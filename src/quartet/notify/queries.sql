@@ -1,24 +1,25 @@
 -- name: keep
--- The same event again, as at least once means, is no second e-mail.
+-- Events are delivered at least once: a duplicate does not cause a second e-mail.
 INSERT INTO mails (event_id, kind, user_id, args)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::jsonb[])
 ON CONFLICT ON CONSTRAINT mails_once DO NOTHING;
 
 -- name: forget_person
--- Nothing more is written to somebody who is gone, and nothing is kept by which an address could be tried.
+-- No further e-mail is sent to an erased person, and nothing is kept against which an address could be tested.
 UPDATE mails SET args = '{}', state = CASE state WHEN 'sent' THEN state ELSE 'dropped' END,
                  done_at = CASE state WHEN 'sent' THEN done_at ELSE now() END
 WHERE user_id = ANY ($1) AND (state IN ('waiting', 'dead') OR kind = 'verify');
 
 -- name: forget_orders
--- Nor is what was given up of orders whose buyer is gone, where what waits finds nobody to be written to.
+-- Dead e-mails about orders of an erased buyer are dropped; waiting ones find no recipient when they are due.
 UPDATE mails SET state = 'dropped', args = '{}', done_at = now()
 WHERE state = 'dead' AND args ->> 'order_id' = ANY ($1::uuid[]::text[]);
 
 -- name: claim
--- Out of every other's sight until the lease ends. The mail server is spoken to with no transaction open, so a crash
--- leaves the e-mail to be claimed again. A link to another address waits until the present one was told: once it is used
--- that one is written to no more, and whoever knows the password would be the only one to hear of it.
+-- Leases e-mails to this worker. They are sent with no transaction open, so after a crash an e-mail is claimed again
+-- when its lease expires. The link that confirms a change of address waits until the present address was notified: once
+-- the link is used, no e-mail goes to the old address, and somebody who has stolen the password could change the
+-- address without the owner's notice.
 UPDATE mails SET attempts = attempts + 1, not_before = $1::timestamptz + $2::float8 * interval '1 second'
 WHERE id IN (SELECT id FROM mails AS due WHERE state = 'waiting' AND not_before <= $1
                AND NOT (kind = 'verify' AND EXISTS (
@@ -28,7 +29,7 @@ WHERE id IN (SELECT id FROM mails AS due WHERE state = 'waiting' AND not_before 
 RETURNING id, event_id, kind, user_id, args, attempts, created_at;
 
 -- name: sent_lately
--- How many of this kind this person was sent, or is about to be, in the hour before this one.
+-- How many e-mails of this kind were sent, or are waiting, for this person in the hour before this one.
 SELECT count(*) FROM mails AS earlier JOIN mails AS this ON this.id = $1
 WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id < this.id
   AND earlier.created_at > this.created_at - interval '1 hour' AND earlier.state IN ('waiting', 'sent');
@@ -37,7 +38,7 @@ WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id
 UPDATE mails SET state = 'dead', done_at = $2 WHERE id = $1 AND state = 'waiting';
 
 -- name: mark
--- Done with and counted; those that had been given up before are no dead letters any more. $1: their ids, in order.
+-- Records the outcomes and counts them, and deletes the e-mails' dead letters. $1: the ids in order, $2: the outcomes.
 WITH letter AS (
     DELETE FROM dead_letters WHERE pipeline = $4 AND key = ANY ($1::bigint[]::text[])
 ), counted AS (
@@ -52,7 +53,7 @@ WHERE id = mail_id AND state = 'waiting';
 UPDATE mails SET not_before = $2 WHERE id = $1;
 
 -- name: revive
--- A dead one from the beginning, under its own Message-ID.
+-- Retries dead ones from the start, with the same Message-ID.
 UPDATE mails SET state = 'waiting', attempts = 0, not_before = '-infinity', done_at = NULL
 WHERE id = ANY ($1::bigint[]) AND state = 'dead';
 
@@ -60,7 +61,7 @@ WHERE id = ANY ($1::bigint[]) AND state = 'dead';
 UPDATE mails SET state = 'dropped', done_at = now() WHERE id = $1 AND state = 'dead';
 
 -- name: sweep
--- Long enough that no event of then can come once more.
+-- After so long that none of their events can be delivered again.
 DELETE FROM mails
 WHERE id IN (SELECT id FROM mails
              WHERE state IN ('sent', 'dropped') AND done_at < $1::timestamptz - interval '90 days' LIMIT 5000);

@@ -1,5 +1,5 @@
 -- name: place
--- Stock reserved, order written and read back: one statement, one round trip.
+-- Reserves stock, writes the order and reads it back in one round trip.
 SELECT order_document(place_order($1, $2, $3, $4, $5, $6, $7));
 
 -- name: place_under_key
@@ -11,12 +11,12 @@ FROM place_order_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9);
 SELECT order_document($1);
 
 -- name: to_write_of
--- And where its buyer is written to now: at an account's address, unless that is gone, or a guest's.
+-- The order, and the present e-mail address of its buyer: the account's, null if that was erased, or the guest's.
 SELECT order_document(o.id) AS document, coalesce(u.email, o.email) AS address
 FROM orders o LEFT JOIN users u ON u.id = o.user_id AND u.erased_at IS NULL WHERE o.id = $1;
 
 -- name: lock
--- The order's row lock, held until the transaction ends; orders come before inventory in the order of locks.
+-- Locks the order's row until the transaction ends; orders are always locked before inventory.
 SELECT order_document(id) FROM (SELECT id FROM orders WHERE id = $1 FOR NO KEY UPDATE) AS held;
 
 -- name: cancel
@@ -32,13 +32,13 @@ SELECT order_document(deliver_order($1, $2, $3));
 SELECT expire_orders($1, coalesce($2::timestamptz, now()), $3);
 
 -- name: has_bought
--- By idx_orders_user and idx_order_items_order: as dear as this user's orders.
+-- Uses idx_orders_user and idx_order_items_order: the cost grows with this user's orders.
 SELECT EXISTS (
     SELECT FROM orders o JOIN order_items i ON i.order_id = o.id
     WHERE o.user_id = $1 AND o.status IN ('confirmed', 'shipped', 'delivered') AND i.sku = ANY ($2::text[]));
 
 -- name: of_user
--- idx_orders_user; a page costs what it shows.
+-- Uses idx_orders_user: reads only the rows of the page.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE user_id = $4 AND ($5::text IS NULL OR status = $5)
@@ -46,7 +46,7 @@ SELECT order_document(id) FROM (
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: of_address
--- A guest's by orders_email, an account's by idx_orders_user. Few at any address, so that sorting them is no matter.
+-- A guest's by orders_email, an account's by idx_orders_user. An address has few orders, so sorting them is cheap.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE (email = $4 OR user_id = (SELECT u.id FROM users u WHERE u.email = $4)) AND ($5::text IS NULL OR status = $5)
@@ -54,7 +54,7 @@ SELECT order_document(id) FROM (
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: of_number
--- The one of a number, by orders_number; what else is asked holds of it as well.
+-- The order with this number, by orders_number, if the other filters match as well.
 SELECT order_document(id) FROM orders
 WHERE number = $4 AND ($5::uuid IS NULL OR user_id = $5)
   AND ($6::text IS NULL OR email = $6 OR user_id = (SELECT u.id FROM users u WHERE u.email = $6))
@@ -66,14 +66,14 @@ LIMIT $3;
 SELECT claim_orders($1, $2);
 
 -- name: newest
--- Everybody's, by orders_newest.
+-- All buyers' orders, by orders_newest.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE (created_at, id) < ($1, $2)
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: still_open
--- Everybody's pending or confirmed ones: the second condition lets the planner use the partial idx_orders_status.
+-- Pending or confirmed orders: the second condition lets the planner use the partial index idx_orders_status.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('pending', 'confirmed')
@@ -81,7 +81,7 @@ SELECT order_document(id) FROM (
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: done
--- The same for the others, by orders_done.
+-- The same for the other states, by orders_done.
 SELECT order_document(id) FROM (
     SELECT id FROM orders
     WHERE status = $4 AND status IN ('shipped', 'delivered', 'cancelled', 'refunded')
@@ -89,10 +89,10 @@ SELECT order_document(id) FROM (
     ORDER BY created_at DESC, id DESC LIMIT $3) AS page;
 
 -- name: counted_since
--- Orders that were confirmed since then and what of their price was not given back; nothing of a cancelled one, and none
--- that was a guest's when it was confirmed, whoever has claimed it since, or whose buyer was forgotten. What was given
--- back and came here again is to be given anew: the least that was ever left counts, as on a board. Of one moment what was
--- taken back comes first: its place was taken by what else was given then.
+-- Orders confirmed since $1, with the part of their price that was not refunded, 0 for cancelled ones; without orders
+-- that were a guest's when confirmed, even if claimed by an account since, and those of erased buyers. A refund that
+-- the provider returned will be made again, so the lowest amount ever left counts, as on the leaderboards. Of refunds
+-- at the same time a returned one (a negative amount) comes first, since another was made in its place.
 SELECT o.id AS order_id, o.user_id, o.currency, paid.at AS confirmed_at,
        CASE o.status WHEN 'cancelled' THEN 0 ELSE o.total_cents - coalesce((
            SELECT max(so_far) FROM (SELECT sum(amount_cents) OVER (ORDER BY at, amount_cents, id) AS so_far
@@ -105,11 +105,11 @@ WHERE paid.from_status = 'pending' AND paid.to_status = 'confirmed' AND paid.at 
                   WHERE claim.order_id = o.id AND claim.from_status = claim.to_status AND claim.id > paid.id);
 
 -- name: lock_of_person
--- A user's, and a guest's with the address that the user has proved; in the order in which claim_orders locks them.
+-- The user's orders, and guest orders with the user's verified address; locked in the same order as by claim_orders.
 SELECT id FROM orders WHERE user_id = $1 OR email = $2 ORDER BY id FOR NO KEY UPDATE;
 
 -- name: forget
--- What the buyer wrote into them goes, and a guest's address.
+-- Removes what the buyer has written, and a guest's address.
 UPDATE orders
 SET metadata = '{}', email = NULL, guest_cart = NULL, erased_at = CASE WHEN user_id IS NULL THEN $2::timestamptz END
 WHERE id = ANY ($1);

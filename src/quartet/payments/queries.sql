@@ -7,7 +7,8 @@ SELECT (request).owner AS claimed_by, (request).fingerprint, (request).status AS
 FROM start_payment_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: complete
--- Who bought what comes along for the cart; it never changes, so that the call's own snapshot does for it.
+-- Also returns the buyer and the order's lines, for the cart. They never change, so the statement's snapshot is
+-- current.
 SELECT c.*, o.user_id, o.guest_cart, (SELECT jsonb_object_agg(sku, qty) FROM (
            SELECT sku, sum(quantity) AS qty FROM order_items i WHERE i.order_id = o.id GROUP BY sku) AS line) AS bought
 FROM complete_payment_with_answer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c JOIN orders o ON o.id = c.order_id;
@@ -16,11 +17,11 @@ FROM complete_payment_with_answer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c JOI
 SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
 -- name: take_to_ask
--- Open payments, and holds about which the provider has to be told something, whose time has come, each given to one
--- worker only: ask_at moves on before the provider is asked, by 2 s, doubled each time, an hour at most; but to the moment
--- in which an unpaid order expires, if that comes before: what was paid in time is to be known then. What is with
--- providers that are away ($3) stays due as it is, so that nothing is put off for as long as they were; of what costs
--- nothing no provider is asked.
+-- Payments to look up at their providers: open ones, and authorizations to be captured or voided, that are due. Each is
+-- given to one worker only: ask_at is advanced before the provider is called, with a backoff of 2 s, doubled each time
+-- up to an hour; but no later than an unpaid order expires, so that a payment made in time is known by then. Payments
+-- of providers that are down ($3) stay due, so that they are not delayed further than the outage; those of amount 0
+-- need no provider.
 UPDATE payments
 SET asked = asked + 1,
     ask_at = least($1::timestamptz + make_interval(secs => least(3600, 2 ^ least(asked + 1, 12))),
@@ -57,7 +58,7 @@ SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM complete_refund($1, $2, $3, $4) r JOIN payments p ON p.id = r.payment_id;
 
 -- name: moved
--- The refund of ours that a provider speaks of and its payment, else the payment alone.
+-- The refund and its payment to which a provider's message refers, or the payment only if we do not know the refund.
 SELECT r.id AS refund_id, p.id AS payment_id, r.amount_cents, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND (r.id = $2 OR r.provider_ref = $3)
@@ -69,21 +70,21 @@ ORDER BY refund_id LIMIT 1;
 SELECT note_moved($1, $2, $3, $4, $5, $6, $7);
 
 -- name: settle
--- What staff have settled, one row for each.
+-- Returns one row per contest (dispute, reversal, refund made at the provider) that is settled by this call.
 SELECT reason, provider_ref, amount_cents FROM settle_contests($1, $2, $3, $4);
 
 -- name: refund_came_back
 SELECT refund_came_back($1, $2);
 
 -- name: late_refund
--- What complete_payment put on its way back, for whoever completed the payment to see to at once.
+-- The refund that complete_payment has started for a payment that came too late; the caller executes it at once.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE r.payment_id = $1 AND r.reason = 'late' AND r.status = 'pending';
 
 -- name: take_refunds_to_ask
--- As take_to_ask, but nobody else before $3 seconds are over: of two who ask for one refund at the same time one may be
--- told that it failed and the other that it was done.
+-- As take_to_ask, but each is given to no other worker for $3 seconds: of two concurrent requests for one refund, the
+-- provider may answer one that it failed and the other that it succeeded.
 WITH due AS (
     UPDATE payment_refunds
     SET asked = asked + 1,
@@ -97,22 +98,22 @@ SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM due r JOIN payments p ON p.id = r.payment_id;
 
 -- name: remember_event
--- No row back when the event has been carried out before. A second delivery waits here for the first's transaction.
+-- Returns no row if the event was processed before. A concurrent second delivery waits for the first's transaction.
 INSERT INTO webhook_events (provider, event_id, kind, payment_id, received_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING true;
 
 -- name: sweep_events
--- A portion, so that no sweep holds anybody up.
+-- In batches, so that no sweep blocks other sessions.
 DELETE FROM webhook_events WHERE ctid = ANY (ARRAY(SELECT ctid FROM webhook_events WHERE received_at < $1 LIMIT $2));
 
 -- name: made_between
--- A page of a provider's payments in the order of time, by payments_newest.
+-- A page of a provider's payments ordered by time; uses payments_newest.
 SELECT * FROM payments
 WHERE provider = $1 AND created_at < $2 AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5;
 
 -- name: given_back_between
--- The same of refunds, by payment_refunds_newest; what was made by hand there is theirs alone.
+-- The same for refunds, by payment_refunds_newest; without those that were made at the provider itself.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND r.reason <> 'elsewhere' AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4)
@@ -125,14 +126,14 @@ SELECT min(created_at) FROM payments WHERE provider = $1;
 SELECT * FROM payments WHERE provider = $1 AND id = ANY ($2);
 
 -- name: known_refunds
--- By our ids, and by the provider's those that were made by hand there.
+-- By our ids or, for refunds that were made at the provider itself, by the provider's.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
 
 -- name: is_left
--- Whether more of it could be given back than is, and is promised, and no repetition of the request for this one, under
--- its key and in the day for which that is kept, has asked anew since.
+-- Whether a part of this refund's payment is neither refunded nor in a pending refund, and the client has not repeated
+-- the request since: with the same Idempotency-Key, within the 24 hours for which it is stored.
 SELECT left_of_payment(r.payment_id) > 0
    AND NOT EXISTS (SELECT FROM payment_refunds again
                    WHERE again.payment_id = r.payment_id
@@ -141,13 +142,13 @@ SELECT left_of_payment(r.payment_id) > 0
 FROM payment_refunds r WHERE r.id = $1;
 
 -- name: any_open
--- A payment or a refund that the provider has not answered for good, or money that it holds.
+-- Whether a payment or refund of these orders is not final at the provider, or an authorization is still held.
 SELECT EXISTS (SELECT FROM payments WHERE order_id = ANY ($1) AND (status IN ('pending', 'authorized') OR due IS NOT NULL))
     OR EXISTS (SELECT FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
                WHERE p.order_id = ANY ($1) AND r.status = 'pending');
 
 -- name: forget
--- Whose requests these were, and by which key of their own choice.
+-- Removes who made the request, and its Idempotency-Key, which the client chose.
 UPDATE payments SET request_owner = NULL, request_key = NULL, redirect_url = NULL WHERE order_id = ANY ($1);
 
 -- name: forget_refunds

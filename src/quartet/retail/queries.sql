@@ -1,5 +1,5 @@
 -- name: begin
--- One import at a time: two would both find a month missing.
+-- One import at a time: two concurrent ones would both import a missing month.
 SELECT pg_try_advisory_xact_lock(7177000060);
 
 -- name: turns
@@ -23,7 +23,7 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
 ON CONFLICT DO NOTHING;
 
 -- name: add_goods
--- The ledger's opening entry and the event follow by the table's own trigger; what is there already keeps its price.
+-- The table's trigger writes the ledger's opening entry and the event. Existing rows keep their price.
 INSERT INTO inventory (sku, name, stock, unit_price_cents, currency, category)
 SELECT sku, name, stock, price, $5, category
 FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $6::text[]) AS goods(sku, name, stock, price, category)
@@ -31,14 +31,14 @@ ORDER BY sku
 ON CONFLICT DO NOTHING;
 
 -- name: take_refunds
--- What cancellations gave back, on the orders' own rows: only of this run's refunds ($1), each order once.
+-- Adds the refunds of this run ($1) to their orders' totals, each order once.
 UPDATE orders
 SET refunded_cents = refunded_cents + back.cents, updated_at = greatest(updated_at, back.at)
 FROM (SELECT order_id, sum(amount_cents) AS cents, max(at) AS at FROM refunds WHERE id = ANY ($1::uuid[]) GROUP BY 1) AS back
 WHERE orders.id = back.order_id;
 
 -- name: take_pieces
--- The same of pieces, which are sold no more: of several lines of one SKU the first give first.
+-- The same for units refunded, which no longer count as sold: of several lines of one SKU the first are used up first.
 WITH back AS (
     SELECT r.order_id, part.sku, sum(part.quantity) AS qty FROM refunds r JOIN refund_items part ON part.refund_id = r.id
     WHERE r.id = ANY ($1::uuid[]) GROUP BY 1, 2
@@ -51,7 +51,7 @@ UPDATE order_items SET refunded_qty = refunded_qty + least(line.left, line.qty -
 FROM line WHERE order_items.id = line.id AND line.qty > line.upto - line.left AND line.left > 0;
 
 -- name: pay_back
--- The imported payments of orders that were taken back say so: in part, or all of it.
+-- Marks the imported payments of these orders as refunded, in part or in full.
 UPDATE payments
 SET refunded_cents = payments.refunded_cents + back.cents,
     status = CASE WHEN payments.refunded_cents + back.cents = amount_cents THEN 'refunded' ELSE payments.status END,
@@ -60,7 +60,8 @@ FROM (SELECT order_id, sum(amount_cents) AS cents, max(at) AS at FROM refunds WH
 WHERE payments.order_id = back.order_id AND payments.provider = 'import';
 
 -- name: finish_refunded
--- Apart from take_refunds, because the state machine's trigger takes "delivered again" for a step, and refuses it.
+-- Separate from take_refunds, because there the trigger of the state machine would refuse a transition from delivered
+-- to delivered.
 WITH done AS (
     UPDATE orders SET status = 'refunded'
     WHERE id IN (SELECT order_id FROM refunds WHERE id = ANY ($1::uuid[]))
@@ -71,11 +72,11 @@ INSERT INTO order_history (order_id, at, from_status, to_status, by, reason)
 SELECT id, updated_at, 'delivered', 'refunded', 'import', 'everything was taken back' FROM done;
 
 -- name: look_again
--- Reports may be asked for at once, before autovacuum has noticed that the tables are a thousand times larger.
+-- Reports may be requested before autovacuum has updated the statistics of tables that are now a thousand times larger.
 ANALYZE users, inventory, orders, order_items, order_history, payments, refunds, refund_items, credits;
 
 -- name: booked
--- What the import has written of a span of time, straight from the tables.
+-- What the import has written for a period, counted directly in the tables.
 SELECT
     (SELECT count(*) FROM order_items JOIN payments USING (order_id) JOIN orders ON orders.id = order_id
      WHERE provider = 'import' AND orders.created_at >= $1 AND orders.created_at < $2) AS lines_sold,

@@ -97,7 +97,7 @@ WHERE strpos(payload::text, $1) > 0 OR payload ->> 'key' = ANY ($2::uuid[]::text
 
 -- name: as_of
 -- The time up to which this server has all commits. A replica only knows the time of the last commit that it replayed:
--- while nothing is committed the answer is older than need be, and before the first it is the time of the base backup.
+-- while nothing is committed the answer is older than need be, and before the first one it is the base backup's time.
 SELECT CASE
     WHEN pg_is_in_recovery()
         THEN coalesce(pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint()))

@@ -112,8 +112,8 @@ class RedisStore:
         return str(versions[-1])
 
     async def policies(self) -> set[str]:
-        """The eviction policies of the server, or of a cluster's masters: `noeviction`, `allkeys-lru`, … Read from INFO,
-        since CONFIG is often forbidden. Raises StoreUnavailable."""
+        """The eviction policies of the server, or of a cluster's masters: `noeviction`, `allkeys-lru`, … Read from
+        INFO, since CONFIG is often forbidden. Raises StoreUnavailable."""
         try:
             with self.guard.call(), Timed("redis"):
                 told = await self._server.each(("INFO", "memory"))

@@ -252,8 +252,8 @@ class SearchEngine:
         return _whole(await self.search(index, body))
 
     async def bulk(self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]]) -> list[BulkResult]:
-        """`_bulk` of (action, document or its JSON, or None for a delete); one result per action, in order. Only through
-        an alias: a write to a missing index would create it with guessed mappings; this way each item fails with 404.
+        """`_bulk` of (action, document or its JSON, or None for a delete); one result per action, in order. Through an
+        alias only: a write to a missing index would create it with guessed mappings; this way each item fails with 404.
 
         An action is the engine's: `{"index": {"_id": "1", "version": 7, "version_type": "external_gte"}}`."""
         results: list[BulkResult] = []

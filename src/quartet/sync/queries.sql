@@ -1,22 +1,23 @@
 -- name: draw
--- The number under which a batch will write, drawn before it reads anything; and whether an index is being rebuilt, to
--- which it then writes as well. In one statement: a batch that misses a rebuild here has drawn, and so its events had
--- happened, before the rebuild's own scan began.
--- `home` names the live index by the rebuild that made it.
+-- The version number under which a batch will write, drawn before it reads anything; and whether an index is being
+-- rebuilt, to which it then writes as well. In one statement: if a batch does not see a rebuild here, its number was
+-- drawn, and its events were written, before the rebuild's own scan began. `home` is the id of the rebuild that created
+-- the live index.
 SELECT nextval('sync_version') AS version, EXISTS (SELECT FROM sync_rebuilds WHERE state = 'building') AS rebuilding,
        (SELECT coalesce(max(id), 0) FROM sync_rebuilds WHERE state = 'done') AS home;
 
 -- name: leap
--- Ahead of every number that was drawn since the point which the stores were put back to: search may still hold them,
--- and would refuse what is lower. Nobody draws a million million.
+-- After a restore: skips all numbers that were drawn after the backup, since search may still hold documents with them
+-- and would reject lower versions. No shop draws a million million.
 SELECT setval('sync_version', nextval('sync_version') + 1000000000000);
 
 -- name: note
--- What a batch is about to write, before it does; those that come back sure need not be written. A batch that is
--- overtaken learns what the newer one knows and changes nothing of it. So of all batches that looked at a product the
--- newest decides what is known, whether it wrote or not, and a slow one can't put its older state over what that one
--- left alone. $5: whether what is known may be believed. In order of ids, so that two batches wait for each other.
--- `latest`: no batch has begun since this one did, so none has read a document before this one wrote its copies.
+-- Records what a batch is about to write to search, before it does; products that are returned as `sure` are up to date
+-- there and need not be written. A batch that was overtaken by a newer one reads the newer one's state and does not
+-- change it. So of all batches that read a product the newest decides what is recorded, whether it wrote or not, and a
+-- slow batch can't overwrite a document that the newer one found up to date. $5: whether the recorded state may be
+-- trusted. In order of ids, to prevent deadlocks between batches. `latest`: no batch has begun since this one, so none
+-- has read a document before this one wrote its copies.
 INSERT INTO search_known AS k (product_id, version, digest, home, bucket, seen, fingerprint, levels)
 SELECT id, $3, digest, $4, bucket, seen, fingerprint, levels
 FROM unnest($1::text[], $2::bytea[], $6::int[], $7::bigint[], $8::bigint[], $9::jsonb[])
@@ -33,8 +34,8 @@ SET sure = $5 AND k.sure
 RETURNING product_id, sure, (SELECT last_value FROM sync_version) = $3 AS latest;
 
 -- name: settle
--- The engine has acknowledged these under this number: they are known, unless a newer batch has looked at them since;
--- and what has gone in is no dead letter any more.
+-- The engine has acknowledged these products with this version: marks them as up to date, unless a newer batch has read
+-- them since; and deletes their dead letters.
 WITH acknowledged AS (
     UPDATE search_known SET sure = true WHERE product_id = ANY ($1::text[]) AND version = $2
 )
@@ -44,12 +45,12 @@ DELETE FROM dead_letters WHERE pipeline = $3 AND key = ANY ($1::text[]);
 SELECT EXISTS (SELECT FROM search_known WHERE version = $1 AND product_id = ANY ($2::text[]));
 
 -- name: doubt
--- Whatever is known of these, the next batch that can read them writes them, so that their dead letters go.
+-- Makes the next batch that can read these products write them, so that their dead letters are deleted.
 UPDATE search_known SET sure = false WHERE product_id = ANY ($1::text[]);
 
 -- name: sums
--- How many products these buckets hold as the catalog was seen, and as search should hold them, with the sums of their
--- fingerprints: by bucket ($3), or all together under the first.
+-- The number of products in these buckets and the sums of their fingerprints: as last read from the catalog (`seen`),
+-- and as search should hold them (`wanted`). By bucket if $3, else in total, as bucket $1.
 SELECT CASE WHEN $3 THEN bucket ELSE $1::int END AS bucket,
        count(*) FILTER (WHERE seen <> 0) AS seen, sum(seen)::bigint AS seen_sum,
        count(*) FILTER (WHERE fingerprint <> 0) AS wanted, sum(fingerprint)::bigint AS wanted_sum
@@ -59,8 +60,9 @@ FROM search_known WHERE bucket >= $1 AND bucket < $2 GROUP BY 1;
 SELECT product_id, seen, fingerprint FROM search_known WHERE bucket >= $1 AND bucket < $2;
 
 -- name: stale_levels
--- The products of these buckets of which a SKU has another price or other pieces in inventory than the latest batch saw.
--- One that inventory does not know has its last price, and no pieces. With what tells this state from another.
+-- The products of these buckets with a SKU whose price or available stock in inventory differs from what the latest
+-- batch read. A SKU that is not in inventory has its last price and no stock. `version`, `cents` and `pieces` identify
+-- the state.
 SELECT product_id, version, sum(coalesce(i.unit_price_cents, 0))::bigint AS cents,
        sum(coalesce(i.stock - i.reserved, 0))::bigint AS pieces
 FROM search_known CROSS JOIN LATERAL jsonb_each(levels) AS held(sku, level) LEFT JOIN inventory i ON i.sku = held.sku
@@ -76,10 +78,10 @@ SELECT clock_timestamp();
 SELECT token FROM sync_positions WHERE pipeline = $1;
 
 -- name: beat
--- This worker lives ($1 its name) and takes or keeps those of the pieces $2 that are its own, for $3 seconds; answers
--- them with their tokens. A piece is its worker's who draws lowest for it among all that live, so that they agree without
--- speaking to each other, and one who comes or goes moves no more pieces than its share. What another still holds is
--- waited for. All by the clock of the database.
+-- The heartbeat of worker $1: acquires or extends its leases on the pieces of work in $2 for $3 seconds; returns those
+-- it holds with their fencing tokens. A piece belongs to the live worker with the lowest hash for it (rendezvous
+-- hashing): so workers agree without communicating, and one that starts or stops moves no more pieces than its share. A
+-- piece that another worker still holds is not taken. All times are by the database's clock.
 WITH lives AS (
     INSERT INTO work_leases (piece, worker, until) VALUES ($1, $1, now() + $3::float8 * interval '1 second')
     ON CONFLICT (piece) DO UPDATE SET until = excluded.until
@@ -95,7 +97,7 @@ WHERE held.worker = excluded.worker OR held.until <= now()
 RETURNING piece, token;
 
 -- name: give_up
--- These pieces are free at once, if they are still this worker's.
+-- Releases these leases, if this worker still holds them.
 UPDATE work_leases SET until = now() WHERE worker = $1 AND piece = ANY ($2::text[]);
 
 -- name: sweep_workers
@@ -105,8 +107,8 @@ DELETE FROM work_leases WHERE piece = worker AND until < now() - interval '1 min
 SELECT caught_up_at FROM sync_positions WHERE pipeline = 'changes';
 
 -- name: save
--- Where to go on after a crash; only ever called once everything before it is acknowledged. Saves nothing once one of
--- the pieces ($5, each with its token in $6) has another owner, who goes on from what was saved before.
+-- Saves the position from which to resume after a crash, called only after everything before it was acknowledged. Saves
+-- nothing if a lease ($5, with the fencing tokens $6) has another owner by now, who resumes from the previous position.
 INSERT INTO sync_positions AS p (pipeline, token, caught_up_at, batches, items)
 SELECT $1, $2, $3, ($4 > 0)::int, $4
 WHERE (SELECT count(*) FROM work_leases JOIN unnest($5::text[], $6::bigint[]) AS ours(piece, token) USING (piece, token))
@@ -116,7 +118,7 @@ SET token = excluded.token, caught_up_at = greatest(p.caught_up_at, excluded.cau
     batches = p.batches + excluded.batches, items = p.items + excluded.items;
 
 -- name: lose
--- The position can't be resumed from. Of one that is another's by now nothing is said.
+-- Deletes a position that can't be resumed from, unless a lease has another owner by now.
 UPDATE sync_positions SET token = NULL
 WHERE pipeline = $1
   AND (SELECT count(*) FROM work_leases JOIN unnest($2::text[], $3::bigint[]) AS ours(piece, token) USING (piece, token))
@@ -130,7 +132,7 @@ ON CONFLICT (pipeline) DO UPDATE SET retries = p.retries + 1;
 SELECT pipeline, token, caught_up_at, batches, items, retries FROM sync_positions ORDER BY pipeline;
 
 -- name: ask_rebuild
--- One is open at most: asking twice is asking once.
+-- At most one rebuild is open: a second request has no effect.
 INSERT INTO sync_rebuilds (reason, kind) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 
 -- name: open_rebuild
@@ -148,26 +150,27 @@ FROM sync_rebuilds
 ORDER BY id DESC LIMIT 1;
 
 -- name: begin_rebuild
--- From here on every batch writes to that index too.
+-- From now on every batch writes to that index as well.
 UPDATE sync_rebuilds SET state = 'building', index_name = $2, total = $3, done = 0, upto = 0, started_at = now()
 WHERE id = $1;
 
 -- name: advance_rebuild
--- All below bucket $2 is in; a rebuild that is done twice for a moment never falls back.
+-- All products of the buckets below $2 are written. If two workers run the rebuild for a moment, progress never goes
+-- back.
 UPDATE sync_rebuilds SET upto = $2, done = $3, total = greatest(total, $3), rate = $4, error = NULL
 WHERE id = $1 AND upto <= $2;
 
 -- name: hold_rebuild
--- Why it does not go live yet.
+-- Records why the rebuild does not go live yet.
 UPDATE sync_rebuilds SET error = $2 WHERE id = $1;
 
 -- name: leave_out
--- The index under way goes live without this product, which staff gave up.
+-- The index being built goes live without this product, which staff have given up.
 UPDATE sync_rebuilds SET without = array_append(without, $1) WHERE state = 'building';
 
 -- name: in_the_way
--- Dead letters of products that staff have not given up for this rebuild. What they gave up is refused again whenever
--- somebody looks at it.
+-- The number of dead letters that block this rebuild: those of products that staff have not given up. A product given
+-- up gets a new dead letter whenever it is read again.
 SELECT count(*) FROM dead_letters
 WHERE pipeline = $1 AND key <> ALL (SELECT unnest(without) FROM sync_rebuilds WHERE id = $2);
 
@@ -176,20 +179,21 @@ UPDATE sync_rebuilds SET state = CASE WHEN $2::text IS NULL THEN 'done' ELSE 'fa
 WHERE id = $1;
 
 -- name: observe
--- So many times more it took so long, this minute.
+-- Adds observations to this minute's histogram.
 INSERT INTO sync_freshness AS f (what, minute, bound, n, seconds)
 SELECT what, date_trunc('minute', now()), bound, n, seconds
 FROM unnest($1::text[], $2::float8[], $3::bigint[], $4::float8[]) AS given(what, bound, n, seconds)
 ON CONFLICT (what, minute, bound) DO UPDATE SET n = f.n + excluded.n, seconds = f.seconds + excluded.seconds;
 
 -- name: freshness
--- How often it took how long: ever, and in the last five minutes.
+-- The histogram of each measurement: in total, and of the last five minutes.
 SELECT what, bound, sum(n)::bigint AS n, sum(seconds) AS seconds,
        coalesce(sum(n) FILTER (WHERE minute > now() - interval '5 minutes'), 0)::bigint AS lately
 FROM sync_freshness GROUP BY what, bound ORDER BY what, bound;
 
 -- name: sweep_freshness
--- Hours that are past become one row each, under the epoch: what is told to Prometheus never shrinks.
+-- Sums up rows older than an hour in one row per bucket, dated to the epoch, since Prometheus counters must not
+-- decrease.
 WITH past AS (
     DELETE FROM sync_freshness WHERE minute < now() - interval '1 hour' AND minute > 'epoch' RETURNING *
 )

@@ -1,5 +1,6 @@
 -- name: sandbox_charge
--- The same reference again finds the first charge; the update that changes nothing makes it come back.
+-- Idempotent by reference: a repeated one returns the first charge, which an update without effect makes RETURNING
+-- yield.
 WITH made AS (
     INSERT INTO sandbox.charges (reference, id, method, amount_cents, currency, decline_code, settles_at, capture,
                                  lapses_at)
@@ -29,7 +30,7 @@ SELECT sandbox.refund($1, $2, $3, $4);
 SELECT id FROM sandbox.refunds WHERE reference = $1;
 
 -- name: sandbox_entries
--- A page of the books in the order of time, after the entry named last.
+-- A page of charges and refunds ordered by time, after the entry ($3, $4).
 SELECT * FROM (
     SELECT 'charge' AS kind, reference, id, status, amount_cents, captured_cents, currency, created_at, '' AS charge_ref
     FROM sandbox.books
