@@ -1,11 +1,11 @@
 -- migrate:up
 
--- What staff did, written in the transaction in which they did it. It names people by their ids alone, so that it can
--- stay as it is when somebody is forgotten, and it has no foreign keys: it outlives what it tells of.
+-- Staff's actions, written in the same transaction. People are referred to by id only, so that entries can stay when
+-- somebody is erased; no foreign keys, since entries outlive what they refer to.
 CREATE TABLE audit_log (
     id           BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at           TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    actor        TEXT NOT NULL,              -- a user's id, or `key:` and an API key's
+    actor        TEXT NOT NULL,              -- a user's id, or `key:` and an API key's id
     action       TEXT NOT NULL,              -- inventory.put, order.ship, …
     subject_kind TEXT NOT NULL,
     subject_id   TEXT NOT NULL,
@@ -13,13 +13,13 @@ CREATE TABLE audit_log (
     after        JSONB,
     request_id   TEXT NOT NULL
 );
--- One for each filter of GET /audit-log, in its order.
+-- One for each filter of GET /audit-log, in the order of its results.
 CREATE INDEX audit_log_at ON audit_log (at, id);
 CREATE INDEX audit_log_actor ON audit_log (actor, at, id);
 CREATE INDEX audit_log_subject ON audit_log (subject_kind, subject_id, at, id);
 CREATE INDEX audit_log_action ON audit_log (action, at, id);
 
--- For whoever owns the table; the shop itself is to run as a role that has no such right at all (app_role.sql).
+-- Protects against the table's owner too; the shop itself should run as a role without these privileges (app_role.sql).
 CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the audit log is only ever added to' USING ERRCODE = 'QT007';

@@ -1,6 +1,6 @@
 -- migrate:up
 
--- Keys for staff's own programs. Only the hash is kept; `prefix` is what a key's owner recognises it by.
+-- API keys for staff's programs. Only the hash is stored; `prefix` is for the owner to recognise a key.
 CREATE TABLE api_keys (
     id           UUID PRIMARY KEY,
     name         TEXT NOT NULL,
@@ -14,8 +14,8 @@ CREATE TABLE api_keys (
     revoked_at   TIMESTAMPTZ
 );
 
--- Whoever changes roles: an admin is left. Two who take each other's away wait for one another here, and the second
--- sees what the first has done.
+-- Makes sure that at least one admin is left, whoever changes roles. Two admins who revoke each other's role at the
+-- same time take turns here, and the second sees the first's change.
 CREATE FUNCTION keep_an_admin() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('the last admin', 0));

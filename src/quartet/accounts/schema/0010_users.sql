@@ -10,26 +10,26 @@ CREATE TABLE users (
     roles             TEXT[] NOT NULL DEFAULT '{}' CHECK (roles <@ ARRAY['staff', 'admin']),
     created_at        TIMESTAMPTZ NOT NULL DEFAULT now(),
     email_verified_at TIMESTAMPTZ,
-    -- A new address takes the old one's place only once it is proved; until then it waits here.
+    -- A new address, until it is verified and replaces the old one.
     pending_email     TEXT CHECK (pending_email = lower(pending_email COLLATE "C")),
     erased_at         TIMESTAMPTZ,
     roles_changed_at  TIMESTAMPTZ,
-    -- Who was forgotten keeps a row, for the orders that must be kept; nothing in it tells who it was, and nothing can be
-    -- put back into it.
+    -- An erased user keeps a row, for the orders that must be kept. It has no personal data, and none can be written to
+    -- it again.
     CONSTRAINT users_erased CHECK (
         erased_at IS NULL
         OR (email = 'erased-' || id || '@erased.invalid' AND roles = '{}'
             AND num_nonnulls(password_hash, display_name, pending_email, email_verified_at) = 0))
 );
--- What makes access tokens bad before their time, by when it was: Redis is told again what it may not have heard.
+-- Changes that invalidate access tokens early, by time: they are sent to Redis again after it may have missed some.
 CREATE INDEX users_roles_changed ON users (roles_changed_at) WHERE roles_changed_at IS NOT NULL;
--- For the look whether an admin is left.
+-- For the check that an admin is left.
 CREATE INDEX users_admins ON users (id) WHERE 'admin' = ANY (roles);
--- For staff who look for somebody by the beginning of the address.
+-- For staff who search for users by the beginning of the address.
 CREATE INDEX users_by_email ON users (email COLLATE "C");
 
--- A session is one sign-in. Its refresh token changes at every use; only the hash of the latest is kept, and any other
--- one that names this session is a stolen or a stale one.
+-- A session is one sign-in. Its refresh token is rotated at every use; only the hash of the latest is stored, and any
+-- other token of this session is stolen or outdated.
 CREATE TABLE sessions (
     id           UUID PRIMARY KEY,
     user_id      UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
@@ -37,13 +37,13 @@ CREATE TABLE sessions (
     created_at   TIMESTAMPTZ NOT NULL DEFAULT now(),
     expires_at   TIMESTAMPTZ NOT NULL,
     ended_at     TIMESTAMPTZ,
-    -- What helps its owner to recognise it: what the client calls itself, and the network it was last used from.
+    -- For its owner to recognise it: the client's User-Agent, and the network it was last used from.
     user_agent   TEXT CONSTRAINT sessions_user_agent CHECK (length(user_agent) <= 200),
     network      TEXT,
     last_used_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
--- Ended ones too: who is forgotten leaves no trace of any.
+-- Includes ended sessions, since erasing a user clears the personal data of all of them.
 CREATE INDEX sessions_of_person ON sessions (user_id);
 CREATE INDEX sessions_age ON sessions (expires_at);
--- For the same as users_roles_changed.
+-- For the same purpose as users_roles_changed.
 CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;

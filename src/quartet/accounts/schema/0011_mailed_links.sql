@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Links in e-mails, each good once: the hash of its token, and the address that it was sent to and so proves. Of one
--- purpose a user has one at most; a newer one takes its place.
+-- Links in e-mails, each valid once: the hash of its token, and the address that it was sent to, and so verifies. A
+-- user has at most one per purpose; a newer one replaces it.
 CREATE TABLE mailed_links (
     user_id    UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     purpose    TEXT NOT NULL CHECK (purpose IN ('reset', 'verify')),

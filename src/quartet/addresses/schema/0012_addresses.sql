@@ -1,6 +1,6 @@
 -- migrate:up
 
--- Where people have things sent. An order that is sent somewhere keeps a copy of its own: these may change or go.
+-- Users' shipping addresses. An order keeps its own copy, since these may be changed or deleted.
 CREATE TABLE addresses (
     id          UUID PRIMARY KEY,
     user_id     UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,

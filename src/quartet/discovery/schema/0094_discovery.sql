@@ -1,6 +1,6 @@
 -- migrate:up
 
--- What sold on a day, of orders that were paid and not cancelled: counted anew day by day.
+-- Units sold per day, of orders that were paid and not cancelled; each day is recounted.
 CREATE TABLE sold_days (
     day   DATE NOT NULL,
     sku   TEXT COLLATE "C" NOT NULL,
@@ -8,8 +8,8 @@ CREATE TABLE sold_days (
     PRIMARY KEY (day, sku)
 );
 
--- Which orders a SKU was in. The lines of orders once more, by SKU: an index on order_items would be paid for by whoever
--- places an order, and this is written behind.
+-- The orders that contain a SKU: a copy of order lines by SKU, written in the background, since an index on order_items
+-- would slow down placing orders.
 CREATE TABLE baskets (
     sku      TEXT COLLATE "C" NOT NULL,
     day      DATE NOT NULL,
@@ -17,7 +17,7 @@ CREATE TABLE baskets (
     PRIMARY KEY (sku, day, order_id)
 );
 
--- What is bought together with a SKU, the best first, and how many baskets it is in. `stale`: they have changed since.
+-- The SKUs bought together with a SKU, the best first, and its number of baskets. `stale`: these have changed since.
 CREATE TABLE bought_together (
     sku        TEXT COLLATE "C" PRIMARY KEY,
     others     TEXT[] NOT NULL DEFAULT '{}',
@@ -27,7 +27,7 @@ CREATE TABLE bought_together (
 );
 CREATE INDEX bought_together_stale ON bought_together (counted_at) WHERE stale;
 
--- The products that sold best of each category and period.
+-- The best-selling products of each category and period.
 CREATE TABLE bestsellers (
     period     TEXT NOT NULL,
     product_id TEXT COLLATE "C" NOT NULL,

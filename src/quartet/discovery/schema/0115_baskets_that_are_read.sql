@@ -1,5 +1,5 @@
 -- migrate:up
 
--- Baskets of days before are read no more, since there are enough of later ones: they go, and are not filled again.
--- `baskets` counts them all the same.
+-- Baskets from before this day are no longer read, since there are enough later ones: they are deleted and not written
+-- again. `baskets` still counts them.
 ALTER TABLE bought_together ADD COLUMN since DATE NOT NULL DEFAULT '-infinity';

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Where shops' own systems want to be told what happens. No secret lies here: it is drawn from the shop's secret and the
--- salt, so that neither of the two tells it alone.
+-- Webhook endpoints of shops' own systems. Their signing secrets are not stored: each is derived from the shop's secret
+-- and the salt, so that neither of the two is enough.
 CREATE TABLE webhook_endpoints (
     id              UUID PRIMARY KEY,
     url             TEXT NOT NULL,
@@ -9,11 +9,11 @@ CREATE TABLE webhook_endpoints (
     description     TEXT,
     salt            BYTEA NOT NULL,
     old_salt        BYTEA,
-    old_until       TIMESTAMPTZ,  -- until when what was signed before the last rotation signs as well
+    old_until       TIMESTAMPTZ,  -- until when the secret before the last rotation also signs
     enabled         BOOLEAN NOT NULL DEFAULT true,
     disabled_reason TEXT,
-    failures        INT NOT NULL DEFAULT 0,  -- in a row
-    opened          INT NOT NULL DEFAULT 0,  -- how often in a row the breaker has opened
+    failures        INT NOT NULL DEFAULT 0,  -- consecutive
+    opened          INT NOT NULL DEFAULT 0,  -- how often the breaker has opened consecutively
     open_until      TIMESTAMPTZ,
     failing_since   TIMESTAMPTZ,
     created_by      UUID NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE webhook_endpoints (
     updated_at      TIMESTAMPTZ NOT NULL
 );
 
--- What is to be told to whom, each event once an endpoint.
+-- Deliveries of events to endpoints, one per event and endpoint.
 CREATE TABLE webhook_deliveries (
     id           BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     endpoint_id  UUID NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE,
@@ -35,8 +35,8 @@ CREATE TABLE webhook_deliveries (
     not_before   TIMESTAMPTZ NOT NULL DEFAULT '-infinity',
     leased_until TIMESTAMPTZ,
     give_up_at   TIMESTAMPTZ NOT NULL,
-    status       INT,   -- of the last answer, if there was one
-    answer       TEXT,  -- its beginning
+    status       INT,   -- HTTP status of the last response, if there was one
+    answer       TEXT,  -- the beginning of its body
     error        TEXT,
     created_at   TIMESTAMPTZ NOT NULL DEFAULT now(),
     done_at      TIMESTAMPTZ,
@@ -47,8 +47,8 @@ CREATE INDEX webhook_deliveries_key ON webhook_deliveries (endpoint_id, key, id)
 CREATE INDEX webhook_deliveries_end ON webhook_deliveries (give_up_at) WHERE state = 'pending';
 CREATE INDEX webhook_deliveries_age ON webhook_deliveries (done_at) WHERE state <> 'pending';
 CREATE INDEX webhook_deliveries_newest ON webhook_deliveries (endpoint_id, id);
--- Those that name a guest's address, by their orders: it goes when the guest wants to be forgotten.
+-- Deliveries with a guest's e-mail address, by order: to remove it when the guest is erased.
 CREATE INDEX webhook_deliveries_of_guests ON webhook_deliveries (key) WHERE payload ? 'email';
--- How many of an endpoint's are on their way, which each claim counts, however many wait.
+-- For each claim to count an endpoint's deliveries in flight, however many are pending.
 CREATE INDEX webhook_deliveries_leased ON webhook_deliveries (endpoint_id, leased_until)
     WHERE state = 'pending' AND leased_until IS NOT NULL;

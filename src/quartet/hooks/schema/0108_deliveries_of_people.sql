@@ -1,5 +1,5 @@
 -- migrate:up
 
--- What names a person, and not only a guest's address: found where they are forgotten.
+-- Deliveries that contain a user's id or a guest's address, to be found when the person is erased.
 CREATE INDEX webhook_deliveries_of_people ON webhook_deliveries (key) WHERE payload ?| '{email,user_id}';
 DROP INDEX webhook_deliveries_of_guests;

@@ -1,4 +1,4 @@
 -- migrate:up
 
--- An endpoint goes at once, and its deliveries after it, a portion at a time.
+-- An endpoint is removed at once, and its deliveries are deleted later, in batches.
 ALTER TABLE webhook_deliveries DROP CONSTRAINT webhook_deliveries_endpoint_id_fkey;

@@ -1,11 +1,11 @@
 -- migrate:up
 
--- Minor units; with the bounds of an order's lines no total overflows BIGINT. A domain, because a CHECK of the table is
--- read anew by every statement that touches a row, and most change no price.
+-- Minor units; with the limits of an order's lines no total overflows BIGINT. A domain, because a CHECK of the table is
+-- evaluated for every update of a row, and most do not change the price.
 CREATE DOMAIN price_cents AS BIGINT CHECK (VALUE BETWEEN 0 AND 100000000000);
 
--- What is charged and what is left: a row per sellable SKU. SKUs compare byte by byte (COLLATE "C") on every machine,
--- because rows are locked in SKU order and two servers' languages must not disagree on it.
+-- Price and stock, a row per sellable SKU. SKUs compare byte by byte (COLLATE "C"), because rows are locked in SKU
+-- order, which must not depend on a server's locale.
 CREATE TABLE inventory (
     sku              TEXT COLLATE "C" PRIMARY KEY,
     name             TEXT NOT NULL,
@@ -14,20 +14,20 @@ CREATE TABLE inventory (
     unit_price_cents price_cents NOT NULL,
     currency         CHAR(3) NOT NULL DEFAULT 'USD',
     category         TEXT,  -- a copy of the catalog's, for reports
-    -- Counted up by every change that writes its own ledger entry; a change that does not was written by hand.
+    -- Incremented by every change that writes its own ledger entry; other changes were made by hand, directly in SQL.
     revision         BIGINT NOT NULL DEFAULT 0,
     updated_at       TIMESTAMPTZ NOT NULL DEFAULT now(),
     CONSTRAINT inventory_reserved CHECK (reserved >= 0 AND reserved <= stock)  -- so the stock is never below 0 either
-) WITH (fillfactor = 70);  -- room for a reservation's new version beside the old one, so that no index has to follow
+) WITH (fillfactor = 70);  -- room for new row versions on the same page: HOT updates, which write no indexes
 
--- The ledger: every change of stock and reserved, with its cause. Its sums equal the row. It has no foreign keys: it
--- outlives what it tells of, and an order is placed without two more look-ups a line.
+-- The ledger: every change of stock and reserved, with its reason. Its sums equal the row. It has no foreign keys,
+-- since entries outlive what they refer to, and each would cost a look-up per line when an order is placed.
 CREATE TABLE inventory_movements (
     sku            TEXT COLLATE "C" NOT NULL,
     id             BIGINT GENERATED ALWAYS AS IDENTITY,
     stock_delta    INT NOT NULL DEFAULT 0,
     reserved_delta INT NOT NULL DEFAULT 0,
-    reason         TEXT NOT NULL,  -- opening, received, adjusted, reserved, released, sold, returned, or staff's word
+    reason         TEXT NOT NULL,  -- opening, received, adjusted, reserved, released, sold, returned, or free text
     order_id       UUID,
     note           TEXT,
     actor          TEXT NOT NULL DEFAULT 'system',  -- a user's id, or which part of the shop
@@ -42,7 +42,7 @@ END $$;
 CREATE TRIGGER inventory_movements_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON inventory_movements
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_ledger_change();
 
--- New rows open their ledger, however they came: by the shop, by COPY, by hand.
+-- Writes the ledger's opening entry for every new row, however it was inserted: by the shop, by COPY, by hand.
 CREATE FUNCTION open_ledger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO inventory_movements (sku, stock_delta, reserved_delta, reason)
@@ -54,7 +54,7 @@ END $$;
 CREATE TRIGGER inventory_opens_ledger AFTER INSERT ON inventory REFERENCING NEW TABLE AS fresh
     FOR EACH STATEMENT EXECUTE FUNCTION open_ledger();
 
--- A row changed or deleted by hand: the ledger and the outbox follow all the same.
+-- Writes to ledger and outbox when a row was changed or deleted by hand.
 CREATE FUNCTION follow_hand() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN

@@ -1,6 +1,6 @@
 -- migrate:up
 
--- Points that staff gave, each event once. Boards are made of orders and of these, so they can be made anew.
+-- Points given by staff, once per event. Leaderboards can be rebuilt from orders and these.
 CREATE TABLE xp_grants (
     event_id TEXT PRIMARY KEY,
     user_id  UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,

@@ -1,15 +1,15 @@
 -- migrate:up
 
--- What was searched for, without who did: `id` is drawn for the answer and stands for nothing else.
+-- Searches, anonymous: `id` is random, generated for the answer.
 CREATE TABLE searches (
     id    UUID PRIMARY KEY,
     at    TIMESTAMPTZ NOT NULL,
-    query TEXT COLLATE "C" NOT NULL,  -- normalised; what looks like an address or a telephone is masked
+    query TEXT COLLATE "C" NOT NULL,  -- normalised; text like an e-mail address or a telephone number is masked
     found INT NOT NULL
 );
 CREATE INDEX searches_at ON searches (at);
 
--- Products whose page was opened from a search, each once.
+-- Products whose page was opened from a search, once each.
 CREATE TABLE search_opens (
     search_id  UUID NOT NULL,
     product_id TEXT COLLATE "C" NOT NULL,
@@ -18,8 +18,8 @@ CREATE TABLE search_opens (
 );
 CREATE INDEX search_opens_at ON search_opens (at);
 
--- From which search a line of an order came, only until that order is paid or given up: then the row goes, and with it
--- the last thing that could say who searched.
+-- The search that an order's line came from, only until the order is paid or given up: then the row is deleted, and
+-- with it the last link between a search and a person.
 CREATE TABLE search_lines (
     order_id  UUID NOT NULL REFERENCES orders(id) ON DELETE CASCADE,
     sku       TEXT COLLATE "C" NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE search_lines (
     PRIMARY KEY (order_id, sku)
 );
 
--- What was bought after a query, added up by day: neither the order nor the search can be told from it.
+-- Sales after a query, summed up by day: neither the order nor the search can be identified from it.
 CREATE TABLE search_sales (
     day         DATE NOT NULL,
     query       TEXT COLLATE "C" NOT NULL,

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Other words for words. Without `means` each of `words` stands for every other; with it a search for one of `words` also
--- finds what `means` says, and not the other way round.
+-- Synonyms. Without `means`, all of `words` are equivalent; with it, a search for one of `words` also finds `means`,
+-- but not the other way round.
 CREATE TABLE search_synonyms (
     id         UUID PRIMARY KEY,
     words      TEXT[] NOT NULL CHECK (cardinality(words) BETWEEN 1 AND 20),
@@ -10,8 +10,8 @@ CREATE TABLE search_synonyms (
     CHECK (cardinality(words) > 1 OR cardinality(means) > 0)
 );
 
--- What staff put first for a query, in this order, and what they keep out of it. SKUs as they were given, and the
--- products they named.
+-- Products that staff pin to the top of a query's results, in this order, and those that they hide. SKUs as given, and
+-- the products that have them.
 CREATE TABLE search_rules (
     id         UUID PRIMARY KEY,
     query      TEXT COLLATE "C" NOT NULL CONSTRAINT search_rules_query UNIQUE,
@@ -22,7 +22,8 @@ CREATE TABLE search_rules (
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- How far what sells for a query may rise; and the stamp that tells every process that any of this has changed.
+-- How much products that sell well for a query are boosted; and `stamp`, by which processes notice a change of any
+-- rule.
 CREATE TABLE search_ranking (
     only_one    BOOLEAN PRIMARY KEY DEFAULT true CHECK (only_one),
     most_boost  DOUBLE PRECISION NOT NULL DEFAULT 0.25 CHECK (most_boost BETWEEN 0 AND 10),

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- How often a query was searched for on a day, and how often it found something: what is offered to whoever types is
--- drawn from here, and staff's log may be shorter.
+-- How often a query was searched per day, and how often with results. Suggestions are computed from this, so that the
+-- search log may be kept for a shorter time.
 CREATE TABLE query_days (
     day      DATE NOT NULL,
     query    TEXT COLLATE "C" NOT NULL,

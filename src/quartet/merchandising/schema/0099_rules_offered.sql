@@ -1,4 +1,4 @@
 -- migrate:up
 
--- Whether the query may be offered to those who type, once others have searched for it.
+-- Whether the query may be suggested to others, once it has been searched often enough.
 ALTER TABLE search_rules ADD COLUMN offered BOOLEAN NOT NULL DEFAULT true;

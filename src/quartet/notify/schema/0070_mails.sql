@@ -1,12 +1,12 @@
 -- migrate:up
 
--- E-mails to be sent, each once: an event and what it is told as are one row, however often the event is carried. No
--- token and no address lies here: a user's is asked of the account, a guest's of the order, when the e-mail is sent.
+-- E-mails, each sent once: one row per event and kind, however often the event is delivered. Tokens and addresses are
+-- not stored: the address is read from the user's account or the guest's order when the e-mail is sent.
 CREATE TABLE mails (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id   UUID NOT NULL,
     kind       TEXT NOT NULL,
-    user_id    UUID,  -- whom it is for; null for a guest. No foreign key: it outlives the account
+    user_id    UUID,  -- the recipient; null for a guest. No foreign key: the row outlives the account
     args       JSONB NOT NULL DEFAULT '{}',
     state      TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dropped', 'dead')),
     attempts   INT NOT NULL DEFAULT 0,
@@ -15,7 +15,7 @@ CREATE TABLE mails (
     done_at    TIMESTAMPTZ,
     CONSTRAINT mails_once UNIQUE (event_id, kind)
 );
--- With the id, since of many that wait nearly all are due since ever, and the first of them are asked for.
+-- With the id, since nearly all waiting rows have the same not_before (-infinity), and the first by id are read.
 CREATE INDEX mails_waiting ON mails (not_before, id) WHERE state = 'waiting';
 CREATE INDEX mails_of_user ON mails (user_id, kind, created_at);
 CREATE INDEX mails_age ON mails (done_at) WHERE state IN ('sent', 'dropped');

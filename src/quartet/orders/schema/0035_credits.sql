@@ -1,8 +1,7 @@
 -- migrate:up
 
--- Money given back that belongs to no order the shop knows: a discount granted afterwards, or a return whose sale was
--- made before the books begin. A refund takes back an order's money; a credit stands alone and counts against revenue
--- on its own day.
+-- Money given back without an order that the shop knows: a later discount, or the return of goods sold before the
+-- records begin. Unlike a refund, a credit belongs to no order; it counts against revenue on its own day.
 CREATE TABLE credits (
     id           UUID PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id      UUID NOT NULL REFERENCES users(id),

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Money that was given back and came here again is a refund of less than nothing, on its own day, so that closed months
--- stay as they were; it names the refund that it takes back, once.
+-- A refund whose money was returned to the shop is reversed by a refund with a negative amount, on its own day, so that
+-- past months do not change; it refers to the refund that it reverses, which can be reversed once.
 ALTER TABLE refunds
     ADD COLUMN takes_back UUID CONSTRAINT refunds_taken_back_once UNIQUE REFERENCES refunds(id) ON DELETE CASCADE,
     DROP CONSTRAINT refunds_amount;

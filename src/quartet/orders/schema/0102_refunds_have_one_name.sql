@@ -1,4 +1,4 @@
 -- migrate:up
 
--- Beside the one that takes a refund's id (refunds.sql) it would be another function of the same name.
+-- Replaced by the function that takes a refund's id (refunds.sql): else both would exist, as overloads.
 DROP FUNCTION IF EXISTS refund_order(UUID, BIGINT, BOOLEAN, TEXT, TEXT, TEXT, JSONB);

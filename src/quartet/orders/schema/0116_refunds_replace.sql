@@ -1,4 +1,4 @@
 -- migrate:up
 
--- Beside the one that takes what a refund replaces (refunds.sql) it would be another function of the same name.
+-- Replaced by the function that takes the refund to be replaced (refunds.sql): else both would exist, as overloads.
 DROP FUNCTION IF EXISTS refund_order(UUID, BIGINT, BOOLEAN, TEXT, TEXT, TEXT, JSONB, UUID);

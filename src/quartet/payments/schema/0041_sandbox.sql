@@ -1,7 +1,7 @@
 -- migrate:up
 
--- The sandbox provider's own books. It stands for a company elsewhere: only providers/sandbox.py reads or writes here,
--- never in a transaction of the shop's.
+-- The sandbox provider's own data. It simulates an external company: only providers/sandbox.py reads or writes it, and
+-- never in one of the shop's transactions.
 CREATE SCHEMA sandbox;
 
 CREATE TABLE sandbox.charges (
@@ -11,10 +11,10 @@ CREATE TABLE sandbox.charges (
     amount_cents BIGINT NOT NULL,
     currency     TEXT NOT NULL,
     decline_code TEXT,
-    -- Before this moment the charge is still being worked on.
+    -- Until then the charge is pending.
     settles_at   TIMESTAMPTZ NOT NULL,
     created_at   TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    -- A charge that was not to be captured at once is a hold until `captured_at`, `voided_at` or `lapses_at`.
+    -- A charge that is not captured at once is an authorization until `captured_at`, `voided_at` or `lapses_at`.
     capture      BOOLEAN NOT NULL DEFAULT true,
     captured_at  TIMESTAMPTZ,
     voided_at    TIMESTAMPTZ,

@@ -1,6 +1,6 @@
 -- migrate:up
 
--- When the provider said for good that a refund has failed, though it may have been given before: its money is here. What
--- somebody else's webhook names is found by the provider's own name for it.
+-- When the provider reported that a refund has finally failed, possibly after it had succeeded: its money is back with
+-- the shop. The index finds refunds by the provider's id, for webhooks about refunds made elsewhere.
 ALTER TABLE payment_refunds ADD COLUMN came_back_at TIMESTAMPTZ;
 CREATE INDEX payment_refunds_provider_ref ON payment_refunds (provider_ref);

@@ -1,8 +1,8 @@
 -- migrate:up
 
--- What somebody else did to money that was taken: a bank's dispute, a reversal by the provider, a refund made by hand at
--- the provider that the books have no room for. Each has the provider's own name, so that however often and in whatever
--- order it is told, it is one. Until it is settled nothing of the order's moves.
+-- What others did to a captured payment: a bank's dispute, a reversal by the provider, or a refund made at the provider
+-- that exceeds what is left of the payment. Each has the provider's id, so that it counts once, however often and in
+-- which order it is reported. Until it is settled the order's money does not move.
 CREATE TABLE payment_contests (
     payment_id   UUID NOT NULL REFERENCES payments(id),
     provider_ref TEXT NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE payment_contests (
     PRIMARY KEY (payment_id, provider_ref)
 );
 
--- A refund that somebody made by hand at the provider is one of ours, given already.
+-- 'elsewhere': a refund made at the provider itself, recorded here as succeeded.
 ALTER TABLE payment_refunds DROP CONSTRAINT payment_refunds_reason_check;
 ALTER TABLE payment_refunds
     ADD CONSTRAINT payment_refunds_reason CHECK (reason IN ('asked', 'cancelled', 'late', 'elsewhere'));

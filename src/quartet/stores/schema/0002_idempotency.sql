@@ -1,6 +1,6 @@
 -- migrate:up
 
--- The first answer to each Idempotency-Key, kept in the very transaction that it protects.
+-- The first answer to each Idempotency-Key, stored in the same transaction that it protects.
 CREATE TABLE idempotency_keys (
     owner       TEXT NOT NULL,
     key         TEXT NOT NULL CHECK (length(key) BETWEEN 1 AND 255),

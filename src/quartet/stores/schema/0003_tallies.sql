@@ -1,6 +1,6 @@
 -- migrate:up
 
--- How often things happened, counted in the transaction in which they did, so that any process can tell Prometheus.
+-- Counters, updated in the transaction of what they count, so that any process can report them to Prometheus.
 CREATE TABLE tallies (
     name TEXT PRIMARY KEY,
     n    BIGINT NOT NULL

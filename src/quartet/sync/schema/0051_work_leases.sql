@@ -1,7 +1,8 @@
 -- migrate:up
 
--- Who does which piece of the worker's work, until when; and, under its own name, each worker that lives. `token` rises
--- with every new owner: what is saved under an older one is refused (queries.sql, `save`).
+-- Leases: which worker does which piece of work, until when; and a row for each live worker, under its own name.
+-- `token` is a fencing token that rises with every new owner: a save with an older one is refused (queries.sql,
+-- `save`).
 CREATE TABLE work_leases (
     piece  TEXT PRIMARY KEY,
     worker TEXT NOT NULL,

@@ -1,7 +1,8 @@
 -- migrate:up
 
--- How long it took until what was written was found: how many times up to `bound` seconds and past the bound before, and
--- how many seconds those were in all; by the minute, and what is old in one row under the epoch.
+-- A histogram of how long it took until a change was visible in search: `n` observations up to `bound` seconds (and
+-- above the next lower bound) and their sum in seconds; per minute, and old ones summed up in one row dated to the
+-- epoch.
 CREATE TABLE sync_freshness (
     what    TEXT NOT NULL,
     minute  TIMESTAMPTZ NOT NULL,
@@ -11,7 +12,7 @@ CREATE TABLE sync_freshness (
     PRIMARY KEY (what, minute, bound)
 ) WITH (fillfactor = 50);
 
--- The canary's songs, each the milliseconds since 1970 at which it was sung: the newest, and the newest that was found.
+-- The canary product's marks, in milliseconds since 1970: the last one written (`sung`), and the last found (`heard`).
 CREATE TABLE sync_canary (
     what TEXT PRIMARY KEY,
     sung BIGINT NOT NULL,

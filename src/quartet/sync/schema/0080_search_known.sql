@@ -1,12 +1,12 @@
 -- migrate:up
 
--- What search is known to hold of each product, so that a sale which changes nothing that is searched for writes nothing
--- there. `version` is the latest batch that looked at the product, `digest` what its document was then, `home` the
--- rebuild whose index was live. `sure`: the engine has acknowledged just that, and no other write is under way.
--- The rest is what comparisons of many products at once go by. `bucket`: where the product belongs, for good. `seen`:
--- the fingerprint of the catalog's document that the latest batch saw, `fingerprint` that of the document which search
--- should hold, each 0 where there is none. `levels`: price and pieces of each SKU as that batch saw them,
--- {"SKU": [cents, pieces]}.
+-- What search is known to hold of each product, so that a sale that does not change a product's search document writes
+-- nothing there. `version`: the latest batch that read the product, `digest`: the hash of its document then, `home`:
+-- the rebuild whose index was live. `sure`: the engine has acknowledged exactly that, and no other write is in flight.
+-- The other columns are for comparing many products at once. `bucket`: the product's bucket, which never changes.
+-- `seen`: the fingerprint of the catalog's document that the latest batch read, `fingerprint`: that of the document
+-- that search should hold, each 0 if there is none. `levels`: price and available stock of each SKU as that batch read
+-- them, {"SKU": [cents, pieces]}.
 CREATE TABLE search_known (
     product_id  TEXT PRIMARY KEY,
     version     BIGINT NOT NULL,

@@ -1,4 +1,4 @@
 -- migrate:up
 
--- Search is defined anew: what a hit shows is stored by itself.
+-- No change here. The search index has a new definition: the fields that a hit shows are stored separately.
 SELECT 1;

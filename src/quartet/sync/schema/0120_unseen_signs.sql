@@ -1,4 +1,4 @@
 -- migrate:up
 
--- Search reads words in another way: invisible characters are none.
+-- No change here. The search index analyses text differently: invisible characters are ignored.
 SELECT 1;
