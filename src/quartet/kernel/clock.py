@@ -22,7 +22,7 @@ class SystemClock:
 
 @dataclass
 class FixedClock:
-    """A clock that stands still until told otherwise."""
+    """A clock for tests, which only `advance` moves."""
 
     at: datetime
 

@@ -24,12 +24,12 @@ class Problem(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers that belong to the answer."""
+        """The problem's own response headers."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     @classmethod
     def kinds(cls) -> Iterator[type["Problem"]]:
-        """Every kind of problem the running program knows, each slug once."""
+        """Every kind of problem: all subclasses in the modules that are loaded."""
         for kind in cls.__subclasses__():
             yield kind
             yield from kind.kinds()
@@ -156,14 +156,16 @@ class RequestInProgress(Problem):
 
 
 def invalid(field: str, message: str) -> Invalid:
-    """An error of one field: `raise invalid("qty", "must be 1 to 999")`. A query parameter may have no name (`?=1`)."""
+    """An Invalid of one field: `raise invalid("qty", "must be 1 to 999")`. `field` may be empty, for a query parameter
+    without a name (`?=1`)."""
     field = field or "(no name)"
     return Invalid(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises ValueError if this file or folder can't be written: an OSError could be taken for a store's."""
+    """Turns an OSError of the block into a ValueError that names the file or folder: an OSError would be taken for a
+    store's."""
     try:
         yield
     except OSError as error:

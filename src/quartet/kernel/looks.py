@@ -21,8 +21,8 @@ AHEAD = 0.75
 
 
 class Looks:
-    """The checks of one thing (`what`, for the log): every so many `seconds`, and `rest` seconds later after a failed
-    one. While the cached data is less than `bearable` seconds old, nobody waits for a check."""
+    """The checks of one thing (`what`, for the log): every `seconds`, and `rest` seconds later after a failed one.
+    While the cached data is less than `bearable` seconds old, no caller waits for a check."""
 
     def __init__(self, what: str, seconds: float, rest: float, *, bearable: float = 0.0) -> None:
         self._what, self._seconds, self._rest, self._bearable = what, seconds, rest, bearable
@@ -36,7 +36,7 @@ class Looks:
         return monotonic() - self._looked_at >= self._seconds
 
     def are_recent(self, renew: Callable[[], Awaitable[None]]) -> bool:
-        """Whether no check is due. Shortly before one is, it is started, so that nobody has to wait."""
+        """Whether no check is due. Starts one shortly before it is due, so that no caller has to wait."""
         age = monotonic() - self._looked_at
         if age >= self._seconds * AHEAD and (self._task is None or self._task.done()):
             self._begin(renew)

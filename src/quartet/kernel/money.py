@@ -16,7 +16,7 @@ def minor_digits(currency: str) -> int:
 
 
 def to_minor(amount: Decimal, currency: str) -> int:
-    """Whole minor units of an exact amount; ValueError when it is not whole (0.001 GBP)."""
+    """The amount in minor units. Raises ValueError if that is not a whole number (0.001 GBP)."""
     scaled = amount.scaleb(minor_digits(currency))
     if scaled != scaled.to_integral_value():
         raise ValueError(f"{amount} {currency} is not a whole number of minor units")
@@ -24,6 +24,6 @@ def to_minor(amount: Decimal, currency: str) -> int:
 
 
 def format_money(minor: int, currency: str) -> str:
-    """For people: 123456 GBP reads `1,234.56 GBP`."""
+    """The amount for people: 123456 minor units of GBP are `1,234.56 GBP`."""
     digits = minor_digits(currency)
     return f"{Decimal(minor).scaleb(-digits):,.{digits}f} {currency}"

@@ -22,7 +22,7 @@ Days = Annotated[int, Field(le=3650)]
 Language = Literal["english", "german"]
 
 SECRET_LENGTH = 32
-"""Characters at least of what signs."""
+"""The least number of characters of a secret."""
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
@@ -48,7 +48,7 @@ def _is_readable(url: str) -> bool:
         return False
     if parts.scheme.startswith("mongodb") and ("@" in login or login.count(":") > 1):
         return False
-    if not hosts and parts.scheme.startswith("postgres"):  # by its Unix socket
+    if not hosts and parts.scheme.startswith("postgres"):  # connects by the default Unix socket
         return True
     named = [urlsplit(f"//{host}") for host in hosts.split(",")]
     return all(host.hostname and host.port != 0 for host in named)
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         allow_inf_nan=False,
-        str_strip_whitespace=True,  # blank counts as not set
+        str_strip_whitespace=True,  # so that a blank value counts as not set
     )
 
     postgres_url: StoreUrl | None = Field(
@@ -293,7 +293,7 @@ class Settings(BaseSettings):
 
 
 def complaints(error: ValidationError | SettingsError) -> list[str]:
-    """What is wrong with which setting, one line each. Values are left out, since they may be secret."""
+    """Messages, one per invalid setting, without the values, which may be secret."""
     if isinstance(error, ValidationError):
         return [_complaint([str(part) for part in found["loc"]], found["msg"]) for found in error.errors()]
     unread = re.search(r'field "(\w+)"', str(error))

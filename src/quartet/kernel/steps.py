@@ -1,7 +1,7 @@
-"""Points at which work can be interrupted: between any two side effects stands a named step.
+"""Named points between any two side effects, at which tests interrupt the work.
 
-`await shop.step("payment started")` does nothing in production. A test stops there: it kills the process, or holds one
-request at the critical point until another has passed.
+`await shop.step("payment started")` does nothing in production. A test kills the process there, or holds one request at
+the critical point until another has passed it.
 """
 
 from collections.abc import Awaitable, Callable

@@ -57,12 +57,12 @@ _SPELLINGS = {
     "w": "w|watts?",
 }
 UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.replace("?", "").split("|")}
-# Also a word, so a unit only right behind its number: `27in`, but not `2 in 1`.
+# "in" is also a word, so it is a unit only right behind its number: `27in`, but not `2 in 1`.
 _CLOSE = {"in": "inch"}
 UNITS |= _CLOSE
 UNITS |= {spelling.removesuffix("s"): unit for spelling, unit in UNITS.items() if len(spelling) > 3}
 # The lookbehind comes after the first digit: a pattern that begins with digits is searched as fast as the digits alone.
-# A number with a needless leading 0 is an article number: `TEE 001 M` is no metre long.
+# A number with a leading zero is part of an article number: `TEE 001 M` is not a length.
 MEASURES = re.compile(
     r"([0-9](?<![\w.,][0-9])(?!(?<=0)[0-9])[0-9]{0,6})(?:[.,]([0-9]{1,3}))?[ -]?"
     rf"((?:(?<=[0-9])(?:{'|'.join(_CLOSE)}))|{'|'.join(_SPELLINGS.values())})(?!\w)"
@@ -82,12 +82,12 @@ def joined(text: str) -> str:
 
 
 def measured(text: str) -> str:
-    """The same for text in lower case, accents kept."""
+    """The same for text that is in lower case already; accents stay."""
     return MEASURES.sub(lambda found: measure(found[1], found[2], UNITS[found[3]]), text)
 
 
 def measure(whole: str, part: str | None, unit: str) -> str:
-    """A number with its unit as one word; a thousand gigabytes are a terabyte."""
+    """A number with its unit as one word; 1000 GB become 1 TB."""
     part = (part or "").rstrip("0")
     if unit == "gb" and not part and whole.endswith("000"):
         whole, unit = whole[:-3], "tb"

@@ -2,7 +2,7 @@
 
 -- What others did to a captured payment: a bank's dispute, a reversal by the provider, or a refund made at the provider
 -- that exceeds what is left of the payment. Each has the provider's id, so that it counts once, however often and in
--- which order it is reported. Until it is settled the order's money does not move.
+-- which order it is reported. Until it is settled the order is neither shipped, captured nor refunded.
 CREATE TABLE payment_contests (
     payment_id   UUID NOT NULL REFERENCES payments(id),
     provider_ref TEXT NOT NULL,
