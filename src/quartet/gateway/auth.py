@@ -75,7 +75,7 @@ class Door:
         if len(self._keys) >= _REMEMBERED:
             self._keys.clear()
         self._keys[digest] = (key, time.monotonic() + BELIEVED_SECONDS)
-        note = asyncio.create_task(access.note_use(self._shop, key))  # nobody waits for it
+        note = asyncio.create_task(access.note_use(self._shop, key))  # in the background
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
 

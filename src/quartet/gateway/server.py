@@ -22,7 +22,7 @@ from quartet.web.answers import problem_response
 # Between two sign-ins that are read from the queue: reading one and rejecting it costs about 0.2 ms.
 PACE_SECONDS = 0.001
 REST_SECONDS = 0.1
-# From this length on, the queue is emptied faster the longer it is, so that the wait hardly grows any further.
+# Above this length the queue is emptied faster the longer it is, so that nobody waits much longer than a second.
 LONGEST_LINE = 1000
 # Nothing else limits the size of a request's headers in bytes, or how long they may take to arrive.
 LONGEST_HEAD = 64 * 1024

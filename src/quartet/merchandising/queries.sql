@@ -47,7 +47,7 @@ SELECT l.order_id FROM search_lines l JOIN orders o ON o.id = l.order_id
 WHERE o.status NOT IN ('pending', 'cancelled') FOR UPDATE OF l SKIP LOCKED;
 
 -- name: give_up
--- Deletes lines of these orders whose search is still unknown after 10 minutes: it would have been written by then.
+-- Deletes lines of these orders whose search is still unknown after 10 minutes: a genuine one is written long before.
 DELETE FROM search_lines l USING orders o
 WHERE l.order_id = ANY ($1::uuid[]) AND o.id = l.order_id AND o.created_at < now() - interval '10 minutes';
 

@@ -142,7 +142,7 @@ async def admin(principal: Annotated[Principal, Depends(signed)]) -> Principal:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whoever accesses an order: a user, or a guest with an order's token."""
+    """The client that accesses an order: a user, or a guest with an order's token."""
 
     principal: Principal | None
     order_token: str | None

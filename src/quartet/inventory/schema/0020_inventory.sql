@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Minor units; with the limits of an order's lines no total overflows BIGINT. A domain, because a CHECK of the table is
--- evaluated for every update of a row, and most do not change the price.
+-- Minor units; with the limits of an order's lines no total overflows BIGINT. A domain, because every statement
+-- that writes a row has to load the table's CHECKs, and most do not change the price.
 CREATE DOMAIN price_cents AS BIGINT CHECK (VALUE BETWEEN 0 AND 100000000000);
 
 -- Price and stock, a row per sellable SKU. SKUs compare byte by byte (COLLATE "C"), because rows are locked in SKU
