@@ -29,7 +29,7 @@ class Problem(Exception):
 
     @classmethod
     def kinds(cls) -> Iterator[type["Problem"]]:
-        """Every kind of problem: all subclasses in the modules that are loaded."""
+        """Every kind of problem in the modules that are loaded, each once."""
         for kind in cls.__subclasses__():
             yield kind
             yield from kind.kinds()
