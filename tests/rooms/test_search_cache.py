@@ -390,6 +390,17 @@ async def _shown(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
     return {name: said for name, said in body.items() if name not in ("tookMs", "nextCursor")}
 
 
+async def test_what_staff_are_told_of_a_search_is_kept_for_nobody(mugs: Shop, staff: httpx.AsyncClient) -> None:
+    async with _served(mugs, LONG) as client:
+        for _ in range(2):
+            told = await client.get("/search?q=mug&explain=true", headers=staff.headers)
+            assert told.json()["items"][0]["why"]
+            shown = (await client.get("/search?q=mug")).json()
+            assert "why" not in shown["items"][0]
+            assert "tier" not in shown
+            assert (await client.get("/search?q=mug&explain=true")).status_code == 401
+
+
 def _guests(query: bytes, *headers: tuple[bytes, bytes]) -> tuple[bytes, Any, Any]:
     """A guest's GET as the server reads it."""
     return b"/search?" + query, [(b"host", b"shop"), *headers], ("127.0.0.1", 1)

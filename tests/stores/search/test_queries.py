@@ -781,7 +781,7 @@ async def test_a_facet_counts_what_a_click_on_it_then_shows(
     wanted = Wanted(**{**asked, "attrs": combined(attr_filter(*pair) for pair in pairs)})
     view = None
     if len(wanted.category) == 1:
-        view = await store.view(engine, index.search_alias, SHELVES, wanted.category[0], NOW)
+        view = await store.view(engine, index, SHELVES, wanted.category[0], NOW)
     told = Told(said, SHELVES, view)
     facets = (await search.find(engine, index, wanted, NOW, told)).facets
     assert facets is not None
@@ -850,7 +850,7 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, SHELVES, "up", NOW)
+    view = await store.view(engine, index, SHELVES, "up", NOW)
     wanted = Wanted(category=("up",))
     facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
     assert facets is not None
@@ -882,7 +882,7 @@ async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+    view = await store.view(engine, index, shelves, "kits", NOW)
     facets = (
         await search.find(engine, index, Wanted(category=("kits",)), NOW, Told(shelves=shelves, view=view))
     ).facets
@@ -913,7 +913,7 @@ async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+    view = await store.view(engine, index, shelves, "kits", NOW)
 
     async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
         wanted = Wanted(category=("kits",), attrs=combined(attr_filter(*pair) for pair in ticked))
