@@ -12,21 +12,24 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from bench.wire import wired
 from hypothesis import given
 from hypothesis import strategies as st
 from standstill import Standstill, until_done
 
 from conftest import api_of, client_of
-from quartet import catalog
+from quartet import catalog, merchandising
 from quartet.catalog import Category, Draft, Ratings
 from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.merchandising import rules
+from quartet.merchandising import service as log
 from quartet.search import cache, service, turn_over
 from quartet.search.cache import ASKED, Answers, Kept, Ready
 from quartet.search.service import MOST_WAITING, Turns, desk
 from quartet.stores import open_stores
+from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
 from quartet.stores.search import SearchEngine
 from quartet.sync import catch_up
@@ -388,6 +391,30 @@ async def _shown(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
     """What an answer says, but for what each has of its own."""
     body: dict[str, Any] = (await client.get(address)).json()
     return {name: said for name, said in body.items() if name not in ("tookMs", "nextCursor")}
+
+
+async def test_what_is_kept_asks_nothing_of_postgresql(
+    mugs: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on the wire. What was searched is written down behind it, many searches at once, and what staff say is
+    looked at two or three times a second, however many ask."""
+    monkeypatch.setattr(log, "GATHER_SECONDS", LONG)
+    async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
+        pg = Postgres(urls["postgres"], size=1)
+        counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
+        counted.stores.kept(rules.Desk).looks = Looks("test", LONG, LONG)
+        async with _served(counted, LONG) as client:
+            await client.get("/search?q=mug")
+            asked = wires["postgres"].counted
+            assert (trips := asked["trips"]) > 0
+            for headers in (None, shopper.headers):
+                for n in range(20):  # as it was typed before, and as nobody did
+                    for way in ("/search?q=mug", f"/search?q={'+' * n}MUG"):
+                        assert (await client.get(way, headers=headers)).json()["total"] == 1
+            assert asked["trips"] == trips
+            await merchandising.write_log(counted)
+            assert trips < asked["trips"] < trips + 20
+        await pg.close()
 
 
 async def test_what_staff_are_told_of_a_search_is_kept_for_nobody(mugs: Shop, staff: httpx.AsyncClient) -> None:
