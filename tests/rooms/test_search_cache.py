@@ -552,6 +552,21 @@ async def test_what_is_offered_takes_turns_with_searches(mugs: Shop, monkeypatch
     assert {one.result().status_code for one in asked} == {200}
 
 
+async def test_what_staff_have_explained_takes_turns_too(
+    mugs: Shop, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, share = Standstill(monkeypatch), mugs.settings.search_share
+    ways = [f"/search?q=mu{n}&explain=true" for n in range(share + 2)]
+    async with _served(mugs, LONG) as client, asyncio.timeout(30), asyncio.TaskGroup() as group:
+        asked = [group.create_task(client.get(way, headers=staff.headers)) for way in ways]
+        while [count for _, count in desk(mugs).turns._places.values()] != [share + 2]:  # noqa: ASYNC110 — as they come
+            await asyncio.sleep(0.01)
+        await engine.until_asked(share)
+        assert engine.asked == share
+        engine.go_on()
+    assert {one.result().status_code for one in asked} == {200}
+
+
 async def test_a_search_is_not_held_up_by_the_queue_of_another_who_asks_the_same(
     mugs: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

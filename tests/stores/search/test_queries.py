@@ -172,6 +172,17 @@ async def test_a_sku_is_found_in_parts_and_misspelt(ask: Asker) -> None:
     assert (await ask.skus(q="TEE-R-43"))[0] == "TEE"
 
 
+async def test_a_sku_of_digits_is_found_misspelt(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    """Of words only those are looked for misspelt that begin with a letter."""
+    more = {sku: search.document(product(sku, "Holder")) for sku in ("85123A", "22423")}
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+    for q in ("85213A", "85123b", "8513a", "85123AA"):
+        assert await ask.skus(q=q) == ["85123A"], q
+    assert await ask.skus(q="22432") == ["22423"]
+    assert await ask.skus(q="58213A") == []  # two letters wrong
+
+
 async def test_a_sku_is_found_whole_though_a_part_of_it_could_be_a_measure(
     ask: Asker, engine: SearchEngine, shelf: Settings
 ) -> None:
