@@ -42,6 +42,7 @@ LOOK_SECONDS = 0.05
 GOAL_RATE = 10_000
 SHARES = (0.01, 0.1, 0.5)
 SOURCES = ("process", "joined", "redis", "engine")
+PROCESSES = ("api", "mongodb", "postgres", "redis", "search", "worker")
 _ASKED = re.compile(r'^quartet_search_answers_total\{source="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -198,8 +199,8 @@ _MIXED = "\n".join(
         f"every {CANARY_SECONDS} s, whose name is asked for all the time: *stale* is for how long an answer had been "
         "wrong when it was asked for.\n",
         "| distinct queries | asked/s | answered/s | from the process | joined | Redis | engine | p50 ms | p99 ms "
-        "| CPU ms | api | redis | search | stale p99 s | longest s |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| CPU ms | {' | '.join(PROCESSES)} | stale p99 s | longest s |",
+        f"|{'---:|' * (12 + len(PROCESSES))}",
     ]
 )
 
@@ -242,7 +243,7 @@ async def _at_rate(shop: RunningShop, guest: Client, zipf: Zipf, rate: int, cana
     shares = " | ".join(f"{by[source] / max(sum(by.values()), 1):.1%}" for source in SOURCES)
     took.sort()
     stale = sorted(canary.stale) or [0.0]
-    costs = f"**{sum(spent.values()):.2f}** | {spent['api']:.2f} | {spent['redis']:.2f} | {spent['search']:.2f}"
+    costs = " | ".join([f"**{sum(spent.values()):.2f}**", *(f"{spent[name]:.2f}" for name in PROCESSES)])
     return (
         f"| {rate} | {len(took) / seconds:.0f}{f' ({failed} failed)' if failed else ''} | {shares} "
         f"| {took[len(took) // 2] * 1000:.1f} | {took[int(len(took) * 0.99)] * 1000:.1f} | {costs} "

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 from unicodedata import normalize
 
@@ -10,7 +11,8 @@ import pytest
 
 from quartet import catalog, search
 from quartet.catalog import Category, Draft, Ratings, Variant
-from quartet.search import cache
+from quartet.search import cache, service
+from quartet.stores.search import SearchEngine
 from quartet.sync import catch_up
 from quartet.web.dependencies import Shop
 
@@ -241,6 +243,38 @@ async def test_a_band_of_great_numbers_is_called_by_all_of_their_digits(shop: Sh
     bands = (await found(client, category="cameras"))["facets"]["attrs"]["pixels"]
     assert bands[0] == {"key": "12000000–12000002", "from": 12_000_000, "to": 12_000_002, "count": 2}
     assert len({band["key"] for band in bands}) == len(bands)
+
+
+async def test_bands_of_a_part_of_a_category_are_said_to_be_that_and_are_not_kept(
+    shelf: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ram = {"type": "object", "properties": {"ram_gb": {"type": "integer"}}}
+    await catalog.put_category(shelf, Category("tablets", "Tablets", None, ram))
+    for n in range(6):
+        draft = Draft(f"T{n}", f"Tablet {n}", "tablets", attrs={"ram_gb": n}, price_cents=1, published_at=LAST_YEAR)
+        await catalog.create_product(shelf, draft, actor="test")
+    await catch_up(shelf)
+    ask = SearchEngine.search
+
+    async def out_of_time(engine: SearchEngine, alias: str, body: dict[str, Any]) -> Any:
+        found = await ask(engine, alias, body)
+        return {**found, "timed_out": True} if body["size"] == 0 else found
+
+    async def counted() -> tuple[bool, bool]:
+        """Whether a part only, and whether in bands."""
+        body = await found(client, category="tablets")
+        return body["partial"], "from" in body["facets"]["attrs"]["ram_gb"][0]
+
+    with monkeypatch.context() as slow:
+        slow.setattr(SearchEngine, "search", out_of_time)
+        assert await counted() == (True, True)
+    async with asyncio.timeout(20):
+        while await counted() != (False, True):  # noqa: ASYNC110 — they are looked up again in a second
+            await asyncio.sleep(0.1)
+    with monkeypatch.context() as slow:  # those that are known go on
+        slow.setattr(SearchEngine, "search", out_of_time)
+        slow.setattr(service, "monotonic", lambda: monotonic() + service.VIEW_SECONDS)
+        assert await counted() == (False, True)
 
 
 async def test_what_only_sounds_like_a_category_is_no_name_of_it(shop: Shop, client: httpx.AsyncClient) -> None:

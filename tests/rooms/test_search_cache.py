@@ -12,21 +12,24 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from bench.wire import wired
 from hypothesis import given
 from hypothesis import strategies as st
 from standstill import Standstill, until_done
 
 from conftest import api_of, client_of
-from quartet import catalog
+from quartet import catalog, merchandising
 from quartet.catalog import Category, Draft, Ratings
 from quartet.gateway.middleware import REQUESTS
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.merchandising import rules
+from quartet.merchandising import service as log
 from quartet.search import cache, service, turn_over
 from quartet.search.cache import ASKED, Answers, Kept, Ready
 from quartet.search.service import MOST_WAITING, Turns, desk
 from quartet.stores import open_stores
+from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
 from quartet.stores.search import SearchEngine
 from quartet.sync import catch_up
@@ -390,6 +393,41 @@ async def _shown(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
     return {name: said for name, said in body.items() if name not in ("tookMs", "nextCursor")}
 
 
+async def test_what_is_kept_asks_nothing_of_postgresql(
+    mugs: Shop, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on the wire. What was searched is written down behind it, many searches at once, and what staff say is
+    looked at two or three times a second, however many ask."""
+    monkeypatch.setattr(log, "GATHER_SECONDS", LONG)
+    async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
+        pg = Postgres(urls["postgres"], size=1)
+        counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
+        counted.stores.kept(rules.Desk).looks = Looks("test", LONG, LONG)
+        async with _served(counted, LONG) as client:
+            await client.get("/search?q=mug")
+            asked = wires["postgres"].counted
+            assert (trips := asked["trips"]) > 0
+            for headers in (None, shopper.headers):
+                for n in range(20):  # as it was typed before, and as nobody did
+                    for way in ("/search?q=mug", f"/search?q={'+' * n}MUG"):
+                        assert (await client.get(way, headers=headers)).json()["total"] == 1
+            assert asked["trips"] == trips
+            await merchandising.write_log(counted)
+            assert trips < asked["trips"] < trips + 20
+        await pg.close()
+
+
+async def test_what_staff_are_told_of_a_search_is_kept_for_nobody(mugs: Shop, staff: httpx.AsyncClient) -> None:
+    async with _served(mugs, LONG) as client:
+        for _ in range(2):
+            told = await client.get("/search?q=mug&explain=true", headers=staff.headers)
+            assert told.json()["items"][0]["why"]
+            shown = (await client.get("/search?q=mug")).json()
+            assert "why" not in shown["items"][0]
+            assert "tier" not in shown
+            assert (await client.get("/search?q=mug&explain=true")).status_code == 401
+
+
 def _guests(query: bytes, *headers: tuple[bytes, bytes]) -> tuple[bytes, Any, Any]:
     """A guest's GET as the server reads it."""
     return b"/search?" + query, [(b"host", b"shop"), *headers], ("127.0.0.1", 1)
@@ -510,6 +548,21 @@ async def test_what_is_offered_takes_turns_with_searches(mugs: Shop, monkeypatch
         await until_done(flood, MOST_WAITING + share)
         assert engine.asked == share
         assert {one.result().status_code for one in flood if one.done()} == {429}
+        engine.go_on()
+    assert {one.result().status_code for one in asked} == {200}
+
+
+async def test_what_staff_have_explained_takes_turns_too(
+    mugs: Shop, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, share = Standstill(monkeypatch), mugs.settings.search_share
+    ways = [f"/search?q=mu{n}&explain=true" for n in range(share + 2)]
+    async with _served(mugs, LONG) as client, asyncio.timeout(30), asyncio.TaskGroup() as group:
+        asked = [group.create_task(client.get(way, headers=staff.headers)) for way in ways]
+        while [count for _, count in desk(mugs).turns._places.values()] != [share + 2]:  # noqa: ASYNC110 — as they come
+            await asyncio.sleep(0.01)
+        await engine.until_asked(share)
+        assert engine.asked == share
         engine.go_on()
     assert {one.result().status_code for one in asked} == {200}
 

@@ -254,6 +254,34 @@ async def test_a_crowd_that_searches_for_one_thing_is_written_in_portions(shelf:
     assert journal.waiting == 0
     rows = [(row["query"], row["spelt"], row["found"], row["exact"]) for row in await _rows(shelf, "searches")]
     assert (rows.count(("mug", "Müg", 2, True)), rows.count(("hat", None, 0, False))) == (many, 1)
+    async with shelf.stores.pg.read() as read:
+        assert await read.fetchval("SELECT count(DISTINCT xmin::text) FROM searches") == 3
+
+
+async def test_what_is_searched_while_the_same_is_being_written_is_written_too(shelf: Shop) -> None:
+    """With its own time, however long PostgreSQL takes."""
+    pg, times = shelf.stores.pg, [NOW.replace(microsecond=0) + timedelta(minutes=n) for n in range(3)]
+    journal = service.Journal(pg)
+
+    def search(n: int) -> None:
+        journal.note_search(UUID(int=n), ("mug", None, 1, True), FixedClock(times[n]))
+
+    async with pg.tx() as tx, asyncio.timeout(20):
+        await tx.execute("LOCK TABLE searches IN ACCESS EXCLUSIVE MODE")
+        search(0)
+        writing = asyncio.create_task(journal.write())
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'searches'::regclass AND NOT granted"
+        while not await tx.fetchval(waits):  # noqa: ASYNC110 — what changes is in PostgreSQL
+            await asyncio.sleep(0.01)
+        search(1)
+        while journal._timer is not None:  # noqa: ASYNC110 — what is gathered is of one moment
+            await asyncio.sleep(0.01)
+        search(2)
+    await writing
+    await asyncio.gather(*journal._tasks)
+    assert journal.waiting == 0
+    rows = {row["id"]: row["at"] for row in await _rows(shelf, "searches")}
+    assert rows == {UUID(int=n): at for n, at in enumerate(times)}
 
 
 async def test_the_report_is_staffs(floor: Floor) -> None:

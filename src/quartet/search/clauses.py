@@ -20,6 +20,11 @@ def all_of(clauses: Iterable[Json]) -> Json:
     return {"bool": {"filter": list(clauses)}}
 
 
+def time_limit(seconds: float) -> str:
+    """So many seconds as an engine reads them."""
+    return f"{seconds * 1000:.0f}ms"
+
+
 def published(now: datetime) -> Json:
     """Products that are published by now."""
     return {"range": {"publishedAt": {"lte": now.isoformat()}}}

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from quartet.search.attributes import as_typed, read_token, readings, token
-from quartet.search.clauses import all_of, in_band, published, tokens_asked
+from quartet.search.clauses import all_of, in_band, published, time_limit, tokens_asked
 from quartet.search.model import (
     Band,
     Bucket,
@@ -142,10 +142,12 @@ def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted
     return [band for band in bands if band.count or (band.low, band.high) in ticked]
 
 
-def numbers(shelf: Sequence[str], now: datetime) -> Json:
-    """A query for all attributes' values in these categories, from which the bands are computed."""
+def numbers(shelf: Sequence[str], now: datetime, seconds: float) -> Json:
+    """A query for all attributes' values in these categories, from which the bands are computed. `seconds`: the
+    engine's time limit."""
     here = all_of([published(now), {"terms": {"category": list(shelf)}}])
-    return {"size": 0, "query": here, "aggs": {"attrs": _values_of("attrs", size=MOST_VALUES)}}
+    counted = {"attrs": _values_of("attrs", size=MOST_VALUES)}
+    return {"size": 0, "timeout": time_limit(seconds), "query": here, "aggs": counted}
 
 
 def edges(aggregations: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[float, ...]]:

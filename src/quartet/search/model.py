@@ -165,7 +165,9 @@ class Shelves:
 @dataclass(frozen=True)
 class View:
     """The attribute facets of the category in view: the attributes counted value by value, and for the numeric ones
-    counted in bands their edges, each band from one edge to below the next."""
+    counted in bands their edges, each band from one edge to below the next. `partial`: the edges are those of a part of
+    the products."""
 
     others: frozenset[str]
     edges: Mapping[str, tuple[float, ...]]
+    partial: bool = False

@@ -15,7 +15,7 @@ from quartet.kernel.settings import Settings
 from quartet.kernel.texts import fold
 from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import facets, words
-from quartet.search.clauses import all_of, any_of, by_facet, published
+from quartet.search.clauses import all_of, any_of, by_facet, published, time_limit
 from quartet.search.documents import choices_of, tokens_of
 from quartet.search.model import Shelves, Tier, View, Wanted
 from quartet.stores.files import json_file
@@ -99,7 +99,7 @@ def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told
         "size": wanted.size,
         "stored_fields": [*QUERY["card"], "description"] if text else QUERY["card"],
         "track_total_hits": True,
-        "timeout": _time(reading.seconds),
+        "timeout": time_limit(reading.seconds),
         "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
         # Without text there is no relevance: by rating instead.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
@@ -121,10 +121,6 @@ def matched(found: Json) -> int:
     aggregation counts it; only there, since it costs time."""
     counted = found.get("aggregations", {}).get("matched")
     return int(counted["doc_count"] if counted else found["hits"]["total"]["value"])
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1000:.0f}ms"
 
 
 def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filters: list[Json]) -> Json:
@@ -241,7 +237,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
         "size": limit,
         "_source": False,
         "track_total_hits": False,
-        "timeout": _time(seconds),
+        "timeout": time_limit(seconds),
         "query": {
             "bool": {
                 "filter": [published(now), {"term": {"category": product["category"]}}],
@@ -285,7 +281,7 @@ def begun(
         "size": size,
         "stored_fields": ["name", "slug"],
         "track_total_hits": False,
-        "timeout": _time(seconds),
+        "timeout": time_limit(seconds),
         "query": {"bool": {"must": [{"bool": {"should": ways}}], "filter": [published(now)], **_without(hidden)}},
         "sort": QUERY["sorts"]["relevance"],
     }
@@ -300,7 +296,7 @@ def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Readin
     return {
         "size": 0,
         "track_total_hits": False,
-        "timeout": _time(reading.seconds),
+        "timeout": time_limit(reading.seconds),
         "query": {"bool": {"filter": [published(now), any_of([*ways, *each.values()])]}},
         "aggs": {
             "whole": {"filter": {"bool": {"filter": whole, **_without(told.said.hidden)}}},

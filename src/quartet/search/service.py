@@ -224,6 +224,8 @@ SHELVES_SECONDS = 1.0
 # search waits for it, not even when MongoDB has just begun to hang.
 BEARABLE_SECONDS = 1.5
 VIEW_SECONDS = 60.0
+# The same of one that the engine has seen only a part of.
+PARTIAL_SECONDS = 1.0
 
 
 async def _shelves(shop: Shop) -> Shelves:
@@ -259,15 +261,16 @@ def _is_number(schema: object) -> bool:
 
 async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> View | None:
     """The attribute facets if a single category is in view. Its bands are computed over all its products and cached for
-    a minute, so that they don't change from page to page."""
+    a minute, so that they don't change from page to page. If the engine runs out of time, those before go on."""
     if len(wanted.category) != 1 or not wanted.counts or wanted.category[0] not in shelves.numbers:
         return None
     [slug] = wanted.category
     views = desk(shop).views
     until, view = views.get(slug, (0.0, None))
     if view is None or until <= monotonic():
-        view = await store.view(shop.stores.search, shop.settings.search_alias, shelves, slug, now)
-        views[slug] = monotonic() + VIEW_SECONDS, view
+        found = await store.view(shop.stores.search, shop.settings, shelves, slug, now)
+        view = view if view is not None and found.partial else found
+        views[slug] = monotonic() + (PARTIAL_SECONDS if found.partial else VIEW_SECONDS), view
     return view
 
 

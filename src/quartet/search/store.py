@@ -316,7 +316,7 @@ async def find(
         facets=facets.read(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
-        partial=is_partial(found),
+        partial=is_partial(found) or bool(told.view and told.view.partial),
         took_ms=took,
     )
 
@@ -366,14 +366,14 @@ async def _respelt(
     return None
 
 
-async def view(search: SearchEngine, alias: str, shelves: Shelves, slug: str, now: datetime) -> View:
+async def view(search: SearchEngine, settings: Settings, shelves: Shelves, slug: str, now: datetime) -> View:
     """How the attributes of a category and its descendants are counted. Raises StoreUnavailable."""
     shelf = shelves.below([slug])
     others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
     numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
-    found = await search.search(alias, facets.numbers(shelf, now))
+    found = await search.search(settings.search_alias, facets.numbers(shelf, now, settings.search_seconds))
     edges = facets.edges(found["aggregations"], numbers)
-    return View(others | numbers - edges.keys(), edges)
+    return View(others | numbers - edges.keys(), edges, is_partial(found))
 
 
 async def suggest(

@@ -172,6 +172,17 @@ async def test_a_sku_is_found_in_parts_and_misspelt(ask: Asker) -> None:
     assert (await ask.skus(q="TEE-R-43"))[0] == "TEE"
 
 
+async def test_a_sku_of_digits_is_found_misspelt(ask: Asker, engine: SearchEngine, shelf: Settings) -> None:
+    """Of words only those are looked for misspelt that begin with a letter."""
+    more = {sku: search.document(product(sku, "Holder")) for sku in ("85123A", "22423")}
+    await search.put(engine, shelf.search_alias, 8, more)
+    await engine.refresh(shelf.search_alias)
+    for q in ("85213A", "85123b", "8513a", "85123AA"):
+        assert await ask.skus(q=q) == ["85123A"], q
+    assert await ask.skus(q="22432") == ["22423"]
+    assert await ask.skus(q="58213A") == []  # two letters wrong
+
+
 async def test_a_sku_is_found_whole_though_a_part_of_it_could_be_a_measure(
     ask: Asker, engine: SearchEngine, shelf: Settings
 ) -> None:
@@ -781,7 +792,7 @@ async def test_a_facet_counts_what_a_click_on_it_then_shows(
     wanted = Wanted(**{**asked, "attrs": combined(attr_filter(*pair) for pair in pairs)})
     view = None
     if len(wanted.category) == 1:
-        view = await store.view(engine, index.search_alias, SHELVES, wanted.category[0], NOW)
+        view = await store.view(engine, index, SHELVES, wanted.category[0], NOW)
     told = Told(said, SHELVES, view)
     facets = (await search.find(engine, index, wanted, NOW, told)).facets
     assert facets is not None
@@ -850,7 +861,7 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, SHELVES, "up", NOW)
+    view = await store.view(engine, index, SHELVES, "up", NOW)
     wanted = Wanted(category=("up",))
     facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
     assert facets is not None
@@ -882,7 +893,7 @@ async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+    view = await store.view(engine, index, shelves, "kits", NOW)
     facets = (
         await search.find(engine, index, Wanted(category=("kits",)), NOW, Told(shelves=shelves, view=view))
     ).facets
@@ -913,7 +924,7 @@ async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index.search_alias, shelves, "kits", NOW)
+    view = await store.view(engine, index, shelves, "kits", NOW)
 
     async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
         wanted = Wanted(category=("kits",), attrs=combined(attr_filter(*pair) for pair in ticked))
