@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 from redis.crc import key_slot
 from test_cluster import SLOTS, connect
@@ -50,7 +51,7 @@ class Crowd:
         self.owners = [uuid4() for _ in range(60)]
         self.answered: Counter[UUID] = Counter()
         self.unknown: Counter[UUID] = Counter()
-        self.last: dict[UUID, float] = {}
+        self._marked = 0.0
         self._first_after: dict[UUID, float] = {}
         self._stop = asyncio.Event()
         self._shopping: list[asyncio.Task[None]] = []
@@ -62,31 +63,33 @@ class Crowd:
         self._stop.set()
         await asyncio.gather(*self._shopping)
 
-    async def all_go_on(self, since: float) -> float:
-        """Waits until everybody was answered after that moment; seconds it took."""
+    async def all_go_on(self) -> float:
+        """Waits until everybody has asked and was answered since the mark; seconds it took."""
         async with asyncio.timeout(PATIENCE):
-            while min(self.last.get(owner, 0.0) for owner in self.owners) <= since:  # noqa: ASYNC110
+            while len(self._first_after) < len(self.owners):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        return max(self._first_after.values()) - since
+        return max(self._first_after.values()) - self._marked
 
     async def held(self) -> dict[UUID, int]:
         return {owner: int(await self.store.call("HGET", key(owner), "MUG") or 0) for owner in self.owners}
 
-    def mark(self) -> float:
-        """From here on the first answer to each is noted."""
-        self._first_after = {}
-        return asyncio.get_running_loop().time()
+    def mark(self) -> None:
+        """From here on the first answer to each is noted, of what is asked from here on: an answer to what was asked
+        before may still be on its way from who is gone."""
+        self._first_after, self._marked = {}, asyncio.get_running_loop().time()
 
     async def _shop(self, owner: UUID) -> None:
+        loop = asyncio.get_running_loop()
         while not self._stop.is_set():
+            began = loop.time()
             try:
                 await self.store.call("HINCRBY", key(owner), "MUG", 1)
             except StoreUnavailable:
                 self.unknown[owner] += 1
             else:
                 self.answered[owner] += 1
-                self.last[owner] = asyncio.get_running_loop().time()
-                self._first_after.setdefault(owner, self.last[owner])
+                if began > self._marked:
+                    self._first_after.setdefault(owner, loop.time())
             await asyncio.sleep(0.005)
 
 
@@ -98,7 +101,7 @@ async def test_a_master_that_goes_is_followed_by_its_replica(
     monkeypatch.setattr(resp, "CALL_SECONDS", 10.0 if how == signal.SIGKILL else 3.0)
     crowd = Crowd(store)
     crowd.begin()
-    await crowd.all_go_on(crowd.mark())
+    await crowd.all_go_on()
     victim = nodes[0]
     theirs = {owner for owner in crowd.owners if key_slot(key(owner).encode()) * 3 // SLOTS == 0}
     assert 0 < len(theirs) < len(crowd.owners)
@@ -110,9 +113,9 @@ async def test_a_master_that_goes_is_followed_by_its_replica(
             pass
     witness.close()
 
-    began = crowd.mark()
-    os.kill(victim.server.pid, how)
-    took = await crowd.all_go_on(began)
+    await _end(victim, how)
+    crowd.mark()
+    took = await crowd.all_go_on()
     await crowd.end()
     held = await crowd.held()
     lost = {owner: crowd.answered[owner] - held[owner] for owner in theirs}
@@ -123,6 +126,16 @@ async def test_a_master_that_goes_is_followed_by_its_replica(
     for owner in set(crowd.owners) - theirs:
         assert crowd.unknown[owner] == 0, "who is served by the others notices nothing"
         assert held[owner] == crowd.answered[owner]
+
+
+async def _end(victim: Running, how: signal.Signals) -> None:
+    """When this returns it does nothing any more."""
+    os.kill(victim.server.pid, how)
+    if how == signal.SIGKILL:
+        await victim.child.wait()
+        return
+    while psutil.Process(victim.server.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 — the kernel tells nobody
+        await asyncio.sleep(0.001)
 
 
 async def test_a_master_that_comes_back_is_a_replica_and_nothing_is_asked_of_it(

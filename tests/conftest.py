@@ -30,7 +30,7 @@ from quartet.kernel import looks
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.leaderboard import store as boards
-from quartet.stores import mongo, open_stores
+from quartet.stores import mongo, open_stores, postgres
 from quartet.stores.migrate import migrate
 from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
@@ -246,10 +246,11 @@ async def settings(servers: dict[str, str], template: str, tmp_path: Path) -> As
 @pytest.fixture
 async def shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
     """An empty shop: migrated, its collections and index made, nothing in it."""
-    # On a busy machine too the first answer is one that knows what staff and shoppers say, and nobody does without
-    # MongoDB for a moment's silence.
+    # On a busy machine too the first answer is one that knows what staff and shoppers say, nobody does without MongoDB
+    # for a moment's silence, and nobody in a crowd is sent away.
     monkeypatch.setattr(looks, "FIRST_PATIENCE_SECONDS", 60.0)
     monkeypatch.setattr(mongo, "DOUBT_SECONDS", 8.0)
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 60.0)  # for a connection, where a crowd has them all
     async with open_stores(settings) as stores:
         await stores.redis.call("FLUSHDB")
         shop = Shop(settings, stores, mail=Outbox())

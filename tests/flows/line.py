@@ -28,6 +28,8 @@ class Line:
         self.cut: Cut = ""
         self.noticed: Callable[[], Awaitable[None]] | None = None
         """Returns when whoever asks over it has noticed that it is mended."""
+        self.at_rest: Callable[[], Awaitable[None]] | None = None
+        """Returns when nobody asks over it whether the other end lives."""
 
     @property
     def url(self) -> str:
@@ -44,7 +46,10 @@ class Line:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
 
     async def break_at(self, cut: Cut) -> None:
-        """From now on the line is cut there, also for those who are connected."""
+        """From now on the line is cut there, also for those who are connected. The first to notice is the test's own
+        next request."""
+        if self.at_rest is not None:
+            await self.at_rest()
         self.cut = cut
         if cut in ("unplugged", "ringing"):
             await self.unplug()

@@ -17,7 +17,6 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.settings import Settings
 from quartet.payments import open_providers
-from quartet.stores import postgres
 from quartet.web.dependencies import Shop
 
 
@@ -542,9 +541,8 @@ async def test_sixty_four_buyers_on_ten_pieces(sign_in: SignIn, till: Till) -> N
 
 
 async def test_everything_at_once_ends_without_a_deadlock_and_with_true_books(
-    shop: Shop, sign_in: SignIn, staff: httpx.AsyncClient, till: Till, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, sign_in: SignIn, staff: httpx.AsyncClient, till: Till
 ) -> None:
-    monkeypatch.setattr(postgres, "WAIT_SECONDS", 60.0)  # for a connection, where all are busy
     print(f"seed {SEED}")
     dice = random.Random(SEED)
     skus = ["MUG", "PEN", "TEA"]

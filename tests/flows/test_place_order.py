@@ -23,8 +23,9 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-async def pg(settings: Settings) -> AsyncIterator[Postgres]:
+async def pg(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Postgres]:
     """Sixteen connections, so that orders really meet."""
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 60.0)  # for a connection, where a crowd has them all
     assert settings.postgres_url is not None
     pg = Postgres(settings.postgres_url, size=16)
     yield pg
@@ -129,12 +130,9 @@ async def crowd(pg: Postgres, buyer: UUID, sku: str, draw: random.Random) -> Cou
     return Counter(await asyncio.gather(*(buy() for _ in range(64))))
 
 
-async def test_carts_in_any_order_never_lock_each_other_out(
-    pg: Postgres, buyer: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_carts_in_any_order_never_lock_each_other_out(pg: Postgres, buyer: UUID) -> None:
     """Five hundred orders over the same eight SKUs, each in an order of its own, beside confirmations, cancellations
     and the sweep: PostgreSQL would answer a deadlock with an error, and there is none."""
-    monkeypatch.setattr(postgres, "WAIT_SECONDS", 60.0)  # for a connection, where all are busy
     seed = 20111209
     print(f"seed {seed}")
     draw = random.Random(seed)

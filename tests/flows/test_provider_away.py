@@ -4,12 +4,13 @@ goes on as soon as it is back."""
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from abroad import noticed
+from abroad import noticed, unprobed
 from fastapi import FastAPI
 from line import Line, serving
 from paypals_place import CLIENT, SECRET, WEBHOOK, PayPalsPlace
@@ -92,11 +93,12 @@ def settings(settings: Settings, line: Line, beside: Line) -> Settings:
 
 
 @pytest.fixture
-async def providers(app: FastAPI, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def providers(app: FastAPI, shop: Shop, line: Line, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """Those that the shop asks."""
     monkeypatch.setattr("quartet.payments.providers.port.REST_SECONDS", 0.02)
     async with payments.opened_providers(shop.settings, shop.stores.pg) as providers:
         app.state.providers = providers
+        line.at_rest = partial(unprobed, providers["stripe"])
         yield providers
 
 

@@ -386,8 +386,11 @@ def _recorded_process(record: Path) -> tuple[psutil.Process | None, int]:
     same = isinstance(created, float) and isinstance(then, float) and abs(created - then) < 5.0
     if not same or now.get("exe") != noted.get("exe"):
         return None, stop_signal
-    process = psutil.Process(pid)
-    return (None if process.status() == psutil.STATUS_ZOMBIE else process), stop_signal
+    with suppress(psutil.NoSuchProcess):  # it may be ending just now
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process, stop_signal
+    return None, stop_signal
 
 
 def _recorded_port(record: Path) -> int | None:
