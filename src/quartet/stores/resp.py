@@ -45,10 +45,9 @@ class Server:
         if (opened := self.opened) is not None:
             return opened
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self._connect())
+            self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(seen)
-        self._opened = await asyncio.shield(self._opening)
-        return self._opened
+        return await asyncio.shield(self._opening)
 
     async def probe(self) -> None:
         """Returns when the server answers on a new connection. Raises Gone, Refused."""
@@ -58,6 +57,11 @@ class Server:
         """Closes the connection, if it is open."""
         if self._opened is not None:
             self._opened.close()
+
+    async def _open(self) -> "Connection":
+        """Kept also if nobody waits for it any more: otherwise it would stay open beside the next one."""
+        self._opened = await self._connect()
+        return self._opened
 
     async def _connect(self) -> "Connection":
         return await connect(self._where)

@@ -97,6 +97,27 @@ async def test_all_who_wait_for_a_silent_server_wait_one_second_together() -> No
         await store.close()
 
 
+async def test_what_is_opened_for_whoever_gave_up_serves_the_next(redis: RedisStore, servers: dict[str, str]) -> None:
+    async def clients() -> dict[str, str]:
+        """What each has asked last, by its id."""
+        listed: str = await redis.call("CLIENT", "LIST")
+        told = [dict(part.partition("=")[::2] for part in client.split()) for client in listed.splitlines()]
+        return {client["id"]: client["cmd"] for client in told}
+
+    before = (await clients()).keys()
+    store = RedisStore(servers["redis"])
+    given_up = asyncio.create_task(store.call("PING"))
+    await asyncio.sleep(0)  # it has begun to open the connection
+    given_up.cancel()
+    async with asyncio.timeout(20):
+        while "ping" not in [asked for name, asked in (await clients()).items() if name not in before]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # until the server has answered
+    await redis.call("PING")  # whose answer comes after that
+    own = await store.call("CLIENT", "ID")
+    assert (await clients()).keys() - before == {str(own)}
+    await store.close()
+
+
 async def test_a_server_that_falls_silent_is_noticed_within_a_second(redis: RedisStore) -> None:
     await redis.call("PING")
     loop = asyncio.get_running_loop()
