@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -160,10 +161,11 @@ async def test_nobody_is_told_anything_but_what_the_table_says(tmp_path: Path) -
 
         async def shift() -> None:
             await asyncio.gather(all_outages(), *(here.shop_on() for _ in range(CROWD)))
+            ended = datetime.now(UTC)
             _tell(here)
             assert not here.faults, f"{len(here.faults)}:\n" + "\n".join(here.faults[:10])
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (await _all_paid(here, shop) and await agree(shop)):  # noqa: ASYNC110 — in the stores
+                while not (await _all_paid(here, shop) and await agree(shop, ended)):  # noqa: ASYNC110 — in the stores
                     await asyncio.sleep(1)
 
         await together(sync.run_worker(shop, asyncio.Event()), shift())

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -143,8 +144,9 @@ async def test_whatever_store_dies_all_of_them_agree_in_the_end(tmp_path: Path, 
 
         async def shift() -> None:
             await asyncio.gather(write(), write(), look(), look(), buy(), come_and_go(), outages())
+            ended = datetime.now(UTC)
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not await agree(shop):  # noqa: ASYNC110 — it comes true in the stores
+                while not await agree(shop, ended):  # noqa: ASYNC110 — it comes true in the stores
                     await asyncio.sleep(1)
 
         await together(sync.run_worker(shop, asyncio.Event()), shift())
