@@ -55,9 +55,8 @@ async def noticed(provider: Any, state: str = "closed") -> None:
 async def unprobed(provider: Any) -> None:
     """Nobody asks a provider that is there whether it lives. On a busy machine an answer may take so long that it is
     asked; over a line that is cut just then this would find it away before the test's own request does."""
-    guard = provider.guard
     async with asyncio.timeout(30):
-        while guard.state == "closed" and guard._probing is not None and not guard._probing.done():  # noqa: ASYNC110 — in the guard
+        while provider.guard.state == "doubtful":  # noqa: ASYNC110 — until it is answered
             await asyncio.sleep(0.01)
 
 

@@ -48,7 +48,7 @@ class Line:
     async def break_at(self, cut: Cut) -> None:
         """From now on the line is cut there, also for those who are connected. The first to notice is the test's own
         next request."""
-        if self.at_rest is not None:
+        if self.at_rest is not None and not self.cut:
             await self.at_rest()
         self.cut = cut
         if cut in ("unplugged", "ringing"):

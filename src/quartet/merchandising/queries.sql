@@ -1,6 +1,6 @@
 -- name: write_searches
--- $1: the ids of all searches; each row has those from the previous row's `last` up to its own. Idempotent, so it can
--- be retried after a timeout.
+-- $1: the ids of all searches; each row has those after the previous row's `last` up to its own, at least one, so that
+-- no two have the same `last`. Idempotent, so it can be retried after a timeout.
 INSERT INTO searches (id, at, query, spelt, found, exact)
 SELECT id, at, query, spelt, found, exact
 FROM (

@@ -254,8 +254,8 @@ class Postgres:
         self.guard = Guard(name, self._probe, _GONE, doubt=DOUBT_SECONDS, patience=PROBE_SECONDS, places=MOST_CALLS)
 
     def read(self, seconds: float | None = None) -> AbstractAsyncContextManager[Read]:
-        """A connection for reading; each statement sees its own snapshot. A statement is cancelled after `seconds`, by
-        default `CALL_SECONDS`: for statements that take longer as the shop grows and that no client waits for."""
+        """A connection for reading; each statement sees its own snapshot. `seconds`, for statements that take longer as
+        the shop grows and that no client waits for: after which one is cancelled; by default `CALL_SECONDS`."""
         return self._borrowed(Read, seconds)
 
     def once(self, seconds: float | None = None) -> AbstractAsyncContextManager[Tx]:

@@ -35,7 +35,7 @@ class Server:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether every command has been answered."""
+        """Whether no connection is being opened, and every command has been answered."""
         opening = self._opening is not None and not self._opening.done()
         return not opening and (self.opened is None or self.opened.is_at_rest)
 

@@ -4,7 +4,7 @@ One transaction: `async with transaction(shop, key) as slot`, return `slot.repla
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
 `unclaimed` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
 key is answered 409, and recovery from a crash between them finishes the key too. A refusal (4xx) is stored as a first
-answer too, but not that of an invalid request (422) or a server error (5xx).
+answer too, but not that of an invalid request (`Invalid`; other 422s are stored) or a server error (5xx).
 """
 
 import hashlib

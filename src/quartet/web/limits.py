@@ -148,9 +148,9 @@ class Shares:
     allow more than `take` would.
 
     A share is at most as large as the number of requests that this process has had of the name in this window (or
-    `FEW`, from the second request on), and at most 1/`PART` of what is left: near the limit it is one, and the unused
-    share of each other process costs a client at most that part of the limit. The next share is fetched in the
-    background before one is used up, else all requests would wait for the round trip then."""
+    `FEW`, from the second request on), and at most 1/`PART` of what was left when it last asked: near the limit it is
+    one, and the unused share of each other process costs a client at most that part of the limit. The next share is
+    fetched in the background before one is used up, else all requests would wait for the round trip then."""
 
     MOST = 10_000
     PART, FEW = 32, 8

@@ -22,8 +22,8 @@ CREATE TABLE search_rules (
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- How much products that sell well for a query are boosted; and `stamp`, by which processes notice a change of any
--- rule.
+-- How much products that sell well for a query are boosted; and `stamp`, by which processes notice a change of this, of
+-- a synonym or of a rule.
 CREATE TABLE search_ranking (
     only_one    BOOLEAN PRIMARY KEY DEFAULT true CHECK (only_one),
     most_boost  DOUBLE PRECISION NOT NULL DEFAULT 0.25 CHECK (most_boost BETWEEN 0 AND 10),

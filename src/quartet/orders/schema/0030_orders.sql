@@ -54,7 +54,7 @@ CREATE TABLE order_items (
 );
 CREATE INDEX idx_order_items_order ON order_items(order_id);
 
--- Every change of status after the order was placed.
+-- Every step after the order was placed: changes of status, and its claim by an account, from a status to the same.
 CREATE TABLE order_history (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     order_id    UUID NOT NULL REFERENCES orders(id) ON DELETE CASCADE,
