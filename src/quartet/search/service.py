@@ -224,8 +224,9 @@ SHELVES_SECONDS = 1.0
 # search waits for it, not even when MongoDB has just begun to hang.
 BEARABLE_SECONDS = 1.5
 VIEW_SECONDS = 60.0
-# The same of one that the engine has seen only a part of.
-PARTIAL_SECONDS = 1.0
+# The same of one computed from a part of the products: where counting takes longer than the engine's time limit, each
+# further try costs as much.
+PARTIAL_SECONDS = 10.0
 
 
 async def _shelves(shop: Shop) -> Shelves:
@@ -261,7 +262,7 @@ def _is_number(schema: object) -> bool:
 
 async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> View | None:
     """The attribute facets if a single category is in view. Its bands are computed over all its products and cached for
-    a minute, so that they don't change from page to page. If the engine runs out of time, those before go on."""
+    a minute, so that they don't change from page to page. If the engine runs out of time, the known ones are kept."""
     if len(wanted.category) != 1 or not wanted.counts or wanted.category[0] not in shelves.numbers:
         return None
     [slug] = wanted.category
@@ -269,7 +270,8 @@ async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> 
     until, view = views.get(slug, (0.0, None))
     if view is None or until <= monotonic():
         found = await store.view(shop.stores.search, shop.settings, shelves, slug, now)
-        view = view if view is not None and found.partial else found
+        _, known = views.get(slug, (0.0, None))  # perhaps stored by a concurrent search meanwhile
+        view = known if known is not None and found.partial else found
         views[slug] = monotonic() + (PARTIAL_SECONDS if found.partial else VIEW_SECONDS), view
     return view
 
