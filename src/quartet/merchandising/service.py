@@ -58,7 +58,7 @@ class Journal:
 
     def note_search(self, search_id: UUID, answered: Answered, clock: Clock) -> None:
         """Adds a search; never waits or raises."""
-        if self._has_room():
+        if self._reserve():
             ids = self._growing.get(answered)
             if ids is None or len(ids) >= BATCH:
                 ids = self._growing[answered] = []
@@ -67,10 +67,11 @@ class Journal:
 
     def note_opened(self, entry: Opened) -> None:
         """Adds an opened page; never waits or raises."""
-        if self._has_room():
+        if self._reserve():
             self._waiting.append(entry)
 
-    def _has_room(self) -> bool:
+    def _reserve(self) -> bool:
+        """Counts one more row, to be written soon. False if there is no room for it."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
         if self.waiting >= MOST_WAITING:
