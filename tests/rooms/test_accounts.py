@@ -545,6 +545,8 @@ async def test_forged_tokens_open_nothing(client: httpx.AsyncClient, ada: dict[s
         assert "Bearer" in answer.headers["WWW-Authenticate"]
     for header in ("Bearer", "Bearer ", f"Basic {good}", good):
         assert (await client.get("/users/me", headers={"Authorization": header})).status_code == 401
+    for header in (f"Bearer {good}", f"bearer   {good}"):
+        assert (await client.get("/users/me", headers={"Authorization": header})).status_code == 200
 
 
 async def test_signing_in_and_out_goes_on_while_redis_is_away(

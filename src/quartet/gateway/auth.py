@@ -40,6 +40,7 @@ class Door:
         if authorization is None:
             return None
         scheme, _, token = authorization.partition(" ")
+        token = token.lstrip(" ")  # RFC 9110, 11.4: one space or more
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("the Authorization header must read `Bearer <access token>`")
         return await self._key(token, address) if token.startswith(access.PREFIX) else self._token(token)

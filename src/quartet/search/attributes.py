@@ -102,6 +102,8 @@ def attr_filter(parameter: str, value: str) -> AttrFilter:
         low, dots, high = value.partition("..")
         if not (dots and _is_number(low) and _is_number(high)):
             raise invalid(parameter, "must be two numbers, <from>..<to>")
+        if float(low) > float(high):
+            raise invalid(parameter, "must not begin above its end")
         return AttrFilter(name, bands=((float(low), float(high)),))
     if not _is_number(value):
         raise invalid(parameter, "must be a number")
