@@ -92,7 +92,7 @@ class Journal:
         async with self._writing:
             while self._waiting:
                 self._growing.clear()  # nothing is added to what is being written
-                batch = self._next()
+                batch, rows = self._next()
                 searches = [entry for entry in batch if isinstance(entry, Searched)]
                 opens = [entry for entry in batch if isinstance(entry, Opened)]
                 try:
@@ -103,19 +103,19 @@ class Journal:
                     return
                 for _ in batch:
                     self._waiting.popleft()
-                written = len(opens) + sum(len(entry.ids) for entry in searches)
-                self.waiting -= written
-                WRITTEN.inc(written)
+                self.waiting -= rows
+                WRITTEN.inc(rows)
 
-    def _next(self) -> list[Searched | Opened]:
-        """The oldest entries, `BATCH` rows or one more entry's."""
-        rows, batch = 0, []
+    def _next(self) -> tuple[list[Searched | Opened], int]:
+        """The oldest entries, with `BATCH` rows or up to one entry's more; and how many rows these are."""
+        batch: list[Searched | Opened] = []
+        rows = 0
         for entry in self._waiting:
             batch.append(entry)
             rows += len(entry.ids) if isinstance(entry, Searched) else 1
             if rows >= BATCH:
                 break
-        return batch
+        return batch, rows
 
 
 def _journal(shop: Shop) -> Journal:
