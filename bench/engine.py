@@ -1,4 +1,5 @@
-"""The engine's own cost of a search: the brief's query, each part of it, and ours.
+"""The engine's own cost of a search: the brief's query, each part of it, and ours, also with each of the steps undone
+that make it cheaper.
 
 Products are the retailer's and the demo's; more are made with names from the words of real ones. Queries are drawn from
 names, partly by the rules of the relevance bench, and asked with a Zipf distribution (`search_words`).
@@ -14,7 +15,8 @@ from bench.relevance import NOW, SEED, Json, brief_query, briefs, node_of, ours,
 from bench.search_words import Zipf, typed
 from quartet import search as searching
 from quartet.kernel.settings import Settings
-from quartet.search import Wanted
+from quartet.search import Tier, Wanted
+from quartet.search.query import Reading, Told, body
 
 QUERIES = 300
 # Warm-up calls per kind and round, repeated until the engine's JIT compiler is idle.
@@ -22,6 +24,10 @@ WARM = 2_000
 CALLERS = 2
 # Rounds over all kinds of queries: the JIT compiler is active for minutes now and then, and a core's speed varies.
 TURNS = 15
+# What our query does without, or only if too little is found.
+FUZZY, SPELLING = "fuzzy matching at once", "the engine's suggester"
+MARKED, SOURCE = "the engine's highlighting", "whole documents instead of a card's fields"
+STEPS = (FUZZY, SPELLING, MARKED, SOURCE)
 
 
 async def engine(sizes: Sequence[int]) -> str:
@@ -87,9 +93,22 @@ async def _engine_part(shelf: Sequence[Json]) -> str:
             ("ours, second page", mine(page=2), pid),
             ("ours, a brand and a price ticked", mine(brand=("Lenovo",), max_price=50_000), pid),
         )
-        loose = 0
-        for text in drawn:
-            loose += (await searching.find(node, settings, Wanted(q=text), NOW)).tier is not searching.Tier.EXACT
+        tiers = [(await searching.find(node, settings, Wanted(q=text), NOW)).tier for text in drawn]
+        loose = sum(tier is not Tier.EXACT for tier in tiers)
+        as_typed = [text for text, tier in zip(drawn, tiers, strict=True) if tier is Tier.EXACT]
+
+        def costlier(*steps: str) -> Callable[[int], Awaitable[object]]:
+            def ask(number: int) -> Awaitable[object]:
+                asked = _undone(as_typed[number % len(as_typed)], settings, steps)
+                return node.request("POST", "/ours/_search", body=asked, seconds=30)
+
+            return ask
+
+        our_steps = await _by_turns(
+            ("ours, of what is found as typed", costlier(), pid),
+            *((f"… with {step}", costlier(step), pid) for step in STEPS),
+            ("… with all of these", costlier(*STEPS), pid),
+        )
         version = await node.ping()
     note = (
         f"{len(shelf):,} products, {version}, two callers, {QUERIES} queries, of which {loose / QUERIES:.0%} found "
@@ -97,7 +116,23 @@ async def _engine_part(shelf: Sequence[Json]) -> str:
         f"{our_run.cpu['search'] / brief_run.cpu['search']:.2f}, and with the engine's compiler "
         f"{our_run.total_cpu / brief_run.total_cpu:.2f}."
     )
-    return f"### A query at the engine\n\n{note}\n\n{table([brief_run, *briefs_parts, our_run, *our_parts], brief_run)}"
+    runs = [brief_run, *briefs_parts, our_run, *our_parts, *our_steps]
+    return f"### A query at the engine\n\n{note}\n\n{table(runs, brief_run)}"
+
+
+def _undone(text: str, settings: Settings, steps: Sequence[str]) -> Json:
+    """Our first page with some of the steps that save the engine work undone."""
+    asked = body(Wanted(q=text), Tier.LOOSE if FUZZY in steps else Tier.EXACT, NOW, Reading.of(settings), Told())
+    if SOURCE in steps:
+        del asked["stored_fields"]
+    if MARKED in steps:
+        asked["highlight"] = {
+            "require_field_match": False,
+            "fields": {"words.name": {}, "words.description": {"fragment_size": 150}},
+        }
+    if SPELLING in steps:
+        asked["suggest"] = {"did_you_mean": {"text": text, "phrase": {"field": "words.name.plain", "size": 3}}}
+    return asked
 
 
 async def _by_turns(*kinds: tuple[str, Callable[[int], Awaitable[object]], int]) -> list[Measured]:

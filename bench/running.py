@@ -73,7 +73,7 @@ async def running_shop(search: str = "auto", *arguments: str) -> AsyncIterator[R
         }
         process = await asyncio.create_subprocess_exec(
             quartet, "up", "--port", str(port), "--data", str(data), *arguments,
-            env={**os.environ, "QUARTET_DEV_SEARCH": search, "QUARTET_LOG_LEVEL": "warning", **free},
+            env={**os.environ, "QUARTET_DEV_SEARCH": search, **free},
             start_new_session=True, stdout=sys.stderr,
         )  # fmt: skip
         try:
