@@ -1,7 +1,7 @@
--- What the running shop may do, as a role to log in through: every row of every table, but the audit log and the ledger
--- are only added to and read, migrations only read, and no table can be changed, emptied by TRUNCATE or dropped. Tables
--- made later by the same owner are covered as well. Applied again whenever this file changes; it can also be run by hand,
--- by somebody who may create roles.
+-- The privileges of the application's role: all rows of all tables, with three exceptions. The audit log and the ledger
+-- are append-only, migrations are read-only, and no table can be altered, truncated or dropped. Tables that the same
+-- owner creates later are covered too. Applied again whenever this file changes; it can also be run by hand, by a role
+-- that may create roles.
 DO $$
 DECLARE
     owner TEXT := (SELECT tableowner FROM pg_tables WHERE tablename = 'audit_log' AND schemaname = current_schema());

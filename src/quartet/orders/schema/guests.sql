@@ -1,7 +1,8 @@
--- Whoever has proven an address gets the guest orders made with it; answers how many. What was told to the guest opens
--- nothing any more, and the user's own cart, which has taken in the guest's, loses what is still to be paid. The rows'
--- locks let a payment or a cancellation under way end first; whoever comes after finds a user's order. Orders only are
--- locked here, by id, and expire_orders, which locks several as well, waits for none.
+-- Gives the guest orders made with an e-mail address to the user who has verified it; returns how many. The guest's
+-- order tokens stop working, and items that are paid later are removed from the user's cart, which the guest's cart was
+-- merged into. The row locks let a payment or cancellation in progress finish first; any later one finds the order
+-- owned by the user. Only orders are locked here, by id, and expire_orders, the other function that locks several,
+-- never waits for one.
 CREATE OR REPLACE FUNCTION claim_orders(p_email TEXT, p_user_id UUID) RETURNS INT LANGUAGE plpgsql AS $$
 DECLARE
     v_count INT;

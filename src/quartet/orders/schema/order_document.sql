@@ -1,6 +1,6 @@
--- An order as its page shows it, by one call; null when there is none. VOLATILE, so that
--- `SELECT order_document(place_order(…))` sees what place_order has just written: one round trip. Payments are read when
--- it runs, from the table that their room owns.
+-- The order as the API shows it, in one call; null if there is none. VOLATILE, so that `SELECT
+-- order_document(place_order(…))` sees what place_order has just written, in one round trip. Payments are read at run
+-- time from the table that the payments room owns.
 CREATE OR REPLACE FUNCTION order_document(p_order_id UUID) RETURNS JSONB LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     RETURN (

@@ -1,12 +1,12 @@
--- The order of locks, everywhere: the order's row first, then inventory rows in SKU order. One order a transaction,
--- but for expire_orders, which takes all its orders' SKUs before it touches any.
+-- Lock order, everywhere: the order's row first, then inventory rows in SKU order. A transaction changes one order
+-- only, except in expire_orders, which locks the SKUs of all its orders before it changes any.
 
--- The reason of the last step that changed an order's status; a claim (guests.sql) does not.
+-- The reason of the last status change; a claim (guests.sql) is not one.
 CREATE OR REPLACE FUNCTION why_order_stands(p_order_id UUID) RETURNS TEXT STABLE LANGUAGE sql AS $$
     SELECT reason FROM order_history WHERE order_id = p_order_id AND from_status <> to_status ORDER BY id DESC LIMIT 1
 $$;
 
--- Holds every writer to the state machine; `only_after` names the reason that the step before must have had.
+-- Enforces the state machine on every writer; `only_after` is the reason that the previous step must have had.
 CREATE OR REPLACE FUNCTION check_order_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (
@@ -22,8 +22,8 @@ END $$;
 CREATE OR REPLACE TRIGGER orders_transition BEFORE UPDATE OF status ON orders
     FOR EACH ROW EXECUTE FUNCTION check_order_transition();
 
--- One step of one order, with which its money may have come (p_captured); answers the status it had. QT004 when the state
--- machine has no such step, QT008 when there is no such order.
+-- Changes an order's status; p_captured: its money was captured. Returns the former status. Raises QT004 if the state
+-- machine has no such transition, QT008 if there is no such order.
 CREATE OR REPLACE FUNCTION step_order(
     p_order_id UUID, p_to TEXT, p_by TEXT, p_reason TEXT, p_captured BOOLEAN DEFAULT false
 ) RETURNS TEXT LANGUAGE plpgsql AS $$
@@ -43,9 +43,9 @@ BEGIN
     RETURN v_from;
 END $$;
 
--- Moves pieces of an order, so many of each SKU, the SKUs in their order, in which they are locked: p_stock and p_reserved
--- are -1, 0 or 1 a piece. The worker is told of it unless as many can be bought as before: what was reserved and is
--- sold was gone already.
+-- Changes stock and reservations by quantities of an order, in SKU order, in which they are locked; p_stock and
+-- p_reserved are -1, 0 or 1 per piece. Emits an event only if the available quantity changes: selling what was reserved
+-- does not change it.
 CREATE OR REPLACE FUNCTION move_pieces(
     p_order_id UUID, p_skus TEXT[], p_qtys INT[], p_stock INT, p_reserved INT, p_reason TEXT, p_by TEXT
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -65,7 +65,7 @@ BEGIN
     END IF;
 END $$;
 
--- Moves every piece of an order. Its plan is made once, as tell_orders' is.
+-- The same for all items of an order. Planned once per connection, like tell_orders.
 CREATE OR REPLACE FUNCTION move_order_stock(p_order_id UUID, p_stock INT, p_reserved INT, p_reason TEXT, p_by TEXT)
 RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -77,10 +77,10 @@ BEGIN
     PERFORM move_pieces(p_order_id, v_skus, v_qtys, p_stock, p_reserved, p_reason, p_by);
 END $$;
 
--- Tells the worker what became of orders; p_more is what belongs to this topic alone (docs/events.md). An order's mails go
--- to its user, else to the guest's own address; who was forgotten since is nobody, lest a late refund put them back on a
--- board. Planned once a connection: left to itself PostgreSQL plans anew at each call, since one order seems cheaper than
--- the ten that it takes an unknown array for, and planning costs more than all the rest.
+-- Emits an event per order; p_more: fields that only this topic has (docs/events.md). E-mails go to the order's user,
+-- or to the guest's address. An erased user is null, so that a late refund does not put them back on the leaderboard.
+-- Planned once per connection: by itself PostgreSQL plans every call anew, since a plan for one order seems cheaper
+-- than a generic one, which assumes ten; and planning costs more than everything else here.
 CREATE OR REPLACE FUNCTION tell_orders(p_topic TEXT, p_order_ids UUID[], p_more JSONB DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -100,7 +100,7 @@ BEGIN
     WHERE id = ANY (p_order_ids);
 END $$;
 
--- The money is there, or held for us (not p_captured): what was reserved is sold.
+-- The payment is captured, or authorized (not p_captured): reserved stock becomes sold.
 CREATE OR REPLACE FUNCTION confirm_order(
     p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL, p_captured BOOLEAN DEFAULT true
 ) RETURNS UUID LANGUAGE plpgsql AS $$
@@ -111,14 +111,14 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- What was held is taken.
+-- The authorized payment has been captured.
 CREATE OR REPLACE FUNCTION capture_order(p_order_id UUID) RETURNS void LANGUAGE sql AS $$
     UPDATE orders SET captured_cents = total_cents, updated_at = now() WHERE id = p_order_id;
     SELECT tell_orders('order.captured', ARRAY[p_order_id])
 $$;
 
--- An order that expired is paid after all: its stock is reserved again, where there is enough for every line; answers
--- whether there is. Whoever cancelled an order wants it no more, so that only expired ones come back.
+-- A payment came after the order had expired: reserves its stock again if there is enough for every item; returns
+-- whether there was. Only expired orders are revived: one that somebody cancelled is no longer wanted.
 CREATE OR REPLACE FUNCTION revive_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS BOOLEAN LANGUAGE plpgsql AS $$
 BEGIN
@@ -137,8 +137,8 @@ BEGIN
     RETURN true;
 END $$;
 
--- What was reserved is free again; what was sold and not yet sent goes back on the shelf, but for pieces that a refund has
--- put there already, or has written off.
+-- Releases what was reserved. What was sold and not yet shipped goes back into stock, except pieces that a refund has
+-- already restocked or written off.
 CREATE OR REPLACE FUNCTION cancel_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
@@ -151,7 +151,7 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- Nothing is sent whose money is only held, or contested. Raises QT024, QT028.
+-- Ships an order. Raises QT024 if its payment is not captured, QT028 if it is contested.
 CREATE OR REPLACE FUNCTION ship_order(p_order_id UUID, p_by TEXT DEFAULT 'system', p_reason TEXT DEFAULT NULL)
 RETURNS UUID LANGUAGE plpgsql AS $$
 BEGIN
@@ -172,11 +172,12 @@ BEGIN
     RETURN p_order_id;
 END $$;
 
--- Cancels unpaid orders whose time is over, the oldest first; answers their ids. Two sweeps at once share the work. What
--- cancel_order does for one is done here for many with a statement each, so that ten thousand that expire in the same
--- second are gone within seconds. p_paying: also those for which a payment is under way, but not within 3 s where its
--- provider is being asked for the first time: who pays in time is not to be told that he came too late. Locks: the
--- orders, then all their inventory rows in SKU order.
+-- Cancels unpaid orders that have expired, oldest first; returns their ids. Concurrent sweeps share the work. It does
+-- with one statement per table what cancel_order does for one order, so that ten thousand orders expiring in the same
+-- second are cancelled within seconds. p_paying: includes orders with a payment in progress, except within 3 s of the
+-- expiry if the provider is being called for the first time, since a buyer who pays in time must not be told that it
+-- was too late.
+-- Locks: the orders, then all their inventory rows in SKU order.
 CREATE OR REPLACE FUNCTION expire_orders(
     p_limit INT DEFAULT 100, p_now TIMESTAMPTZ DEFAULT now(), p_paying BOOLEAN DEFAULT true
 ) RETURNS SETOF UUID LANGUAGE plpgsql AS $$

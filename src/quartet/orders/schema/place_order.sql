@@ -1,4 +1,4 @@
--- What place_order refuses, said line by line. Raises QT003 with DETAIL [{"index", "field", "message"}].
+-- Reports invalid items, one by one. Raises QT003 with DETAIL [{"index", "field", "message"}].
 CREATE OR REPLACE FUNCTION refuse_order_items(p_items JSONB) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_faults JSONB;
@@ -29,8 +29,8 @@ BEGIN
         USING ERRCODE = 'QT003', DETAIL = coalesce(v_faults, '[]')::text;
 END $$;
 
--- What place_order could not reserve: of these SKUs, in these numbers, every one that is unknown (QT002) or short
--- (QT001). Returns when there is none, because somebody gave stock back meanwhile.
+-- Reports every unknown SKU (QT002), or every SKU with insufficient stock (QT001). Returns if there is none, because
+-- stock was released in the meantime.
 CREATE OR REPLACE FUNCTION refuse_shortage(p_skus TEXT[], p_qtys INT[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_unknown JSONB;
@@ -51,7 +51,7 @@ BEGIN
     END IF;
 END $$;
 
--- Another total than the buyer was shown: says what each line costs now. Raises QT009.
+-- Reports that the total is not the expected one, with the current price of each item. Raises QT009.
 CREATE OR REPLACE FUNCTION refuse_total(
     p_expected BIGINT, p_total BIGINT, p_currency TEXT, p_skus TEXT[], p_qtys INT[], p_prices BIGINT[]
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -64,17 +64,17 @@ BEGIN
                         FROM unnest(p_skus, p_qtys, p_prices) WITH ORDINALITY AS line(sku, qty, price, n)))::text;
 END $$;
 
--- Reserves stock and writes the order, all or nothing; answers its id.
---   p_items  [{"sku": "LAPTOP-001", "qty": 1}, …]: lines of one SKU are added up, at most 999 pieces of each
---   p_hold   how long an unpaid order keeps its stock
---   p_expected  what the buyer was shown that it costs; null: whatever it costs
---   p_email     a guest's address, where p_user_id is null
---   p_cart      the name of the guest's cart, which loses what is bought
--- Raises QT001 insufficient stock, DETAIL [{"sku", "requested", "available"}], every shortage;
---        QT002 unknown SKUs, DETAIL ["sku", …]; QT003 lines that are none; QT006 SKUs of several currencies;
---        QT009 another total than expected, DETAIL {"expected_total_cents", "total_cents", "currency", "changes"}.
--- Inventory rows are locked in SKU order, here and everywhere (order_steps.sql), so that carts holding the same things in another
--- order wait for one another instead of dying of each other. bench/place_order.py tells what each part costs.
+-- Reserves stock and creates the order, all or nothing; returns its id.
+--   p_items     [{"sku": "LAPTOP-001", "qty": 1}, …]; items with the same SKU are added up, at most 999 pieces of each
+--   p_hold      how long stock is reserved for an unpaid order
+--   p_expected  the total that the buyer was shown; null: any total is accepted
+--   p_email     the guest's address if p_user_id is null
+--   p_cart      the guest's cart, from which the ordered items are removed once they are bought
+-- Raises QT001 insufficient stock, DETAIL [{"sku", "requested", "available"}] for every such SKU;
+--        QT002 unknown SKUs, DETAIL ["sku", …]; QT003 invalid items; QT006 several currencies;
+--        QT009 unexpected total, DETAIL {"expected_total_cents", "total_cents", "currency", "changes"}.
+-- Inventory rows are locked in SKU order, here and everywhere (order_steps.sql), so that carts with the same SKUs in a
+-- different order wait for each other and do not deadlock. bench/place_order.py measures what each part costs.
 CREATE OR REPLACE FUNCTION place_order(
     p_user_id  UUID,
     p_items    JSONB,
@@ -123,8 +123,8 @@ BEGIN
         END IF;
     END IF;
 
-    -- The lock that the foreign key takes anyway, and a look at whether the user was forgotten: what is ordered has to be
-    -- there for the erasure to find, or not to be at all. Before the shelf, which nobody shall wait for meanwhile.
+    -- The lock that the foreign key takes anyway, and a check that the user is not erased: an order either exists when
+    -- the erasure runs, or is never created. Before the inventory rows, so that nobody waits for those meanwhile.
     IF p_user_id IS NOT NULL THEN
         PERFORM FROM users WHERE id = p_user_id AND erased_at IS NULL FOR KEY SHARE;
         IF NOT FOUND THEN
@@ -155,9 +155,10 @@ BEGIN
         PERFORM refuse_total(p_expected, v_total, v_currency, v_skus, v_qtys, v_prices);
     END IF;
 
-    -- One statement, because starting one costs more than a row does. Ids of lines are named by order and SKU, since
-    -- drawing each would be a system call where PostgreSQL is built without OpenSSL. One event for all: order.placed
-    -- says that the stock of its SKUs changed, so a basket of twenty lines is one row for the relay and not twenty-one.
+    -- One statement, since starting one costs more than a row does. Ids of items are derived from order and SKU:
+    -- generating each would be a system call where PostgreSQL is built without OpenSSL. One event in all: order.placed
+    -- implies that the stock of its SKUs has changed, so an order of twenty items is one row for the relay instead of
+    -- twenty-one.
     WITH placed AS (
         INSERT INTO orders (id, user_id, email, guest_cart, total_cents, currency, metadata, expires_at)
         VALUES (v_order_id, p_user_id, p_email, p_cart, v_total, v_currency, p_metadata, now() + p_hold)
@@ -177,8 +178,9 @@ BEGIN
     RETURN v_order_id;
 END $$;
 
--- The same under an Idempotency-Key, which is claimed before: `request` is what claim_request says; only where that is
--- null is an order `placed`, as order_document shows it. Its answer is the caller's to keep before the transaction ends.
+-- The same under an Idempotency-Key, which is claimed first: `request` is claim_request's result, and only if it is
+-- null, `placed` is the order as order_document shows it. The caller stores the response under the key before the
+-- transaction ends.
 CREATE OR REPLACE FUNCTION place_order_under_key(
     p_owner TEXT, p_key TEXT, p_user_id UUID, p_items JSONB, p_metadata JSONB, p_hold INTERVAL, p_expected BIGINT,
     p_email TEXT, p_cart TEXT, OUT request idempotency_keys, OUT placed JSONB

@@ -1,7 +1,8 @@
--- Counts pieces whose money is to go back by line, before the provider is asked, so that no other refund counts them too;
--- of a SKU at several prices the dearest first. p_items [{"sku", "qty"}, …]. Answers what the promise keeps:
--- [{"item", "sku", "qty", "cents", "settles"}, …], where `settles` are those that nothing had settled yet: they come
--- back to the shelf with the refund or never. Raises QT005, DETAIL {"pieces": [{"sku", "requested", "refundable"}, …]}.
+-- Reserves pieces for a refund by item before the provider is called, so that no other refund counts them too; of a SKU
+-- with several prices the most expensive first. p_items: [{"sku", "qty"}, …]. Returns the lines to store with the
+-- refund: [{"item", "sku", "qty", "cents", "settles"}, …]. `settles`: how many of them were neither restocked nor
+-- written off before; this refund decides on these. Raises QT005, DETAIL {"pieces": [{"sku", "requested",
+-- "refundable"}, …]}.
 CREATE OR REPLACE FUNCTION promise_pieces(p_order_id UUID, p_items JSONB) RETURNS JSONB LANGUAGE plpgsql AS $$
 DECLARE
     v_skus  TEXT[];
@@ -39,15 +40,15 @@ BEGIN
     RETURN v_lines;
 END $$;
 
--- The promise is not kept: the pieces are as they were.
+-- The refund failed: undoes promise_pieces.
 CREATE OR REPLACE FUNCTION release_pieces(p_order_id UUID, p_lines JSONB) RETURNS void LANGUAGE sql AS $$
     UPDATE order_items i SET refunded_qty = refunded_qty - line.qty, settled_qty = settled_qty - line.settles
     FROM jsonb_to_recordset(p_lines) AS line(item UUID, qty INT, settles INT)
     WHERE i.order_id = p_order_id AND i.id = line.item
 $$;
 
--- Puts pieces back on the shelf: those of a promise, or without one (p_lines null) all that nothing has settled yet.
--- Answers how many of each SKU came back: {"SKU": pieces}.
+-- Restocks the pieces of a refund; or, if p_lines is null, all pieces of the order that were neither restocked nor
+-- written off. Returns how many of each SKU: {"SKU": pieces}.
 CREATE OR REPLACE FUNCTION return_pieces(p_order_id UUID, p_lines JSONB, p_by TEXT) RETURNS JSONB LANGUAGE plpgsql AS $$
 DECLARE
     v_skus TEXT[];
@@ -69,12 +70,12 @@ BEGIN
     RETURN (SELECT coalesce(jsonb_object_agg(sku, qty), '{}') FROM unnest(v_skus, v_qtys) AS line(sku, qty));
 END $$;
 
--- Gives money of a captured order back; answers the refund's id. p_amount null: all that is left. The whole amount back
--- makes the order 'refunded' (a cancelled one stays cancelled). p_lines: what promise_pieces counted. p_restock puts
--- those pieces back on the shelf, without them all of the order that is not settled. p_id: what it is called already, by
--- whoever promised it. p_replaces: the refund that was told of, and taken back, before it turned out to be this one. A
--- p_source_ref seen before answers that refund's id again. Raises QT004 when nothing was captured, QT005 when more is
--- asked than is left, QT008 when there is no such order.
+-- Records a refund of a captured order; returns its id. A full refund changes the status to 'refunded' (a cancelled
+-- order stays cancelled). p_amount null: everything that is left. p_lines: promise_pieces' result. p_restock: restocks
+-- these pieces, or without p_lines all that are not settled. p_id: the refund's id, if it already has one. p_replaces:
+-- the refund under which this one was announced and withdrawn before it was known to be this one. A p_source_ref seen
+-- before returns that refund's id again.
+-- Raises QT004 if nothing was captured, QT005 if more is requested than is left, QT008 if there is no such order.
 CREATE OR REPLACE FUNCTION refund_order(
     p_order_id   UUID,
     p_amount     BIGINT DEFAULT NULL,
@@ -120,9 +121,9 @@ BEGIN
             p_source_ref)
     RETURNING id INTO v_refund;
 
-    -- A line's price falls on its SKU, as far as that much of it is not refunded yet. The rest of the amount, or all of
-    -- it, falls on the SKUs in proportion to what is left of each, to the cent: the cents that rounding down leaves go to
-    -- the largest remainders (Hamilton's method).
+    -- Each refunded line counts towards its SKU, up to what is left of it. The rest, or the whole amount, is divided
+    -- among the SKUs in proportion to what is left of each; the cents lost by rounding down go to the largest
+    -- remainders (Hamilton's method).
     INSERT INTO refund_items (refund_id, sku, amount_cents, quantity, restocked)
     WITH lines AS (
         SELECT sku, sum(qty) AS qty, sum(cents) AS cents
@@ -150,7 +151,7 @@ BEGIN
     SELECT v_refund, sku, cents, qty, back FROM parts WHERE cents > 0 OR qty > 0 OR back > 0;
 
     UPDATE orders SET refunded_cents = refunded_cents + v_amount, updated_at = now() WHERE id = p_order_id;
-    IF v_amount = v_left AND v_order.status NOT IN ('cancelled', 'refunded') THEN  -- where one came back it is so already
+    IF v_amount = v_left AND v_order.status NOT IN ('cancelled', 'refunded') THEN  -- it may be, after a failed refund
         PERFORM step_order(p_order_id, 'refunded', p_by, p_reason);
     END IF;
     PERFORM tell_orders('order.refunded', ARRAY[p_order_id], jsonb_strip_nulls(jsonb_build_object(
@@ -158,9 +159,9 @@ BEGIN
     RETURN v_refund;
 END $$;
 
--- Money of a refund (p_lines: what promise_pieces had counted for it) that was given back and is here again: a refund of
--- as much less than nothing, on its own day. It can be given back anew, for the same pieces too; where these are stays as
--- it is, and so does the order's status: 'refunded' has no way out.
+-- A refund failed after it was recorded (p_lines: promise_pieces' result for it), and its money is back: recorded as a
+-- negative refund on the day of the failure. It can be refunded again, for the same pieces as well. Whether these are
+-- in stock does not change, nor does the order's status: 'refunded' is final.
 CREATE OR REPLACE FUNCTION take_refund_back(p_order_id UUID, p_source_ref TEXT, p_lines JSONB, p_by TEXT, p_reason TEXT)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,11 +1,12 @@
--- Every step of a payment is one call. The order's row is locked first, then the payment's, then inventory (by
--- confirm_order), so that paying, cancelling, expiring and refunding one order take turns and never die of each other.
+-- Each step of a payment is one call. Lock order: the order's row, then the payment's, then inventory (in
+-- confirm_order). So paying, cancelling, expiring and refunding an order take turns and never deadlock.
 
--- A pending payment of the whole order, before the provider is asked. p_ask: when somebody else may ask how it stands.
--- p_guest: who asks holds the token of the order, which opens it as long as it is a guest's.
--- Raises QT008 no such order of this buyer, QT020 it can't be paid (DETAIL its status), QT021 another payment of it is
--- open (DETAIL that payment's id, CONSTRAINT 'waits for its buyer' where it is he, at the provider's page, who keeps it
--- open).
+-- Creates a pending payment of the whole order, before the provider is called. p_ask: from when recovery may ask the
+-- provider for its status. p_guest: the caller holds the order's token, which is valid as long as the order is a
+-- guest's.
+-- Raises QT008 if this buyer has no such order, QT020 if it can't be paid (DETAIL its status), QT021 if another payment
+-- of it is open (DETAIL that payment's id; CONSTRAINT 'waits for its buyer' if it waits for the buyer at the provider's
+-- page).
 CREATE OR REPLACE FUNCTION start_payment(
     p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
@@ -37,9 +38,9 @@ BEGIN
     RETURN v_payment;
 END $$;
 
--- The same under an Idempotency-Key, all of it in one statement: the key is claimed, the payment started and the key
--- marked as running. `request` is what claim_request says; only where that is null is there a payment. Raises QT026 when
--- another request has taken the key meanwhile.
+-- The same under an Idempotency-Key, in one statement: claims the key, creates the payment, and marks the key as in
+-- progress. `request` is claim_request's result; only if it is null, there is a payment. Raises QT026 if another
+-- request has taken the key in the meantime.
 CREATE OR REPLACE FUNCTION start_payment_under_key(
     p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_fingerprint BYTEA, OUT request idempotency_keys, OUT payment payments
@@ -54,12 +55,13 @@ BEGIN
     END IF;
 END $$;
 
--- What the provider says becomes true: the redirect, the webhook and the recovery sweep all end here, once or many times
--- the same, in whatever order they come. What is further on is never taken back: a captured payment stays captured, but
--- a failed one may still turn out to have been charged. An order that expired meanwhile is revived where there is stock.
--- Money for an order that can't take it any more (cancelled, expired, paid by another card) is put on its way back, and
--- what only is held is let go, as is what comes to be held while its buyer has it let go, or just after: whoever asked
--- before may have gone on with it. A hold that lapses takes its order with it.
+-- Applies the provider's result. Redirect, webhook and recovery all end here; repeated or in any order, the outcome is
+-- the same.
+-- A status never goes backwards: a captured payment stays captured, but a failed one may still turn out to have been
+-- charged. An order that has expired is revived if there is stock. If the order can't use the money (cancelled,
+-- expired, paid by another payment), a capture is refunded and an authorization voided. So is an authorization that
+-- arrives while the buyer is having the payment voided, or just after, since they may have paid in another way already.
+-- An authorization that lapses cancels its order.
 CREATE OR REPLACE FUNCTION complete_payment(
     p_id UUID, p_status TEXT, p_ref TEXT, p_decline TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_redirect TEXT
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -92,11 +94,12 @@ BEGIN
     THEN
         RETURN v_payment;
     ELSIF p_status = 'pending' THEN
-        -- What is to be let go is so only while it waits for its buyer: it may have been said before he was left waiting.
+        -- A payment is only voided while it waits for its buyer: the void may have been requested before the buyer was
+        -- sent to the provider's page.
         UPDATE payments
         SET provider_ref = coalesce(p_ref, provider_ref), redirect_url = coalesce(p_redirect, redirect_url),
             due = CASE WHEN p_redirect IS NOT NULL THEN due END, updated_at = p_now,
-            ask_at = CASE asked WHEN 0 THEN p_ask ELSE ask_at END  -- else whoever has just asked has put it off
+            ask_at = CASE asked WHEN 0 THEN p_ask ELSE ask_at END  -- else recovery has just set it
         WHERE id = p_id RETURNING * INTO v_payment;
         RETURN v_payment;
     ELSIF p_status IN ('authorized', 'succeeded') AND v_before <> 'authorized' THEN
@@ -112,8 +115,8 @@ BEGIN
         END IF;
     END IF;
 
-    -- A hold needs no haste: its provider is asked an hour later and then every hour, what it must be told at once. Why a
-    -- payment was declined stays with it when its provider ends it afterwards.
+    -- An authorization is not urgent: the provider is asked for its status after an hour, and then hourly; what has to
+    -- be sent to the provider is sent at once. A decline code is kept if the provider voids the payment afterwards.
     UPDATE payments
     SET status = v_status, provider_ref = coalesce(p_ref, provider_ref),
         decline_code = CASE p_status WHEN 'voided' THEN decline_code ELSE p_decline END, redirect_url = NULL,
@@ -137,9 +140,10 @@ BEGIN
     RETURN v_payment;
 END $$;
 
--- The same with p_answer, the answer of the request that started the payment, kept under its key in the same statement. It
--- was written for a payment that comes to stand as asked; where this one does not, because something came before, QT027
--- is raised and nothing is done, so that the caller writes the answer of what it finds. Without p_answer nothing is kept.
+-- The same, and stores p_answer, the response to the request that started the payment, under its key in the same
+-- statement. The response was made for exactly this outcome: if the payment has another one, because something else
+-- came first, QT027 is raised and nothing changes, so that the caller makes a response for what it finds. Without
+-- p_answer no response is stored.
 CREATE OR REPLACE FUNCTION complete_payment_with_answer(
     p_id UUID, p_status TEXT, p_ref TEXT, p_decline TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_redirect TEXT,
     p_answer INT, p_headers JSONB, p_body BYTEA
@@ -157,7 +161,7 @@ BEGIN
     RETURN v_payment;
 END $$;
 
--- Money that came too late goes back whole, and the buyer is told.
+-- Refunds a payment that came too late in full, and notifies the buyer.
 CREATE OR REPLACE FUNCTION return_payment(p_payment payments, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO payment_refunds (payment_id, amount_cents, reason, ask_at, created_at, updated_at)
@@ -165,13 +169,13 @@ BEGIN
     PERFORM tell_returned(p_payment);
 END $$;
 
--- Who was forgotten is named to nobody any more, whatever becomes of their money.
+-- The user, or null if they were erased: events never name an erased user.
 CREATE OR REPLACE FUNCTION known_buyer(p_user_id UUID) RETURNS UUID LANGUAGE sql STABLE AS $$
     SELECT id FROM users WHERE id = p_user_id AND erased_at IS NULL
 $$;
 
--- Tells the buyer of money that came too late why it goes back, or (held) is let go and was never taken: the order had
--- 'expired' and its stock was sold, was 'cancelled', or 'paid' by another payment.
+-- Notifies the buyer of a payment that came too late and is refunded, or (held) voided without having been captured.
+-- The reason: the order had 'expired' and its stock was sold, was 'cancelled', or was 'paid' by another payment.
 CREATE OR REPLACE FUNCTION tell_returned(p_payment payments) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox (topic, key, payload)
@@ -183,9 +187,9 @@ BEGIN
     FROM orders o WHERE o.id = p_payment.order_id;
 END $$;
 
--- What is held is to be taken, written down before the provider is asked; a second capture waits for the first. No row
--- when it has lapsed, or is taken already: the payment as it stands says which.
--- Raises QT008 no such payment, QT021 a capture is under way (DETAIL the payment's id), QT028 as refuse_contested.
+-- Records a capture before the provider is called; a second capture waits for the first.
+-- Raises QT008 if there is no such payment, QT021 if a capture is in progress (DETAIL the payment's id), QT025 if there
+-- is no authorization to capture (DETAIL the payment's status), QT028 as refuse_contested.
 CREATE OR REPLACE FUNCTION start_capture(
     p_id UUID, p_owner TEXT, p_key TEXT, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
 ) RETURNS payments LANGUAGE plpgsql AS $$
@@ -208,22 +212,22 @@ BEGIN
     RETURN v_payment;
 END $$;
 
--- The provider will not capture, for now: the hold stands as before.
+-- The provider refuses to capture for now: the authorization stays as it was.
 CREATE OR REPLACE FUNCTION drop_capture(p_id UUID, p_now TIMESTAMPTZ) RETURNS payments LANGUAGE sql AS $$
     UPDATE payments SET due = NULL, asked = 12, ask_at = p_now + interval '1 hour', updated_at = p_now
     WHERE id = p_id AND due = 'capture' RETURNING *
 $$;
 
--- A cancelled order's hold is let go, written down before the provider is told; no row when nothing is held. The money
--- of a capture that turns out to have been quicker goes back.
+-- Records that a cancelled order's authorization is to be voided, before the provider is called; no row if nothing is
+-- authorized. If a capture turns out to have been faster, its money is refunded.
 CREATE OR REPLACE FUNCTION start_void(p_order_id UUID, p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ) RETURNS SETOF payments
 LANGUAGE sql AS $$
     UPDATE payments SET status = 'voided', due = 'void', asked = 0, ask_at = p_ask, updated_at = p_now
     WHERE order_id = p_order_id AND status = 'authorized' RETURNING *
 $$;
 
--- The buyer pays another way than at the provider's page, where this payment waits for him: it is to be let go, written
--- down before the provider is told. No row when it waits no more, or is of none of these providers.
+-- The buyer pays in another way instead of at the provider's page, where this payment waits: records that it is to be
+-- voided, before the provider is called. No row if it no longer waits, or belongs to none of these providers.
 CREATE OR REPLACE FUNCTION leave_payment(p_id UUID, p_providers TEXT[], p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ)
 RETURNS SETOF payments LANGUAGE plpgsql AS $$
 BEGIN
@@ -232,21 +236,21 @@ BEGIN
     WHERE id = p_id AND redirect_url IS NOT NULL AND provider = ANY (p_providers) RETURNING *;
 END $$;
 
--- What of a payment is neither given back nor promised; null where there is no payment.
+-- The amount of a payment that is neither refunded nor reserved for a pending refund; null if there is no such payment.
 CREATE OR REPLACE FUNCTION left_of_payment(p_id UUID) RETURNS BIGINT LANGUAGE sql STABLE AS $$
     SELECT amount_cents - refunded_cents - coalesce((
         SELECT sum(amount_cents) FROM payment_refunds WHERE payment_id = p_id AND status = 'pending'), 0)
     FROM payments WHERE id = p_id
 $$;
 
--- Whether its money came too late for the order, and so never was in the order's books.
+-- Whether the payment came too late for its order, and so never counted in the order's amounts.
 CREATE OR REPLACE FUNCTION came_late(p_id UUID) RETURNS BOOLEAN LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM payment_refunds WHERE payment_id = p_id AND reason = 'late')
 $$;
 
--- Promises money back, before the provider is asked: the price of p_items ([{"sku", "qty"}, …]), or p_cents, or with
--- neither all that is left, and no row when nothing is. p_note: why, in staff's words. Raises QT005 when more is asked
--- than is left, DETAIL {"refundable_cents"} or, where the pieces are not there, {"pieces"}; QT028 as refuse_contested.
+-- Records a pending refund before the provider is called: of p_items ([{"sku", "qty"}, …]), of p_cents, or with neither
+-- of all that is left (no row if nothing is). p_note: staff's reason. Raises QT005 if more is requested than is left,
+-- DETAIL {"refundable_cents"} or, for items, {"pieces"}; QT028 as refuse_contested.
 CREATE OR REPLACE FUNCTION start_refund(
     p_order_id UUID, p_cents BIGINT, p_reason TEXT, p_restock BOOLEAN, p_by TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ, p_items JSONB, p_note TEXT
@@ -278,11 +282,12 @@ BEGIN
     END IF;
 END $$;
 
--- The provider has given the money back, or will not. What came too late never was the order's, so the order's own
--- books don't change then. What it refused for an order that was cancelled meanwhile has to go back all the same, and is
--- asked for again as the cancellation's. One that failed for whoever asked last may still turn out to have been done,
--- unless the provider has said since then that it failed for good (refund_came_back). What was told of under the
--- provider's name before its answer came, and taken for somebody else's, turns out to be ours: it is booked once.
+-- Applies the provider's result of a refund.
+-- A refund of a payment that came too late does not change the order's amounts, which the payment never was part of. If
+-- the provider rejects a refund of an order that was cancelled in the meantime, the money still has to be returned: it
+-- is requested again as the cancellation's. A failed refund may still turn out to have succeeded, unless the provider
+-- has reported since that it failed for good (refund_came_back). If the refund was reported under the provider's own id
+-- before its response arrived, and was taken for somebody else's, it is booked only once.
 CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
 RETURNS payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
@@ -315,7 +320,7 @@ BEGIN
         SELECT * INTO v_refund FROM payment_refunds WHERE id = p_id;
     ELSIF p_status = 'failed' THEN
         PERFORM release_pieces(v_order_id, v_refund.lines);
-        IF v_status = 'cancelled' THEN  -- which has put back what nothing had settled then
+        IF v_status = 'cancelled' THEN  -- the cancellation restocked only what was not settled then
             PERFORM return_pieces(v_order_id, NULL, 'payments');
         END IF;
         PERFORM tell_refund_failed(v_refund);
@@ -323,7 +328,7 @@ BEGIN
         IF v_before = 'failed' AND v_refund.lines IS NOT NULL THEN
             BEGIN
                 v_refund.lines := promise_pieces(v_order_id, v_refund.lines);
-            EXCEPTION WHEN SQLSTATE 'QT005' THEN  -- another refund has counted them meanwhile: only the money is this one's
+            EXCEPTION WHEN SQLSTATE 'QT005' THEN  -- another refund took these pieces: only money is refunded
                 v_refund.lines := NULL;
                 v_refund.restock := false;
             END;
@@ -342,8 +347,9 @@ BEGIN
     RETURN v_refund;
 END $$;
 
--- Somebody else's, or so it seemed, under the name that the provider now gives p_refund: its books are taken back and it is
--- gone, so that p_refund is booked as it was asked for, with its pieces. That it came back holds for p_refund too.
+-- Removes a refund that seemed to be somebody else's, under the provider's id that now belongs to p_refund: its
+-- bookings are reversed and its row is deleted, so that p_refund is booked as requested, with its pieces. If it had
+-- failed for good, so has p_refund.
 CREATE OR REPLACE FUNCTION drop_double(p_refund payment_refunds, p_ref TEXT, p_now TIMESTAMPTZ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -359,12 +365,12 @@ BEGIN
     ELSIF v_double.id IS NOT NULL THEN
         PERFORM unbook_refund(v_double, 'asked for here', p_now);
         v_double.came_back_at := p_now;
-        PERFORM tell_refund_failed(v_double);  -- its own event was told, and so is p_refund's
+        PERFORM tell_refund_failed(v_double);  -- both refunds have an event, so the first one is withdrawn
         UPDATE refunds SET source_ref = NULL WHERE source_ref = p_ref;
     END IF;
 END $$;
 
--- What was given back is here again, or was not given so: payment and order together.
+-- Reverses the bookings of a refund, of payment and order together.
 CREATE OR REPLACE FUNCTION unbook_refund(p_refund payment_refunds, p_why TEXT, p_now TIMESTAMPTZ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -380,8 +386,8 @@ BEGIN
     END IF;
 END $$;
 
--- The provider says that a refund has failed for good, which it may say days after it was given: the money is here and can
--- be given anew. Said before the refund is written down as given, it holds all the same; said again it changes nothing.
+-- The provider reports that a refund has failed for good, possibly days after it succeeded: the money is back and can
+-- be refunded again. It also counts if it is reported before the refund's own result; repetitions change nothing.
 CREATE OR REPLACE FUNCTION refund_came_back(p_id UUID, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_before TEXT;
@@ -401,7 +407,7 @@ BEGIN
     END IF;
 END $$;
 
--- Tells of money that was promised back, or was back already (came_back), and is not.
+-- Emits an event: a requested refund will not be paid, or a paid one was returned (came_back).
 CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS void LANGUAGE sql AS $$
     INSERT INTO outbox (topic, key, payload)
     SELECT 'refund.failed', o.id::text, jsonb_build_object(
@@ -411,8 +417,8 @@ CREATE OR REPLACE FUNCTION tell_refund_failed(p_refund payment_refunds) RETURNS 
     FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = p_refund.payment_id
 $$;
 
--- While it is not settled what somebody else did to the order's money, nothing of it is sent, taken or given back: it might
--- go back twice. Raises QT028, DETAIL {"payment_id", "reason"}.
+-- While something that others did to the order's money is not settled, the order must not be shipped, captured or
+-- refunded: the money could be returned twice. Raises QT028, DETAIL {"payment_id", "reason"}.
 CREATE OR REPLACE FUNCTION refuse_contested(p_order_id UUID) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_detail TEXT := (
@@ -426,7 +432,7 @@ BEGIN
     END IF;
 END $$;
 
--- Money that went back without us becomes a refund of ours, given already.
+-- Records a refund that was made at the provider by others, as succeeded.
 CREATE OR REPLACE FUNCTION adopt_refund(p_payment_id UUID, p_ref TEXT, p_cents BIGINT, p_now TIMESTAMPTZ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -437,11 +443,11 @@ BEGIN
     PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
 END $$;
 
--- Money of a payment went back and nobody here asked for it, as its provider tells under its own name, p_ref; p_undone: it
--- is here again, or never went. Once or many times, in whatever order, the same. p_kind 'dispute' and 'reversal' contest
--- the payment, until they are undone or settled. A 'refund' becomes one of ours, given already, so that no more is given
--- back than is left; where there is no room for it, beside what was promised or given, it contests the payment. Raises
--- QT029 where a refund is told before the charge that it is of.
+-- Others have moved a payment's money, as its provider reports under its own id, p_ref; p_undone: it was returned, or
+-- never moved. Repeated or in any order, the outcome is the same. p_kind 'dispute' and 'reversal' contest the payment
+-- until undone or settled. A 'refund' is recorded as one of ours, so that no more is refunded than is left; if it
+-- exceeds what is left beside other refunds, it contests the payment. Raises QT029 if a refund is reported before its
+-- charge.
 CREATE OR REPLACE FUNCTION note_moved(
     p_id UUID, p_kind TEXT, p_ref TEXT, p_cents BIGINT, p_currency TEXT, p_undone BOOLEAN, p_now TIMESTAMPTZ
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -456,7 +462,7 @@ BEGIN
         PERFORM refund_came_back(v_refund, p_now);
     END IF;
     IF v_refund IS NOT NULL OR (p_kind = 'refund' AND v_payment.status = 'voided') THEN
-        RETURN;  -- what was never taken is let go, which some providers call a refund
+        RETURN;  -- some providers call a void a refund
     ELSIF p_kind = 'refund' AND NOT p_undone AND v_payment.status IN ('pending', 'authorized', 'failed') THEN
         RAISE EXCEPTION 'the payment is %', v_payment.status USING ERRCODE = 'QT029';
     END IF;
@@ -476,8 +482,8 @@ BEGIN
     END IF;
 END $$;
 
--- Tells of a contest that is opened, and when it is settled, by whatever step: whoever stopped an order for it goes on.
--- One that was undone before it was told of never was open.
+-- Emits an event when a contest is opened and when it is settled, by whatever step. One that was undone before it was
+-- recorded was never open.
 CREATE OR REPLACE FUNCTION tell_contest() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox (topic, key, payload)
@@ -494,12 +500,12 @@ CREATE OR REPLACE TRIGGER payment_contests_opened AFTER INSERT ON payment_contes
 CREATE OR REPLACE TRIGGER payment_contests_settled AFTER UPDATE ON payment_contests
     FOR EACH ROW WHEN (OLD.settled_at IS NULL AND NEW.settled_at IS NOT NULL) EXECUTE FUNCTION tell_contest();
 
--- Staff have seen to what others did to a payment's money, and name it by p_refs; where more than that is open, which came
--- after their look, QT028 is raised as by refuse_contested. What was given back by hand is in the books from now on, as far
--- as that much is not given back yet; so is, where it is gone (p_gone), what a bank or the provider took, at most what is left.
--- A promise that leaves no room for it can't be kept, since the provider gives nothing twice: it fails. What has to go back
--- anyway is promised anew then, of what is left and as another refund, since under the old one's name the provider would hear
--- of the old sum. Answers what is settled.
+-- Staff settle the contests of a payment, named by p_refs. Raises QT028 as refuse_contested if others are open, which
+-- were opened after staff had looked.
+-- Refunds made at the provider are recorded from now on, up to what is left; so is money that a bank or the provider
+-- took, if it is gone (p_gone). A pending refund for which too little is left fails, since the provider never refunds
+-- more than was captured. If it was not requested by anybody but is owed, a new refund of what is left is created:
+-- under the old one's id the provider would use the old amount. Returns the settled contests.
 CREATE OR REPLACE FUNCTION settle_contests(p_id UUID, p_refs TEXT[], p_gone BOOLEAN, p_now TIMESTAMPTZ)
 RETURNS SETOF payment_contests LANGUAGE plpgsql AS $$
 DECLARE
@@ -532,7 +538,7 @@ BEGIN
             SELECT * INTO v_broken FROM payment_refunds WHERE payment_id = p_id AND status = 'pending'
             ORDER BY reason = 'asked', created_at DESC, id LIMIT 1;
             v_broken := complete_refund(v_broken.id, 'failed', NULL, p_now);
-            IF v_broken.reason <> 'asked' THEN  -- whoever asked knows what else to do, and asks again
+            IF v_broken.reason <> 'asked' THEN  -- whoever requested it is told, and can request another
                 v_owed := v_broken;
             END IF;
         END LOOP;

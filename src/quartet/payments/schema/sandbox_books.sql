@@ -1,4 +1,4 @@
--- The sandbox's books as it would show them: every charge with its status and what was taken and given back.
+-- The sandbox provider's charges, with status and captured and refunded amounts.
 CREATE OR REPLACE VIEW sandbox.books AS
 SELECT c.reference, c.id, c.amount_cents, c.currency, state.status, c.decline_code, c.created_at,
        greatest(extract(epoch FROM c.settles_at - clock_timestamp()), 0)::float8 AS seconds_left,
@@ -13,7 +13,7 @@ FROM sandbox.charges c, LATERAL (SELECT CASE
     WHEN c.lapses_at <= clock_timestamp() THEN 'voided'
     ELSE 'authorized' END AS status) AS state;
 
--- Takes or lets go what is held, once: the charge's row lock makes both take turns, and what is decided stays.
+-- Captures or voids an authorized charge, once: the row lock serialises both, and the first one counts.
 CREATE OR REPLACE FUNCTION sandbox.settle(p_charge TEXT, p_capture BOOLEAN) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM sandbox.charges WHERE reference = p_charge FOR UPDATE;
@@ -22,7 +22,7 @@ BEGIN
     WHERE reference = p_charge AND (SELECT status FROM sandbox.books WHERE reference = p_charge) = 'authorized';
 END $$;
 
--- Once by reference, and never more in all than was taken: the charge's row lock makes refunds take turns.
+-- Refunds, once per reference, and never more in total than was captured: the charge's row lock serialises refunds.
 CREATE OR REPLACE FUNCTION sandbox.refund(p_reference TEXT, p_id TEXT, p_charge TEXT, p_cents BIGINT) RETURNS TEXT
 LANGUAGE plpgsql AS $$
 DECLARE

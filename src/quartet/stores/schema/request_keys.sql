@@ -1,9 +1,10 @@
--- An Idempotency-Key is claimed, taken and finished by these three, called one by one or by a function that does all of a
--- transaction's work in one statement.
+-- The life of an Idempotency-Key: claim, take, finish; called one by one, or by a function that does a transaction's
+-- whole work in one statement.
 
--- The key as it stands: null where nobody has it, the row that holds its first answer, or one without an answer where
--- another request is at work: without a fingerprint as well, as long as that has written nothing. The lock goes with the
--- transaction. The row is looked for after the lock was tried, so that whoever gets it sees what its last holder wrote.
+-- The key's current state: null if it is free; the row with its response; or a row without a response if another
+-- request is in progress, and without a fingerprint if that one has not written anything yet. The advisory lock lasts
+-- until the transaction ends. The row is read after trying the lock, so that whoever gets the lock sees what its last
+-- holder wrote.
 CREATE OR REPLACE FUNCTION claim_request(p_owner TEXT, p_key TEXT) RETURNS idempotency_keys LANGUAGE plpgsql AS $$
 DECLARE
     v_free    BOOLEAN := pg_try_advisory_xact_lock(hashtextextended(p_owner || chr(10) || p_key, 0));
@@ -17,8 +18,9 @@ BEGIN
     RETURN v_request;
 END $$;
 
--- With an answer, or started without one. False, and nothing done, over a key that another request has taken since it
--- was claimed: a refusal is kept without the lock. A key older than 24 hours is free again even before it is swept.
+-- Stores the key, with a response or without one yet. Returns false and does nothing if another request has taken it
+-- since it was claimed, which is possible because an error response is stored without the lock. A key older than 24
+-- hours is free even before it is swept.
 CREATE OR REPLACE FUNCTION take_request(
     p_owner TEXT, p_key TEXT, p_fingerprint BYTEA, p_status INT, p_headers JSONB, p_body BYTEA
 ) RETURNS BOOLEAN LANGUAGE plpgsql AS $$
@@ -32,7 +34,7 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- The answer of a request that was started without one; a key that has its answer keeps that.
+-- Stores the response of a request that was started without one; a response that is already there is kept.
 CREATE OR REPLACE FUNCTION finish_request(
     p_owner TEXT, p_key TEXT, p_status INT, p_headers JSONB, p_body BYTEA
 ) RETURNS void LANGUAGE plpgsql AS $$
