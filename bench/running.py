@@ -68,7 +68,7 @@ async def running_shop(search: str = "auto", *arguments: str) -> AsyncIterator[R
         data.parent.chmod(0o755)  # PostgreSQL runs as another user when we are root
         port = free_port()
         quartet = Path(sys.executable).with_name("quartet")
-        free = {"QUARTET_ACCESS_TTL": "86400", "QUARTET_CANARY_SECONDS": "0"} | {
+        free = {"QUARTET_ACCESS_TTL": "86400", "QUARTET_CANARY_SECONDS": "0", "QUARTET_TRUST_PROXY": "true"} | {
             f"QUARTET_LIMIT_{kind}": "100000000" for kind in ("BROWSE", "SEARCH", "WRITE", "AUTH", "PAY")
         }
         process = await asyncio.create_subprocess_exec(
