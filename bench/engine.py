@@ -26,7 +26,7 @@ CALLERS = 2
 TURNS = 15
 # What our query does without, or only if too little is found.
 FUZZY, SPELLING = "fuzzy matching at once", "the engine's suggester"
-MARKED, SOURCE = "the engine's highlighting", "whole documents instead of a card's fields"
+MARKED, SOURCE = "the engine's highlighting", "a card's fields read from the whole document"
 STEPS = (FUZZY, SPELLING, MARKED, SOURCE)
 
 
@@ -124,7 +124,7 @@ def _undone(text: str, settings: Settings, steps: Sequence[str]) -> Json:
     """Our first page with some of the steps that save the engine work undone."""
     asked = body(Wanted(q=text), Tier.LOOSE if FUZZY in steps else Tier.EXACT, NOW, Reading.of(settings), Told())
     if SOURCE in steps:
-        del asked["stored_fields"]
+        asked["_source"] = asked.pop("stored_fields")
     if MARKED in steps:
         asked["highlight"] = {
             "require_field_match": False,
