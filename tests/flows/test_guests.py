@@ -293,6 +293,22 @@ async def test_proving_the_address_brings_the_orders_along(
     assert (await shopper.get(f"/orders/{later['id']}")).status_code == 200
 
 
+async def test_a_new_password_by_a_link_proves_the_address_too(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 9)
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    (row,) = await till.rows("SELECT email FROM users WHERE id = $1", user_id)
+    made, _ = await order(client, email=row["email"])
+    async with shop.stores.pg.tx() as tx:
+        minted = await accounts.mint_reset(tx, user_id, row["email"], shop.clock.now())
+    assert minted is not None
+    new = {"password": "a horse of another colour"}
+    assert (await client.post(f"/password-resets/{minted[1]}", json=new)).status_code == 204
+    (order_,) = await till.rows("SELECT user_id, email FROM orders WHERE id = $1", UUID(made["id"]))
+    assert (order_["user_id"], order_["email"]) == (user_id, None)
+
+
 async def test_a_claim_beside_payments_and_cancellations_loses_nothing(
     client: httpx.AsyncClient, sign_in: SignIn, shop: Shop, till: Till
 ) -> None:
