@@ -300,8 +300,9 @@ async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody
         ("/orders", {"items": [{"sku": "MUG", "qty": 1}]}),
         ("/api-keys", {"name": "mine", "scopes": ["catalog:read"]}),
     ):
-        refused = await admin.post(path, json=body)
+        refused = await admin.post(path, json=body, headers={"Idempotency-Key": NOTE})
         assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
+    assert await _traces(shop) == set()
 
 
 class _LateReviews(Collection):
