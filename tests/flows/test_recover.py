@@ -333,6 +333,8 @@ async def test_a_failed_charge_that_was_taken_after_all_pays_or_goes_back(
         assert await till.charged(made["id"]) == made["totalCents"]
         status = (await shopper.get(f"/payments/{failed}")).json()["status"]
         assert status == ("refunded" if paid_otherwise else "succeeded")
+    (letter,) = await till.rows("SELECT payload ->> 'reason' AS why FROM outbox WHERE topic = 'payment.returned'")
+    assert letter["why"] == "paid"
     assert await till.shelf("MUG") == (3, 0)
 
 
