@@ -1,12 +1,14 @@
 """Guests buy with an address, come back with the order's token, and find their orders in the account later."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from till import Till
 
 import cashier
@@ -171,6 +173,19 @@ async def test_an_order_opens_to_its_own_token_and_to_no_other(
 
 def client_token(shop: Shop, order_id: str) -> str:
     return shop.order_tokens.issue(UUID(order_id))
+
+
+async def test_an_order_opens_to_its_token_after_the_shops_secret_was_changed(
+    app: FastAPI, client: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 9)
+    made, opened = await order(client)
+    changed = {"secret": SecretStr("x" * 40), "secrets_retired": (shop.settings.secret,)}
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=changed))
+    assert (await client.get(f"/orders/{made['id']}", headers=opened)).status_code == 200
+    assert (await pay(client, made, opened)).status_code == 201
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=changed | {"secrets_retired": ()}))
+    assert (await client.get(f"/orders/{made['id']}", headers=opened)).status_code == 404
 
 
 async def test_a_guest_gives_an_address_and_a_user_none(
