@@ -397,6 +397,34 @@ async def test_what_shops_own_systems_are_told_late_names_nobody(
         assert [row["topic"] for row in await read.fetch(sql, str(user_id))] == ["user.erased"]
 
 
+async def test_whoever_goes_takes_their_keys_along(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
+) -> None:
+    await sign_in("admin")  # somebody stays
+    key = (await _made(admin.post("/api-keys", json={"name": "mine", "scopes": ["catalog:read"]})))["key"]
+    keyed = {"Authorization": f"Bearer {key}"}
+    assert (await client.get("/products/MUG", headers=keyed)).status_code == 200
+    assert (await admin.request("DELETE", "/users/me")).status_code == 204
+    assert (await client.get("/products/MUG", headers=keyed)).status_code == 401
+
+
+async def test_a_mail_that_was_given_up_is_not_taken_up_again_once_its_reader_is_forgotten(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    async with shop.stores.pg.tx() as tx:
+        mail = await tx.fetchval(
+            """INSERT INTO mails (event_id, kind, args, state, done_at)
+               SELECT gen_random_uuid(), 'order-cancelled', jsonb_build_object('order_id', id), 'dead', now()
+               FROM orders WHERE email = $1 RETURNING id""",
+            EMAIL,
+        )
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    async with shop.stores.pg.read() as read:
+        row = await read.fetchrow("SELECT state, args FROM mails WHERE id = $1", mail)
+    assert (row["state"], row["args"]) == ("dropped", {})
+
+
 async def test_nobody_goes_while_money_is_on_its_way(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:
