@@ -83,6 +83,8 @@ async def test_another_total_than_the_buyer_was_shown_reserves_nothing(shopper: 
     again = await shopper.post("/orders", json=wanted | {"expectedTotalCents": 1325}, headers={"Idempotency-Key": "1"})
     assert (again.status_code, again.content) == (409, told.content)
 
+    cheaper = await shopper.post("/orders", json=wanted | {"expectedTotalCents": 1426})
+    assert (cheaper.status_code, cheaper.json()["type"]) == (409, "/problems/price-changed")
     made = await shopper.post("/orders", json=wanted | {"expectedTotalCents": told.json()["totalCents"]})
     assert (made.status_code, made.json()["totalCents"]) == (201, 1425)
 

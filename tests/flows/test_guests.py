@@ -1,12 +1,14 @@
 """Guests buy with an address, come back with the order's token, and find their orders in the account later."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from till import Till
 
 import cashier
@@ -173,6 +175,19 @@ def client_token(shop: Shop, order_id: str) -> str:
     return shop.order_tokens.issue(UUID(order_id))
 
 
+async def test_an_order_opens_to_its_token_after_the_shops_secret_was_changed(
+    app: FastAPI, client: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 9)
+    made, opened = await order(client)
+    changed = {"secret": SecretStr("x" * 40), "secrets_retired": (shop.settings.secret,)}
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=changed))
+    assert (await client.get(f"/orders/{made['id']}", headers=opened)).status_code == 200
+    assert (await pay(client, made, opened)).status_code == 201
+    app.state.shop = replace(shop, settings=shop.settings.model_copy(update=changed | {"secrets_retired": ()}))
+    assert (await client.get(f"/orders/{made['id']}", headers=opened)).status_code == 404
+
+
 async def test_a_guest_gives_an_address_and_a_user_none(
     client: httpx.AsyncClient, shopper: httpx.AsyncClient, till: Till
 ) -> None:
@@ -291,6 +306,22 @@ async def test_proving_the_address_brings_the_orders_along(
     assert (await shopper.post("/orders/claim")).json() == {"claimed": 1}
     assert (await shopper.post("/orders/claim")).json() == {"claimed": 0}
     assert (await shopper.get(f"/orders/{later['id']}")).status_code == 200
+
+
+async def test_a_new_password_by_a_link_proves_the_address_too(
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, shop: Shop, till: Till
+) -> None:
+    await till.stock("MUG", 9)
+    user_id: UUID = shopper.user_id  # type: ignore[attr-defined]
+    (row,) = await till.rows("SELECT email FROM users WHERE id = $1", user_id)
+    made, _ = await order(client, email=row["email"])
+    async with shop.stores.pg.tx() as tx:
+        minted = await accounts.mint_reset(tx, user_id, row["email"], shop.clock.now())
+    assert minted is not None
+    new = {"password": "a horse of another colour"}
+    assert (await client.post(f"/password-resets/{minted[1]}", json=new)).status_code == 204
+    (order_,) = await till.rows("SELECT user_id, email FROM orders WHERE id = $1", UUID(made["id"]))
+    assert (order_["user_id"], order_["email"]) == (user_id, None)
 
 
 async def test_a_claim_beside_payments_and_cancellations_loses_nothing(

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ from quartet.stores import outbox
 from quartet.stores.mail import MailRefused
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Tx
+from quartet.stores.redis import RedisStore
 from quartet.sync import relay, tasks
 from quartet.web.dependencies import Shop
 
@@ -92,6 +94,21 @@ async def test_a_paid_order_is_told_once_with_what_was_bought(
     assert f"{shop.settings.base_url}/orders/{placed['id']}" in text
     assert shop.mail.ids[0].startswith("<")  # type: ignore[attr-defined]
     assert await states(till) == ["sent"]
+
+
+async def test_a_mail_does_not_wait_for_redis(shop: Shop, till: Till, shopper: httpx.AsyncClient) -> None:
+    placed = await order(shopper, ("MUG", 1))
+    await pay(shopper, placed["id"])
+    away = RedisStore("redis://127.0.0.1:1")
+    await relay.relay(replace(shop, stores=replace(shop.stores, redis=away)))
+    await away.close()
+    while await notify.deliver(shop):
+        pass
+    assert len(await till.rows("SELECT FROM outbox WHERE topic = 'order.confirmed' AND attempts > 0")) == 1
+    assert [subject for _, subject, _ in sent(shop)] == [f"Your order {placed['number']}"]
+    await till.rows("UPDATE outbox SET not_before = now() RETURNING id")
+    await carry(shop)
+    assert (len(sent(shop)), await till.rows("SELECT FROM outbox")) == (1, [])
 
 
 async def test_each_refund_is_told_with_its_own_amount(

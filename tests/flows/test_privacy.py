@@ -179,7 +179,8 @@ async def test_whoever_goes_is_forgotten_in_every_store_and_the_books_stay(
     assert (await _delete(client, headers)).status_code == 422
     assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
     for signed in (headers, other):
-        assert (await client.get("/users/me", headers=signed)).status_code == 401
+        for path in ("/users/me", "/orders"):
+            assert (await client.get(path, headers=signed)).status_code == 401
         refreshed = await client.post("/sessions/refresh", json={"refreshToken": signed["X-Refresh"]})
         assert refreshed.status_code == 401
     await sync.catch_up(shop)
@@ -300,8 +301,9 @@ async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody
         ("/orders", {"items": [{"sku": "MUG", "qty": 1}]}),
         ("/api-keys", {"name": "mine", "scopes": ["catalog:read"]}),
     ):
-        refused = await admin.post(path, json=body)
+        refused = await admin.post(path, json=body, headers={"Idempotency-Key": NOTE})
         assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
+    assert await _traces(shop) == set()
 
 
 class _LateReviews(Collection):
@@ -358,7 +360,8 @@ async def test_a_crash_on_the_way_still_ends_in_everything_forgotten(
         await relay.relay(dying)
     app.state.shop = shop
     await sync.catch_up(shop)
-    assert (await client.get("/users/me", headers=headers)).status_code == 401
+    # A route that asks no store whether there is such a user.
+    assert (await client.get("/orders", headers=headers)).status_code == 401
     assert await _traces(shop) == set()
     assert await shop.stores.redis.call("EXISTS", f"cart:{{{user_id}}}") == 0
 
@@ -394,6 +397,34 @@ async def test_what_shops_own_systems_are_told_late_names_nobody(
     await sync.catch_up(shop)
     async with shop.stores.pg.read() as read:
         assert [row["topic"] for row in await read.fetch(sql, str(user_id))] == ["user.erased"]
+
+
+async def test_whoever_goes_takes_their_keys_along(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
+) -> None:
+    await sign_in("admin")  # somebody stays
+    key = (await _made(admin.post("/api-keys", json={"name": "mine", "scopes": ["catalog:read"]})))["key"]
+    keyed = {"Authorization": f"Bearer {key}"}
+    assert (await client.get("/products/MUG", headers=keyed)).status_code == 200
+    assert (await admin.request("DELETE", "/users/me")).status_code == 204
+    assert (await client.get("/products/MUG", headers=keyed)).status_code == 401
+
+
+async def test_a_mail_that_was_given_up_is_not_taken_up_again_once_its_reader_is_forgotten(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    async with shop.stores.pg.tx() as tx:
+        mail = await tx.fetchval(
+            """INSERT INTO mails (event_id, kind, args, state, done_at)
+               SELECT gen_random_uuid(), 'order-cancelled', jsonb_build_object('order_id', id), 'dead', now()
+               FROM orders WHERE email = $1 RETURNING id""",
+            EMAIL,
+        )
+    assert (await _delete(client, headers, password=PASSWORD)).status_code == 204
+    async with shop.stores.pg.read() as read:
+        row = await read.fetchrow("SELECT state, args FROM mails WHERE id = $1", mail)
+    assert (row["state"], row["args"]) == ("dropped", {})
 
 
 async def test_nobody_goes_while_money_is_on_its_way(

@@ -333,6 +333,8 @@ async def test_a_failed_charge_that_was_taken_after_all_pays_or_goes_back(
         assert await till.charged(made["id"]) == made["totalCents"]
         status = (await shopper.get(f"/payments/{failed}")).json()["status"]
         assert status == ("refunded" if paid_otherwise else "succeeded")
+    (letter,) = await till.rows("SELECT payload ->> 'reason' AS why FROM outbox WHERE topic = 'payment.returned'")
+    assert letter["why"] == "paid"
     assert await till.shelf("MUG") == (3, 0)
 
 
@@ -886,6 +888,52 @@ async def test_who_pays_in_the_last_second_is_waited_for(
     held.way_in.set()
     held.way_out.set()
     assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))
+
+
+async def test_who_pays_in_the_last_second_is_waited_for_three_seconds_and_no_longer(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 2)
+    made = await order(shopper, ("MUG", 2))
+    ends = datetime.fromisoformat(made["expiresAt"])
+    clock.at = ends - timedelta(seconds=1)
+    click = asyncio.create_task(pay(shopper, made["id"]))
+    await held.waiting_in.wait()
+    for late, expired in ((2.9, 0), (3.1, 1)):
+        clock.at = ends + timedelta(seconds=late)
+        assert (await recover(shop, _providers(sandbox))).expired == expired
+    assert await till.shelf("MUG") == (2, 0)
+    held.way_in.set()
+    held.way_out.set()
+    assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))  # nobody has bought them meanwhile
+
+
+class SlowToSay(Held):
+    """A provider that takes its time when it is asked how a charge stands."""
+
+    async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
+        self.waiting_out.set()
+        await self.way_out.wait()
+        return await self.inner.look_up(reference, provider_ref)
+
+
+async def test_while_a_provider_takes_its_time_the_stock_of_others_is_given_back(
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+) -> None:
+    await till.stock("MUG", 2)
+    asked, unpaid = await order(shopper, ("MUG", 1)), await order(shopper, ("MUG", 1))
+    assert (await pay(shopper, asked["id"], "card_async")).json()["status"] == "pending"
+    clock.advance(60)
+    slow = SlowToSay(sandbox)
+    sweep = asyncio.create_task(recover(shop, {"sandbox": slow}))
+    await slow.waiting_out.wait()
+    clock.at = datetime.fromisoformat(unpaid["expiresAt"]) + timedelta(seconds=1)
+    async with asyncio.timeout(8):
+        while await till.shelf("MUG") != (2, 0):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert not sweep.done()
+    slow.way_out.set()
+    assert (await sweep).expired == 2
 
 
 async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncClient, till: Till, held: Held) -> None:

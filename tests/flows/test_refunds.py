@@ -139,6 +139,23 @@ async def test_sums_and_lines_share_what_was_paid(
     assert (await audit.check(till.shop, patience=0)).violations == ()
 
 
+async def test_the_cents_of_a_sum_fall_on_what_is_left_of_each(
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
+) -> None:
+    prices = {"A": 1, "B": 1, "C": 1, "D": 4}
+    for sku, cents in prices.items():
+        await till.stock(sku, 1, cents)
+    made = await order(shopper, *((sku, 1) for sku in prices))
+    await pay(shopper, made["id"])
+    for cents in (2, 1, 3, 1):
+        assert (await refund(staff, made, amountCents=cents)).status_code == 201
+    given = (await look(shopper, made["id"]))["refunds"]
+    parts = [{part["sku"]: part["amountCents"] for part in each["items"]} for each in given]
+    # Shares of 2/7, 2/7, 2/7 and 8/7; then what is left is 1, 1, 1 and 2, and so on.
+    assert parts[0] == {"A": 1, "D": 1}
+    assert {sku: sum(part.get(sku, 0) for part in parts) for sku in prices} == prices
+
+
 async def test_a_cancellation_puts_back_what_no_refund_has_settled(
     shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
 ) -> None:

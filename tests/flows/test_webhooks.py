@@ -538,6 +538,28 @@ async def test_an_address_that_is_just_being_forgotten_does_not_come_along(
         assert [row["payload"] for row in await read.fetch("SELECT payload FROM webhook_deliveries")] == [{}]
 
 
+async def test_what_an_endpoint_repeats_of_somebody_who_is_forgotten_meanwhile_is_not_kept(
+    shop: Shop, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
+) -> None:
+    made, order_id, reached, forgotten = await endpoint(staff, receiver.url), uuid4(), asyncio.Event(), asyncio.Event()
+
+    async def repeats(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await forgotten.wait()
+        await answer(writer, "200 OK", body=receiver.got[-1].body)
+
+    receiver.behave = repeats
+    await happen(shop, "order.cancelled", str(order_id), {"order_id": str(order_id), "email": "guest@example.com"})
+    delivering = asyncio.create_task(deliver(shop, send))
+    await reached.wait()
+    async with shop.stores.pg.tx() as tx:
+        await hooks.forget_orders(tx, [order_id])
+    forgotten.set()
+    await delivering
+    (delivered,) = await deliveries(staff, made)
+    assert (delivered["state"], delivered["answer"]) == ("delivered", None)
+
+
 async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_closes_with_a_yes(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, receiver: Receiver, send: sender.Sender
 ) -> None:

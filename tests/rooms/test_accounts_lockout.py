@@ -154,12 +154,21 @@ async def test_an_account_that_has_to_wait_costs_no_hash_and_looks_like_one_that
     assert not [key for key in keys if "ada" in key or "example" in key]
 
 
-async def test_changing_the_password_is_no_way_to_guess_it(app: FastAPI, client: httpx.AsyncClient, shop: Shop) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/users/me/password", {"currentPassword": "a guess or two", "newPassword": "difference engine"}),
+        ("POST", "/users/me/email", {"email": "byron@example.com", "password": "a guess or two"}),
+        ("DELETE", "/users/me", {"password": "a guess or two"}),
+    ],
+)
+async def test_what_asks_for_the_password_is_no_way_to_guess_it(
+    client: httpx.AsyncClient, method: str, path: str, body: dict[str, str]
+) -> None:
     assert (await client.post("/users", json=ADA)).status_code == 201
     token = (await client.post("/sessions", json=ADA)).json()["accessToken"]
-    change = {"currentPassword": "a guess or two", "newPassword": "difference engine"}
     headers = {"Authorization": f"Bearer {token}"}
-    tries = [client.post("/users/me/password", json=change, headers=headers) for _ in range(13)]
+    tries = [client.request(method, path, json=body, headers=headers) for _ in range(13)]
     assert sorted(answer.status_code for answer in await asyncio.gather(*tries)) == [422] * 10 + [429] * 3
 
 

@@ -198,6 +198,22 @@ async def test_somebody_forgotten_is_on_no_board(shop: Shop) -> None:
             assert [place.user_id for place in places] == [ben]
 
 
+async def test_what_was_read_before_somebody_was_forgotten_brings_nobody_back(shop: Shop) -> None:
+    """An event that a worker held in its hands meanwhile, points that staff were just giving, and a rebuild."""
+    (ada,), now = await _people(shop, "Ada"), MONDAY + timedelta(days=7)
+    shop = Shop(shop.settings, shop.stores, FixedClock(now))
+    held = Worth(f"order:{uuid4()}", ada, 10, now)
+    await store.begin(shop.stores.redis, now, "a rebuild")
+    await leaderboard.forget(shop, ada)
+    await store.settle(shop.stores.redis, now, held)
+    await store.seed(shop.stores.redis, now, "daily", [held])
+    await store.seed(shop.stores.redis, now, "weekly", [held])
+    for which in ("live", "made anew"):
+        for period in store.PERIODS:
+            assert await store.place_of(shop.stores.redis, now, period, ada) is None, which
+        assert await store.swap(shop.stores.redis, now, "a rebuild", {"daily": 1, "weekly": 1}) is (which == "live")
+
+
 def test_a_week_is_named_as_iso_8601_does() -> None:
     assert model.board("weekly", datetime(2027, 1, 1, tzinfo=UTC)) == "2026-W53"
     assert model.board("weekly", datetime(2025, 12, 29, tzinfo=UTC)) == "2026-W01"

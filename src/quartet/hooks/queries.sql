@@ -110,9 +110,11 @@ WHERE d.id IN (SELECT id FROM mine) AND e.id = d.endpoint_id
 RETURNING d.*;
 
 -- name: finish
--- Only if this attempt is still the current one: after its lease expired, another worker may have made the next.
+-- Only if this attempt is still the current one: after its lease expired, another worker may have made the next. $9: what
+-- was sent. If a person was erased from it meanwhile, the answer, which may repeat it, is not kept.
 UPDATE webhook_deliveries
-SET state = $3, not_before = $4, leased_until = NULL, status = $5, answer = $6, error = $7, done_at = $8
+SET state = $3, not_before = $4, leased_until = NULL, status = $5, answer = CASE WHEN payload = $9 THEN $6 END,
+    error = $7, done_at = $8
 WHERE id = $1 AND attempts = $2 AND state = 'pending' RETURNING id;
 
 -- name: deliveries

@@ -85,7 +85,7 @@ async def claim(tx: Tx, now: datetime, *, each: int, limit: int, lease_seconds: 
 async def finish(tx: Tx, d: Delivery) -> bool:
     """Records the outcome of an attempt; False: the lease is another's by now, or it is gone."""
     found = await tx.fetchval(
-        q.finish, d.id, d.attempts, d.state, d.not_before, d.status, d.answer, d.error, d.done_at
+        q.finish, d.id, d.attempts, d.state, d.not_before, d.status, d.answer, d.error, d.done_at, d.payload
     )  # fmt: skip
     return found is not None
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from quartet.leaderboard.model import Period, Place, Worth, board, end_of
 from quartet.stores.files import lua, queries
 from quartet.stores.postgres import Read, Tx
-from quartet.stores.redis import RedisStore
+from quartet.stores.redis import Command, RedisStore
 
 q = queries(__file__)
 SETTLE = lua(__file__, "settle.lua")
@@ -19,6 +19,8 @@ PERIODS: tuple[Period, ...] = ("daily", "weekly")
 # How long after its end a board can still be read, and points on it be corrected.
 KEPT: dict[Period, timedelta] = {"daily": timedelta(days=7), "weekly": timedelta(days=28)}
 BUILDING = "leaderboard:{xp}:building"
+# Erased users, by when they were: an event read before the erasure must not put them on a board again.
+GONE = "leaderboard:{xp}:gone"
 # TTL of a rebuild that never finished.
 BUILDING_SECONDS = 3600
 
@@ -46,7 +48,7 @@ async def _settle(
 ) -> None:
     seconds = [_seconds_left(period, at, now) for period in periods]
     said = [part for worth in worths for part in (worth.source, str(worth.user_id), worth.points)]
-    await redis.run(SETTLE, _keys(periods, at), [which, *seconds, *said])
+    await redis.run(SETTLE, [GONE, *_keys(periods, at)], [which, *seconds, *said])
 
 
 async def begin(redis: RedisStore, now: datetime, whose: str) -> None:
@@ -62,10 +64,15 @@ async def swap(redis: RedisStore, now: datetime, whose: str, made: Mapping[Perio
 
 
 async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:
-    """Removes a user from every board that still exists."""
+    """Removes a user from every board that still exists, for good: what is settled later leaves the user out."""
     days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 7)]
     names = {name for at in days for period in PERIODS for name in _names(period, at)[::2]}
-    await redis.pipeline([("ZREM", name, str(user_id)) for name in sorted(names)])
+    marks: list[Command] = [
+        ("ZADD", GONE, now.timestamp(), str(user_id)),
+        ("ZREMRANGEBYSCORE", GONE, "-inf", days[-1].timestamp()),
+        ("EXPIRE", GONE, int((now - days[-1]).total_seconds())),
+    ]
+    await redis.pipeline([*marks, *(("ZREM", name, str(user_id)) for name in sorted(names))])
 
 
 async def best(redis: RedisStore, at: datetime, period: Period, limit: int) -> list[Place]:

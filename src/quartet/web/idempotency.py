@@ -4,7 +4,8 @@ One transaction: `async with transaction(shop, key) as slot`, return `slot.repla
 `return await slot.keep(answer)`. Two, with an outside call between them: `await slot.start()` in the first, or
 `unclaimed` where SQL does all of it, and `await finish(tx, owner, key, answer)` in the second; meanwhile the same
 key is answered 409, and recovery from a crash between them finishes the key too. A refusal (4xx) is stored as a first
-answer too, but not that of an invalid request (`Invalid`; other 422s are stored) or a server error (5xx).
+answer too, but not that of an invalid request (`Invalid`; other 422s are stored), a server error (5xx), or a user who
+is erased just now (401), of whom nothing must be left.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from uuid import UUID
 import orjson
 from fastapi import Depends, Request, Response
 
-from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, RequestInProgress, invalid
+from quartet.kernel.errors import IdempotencyKeyReused, Invalid, Problem, RequestInProgress, Unauthenticated, invalid
 from quartet.stores.files import queries
 from quartet.stores.postgres import Postgres, Record, Tx
 from quartet.web.answers import problem_response
@@ -124,7 +125,7 @@ async def unclaimed(shop: Shop, key: RequestKey | None, *, once: bool = False) -
     try:
         async with pg.once() if once else pg.tx() as tx:
             yield Slot(tx, key)
-    except (IdempotencyKeyReused, RequestInProgress, Invalid):
+    except (IdempotencyKeyReused, RequestInProgress, Invalid, Unauthenticated):
         raise
     except Problem as problem:
         if key is not None and problem.status < 500:

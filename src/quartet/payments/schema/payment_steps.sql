@@ -301,6 +301,11 @@ BEGIN
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
     SELECT double.id INTO v_double FROM payment_refunds r JOIN payment_refunds double USING (payment_id)
     WHERE r.id = p_id AND double.id <> p_id AND double.provider_ref = p_ref AND double.reason = 'elsewhere';
+    IF v_double IS NULL THEN
+        UPDATE payment_refunds r SET came_back_at = c.settled_at FROM payment_contests c
+        WHERE r.id = p_id AND r.status <> 'succeeded' AND r.reason <> 'elsewhere' AND c.payment_id = r.payment_id
+          AND c.provider_ref = p_ref AND c.reason = 'refund' AND c.settled_at IS NOT NULL;
+    END IF;
     PERFORM drop_double(r, p_ref, p_now) FROM payment_refunds r WHERE r.id = p_id AND r.status <> 'succeeded';
     IF EXISTS (SELECT FROM payment_refunds WHERE id = p_id AND came_back_at IS NOT NULL) THEN
         p_status := 'failed';
