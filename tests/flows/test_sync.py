@@ -924,14 +924,10 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
         away.set()
         raise StoreUnavailable("redis")
 
-    async def fails(*_: Any) -> None:
-        raise StoreUnavailable("redis")
-
     await add(kitchen, kettle("A"))
     await sync.catch_up(kitchen)
     assert await has_name(client, "A", "Kettle A")
     monkeypatch.setattr(products, "_drop", fails_meanwhile)
-    monkeypatch.setattr(changes, "tell", fails)
     held = Held("filled")
     async with running(changes.follow(replace(kitchen, step=held.step))):
         await asyncio.wait_for(held.reached.wait(), 20)
@@ -942,6 +938,70 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
         await soon(lambda: has_position(kitchen))
         await soon(lambda: has_name(client, "A", "Teapot"))
         await soon(lambda: equal(kitchen))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_search_follows_while_the_cache_is_away(
+    kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    """Not only the first batch; and the cache is told of all of it once it is back, by this worker or the next."""
+    away, drop, skus = False, catalog.drop_cached, [f"K{n}" for n in range(9)]
+
+    async def fails_meanwhile(*told: Any) -> None:
+        if away:
+            raise StoreUnavailable("redis")
+        await drop(*told)
+
+    async def is_shown() -> bool:
+        return all([await has_name(client, sku, f"Teapot {sku}") for sku in skus])
+
+    monkeypatch.setattr(catalog, "drop_cached", fails_meanwhile)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
+    await add(kitchen, *map(kettle, skus))
+    async with running(changes.follow(few)):
+        await soon(lambda: has_position(kitchen))
+        await soon(lambda: equal(kitchen))
+        assert all([await has_name(client, sku, f"Kettle {sku}") for sku in skus])
+        away = True
+        for sku in skus:
+            await rename_behind(kitchen, sku, f"Teapot {sku}")
+        await soon(lambda: equal(kitchen))
+        assert not await is_shown()
+        if not killed:
+            away = False
+            await soon(is_shown)
+    away = False
+    async with running(changes.follow(few)):
+        await soon(is_shown)
+        now = kitchen.clock.now()
+        await soon(lambda: is_caught_up(kitchen, now))
+
+
+async def test_no_more_pages_are_owed_to_the_cache_than_may_wait(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker would grow with the outage; all of it is done again later, since no position was saved."""
+
+    async def fails(*_: Any) -> None:
+        raise StoreUnavailable("redis")
+
+    monkeypatch.setattr(catalog, "drop_cached", fails)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1, "sync_waiting": 1}))
+    gathered = changes.Gathered(kitchen.clock)
+    for token, id_ in enumerate(await add(kitchen, kettle("A"), kettle("B"))):
+        gathered.add(id_, token)
+    await changes.carry_batch(few, gathered)
+    with pytest.raises(StoreUnavailable):
+        await changes.carry_batch(few, gathered)
+    assert not await has_position(kitchen)
+    assert await equal(kitchen)
+
+
+async def is_caught_up(shop: Shop, with_what_was_at: datetime) -> bool:
+    """Whether a position after that moment is saved."""
+    async with shop.stores.pg.read() as read:
+        found = await store.caught_up(read)
+    return found is not None and found > with_what_was_at
 
 
 async def is_rebuilt(shop: Shop) -> bool:
