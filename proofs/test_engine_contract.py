@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from engines import engine, index, shelf
+from shelf import product
 from test_engine import *  # noqa: F403
 from test_queries import *  # noqa: F403
 from test_queries import Asker, why
@@ -65,3 +66,18 @@ async def test_where_a_shard_has_no_copy_a_part_is_told_as_one_and_not_compared(
         with pytest.raises(StoreUnavailable):
             await asked
     await engine.delete_index(nowhere)
+
+
+@pytest.mark.parametrize("block", ["write", "read_only", "read_only_allow_delete"])
+async def test_while_an_index_is_closed_to_writes_nothing_is_refused_for_good(
+    engine: SearchEngine, index: Settings, block: str
+) -> None:
+    """By an operator, or by the engine itself where a disk is full: the document is not to blame."""
+    document = search.document(product("A", "Kettle"))
+    alias = index.search_alias
+    await engine.change_settings(alias, {"blocks": {block: True}})
+    results = await search.put(engine, alias, 1, {"a": document})
+    assert [(result.accepted, result.passing) for result in results] == [(False, True)]
+    await engine.change_settings(alias, {"blocks": {block: False}})
+    [result] = await search.put(engine, alias, 1, {"a": document})
+    assert result.accepted

@@ -735,12 +735,12 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return rested
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [403, 429, 503])
 async def test_a_busy_engine_is_asked_again(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch, rests: list[float], status: int
 ) -> None:
-    """The engine under load, or with a shard that moves, refuses some items for now; they go in at a later try, the
-    others are not sent twice."""
+    """The engine under load, with a shard that moves or an index closed to writes, refuses some items for now; they go
+    in at a later try, the others are not sent twice."""
     ids = await add(kitchen, kettle("A"), kettle("B"))
     put, sent = search.put, []
 
