@@ -24,7 +24,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.stores import letters, outbox
 from quartet.stores.search import BulkResult
-from quartet.sync import changes, products, relay, store
+from quartet.sync import changes, products, relay, service, store
 from quartet.sync.consumers import TOPICS
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
@@ -678,6 +678,22 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     assert set(await stored(kitchen)) == {"GOOD", "BAD"}
     assert [letter["key"] for letter in (await staff.get("/sync")).json()["letters"]] == [broken]
     assert (await staff.post("/sync/dead-letters/replay")).status_code == 403
+
+
+async def test_what_stays_refused_is_not_in_the_way_of_other_dead_letters(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many a replay takes some, and the next one the others."""
+    broken, mended = await add(kitchen, kettle("BROKEN"), kettle("MENDED"))
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    for id_ in (broken, mended):
+        await collection.update_one({"_id": id_}, {"$set": {"ratings.avg": "very good"}})
+        await products.carry(kitchen, [id_])
+    await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": 4.5}})
+    monkeypatch.setattr(service, "REPLAYED", 1)
+    assert [await sync.replay_dead_letters(kitchen, "test") for _ in range(2)] == [1, 1]
+    assert set(await stored(kitchen)) == {"MENDED"}
+    assert [letter.key for letter in await sync.dead_letters(kitchen, 20)] == [broken]
 
 
 async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: Shop, command: Command) -> None:
