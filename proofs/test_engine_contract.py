@@ -81,3 +81,15 @@ async def test_while_an_index_is_closed_to_writes_nothing_is_refused_for_good(
     await engine.change_settings(alias, {"blocks": {block: False}})
     [result] = await search.put(engine, alias, 1, {"a": document})
     assert result.accepted
+
+
+async def test_a_new_index_whose_only_node_is_gone_is_not_built_on(engine: SearchEngine, index: Settings) -> None:
+    name = await search.build_next(engine, index)
+    assert await search.next_index(engine, index) == name
+    await engine.delete_index(name)
+    definition = search.store.definition(index)
+    definition["settings"]["index.routing.allocation.require._name"] = "nobody"
+    body = {**definition, "aliases": {search.next_alias(index): {}}}
+    await engine.request("PUT", f"/{name}", params={"wait_for_active_shards": "0"}, body=body)
+    assert await search.next_index(engine, index) is None
+    await engine.delete_index(name)

@@ -21,6 +21,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.fingerprints import bucket
 from quartet.kernel.steps import Step
 from quartet.search import store as index_store
+from quartet.stores.search import SearchEngine
 from quartet.sync import compare, products, store, worker
 from quartet.web.dependencies import Shop
 
@@ -113,6 +114,45 @@ async def test_a_rebuild_ends_where_the_engine_has_lost_all_of_its_indexes(full:
     assert rebuilt
     assert rebuilt.state == "done"
     assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert await equal(full)
+
+
+async def test_a_new_index_that_cannot_be_written_keeps_nothing_from_the_live_one(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one copy, on a node that is gone. The batch is done again, for the new index must not lack it."""
+    await killed(full, "filled")
+    put = search.put
+
+    async def put_live(engine: Any, alias: str, version: int, documents: Any) -> Any:
+        if alias == search.next_alias(full.settings):
+            raise StoreUnavailable("search")
+        return await put(engine, alias, version, documents)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "put", put_live)
+        await rename_behind(full, "K2", "Teapot")
+        with pytest.raises(StoreUnavailable):
+            await products.carry(full, [(await stored(full))["K2"]["id"]])
+    assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert (await sync.reindex(full)).state == "done"
+    assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert await equal(full)
+
+
+async def test_a_new_index_whose_node_is_gone_is_begun_anew(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await killed(full, "batch", 5)
+    halfway = await sync.last_rebuild(full)
+    assert halfway is not None
+
+    async def is_red(_: SearchEngine, index: str) -> bool:
+        return index == halfway.index_name
+
+    monkeypatch.setattr(SearchEngine, "is_red", is_red)
+    rebuild = await sync.reindex(full)
+    assert (rebuild.id, rebuild.state) == (halfway.id, "done")
+    assert rebuild.index_name != halfway.index_name
+    assert rebuild.done == len(SKUS)
     assert await equal(full)
 
 

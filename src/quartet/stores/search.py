@@ -334,6 +334,11 @@ class SearchEngine:
         """Changes dynamic settings, which can be changed on an open index."""
         await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)
 
+    async def is_red(self, index: str) -> bool:
+        """Whether a part of the existing index is on no node at present."""
+        found = await self.request("GET", f"/_cluster/health/{index}", params={"timeout": "1s"})
+        return bool(found["status"] == "red")
+
     async def refresh(self, index: str) -> None:
         """Makes all writes so far visible to searches."""
         await self.request("POST", f"/{index}/_refresh", seconds=BULK_SECONDS)

@@ -189,9 +189,13 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
+    beside: StoreUnavailable | None = None
     if draw.rebuilding:
         # First, since the build may go live before we are done: what we then write to the live alias is in it too.
-        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+        try:
+            refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+        except StoreUnavailable as error:  # of that index alone, if its node is: the live one is kept up to date
+            beside = error
     sure, latest = await _note(shop, draw, now, documents, believe=cause != "doubt" and not draw.rebuilding)
     written = {id_: held for id_, held in documents.items() if id_ not in sure}
     await shop.step("noted")
@@ -201,6 +205,8 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold
         async with shop.stores.pg.tx() as tx:
             await store.settle(tx, draw, PIPELINE, [id_ for id_ in written if id_ not in refused])
             await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+    if beside is not None:
+        raise beside
     if away is not None:
         if untold is None:
             raise away
