@@ -198,6 +198,7 @@ async def test_filling_makes_every_document_and_carries_none_once_more(full: Sho
 async def test_a_rebuild_killed_at_any_step_is_ended_by_another(full: Shop, step: str) -> None:
     await killed(full, step)
     await change_everything(full)
+    await rename_behind(full, "K8", "Jug")  # of which no worker has heard
     rebuild = await sync.reindex(full)
     assert rebuild.state == "done"
     assert await live(full) == rebuild.index_name

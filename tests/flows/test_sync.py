@@ -993,24 +993,6 @@ async def test_search_follows_while_the_cache_is_away(
         await soon(lambda: is_caught_up(kitchen, now))
 
 
-async def test_what_waits_is_bounded_and_read_on_as_it_is_taken(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def all_at_once(*_: Any) -> AsyncIterator[tuple[str | None, Any]]:
-        for token in range(5):
-            yield f"id{token}", token
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(catalog, "watch", all_at_once)
-    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_waiting": 2}))
-    gathered = changes.Gathered(kitchen.clock)
-    waited: list[int] = []
-    async with running(changes._read(few, gathered, None)):
-        while sum(waited) < 5:
-            for _ in range(5):
-                await asyncio.sleep(0)  # it goes as far as it may without waiting
-            waited.append(len(gathered.take(10)[0]))
-    assert waited == [2, 2, 1]
-
-
 async def test_no_position_is_saved_past_what_was_put_back(kitchen: Shop) -> None:
     gathered = changes.Gathered(kitchen.clock)
     for token, id_ in enumerate("ABC"):
