@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from engines import engine, index, shelf
+from shelf import product
 from test_engine import *  # noqa: F403
 from test_queries import *  # noqa: F403
 from test_queries import Asker, why
@@ -65,3 +66,30 @@ async def test_where_a_shard_has_no_copy_a_part_is_told_as_one_and_not_compared(
         with pytest.raises(StoreUnavailable):
             await asked
     await engine.delete_index(nowhere)
+
+
+@pytest.mark.parametrize("block", ["write", "read_only", "read_only_allow_delete"])
+async def test_while_an_index_is_closed_to_writes_nothing_is_refused_for_good(
+    engine: SearchEngine, index: Settings, block: str
+) -> None:
+    """By an operator, or by the engine itself where a disk is full: the document is not to blame."""
+    document = search.document(product("A", "Kettle"))
+    alias = index.search_alias
+    await engine.change_settings(alias, {"blocks": {block: True}})
+    results = await search.put(engine, alias, 1, {"a": document})
+    assert [(result.accepted, result.passing) for result in results] == [(False, True)]
+    await engine.change_settings(alias, {"blocks": {block: False}})
+    [result] = await search.put(engine, alias, 1, {"a": document})
+    assert result.accepted
+
+
+async def test_a_new_index_whose_only_node_is_gone_is_not_built_on(engine: SearchEngine, index: Settings) -> None:
+    name = await search.build_next(engine, index)
+    assert await search.next_index(engine, index) == name
+    await engine.delete_index(name)
+    definition = search.store.definition(index)
+    definition["settings"]["index.routing.allocation.require._name"] = "nobody"
+    body = {**definition, "aliases": {search.next_alias(index): {}}}
+    await engine.request("PUT", f"/{name}", params={"wait_for_active_shards": "0"}, body=body)
+    assert await search.next_index(engine, index) is None
+    await engine.delete_index(name)

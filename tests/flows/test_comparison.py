@@ -10,7 +10,20 @@ from typing import Any
 import httpx
 import pytest
 from rich.console import Console
-from test_sync import add, becoming, copies, equal, has_position, kettle, kitchen, receive, running, soon, stored
+from test_sync import (
+    add,
+    becoming,
+    copies,
+    equal,
+    has_position,
+    kettle,
+    kitchen,
+    receive,
+    rename_behind,
+    running,
+    soon,
+    stored,
+)
 
 from conftest import differing
 from quartet import catalog, inventory, search, sync
@@ -239,6 +252,43 @@ async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pyt
         await soon(lambda: equal(full), 60)
         await soon(page_is_gone, 60)
     assert await differing(full) == set()
+
+
+async def test_all_is_compared_while_the_cache_is_away(
+    full: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once it is back it is told of what was mended meanwhile, without a look at its pages."""
+    away, drop = True, catalog.drop_cached
+
+    async def drop_later(*asked: Any) -> None:
+        if away:
+            raise StoreUnavailable("redis")
+        await drop(*asked)
+
+    async def no_page(*_: Any) -> Any:
+        raise StoreUnavailable("redis")
+
+    async def at_once(*_: Any) -> None:
+        """There is no worker to wait for."""
+
+    async def are_shown() -> bool:
+        names = [(await client.get(f"/products/{sku}")).json()["name"] for sku in some]
+        return names == ["Teapot"] * len(some)
+
+    monkeypatch.setattr(catalog, "drop_cached", drop_later)
+    monkeypatch.setattr(catalog, "cached_heads", no_page)
+    monkeypatch.setattr(compare, "_arrived", at_once)
+    monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
+    quick = full.settings.model_copy(update={"comparison_share": 1.0})
+    some = [sku for sku, held in (await stored(full)).items() if bucket(held["id"]) >= compare.WIDTH][:3]
+    assert not await are_shown()
+    for sku in some:
+        await rename_behind(full, sku, "Teapot")
+    async with running(compare.run(replace(full, settings=quick))):
+        await soon(lambda: equal(full), 60)
+        assert not await are_shown()
+        away = False
+        await soon(are_shown, 60)
 
 
 class RestedError(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from stops import Held, Killed, dies_at
-from test_sync import add, becoming, equal, kettle, kitchen, receive, running, soon, stored
+from test_sync import add, becoming, equal, kettle, kitchen, receive, rename_behind, running, soon, stored
 
 from conftest import Command
 from quartet import catalog, search, sync
@@ -21,6 +21,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.fingerprints import bucket
 from quartet.kernel.steps import Step
 from quartet.search import store as index_store
+from quartet.stores.search import SearchEngine
 from quartet.sync import compare, products, store, worker
 from quartet.web.dependencies import Shop
 
@@ -116,6 +117,64 @@ async def test_a_rebuild_ends_where_the_engine_has_lost_all_of_its_indexes(full:
     assert await equal(full)
 
 
+async def test_a_new_index_that_cannot_be_written_keeps_nothing_from_the_live_one(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one copy, on a node that is gone. The batch is done again, for the new index must not lack it."""
+    await killed(full, "filled")
+    put = search.put
+
+    async def put_live(engine: Any, alias: str, version: int, documents: Any) -> Any:
+        if alias == search.next_alias(full.settings):
+            raise StoreUnavailable("search")
+        return await put(engine, alias, version, documents)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "put", put_live)
+        await rename_behind(full, "K2", "Teapot")
+        with pytest.raises(StoreUnavailable):
+            await products.carry(full, [(await stored(full))["K2"]["id"]])
+    assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert (await sync.reindex(full)).state == "done"
+    assert (await stored(full))["K2"]["name"] == "Teapot"
+    assert await equal(full)
+
+
+async def test_a_new_index_whose_node_is_gone_is_begun_anew(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await killed(full, "batch", 5)
+    halfway = await sync.last_rebuild(full)
+    assert halfway is not None
+
+    async def is_red(_: SearchEngine, index: str) -> bool:
+        return index == halfway.index_name
+
+    monkeypatch.setattr(SearchEngine, "is_red", is_red)
+    rebuild = await sync.reindex(full)
+    assert (rebuild.id, rebuild.state) == (halfway.id, "done")
+    assert rebuild.index_name != halfway.index_name
+    assert rebuild.done == len(SKUS)
+    assert await equal(full)
+
+
+async def test_a_rebuild_ends_while_the_cache_is_away(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though products changed as it went on, more than one batch of them."""
+    few = full.settings.model_copy(update={"sync_batch": 1})
+
+    async def away(*_: Any) -> None:
+        raise StoreUnavailable("redis")
+
+    async def change(step: str) -> None:
+        if step == "filled":
+            for sku in SKUS[:3]:
+                await rename_behind(full, sku, "Teapot")
+
+    monkeypatch.setattr(catalog, "drop_cached", away)
+    rebuilt = await sync.reindex(replace(full, settings=few, step=change))
+    assert rebuilt.state == "done"
+    assert {sku for sku, held in (await stored(full)).items() if held["name"] == "Teapot"} == set(SKUS[:3])
+    assert await equal(full)
+
+
 async def test_filling_makes_every_document_and_carries_none_once_more(full: Shop) -> None:
     sizes = (Variant("POT-S", {"litres": 1}), Variant("POT-L", {"litres": 3}))
     pot = kettle("POT", brand="Alto", description="Of steel.", tags=("new",), variants=sizes)
@@ -139,6 +198,7 @@ async def test_filling_makes_every_document_and_carries_none_once_more(full: Sho
 async def test_a_rebuild_killed_at_any_step_is_ended_by_another(full: Shop, step: str) -> None:
     await killed(full, step)
     await change_everything(full)
+    await rename_behind(full, "K8", "Jug")  # of which no worker has heard
     rebuild = await sync.reindex(full)
     assert rebuild.state == "done"
     assert await live(full) == rebuild.index_name

@@ -24,7 +24,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.stores import letters, outbox
 from quartet.stores.search import BulkResult
-from quartet.sync import changes, products, relay, store
+from quartet.sync import changes, products, relay, service, store
 from quartet.sync.consumers import TOPICS
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
@@ -680,6 +680,22 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     assert (await staff.post("/sync/dead-letters/replay")).status_code == 403
 
 
+async def test_what_stays_refused_is_not_in_the_way_of_other_dead_letters(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many a replay takes some, and the next one the others."""
+    broken, mended = await add(kitchen, kettle("BROKEN"), kettle("MENDED"))
+    collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
+    for id_ in (broken, mended):
+        await collection.update_one({"_id": id_}, {"$set": {"ratings.avg": "very good"}})
+        await products.carry(kitchen, [id_])
+    await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": 4.5}})
+    monkeypatch.setattr(service, "REPLAYED", 1)
+    assert [await sync.replay_dead_letters(kitchen, "test") for _ in range(2)] == [1, 1]
+    assert set(await stored(kitchen)) == {"MENDED"}
+    assert [letter.key for letter in await sync.dead_letters(kitchen, 20)] == [broken]
+
+
 async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: Shop, command: Command) -> None:
     mended, broken = await add(kitchen, kettle("MENDED"), kettle("BROKEN"))
     assert await command("dead-letters", "list") == (0, "there are none\n")
@@ -735,12 +751,12 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return rested
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [403, 429, 503])
 async def test_a_busy_engine_is_asked_again(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch, rests: list[float], status: int
 ) -> None:
-    """The engine under load, or with a shard that moves, refuses some items for now; they go in at a later try, the
-    others are not sent twice."""
+    """The engine under load, with a shard that moves or an index closed to writes, refuses some items for now; they go
+    in at a later try, the others are not sent twice."""
     ids = await add(kitchen, kettle("A"), kettle("B"))
     put, sent = search.put, []
 
@@ -924,14 +940,10 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
         away.set()
         raise StoreUnavailable("redis")
 
-    async def fails(*_: Any) -> None:
-        raise StoreUnavailable("redis")
-
     await add(kitchen, kettle("A"))
     await sync.catch_up(kitchen)
     assert await has_name(client, "A", "Kettle A")
     monkeypatch.setattr(products, "_drop", fails_meanwhile)
-    monkeypatch.setattr(changes, "tell", fails)
     held = Held("filled")
     async with running(changes.follow(replace(kitchen, step=held.step))):
         await asyncio.wait_for(held.reached.wait(), 20)
@@ -942,6 +954,81 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
         await soon(lambda: has_position(kitchen))
         await soon(lambda: has_name(client, "A", "Teapot"))
         await soon(lambda: equal(kitchen))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_search_follows_while_the_cache_is_away(
+    kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    """Not only the first batch; and the cache is told of all of it once it is back, by this worker or the next."""
+    away, drop, skus = False, catalog.drop_cached, [f"K{n}" for n in range(9)]
+
+    async def fails_meanwhile(*told: Any) -> None:
+        if away:
+            raise StoreUnavailable("redis")
+        await drop(*told)
+
+    async def is_shown() -> bool:
+        return all([await has_name(client, sku, f"Teapot {sku}") for sku in skus])
+
+    monkeypatch.setattr(catalog, "drop_cached", fails_meanwhile)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
+    await add(kitchen, *map(kettle, skus))
+    async with running(changes.follow(few)):
+        await soon(lambda: has_position(kitchen))
+        await soon(lambda: equal(kitchen))
+        assert all([await has_name(client, sku, f"Kettle {sku}") for sku in skus])
+        away = True
+        for sku in skus:
+            await rename_behind(kitchen, sku, f"Teapot {sku}")
+        await soon(lambda: equal(kitchen))
+        assert not await is_shown()
+        if not killed:
+            away = False
+            await soon(is_shown)
+    away = False
+    async with running(changes.follow(few)):
+        await soon(is_shown)
+        now = kitchen.clock.now()
+        await soon(lambda: is_caught_up(kitchen, now))
+
+
+async def test_no_position_is_saved_past_what_was_put_back(kitchen: Shop) -> None:
+    gathered = changes.Gathered(kitchen.clock)
+    for token, id_ in enumerate("ABC"):
+        gathered.add(id_, token)
+    failed, _, _ = gathered.take(2)
+    gathered.put_back(failed)
+    taken = [gathered.take(1) for _ in range(3)]
+    assert [token for _, token, _ in taken] == [None, 1, 2]
+    assert taken[2][0] == {"C"}
+
+
+async def test_no_more_pages_are_owed_to_the_cache_than_may_wait(
+    kitchen: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker would grow with the outage; all of it is done again later, since no position was saved."""
+
+    async def fails(*_: Any) -> None:
+        raise StoreUnavailable("redis")
+
+    monkeypatch.setattr(catalog, "drop_cached", fails)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1, "sync_waiting": 1}))
+    gathered = changes.Gathered(kitchen.clock)
+    for token, id_ in enumerate(await add(kitchen, kettle("A"), kettle("B"))):
+        gathered.add(id_, token)
+    await changes.carry_batch(few, gathered)
+    with pytest.raises(StoreUnavailable):
+        await changes.carry_batch(few, gathered)
+    assert not await has_position(kitchen)
+    assert await equal(kitchen)
+
+
+async def is_caught_up(shop: Shop, with_what_was_at: datetime) -> bool:
+    """Whether a position after that moment is saved."""
+    async with shop.stores.pg.read() as read:
+        found = await store.caught_up(read)
+    return found is not None and found > with_what_was_at
 
 
 async def is_rebuilt(shop: Shop) -> bool:

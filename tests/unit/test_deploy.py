@@ -54,6 +54,15 @@ def test_every_store_is_several_servers_and_every_server_named_is_there() -> Non
     assert {name for service in services.values() for name in service.get("depends_on", [])} <= services.keys()
 
 
+def test_nothing_is_read_of_mongodb_that_it_may_lose() -> None:
+    """Of a write that is rolled back no change stream tells: search and cache would keep it."""
+    told = [text for file in (*FILES, DEPLOY.parent / "docs/engines.md") for text in
+            re.findall(r"mongodb://[^\s`']+", file.read_text()) if "," in text]  # fmt: skip
+    assert len(told) == 3
+    for url in told:
+        assert {"w=majority", "readConcernLevel=majority"} <= set(url.partition("?")[2].split("&"))
+
+
 def test_the_manifests_belong_together() -> None:
     documents = [each for file in FILES if file.parent.name == "kubernetes" for each in yaml.safe_load_all(file.open())]
     labels = {d["metadata"]["name"]: d for d in documents if d["kind"] in ("StatefulSet", "Deployment")}

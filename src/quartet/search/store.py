@@ -138,9 +138,12 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
 
 
 async def next_index(search: SearchEngine, settings: Settings) -> str | None:
-    """The index behind the next alias, if it has the current definition."""
+    """The index behind the next alias, if it has the current definition, and is not red: until `make_ready` it has no
+    replicas, so a part of it is gone with its node."""
     index = await search.alias_target(next_alias(settings))
-    return index if index is not None and _are_of_now(await search.mappings(index), settings) else None
+    if index is None or not _are_of_now(await search.mappings(index), settings):
+        return None
+    return None if await search.is_red(index) else index
 
 
 async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:

@@ -28,6 +28,9 @@ DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 1000
 ALONE_SECONDS = 0.5
+# After so long without a question the server ends that connection: its process is stopped, or its host is gone, which
+# without TCP keepalive nobody would notice for hours.
+SILENT_SECONDS = 10
 # Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
 # would wait for its timeout.
 IDLE_SECONDS = 180.0
@@ -288,11 +291,17 @@ class Postgres:
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
         """A lock across processes: waits until no other process is in the block of this name. Yields a function that
-        returns whether the lock is still held. The server releases it when its connection ends, however it ends, so
-        for a moment two processes may be in the block, which must tolerate that. Uses a connection outside the pool.
+        returns whether the lock is still held. The server releases it when its connection ends, however it ends, or is
+        silent for `SILENT_SECONDS`: so for a moment two processes may be in the block, which must tolerate that. Uses a
+        connection outside the pool.
         Raises StoreUnavailable."""
         try:
-            connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CALL_SECONDS)
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_SECONDS,
+                command_timeout=CALL_SECONDS,
+                server_settings={"idle_session_timeout": f"{SILENT_SECONDS}s"},
+            )
         except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
         try:

@@ -68,9 +68,10 @@ SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters ORDER BY
 SELECT pipeline, count(*) AS letters FROM dead_letters GROUP BY pipeline;
 
 -- name: take_letters
--- The oldest of this pipeline, locked to be replayed.
-SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY id LIMIT $2
-FOR UPDATE;
+-- Those of this pipeline that were refused longest ago, locked to be replayed. What is refused again comes last then, so
+-- that many that stay refused are not in the way of the others.
+SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY created_at, id
+LIMIT $2 FOR UPDATE;
 
 -- name: drop_letter
 DELETE FROM dead_letters WHERE id = $1 RETURNING id, pipeline, key, payload, reason, created_at;

@@ -61,8 +61,9 @@ class BulkResult:
 
     @property
     def passing(self) -> bool:
-        """Whether it failed because the engine was overloaded or unhealthy: the same item may succeed later."""
-        return self.status == 429 or self.status >= 500
+        """Whether it failed because the engine was overloaded or unhealthy, or its index closed to writes or to our
+        login: the same item may succeed later."""
+        return self.status in (403, 429) or self.status >= 500
 
 
 class _Client(Protocol):
@@ -175,6 +176,10 @@ def _whole(found: Json) -> Json:
     return found
 
 
+def _id(action: Json) -> str:
+    return str(next(iter(action.values()))["_id"])
+
+
 def _reason(info: Any) -> str:
     error = info.get("error", info) if isinstance(info, dict) else info
     return str(error.get("reason", error)) if isinstance(error, dict) else str(error)
@@ -259,20 +264,32 @@ class SearchEngine:
         results: list[BulkResult] = []
         if any(document is None for _, document in actions) and not await self.alias_targets(alias):
             # Engines create an index for a delete even so, and an index of that name would block the alias for ever.
-            return [BulkResult(next(iter(a.values()))["_id"], 404, f"no index is behind {alias}") for a, _ in actions]
-        body = bytearray()
-        for action, document in actions:
+            return [BulkResult(_id(action), 404, f"no index is behind {alias}") for action, _ in actions]
+        body, first = bytearray(), 0
+        for end, (action, document) in enumerate(actions, 1):
             body += orjson.dumps(action, option=orjson.OPT_APPEND_NEWLINE)
             if document is not None:
                 body += (document if isinstance(document, bytes) else orjson.dumps(document)) + b"\n"
-            if len(body) > BULK_BYTES:
-                results += await self._bulk(alias, bytes(body))
+            if len(body) > BULK_BYTES or end == len(actions):
+                results += await self._bulk(alias, actions[first:end], bytes(body))
+                first = end
                 body.clear()
-        return results + (await self._bulk(alias, bytes(body)) if body else [])
+        return results
 
-    async def _bulk(self, alias: str, body: bytes) -> list[BulkResult]:
+    async def _bulk(
+        self, alias: str, actions: Sequence[tuple[Json, Json | bytes | None]], body: bytes
+    ) -> list[BulkResult]:
         params = {"require_alias": "true", "filter_path": "items.*._id,items.*.status,items.*.error"}
-        found = await self.request("POST", f"/{alias}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
+        try:
+            found = await self.request("POST", f"/{alias}/_bulk", params=params, body=body, seconds=BULK_SECONDS)
+        except SearchRefused as refusal:
+            if refusal.status != 413:
+                raise
+            # A proxy in front of the engine, or its own setting, allows less.
+            if len(actions) == 1:
+                return [BulkResult(_id(actions[0][0]), 413, "too large for the engine, or for what is in front of it")]
+            middle = len(actions) // 2
+            return await self.bulk(alias, actions[:middle]) + await self.bulk(alias, actions[middle:])
         results = [next(iter(item.values())) for item in found["items"]]
         return [BulkResult(r["_id"], r["status"], _reason(r["error"]) if "error" in r else "") for r in results]
 
@@ -316,6 +333,11 @@ class SearchEngine:
     async def change_settings(self, index: str, settings: Json) -> None:
         """Changes dynamic settings, which can be changed on an open index."""
         await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)
+
+    async def is_red(self, index: str) -> bool:
+        """Whether a part of the existing index is on no node at present."""
+        found = await self.request("GET", f"/_cluster/health/{index}", params={"timeout": "1s"})
+        return bool(found["status"] == "red")
 
     async def refresh(self, index: str) -> None:
         """Makes all writes so far visible to searches."""

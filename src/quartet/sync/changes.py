@@ -15,7 +15,7 @@ from quartet.kernel.clock import Clock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.mongo import LostPosition
 from quartet.sync import store
-from quartet.sync.products import carry, may_be_ours, tell, without_ours
+from quartet.sync.products import carry, may_be_ours, tell, tell_all, without_ours
 from quartet.sync.reindex import reindex
 from quartet.sync.store import Lease
 from quartet.sync.tasks import end, together
@@ -38,7 +38,8 @@ SAVE_SECONDS = 1.0
 class Gathered:
     """Changes that the stream has reported and no batch has taken. `ids` are in the order of their first change, each
     with the position before it; `token` is the last change's resume token; `untold` are those not yet passed to the
-    cache; `carried` counts the products processed since a position was last saved, at `saved_at`."""
+    cache; `carried` counts the products processed since a position was last saved, or could not be, at `saved_at`.
+    `owed` are processed products whose cached pages could not be invalidated: no position is saved before they are."""
 
     clock: Clock
     ids: dict[str, Any] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Gathered:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     taken: asyncio.Event = field(default_factory=asyncio.Event)
+    owed: set[str] = field(default_factory=set)
     carried: int = 0
     saved_at: float = 0.0
 
@@ -173,20 +175,26 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
 
 
 async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS, *, saves: bool = True) -> None:
-    """Processes the changes that have waited longest, then, with `saves`, saves the position after them. Raises
-    Overtaken, StoreUnavailable."""
+    """Processes the changes that have waited longest, then, with `saves`, saves the position after them. While only the
+    cache is down search is kept up to date, up to `sync_waiting` products. Raises Overtaken, StoreUnavailable."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
     try:
         foreign = await without_ours(shop, ids)
-        await carry(shop, foreign)
+        await carry(shop, foreign, untold=gathered.owed)
+        if len(gathered.owed) > shop.settings.sync_waiting:
+            raise StoreUnavailable("redis", "too many cached pages wait for it to be back")
     except StoreUnavailable:
         gathered.put_back(ids)
         raise
     await shop.step("carried")
     gathered.carried += len(foreign)
-    if saves and token is not None and (foreign or monotonic() - gathered.saved_at >= SAVE_SECONDS):
+    is_due = monotonic() - gathered.saved_at >= SAVE_SECONDS
+    if saves and token is not None and (is_due or (foreign and not gathered.owed)):
+        gathered.saved_at = monotonic()
+        if not await tell_all(shop, gathered.owed):
+            return
         async with shop.stores.pg.once() as tx:
             await store.save(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
-        gathered.carried, gathered.saved_at = 0, monotonic()
+        gathered.carried = 0
         await shop.step("saved")

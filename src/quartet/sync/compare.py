@@ -14,6 +14,7 @@ leaves the version unchanged is not found this way; that takes reading documents
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -23,11 +24,12 @@ import structlog
 from prometheus_client import Counter
 
 from quartet import catalog, search
+from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
 from quartet.sync.consumers import TOPICS
-from quartet.sync.products import batches, carry, misnamed, rename, wanted_of
+from quartet.sync.products import batches, carry, misnamed, rename, tell_all, wanted_of
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -251,11 +253,11 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
     return found
 
 
-async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
+async def mend(shop: Shop, ids: Collection[str], *, untold: set[str] | None = None) -> set[str]:
     """Reads these products anew from the systems of record and writes them to the derived stores, with a version number
-    as always; returns those that search rejects."""
+    as always; returns those that search rejects. `untold` as for `carry`."""
     DIFFERING.inc(len(ids))
-    refused = await carry(shop, ids, cause="doubt")
+    refused = await carry(shop, ids, cause="doubt", untold=untold)
     await rename(shop, ids)
     await shop.step("mended")
     return refused
@@ -264,9 +266,9 @@ async def mend(shop: Shop, ids: Collection[str]) -> set[str]:
 async def run(shop: Shop) -> None:
     """Compares all products in an endless cycle, range by range, and repairs differences; also cycles through whole
     documents, a few hundred at a time, and through the cached pages. The setting `comparison_share` limits the share of
-    time spent on store calls. Raises StoreUnavailable."""
+    time spent on store calls. Goes on while only the cache is down. Raises StoreUnavailable."""
     low, scrubbed, cursor = 0, 0, "0"
-    wrong: set[str] = set()
+    wrong, untold = set[str](), set[str]()
     while True:
         compared = await differing(shop, [low] if len(wrong) <= FEW else RANGES)
         wide = max(1, SCRUBBED * WIDTH // max(compared.products, SCRUBBED))
@@ -276,8 +278,10 @@ async def run(shop: Shop) -> None:
         if wrong:
             log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
             # What search rejects differs until somebody handles its dead letter: no reason to hurry.
-            wrong -= await mend(shop, wrong)
-        cursor = await _turn_over(shop, cursor)
+            wrong -= await mend(shop, wrong, untold=untold)
+        with suppress(StoreUnavailable):  # other stores than the cache are missed by the next turn
+            if await tell_all(shop, untold):
+                cursor = await _turn_over(shop, cursor)
         low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
         took = compared.seconds + whole.seconds
         SECONDS.inc(took)

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import orjson
@@ -85,13 +86,16 @@ async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
     return {product["_id"]: catalog.with_levels(product, levels) for product in products}
 
 
-async def carry(shop: Shop, ids: Collection[str], *, cause: Cause = "changed") -> set[str]:
+async def carry(
+    shop: Shop, ids: Collection[str], *, cause: Cause = "changed", untold: set[str] | None = None
+) -> set[str]:
     """Brings search, catalog copies and cache up to date for these products; returns those that are rejected, which
     become dead letters.
 
-    Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm.
+    Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm. With `untold` only the
+    cache may be down: the products whose cached pages could not be invalidated are added to it.
     """
-    return await _each(shop, ids, partial(_carry, cause=cause))
+    return await _each(shop, ids, partial(_carry, cause=cause, untold=untold))
 
 
 async def copy(shop: Shop, ids: Collection[str]) -> None:
@@ -170,7 +174,7 @@ def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json
     return [(product, now[product["_id"]]) for product in products if product != now[product["_id"]]]
 
 
-async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set[str]:
+async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold: set[str] | None = None) -> set[str]:
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
     await shop.step("drawn")
@@ -185,9 +189,13 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
+    beside: StoreUnavailable | None = None
     if draw.rebuilding:
         # First, since the build may go live before we are done: what we then write to the live alias is in it too.
-        refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+        try:
+            refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+        except StoreUnavailable as error:  # of that index alone, if its node is: the live one is kept up to date
+            beside = error
     sure, latest = await _note(shop, draw, now, documents, believe=cause != "doubt" and not draw.rebuilding)
     written = {id_: held for id_, held in documents.items() if id_ not in sure}
     await shop.step("noted")
@@ -197,9 +205,13 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed") -> set
         async with shop.stores.pg.tx() as tx:
             await store.settle(tx, draw, PIPELINE, [id_ for id_ in written if id_ not in refused])
             await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+    if beside is not None:
+        raise beside
     if away is not None:
-        raise away
-    if latest and copied.ours:
+        if untold is None:
+            raise away
+        untold.update(ids)
+    elif latest and copied.ours:
         _remember(_memory(shop).done, copied.documents)
     BATCHES.inc()
     PRODUCTS.inc(len(ids))
@@ -250,6 +262,18 @@ async def tell(shop: Shop, ids: set[str]) -> None:
     untold = await _unknown(shop, ids, _memory(shop).told)
     products = await catalog.by_ids(shop.stores.mongo, untold)
     await _drop(shop, untold, {product["_id"]: product for product in products})
+
+
+async def tell_all(shop: Shop, untold: set[str]) -> bool:
+    """Invalidates the cached pages of products that were processed while the cache was down, and takes them out; False
+    if it still is."""
+    try:
+        while some := set(islice(untold, shop.settings.sync_batch)):
+            await tell(shop, some)
+            untold -= some
+    except StoreUnavailable:
+        return False
+    return True
 
 
 async def _drop(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:

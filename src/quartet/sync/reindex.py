@@ -168,7 +168,12 @@ async def _catch_up(shop: Shop, alias: str) -> None:
     finds everything it lacks: the products of a batch that began earlier and is unfinished differ from their notes."""
     await shop.stores.search.refresh(alias)
     found = await compare.look_at_all(shop, alias=alias)
-    await carry(shop, found.suspects, cause="doubt")
+    await _carry(shop, found.suspects)
+
+
+async def _carry(shop: Shop, ids: Collection[str]) -> set[str]:
+    """Writes what differs, whether or not the cache is up: that is told of a change by the batch that processes it."""
+    return await carry(shop, ids, cause="doubt", untold=set())
 
 
 async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
@@ -219,7 +224,7 @@ async def _until_equal(
         suspects = {id_: parts for id_, parts in suspects.items() if id_ not in given_up}
         if not suspects:
             return
-        given_up |= await carry(shop, suspects, cause="doubt")
+        given_up |= await _carry(shop, suspects)
         await shop.stores.search.refresh(search.next_alias(shop.settings))
         suspects = compare.still(suspects, await look_again(suspects))
     raise RuntimeError(f"{len(suspects)} products differ, whatever is tried: {sorted(suspects)[:5]}")

@@ -205,6 +205,31 @@ async def test_whoever_is_alone_notices_that_the_server_says_nothing_any_more(
     await pg.close()
 
 
+async def test_whoever_stands_still_is_alone_no_more(
+    pg: Postgres, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, or on a host that has disappeared: its connection ends neither by itself nor by the network."""
+    monkeypatch.setattr(postgres, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(postgres, "ALONE_SECONDS", 0.05)
+    watch, still = postgres._end_when_silent, asyncio.Event()
+
+    async def stand_still(_: object) -> None:
+        still.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(postgres, "_end_when_silent", stand_still)
+    other = Postgres(servers["postgres"])
+    async with asyncio.timeout(20), pg.alone("still") as is_alone:
+        await still.wait()
+        monkeypatch.setattr(postgres, "_end_when_silent", watch)
+        async with other.alone("still") as is_the_other:
+            while is_alone():  # noqa: ASYNC110 — the server tells it
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1.5)
+            assert is_the_other()
+    await other.close()
+
+
 async def test_a_server_that_is_away_is_said_so() -> None:
     pg = Postgres("postgresql://nobody@127.0.0.1:1/none", size=1)
     for _ in range(3):  # a failed connect gives its place back

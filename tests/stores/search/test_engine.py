@@ -134,6 +134,27 @@ async def test_a_bulk_of_many_megabytes_goes_in_parts(engine: SearchEngine, inde
     assert all(result.accepted for result in results)
 
 
+async def test_a_bulk_that_somebody_on_the_way_finds_too_large_goes_in_smaller_parts(
+    engine: SearchEngine, index: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may allow less than the engine. What is too large by itself is refused alone."""
+    request = engine.request
+
+    async def narrow(method: str, path: str, *, body: Any = None, **more: Any) -> Any:
+        if path.endswith("/_bulk") and len(body) > 5_000:
+            raise SearchRefused(413, "None")
+        return await request(method, path, body=body, **more)
+
+    monkeypatch.setattr(engine, "request", narrow)
+    documents: dict[str, Any] = {f"p{i}": kept(f"p{i}") for i in range(13)}
+    documents |= {"large": kept("large") | {"image": "x" * 9_000}, "gone": None}
+    results = await search.put(engine, index.search_alias, 1, documents)
+    assert [result.id for result in results] == list(documents)
+    [refused] = [result for result in results if not result.accepted]
+    assert (refused.id, refused.status, refused.passing, "too large" in refused.reason) == ("large", 413, False, True)
+    assert (await held(engine, index)).keys() == documents.keys() - {"large", "gone"}
+
+
 async def test_preparing_at_once_makes_one_index(engine: SearchEngine, index: Settings) -> None:
     for name in await engine.alias_targets(index.search_alias):
         await engine.delete_index(name)
