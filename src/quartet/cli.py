@@ -156,14 +156,17 @@ async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Ma
 
     async with open_shop(settings) as shop:
         await prepare(shop)
-        logins = {} if empty else await _load_demo(shop, console)
-        # A search engine in memory has lost its index with its last run.
-        await sync.catch_up(shop)
-        await discovery.count_all(shop)
+        logins, is_new = ({}, False) if empty else await _load_demo(shop, console)
+        with console.status("bringing search up to date"):
+            # A search engine in memory has lost its index with its last run.
+            await sync.catch_up(shop)
+        if is_new:  # later the worker counts what changes: to count years of orders takes minutes
+            await discovery.count_all(shop)
     return logins
 
 
-async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
+async def _load_demo(shop: Shop, console: "Console") -> tuple[Mapping[str, str], bool]:
+    """The demo logins, and whether the demo's orders were imported just now."""
     from quartet import demo, retail
 
     with retail.watching(console) as watch:
@@ -172,7 +175,7 @@ async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
             imported = await retail.has_month(read, DEMO_MONTH)
         if not imported:
             await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
-    return seeded.logins
+    return seeded.logins, not imported
 
 
 @app.command()
