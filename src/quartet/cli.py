@@ -46,6 +46,8 @@ StoreUrl = Annotated[str | None, typer.Option(help="URL of your own server; with
 
 def main() -> None:
     """The entry point. An expected failure gives one clear line and exit code 1 instead of a traceback."""
+    if not structlog.is_configured():  # standard output is for a command's result
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         app()
     except KeyboardInterrupt:
@@ -55,7 +57,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         said = trouble(error)
-        if said is None and not isinstance(error, Problem | ValueError):
+        is_of_the_system = isinstance(error, OSError) and error.errno is not None  # such as a full disk
+        if said is None and not is_of_the_system and not isinstance(error, Problem | ValueError):
             raise
         sys.stderr.write(f"quartet: {said or error}\n")
         sys.exit(1)
