@@ -442,6 +442,8 @@ async def _reindex(shop: Shop, *, back: bool) -> None:
             rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
         finally:
             watching.cancel()
+        if not rebuild.error:
+            progress.update(line, completed=rebuild.total, total=rebuild.total, description="")
     if rebuild.error:
         raise ValueError(f"the index is not live: {rebuild.error}")
     what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"
