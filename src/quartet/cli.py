@@ -46,6 +46,8 @@ StoreUrl = Annotated[str | None, typer.Option(help="URL of your own server; with
 
 def main() -> None:
     """The entry point. An expected failure gives one clear line and exit code 1 instead of a traceback."""
+    if not structlog.is_configured():  # standard output is for a command's result
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         app()
     except KeyboardInterrupt:
@@ -55,7 +57,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         said = trouble(error)
-        if said is None and not isinstance(error, Problem | ValueError):
+        is_of_the_system = isinstance(error, OSError) and error.errno is not None  # such as a full disk
+        if said is None and not is_of_the_system and not isinstance(error, Problem | ValueError):
             raise
         sys.stderr.write(f"quartet: {said or error}\n")
         sys.exit(1)
@@ -156,14 +159,17 @@ async def bring_up(settings: Settings, console: "Console", *, empty: bool) -> Ma
 
     async with open_shop(settings) as shop:
         await prepare(shop)
-        logins = {} if empty else await _load_demo(shop, console)
-        # A search engine in memory has lost its index with its last run.
-        await sync.catch_up(shop)
-        await discovery.count_all(shop)
+        logins, is_new = ({}, False) if empty else await _load_demo(shop, console)
+        with console.status("bringing search up to date"):
+            # A search engine in memory has lost its index with its last run.
+            await sync.catch_up(shop)
+        if is_new:  # later the worker counts what changes: to count years of orders takes minutes
+            await discovery.count_all(shop)
     return logins
 
 
-async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
+async def _load_demo(shop: Shop, console: "Console") -> tuple[Mapping[str, str], bool]:
+    """The demo logins, and whether the demo's orders were imported just now."""
     from quartet import demo, retail
 
     with retail.watching(console) as watch:
@@ -172,7 +178,7 @@ async def _load_demo(shop: Shop, console: "Console") -> Mapping[str, str]:
             imported = await retail.has_month(read, DEMO_MONTH)
         if not imported:
             await retail.import_retail(shop, month=DEMO_MONTH, watch=watch)
-    return seeded.logins
+    return seeded.logins, not imported
 
 
 @app.command()
@@ -436,6 +442,8 @@ async def _reindex(shop: Shop, *, back: bool) -> None:
             rebuild = await sync.reindex(shop, reason="quartet reindex", back=back)
         finally:
             watching.cancel()
+        if not rebuild.error:
+            progress.update(line, completed=rebuild.total, total=rebuild.total, description="")
     if rebuild.error:
         raise ValueError(f"the index is not live: {rebuild.error}")
     what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"

@@ -12,7 +12,7 @@ from bench.__main__ import NAMES as BENCHMARKS
 from prometheus_client import REGISTRY
 
 from quartet.cli import app as commands
-from quartet.gateway import create_app
+from quartet.gateway import ROOMS, create_app
 from quartet.hooks import delivery
 from quartet.hooks import model as hooks
 from quartet.hooks import sender as hooks_sender
@@ -128,7 +128,7 @@ def test_the_files_that_a_page_names_are_there(page: Path) -> None:
 
 
 def test_every_metric_is_told_and_what_is_told_is_one() -> None:
-    for name in ("gateway.app", "sync.metrics", "sync.worker", "search", "merchandising"):
+    for name in (*(f"{room}.api" for room in ROOMS), "gateway.app", "sync.metrics", "sync.worker"):
         importlib.import_module(f"quartet.{name}")
     there = {metric.name for metric in REGISTRY.collect()} | {"quartet_search_freshness_seconds"}  # made when asked
     there = {name.removesuffix("_total") for name in there if name.startswith("quartet_")}

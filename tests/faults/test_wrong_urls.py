@@ -1,5 +1,6 @@
 """A URL that leads nowhere, or not in: a command names the setting and says why, in one line."""
 
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -43,6 +44,21 @@ def test_a_wrong_password_is_said(
         "quartet: postgres does not answer right now: "
         f'password authentication failed for user "{named.username}" (QUARTET_POSTGRES_URL)\n'
     )
+
+
+def test_what_is_logged_meanwhile_is_not_in_the_result(named: SplitResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUARTET_MONGODB_URL", "mongodb://127.0.0.1:1/quartet")
+    ended = subprocess.run([sys.executable, "-m", "quartet.cli", "migrate"], capture_output=True, text=True, check=True)
+    assert "store is away" in ended.stderr
+    assert "[warning" not in ended.stdout
+
+
+def test_a_full_disk_is_said(named: SplitResult) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "quartet.cli", "doctor"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "quartet: [Errno 28] No space left on device\n")
 
 
 def test_a_database_that_there_is_not_is_said(

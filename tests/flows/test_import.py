@@ -11,7 +11,8 @@ import httpx
 import pytest
 from rich.console import Console
 
-from quartet import audit, retail
+from quartet import audit, retail, sync
+from quartet.cli import open_shop
 from quartet.kernel.errors import Conflict, Invalid
 from quartet.retail.dataset import COLUMNS
 from quartet.retail.model import id_of
@@ -263,6 +264,15 @@ async def test_shelves_left_empty_by_a_crash_are_filled_by_the_next_run(
     report = await retail.import_retail(shop, file)
     assert (report.written, report.products) == ([], 1)
     assert (await staff.get("/products/85123A")).status_code == 200
+
+
+async def test_search_that_is_away_follows_later(shop: Shop, tmp_path: Path) -> None:
+    file = written(tmp_path, line("536365", HEART, 6, "2.55"))
+    async with open_shop(shop.settings.model_copy(update={"search_url": "http://127.0.0.1:1"})) as lonely:
+        report = await retail.import_retail(lonely, file)
+    assert (report.written, report.products) == (["2010-12"], 1)
+    await sync.catch_up(shop)
+    assert not (await audit.check(shop)).violations
 
 
 async def test_wrong_months_and_files_are_refused_in_plain_words(shop: Shop, tmp_path: Path) -> None:

@@ -199,6 +199,18 @@ async def test_whoever_goes_is_forgotten_in_every_store_and_the_books_stay(
     assert anew.json()["id"] != str(user_id)
 
 
+async def test_every_table_that_refers_to_people_is_known_to_the_erasure(shop: Shop) -> None:
+    """A new one belongs into `privacy.erase`, unless it only keeps the id, and into `privacy.export`."""
+    emptied = {"addresses", "api_keys", "mailed_links", "sessions"}
+    kept = {"credits", "orders", "xp_grants"}  # refer to the emptied row of `users`, or no longer to any
+    async with shop.stores.pg.read() as read:
+        rows = await read.fetch(
+            "SELECT DISTINCT conrelid::regclass::text AS name FROM pg_constraint "
+            "WHERE contype = 'f' AND confrelid = 'users'::regclass"
+        )
+    assert {row["name"] for row in rows} == emptied | kept
+
+
 async def test_an_address_that_the_account_had_before_is_forgotten_too(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:

@@ -366,9 +366,11 @@ async def test_the_command_builds_an_index_anew_and_goes_back(full: Shop, comman
     before = await live(full)
     code, said = await command("reindex")
     assert (code, "40 products are in the new search index" in said) == (0, True), said
+    assert "40/40" in said
     assert await live(full) != before
     code, said = await command("reindex", "--back")
     assert (code, "the former search index is live again" in said) == (0, True), said
+    assert "40/40" in said
     assert await live(full) == before
 
 

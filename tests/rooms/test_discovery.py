@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from standstill import Standstill, until_done
 
 import cashier
@@ -17,6 +18,7 @@ from conftest import SignIn, stuck
 from floor import made
 from quartet import catalog, discovery, inventory, orders, sync
 from quartet.catalog import Category, Draft, Variant
+from quartet.cli import bring_up
 from quartet.discovery import service, store
 from quartet.discovery.service import LEAST_READ, Round, count
 from quartet.search.service import MOST_WAITING
@@ -84,6 +86,14 @@ async def test_what_is_bought_together_is_shown_together(shelf: Shop, shopper: h
     assert await related(shopper, "TEA") == [("MILK", "bought-together"), ("EVER", "bought-together")]
     assert await related(shopper, "tea", limit=1) == [("MILK", "bought-together")]
     assert (await related(shopper, "LAMP"))[0] == ("EVER", "bought-together")
+
+
+async def test_a_start_leaves_the_orders_of_years_to_the_worker(shelf: Shop, shopper: httpx.AsyncClient) -> None:
+    await sold(shelf, shopper, "TEA")
+    await bring_up(shelf.settings, Console(quiet=True), empty=True)
+    assert await bestsellers(shopper) == []
+    await discovery.count_all(shelf)
+    assert await bestsellers(shopper) == [("TEA", 1)]
 
 
 async def test_a_sku_on_two_lines_of_an_order_is_one_basket(shelf: Shop, shopper: httpx.AsyncClient) -> None:

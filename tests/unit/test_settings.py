@@ -65,7 +65,15 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("REDIS_URL", "redis+cluster://a:6379,:6379", "no host"),
         ("SEARCH_URL", "https://", "no host"),
         ("BASE_URL", "shop.example", "https?"),
+        ("BASE_URL", "https://", "with a host"),
+        ("BASE_URL", " ", "at least 1"),
+        ("PAYMENT_RETURN_URL", "/sesame", "https?"),
+        ("PAYMENT_RETURN_URL", "https://shop.example/thanks?order=sesame", r"without \?"),
+        ("STRIPE_API_URL", "sesame", "https?"),
+        ("PAYPAL_API_URL", "https://[sesame", "https?"),
         ("MAIL_URL", "http://sesame", "smtp://"),
+        ("MAIL_URL", "smtp://", "no host"),
+        ("MAIL_FROM", "Sesame", "e-mail address"),
     ],
 )
 def test_what_cannot_be_is_named_with_what_it_is_for(
@@ -135,6 +143,12 @@ def test_a_blank_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_url_that_its_driver_can_read_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
     monkeypatch.setenv(f"QUARTET_{name}_URL", url)
     assert getattr(Settings(), f"{name.lower()}_url") == url
+
+
+@pytest.mark.parametrize("sender", ["shop@localhost", "The Shop <orders@shop.example>"])
+def test_a_sender_may_have_a_name(monkeypatch: pytest.MonkeyPatch, sender: str) -> None:
+    monkeypatch.setenv("QUARTET_MAIL_FROM", sender)
+    assert Settings().mail_from == sender
 
 
 def test_a_node_of_search_has_its_port() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -54,7 +55,23 @@ def _is_readable(url: str) -> bool:
     return all(host.hostname and host.port != 0 for host in named)
 
 
+def _on_the_web(url: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if not url or (parts.scheme in ("http", "https") and parts.hostname and not re.search(r"[?#\s]", url)):
+            return url
+    raise ValueError("has to be http:// or https:// with a host, without ? and #")
+
+
+def _an_address(sender: str) -> str:
+    name, at, host = parseaddr(sender)[1].rpartition("@")
+    if not (name and at and host):
+        raise ValueError("has to be an e-mail address, shop@host or Shop <shop@host>")
+    return sender
+
+
 StoreUrl = Annotated[str, AfterValidator(_readable)]
+WebUrl = Annotated[str, AfterValidator(_on_the_web)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
@@ -100,9 +117,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
-    base_url: str = Field(
+    base_url: WebUrl = Field(
         "http://127.0.0.1:8000",
-        pattern="^https?://",
+        min_length=1,
         description="The shop's public URL: used in e-mails, and to check the pages' cookies and origins.",
     )
     trust_proxy: bool = Field(
@@ -198,7 +215,9 @@ class Settings(BaseSettings):
         pattern="^(console:|smtps?://)",
         description="`console:` prints e-mails; smtp://user:password@host:587, or smtps://, sends.",
     )
-    mail_from: str = Field("shop@localhost", description="Sender of the shop's e-mails.")
+    mail_from: Annotated[str, AfterValidator(_an_address)] = Field(
+        "shop@localhost", description="Sender of the shop's e-mails."
+    )
     webhook_loopback: bool = Field(
         False, description="Allow webhooks to this machine, and by http (for development and tests)."
     )
@@ -232,18 +251,18 @@ class Settings(BaseSettings):
     stripe_webhook_secrets: tuple[LongSecret, ...] = Field(
         (), description="Signing secrets of Stripe's webhooks, `whsec_…`; two during a rotation (JSON list)."
     )
-    stripe_api_url: str = Field("", description="URL of Stripe's API, for tests; the real one when empty.")
+    stripe_api_url: WebUrl = Field("", description="URL of Stripe's API, for tests; the real one when empty.")
     paypal_client_id: str = Field("", description="Client id of your PayPal app.")
     paypal_client_secret: SecretStr = Field(SecretStr(""), description="Secret of your PayPal app.")
     paypal_webhook_id: str = Field("", description="PayPal's id of the webhook to /webhooks/paypal.")
     paypal_live: bool = Field(
         False, description="Use PayPal's live environment; else its sandbox, where no money moves."
     )
-    paypal_api_url: str = Field("", description="URL of PayPal's API, for tests; the real one when empty.")
+    paypal_api_url: WebUrl = Field("", description="URL of PayPal's API, for tests; the real one when empty.")
     payment_capture: Literal["automatic", "manual"] = Field(
         "automatic", description="automatic: captured at once; manual: authorized until POST /payments/{id}/capture."
     )
-    payment_return_url: str = Field(
+    payment_return_url: WebUrl = Field(
         "", description="URL to which a provider's page returns the buyer; `base_url` when empty."
     )
     payment_timeout: Moment = Field(
@@ -274,6 +293,11 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough_if_set(cls, secret: SecretStr) -> SecretStr:
         return _long_enough(secret) if secret else secret
+
+    @field_validator("mail_url")
+    @classmethod
+    def _mailed_to_a_host(cls, url: str) -> str:
+        return url if url.startswith("console:") else _readable(url)
 
     @field_validator("request_timeout")
     @classmethod

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
 from quartet import sync
-from quartet.kernel.errors import Conflict, invalid
+from quartet.kernel.errors import Conflict, StoreUnavailable, invalid
 from quartet.kernel.watch import Watch, unwatched
 from quartet.retail import shelves, store
 from quartet.retail.dataset import SHIPPED, Survey, Unread, digest, invoices, opened, read, survey
@@ -19,6 +21,8 @@ from quartet.retail.report import Refuser, Report, Stage, refusing
 from quartet.retail.store import Books
 from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop
+
+log = structlog.get_logger("quartet.retail")
 
 # Primary keys derived from invoice numbers: they collide if another file with the same invoices was imported.
 _TAKEN = frozenset({"orders_pkey", "refunds_pkey", "credits_pkey"})
@@ -63,14 +67,19 @@ async def _book(shop: Shop, file: Path, found: Survey, report: Report, watch: Wa
 
 
 async def _shelve(shop: Shop, found: Survey, source: str, watch: Watch) -> int:
-    """Adds the products of booked months to the catalog, then to search; also those of an earlier run that died before
-    it got this far."""
+    """Adds the products of booked months to the catalog, then to search, unless that is down; also those of an earlier
+    run that died before it got this far."""
     async with shop.stores.pg.read() as read_books:
         months = await store.unshelved(read_books, source)
     if not months:
         return 0
     new = await shelves.fill(shop, {sku: goods for sku, goods in found.goods.items() if goods.months & months}, watch)
-    await sync.catch_up(shop)
+    try:
+        await sync.catch_up(shop)
+    except StoreUnavailable as outage:
+        if outage.store != "search":
+            raise
+        log.warning("search is brought up to date by a worker", error=str(outage))
     async with shop.stores.pg.tx() as tx:
         await store.shelve(tx, source, months)
     return new
