@@ -467,7 +467,7 @@ async def test_a_refusal_is_a_first_answer_too(shopper: httpx.AsyncClient, till:
     assert len((await look(shopper, made["id"]))["payments"]) == 1
 
 
-async def test_a_key_works_again_after_a_day(shopper: httpx.AsyncClient, shop: Shop, till: Till) -> None:
+async def test_a_key_works_again_after_a_day(shopper: httpx.AsyncClient, till: Till) -> None:
     await till.stock("MUG", 5)
     key = {"Idempotency-Key": "1"}
     assert (await shopper.post("/orders", json={"items": [{"sku": "MUG", "qty": 1}]}, headers=key)).status_code == 201

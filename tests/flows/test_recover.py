@@ -282,7 +282,7 @@ async def test_redirect_webhooks_and_sweeps_at_once_complete_a_payment_once(
 
 
 async def test_webhooks_ten_times_in_any_order_are_carried_out_once(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, clock: FixedClock, sandbox: Sandbox
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
 ) -> None:
     before = 50
     await till.stock("MUG", before)
@@ -542,7 +542,7 @@ async def test_an_order_that_its_buyer_cancelled_never_comes_back(
 
 
 async def test_a_webhook_that_comes_before_the_providers_answer_is_what_the_request_tells(
-    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
 ) -> None:
     await till.stock("MUG", 5)
     held.way_in.set()
@@ -759,7 +759,7 @@ async def test_a_refund_is_not_failed_because_the_provider_could_not_say_whether
 
 
 async def test_a_refund_that_the_provider_will_not_make(
-    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
@@ -888,7 +888,7 @@ async def test_who_pays_in_the_last_second_is_waited_for(
     assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))
 
 
-async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
+async def test_nobody_is_asked_for_nothing(shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
     await till.stock("GIFT", 2, cents=0)
     made = await order(shopper, ("GIFT", 1))
     async with asyncio.timeout(10):

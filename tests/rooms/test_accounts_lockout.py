@@ -154,7 +154,7 @@ async def test_an_account_that_has_to_wait_costs_no_hash_and_looks_like_one_that
     assert not [key for key in keys if "ada" in key or "example" in key]
 
 
-async def test_changing_the_password_is_no_way_to_guess_it(app: FastAPI, client: httpx.AsyncClient, shop: Shop) -> None:
+async def test_changing_the_password_is_no_way_to_guess_it(client: httpx.AsyncClient) -> None:
     assert (await client.post("/users", json=ADA)).status_code == 201
     token = (await client.post("/sessions", json=ADA)).json()["accessToken"]
     change = {"currentPassword": "a guess or two", "newPassword": "difference engine"}

@@ -432,7 +432,7 @@ async def test_attributes_filter_by_the_type_that_the_category_gives_them(shop: 
     assert found == queries
 
 
-async def test_several_attributes_hold_of_one_and_the_same_variant(shop: Shop, staff: Client, client: Client) -> None:
+async def test_several_attributes_hold_of_one_and_the_same_variant(staff: Client, client: Client) -> None:
     await put(staff, tee(), tee(sku="PLAIN", slug="plain", attrs={"material": "wool", "color": "black", "size": "M"},
                                 variants=[], priceCents=1))  # fmt: skip
     assert await skus(client, "category=shirts&attrs.color=black&attrs.size=L") == ["TEE"]

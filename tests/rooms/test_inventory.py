@@ -108,7 +108,7 @@ async def test_a_movement_with_a_key_happens_once(staff: httpx.AsyncClient) -> N
     assert (await staff.get("/inventory/MUG")).json()["stock"] == 9
 
 
-async def test_a_list_is_paged_and_searched(staff: httpx.AsyncClient, shop: Shop) -> None:
+async def test_a_list_is_paged_and_searched(staff: httpx.AsyncClient) -> None:
     for number, sku in enumerate(["b-2", "B-1", "a_1", "C.3", "D 4"]):
         await put(staff, sku, name=f"Thing {sku} 100%", stock=number)
     seen = [item["sku"] for item in await walked(staff, "/inventory", 2)]

@@ -102,9 +102,7 @@ async def test_many_reviews_at_once_beside_staffs_changes_are_all_counted(
     assert await rating(client, "OLD") == (round((40 + sum(given)) / 22, 2), 22)
 
 
-async def test_ratings_that_a_crash_left_behind_are_mended_by_the_next_try(
-    shop: Shop, shopper: Client, client: Client
-) -> None:
+async def test_ratings_that_a_crash_left_behind_are_mended_by_the_next_try(shop: Shop, shopper: Client) -> None:
     await buy(shop, shopper, "NEW")
     await shopper.post("/products/NEW/reviews", json={**GOOD, "rating": 3})
     found = await store.by_sku(shop.stores.mongo, "NEW")
