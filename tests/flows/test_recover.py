@@ -898,18 +898,6 @@ async def test_nobody_is_asked_for_nothing(shopper: httpx.AsyncClient, till: Til
     assert not held.waiting_in.is_set()
 
 
-async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, till: Till) -> None:
-    await till.stock("MUG", 5)
-    for key in ("old", "new"):
-        body = {"items": [{"sku": "MUG", "qty": 1}]}
-        await shopper.post("/orders", json=body, headers={"Idempotency-Key": key})
-    await till.rows(
-        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours' WHERE key = 'old' RETURNING key"
-    )
-    await recover(shop, open_providers(shop.settings, shop.stores.pg))
-    assert [row["key"] for row in await till.rows("SELECT key FROM idempotency_keys")] == ["new"]
-
-
 async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothing_if_they_come_all_the_same(
     client: httpx.AsyncClient,
     shop: Shop,
