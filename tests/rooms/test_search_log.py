@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from floor import Floor, made
+from floor import made
 from quartet import catalog, inventory, merchandising, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
@@ -280,10 +280,6 @@ async def test_what_is_searched_while_the_same_is_being_written_is_written_too(s
     assert journal.waiting == 0
     rows = {row["id"]: row["at"] for row in await _rows(shelf, "searches")}
     assert rows == {UUID(int=n): at for n, at in enumerate(times)}
-
-
-async def test_the_report_is_staffs(floor: Floor) -> None:
-    assert (await floor.shopper.get("/analytics/search")).status_code == 403
 
 
 async def _rows(shop: Shop, table: str) -> list[Json]:
