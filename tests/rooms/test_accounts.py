@@ -541,17 +541,6 @@ async def test_signing_in_and_out_goes_on_while_redis_is_away(
         assert stale.status_code == 401
 
 
-async def test_without_postgres_accounts_say_so(client: httpx.AsyncClient, app: FastAPI, shop: Shop) -> None:
-    settings = shop.settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/none"})
-    async with open_stores(settings) as stores:
-        app.state.shop = Shop(settings, stores, mail=shop.mail)
-        for call in ("/users", "/sessions"):
-            answer = await client.post(call, json=ADA)
-            assert answer.status_code == 503
-            assert answer.json()["store"] == "postgres"
-            assert int(answer.headers["Retry-After"]) >= 1
-
-
 async def test_the_other_rooms_learn_names_not_addresses(shop: Shop) -> None:
     async with shop.stores.pg.tx() as tx:
         named = await accounts.create_user(tx, "a@example.com", None, "Ada")

@@ -17,7 +17,6 @@ from quartet import accounts, leaderboard
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import model, store
 from quartet.leaderboard.model import Period, Worth
-from quartet.stores import open_stores
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
 
@@ -196,15 +195,6 @@ def test_a_week_is_named_as_iso_8601_does() -> None:
     assert model.board("weekly", datetime(2027, 1, 1, tzinfo=UTC)) == "2026-W53"
     assert model.board("weekly", datetime(2025, 12, 29, tzinfo=UTC)) == "2026-W01"
     assert model.board("daily", datetime(2027, 1, 1, tzinfo=UTC)) == "2027-01-01"
-
-
-async def test_without_redis_the_board_says_so(client: httpx.AsyncClient, app: FastAPI, shop: Shop) -> None:
-    away = shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
-    async with open_stores(away) as stores:
-        app.state.shop = Shop(away, stores)
-        answer = await client.get("/leaderboard")
-    assert answer.status_code == 503
-    assert answer.json()["store"] == "redis"
 
 
 awards = st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(0, 8), st.integers(0, 40))
