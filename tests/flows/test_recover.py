@@ -888,7 +888,7 @@ async def test_who_pays_in_the_last_second_is_waited_for(
     assert ((await click).status_code, await till.shelf("MUG")) == (201, (0, 0))
 
 
-async def test_nobody_is_asked_for_nothing(shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
+async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncClient, till: Till, held: Held) -> None:
     await till.stock("GIFT", 2, cents=0)
     made = await order(shopper, ("GIFT", 1))
     async with asyncio.timeout(10):
