@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from floor import Floor, made
 from quartet import accounts
@@ -274,7 +273,7 @@ async def test_a_broken_cookie_is_a_guests(client: httpx.AsyncClient) -> None:
         assert (await client.get("/users/me", headers=sent)).status_code == 401
 
 
-def test_the_clock_of_a_cookie_is_its_issue(app: FastAPI, shop: Shop) -> None:
+def test_the_clock_of_a_cookie_is_its_issue(shop: Shop) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     from uuid import uuid4
 

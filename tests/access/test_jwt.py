@@ -94,9 +94,9 @@ def test_a_key_is_only_ever_looked_up_among_ours() -> None:
 
 WRONG: list[dict[str, Any]] = [
     {"aud": "quartet-pages"}, {"aud": "another"}, {"aud": ["another"]}, {"aud": None}, {"sub": ""}, {"sub": None},
-    {"sub": "x"}, {"sid": None}, {"sid": 1}, {"roles": None}, {"roles": 1}, {"roles": [{}]}, {"iat": None},
-    {"exp": None},
-    {"exp": "soon"}, {"exp": 1e30}, {"exp": NOW.timestamp()}, {"exp": NOW.timestamp() - 1},
+    {"sub": "x"}, {"sub": 1}, {"sid": None}, {"sid": 1}, {"sid": ["x"]}, {"roles": None}, {"roles": 1},
+    {"roles": [{}]}, {"roles": [["admin"]]}, {"iat": None}, {"exp": None}, {"exp": "soon"}, {"exp": 1e30},
+    {"exp": 10**30}, {"exp": -(10**30)}, {"exp": NOW.timestamp()}, {"exp": NOW.timestamp() - 1},
 ]  # fmt: skip
 
 

@@ -361,7 +361,7 @@ async def test_what_is_long_ago_is_not_looked_for_among_all_that_came_since() ->
 @pytest.mark.parametrize(
     "sql", ["UPDATE audit_log SET actor = 'nobody'", "DELETE FROM audit_log", "TRUNCATE audit_log"]
 )
-async def test_not_even_the_owner_changes_the_log_by_mistake(shop: Shop, settings: Settings, sql: str) -> None:
+async def test_not_even_the_owner_changes_the_log_by_mistake(settings: Settings, sql: str) -> None:
     owner = await asyncpg.connect(settings.postgres_url)
     try:
         with pytest.raises(asyncpg.PostgresError, match="only ever added to"):

@@ -203,7 +203,10 @@ def _shape(path: str) -> str:
 
 def test_every_problem_explains_itself() -> None:
     create_app(lambda: None)  # type: ignore[arg-type, return-value]
-    for kind in Problem.kinds():
+    kinds = list(Problem.kinds())
+    assert len({kind.slug for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        assert 400 <= kind.status < 600, kind
         assert kind.__doc__ is not None
         assert len(kind.__doc__.split()) >= 8, kind
         assert kind.__doc__ != Problem.__doc__, kind

@@ -18,7 +18,6 @@ class Furnished:
 
     known: dict[str, list[str]]
     pending_order: str
-    paid_order: str
 
     def known_at(self, path: str, name: str) -> list[str]:
         """What there is for a parameter of this path; nothing where every value is made up."""
@@ -56,7 +55,7 @@ async def furnish(staff: httpx.AsyncClient, shopper: httpx.AsyncClient) -> Furni
         "name": ["upright.svg"],
         "token": ["spent"],
     }
-    return Furnished(known, orders[0], orders[1])
+    return Furnished(known, orders[0])
 
 
 async def _made(call: Any) -> httpx.Response:

@@ -45,10 +45,10 @@ async def line(place: Place) -> AsyncIterator[Line]:
         yield line
 
 
-async def noticed(provider: Any, state: str = "closed") -> None:
-    """The shop has noticed that a provider answers again, or does not."""
+async def noticed(provider: Any) -> None:
+    """The shop has noticed that a provider answers again."""
     async with asyncio.timeout(30):
-        while provider.guard.state != state:  # noqa: ASYNC110 — it comes true in the guard
+        while provider.guard.state != "closed":  # noqa: ASYNC110 — it comes true in the guard
             await asyncio.sleep(0.01)
 
 

@@ -19,8 +19,6 @@ from quartet.payments.providers.sandbox import SIGNATURE, Faults, Sandbox
 from quartet.sync.relay import relay
 from quartet.web.dependencies import Shop
 
-DAY = 86_400
-
 
 @pytest.fixture
 def till(shop: Shop) -> Till:
@@ -188,7 +186,7 @@ async def test_a_capture_without_an_answer_is_looked_up_and_taken_once(
 
 
 async def test_a_capture_that_fails_leaves_the_hold_as_it_was(
-    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox, faults: Faults
+    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, sandbox: Sandbox, faults: Faults
 ) -> None:
     await till.stock("MUG", 5)
     _, payment = await _held(shopper, till)
@@ -331,7 +329,7 @@ async def test_a_hold_that_comes_too_late_is_let_go(
 
 
 async def test_a_provider_that_speaks_of_another_sum_is_not_believed(
-    client: httpx.AsyncClient, shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
+    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
@@ -360,7 +358,7 @@ async def test_a_buyer_who_is_back_is_told_how_it_stands(
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
 
 
-async def test_the_sandbox_holds_once_and_decides_once(sandbox: Sandbox, shop: Shop, till: Till) -> None:
+async def test_the_sandbox_holds_once_and_decides_once(sandbox: Sandbox, till: Till) -> None:
     for number in range(10):
         charge = Charge(f"hold-{number}", 500, "GBP", "card_ok", capture=False)
         held = await sandbox.authorise(charge)
@@ -402,7 +400,7 @@ async def test_the_sandboxes_faults_are_drawn_from_their_seed(shop: Shop) -> Non
 
 
 async def test_any_order_of_a_payments_events_ends_the_same(
-    app: FastAPI, client: httpx.AsyncClient, shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox
+    client: httpx.AsyncClient, shop: Shop, shopper: httpx.AsyncClient, till: Till, sandbox: Sandbox
 ) -> None:
     """What a provider tells of one payment, each piece once or often and in any order, with look-ups between."""
     print(f"seed {SEED}")

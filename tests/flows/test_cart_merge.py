@@ -213,7 +213,7 @@ async def test_a_cart_of_very_many_lines_takes_in_no_other_until_it_has_room(
 
 
 async def test_sign_ins_at_once_with_one_guests_cart_bring_it_along_once(
-    client: httpx.AsyncClient, shop: Shop, carts: Carts
+    client: httpx.AsyncClient, carts: Carts
 ) -> None:
     people = [await account(client, carts, f"p{n}@example.com") for n in range(2)]
     for _ in range(5):

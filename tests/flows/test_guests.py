@@ -361,7 +361,7 @@ async def test_an_order_belongs_to_exactly_one(shop: Shop, client: httpx.AsyncCl
 
 
 async def test_staff_find_the_orders_of_an_address_and_of_no_account(
-    client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till
+    client: httpx.AsyncClient, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till
 ) -> None:
     await till.stock("MUG", 9)
     (row,) = await till.rows("SELECT email FROM users WHERE id = $1", shopper.user_id)  # type: ignore[attr-defined]

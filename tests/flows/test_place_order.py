@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
 import cashier
 from quartet import inventory, orders
-from quartet.kernel.errors import Invalid, Unauthenticated
+from quartet.kernel.errors import Invalid
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.stores import postgres
@@ -437,13 +437,6 @@ async def test_sweeps_at_once_expire_each_order_once(pg: Postgres, buyer: UUID) 
         step = (await orders.get(read, expired[0])).history[-1]
     assert (step.from_status, step.to_status, step.by, step.reason) == ("pending", "cancelled", "system", "expired")
     await assert_books_agree(pg)
-
-
-async def test_nobody_orders_without_an_account(pg: Postgres) -> None:
-    await stock(pg, 5, "MUG")
-    with pytest.raises(Unauthenticated):
-        await place(pg, uuid4(), ("MUG", 1))
-    assert await shelves(pg) == {"MUG": (5, 0)}
 
 
 # What fills a shop: on small tables a planner rightly reads them whole.

@@ -303,7 +303,7 @@ async def test_what_waits_for_the_shelf_while_its_buyer_goes_is_forgotten_too(
 
 
 async def test_who_was_forgotten_orders_and_makes_nothing_by_a_token_that_nobody_refuses(
-    client: httpx.AsyncClient, shop: Shop, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
+    shop: Shop, admin: httpx.AsyncClient, sign_in: SignIn, stocked: None
 ) -> None:
     await sign_in("admin")  # somebody stays
     me = UUID(str((await _made(admin.get("/users/me")))["id"]))
@@ -544,9 +544,7 @@ async def test_while_mongodb_is_away_nobody_is_given_half_of_what_is_held(
     await app.state.shop.stores.mongo.close()
 
 
-async def test_a_long_history_is_exported_whole(
-    client: httpx.AsyncClient, shop: Shop, sign_in: Any, stocked: None
-) -> None:
+async def test_a_long_history_is_exported_whole(shop: Shop, sign_in: Any, stocked: None) -> None:
     shopper = await sign_in()
     async with shop.stores.pg.tx() as tx:
         for _ in range(230):

@@ -351,12 +351,7 @@ async def test_a_refund_that_nobody_answered_for_is_not_given_up_because_it_coul
 
 
 async def test_a_payment_that_waits_for_its_buyer_is_not_let_go_for_one_that_can_not_be_begun(
-    shopper: httpx.AsyncClient,
-    shop: Shop,
-    till: Till,
-    paypal: PayPalsPlace,
-    line: Line,
-    providers: Any,
+    shopper: httpx.AsyncClient, till: Till, paypal: PayPalsPlace, line: Line, providers: Any
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     waits = (await pay(shopper, made, "paypal", by="paypal")).json()

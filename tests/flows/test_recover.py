@@ -282,7 +282,7 @@ async def test_redirect_webhooks_and_sweeps_at_once_complete_a_payment_once(
 
 
 async def test_webhooks_ten_times_in_any_order_are_carried_out_once(
-    shopper: httpx.AsyncClient, shop: Shop, till: Till, clock: FixedClock, sandbox: Sandbox
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, sandbox: Sandbox
 ) -> None:
     before = 50
     await till.stock("MUG", before)
@@ -544,7 +544,7 @@ async def test_an_order_that_its_buyer_cancelled_never_comes_back(
 
 
 async def test_a_webhook_that_comes_before_the_providers_answer_is_what_the_request_tells(
-    shop: Shop, shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
+    shopper: httpx.AsyncClient, till: Till, clock: FixedClock, held: Held, sandbox: Sandbox
 ) -> None:
     await till.stock("MUG", 5)
     held.way_in.set()
@@ -761,7 +761,7 @@ async def test_a_refund_is_not_failed_because_the_provider_could_not_say_whether
 
 
 async def test_a_refund_that_the_provider_will_not_make(
-    app: FastAPI, shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
+    shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, till: Till, clock: FixedClock
 ) -> None:
     await till.stock("MUG", 5)
     made = await order(shopper, ("MUG", 1))
@@ -944,18 +944,6 @@ async def test_nobody_is_asked_for_nothing(app: FastAPI, shopper: httpx.AsyncCli
     assert (paid.status_code, paid.json()["status"]) == (201, "succeeded")
     assert (await look(shopper, made["id"]))["status"] == "confirmed"
     assert not held.waiting_in.is_set()
-
-
-async def test_old_keys_are_forgotten(shop: Shop, shopper: httpx.AsyncClient, till: Till) -> None:
-    await till.stock("MUG", 5)
-    for key in ("old", "new"):
-        body = {"items": [{"sku": "MUG", "qty": 1}]}
-        await shopper.post("/orders", json=body, headers={"Idempotency-Key": key})
-    await till.rows(
-        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours' WHERE key = 'old' RETURNING key"
-    )
-    await recover(shop, open_providers(shop.settings, shop.stores.pg))
-    assert [row["key"] for row in await till.rows("SELECT key FROM idempotency_keys")] == ["new"]
 
 
 async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothing_if_they_come_all_the_same(

@@ -245,7 +245,7 @@ async def test_what_the_provider_refuses_for_a_cancelled_order_is_asked_for_agai
 
 @pytest.mark.parametrize("restock", [True, False])
 async def test_a_refund_that_fails_after_its_order_was_cancelled_leaves_no_piece_behind(
-    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop, till: Till, provider: Moody, restock: bool
+    shopper: httpx.AsyncClient, shop: Shop, till: Till, provider: Moody, restock: bool
 ) -> None:
     made = await bought(shopper, till)
     async with shop.stores.pg.tx() as tx:

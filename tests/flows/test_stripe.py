@@ -1020,7 +1020,7 @@ async def test_of_two_who_pay_another_way_at_once_one_does(
 
 @pytest.mark.usefixtures("by_hand")
 async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
-    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, shop: Shop, till: Till, place: StripesPlace
+    app: FastAPI, shopper: httpx.AsyncClient, abroad: Abroad, till: Till, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()

@@ -765,9 +765,7 @@ async def test_the_notice_reaches_whoever_made_the_endpoint(
 # Addresses
 
 
-async def test_an_address_that_turned_inside_after_it_was_given_is_never_connected_to(
-    shop: Shop, receiver: Receiver
-) -> None:
+async def test_an_address_that_turned_inside_after_it_was_given_is_never_connected_to(receiver: Receiver) -> None:
     """DNS rebinding: a public address when it is looked at, this machine's when it is sent to."""
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
     asked = []

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import jwt
 import psutil
 import pytest
 from fastapi import FastAPI
@@ -21,7 +20,6 @@ from conftest import stuck
 from quartet import accounts, notify
 from quartet.accounts import passwords, tokens
 from quartet.kernel.clock import FixedClock
-from quartet.kernel.errors import Problem
 from quartet.stores import open_stores
 from quartet.sync import relay
 from quartet.web.dependencies import Principal, Shop
@@ -518,33 +516,13 @@ async def test_links_and_sessions_run_out(
         assert await tx.fetchval("SELECT count(*) FROM mailed_links") == 0
 
 
-async def test_forged_tokens_open_nothing(client: httpx.AsyncClient, ada: dict[str, Any], shop: Shop) -> None:
-    signed = await _sign_in(client)
-    good = signed["accessToken"]
-    secret = shop.settings.secret.get_secret_value()
-    kid = {"kid": tokens.key_id(secret)}
-    claims = jwt.decode(good, options={"verify_signature": False})
-    stale = tokens.issue(
-        shop.settings,
-        tokens.read(shop.settings, good, datetime.now(UTC))[0],
-        datetime.now(UTC) - timedelta(seconds=shop.settings.access_ttl + 1),
-    )
-    forged = [
-        jwt.encode(claims, None, "none", kid),
-        jwt.encode(claims, "another secret of more than 32 characters", "HS256", kid),
-        jwt.encode({**claims, "aud": "another"}, secret, "HS256", kid),
-        jwt.encode(claims, secret * 2, "HS512", kid),
-        jwt.encode(claims, secret, "HS256"),
-        good.rsplit(".", 1)[0] + ".",
-        good[:-10] + ("A" if good[-10] != "A" else "B") + good[-9:],
-        stale,
-    ]
-    for token in forged:
-        answer = await client.get("/users/me", headers={"Authorization": f"Bearer {token}"})
-        assert answer.status_code == 401, token
+async def test_a_forged_token_opens_nothing(client: httpx.AsyncClient, ada: dict[str, Any]) -> None:
+    good = (await _sign_in(client))["accessToken"]
+    forged = good[:-10] + ("A" if good[-10] != "A" else "B") + good[-9:]
+    for header in (f"Bearer {forged}", "Bearer", "Bearer ", f"Basic {good}", good):
+        answer = await client.get("/users/me", headers={"Authorization": header})
+        assert answer.status_code == 401, header
         assert "Bearer" in answer.headers["WWW-Authenticate"]
-    for header in ("Bearer", "Bearer ", f"Basic {good}", good):
-        assert (await client.get("/users/me", headers={"Authorization": header})).status_code == 401
     for header in (f"Bearer {good}", f"bearer   {good}"):
         assert (await client.get("/users/me", headers={"Authorization": header})).status_code == 200
 
@@ -561,17 +539,6 @@ async def test_signing_in_and_out_goes_on_while_redis_is_away(
         assert (await client.delete("/sessions/current", headers=_bearer(signed))).status_code == 204
         stale = await client.post("/sessions/refresh", json={"refreshToken": signed["refreshToken"]})
         assert stale.status_code == 401
-
-
-async def test_without_postgres_accounts_say_so(client: httpx.AsyncClient, app: FastAPI, shop: Shop) -> None:
-    settings = shop.settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/none"})
-    async with open_stores(settings) as stores:
-        app.state.shop = Shop(settings, stores, mail=shop.mail)
-        for call in ("/users", "/sessions"):
-            answer = await client.post(call, json=ADA)
-            assert answer.status_code == 503
-            assert answer.json()["store"] == "postgres"
-            assert int(answer.headers["Retry-After"]) >= 1
 
 
 async def test_the_other_rooms_learn_names_not_addresses(shop: Shop) -> None:
@@ -594,9 +561,3 @@ async def test_a_session_ends_once_even_when_its_owner_is_gone(shop: Shop, clien
     headers = {"Authorization": f"Bearer {token}"}
     assert (await client.get("/users/me", headers=headers)).status_code == 401
     assert (await client.delete("/sessions/current", headers=headers)).status_code == 204
-
-
-def test_every_problem_of_accounts_explains_itself() -> None:
-    mine = [kind for kind in Problem.kinds() if kind.__module__.startswith("quartet.accounts")]
-    assert {kind.slug for kind in mine} >= {"email-taken", "wrong-credentials", "reset-gone"}
-    assert all(kind.__doc__ and len(kind.__doc__) > 40 for kind in mine)

@@ -9,7 +9,6 @@ import pytest
 
 from conftest import SignIn
 from quartet.addresses.model import COUNTRIES
-from quartet.web.dependencies import Shop
 
 HOME = {
     "name": "Ada Lovelace",
@@ -76,7 +75,7 @@ def test_every_country_there_is_can_be_sent_to() -> None:
     assert not {"UK", "EU", "AN", "SU", "XK"} & COUNTRIES
 
 
-async def test_exactly_one_is_the_default_whatever_happens_at_once(shopper: httpx.AsyncClient, shop: Shop) -> None:
+async def test_exactly_one_is_the_default_whatever_happens_at_once(shopper: httpx.AsyncClient) -> None:
     added = await asyncio.gather(*(_add(shopper, name=f"House {n}", isDefault=n % 3 == 0) for n in range(12)))
     ids = [address["id"] for address in added]
     for _ in range(3):

@@ -261,12 +261,6 @@ async def test_a_question_that_is_none_is_refused_by_name(staff: httpx.AsyncClie
         assert [error["field"] for error in answer.json()["errors"]] == [field], query
 
 
-async def test_only_staff_see_the_reports(client: httpx.AsyncClient, shopper: httpx.AsyncClient) -> None:
-    for path in ("/analytics/revenue", "/analytics/inventory"):
-        assert (await client.get(path)).status_code == 401
-        assert (await shopper.get(path)).status_code == 403
-
-
 async def test_a_report_may_take_longer_than_a_shoppers_call(
     shop: Shop, app: FastAPI, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ async def test_a_token_that_is_not_good_is_refused_everywhere(client: httpx.Asyn
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-async def test_a_token_that_is_not_good_keeps_nobody_from_a_new_one(client: httpx.AsyncClient, app: FastAPI) -> None:
+async def test_a_token_that_is_not_good_keeps_nobody_from_a_new_one(client: httpx.AsyncClient) -> None:
     who = {"email": "ada@example.com", "password": "correct horse battery"}
     stale = {"Authorization": "Bearer " + "a." * 50}
     assert (await client.post("/users", json=who, headers=stale)).status_code == 201

@@ -17,7 +17,6 @@ from quartet import accounts, leaderboard
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import model, store
 from quartet.leaderboard.model import Period, Worth
-from quartet.stores import open_stores
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
 
@@ -103,12 +102,6 @@ async def test_a_hundred_awards_at_once_are_all_counted(shop: Shop) -> None:
     place = await store.place_of(redis, MONDAY, "daily", ada)
     assert place is not None
     assert place.xp == 100
-
-
-async def test_only_staff_gives_points(client: httpx.AsyncClient, shopper: httpx.AsyncClient) -> None:
-    body = {"userId": str(uuid4()), "xp": 1, "eventId": "x"}
-    assert (await client.post("/leaderboard/xp", json=body)).status_code == 401
-    assert (await shopper.post("/leaderboard/xp", json=body)).status_code == 403
 
 
 async def test_bad_values_are_named(client: httpx.AsyncClient, staff: httpx.AsyncClient, shop: Shop) -> None:
@@ -218,15 +211,6 @@ def test_a_week_is_named_as_iso_8601_does() -> None:
     assert model.board("weekly", datetime(2027, 1, 1, tzinfo=UTC)) == "2026-W53"
     assert model.board("weekly", datetime(2025, 12, 29, tzinfo=UTC)) == "2026-W01"
     assert model.board("daily", datetime(2027, 1, 1, tzinfo=UTC)) == "2027-01-01"
-
-
-async def test_without_redis_the_board_says_so(client: httpx.AsyncClient, app: FastAPI, shop: Shop) -> None:
-    away = shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
-    async with open_stores(away) as stores:
-        app.state.shop = Shop(away, stores)
-        answer = await client.get("/leaderboard")
-    assert answer.status_code == 503
-    assert answer.json()["store"] == "redis"
 
 
 awards = st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(0, 8), st.integers(0, 40))

@@ -81,22 +81,6 @@ async def test_an_order_finds_its_way_to_the_customer(
     assert (await staff.post(f"/orders/{uuid4()}/ship")).status_code == 404
 
 
-async def test_others_see_nothing_of_an_order(
-    shop: Shop, shopper: httpx.AsyncClient, client: httpx.AsyncClient, sign_in: SignIn
-) -> None:
-    order = await place(shop, shopper, ("MUG", 1))
-    stranger = await sign_in()
-    for path in (f"/orders/{order.id}", f"/orders/{uuid4()}"):
-        answer = await stranger.get(path)
-        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
-    assert await listed(stranger) == []
-    assert await listed(stranger, userId=order.user_id) == []
-    assert (await stranger.post(f"/orders/{order.id}/ship")).status_code == 403
-    assert (await stranger.post(f"/orders/{order.id}/deliver")).status_code == 403
-    assert (await client.get("/orders")).status_code == 401
-    assert (await client.get(f"/orders/{order.id}")).status_code == 401
-
-
 async def test_lists_are_newest_first_one_page_after_the_other(
     shop: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient, sign_in: SignIn
 ) -> None:

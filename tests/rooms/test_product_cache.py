@@ -37,7 +37,7 @@ async def hit(client: Client, reference: str) -> str:
     return str(answer.headers["x-cache"])
 
 
-async def test_the_second_look_comes_from_redis(tees: None, client: Client, staff: Client) -> None:
+async def test_the_second_look_comes_from_redis(tees: None, client: Client) -> None:
     for reference in ("TEE", "everyday-tee", "TEE-RED-M"):
         first, second = await client.get(f"/products/{reference}"), await client.get(f"/products/{reference}")
         assert (first.headers["x-cache"], second.headers["x-cache"]) == ("miss", "hit")

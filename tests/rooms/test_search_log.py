@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,8 +9,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from conftest import SignIn
-from floor import Floor, made
+from floor import made
 from quartet import catalog, inventory, merchandising, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
@@ -161,7 +159,7 @@ async def test_an_id_that_is_none_is_ignored(
     assert (found["items"], found["totals"]["opened"]) == ([], 0)
 
 
-async def test_the_log_says_nothing_of_anybody(shelf: Shop, sign_in: SignIn, client: httpx.AsyncClient) -> None:
+async def test_the_log_says_nothing_of_anybody(shelf: Shop, client: httpx.AsyncClient) -> None:
     """Neither before the person is erased nor after: whatever is in the log's tables is none of theirs."""
     person = {"email": "ann.smith@example.com", "password": "correct horse battery"}
     user = await made(client.post("/users", json=person))
@@ -215,7 +213,7 @@ async def test_searches_are_written_by_themselves(shelf: Shop, client: httpx.Asy
             await asyncio.sleep(0.05)
 
 
-async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counted(tmp_path: Path) -> None:
+async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counted() -> None:
     pg = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     journal = service.Journal(pg)
     dropped = REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0
@@ -282,10 +280,6 @@ async def test_what_is_searched_while_the_same_is_being_written_is_written_too(s
     assert journal.waiting == 0
     rows = {row["id"]: row["at"] for row in await _rows(shelf, "searches")}
     assert rows == {UUID(int=n): at for n, at in enumerate(times)}
-
-
-async def test_the_report_is_staffs(floor: Floor) -> None:
-    assert (await floor.shopper.get("/analytics/search")).status_code == 403
 
 
 async def _rows(shop: Shop, table: str) -> list[Json]:

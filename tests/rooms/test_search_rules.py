@@ -288,7 +288,7 @@ async def test_what_staff_say_is_in_force_though_sales_take_too_long_to_add_up(
 
 
 async def test_sales_are_added_up_once_in_a_while_and_where_staff_have_changed_anything(
-    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    shelf: Shop, staff: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else that has no stamp is read again meanwhile, whether they could be added up or not."""
     sums, add_up = [], store.best_of_queries

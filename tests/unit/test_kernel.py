@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quartet.kernel.errors import Problem, StoreUnavailable, invalid
+from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.kernel.ids import new_id
 from quartet.kernel.money import format_money, minor_digits, to_minor
 from quartet.stores.postgres import new_row_id
@@ -42,12 +42,6 @@ def test_money_reads_well() -> None:
     assert format_money(1500, "JPY") == "1,500 JPY"
 
 
-def test_problems_explain_themselves() -> None:
-    kinds = list(Problem.kinds())
-    slugs = [kind.slug for kind in kinds]
-    assert len(slugs) == len(set(slugs))
-    for kind in kinds:
-        assert kind.__doc__, f"{kind.__name__} says nothing of what to do"
-        assert 400 <= kind.status < 600
+def test_a_problem_says_when_to_come_again_or_what_is_wrong() -> None:
     assert StoreUnavailable("redis").headers == {"Retry-After": "2"}
     assert invalid("qty", "must be 1 to 999").members == {"errors": [{"field": "qty", "message": "must be 1 to 999"}]}

@@ -231,7 +231,7 @@ async def listed(
 def filter_of(
     *,
     published_by: datetime,
-    categories: Collection[str] | None = None,
+    categories: Collection[str] | None,
     brand: str | None = None,
     tag: str | None = None,
     attributes: Sequence[Condition] = (),

@@ -76,19 +76,15 @@ async def _categories(shop: Shop) -> int:
 async def _products(shop: Shop, watch: Watch) -> int:
     """Loads products category by category, with inventory's current prices and stock."""
     products, done, new = load().products, 0, 0
-    for _, shelf in groupby(products, key=lambda product: str(product["category"])):
-        drafts = [_draft(product) for product in shelf]
+    for _, group in groupby(products, key=lambda product: str(product["category"])):
+        shelf = list(group)
         async with shop.stores.pg.read() as read:
-            items = await inventory.prices(read, [sku for draft in drafts for sku in _skus(draft)])
+            items = await inventory.prices(read, [row.sku for product in shelf for row in sellables(product)])
         levels = {sku: catalog.Level(item.unit_price_cents, item.available) for sku, item in items.items()}
-        new += await catalog.load_products(shop, drafts, levels)
-        done += len(drafts)
+        new += await catalog.load_products(shop, [_draft(product) for product in shelf], levels)
+        done += len(shelf)
         watch("Filling the catalog", done, len(products))
     return new
-
-
-def _skus(draft: catalog.Draft) -> list[str]:
-    return [variant.sku for variant in draft.variants] or [draft.sku]
 
 
 def _draft(product: Mapping[str, Any]) -> catalog.Draft:

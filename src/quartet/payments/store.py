@@ -217,9 +217,7 @@ async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     return None if row is None else _read(Refund, row)
 
 
-async def take_refunds_to_ask(
-    tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str] = ()
-) -> list[Refund]:
+async def take_refunds_to_ask(tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str]) -> list[Refund]:
     """Pending refunds to process now, likewise leased: no other worker gets them before the lease expires."""
     rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds(), away)
     return [_read(Refund, row) for row in rows]

@@ -194,11 +194,6 @@ class Collection:
         async with _called(self._guard, None):
             return (await _apart(self._collection.delete_many(where))).deleted_count
 
-    async def count(self, where: Filter) -> int:
-        """How many match. Scans all of them: too slow for lists that shoppers see."""
-        async with _called(self._guard):
-            return await _apart(self._collection.count_documents(where))
-
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """The result of a pipeline of `$match`, `$group`, `$sort` and `$limit` only, which every engine has."""
         async with _called(self._guard):

@@ -67,7 +67,7 @@ def has_tag(headers: Headers, tag: str) -> bool:
     return given == ["*"] or tag in (each.removeprefix("W/") for each in given)
 
 
-def problem_response(problem: Problem, instance: str = "") -> Response:
+def problem_response(problem: Problem, instance: str) -> Response:
     """RFC 9457: `type`, `title`, `status`, `detail`, `instance` and the kind's own members."""
     body: dict[str, Any] = {
         "type": f"/problems/{problem.slug}",

@@ -3,8 +3,8 @@
 -- at worst. It stores two numbers per client instead of one entry per request.
 -- (Cloudflare, "How we built rate limiting capable of scaling to millions of domains", 2017.)
 -- KEYS[1]: the client's counters. For signed-in users also KEYS[2]: exists if the session has ended, and KEYS[3]: the
--- user's roles, if changed recently; checked here to save a round trip per request. ARGV: limit, window in ms, cost,
--- now in ms or "" for the server's clock, and the roles in the token.
+-- user's roles, if changed recently; checked here to save a round trip per request. ARGV: limit, window in ms,
+-- number of requests (`cost`), now in ms or "" for the server's clock, and the roles in the token.
 -- Reply: {allowed 0 or 1, remaining, ms until the next request is allowed (if refused) or until the window ends},
 -- or {-1, 0, 0} if the session has ended, {-2, 0, 0} if the roles have changed.
 if KEYS[2] then
@@ -34,18 +34,15 @@ if seen[1] then
   end
 end
 local used = previous * (window - elapsed) / window + current
-local need = math.max(cost, 1)
-if used + need > limit then
+if used + cost > limit then
   local wait = window - elapsed
-  if current + need <= limit then
-    wait = wait - (limit - current - need) * window / previous
-  elseif need <= limit then  -- not before the next window, in which this one's count decays
-    wait = wait + window - (limit - need) * window / current
+  if current + cost <= limit then
+    wait = wait - (limit - current - cost) * window / previous
+  elseif cost <= limit then  -- not before the next window, in which this one's count decays
+    wait = wait + window - (limit - cost) * window / current
   end
   return {0, math.max(0, math.floor(limit - used)), math.ceil(wait)}
 end
-if cost > 0 then
-  redis.call('HSET', KEYS[1], 's', slot, 'c', current + cost, 'p', previous)
-  redis.call('PEXPIRE', KEYS[1], 2 * window)
-end
+redis.call('HSET', KEYS[1], 's', slot, 'c', current + cost, 'p', previous)
+redis.call('PEXPIRE', KEYS[1], 2 * window)
 return {1, math.floor(limit - used - cost), window - elapsed}

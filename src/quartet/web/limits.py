@@ -35,15 +35,12 @@ class Taken(NamedTuple):
     alone: bool = False
 
 
-async def take(
-    redis: RedisStore, name: str, limit: int, *, window: int = 60, cost: int = 1, now_ms: int | None = None
-) -> Taken:
-    """Counts `cost` requests of `name` if they fit into `limit` per sliding window of `window` seconds.
+async def take(redis: RedisStore, name: str, limit: int, *, window: int = 60, now_ms: int | None = None) -> Taken:
+    """Counts a request of `name` if it fits into `limit` per sliding window of `window` seconds.
 
-    `cost=0` only checks. `now_ms` is for tests; else Redis' clock is used, since processes' clocks differ. Raises
-    StoreUnavailable.
+    `now_ms` is for tests; else Redis' clock is used, since processes' clocks differ. Raises StoreUnavailable.
     """
-    return _taken(await redis.run(SCRIPT, [key(name)], [limit, window * 1000, cost, now_ms or ""]), limit)
+    return _taken(await redis.run(SCRIPT, [key(name)], [limit, window * 1000, 1, now_ms or ""]), limit)
 
 
 def key(name: str) -> str:

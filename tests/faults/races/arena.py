@@ -200,9 +200,9 @@ class Arena:
         assert payment["status"] == "authorized", payment
         return order, payment
 
-    def cancelling(self, by: Person, order: Json, key: str | None = None) -> Call:
+    def cancelling(self, by: Person, order: Json) -> Call:
         """The request that cancels it."""
-        return partial(self.ask, "POST", f"/orders/{order['id']}/cancel", by=by, key=key)
+        return partial(self.ask, "POST", f"/orders/{order['id']}/cancel", by=by)
 
     def refunding(self, by: Person, order: Json, cents: int | None, key: str | None = None) -> Call:
         """The request that gives back so much."""
