@@ -1024,6 +1024,7 @@ async def test_a_hold_that_comes_while_its_buyer_pays_another_way_is_let_go(
 ) -> None:
     made = await order(shopper, ("MUG", 1))
     first = (await pay(shopper, made, REDIRECTED)).json()
+    await abroad.tell()  # that he waits: told beside the other it would have the payment let go before that comes
 
     async def shown_after_all(step: str) -> None:
         if step == "waiting payment left":
