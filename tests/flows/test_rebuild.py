@@ -370,6 +370,9 @@ async def test_the_command_builds_an_index_anew_and_goes_back(full: Shop, comman
     code, said = await command("reindex", "--back")
     assert (code, "the former search index is live again" in said) == (0, True), said
     assert await live(full) == before
+    await killed(full, "filled", back=True)
+    code, said = await command("reindex")  # goes on with what was begun, and says which it was
+    assert (code, "the former search index is live again" in said) == (0, True), said
 
 
 async def test_how_fast_it_goes_and_how_long_it_takes_is_told(full: Shop, admin: httpx.AsyncClient) -> None:
