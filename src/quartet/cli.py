@@ -446,8 +446,9 @@ async def _reindex(shop: Shop, *, back: bool) -> None:
             progress.update(line, completed=rebuild.total, total=rebuild.total, description="")
     if rebuild.error:
         raise ValueError(f"the index is not live: {rebuild.error}")
-    what = "the former search index is live again" if back else f"{rebuild.done} products are in the new search index"
-    typer.echo(what)
+    # By its kind: if one of the other kind was open, that is the one that was done.
+    built = f"{rebuild.done} products are in the new search index"
+    typer.echo("the former search index is live again" if rebuild.kind == "back" else built)
 
 
 async def _watch_rebuild(shop: Shop, progress: "Progress", line: "TaskID") -> None:

@@ -1,7 +1,7 @@
-"""Workers that kill themselves, as kill -9 does, when they come to a step; or send themselves another signal, once.
+"""Workers that kill themselves, as kill -9 does, when they come to a step.
 
-Argument: the settings as JSON. For each step (and signal) on standard input a fresh process is forked, before any loop
-or connection exists, and the signal that ended it is written out: importing everything anew would cost seconds each.
+Argument: the settings as JSON. For each step on standard input a fresh process is forked, before any loop or connection
+exists, and the signal that ended it is written out: importing everything anew would cost seconds each.
 """
 
 import asyncio
@@ -19,12 +19,10 @@ from quartet.web.dependencies import Shop
 PATIENCE = 40
 
 
-async def work(settings: Settings, mortal: str, how: str) -> None:
-    left = [signal.Signals[how or "SIGKILL"]]
-
+async def work(settings: Settings, mortal: str) -> None:
     async def step(name: str) -> None:
-        if name == mortal and left:
-            os.kill(os.getpid(), left.pop())
+        if name == mortal:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     async with open_stores(settings) as stores:
         mail = mailer(settings.mail_url, settings.mail_from)
@@ -38,8 +36,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(PATIENCE)  # a worker that never comes to its step ends by another signal
-            mortal, _, how = line.strip().partition(" by ")
-            asyncio.run(work(settings, mortal, how))
+            asyncio.run(work(settings, line.strip()))
         _, status = os.waitpid(child, 0)
         print(os.WTERMSIG(status), flush=True)
 

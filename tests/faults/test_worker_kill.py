@@ -109,16 +109,6 @@ class Mortals:
         assert self._process.stdin
         self._process.stdin.write(f"{step}\n".encode())
 
-    async def stopped_at(self, step: str) -> psutil.Process:
-        """Runs one until it stands still at the step."""
-        self.start(f"{step} by SIGSTOP")
-        async with asyncio.timeout(30):
-            while True:
-                for running in psutil.Process(self._process.pid).children():
-                    if running.status() == psutil.STATUS_STOPPED:
-                        return running
-                await asyncio.sleep(0.05)
-
     async def ended(self, step: str) -> None:
         """Waits until it was killed."""
         assert self._process.stdout
@@ -183,33 +173,6 @@ async def test_a_worker_killed_at_any_step_leaves_nothing_undone_or_done_twice(
     assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
     assert await shop.stores.search.alias_targets(search.next_alias(shop.settings)) == []
     assert len(await shop.stores.search.alias_targets(f"{shop.settings.search_alias}-all")) == 2
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("step", ["noted", "levels copied", "batch"])
-async def test_a_worker_that_stood_still_past_its_lease_undoes_nothing_when_it_wakes_up(
-    shop: Shop, traffic: Traffic, mortals: Mortals, step: str
-) -> None:
-    await mortals.killed_at("saved")
-    await leases_run_out(shop)
-    await traffic.round()
-    if step == "batch":
-        await sync.ask_reindex(shop, "test")
-    sleeper = await mortals.stopped_at(step)
-    await leases_run_out(shop)
-    await traffic.round()
-    # Also a rebuild that the sleeper is at.
-    await together(sync.run_worker(shop, asyncio.Event()), _until_carried(traffic, step))
-    sleeper.resume()
-    await until_so_many_live(shop, 1, sum(map(len, PIECES.values())))
-    assert not await differing(shop)
-    await traffic.round()
-    await _until_carried(traffic, step)
-    await mortals.kill()
-    async with shop.stores.pg.read() as read:
-        assert await letters.counts(read) == {}
-    assert await daily_points(shop, traffic.user_id) == POINTS * traffic.rounds
-    assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}
 
 
 async def leases(shop: Shop) -> dict[str, set[str]]:

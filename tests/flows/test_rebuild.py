@@ -156,6 +156,23 @@ async def test_a_new_index_whose_node_is_gone_is_begun_anew(full: Shop, monkeypa
     assert await equal(full)
 
 
+async def test_there_is_no_going_back_to_an_index_whose_node_is_gone(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be written, and every batch would wait for it."""
+    await sync.reindex(full)
+    now, former = await live(full), await full.stores.search.alias_target(index_store.former_alias(full.settings))
+
+    async def is_red(_: SearchEngine, index: str) -> bool:
+        return index == former
+
+    monkeypatch.setattr(SearchEngine, "is_red", is_red)
+    with pytest.raises(Conflict, match="on no node"):
+        await sync.reindex(full, back=True)
+    ended = await sync.last_rebuild(full)
+    assert (ended and ended.state, await live(full)) == ("failed", now)
+
+
 async def test_a_rebuild_ends_while_the_cache_is_away(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though products changed as it went on, more than one batch of them."""
     few = full.settings.model_copy(update={"sync_batch": 1})
@@ -372,6 +389,9 @@ async def test_the_command_builds_an_index_anew_and_goes_back(full: Shop, comman
     assert (code, "the former search index is live again" in said) == (0, True), said
     assert "40/40" in said
     assert await live(full) == before
+    await killed(full, "filled", back=True)
+    code, said = await command("reindex")  # goes on with what was begun, and says which it was
+    assert (code, "the former search index is live again" in said) == (0, True), said
 
 
 async def test_how_fast_it_goes_and_how_long_it_takes_is_told(full: Shop, admin: httpx.AsyncClient) -> None:

@@ -125,13 +125,15 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
 
 async def former_as_next(search: SearchEngine, settings: Settings) -> str:
     """For a rollback: points the next alias at the previously live index; returns its name. Raises Conflict if there is
-    none, or if it has another definition than the current one, so that it could not be kept up to date."""
+    none, or if it could not be kept up to date: it is red, or has another definition than the current one."""
     await abandon_next(search, settings)
     former = await search.alias_target(former_alias(settings))
     if former is None:
         raise Conflict("no former index is kept")
     if not _are_of_now(await search.mappings(former), settings):
         raise Conflict("the former index was made by another version of the shop: go back with that version")
+    if await search.is_red(former):
+        raise Conflict("a part of the former index is on no node")
     body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
     await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
     return former

@@ -227,7 +227,12 @@ class _Pool:
                 self._url,
                 timeout=CONNECT_SECONDS,
                 command_timeout=CALL_SECONDS,
-                server_settings={"application_name": "quartet", "timezone": "UTC"},
+                server_settings={
+                    "application_name": "quartet",
+                    "timezone": "UTC",
+                    # A transaction waits for nobody; one whose process stands still keeps its locks only that long.
+                    "idle_in_transaction_session_timeout": f"{SILENT_SECONDS}s",
+                },
             )
             try:
                 await _prepare_connection(connection)

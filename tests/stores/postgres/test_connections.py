@@ -230,6 +230,26 @@ async def test_whoever_stands_still_is_alone_no_more(
     await other.close()
 
 
+async def test_a_transaction_that_stands_still_keeps_its_locks_for_a_while_only(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is stopped; others wait for the row."""
+    monkeypatch.setattr(postgres, "SILENT_SECONDS", 1)
+    pg = Postgres(servers["postgres"], size=2)
+    async with pg.tx() as tx:
+        await tx.execute("DROP TABLE IF EXISTS still")
+        await tx.execute("CREATE TABLE still AS SELECT 1 AS n")
+    with pytest.raises(StoreUnavailable):
+        async with pg.tx() as sleeper:
+            await sleeper.execute("UPDATE still SET n = 2")
+            async with pg.tx() as other:
+                await other.execute("UPDATE still SET n = 3")
+    async with pg.tx() as tx:
+        assert await tx.fetchval("SELECT n FROM still") == 3
+        await tx.execute("DROP TABLE still")
+    await pg.close()
+
+
 async def test_a_server_that_is_away_is_said_so() -> None:
     pg = Postgres("postgresql://nobody@127.0.0.1:1/none", size=1)
     for _ in range(3):  # a failed connect gives its place back

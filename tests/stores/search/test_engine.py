@@ -185,15 +185,24 @@ async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
 
 
 async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_kept_to_go_back(
-    engine: SearchEngine, index: Settings
+    engine: SearchEngine, index: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    request, moves = engine.request, []
+
+    async def noted(method: str, path: str, **more: Any) -> Any:
+        moves.extend([more["body"]] if path == "/_aliases" else [])
+        return await request(method, path, **more)
+
     await search.put(engine, index.search_alias, 1, {"a": kept("old")})
     await search.build_next(engine, index)  # a build that was given up
     name = await search.build_next(engine, index)
     await search.put(engine, search.next_alias(index), 1, {"a": kept("new")})
     assert await held(engine, index) == {"a": "old"}
     await search.make_ready(engine, index)
-    await search.go_live(engine, index, name)
+    with monkeypatch.context() as watched:
+        watched.setattr(engine, "request", noted)
+        await search.go_live(engine, index, name)
+    assert len(moves) == 1, "between two of them a search would have no index"
     assert await held(engine, index) == {"a": "new"}
     [former] = await engine.alias_targets(store.former_alias(index))
     assert set(await engine.alias_targets(f"{index.search_alias}-all")) == {name, former}
