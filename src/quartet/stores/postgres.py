@@ -31,6 +31,8 @@ ALONE_SECONDS = 0.5
 # After so long without a question the server ends that connection: its process is stopped, or its host is gone, which
 # without TCP keepalive nobody would notice for hours.
 SILENT_SECONDS = 10
+# The same for a transaction, whose locks others wait for. Longer, since an import computes between its statements.
+IDLE_TRANSACTION_SECONDS = 60
 # Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
 # would wait for its timeout.
 IDLE_SECONDS = 180.0
@@ -132,6 +134,8 @@ R = TypeVar("R", bound=Read)
 
 
 async def _prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
+    # By a statement: a pooler such as PgBouncer refuses connections that ask for it as a parameter.
+    await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_SECONDS}s'")
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -227,12 +231,7 @@ class _Pool:
                 self._url,
                 timeout=CONNECT_SECONDS,
                 command_timeout=CALL_SECONDS,
-                server_settings={
-                    "application_name": "quartet",
-                    "timezone": "UTC",
-                    # A transaction waits for nobody; one whose process stands still keeps its locks only that long.
-                    "idle_in_transaction_session_timeout": f"{SILENT_SECONDS}s",
-                },
+                server_settings={"application_name": "quartet", "timezone": "UTC"},
             )
             try:
                 await _prepare_connection(connection)
@@ -301,12 +300,7 @@ class Postgres:
         connection outside the pool.
         Raises StoreUnavailable."""
         try:
-            connection = await asyncpg.connect(
-                self._url,
-                timeout=CONNECT_SECONDS,
-                command_timeout=CALL_SECONDS,
-                server_settings={"idle_session_timeout": f"{SILENT_SECONDS}s"},
-            )
+            connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CALL_SECONDS)
         except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
         try:
@@ -321,6 +315,7 @@ class Postgres:
 
     async def _wait_alone(self, connection: "asyncpg.Connection[Any]", name: str) -> None:
         try:
+            await connection.execute(f"SET idle_session_timeout = '{SILENT_SECONDS}s'")
             while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
                 await asyncio.sleep(ALONE_SECONDS)
         except _GONE as error:

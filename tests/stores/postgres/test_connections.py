@@ -234,7 +234,7 @@ async def test_a_transaction_that_stands_still_keeps_its_locks_for_a_while_only(
     servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its process is stopped; others wait for the row."""
-    monkeypatch.setattr(postgres, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(postgres, "IDLE_TRANSACTION_SECONDS", 1)
     pg = Postgres(servers["postgres"], size=2)
     async with pg.tx() as tx:
         await tx.execute("DROP TABLE IF EXISTS still")
