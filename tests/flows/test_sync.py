@@ -993,6 +993,32 @@ async def test_search_follows_while_the_cache_is_away(
         await soon(lambda: is_caught_up(kitchen, now))
 
 
+async def test_the_cache_is_told_what_it_missed_while_no_position_may_be_saved(
+    kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild after a lost position may take long."""
+    away, drop = True, catalog.drop_cached
+
+    async def fails_meanwhile(*told: Any) -> None:
+        if away:
+            raise StoreUnavailable("redis")
+        await drop(*told)
+
+    monkeypatch.setattr(catalog, "drop_cached", fails_meanwhile)
+    monkeypatch.setattr(changes, "SAVE_SECONDS", 0.0)
+    (id_,) = await add(kitchen, kettle("A"))
+    assert await has_name(client, "A", "Kettle A")
+    await rename_behind(kitchen, "A", "Teapot")
+    gathered = changes.Gathered(kitchen.clock)
+    gathered.add(id_, "a position")
+    await changes.carry_batch(kitchen, gathered, saves=False)
+    assert await has_name(client, "A", "Kettle A")
+    away = False
+    await changes.carry_batch(kitchen, gathered, saves=False)
+    assert await has_name(client, "A", "Teapot")
+    assert not await has_position(kitchen)
+
+
 async def test_no_position_is_saved_past_what_was_put_back(kitchen: Shop) -> None:
     gathered = changes.Gathered(kitchen.clock)
     for token, id_ in enumerate("ABC"):

@@ -190,10 +190,10 @@ async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBOD
     await shop.step("carried")
     gathered.carried += len(foreign)
     is_due = monotonic() - gathered.saved_at >= SAVE_SECONDS
-    if saves and token is not None and (is_due or (foreign and not gathered.owed)):
-        gathered.saved_at = monotonic()
-        if not await tell_all(shop, gathered.owed):
-            return
+    if not is_due and (gathered.owed or not foreign):
+        return
+    gathered.saved_at = monotonic()
+    if await tell_all(shop, gathered.owed) and saves and token is not None:
         async with shop.stores.pg.once() as tx:
             await store.save(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
         gathered.carried = 0

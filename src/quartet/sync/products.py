@@ -317,7 +317,8 @@ async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tup
     except StoreUnavailable:
         raise
     except Exception:  # one of them can't be read as a product
-        return len(products), await carry(shop, [product["_id"] for product in products], cause="doubt")
+        ids = [product["_id"] for product in products]
+        return len(products), await carry(shop, ids, cause="doubt", untold=set())
     # The JSON, of which a note keeps a digest, is half the cost of a note: made once, and reused for the engine.
     written = {id_: orjson.dumps(document) for id_, document in documents.items()}
     shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
