@@ -93,3 +93,20 @@ async def test_a_new_index_whose_only_node_is_gone_is_not_built_on(engine: Searc
     await engine.request("PUT", f"/{name}", params={"wait_for_active_shards": "0"}, body=body)
     assert await search.next_index(engine, index) is None
     await engine.delete_index(name)
+
+
+async def test_a_former_index_that_was_closed_to_writes_is_opened_to_go_back_to_it(
+    engine: SearchEngine, index: Settings
+) -> None:
+    former = await search.build_next(engine, index)
+    await search.make_ready(engine, index)
+    await search.go_live(engine, index, former)
+    later = await search.build_next(engine, index)
+    await search.make_ready(engine, index)
+    await search.go_live(engine, index, later)
+    await engine.change_settings(former, {"blocks": {"write": True}})
+    assert await search.former_as_next(engine, index) == former
+    [result] = await search.put(engine, search.next_alias(index), 1, {"a": search.document(product("A", "Kettle"))})
+    assert result.accepted
+    for name in (former, later):
+        await engine.delete_index(name)

@@ -993,6 +993,22 @@ async def test_search_follows_while_the_cache_is_away(
         await soon(lambda: is_caught_up(kitchen, now))
 
 
+async def test_stock_is_copied_while_the_cache_is_away(kitchen: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only that of the first batch."""
+
+    async def fails(*_: Any) -> None:
+        raise StoreUnavailable("redis")
+
+    ids = await add(kitchen, *map(kettle, "ABC"))
+    for sku in "ABC":
+        await receive(kitchen, sku, 7)
+    monkeypatch.setattr(catalog, "renew_cached", fails)
+    few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1}))
+    with pytest.raises(StoreUnavailable):
+        await products.copy(few, ids)
+    assert set((await copies(kitchen)).values()) == {7}
+
+
 async def test_the_cache_is_told_what_it_missed_while_no_position_may_be_saved(
     kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

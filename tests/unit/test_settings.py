@@ -66,6 +66,7 @@ def _said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
         ("SEARCH_URL", "https://", "no host"),
         ("BASE_URL", "shop.example", "https?"),
         ("BASE_URL", "https://", "with a host"),
+        ("BASE_URL", "HTTPS://sesame", "https?"),
         ("BASE_URL", " ", "at least 1"),
         ("PAYMENT_RETURN_URL", "/sesame", "https?"),
         ("PAYMENT_RETURN_URL", "https://shop.example/thanks?order=sesame", r"without \?"),

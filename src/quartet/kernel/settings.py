@@ -58,7 +58,7 @@ def _is_readable(url: str) -> bool:
 def _on_the_web(url: str) -> str:
     with suppress(ValueError):
         parts = urlsplit(url)
-        if not url or (parts.scheme in ("http", "https") and parts.hostname and not re.search(r"[?\s]", url)):
+        if not url or (re.match(r"https?://[^?\s]+\Z", url) and parts.hostname and parts.port != 0):
             return url
     raise ValueError("has to be http:// or https:// with a host, without ?")
 

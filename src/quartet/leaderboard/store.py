@@ -65,7 +65,7 @@ async def swap(redis: RedisStore, now: datetime, whose: str, made: Mapping[Perio
 
 async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:
     """Removes a user from every board that still exists, for good: what is settled later leaves the user out."""
-    days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 7)]
+    days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 8)]
     names = {name for at in days for period in PERIODS for name in _names(period, at)[::2]}
     marks: list[Command] = [
         ("ZADD", GONE, now.timestamp(), str(user_id)),

@@ -134,6 +134,8 @@ async def former_as_next(search: SearchEngine, settings: Settings) -> str:
         raise Conflict("the former index was made by another version of the shop: go back with that version")
     if await search.is_red(former):
         raise Conflict("a part of the former index is on no node")
+    # An operator may have closed it to writes.
+    await search.change_settings(former, {"blocks": {"write": None, "read_only": None}})
     body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
     await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
     return former

@@ -32,7 +32,7 @@ ALONE_SECONDS = 0.5
 # without TCP keepalive nobody would notice for hours.
 SILENT_SECONDS = 10
 # The same for a transaction, whose locks others wait for. Longer, since an import computes between its statements.
-IDLE_TRANSACTION_SECONDS = 60
+IDLE_TRANSACTION_SECONDS = 30
 # Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
 # would wait for its timeout.
 IDLE_SECONDS = 180.0
@@ -318,7 +318,7 @@ class Postgres:
             await connection.execute(f"SET idle_session_timeout = '{SILENT_SECONDS}s'")
             while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
                 await asyncio.sleep(ALONE_SECONDS)
-        except _GONE as error:
+        except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
 
     async def close(self) -> None:

@@ -19,6 +19,8 @@ Json = dict[str, Any]
 
 CALL_SECONDS = 5.0
 BULK_SECONDS = 30.0
+# How long a restarted node may take to bring its shards back.
+RECOVERY_SECONDS = 5
 DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 200
@@ -335,8 +337,14 @@ class SearchEngine:
         await self.request("PUT", f"/{index}/_settings", body={"index": settings}, seconds=BULK_SECONDS)
 
     async def is_red(self, index: str) -> bool:
-        """Whether a part of the existing index is on no node at present."""
-        found = await self.request("GET", f"/_cluster/health/{index}", params={"timeout": "1s"})
+        """Whether a part of the existing index is on no node; one that has just restarted gets some seconds for it."""
+        params = {"wait_for_status": "yellow", "timeout": f"{RECOVERY_SECONDS}s"}
+        try:
+            found = await self.request("GET", f"/_cluster/health/{index}", params=params, seconds=BULK_SECONDS)
+        except SearchRefused as refusal:
+            if refusal.status != 408:  # the wait is over
+                raise
+            return True
         return bool(found["status"] == "red")
 
     async def refresh(self, index: str) -> None:

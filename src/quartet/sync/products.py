@@ -100,8 +100,11 @@ async def carry(
 
 async def copy(shop: Shop, ids: Collection[str]) -> None:
     """Brings catalog copies and cached pages up to date with inventory for these products. Products that can't be read
-    become dead letters. Raises StoreUnavailable, as `carry` does."""
-    await _each(shop, ids, _copy)
+    become dead letters. Raises StoreUnavailable, as `carry` does: if only the cache is down, once all are copied."""
+    away: list[StoreUnavailable] = []
+    await _each(shop, ids, partial(_copy, away=away))
+    if away:
+        raise away[0]
 
 
 async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
@@ -134,7 +137,7 @@ async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set
     return set(ids)
 
 
-async def _copy(shop: Shop, ids: list[str]) -> set[str]:
+async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> set[str]:
     async with shop.stores.pg.once() as tx:
         draw = await store.draw(tx)
     products = await catalog.by_ids(shop.stores.mongo, ids)
@@ -144,7 +147,11 @@ async def _copy(shop: Shop, ids: list[str]) -> set[str]:
     copied = await catalog.refresh_copies(shop, stale)
     now |= {product["_id"]: product for product in copied.documents}
     await shop.step("levels copied")
-    await catalog.renew_cached(shop, copied.documents)
+    try:
+        await catalog.renew_cached(shop, copied.documents)
+    except StoreUnavailable as error:  # the change stream reports these copies too, and so their pages
+        away.append(error)
+        return set()
     if catalog.CANARY in now:
         freshness.cache_told(shop, now[catalog.CANARY]["priceCents"])
     await shop.step("pages renewed")

@@ -209,7 +209,7 @@ async def test_whoever_stands_still_is_alone_no_more(
     pg: Postgres, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped, or on a host that has disappeared: its connection ends neither by itself nor by the network."""
-    monkeypatch.setattr(postgres, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(postgres, "SILENT_SECONDS", 3)
     monkeypatch.setattr(postgres, "ALONE_SECONDS", 0.05)
     watch, still = postgres._end_when_silent, asyncio.Event()
 
@@ -219,13 +219,13 @@ async def test_whoever_stands_still_is_alone_no_more(
 
     monkeypatch.setattr(postgres, "_end_when_silent", stand_still)
     other = Postgres(servers["postgres"])
-    async with asyncio.timeout(20), pg.alone("still") as is_alone:
+    async with asyncio.timeout(30), pg.alone("still") as is_alone:
         await still.wait()
         monkeypatch.setattr(postgres, "_end_when_silent", watch)
         async with other.alone("still") as is_the_other:
             while is_alone():  # noqa: ASYNC110 — the server tells it
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3.5)
             assert is_the_other()
     await other.close()
 
@@ -234,7 +234,7 @@ async def test_a_transaction_that_stands_still_keeps_its_locks_for_a_while_only(
     servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its process is stopped; others wait for the row."""
-    monkeypatch.setattr(postgres, "IDLE_TRANSACTION_SECONDS", 1)
+    monkeypatch.setattr(postgres, "IDLE_TRANSACTION_SECONDS", 3)
     pg = Postgres(servers["postgres"], size=2)
     async with pg.tx() as tx:
         await tx.execute("DROP TABLE IF EXISTS still")

@@ -301,6 +301,8 @@ BEGIN
     SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
     SELECT double.id INTO v_double FROM payment_refunds r JOIN payment_refunds double USING (payment_id)
     WHERE r.id = p_id AND double.id <> p_id AND double.provider_ref = p_ref AND double.reason = 'elsewhere';
+    -- Reported as failed under the provider's id before this result. A contest that staff have settled has a double, or no
+    -- room for this refund either.
     IF v_double IS NULL THEN
         UPDATE payment_refunds r SET came_back_at = c.settled_at FROM payment_contests c
         WHERE r.id = p_id AND r.status <> 'succeeded' AND r.reason <> 'elsewhere' AND c.payment_id = r.payment_id
@@ -507,8 +509,8 @@ CREATE OR REPLACE TRIGGER payment_contests_settled AFTER UPDATE ON payment_conte
 
 -- Staff settle the contests of a payment, named by p_refs. Raises QT028 as refuse_contested if others are open, which
 -- were opened after staff had looked.
--- Refunds made at the provider are recorded from now on, up to what is left; so is money that a bank or the provider
--- took, if it is gone (p_gone). A pending refund for which too little is left fails, since the provider never refunds
+-- Refunds made at the provider are recorded from now on, if that much is left; of money that a bank or the provider
+-- took, if it is gone (p_gone), at most what is left. A pending refund for which too little is left fails, since the provider never refunds
 -- more than was captured. If it was not requested by anybody but is owed, a new refund of what is left is created:
 -- under the old one's id the provider would use the old amount. Returns the settled contests.
 CREATE OR REPLACE FUNCTION settle_contests(p_id UUID, p_refs TEXT[], p_gone BOOLEAN, p_now TIMESTAMPTZ)
