@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -61,6 +62,10 @@ def main() -> None:
         if said is None and not is_of_the_system and not isinstance(error, Problem | ValueError):
             raise
         sys.stderr.write(f"quartet: {said or error}\n")
+        try:
+            sys.stdout.flush()
+        except OSError:  # else Python tries again at its end, and says so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
