@@ -11,6 +11,7 @@ import httpx
 import pytest
 from rich.console import Console
 from test_sync import (
+    Cache,
     add,
     becoming,
     copies,
@@ -258,12 +259,8 @@ async def test_all_is_compared_while_the_cache_is_away(
     full: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And once it is back it is told of what was mended meanwhile, without a look at its pages."""
-    away, drop = True, catalog.drop_cached
-
-    async def drop_later(*asked: Any) -> None:
-        if away:
-            raise StoreUnavailable("redis")
-        await drop(*asked)
+    cache = Cache(monkeypatch)
+    cache.away = True
 
     async def no_page(*_: Any) -> Any:
         raise StoreUnavailable("redis")
@@ -275,7 +272,6 @@ async def test_all_is_compared_while_the_cache_is_away(
         names = [(await client.get(f"/products/{sku}")).json()["name"] for sku in some]
         return names == ["Teapot"] * len(some)
 
-    monkeypatch.setattr(catalog, "drop_cached", drop_later)
     monkeypatch.setattr(catalog, "cached_heads", no_page)
     monkeypatch.setattr(compare, "_arrived", at_once)
     monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
@@ -287,7 +283,7 @@ async def test_all_is_compared_while_the_cache_is_away(
     async with running(compare.run(replace(full, settings=quick))):
         await soon(lambda: equal(full), 60)
         assert not await are_shown()
-        away = False
+        cache.away = False
         await soon(are_shown, 60)
 
 

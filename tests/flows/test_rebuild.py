@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from stops import Held, Killed, dies_at
-from test_sync import add, becoming, equal, kettle, kitchen, receive, rename_behind, running, soon, stored
+from test_sync import Cache, add, becoming, equal, kettle, kitchen, receive, rename_behind, running, soon, stored
 
 from conftest import Command
 from quartet import catalog, search, sync
@@ -177,15 +177,12 @@ async def test_a_rebuild_ends_while_the_cache_is_away(full: Shop, monkeypatch: p
     """Though products changed as it went on, more than one batch of them."""
     few = full.settings.model_copy(update={"sync_batch": 1})
 
-    async def away(*_: Any) -> None:
-        raise StoreUnavailable("redis")
-
     async def change(step: str) -> None:
         if step == "filled":
             for sku in SKUS[:3]:
                 await rename_behind(full, sku, "Teapot")
 
-    monkeypatch.setattr(catalog, "drop_cached", away)
+    Cache(monkeypatch).away = True
     rebuilt = await sync.reindex(replace(full, settings=few, step=change))
     assert rebuilt.state == "done"
     assert {sku for sku, held in (await stored(full)).items() if held["name"] == "Teapot"} == set(SKUS[:3])

@@ -68,6 +68,19 @@ async def copies(shop: Shop) -> dict[str, int]:
     return {product["sku"]: product["available"] for product in await everything(shop)}
 
 
+class Cache:
+    """While it is `away` no page in it can be invalidated."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.away, self._drop = False, catalog.drop_cached
+        monkeypatch.setattr(catalog, "drop_cached", self._unless_away)
+
+    async def _unless_away(self, *told: Any) -> None:
+        if self.away:
+            raise StoreUnavailable("redis")
+        await self._drop(*told)
+
+
 async def equal(shop: Shop) -> bool:
     """Whether search holds what the catalog and inventory say, no more and no less."""
     await shop.stores.search.refresh(shop.settings.search_alias)
@@ -961,32 +974,26 @@ async def test_search_follows_while_the_cache_is_away(
     kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, *, killed: bool
 ) -> None:
     """Not only the first batch; and the cache is told of all of it once it is back, by this worker or the next."""
-    away, drop, skus = False, catalog.drop_cached, [f"K{n}" for n in range(9)]
-
-    async def fails_meanwhile(*told: Any) -> None:
-        if away:
-            raise StoreUnavailable("redis")
-        await drop(*told)
+    cache, skus = Cache(monkeypatch), [f"K{n}" for n in range(9)]
 
     async def is_shown() -> bool:
         return all([await has_name(client, sku, f"Teapot {sku}") for sku in skus])
 
-    monkeypatch.setattr(catalog, "drop_cached", fails_meanwhile)
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
     await add(kitchen, *map(kettle, skus))
     async with running(changes.follow(few)):
         await soon(lambda: has_position(kitchen))
         await soon(lambda: equal(kitchen))
         assert all([await has_name(client, sku, f"Kettle {sku}") for sku in skus])
-        away = True
+        cache.away = True
         for sku in skus:
             await rename_behind(kitchen, sku, f"Teapot {sku}")
         await soon(lambda: equal(kitchen))
         assert not await is_shown()
         if not killed:
-            away = False
+            cache.away = False
             await soon(is_shown)
-    away = False
+    cache.away = False
     async with running(changes.follow(few)):
         await soon(is_shown)
         now = kitchen.clock.now()
@@ -1013,23 +1020,17 @@ async def test_the_cache_is_told_what_it_missed_while_no_position_may_be_saved(
     kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rebuild after a lost position may take long."""
-    away, drop = True, catalog.drop_cached
-
-    async def fails_meanwhile(*told: Any) -> None:
-        if away:
-            raise StoreUnavailable("redis")
-        await drop(*told)
-
-    monkeypatch.setattr(catalog, "drop_cached", fails_meanwhile)
+    cache = Cache(monkeypatch)
     monkeypatch.setattr(changes, "SAVE_SECONDS", 0.0)
     (id_,) = await add(kitchen, kettle("A"))
     assert await has_name(client, "A", "Kettle A")
     await rename_behind(kitchen, "A", "Teapot")
     gathered = changes.Gathered(kitchen.clock)
     gathered.add(id_, "a position")
+    cache.away = True
     await changes.carry_batch(kitchen, gathered, saves=False)
     assert await has_name(client, "A", "Kettle A")
-    away = False
+    cache.away = False
     await changes.carry_batch(kitchen, gathered, saves=False)
     assert await has_name(client, "A", "Teapot")
     assert not await has_position(kitchen)
@@ -1050,11 +1051,7 @@ async def test_no_more_pages_are_owed_to_the_cache_than_may_wait(
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a worker would grow with the outage; all of it is done again later, since no position was saved."""
-
-    async def fails(*_: Any) -> None:
-        raise StoreUnavailable("redis")
-
-    monkeypatch.setattr(catalog, "drop_cached", fails)
+    Cache(monkeypatch).away = True
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1, "sync_waiting": 1}))
     gathered = changes.Gathered(kitchen.clock)
     for token, id_ in enumerate(await add(kitchen, kettle("A"), kettle("B"))):
