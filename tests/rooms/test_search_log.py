@@ -1,6 +1,10 @@
 """What was searched, found, opened and bought, without who did."""
 
 import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,8 +18,8 @@ from quartet import catalog, inventory, merchandising, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
 from quartet.merchandising import service
-from quartet.merchandising.model import Opened
-from quartet.stores.postgres import Postgres
+from quartet.merchandising.model import MOST_ALIKE, Answered, Opened, entry_of
+from quartet.stores.postgres import Postgres, Tx
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -131,7 +135,9 @@ async def test_who_pays_before_the_search_is_written_down_has_bought_by_it(
     for _ in range(2):
         await merchandising.credit_late(shelf)
         assert [line["units"] for line in (await report(shelf, staff))["items"]] == [2]
-    left = {(line["sku"], line["search_id"] == UUID(search_id)) for line in await _rows(shelf, "search_lines")}
+    left = {
+        (line["sku"], line["search_id"] == entry_of(UUID(search_id))) for line in await _rows(shelf, "search_lines")
+    }
     assert left == {("MUG-BLUE", True), ("MUG-RED", False)}
     async with shelf.stores.pg.tx() as tx:
         await tx.execute("UPDATE orders SET created_at = created_at - interval '1 hour'")
@@ -203,7 +209,7 @@ async def test_no_search_waits_for_the_log(shelf: Shop, client: httpx.AsyncClien
         await asyncio.sleep(2 * service.GATHER_SECONDS)  # it has begun to write, and waits
         await asyncio.wait_for(searched(client, "mug"), 10)
     await merchandising.write_log(shelf)
-    assert len(await _rows(shelf, "searches")) == 6
+    assert await _searches(shelf) == 6
 
 
 async def test_searches_are_written_by_themselves(shelf: Shop, client: httpx.AsyncClient) -> None:
@@ -218,7 +224,8 @@ async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counte
     journal = service.Journal(pg)
     dropped = REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0
     for number in range(service.MOST_WAITING + 7):
-        journal.note_search(UUID(int=number), (f"mug {number % 7}", None, 1, True), FixedClock(NOW))
+        journal.note_search(Answered(f"mug {number}", None, 1, True), FixedClock(NOW))
+        journal.note_search(Answered("mug 0", None, 1, True), FixedClock(NOW))  # which takes no more room
     await journal.write()
     assert journal.waiting == service.MOST_WAITING
     assert (REGISTRY.get_sample_value("quartet_search_log_dropped_total") or 0.0) - dropped == 7
@@ -227,33 +234,88 @@ async def test_without_postgresql_as_much_is_kept_as_fits_and_the_rest_is_counte
 
 async def test_ten_processes_write_at_once_and_again(shelf: Shop) -> None:
     """What a timeout left unknown is written again; nothing counts twice."""
+    unsure = _Unsure(shelf.stores.pg)
 
     async def write() -> None:
-        journal = service.Journal(shelf.stores.pg)
+        journal = service.Journal(unsure)  # type: ignore[arg-type]
         for number in range(300):
-            journal.note_search(UUID(int=number), (f"mug {number % 7}", None, number % 3, True), FixedClock(NOW))
-            journal.note_opened(Opened(UUID(int=number), "a mug", NOW))
+            search_id = journal.note_search(Answered(f"mug {number % 7}", None, number % 3, True), FixedClock(NOW))
+            journal.note_opened(Opened(UUID(search_id), "a mug", NOW))
         while journal.waiting:
             await journal.write()
 
     await asyncio.gather(*(write() for _ in range(10)))
-    assert {(row["id"], row["query"], row["found"]) for row in await _rows(shelf, "searches")} == {
-        (UUID(int=number), f"mug {number % 7}", number % 3) for number in range(300)
-    }
-    assert len(await _rows(shelf, "search_opens")) == 300
+    assert unsure.lost == 10
+    counted = Counter[tuple[str, int]]()
+    for row in await _rows(shelf, "searches"):
+        counted[row["query"], row["found"]] += row["times"]
+    assert counted == Counter((f"mug {number % 7}", number % 3) for number in range(300) for _ in range(10))
+    assert len(await _rows(shelf, "search_opens")) == 3000
 
 
-async def test_a_crowd_that_searches_for_one_thing_is_written_in_portions(shelf: Shop) -> None:
+class _Unsure:
+    """A pool whose every second transaction is committed, and its answer lost."""
+
+    def __init__(self, pg: Postgres) -> None:
+        self._pg, self.lost, self._is_lost = pg, 0, itertools.cycle((True, False))
+
+    @asynccontextmanager
+    async def tx(self) -> AsyncIterator[Tx]:
+        async with self._pg.tx() as tx:
+            yield tx
+        if next(self._is_lost):
+            self.lost += 1
+            raise TimeoutError
+
+
+async def test_what_does_not_fit_into_one_batch_is_written_in_several(shelf: Shop) -> None:
     journal, many = service.Journal(shelf.stores.pg), 2 * service.BATCH + 3
     for number in range(many):
-        journal.note_search(UUID(int=number), ("mug", "Müg", 2, True), shelf.clock)
-    journal.note_search(UUID(int=many), ("hat", None, 0, False), shelf.clock)
+        journal.note_search(Answered(f"mug {number}", None, 2, True), shelf.clock)
     await journal.write()
-    assert journal.waiting == 0
-    rows = [(row["query"], row["spelt"], row["found"], row["exact"]) for row in await _rows(shelf, "searches")]
-    assert (rows.count(("mug", "Müg", 2, True)), rows.count(("hat", None, 0, False))) == (many, 1)
+    assert (journal.waiting, await _searches(shelf)) == (0, many)
     async with shelf.stores.pg.read() as read:
         assert await read.fetchval("SELECT count(DISTINCT xmin::text) FROM searches") == 3
+
+
+async def test_a_crowd_that_searches_for_one_thing_is_few_rows_and_each_search_its_own(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    journal, many = service.Journal(shelf.stores.pg), MOST_ALIKE + 3
+    ids = [journal.note_search(Answered("mug", "Müg", 2, True), shelf.clock) for _ in range(many)]
+    journal.note_search(Answered("mug", "Müg", 3, True), shelf.clock)
+    await journal.write()
+    assert len(set(ids)) == many
+    assert {UUID(id_).version for id_ in ids} == {7}
+    rows = [(row["times"], row["query"], row["spelt"], row["found"]) for row in await _rows(shelf, "searches")]
+    assert sorted(rows) == [(1, "mug", "Müg", 3), (3, "mug", "Müg", 2), (MOST_ALIKE, "mug", "Müg", 2)]
+    for id_ in (ids[0], ids[0], ids[1], ids[-1]):
+        await opened(client, "MUG-RED", id_)
+        await opened(client, "MUG-BLUE", id_)
+    (line,) = (await report(shelf, staff))["items"]
+    assert (line["searches"], line["opened"]) == (many + 1, 3)
+
+
+async def test_made_up_ids_open_no_more_than_was_searched(
+    shelf: Shop, client: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    search_id = await searched(client, "mug")
+    for number in range(1, 8):
+        await opened(client, "MUG-RED", f"{search_id[:-4]}{number:04x}")
+    (line,) = (await report(shelf, staff))["items"]
+    assert (line["searches"], line["opened"], line["clickThrough"]) == (1, 1, 1.0)
+
+
+async def test_searches_of_before_count_as_they_did(shelf: Shop, staff: httpx.AsyncClient) -> None:
+    """Each had a row of its own, whose id was the whole search's."""
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute(
+            "WITH before AS (INSERT INTO searches (id, at, query, found) SELECT gen_random_uuid(), now(), 'hat', n "
+            "FROM generate_series(0, 3) AS n RETURNING id, found) "
+            "INSERT INTO search_opens (search_id, product_id, at) SELECT id, 'a hat', now() FROM before WHERE found > 1"
+        )
+    (line,) = (await report(shelf, staff))["items"]
+    assert (line["searches"], line["withoutResults"], line["opened"]) == (4, 1, 2)
 
 
 async def test_what_is_searched_while_the_same_is_being_written_is_written_too(shelf: Shop) -> None:
@@ -262,7 +324,7 @@ async def test_what_is_searched_while_the_same_is_being_written_is_written_too(s
     journal = service.Journal(pg)
 
     def search(n: int) -> None:
-        journal.note_search(UUID(int=n), ("mug", None, 1, True), FixedClock(times[n]))
+        journal.note_search(Answered("mug", None, 1, True), FixedClock(times[n]))
 
     async with pg.tx() as tx, asyncio.timeout(20):
         await tx.execute("LOCK TABLE searches IN ACCESS EXCLUSIVE MODE")
@@ -278,8 +340,12 @@ async def test_what_is_searched_while_the_same_is_being_written_is_written_too(s
     await writing
     await asyncio.gather(*journal._tasks)
     assert journal.waiting == 0
-    rows = {row["id"]: row["at"] for row in await _rows(shelf, "searches")}
-    assert rows == {UUID(int=n): at for n, at in enumerate(times)}
+    rows = [(row["at"], row["times"]) for row in await _rows(shelf, "searches")]
+    assert sorted(rows) == [(at, 1) for at in times]
+
+
+async def _searches(shop: Shop) -> int:
+    return sum(row["times"] for row in await _rows(shop, "searches"))
 
 
 async def _rows(shop: Shop, table: str) -> list[Json]:

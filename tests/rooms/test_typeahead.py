@@ -14,9 +14,8 @@ from quartet import catalog, merchandising, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.ids import new_id
 from quartet.merchandising import rules, store, typeahead
-from quartet.merchandising.model import Searched, told
+from quartet.merchandising.model import Answered, Searched, told
 from quartet.stores.postgres import Tx
 from quartet.web.dependencies import Shop
 
@@ -31,13 +30,18 @@ async def searched(
     """So many searches, as other processes have logged them, the last of them so many minutes ago. `exact`: what was
     found has all of their words."""
     exact = exact and found > 0
+    answered = Answered(*told(query, exact), found, exact)
+    entries = [_once(answered, NOW - timedelta(minutes=after + minutes_apart * number)) for number in range(times)]
     async with shop.stores.pg.tx() as tx:
-        for number in range(times):
-            at = NOW - timedelta(minutes=after + minutes_apart * number)
-            entry = Searched([new_id()], at, *told(query, exact), found, exact)
-            await store.write(tx, [entry], [])
+        await store.write(tx, entries, [])
     await merchandising.count_queries(shop)
     shop.stores._kept.pop(rules.Desk, None)  # as a process that begins now
+
+
+def _once(answered: Answered, at: datetime) -> Searched:
+    entry = Searched(answered, at)
+    entry.add()
+    return entry
 
 
 async def offered(client: httpx.AsyncClient, q: str, **params: Any) -> tuple[list[str], list[str]]:
@@ -170,7 +174,7 @@ async def test_a_yesterday_that_takes_too_long_keeps_nothing_of_today_from_being
 
     monkeypatch.setattr(store, "count_queries", count)
     async with shop.stores.pg.tx() as tx:
-        entries = [Searched([new_id()], midnight + timedelta(minutes=n), "mug", None, 1, True) for n in range(6)]
+        entries = [_once(Answered("mug", None, 1, True), midnight + timedelta(minutes=n)) for n in range(6)]
         await store.write(tx, entries, [])
     with pytest.raises(StoreUnavailable):
         await merchandising.count_queries(replace(shop, clock=FixedClock(NOW)))

@@ -14,10 +14,5 @@ def new_id() -> UUID:
 
     Ordered by time, so that a primary key's index grows at one end instead of everywhere.
     """
-    return UUID(int=drawn_id())
-
-
-def drawn_id() -> int:
-    """The id of `new_id` as an integer."""
     drawn = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
-    return drawn & ~_MARKS | _VERSION_7
+    return UUID(int=drawn & ~_MARKS | _VERSION_7)

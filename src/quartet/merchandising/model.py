@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from quartet.kernel.ids import new_id
 from quartet.kernel.texts import fold, measured, seen
 
 # The header of a search's response, which a client may send when it requests a product's page.
@@ -21,16 +22,38 @@ _OWN = re.compile(r"\S*@\S*|\+?\d(?:[ ./()-]*\d){6,}")
 ReportOrder = Literal["searches", "withoutResults", "opened", "revenue"]
 
 
-class Searched(NamedTuple):
-    """Searches in the log that differ in nothing but their ids. `spelt`: the query as typed, if that differs; `exact`:
-    the hits have all of its words as typed."""
+# The last bits of a search's id number the searches of one entry in the log.
+MOST_ALIKE = 0xFFFF
 
-    ids: list[UUID]
-    at: datetime
+
+class Answered(NamedTuple):
+    """What the log keeps of a search. `spelt`: the query as typed, if that differs; `exact`: the hits have all of its
+    words as typed."""
+
     query: str
     spelt: str | None
     found: int
     exact: bool
+
+
+class Searched:
+    """An entry of the log: `times` searches of one moment that differ in nothing but their ids."""
+
+    __slots__ = ("_prefix", "answered", "at", "id", "times")
+
+    def __init__(self, answered: Answered, at: datetime) -> None:
+        self.id, self.answered, self.at, self.times = entry_of(new_id()), answered, at, 0
+        self._prefix = str(self.id)[:-4]
+
+    def add(self) -> str:
+        """Counts one more, at most MOST_ALIKE; returns its id."""
+        self.times += 1
+        return f"{self._prefix}{self.times:04x}"
+
+
+def entry_of(search_id: UUID) -> UUID:
+    """The id of the entry that counts this search."""
+    return UUID(int=search_id.int & ~MOST_ALIKE)
 
 
 class Opened(NamedTuple):

@@ -1,19 +1,14 @@
 -- name: write_searches
 -- $1: the ids of all searches; each row has those after the previous row's `last` up to its own, at least one, so that
 -- no two have the same `last`. Idempotent, so it can be retried after a timeout.
-INSERT INTO searches (id, at, query, spelt, found, exact)
-SELECT id, at, query, spelt, found, exact
-FROM (
-    SELECT *, lag(last, 1, 0) OVER (ORDER BY last) AS before
-    FROM unnest($2::int[], $3::timestamptz[], $4::text[], $5::text[], $6::int[], $7::bool[])
-      AS each(last, at, query, spelt, found, exact)
-) AS each, unnest(($1::uuid[])[before + 1 : last]) AS id
+INSERT INTO searches (id, at, times, query, spelt, found, exact)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bool[])
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens
 -- A page that is reloaded counts as opened once.
-INSERT INTO search_opens (search_id, product_id, at)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) ORDER BY 1, 2
+INSERT INTO search_opens (search_id, entry_id, product_id, at)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) ORDER BY 1, 3
 ON CONFLICT DO NOTHING;
 
 -- name: expect
@@ -60,19 +55,20 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
 -- clocks may differ, by less than a day.
 WITH opens AS (
-    SELECT DISTINCT search_id FROM search_opens 
-    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
+    SELECT coalesce(entry_id, search_id) AS entry_id, count(DISTINCT search_id) AS opened FROM search_opens
+    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day' GROUP BY 1
 ), asked AS (
-    SELECT query, count(*) AS searches, count(*) FILTER (WHERE found = 0) AS without_results, count(search_id) AS opened
-    FROM searches LEFT JOIN opens ON search_id = id WHERE at >= $1 AND at < $2 GROUP BY query
+    SELECT query, sum(times) AS searches, sum(times) FILTER (WHERE found = 0) AS without_results,
+           sum(least(coalesce(opened, 0), times)) AS opened  -- `least`: ids may be made up
+    FROM searches LEFT JOIN opens ON entry_id = id WHERE at >= $1 AND at < $2 GROUP BY query
 ), sold AS (
     SELECT query, sum(units)::bigint AS units, sum(gross_cents)::bigint AS gross_cents FROM search_sales
     WHERE currency = $3 AND day >= ($1 AT TIME ZONE 'UTC')::date
       AND day < ($2 AT TIME ZONE 'UTC' + interval '1 day - 1 us')::date
     GROUP BY query
 ), together AS (
-    SELECT query, coalesce(searches, 0) AS searches, coalesce(without_results, 0) AS without_results,
-           coalesce(opened, 0) AS opened, coalesce(units, 0) AS units, coalesce(gross_cents, 0) AS gross_cents
+    SELECT query, coalesce(searches, 0)::bigint AS searches, coalesce(without_results, 0)::bigint AS without_results,
+           coalesce(opened, 0)::bigint AS opened, coalesce(units, 0) AS units, coalesce(gross_cents, 0) AS gross_cents
     FROM asked FULL JOIN sold USING (query)
 ), shown AS (
     SELECT * FROM together WHERE $4 <> 'withoutResults' OR without_results > 0

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, timedelta
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -19,9 +20,20 @@ from quartet.kernel.clock import Clock
 from quartet.kernel.errors import invalid
 from quartet.kernel.ids import new_id
 from quartet.merchandising import store
-from quartet.merchandising.model import Opened, Ranking, Rule, Searched, Synonyms, normalised, products_of, told
+from quartet.merchandising.model import (
+    MOST_ALIKE,
+    Answered,
+    Opened,
+    Ranking,
+    Rule,
+    Searched,
+    Synonyms,
+    normalised,
+    products_of,
+    told,
+)
 from quartet.stores.outbox import Event
-from quartet.stores.postgres import Postgres, Tx, new_row_id
+from quartet.stores.postgres import Postgres, Tx
 from quartet.web import trail
 from quartet.web.dependencies import Shop
 
@@ -29,15 +41,12 @@ log = structlog.get_logger("quartet.merchandising")
 
 GATHER_SECONDS = 0.5
 BATCH = 2_000
-# Two seconds of the greatest load expected, some 5 MB.
+# Two seconds of the greatest load expected, if no two searches are alike; some 8 MB.
 MOST_WAITING = 20_000
 # The timeout of counting statements, which read a day's searches, or a month of queries.
 COUNT_SECONDS = 120.0
 OFFERED_DAYS = 30
 MOST_OFFERED = 5_000
-
-# Query, spelling, hits and `exact`, as of a `Searched`.
-Answered = tuple[str, str | None, int, bool]
 
 WRITTEN = Counter("quartet_search_log_written", "Searches and opened pages written to the log.")
 DROPPED = Counter("quartet_search_log_dropped", "Searches and opened pages that the log had no room for.")
@@ -49,35 +58,38 @@ class Journal:
     def __init__(self, pg: Postgres) -> None:
         self._pg = pg
         self._waiting: deque[Searched | Opened] = deque()
-        self.waiting = 0
-        # Those of `_waiting` that still grow: in a crowd most searches are alike, and an id costs a fifth of a row.
-        self._growing: dict[Answered, list[UUID]] = {}
+        # Those of `_waiting` that still count others: in a crowd most searches are alike.
+        self._growing: dict[Answered, Searched] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def note_search(self, search_id: UUID, answered: Answered, clock: Clock) -> None:
-        """Adds a search; never waits or raises."""
-        if self._reserve():
-            ids = self._growing.get(answered)
-            if ids is None or len(ids) >= BATCH:
-                ids = self._growing[answered] = []
-                self._waiting.append(Searched(ids, clock.now(), *answered))
-            ids.append(search_id)
+    @property
+    def waiting(self) -> int:
+        """The number of entries that are not written yet."""
+        return len(self._waiting)
+
+    def note_search(self, answered: Answered, clock: Clock) -> str:
+        """Adds a search and returns its id; never waits or raises."""
+        entry = self._growing.get(answered)
+        if entry is None or entry.times == MOST_ALIKE:
+            entry = Searched(answered, clock.now())
+            if self._add(entry):
+                self._growing[answered] = entry
+        return entry.add()
 
     def note_opened(self, entry: Opened) -> None:
         """Adds an opened page; never waits or raises."""
-        if self._reserve():
-            self._waiting.append(entry)
+        self._add(entry)
 
-    def _reserve(self) -> bool:
-        """Counts one more row, to be written soon. False if there is no room for it."""
+    def _add(self, entry: Searched | Opened) -> bool:
+        """Adds an entry, to be written soon. False if there is no room for it."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake)
         if self.waiting >= MOST_WAITING:
             DROPPED.inc()
             return False
-        self.waiting += 1
+        self._waiting.append(entry)
         return True
 
     def _wake(self) -> None:
@@ -92,7 +104,7 @@ class Journal:
         async with self._writing:
             while self._waiting:
                 self._growing.clear()  # nothing is added to what is being written
-                batch, rows = self._next()
+                batch = list(islice(self._waiting, BATCH))
                 searches = [entry for entry in batch if isinstance(entry, Searched)]
                 opens = [entry for entry in batch if isinstance(entry, Opened)]
                 try:
@@ -103,33 +115,19 @@ class Journal:
                     return
                 for _ in batch:
                     self._waiting.popleft()
-                self.waiting -= rows
-                WRITTEN.inc(rows)
-
-    def _next(self) -> tuple[list[Searched | Opened], int]:
-        """The oldest entries, with `BATCH` rows or up to one entry's more; and how many rows these are."""
-        batch: list[Searched | Opened] = []
-        rows = 0
-        for entry in self._waiting:
-            batch.append(entry)
-            rows += len(entry.ids) if isinstance(entry, Searched) else 1
-            if rows >= BATCH:
-                break
-        return batch, rows
+                WRITTEN.inc(sum(entry.times for entry in searches) + len(opens))
 
 
 def _journal(shop: Shop) -> Journal:
     return shop.stores.kept(Journal, shop.stores.pg)
 
 
-def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> UUID:
+def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> str:
     """Logs an answered search; returns its id for the response's header. `exact`: the hits have all of its words as
     typed."""
-    search_id, exact = new_row_id(), exact and found > 0
+    exact = exact and found > 0
     query, spelt = told(text, exact)
-    if query:
-        _journal(shop).note_search(search_id, (query, spelt, found, exact), shop.clock)
-    return search_id
+    return _journal(shop).note_search(Answered(query, spelt, found, exact), shop.clock) if query else str(new_id())
 
 
 def note_opened(shop: Shop, search_id: UUID, product_id: str) -> None:

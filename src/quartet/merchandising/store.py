@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import accumulate, chain
 from uuid import UUID
 
 from quartet.kernel.errors import NotFound
@@ -15,6 +14,7 @@ from quartet.merchandising.model import (
     Searched,
     SearchReport,
     Synonyms,
+    entry_of,
 )
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Record, Tx
@@ -28,16 +28,16 @@ PORTION = 20_000
 async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -> None:
     """Writes log entries; idempotent."""
     if searches:
-        ids, *others = zip(*searches, strict=True)
-        ends = accumulate(map(len, ids))
-        await tx.execute(q.write_searches, [*chain.from_iterable(ids)], [*ends], *map(list, others))
+        rows = [(entry.id, entry.at, entry.times, *entry.answered) for entry in searches]
+        await tx.execute(q.write_searches, *map(list, zip(*rows, strict=True)))
     if opens:
-        await tx.execute(q.write_opens, *map(list, zip(*opens, strict=True)))
+        pages = [(each.search_id, entry_of(each.search_id), each.product_id, each.at) for each in opens]
+        await tx.execute(q.write_opens, *map(list, zip(*pages, strict=True)))
 
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
     """Records from which searches an order's lines came, (SKU, search id) each; the first per SKU counts."""
-    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [search_id for _, search_id in found_by])
+    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [entry_of(id_) for _, id_ in found_by])
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:

@@ -271,7 +271,7 @@ def _given(shop: Shop, ready: Ready) -> AtHand:
     if not ready.noted:
         return AtHand(ready.body)
     search_id = merchandising.note_search(shop, ready.noted, ready.total, exact=ready.exact)
-    return AtHand(ready.body, ((_SEARCH_ID, str(search_id).encode()),))
+    return AtHand(ready.body, ((_SEARCH_ID, search_id.encode()),))
 
 
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:

@@ -7,14 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, TypeVar
-from uuid import UUID
 
 import asyncpg
 import orjson
-from asyncpg.pgproto import pgproto
 
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.ids import drawn_id
 from quartet.stores.files import queries
 from quartet.stores.guard import Guard
 from quartet.stores.timing import Timed
@@ -57,11 +54,6 @@ _GONE = (
     TimeoutError,
     ssl.SSLError,
 )
-
-
-def new_row_id() -> UUID:
-    """A new id for rows, created and sent in half the time of `new_id`'s; orjson can't serialise its class."""
-    return pgproto.UUID(drawn_id().to_bytes(16))
 
 
 class Violation(Exception):
