@@ -193,8 +193,8 @@ OF_ITS_OWN = {
     },
     "demo": {"drawing", "logins.py", "seed.py", "tour.py"},
     "gateway": {
-        "app.py", "auth.py", "document.py", "errors.py", "limits.py", "middleware.py", "security.py",
-        "server.py", "system.py",
+        "app.py", "auth.py", "document.py", "errors.py", "limits.py", "metrics.py", "middleware.py",
+        "security.py", "server.py", "system.py",
     },
     "hooks": {"addresses.py", "delivery.py", "sender.py"},
     "merchandising": {"rules.py", "typeahead.py"},

@@ -6,18 +6,17 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
-from functools import cache
 from typing import Any
 
 import orjson
 import structlog
-from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
 from quartet import accounts
 from quartet.gateway.auth import Door, check_scope
 from quartet.gateway.limits import Limiter, hashes, is_for_anyone
+from quartet.gateway.metrics import REQUESTS
 from quartet.gateway.security import as_lines, security_headers
 from quartet.kernel.errors import (
     BadRequest,
@@ -54,21 +53,6 @@ PRODUCT_BYTES = 1024 * 1024
 BODY_DEPTH = 32
 # The status that proxies log when the client disconnected before the response; it is never sent.
 LEFT = 499
-
-REQUESTS = Counter("quartet_http_requests_total", "Answers by route and status.", ["method", "route", "status"])
-SECONDS = Histogram(
-    "quartet_http_request_seconds",
-    "Time to answer, by route.",
-    ["method", "route"],
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-
-
-@cache
-def _counted(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    """Cached, since `labels` costs a look-up at every request; there are only so many routes and statuses."""
-    return REQUESTS.labels(method, route, status), SECONDS.labels(method, route)
-
 
 # Request headers that authenticate the client or announce a body.
 _TO_BE_READ = frozenset((b"authorization", b"cookie", b"content-length", b"transfer-encoding"))
@@ -347,9 +331,7 @@ def _note(
     route: object, status: int, seconds: float, *, request_id: str, method: str, path: str, user: str | None
 ) -> None:
     """Records the request in metrics and log; `seconds`: how long it took."""
-    requests, took = _counted(method, getattr(route, "path", "(none)"), status)
-    requests.inc()
-    took.observe(seconds)
+    REQUESTS.add(method, getattr(route, "path", "(none)"), status, seconds)
     logs.tell_request(
         request_id=request_id,
         method=method,
