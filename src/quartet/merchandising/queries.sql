@@ -1,6 +1,5 @@
 -- name: write_searches
--- $1: the ids of all searches; each row has those after the previous row's `last` up to its own, at least one, so that
--- no two have the same `last`. Idempotent, so it can be retried after a timeout.
+-- Idempotent, so it can be retried after a timeout.
 INSERT INTO searches (id, at, times, query, spelt, found, exact)
 SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bool[])
 ON CONFLICT DO NOTHING;

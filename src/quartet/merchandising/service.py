@@ -41,7 +41,7 @@ log = structlog.get_logger("quartet.merchandising")
 
 GATHER_SECONDS = 0.5
 BATCH = 2_000
-# Two seconds of the greatest load expected, if no two searches are alike; some 8 MB.
+# Two seconds of the greatest load expected, if no two searches are alike; some 12 MB.
 MOST_WAITING = 20_000
 # The timeout of counting statements, which read a day's searches, or a month of queries.
 COUNT_SECONDS = 120.0
