@@ -32,13 +32,12 @@ async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -
         await tx.execute(q.write_searches, *map(list, zip(*rows, strict=True)))
     if opens:
         ids, *others = map(list, zip(*opens, strict=True))
-        entries, numbers = zip(*map(entry_of, ids), strict=True)
-        await tx.execute(q.write_opens, ids, entries, numbers, *others)
+        await tx.execute(q.write_opens, ids, [*map(entry_of, ids)], *others)
 
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
     """Records from which searches an order's lines came, (SKU, search id) each; the first per SKU counts."""
-    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [entry_of(id_)[0] for _, id_ in found_by])
+    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [entry_of(id_) for _, id_ in found_by])
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
