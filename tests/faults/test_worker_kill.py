@@ -31,8 +31,12 @@ from quartet.web.dependencies import Shop
 STEPS = ("gathered", "drawn", "read", "copied", "noted", "written", "dropped", "carried", "saved")
 EVENT_STEPS = ("claimed", "levels read", "levels copied", "pages renewed", "levels noted", "delivered", "forgotten")
 REBUILD_STEPS = ("made", "batch", "filled", "live")
-MORTAL = Path(__file__).with_name("mortal_worker.py")
+MORTAL, DROWSY = [Path(__file__).with_name(f"{kind}_worker.py") for kind in ("mortal", "drowsy")]
 POINTS = 7
+# How often a worker is stopped, and how long the other may take then: locks are held for three seconds, the rest is for
+# its start and for a busy machine.
+STOPS = 3
+STOPPED_SECONDS = 20
 
 
 class Traffic:
@@ -104,6 +108,15 @@ class Mortals:
         running.kill()
         await self.ended("anywhere")
 
+    async def stands_still(self) -> psutil.Process:
+        """Waits until the one that runs is stopped."""
+        async with asyncio.timeout(30):
+            while True:
+                for running in psutil.Process(self._process.pid).children():
+                    if running.status() == psutil.STATUS_STOPPED:
+                        return running
+                await asyncio.sleep(0.02)
+
     def start(self, step: str = "never") -> None:
         """Runs one."""
         assert self._process.stdin
@@ -127,13 +140,13 @@ async def mortals(shop: Shop, tmp_path: Path) -> AsyncIterator[Mortals]:
 
 
 @asynccontextmanager
-async def mortals_of(shop: Shop, folder: Path) -> AsyncIterator[Mortals]:
+async def mortals_of(shop: Shop, folder: Path, kind: Path = MORTAL) -> AsyncIterator[Mortals]:
     """Workers of this shop, with their log in the folder."""
     settings = shop.settings.model_dump_json().replace('"**********"', '"' + "x" * 40 + '"')
     log = folder / "mortals.log"
     with log.open("w") as stderr:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, MORTAL, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            sys.executable, kind, settings, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )  # fmt: skip
     try:
@@ -228,3 +241,56 @@ async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(
                 print(f"killed with {held} of {pieces} pieces: made good after {monotonic() - began:.1f} s")
 
             await together(sync.run_worker(shop, asyncio.Event()), kill_and_change())
+
+
+async def held_in_postgres(shop: Shop) -> str:
+    """Which connections there are, what they do, and what they have locked or wait for."""
+    async with shop.stores.pg.read() as read:
+        rows = await read.fetch(
+            """SELECT pid, state, wait_event, clock_timestamp() - query_start AS since, pg_blocking_pids(pid) AS behind,
+                      left(query, 80) AS query,
+                      (SELECT string_agg(DISTINCT concat_ws(' ', relation::regclass, mode, granted), ', ')
+                       FROM pg_locks l WHERE l.pid = a.pid) AS locks
+               FROM pg_stat_activity a WHERE datname = current_database() ORDER BY query_start"""
+        )
+    return "\n".join(str(dict(row)) for row in rows)
+
+
+@pytest.mark.timeout(300)
+async def test_what_a_worker_that_stands_still_has_locked_is_soon_free_for_the_one_beside_it(
+    shop: Shop, traffic: Traffic, tmp_path: Path
+) -> None:
+    """Stopped anywhere in the transaction in which the relay writes down what it has done, also in the middle of a
+    statement; when it wakes up it undoes nothing."""
+    dice = random.Random(SEED)
+    print(f"seed {SEED}")
+    (tmp_path / "beside").mkdir()
+    async with (
+        mortals_of(shop, tmp_path, DROWSY) as drowsy,
+        mortals_of(shop, tmp_path / "beside", DROWSY) as others,
+    ):
+        for _ in range(STOPS):
+            place = f"{dice.randint(1, 4)} {dice.uniform(0, 0.003):.4f}"
+            drowsy.start(place)
+            await traffic.round()
+            sleeper = await drowsy.stands_still()
+            others.start()
+            began = monotonic()
+            try:
+                async with asyncio.timeout(STOPPED_SECONDS):
+                    while not await traffic.carried():  # noqa: ASYNC110 — it comes true in the stores
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                pytest.fail(f"stopped at {place}, it keeps the other waiting:\n{await held_in_postgres(shop)}")
+            print(f"stopped at {place}: made good after {monotonic() - began:.1f} s")
+            sleeper.resume()
+            await until_so_many_live(shop, 2, sum(map(len, PIECES.values())))
+            await traffic.round()
+            await _until_carried(traffic, place)
+            await drowsy.kill()
+            await others.kill()
+            await leases_run_out(shop)
+    async with shop.stores.pg.read() as read:
+        assert await letters.counts(read) == {}
+    assert await daily_points(shop, traffic.user_id) == POINTS * traffic.rounds
+    assert await cart.lines(shop.stores.redis, traffic.user_id) == {"OLD39": 30 - traffic.rounds}

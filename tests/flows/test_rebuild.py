@@ -1,7 +1,7 @@
 """A rebuild of the search index that is cut short, held up, gone back from; and shoppers who search meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -495,3 +495,44 @@ async def test_a_worker_of_before_leaves_the_index_of_a_newer_version(
         await tx.execute("DELETE FROM schema_migrations WHERE version = '9999'")
     await worker.rebuild(full)
     assert await search.is_current(engine, full.settings)
+
+
+class Drowsy:
+    """A search engine that is asked by a process that stands still after its nth answer, while something happens."""
+
+    def __init__(self, engine: SearchEngine, nth: int, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self._engine, self._left, self._meanwhile = engine, nth, meanwhile
+
+    async def _stand_still(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            await self._meanwhile()
+
+    async def alias_target(self, alias: str) -> str | None:
+        found = await self._engine.alias_target(alias)
+        await self._stand_still()
+        return found
+
+    async def alias_targets(self, alias: str) -> list[str]:
+        found = await self._engine.alias_targets(alias)
+        await self._stand_still()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+async def test_who_stood_still_while_clearing_up_deletes_nothing_that_has_gone_live_meanwhile(
+    full: Shop, nth: int
+) -> None:
+    await sync.reindex(full, reason="before")
+    made = []
+
+    async def rebuild() -> None:
+        made.append((await sync.reindex(full, reason="meanwhile")).index_name)
+
+    drowsy: Any = Drowsy(full.stores.search, nth, rebuild)
+    await search.abandon_next(drowsy, full.settings)
+    assert made == [await live(full)]
+    assert await equal(full)

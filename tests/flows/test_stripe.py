@@ -659,7 +659,7 @@ async def test_what_is_given_by_hand_in_place_of_a_promise_that_stripe_refuses_e
     assert (await shopper.request("DELETE", "/users/me", json={})).status_code == 204
 
 
-async def test_a_refund_by_hand_counts_once_it_is_settled_and_there_is_room(
+async def test_a_refund_by_hand_counts_as_soon_as_there_is_room(
     shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, place: StripesPlace
 ) -> None:
     made = await order(shopper, ("MUG", 2))
@@ -669,14 +669,40 @@ async def test_a_refund_by_hand_counts_once_it_is_settled_and_there_is_room(
     (ours,) = place.refunds.values()
     place.async_refunds = False
     place.give_back(place.intents[paid["providerRef"]], 500)
+    await abroad.tell(copies=2)
+    refused = await shopper.post(f"/orders/{made['id']}/cancel")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/payment-contested")
     place.fail(ours)
     await abroad.tell(copies=2)
     await abroad.settled()
-    assert (await settle(staff, made, "500 went by hand")).json()["refundedCents"] == 500
+    assert (await look(shopper, made["id"]))["refundedCents"] == 500
     await abroad.books_balance()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1000
     assert place.taken() == 0
     await abroad.books_balance()
+
+
+async def test_a_refund_by_hand_in_another_currency_waits_for_staff(
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    abroad: Abroad,
+    shop: Shop,
+    place: StripesPlace,
+    clock: FixedClock,
+) -> None:
+    """How much of the payment it takes nobody knows."""
+    made = await order(shopper, ("MUG", 2))
+    paid = (await pay(shopper, made)).json()
+    assert (await staff.post(f"/orders/{made['id']}/refunds", json={})).status_code == 201
+    told = Moved("refund", "re_of_euros", paid["providerRef"], "", 500, "EUR", undone=False)
+    async with shop.stores.pg.tx() as tx:
+        await payments.note_moved(tx, UUID(paid["id"]), told, clock.now())
+    (ours,) = place.refunds.values()
+    place.fail(ours)
+    await abroad.tell(copies=2)
+    found = await look(staff, made["id"])
+    (contest,) = found["payments"][0]["contests"]
+    assert (found["refundedCents"], contest["settledAt"]) == (0, None)
 
 
 async def test_staff_who_settle_while_a_refund_is_on_its_way_ask_anew_for_what_is_left_of_it(
@@ -803,9 +829,17 @@ async def test_a_refund_of_ours_that_is_told_without_our_name_before_its_answer_
     await abroad.books_balance()
 
 
+@pytest.mark.parametrize("told", ["in turn", "the other way round", "at once"])
 async def test_money_that_came_too_late_and_whose_refund_came_back_is_given_by_hand(
-    shopper: httpx.AsyncClient, staff: httpx.AsyncClient, abroad: Abroad, shop: Shop, till: Till, place: StripesPlace
+    shopper: httpx.AsyncClient,
+    staff: httpx.AsyncClient,
+    abroad: Abroad,
+    shop: Shop,
+    till: Till,
+    place: StripesPlace,
+    told: str,
 ) -> None:
+    """In whatever order it is told: until the refund is known to be back, the other is one too many."""
     made = await order(shopper, ("MUG", 2))
     paid = (await pay(shopper, made, SLOW)).json()
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).status_code == 200
@@ -815,11 +849,16 @@ async def test_money_that_came_too_late_and_whose_refund_came_back_is_given_by_h
     await abroad.settled()
     (ours,) = place.refunds.values()
     place.fail(ours)
+    is_back, place.events = place.events, []
     by_hand = place.give_back(intent, 1000)
-    await abroad.tell(copies=2)
+    went_by_hand, place.events = place.events, []
+    turns = [is_back, went_by_hand]
+    for events in {"in turn": turns, "the other way round": turns[::-1], "at once": [is_back + went_by_hand]}[told]:
+        place.events = events
+        await abroad.tell(copies=2)
     (payment,) = (await look(staff, made["id"]))["payments"]
     assert {(r["reason"], r["status"]) for r in payment["refunds"]} == {("late", "failed"), ("elsewhere", "succeeded")}
-    assert payment["contests"] == []
+    assert [contest for contest in payment["contests"] if contest["settledAt"] is None] == []
     await abroad.books_balance()
     assert await abroad.differences() == []
     place.fail(by_hand)

@@ -198,8 +198,9 @@ async def abandon_next(search: SearchEngine, settings: Settings) -> None:
 
 async def sweep(search: SearchEngine, settings: Settings) -> None:
     """Deletes every index of ours but the live and the former one."""
-    kept = [await search.alias_target(alias) for alias in (settings.search_alias, former_alias(settings))]
     for index in await search.alias_targets(_family(settings)):
+        # Asked anew, and after the list: a worker that stood still here may find that another has gone live meanwhile.
+        kept = [await search.alias_target(alias) for alias in (settings.search_alias, former_alias(settings))]
         if index not in kept:
             await search.delete_index(index)
 

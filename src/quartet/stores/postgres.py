@@ -28,7 +28,8 @@ ALONE_SECONDS = 0.5
 # After so long without a question the server ends that connection: its process is stopped, or its host is gone, which
 # without TCP keepalive nobody would notice for hours.
 SILENT_SECONDS = 10
-# The same for a transaction, whose locks others wait for. Longer, since an import computes between its statements.
+# The same for a transaction, whose locks others wait for. Longer, since an import computes between its statements. The
+# server does not see it in the middle of a statement: that is for `end_standing`.
 IDLE_TRANSACTION_SECONDS = 30
 # Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
 # would wait for its timeout.
@@ -149,7 +150,8 @@ async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
     would stay open for hours."""
     with suppress(*_GONE):
         while True:
-            await connection.fetchval("SELECT 1")
+            # Sent whole, unlike what is prepared first: so the session is idle whenever we stand still.
+            await connection.execute("SELECT 1")
             await asyncio.sleep(ALONE_SECONDS)
     connection.terminate()
 
@@ -283,6 +285,13 @@ class Postgres:
         async with self.read() as read:
             version: str = await read.fetchval("SELECT current_setting('server_version')")
             return version
+
+    async def end_standing(self) -> int:
+        """Ends connections of this login's processes that stand still in the middle of a statement, for as long as they
+        may in a transaction; returns how many. Raises StoreUnavailable."""
+        async with self.once() as tx:
+            ended: int = await tx.fetchval(q.end_standing, float(IDLE_TRANSACTION_SECONDS))
+            return ended
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:

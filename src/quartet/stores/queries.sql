@@ -51,6 +51,15 @@ SELECT topic, count(*) AS pending, min(created_at) AS oldest FROM outbox GROUP B
 -- A session-level lock: released when the connection ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0));
 
+-- name: end_standing
+-- The driver sends a statement in two steps: to be prepared, then to be executed. A session whose process is stopped in
+-- between is active to the server, not idle, so no timeout of the server ends it, not even that of statements; and what
+-- its transaction has locked stays locked. It waits for its client all the time since the statement began, as nothing
+-- else of ours does for so long.
+SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = 'quartet'
+  AND state = 'active' AND wait_event = 'ClientRead' AND query_start < clock_timestamp() - $1::float8 * interval '1 second';
+
 -- name: bury
 -- One letter per key, with the latest reason.
 INSERT INTO dead_letters (pipeline, key, payload, reason)

@@ -250,6 +250,70 @@ async def test_a_transaction_that_stands_still_keeps_its_locks_for_a_while_only(
     await pg.close()
 
 
+async def test_a_transaction_that_stands_still_within_a_statement_keeps_its_locks_for_a_while_only(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is stopped when the server has prepared a statement and waits for the word to execute it, which is no
+    idleness to it. Whoever is at work for as long is left alone."""
+    monkeypatch.setattr(postgres, "IDLE_TRANSACTION_SECONDS", 1)
+    url = urlsplit(servers["postgres"])
+    has_locked, is_prepared, is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65536):
+            if has_locked.is_set() and said.startswith(b"B"):  # Bind
+                is_prepared.set()
+                await is_over.wait()
+            writer.write(said)
+        writer.close()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer), return_exceptions=True)
+
+    between = await asyncio.start_server(carry, "127.0.0.1", 0)
+    port = between.sockets[0].getsockname()[1]
+    sleeper = Postgres(url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl(), size=1)
+    pg = Postgres(servers["postgres"])
+    async with pg.tx() as tx:
+        await tx.execute("DROP TABLE IF EXISTS still")
+        await tx.execute("CREATE TABLE still AS SELECT 1 AS n")
+
+    async def stand_still() -> None:
+        async with sleeper.tx() as tx:
+            await tx.execute("UPDATE still SET n = 2")
+            has_locked.set()
+            await tx.fetch("SELECT n FROM still")
+
+    async def wait_for_it() -> None:
+        async with pg.tx() as tx:
+            await tx.execute("UPDATE still SET n = n + 2")
+            assert await tx.fetchval("SELECT n FROM still") == 3
+
+    async def work() -> None:
+        async with pg.read() as read:
+            await read.fetchval("SELECT pg_sleep(2.5)")
+
+    standing = asyncio.create_task(stand_still())
+    await is_prepared.wait()
+    waiting, working = asyncio.create_task(wait_for_it()), asyncio.create_task(work())
+    ended = [await pg.end_standing()]
+    async with asyncio.timeout(8):  # a call of ten seconds gives up by itself
+        while not waiting.done():
+            ended.append(await pg.end_standing())
+            await asyncio.sleep(0.05)
+    await asyncio.gather(waiting, working)
+    assert (ended[0], sum(ended)) == (0, 1)
+    is_over.set()
+    with pytest.raises(StoreUnavailable):
+        await standing
+    async with pg.once() as tx:
+        await tx.execute("DROP TABLE still")
+    between.close()
+    await sleeper.close()
+    await pg.close()
+
+
 async def test_a_server_that_is_away_is_said_so() -> None:
     pg = Postgres("postgresql://nobody@127.0.0.1:1/none", size=1)
     for _ in range(3):  # a failed connect gives its place back

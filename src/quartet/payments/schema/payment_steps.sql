@@ -282,13 +282,27 @@ BEGIN
     END IF;
 END $$;
 
--- Applies the provider's result of a refund.
+-- Applies the provider's result of a refund. What it leaves again may be what a refund made at the provider lacked.
+CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
+RETURNS payment_refunds LANGUAGE plpgsql AS $$
+DECLARE
+    v_refund payment_refunds;
+BEGIN
+    PERFORM FROM orders WHERE id = (
+        SELECT p.order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id)
+    FOR NO KEY UPDATE;
+    v_refund := book_refund(p_id, p_status, p_ref, p_now);
+    PERFORM adopt_contested(v_refund.payment_id, p_now);
+    RETURN v_refund;
+END $$;
+
+-- The result alone; the caller holds the order's lock.
 -- A refund of a payment that came too late does not change the order's amounts, which the payment never was part of. If
 -- the provider rejects a refund of an order that was cancelled in the meantime, the money still has to be returned: it
 -- is requested again as the cancellation's. A failed refund may still turn out to have succeeded, unless the provider
 -- has reported since that it failed for good (refund_came_back). If the refund was reported under the provider's own id
 -- before its response arrived, and was taken for somebody else's, it is booked only once.
-CREATE OR REPLACE FUNCTION complete_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
+CREATE OR REPLACE FUNCTION book_refund(p_id UUID, p_status TEXT, p_ref TEXT, p_now TIMESTAMPTZ)
 RETURNS payment_refunds LANGUAGE plpgsql AS $$
 DECLARE
     v_refund   payment_refunds;
@@ -297,8 +311,8 @@ DECLARE
     v_before   TEXT;
     v_double   UUID;
 BEGIN
-    SELECT p.order_id INTO v_order_id FROM payments p JOIN payment_refunds r ON r.payment_id = p.id WHERE r.id = p_id;
-    SELECT status INTO v_status FROM orders WHERE id = v_order_id FOR NO KEY UPDATE;
+    SELECT o.id, o.status INTO v_order_id, v_status
+    FROM payment_refunds r JOIN payments p ON p.id = r.payment_id JOIN orders o ON o.id = p.order_id WHERE r.id = p_id;
     SELECT double.id INTO v_double FROM payment_refunds r JOIN payment_refunds double USING (payment_id)
     WHERE r.id = p_id AND double.id <> p_id AND double.provider_ref = p_ref AND double.reason = 'elsewhere';
     -- Reported as failed under the provider's id before this result. A contest that staff have settled has a double, or no
@@ -411,6 +425,7 @@ BEGIN
     IF FOUND AND v_before = 'succeeded' THEN
         PERFORM unbook_refund(v_refund, 'came back', p_now);
         PERFORM tell_refund_failed(v_refund);
+        PERFORM adopt_contested(v_refund.payment_id, p_now);
     END IF;
 END $$;
 
@@ -447,14 +462,33 @@ DECLARE
 BEGIN
     INSERT INTO payment_refunds (payment_id, amount_cents, reason, actor, provider_ref, created_at, updated_at)
     VALUES (p_payment_id, p_cents, 'elsewhere', 'payments', p_ref, p_now, p_now) RETURNING id INTO v_refund;
-    PERFORM complete_refund(v_refund, 'succeeded', p_ref, p_now);
+    PERFORM book_refund(v_refund, 'succeeded', p_ref, p_now);
+END $$;
+
+-- Records refunds made at the provider that exceeded what was left when they were reported, as far as they no longer do:
+-- a refund of ours has failed, or was one of them. So it makes no difference which of the two is reported first.
+CREATE OR REPLACE FUNCTION adopt_contested(p_payment_id UUID, p_now TIMESTAMPTZ) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_contest payment_contests;
+BEGIN
+    FOR v_contest IN
+        SELECT c.* FROM payment_contests c JOIN payments p ON p.id = c.payment_id
+        WHERE c.payment_id = p_payment_id AND c.reason = 'refund' AND c.settled_at IS NULL
+          AND c.currency = p.currency AND p.status IN ('succeeded', 'refunded')
+        ORDER BY c.contested_at, c.provider_ref
+    LOOP
+        CONTINUE WHEN v_contest.amount_cents NOT BETWEEN 1 AND left_of_payment(p_payment_id);
+        UPDATE payment_contests SET settled_at = p_now
+        WHERE payment_id = p_payment_id AND provider_ref = v_contest.provider_ref;
+        PERFORM adopt_refund(p_payment_id, v_contest.provider_ref, v_contest.amount_cents, p_now);
+    END LOOP;
 END $$;
 
 -- Others have moved a payment's money, as its provider reports under its own id, p_ref; p_undone: it was returned, or
 -- never moved. Repeated or in any order, the outcome is the same. p_kind 'dispute' and 'reversal' contest the payment
 -- until undone or settled. A 'refund' is recorded as one of ours, so that no more is refunded than is left; if it
--- exceeds what is left beside other refunds, it contests the payment. Raises QT029 if a refund is reported before its
--- charge.
+-- exceeds what is left beside other refunds, it contests the payment until settled, or until there is room for it
+-- (adopt_contested). Raises QT029 if a refund is reported before its charge.
 CREATE OR REPLACE FUNCTION note_moved(
     p_id UUID, p_kind TEXT, p_ref TEXT, p_cents BIGINT, p_currency TEXT, p_undone BOOLEAN, p_now TIMESTAMPTZ
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -479,13 +513,13 @@ BEGIN
        AND NOT EXISTS (SELECT FROM payment_contests WHERE payment_id = p_id AND provider_ref = p_ref) THEN
         PERFORM adopt_refund(p_id, p_ref, p_cents, p_now);
     ELSIF p_undone THEN
-        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at, settled_at)
-        VALUES (p_id, p_ref, p_kind, p_cents, p_now, p_now)
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, currency, contested_at, settled_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_currency, p_now, p_now)
         ON CONFLICT (payment_id, provider_ref) DO UPDATE
         SET settled_at = coalesce(payment_contests.settled_at, excluded.settled_at);
     ELSE
-        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, contested_at)
-        VALUES (p_id, p_ref, p_kind, p_cents, p_now) ON CONFLICT DO NOTHING;
+        INSERT INTO payment_contests (payment_id, provider_ref, reason, amount_cents, currency, contested_at)
+        VALUES (p_id, p_ref, p_kind, p_cents, p_currency, p_now) ON CONFLICT DO NOTHING;
     END IF;
 END $$;
 
@@ -544,7 +578,7 @@ BEGIN
         WHILE left_of_payment(p_id) < v_contest.amount_cents LOOP
             SELECT * INTO v_broken FROM payment_refunds WHERE payment_id = p_id AND status = 'pending'
             ORDER BY reason = 'asked', created_at DESC, id LIMIT 1;
-            v_broken := complete_refund(v_broken.id, 'failed', NULL, p_now);
+            v_broken := book_refund(v_broken.id, 'failed', NULL, p_now);
             IF v_broken.reason <> 'asked' THEN  -- whoever requested it is told, and can request another
                 v_owed := v_broken;
             END IF;
