@@ -46,7 +46,7 @@ StoreUrl = Annotated[str | None, typer.Option(help="URL of your own server; with
 
 
 def main() -> None:
-    """The entry point. An expected failure gives one clear line and exit code 1 instead of a traceback."""
+    """Runs the command line. An expected failure gives one clear line and exit code 1 instead of a traceback."""
     if not structlog.is_configured():  # standard output is for a command's result
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:

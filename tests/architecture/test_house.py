@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,24 @@ def test_drivers_live_in_stores_only() -> None:
         if name.split(".")[0] in DRIVERS
     ]
     assert not found
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """One that only comes with another package could be gone with its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = packages_distributions()
+    used = project["project"]["dependencies"]
+    all_ = used + project["dependency-groups"]["dev"]
+    for folders, listed in ((["src"], used), (["tests", "proofs", "bench"], all_)):
+        declared = {_plain(re.split(r"[^\w.-]", requirement)[0]) for requirement in listed}
+        paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+        imported = {name.split(".")[0] for path in paths for name, _ in _imports(path)} - {"quartet"}
+        sources = {name: {_plain(package) for package in installed[name]} for name in imported & installed.keys()}
+        assert not {name: packages for name, packages in sources.items() if not packages & declared}
+
+
+def _plain(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def test_the_web_framework_stays_at_the_edge() -> None:

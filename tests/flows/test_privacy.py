@@ -450,6 +450,29 @@ async def test_nobody_goes_while_money_is_on_its_way(
     assert (await client.get("/users/me", headers=headers)).json()["displayName"] == NAME
 
 
+@pytest.mark.parametrize("is_keyed", [False, True])
+async def test_nobody_is_charged_for_a_payment_that_was_still_on_its_way_as_they_went(
+    client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None, is_keyed: bool
+) -> None:
+    _, headers = await _live(client, shop, staff)
+    order = await _order(client, "left", headers)
+    async with shop.stores.pg.tx() as tx:
+        await tx.execute("SELECT FROM orders WHERE id = $1 FOR UPDATE", UUID(order["id"]))
+        leaving = asyncio.create_task(_delete(client, headers, password=PASSWORD))
+        await stuck(shop)
+        key = {"Idempotency-Key": NOTE} if is_keyed else {}
+        body = PAYMENT | {"orderId": order["id"]}
+        paying = asyncio.create_task(client.post("/payments", json=body, headers=headers | key))
+        await stuck(shop, 2)
+    assert (await leaving).status_code == 204
+    refused = await paying
+    assert (refused.status_code, refused.json()["detail"]) == (401, "this account is gone"), refused.text
+    async with shop.stores.pg.read() as read:
+        assert await read.fetchval("SELECT count(*) FROM payments WHERE order_id = $1", UUID(order["id"])) == 0
+    await sync.catch_up(shop)
+    assert await _traces(shop) == set()
+
+
 async def test_of_many_who_say_goodbye_at_once_one_is_heard(
     client: httpx.AsyncClient, shop: Shop, staff: httpx.AsyncClient, stocked: None
 ) -> None:

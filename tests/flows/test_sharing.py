@@ -132,6 +132,27 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
     assert runs == {"anna": set(), "ben": set()}
 
 
+async def test_a_worker_whose_connections_are_all_busy_keeps_its_work(shop: Shop) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def loop(_: Lease) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def long_statement() -> None:
+        async with shop.stores.pg.read() as read:
+            await read.fetchval("SELECT pg_sleep($1)", 2 * shop.settings.worker_lease_seconds)
+
+    async with running(Share(shop, {"all": Work(loop, ["one"])}).do()):
+        await begun.wait()
+        await asyncio.gather(*(long_statement() for _ in range(shop.settings.postgres_pool)))
+        assert not ended.is_set()
+        assert await beat(shop, "ben", pieces=["one"]) == {}
+
+
 async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitchen: Shop) -> None:
     """It has carried a batch and stands still before it saves; meanwhile another carries on."""
     stop = Held("carried")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
-from showcase import LAPTOPS, at, fields, hours, laptop, load, make_categories, put, skus, tee, thinkpad
+from showcase import LAPTOPS, SHIRTS, at, fields, hours, laptop, load, make_categories, put, skus, tee, thinkpad
 
 from floor import walked
 from quartet import catalog, inventory
@@ -888,13 +888,46 @@ async def test_a_categorys_schema_is_checked(staff: Client) -> None:
     assert wrong == []
 
 
-async def test_a_changed_schema_holds_from_the_next_change_on(staff: Client) -> None:
-    await put(staff, thinkpad())
-    stricter = {**LAPTOPS, "attrs": {**LAPTOPS["attrs"], "required": ["ram_gb", "touch"]}}
-    assert (await staff.put("/categories/laptops", json=stricter)).status_code == 200
-    refused = await staff.patch("/products/LAPTOP-001", json={"name": "x"})
+async def _become_stricter(staff: Client) -> None:
+    """A laptop and a shirt that are on sale lack what their categories now require."""
+    await put(staff, thinkpad(attrs={"ram_gb": 32}))
+    await put(staff, tee())
+    for slug, category, new in (("laptops", LAPTOPS, "touch"), ("shirts", SHIRTS, "fit")):
+        known = category["attrs"]
+        properties = {**known["properties"], new: known["properties"].get(new, {"type": "string"})}
+        stricter = {**category, "attrs": {**known, "properties": properties, "required": [*known["required"], new]}}
+        assert (await staff.put(f"/categories/{slug}", json=stricter)).status_code == 200
+
+
+async def test_a_stricter_schema_refuses_no_change_of_anything_else(staff: Client) -> None:
+    await _become_stricter(staff)
+    changes: list[Json] = [{"name": "x"}, {"priceCents": 4711}, {"tags": ["y"]}, {"publishedAt": None}, {"attrs": {}}]
+    for change in changes:
+        changed = await staff.patch("/products/LAPTOP-001", json=change)
+        assert changed.status_code == 200, (change, changed.text)
+    whole = changed.json() | {"name": "z"}
+    assert (await staff.put("/products/LAPTOP-001", json=whole)).status_code == 200
+    dearer = [variant | {"priceCents": 2000} for variant in tee()["variants"]]
+    assert (await staff.patch("/products/TEE", json={"variants": dearer})).json()["priceCents"] == 2000
+
+
+async def test_a_stricter_schema_holds_once_attributes_variants_or_category_change(staff: Client) -> None:
+    await _become_stricter(staff)
+    changes: list[tuple[str, Json, str]] = [
+        ("LAPTOP-001", {"attrs": {"cpu": "fast"}}, "attrs.touch"),
+        ("LAPTOP-001", {"priceCents": 1, "attrs": {"ram_gb": 64}}, "attrs.touch"),
+        ("LAPTOP-001", {"variants": [{"sku": "LAPTOP-002"}]}, "attrs.touch"),
+        ("LAPTOP-001", {"category": "shirts"}, "attrs.fit"),
+        ("TEE", {"variants": tee()["variants"][:1]}, "attrs.fit"),
+        ("TEE", {"variants": [tee()["variants"][0] | {"attrs": {"color": "blue", "size": "L"}}]}, "attrs.fit"),
+    ]
+    for sku, change, missing in changes:
+        refused = await staff.patch(f"/products/{sku}", json=change)
+        assert refused.status_code == 422 and missing in fields(refused), (change, refused.text)
+    mended = await staff.patch("/products/LAPTOP-001", json={"attrs": {"touch": True}})
+    assert mended.status_code == 200, mended.text
+    refused = await staff.patch("/products/LAPTOP-001", json={"attrs": {"touch": 1}})  # which Python calls equal
     assert fields(refused) == ["attrs.touch"]
-    assert (await staff.patch("/products/LAPTOP-001", json={"name": "x", "attrs": {"touch": True}})).status_code == 200
 
 
 # Loading

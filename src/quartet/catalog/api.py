@@ -502,7 +502,8 @@ async def get_category(slug: AnySlug, shop: ShopDep) -> Response:
     responses=problems(*_WRITES) | {201: {"model": CategoryShape, "description": "The category is new."}},
 )
 async def put_category(slug: CategoryPath, body: CategoryBody, shop: ShopDep, principal: Staff) -> Response:
-    """Creates or replaces a category. Its products are validated against a changed schema at their next change."""
+    """Creates or replaces a category. Its products are validated against a changed schema when their attributes,
+    variants or category change."""
     if body.slug not in (None, slug):
         raise invalid("slug", "is not the one in the path")
     category = Category(slug, body.name, body.parent, {"type": "object", **body.attrs})

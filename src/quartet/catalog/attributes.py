@@ -180,6 +180,12 @@ def _named(error: ValidationError, attrs: Mapping[str, Any]) -> tuple[list[str],
     return [""], _short(error.message)
 
 
+def are_same(one: Any, other: Any) -> bool:
+    """Equality as JSON, in which 1, 1.0 and true are different."""
+    sort = orjson.OPT_SORT_KEYS
+    return one == other and orjson.dumps(one, option=sort) == orjson.dumps(other, option=sort)
+
+
 def plain_faults(attrs: Mapping[str, Any], field: str, *, lists: bool) -> list[Fault]:
     """Errors under any category's schema: names that are not plain words, values that are objects, numbers past 64
     bits."""

@@ -147,7 +147,7 @@ async def _present(shop: Shop, sku: str, if_match: str | None) -> Document:
 async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) -> Document | None:
     """None on a version conflict."""
     mongo = shop.stores.mongo
-    category = await _check(shop, draft)
+    category = await _check(shop, draft, found)
     await _let_vary(shop, category, draft)
     slug = draft.slug or found["slug"]
     fresh = [key for key in references(draft, slug) if key not in found["keys"]]
@@ -361,8 +361,8 @@ async def follow_reviews(shop: Shop, product_id: str) -> None:
 
 
 async def put_category(shop: Shop, category: Category, *, actor: str = "system") -> bool:
-    """Creates or replaces a category; True if it is new. Its products are validated against a changed schema only at
-    their next change. Raises Invalid naming `attrs…` or `parent`."""
+    """Creates or replaces a category; True if it is new. Its products are validated against a changed schema only when
+    their attributes, variants or category change. Raises Invalid naming `attrs…` or `parent`."""
     attributes.check_schema(category.attrs)
     mongo = shop.stores.mongo
     if category.parent is not None:
@@ -394,11 +394,20 @@ async def delete_category(shop: Shop, slug: str, *, actor: str) -> None:
 # Rules that need a store
 
 
-async def _check(shop: Shop, draft: Draft) -> Category:
-    found = await store.category(shop.stores.mongo, draft.category)
-    attributes.refuse(_faults(draft, {found.slug: found} if found else {}))
-    assert found is not None
-    return found
+async def _check(shop: Shop, draft: Draft, found: Document | None = None) -> Category:
+    category = await store.category(shop.stores.mongo, draft.category)
+    if category is None or found is None or not _is_same_to_schema(draft, found):
+        attributes.refuse(_faults(draft, {category.slug: category} if category else {}))
+    assert category is not None
+    return category
+
+
+def _is_same_to_schema(draft: Draft, found: Document) -> bool:
+    """Whether category, attributes and variants are unchanged: then a schema that was replaced since can't refuse what
+    the change does not touch."""
+    now = [draft.category, draft.attrs, [[variant.sku, variant.attrs] for variant in draft.variants]]
+    stored = [found["category"], found["attrs"], [[variant["sku"], variant["attrs"]] for variant in found["variants"]]]
+    return attributes.are_same(now, stored)
 
 
 def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:

@@ -36,7 +36,8 @@ async def pay(
     at a provider's page is voided first. While the provider is away, nothing is started or voided; for a free order it
     is not called.
 
-    Raises NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such provider or method), ProviderError.
+    Raises Unauthenticated (the account is gone), NotFound, OrderNotPayable, PaymentInProgress, Invalid (no such
+    provider or method), ProviderError.
     """
     chosen = providers.get(provider)
     if chosen is None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from quartet.kernel.errors import NotFound, RequestInProgress
+from quartet.kernel.errors import NotFound, RequestInProgress, Unauthenticated
 from quartet.kernel.ids import new_id
 from quartet.orders import OverRefund, PaymentContested
 from quartet.payments.model import (
@@ -56,7 +56,7 @@ async def start(
     """Starts a pending payment of the whole order, the user's or, with `as_guest`, a guest's (the caller holds the
     order's token); `ask` is when recovery may ask the provider about it.
 
-    Raises NotFound, OrderNotPayable, PaymentInProgress, WaitsForBuyer.
+    Raises Unauthenticated (the account is gone), NotFound, OrderNotPayable, PaymentInProgress, WaitsForBuyer.
     """
     with _refusals():
         row = await tx.fetchrow(q.start, new_id(), order_id, user_id, as_guest, provider, now, ask)
@@ -314,6 +314,8 @@ def _refusal(refused: Violation) -> Exception:
             return NotYetPaid(refused.message)
         case "QT027":
             return CameOtherwise(refused.message)
+        case "QT030":  # an access token outlives its account by some minutes
+            return Unauthenticated(refused.message)
     return refused
 
 

@@ -280,6 +280,11 @@ class Postgres:
                 raise
             await transaction.commit()
 
+    def beside(self) -> "Postgres":
+        """The same server over one connection of its own, for calls that must not wait for the others; the caller
+        closes it."""
+        return Postgres(self._url, size=1)
+
     async def ping(self) -> str:
         """The server's version; StoreUnavailable when it does not answer."""
         async with self.read() as read:

@@ -47,14 +47,20 @@ class Server:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(seen)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        await asyncio.wait([opening])  # which goes on if this caller is cancelled
+        if opening.cancelled():
+            raise Gone("closed meanwhile")
+        return opening.result()
 
     async def probe(self) -> None:
         """Returns when the server answers on a new connection. Raises Gone, Refused."""
         (await self._connect()).close()
 
     def close(self) -> None:
-        """Closes the connection, if it is open."""
+        """Closes the connection, also one that is being opened: whoever waits for it gets Gone."""
+        if self._opening is not None:
+            self._opening.cancel()
         if self._opened is not None:
             self._opened.close()
 
@@ -84,7 +90,8 @@ class Master(Server):
         said = [await reply for reply in replies]
         for reply in said:
             if _is_by_no_master(reply):
-                self.close()
+                if (opened := self.opened) is not None:
+                    opened.close()
                 raise reply
         return said
 

@@ -40,7 +40,8 @@ class Share:
 
     def __init__(self, shop: Shop, works: Mapping[str, Work]) -> None:
         self.worker = new_id().hex
-        self._pg, self._seconds = shop.stores.pg, shop.settings.worker_lease_seconds
+        # Beside the pool: long statements in all of its connections must not stop the heartbeat.
+        self._pg, self._seconds = shop.stores.pg.beside(), shop.settings.worker_lease_seconds
         self._works = works
         self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
         self._ours: dict[str, int] = {}
@@ -57,6 +58,7 @@ class Share:
         finally:
             await end([task for _, task in self._running.values()])
             await self._give_up([self.worker, *self._ours])
+            await self._pg.close()
 
     async def _beat(self) -> None:
         """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has expired, by our own clock and

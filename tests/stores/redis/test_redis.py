@@ -118,6 +118,27 @@ async def test_what_is_opened_for_whoever_gave_up_serves_the_next(redis: RedisSt
     await store.close()
 
 
+@pytest.mark.parametrize("is_connected", [False, True])
+async def test_a_store_that_is_closed_leaves_no_connection_behind_that_was_being_opened(is_connected: bool) -> None:
+    connected = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()  # until the other side closes
+
+    async with _server(silent) as url:
+        before = asyncio.all_tasks()
+        store = RedisStore(url)
+        asking = asyncio.create_task(store.call("PING"))
+        await (connected.wait() if is_connected else asyncio.sleep(0))
+        await store.close()
+        async with asyncio.timeout(resp.CALL_SECONDS / 2):  # before the attempt would have been given up
+            with pytest.raises(StoreUnavailable):
+                await asking
+            while asyncio.all_tasks() - before:  # noqa: ASYNC110 — a cancelled task ends a turn later
+                await asyncio.sleep(0)
+
+
 async def test_a_server_that_falls_silent_is_noticed_within_a_second(redis: RedisStore) -> None:
     await redis.call("PING")
     loop = asyncio.get_running_loop()

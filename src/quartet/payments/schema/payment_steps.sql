@@ -4,9 +4,9 @@
 -- Creates a pending payment of the whole order, before the provider is called. p_ask: from when recovery may ask the
 -- provider for its status. p_guest: the caller holds the order's token, which is valid as long as the order is a
 -- guest's.
--- Raises QT008 if this buyer has no such order, QT020 if it can't be paid (DETAIL its status), QT021 if another payment
--- of it is open (DETAIL that payment's id; CONSTRAINT 'waits for its buyer' if it waits for the buyer at the provider's
--- page).
+-- Raises QT008 if this buyer has no such order, QT030 if the buyer was erased, QT020 if the order can't be paid (DETAIL
+-- its status), QT021 if another payment of it is open (DETAIL that payment's id; CONSTRAINT 'waits for its buyer' if it
+-- waits for the buyer at the provider's page).
 CREATE OR REPLACE FUNCTION start_payment(
     p_id UUID, p_order_id UUID, p_user_id UUID, p_guest BOOLEAN, p_provider TEXT, p_owner TEXT, p_key TEXT,
     p_now TIMESTAMPTZ, p_ask TIMESTAMPTZ
@@ -19,6 +19,9 @@ BEGIN
     WHERE id = p_order_id AND (user_id = p_user_id OR p_guest AND email IS NOT NULL) FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no order %', p_order_id USING ERRCODE = 'QT008';
+    -- An erasure holds the order's lock until it commits: either it finds this payment, or is seen here.
+    ELSIF EXISTS (SELECT FROM users WHERE id = v_order.user_id AND erased_at IS NOT NULL) THEN
+        RAISE EXCEPTION 'this account is gone' USING ERRCODE = 'QT030';
     ELSIF v_order.status <> 'pending' OR v_order.expires_at <= p_now THEN
         RAISE EXCEPTION 'this order can not be paid' USING ERRCODE = 'QT020',
             DETAIL = CASE v_order.status WHEN 'pending' THEN 'expired' ELSE v_order.status END;
