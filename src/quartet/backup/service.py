@@ -151,7 +151,7 @@ async def _restore_catalog(shop: Shop, folder: Path, manifest: Manifest) -> None
 async def _derive(shop: Shop) -> None:
     """Pages and boards would show what is no more; the position in the change stream is of another time."""
     await catalog.forget_pages(shop.stores.redis)
-    await search.turn_over(shop)
+    await search.invalidate_answers(shop)
     await leaderboard.rebuild(shop, actor="command line")
     await shop.step("pages and boards renewed")
     await sync.begin_anew(shop, "restored from a backup")

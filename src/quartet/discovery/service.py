@@ -151,7 +151,7 @@ async def related(shop: Shop, reference: str, limit: int, *, client: str) -> lis
 
 async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str]:
     try:
-        return await search.alike_in_turn(shop, product, limit, client=client)
+        return await search.similar_products(shop, product, limit, client=client)
     except StoreUnavailable as away:
         log.warning("nothing alike is found", error=away.detail)
         return []

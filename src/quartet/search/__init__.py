@@ -5,7 +5,7 @@
 
 from quartet.search.documents import document
 from quartet.search.model import Tier, Wanted
-from quartet.search.service import alike_in_turn, turn_over
+from quartet.search.service import invalidate_answers, similar_products
 from quartet.search.store import (
     abandon_next,
     alike,
@@ -32,7 +32,6 @@ __all__ = [
     "Wanted",
     "abandon_next",
     "alike",
-    "alike_in_turn",
     "build_next",
     "document",
     "find",
@@ -40,15 +39,16 @@ __all__ = [
     "former_as_next",
     "found_by_ids",
     "go_live",
+    "invalidate_answers",
     "is_current",
     "make_ready",
     "next_alias",
     "next_index",
     "prepare",
     "put",
+    "similar_products",
     "stored",
     "suggest",
     "sums",
-    "turn_over",
     "widen",
 ]

@@ -1,11 +1,11 @@
-"""A search or suggestion from the request to the ready answer. The steps of a search:
+"""A search or suggestion from the request to the answer. The steps of a search:
 
 1. The gateway calls `api.at_hand` with the URL as it came: a cached answer of the last second needs nothing else.
 2. `api` parses the parameters into a `Wanted`, and `merchandising.ruling` gives the rules of staff and sales for `q`.
-3. `answer` looks in `cache.Answers` by the normalised request (`_key`): in this process, among the calls in flight, in
-   Redis; else it waits for one of the client's turns with the engine.
-4. In that turn `store.find` queries tier by tier (`query.body`) until something is found, with the categories
-   (`_shelves`), the facets of the category in view (`_view`), and the ids of the earlier pages (`cache.Leaves`).
+3. `answer` looks in `cache.AnswerCache` by the normalised request (`_key`): in this process, among the calls in flight,
+   in Redis; else it waits for one of the client's slots with the engine.
+4. In that slot `store.find` queries tier by tier (`query.body`) until something is found, with the categories
+   (`_shelves`), the facets of the category in view (`_view`), and the ids of the earlier pages (`cache.SeenIds`).
 5. If the engine is down, `find_listed` lists what an index of the catalog in MongoDB gives.
 6. `api` serialises the result, which is cached, and logs the search each time it is sent (`merchandising.note_search`).
 """
@@ -27,7 +27,7 @@ from quartet.kernel.errors import StoreUnavailable, TooManyRequests
 from quartet.kernel.looks import Looks
 from quartet.merchandising import Ruling
 from quartet.search import store, words
-from quartet.search.cache import Answers, Leaves, Ready
+from quartet.search.cache import AnswerCache, SearchAnswer, SeenIds
 from quartet.search.documents import document
 from quartet.search.model import Found, Shelves, Tier, View, Wanted
 from quartet.search.query import Told
@@ -44,55 +44,55 @@ _ASCII = re.compile(r"[a-z0-9]", re.IGNORECASE)
 MOST_WAITING = 100
 
 
-class Turns:
+class ConcurrencyLimit:
     """Limits each client's concurrent searches at the engine: at most `share` at once, `MOST_WAITING` more wait,
     further ones are refused. So one client's flood of uncached queries does not make the others wait. Cache hits take
-    no turn, nor do requests that join another's call."""
+    no slot, nor do requests that join another's call."""
 
     def __init__(self, share: int) -> None:
         self._share = share
-        self._places: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._slots: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     @asynccontextmanager
-    async def turn(self, client: str) -> AsyncIterator[None]:
-        """Waits for a turn of the client's and holds it. Raises TooManyRequests."""
-        places, count = self._places.get(client) or (asyncio.Semaphore(self._share), 0)
+    async def slot(self, client: str) -> AsyncIterator[None]:
+        """Waits for a slot of the client's and holds it. Raises TooManyRequests."""
+        slots, count = self._slots.get(client) or (asyncio.Semaphore(self._share), 0)
         if count >= self._share + MOST_WAITING:
             raise TooManyRequests(retry_after=1)
-        self._places[client] = places, count + 1
+        self._slots[client] = slots, count + 1
         try:
-            async with places:
+            async with slots:
                 yield
         finally:
-            count = self._places[client][1] - 1
+            count = self._slots[client][1] - 1
             if count:
-                self._places[client] = places, count
+                self._slots[client] = slots, count
             else:
-                del self._places[client]
+                del self._slots[client]
 
 
-class Desk:
+class SearchState:
     """The search state of one process."""
 
     def __init__(self, shop: Shop) -> None:
         settings = shop.settings
-        self.leaves = Leaves(shop.stores.redis, settings.search_alias)
-        self.turns = Turns(settings.search_share)
-        self.answers = Answers(
+        self.seen_ids = SeenIds(shop.stores.redis, settings.search_alias)
+        self.concurrency = ConcurrencyLimit(settings.search_share)
+        self.answers = AnswerCache(
             shop.stores.redis,
             settings.search_alias,
             settings.search_cache_seconds,
             settings.search_cache_bytes,
-            self.turns.turn,
+            self.concurrency.slot,
         )
         self.shelves = Shelves()
         self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS, bearable=BEARABLE_SECONDS)
         self.views: dict[str, tuple[float, View]] = {}
 
 
-def desk(shop: Shop) -> Desk:
-    """This shop's desk."""
-    return shop.stores.kept(Desk, shop)
+def search_state(shop: Shop) -> SearchState:
+    """This shop's search state."""
+    return shop.stores.kept(SearchState, shop)
 
 
 async def answer(
@@ -104,9 +104,9 @@ async def answer(
     client: str,
     cursor: str | None = None,
     said: Ruling,
-) -> Ready:
-    """The ready answer to a search; `write` serialises the result and the next page's cursor. `typed`: the URL as it
-    came; `client`: whose turn it takes; `said`: the rules for its query. Raises Invalid, StoreUnavailable,
+) -> SearchAnswer:
+    """The answer to a search; `write` serialises the result and the next page's cursor. `typed`: the URL as it
+    came; `client`: whose slot it takes; `said`: the rules for its query. Raises Invalid, StoreUnavailable,
     TooManyRequests."""
     key = _key(wanted)
     scope = f"search {key}"  # without the rules, which may change while somebody pages
@@ -115,30 +115,30 @@ async def answer(
         before, page = shop.cursors.decode(cursor, scope)
         wanted = replace(wanted, page=page)
 
-    async def make() -> Ready:
+    async def make() -> SearchAnswer:
         try:
             now = shop.clock.now()
             shelves = await _shelves(shop)
-            view, seen = await _view(shop, wanted, shelves, now), await desk(shop).leaves.before(before)
+            view, seen = await _view(shop, wanted, shelves, now), await search_state(shop).seen_ids.load(before)
             told = Told(said, shelves, view, seen)
             ruling = partial(merchandising.ruling, shop)
             found = await store.find(shop.stores.search, shop.settings, wanted, now, told, ruling=ruling)
         except StoreUnavailable as away:
             found = await find_listed(shop, wanted, said.hidden, away)
-            return Ready(write(wanted, found, None), found.total, whole=False)
+            return SearchAnswer(write(wanted, found, None), found.total, whole=False)
         place, is_everybodys = await _further(shop, wanted, found, told.seen, client)
         further = shop.cursors.encode(place, scope) if place else None
         # Other clients may have room where this one is past its limit: its cursor must not be cached for them.
         whole = is_everybodys and not found.partial
-        return Ready(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
+        return SearchAnswer(write(wanted, found, further), found.total, whole, exact=_is_exact(wanted, found))
 
     if wanted.explain:  # for staff, never cached
-        async with desk(shop).turns.turn(client):
+        async with search_state(shop).concurrency.slot(client):
             return await make()
     # Only the first page is logged: further ones belong to the same search.
-    noted = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
+    logged_query = wanted.q if wanted.page == 1 and wanted.q.strip() else ""
     asked = f"{key} {said} {wanted.page} {wanted.counts} {before}"
-    return await desk(shop).answers.get(asked, typed, noted, make, client)
+    return await search_state(shop).answers.get(asked, typed, logged_query, make, client)
 
 
 def _is_exact(wanted: Wanted, found: Found) -> bool:
@@ -160,12 +160,12 @@ async def suggestions(
     typed: str,
     client: str,
     hidden: Sequence[str],
-) -> Ready:
-    """The ready answer to what somebody has typed so far; `write` serialises the products' `{text, slug}`, the
-    suggestions `beside` them, and whether the engine is down. `typed`: the URL as it came; `client`: whose turn it
+) -> SearchAnswer:
+    """The answer to what somebody has typed so far; `write` serialises the products' `{text, slug}`, the
+    suggestions `beside` them, and whether the engine is down. `typed`: the URL as it came; `client`: whose slot it
     takes; `hidden`: products hidden from this query. Raises StoreUnavailable, TooManyRequests."""
 
-    async def make() -> Ready:
+    async def make() -> SearchAnswer:
         try:
             now, begun = shop.clock.now(), _begun(beside, q)
             items, whole = await store.suggest(
@@ -173,12 +173,12 @@ async def suggestions(
             )
         except StoreUnavailable as away:
             items = await suggest_listed(shop, q, size, hidden, away)
-            return Ready(write(items, beside, True), len(items), whole=False)
-        return Ready(write(items, beside, False), len(items), whole)
+            return SearchAnswer(write(items, beside, True), len(items), whole=False)
+        return SearchAnswer(write(items, beside, False), len(items), whole)
 
     # `beside` is in the key, since it may have changed, and differ where normalised queries give the same products.
     key = f"as you type {(words.asked(q), size, beside, hidden)!r}"
-    return await desk(shop).answers.get(key, typed, "", make, client)
+    return await search_state(shop).answers.get(key, typed, "", make, client)
 
 
 def _begun(beside: Beside, q: str) -> bool:
@@ -188,10 +188,10 @@ def _begun(beside: Beside, q: str) -> bool:
     return any(typed in f" {words.asked(text)}" for text in (*(name for name, _ in categories), *queries))
 
 
-async def alike_in_turn(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
-    """Ids of the most similar published products of the same category, best first; `client`: whose turn it takes.
+async def similar_products(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
+    """Ids of the most similar published products of the same category, best first; `client`: whose slot it takes.
     Raises StoreUnavailable, TooManyRequests."""
-    async with desk(shop).turns.turn(client):
+    async with search_state(shop).concurrency.slot(client):
         return await store.alike(shop.stores.search, shop.settings, product, limit, shop.clock.now())
 
 
@@ -212,7 +212,7 @@ async def _further(
         return None, True
     if wanted.page > 1 and not seen:
         return [None, following], True
-    digest, has_room = await desk(shop).leaves.keep([*seen, *(hit["_id"] for hit in found.hits)], client)
+    digest, has_room = await search_state(shop).seen_ids.save([*seen, *(hit["_id"] for hit in found.hits)], client)
     # A first page is cached for everybody in any case: at worst they go on from it by page number.
     return [digest, following], has_room or not seen
 
@@ -231,7 +231,7 @@ PARTIAL_SECONDS = 10.0
 
 async def _shelves(shop: Shop) -> Shelves:
     """The shop's categories, at most `BEARABLE_SECONDS` old; the last known ones while MongoDB is slow or down."""
-    kept = desk(shop)
+    kept = search_state(shop)
 
     async def renew() -> None:
         kept.shelves = _read_shelves(await catalog.categories(shop.stores.mongo))
@@ -266,7 +266,7 @@ async def _view(shop: Shop, wanted: Wanted, shelves: Shelves, now: datetime) -> 
     if len(wanted.category) != 1 or not wanted.counts or wanted.category[0] not in shelves.numbers:
         return None
     [slug] = wanted.category
-    views = desk(shop).views
+    views = search_state(shop).views
     until, view = views.get(slug, (0.0, None))
     if view is None or until <= monotonic():
         found = await store.view(shop.stores.search, shop.settings, shelves, slug, now)
@@ -286,11 +286,11 @@ def _key(wanted: Wanted) -> str:
     return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, attrs))
 
 
-async def turn_over(shop: Shop) -> None:
+async def invalidate_answers(shop: Shop) -> None:
     """Invalidates the answers cached in Redis, after the alias was switched to another index or the search rules were
     restored from a backup. While Redis is down, their TTL of a second ends them."""
     try:
-        await desk(shop).answers.turn()
+        await search_state(shop).answers.invalidate()
     except StoreUnavailable:
         log.warning("kept searches not turned over")
 

@@ -118,7 +118,7 @@ async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -
         await shop.step("live")
     else:  # interrupted after going live: without a stream position, changes since then are only found by comparing
         await _catch_up(shop, settings.search_alias)
-    await search.turn_over(shop)
+    await search.invalidate_answers(shop)
     async with stores.pg.once() as tx:
         await store.end_rebuild(tx, rebuild, None)
 
