@@ -262,7 +262,7 @@ async def list_products(
 
 
 @dataclass(frozen=True)
-class Shelf:
+class IndexedList:
     """A list that a single MongoDB index gives in its order: categories by any of SORTS, brands by rating, a price
     range by price; or the products whose slug `begins` with a prefix. `hidden`: ids to leave out."""
 
@@ -297,10 +297,10 @@ class Shelf:
         return [(field, direction), ("sku", direction)]
 
 
-async def on_shelf(shop: Shop, shelf: Shelf, *, skip: int, limit: int) -> list[Document]:
+async def read_indexed_list(shop: Shop, indexed: IndexedList, *, skip: int, limit: int) -> list[Document]:
     """The published documents of the list. Raises StoreUnavailable."""
     return await store.listed(
-        shop.stores.mongo, shelf.filter(shop.clock.now()), order=shelf.order, skip=skip, limit=limit
+        shop.stores.mongo, indexed.filter(shop.clock.now()), order=indexed.order, skip=skip, limit=limit
     )
 
 

@@ -219,9 +219,9 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
-    said = await merchandising.ruling(shop, q)  # before `_typed_by`: the answer is cached with the rules' stamp
+    ruling = await merchandising.ruling(shop, q)  # before `_typed_by`: the answer is cached with the rules' stamp
     answer = await service.answer(
-        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, said=said
+        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, ruling=ruling
     )
     return _given(shop, answer).response()
 
@@ -237,9 +237,9 @@ async def suggest(
     """Typeahead: names of published products, categories, and past queries that were searched for several times and
     matched as typed. From the first letter on; from the fourth on with one typo."""
     _refuse_unclear(request, {"q", "size"})
-    beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
+    beside, ruling = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
     answer = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=said.hidden
+        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=ruling.hidden
     )
     return _given(shop, answer).response()
 

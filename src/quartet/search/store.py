@@ -14,15 +14,15 @@ from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
 from quartet.search import facets, query, why, words
-from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted
-from quartet.search.query import Reading, Told
+from quartet.search.model import DEEPEST, CategoryTree, CategoryView, Found, Tier, Wanted
+from quartet.search.query import QueryContext, TextSettings
 from quartet.stores.files import json_file
 from quartet.stores.search import BulkResult, SearchEngine, SearchRefused, is_partial
 
 Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
-NOTHING = Told()
+NOTHING = QueryContext()
 Rulings = Callable[[str], Awaitable[Ruling]]
 # With fewer matches than this, the search is repeated by the next, looser tier.
 ENOUGH = 1
@@ -41,7 +41,7 @@ def definition(settings: Settings) -> Json:
 def _mappings(settings: Settings) -> Json:
     """Each text with its language's analyzer; all texts together once for each language in use."""
     made: Json = deepcopy(INDEX["mappings"])
-    languages = Reading.of(settings).languages
+    languages = TextSettings.of(settings).languages
     for name, language in languages.items():
         made["properties"]["words"]["properties"][name]["analyzer"] = language
     fields = {language: {"type": "text", "analyzer": language} for language in sorted(set(languages.values()))}
@@ -289,7 +289,7 @@ def _within(low: int, high: int) -> Json:
 
 
 async def _nothing(_: str) -> Ruling:
-    return NOTHING.said
+    return NOTHING.ruling
 
 
 async def find(
@@ -297,33 +297,37 @@ async def find(
     settings: Settings,
     wanted: Wanted,
     now: datetime,
-    told: Told = NOTHING,
+    context: QueryContext = NOTHING,
     *,
-    ruling: Rulings = _nothing,
+    ruling_of: Rulings = _nothing,
 ) -> Found:
-    """One page of products, by the first tier that finds enough. `ruling`: gives the rules for another spelling that
+    """One page of products, by the first tier that finds enough. `ruling_of`: gives the rules for another spelling that
     may be offered. Raises StoreUnavailable."""
-    reading, took = Reading.of(settings), 0
+    text_settings, took = TextSettings.of(settings), 0
     for tier in Tier:
-        found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, reading, told))
+        found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, text_settings, context))
         took += found["took"]
         if not words.asked(wanted.q) or query.matched(found) >= ENOUGH:
             break
     hits = found["hits"]["hits"]
     if wanted.explain:
         for hit in hits:
-            hit["_why"] = why.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
-    total = found["hits"]["total"]["value"] + len(told.seen)
+            hit["_why"] = why.reasons(hit["_explanation"], hit["_id"], tier, text_settings, context.ruling)
+    total = found["hits"]["total"]["value"] + len(context.seen)
     offered = None
     if tier is not Tier.EXACT:
-        offered = await _respelt(search, settings, wanted, now, hits=hits, shelves=told.shelves, ruling=ruling)
+        offered = await _respelt(
+            search, settings, wanted, now, hits=hits, category_tree=context.category_tree, ruling_of=ruling_of
+        )
     return Found(
         total=total,
         hits=hits,
-        facets=facets.read(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
+        facets=facets.read(found["aggregations"], wanted, context.category_tree, context.view)
+        if wanted.counts
+        else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
-        partial=is_partial(found) or bool(told.view and told.view.partial),
+        partial=is_partial(found) or bool(context.view and context.view.partial),
         took_ms=took,
     )
 
@@ -350,17 +354,17 @@ async def _respelt(
     now: datetime,
     *,
     hits: Sequence[Json],
-    shelves: Shelves,
-    ruling: Rulings,
+    category_tree: CategoryTree,
+    ruling_of: Rulings,
 ) -> str | None:
     """A spelling suggestion: the words that no product has are replaced by similar words from the hits. None unless the
     engine then finds a product with all words that passes the filters."""
-    text, reading = words.asked(wanted.q), Reading.of(settings)
+    text, text_settings = words.asked(wanted.q), TextSettings.of(settings)
     spellings = words.respellings(text, query.shown(hits))
     while spellings:
         offered = words.respelt(text, spellings)
-        told = Told(await ruling(offered), shelves)
-        body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, told)
+        context = QueryContext(await ruling_of(offered), category_tree)
+        body = query.respelt(replace(wanted, q=offered), list(spellings), now, text_settings, context)
         try:
             counted = (await search.search_all(settings.search_alias, body))["aggregations"]
         except StoreUnavailable:  # down or out of time only now: the search itself has its answer
@@ -373,14 +377,16 @@ async def _respelt(
     return None
 
 
-async def view(search: SearchEngine, settings: Settings, shelves: Shelves, slug: str, now: datetime) -> View:
+async def view(
+    search: SearchEngine, settings: Settings, category_tree: CategoryTree, slug: str, now: datetime
+) -> CategoryView:
     """How the attributes of a category and its descendants are counted. Raises StoreUnavailable."""
-    shelf = shelves.below([slug])
-    others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
-    numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
-    found = await search.search(settings.search_alias, facets.numbers(shelf, now, settings.search_seconds))
+    slugs = category_tree.below([slug])
+    other_attrs = frozenset[str]().union(*(category_tree.other_attrs.get(one, ()) for one in slugs))
+    numbers = frozenset[str]().union(*(category_tree.numeric_attrs.get(one, ()) for one in slugs)) - other_attrs
+    found = await search.search(settings.search_alias, facets.numbers(slugs, now, settings.search_seconds))
     edges = facets.edges(found["aggregations"], numbers)
-    return View(others | numbers - edges.keys(), edges, is_partial(found))
+    return CategoryView(other_attrs | numbers - edges.keys(), edges, is_partial(found))
 
 
 async def suggest(
