@@ -307,7 +307,7 @@ def _offered(items: list[dict[str, Any]], beside: service.Beside, degraded: bool
 
 
 def _written(wanted: Wanted, found: Found, further: str | None) -> bytes:
-    text = words.asked(wanted.q)
+    text = words.normalised_query(wanted.q)
     marker = words.Marker(text, loosely=found.tier is not Tier.EXACT) if text else None
     return as_json(
         FoundShape(

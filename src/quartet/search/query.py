@@ -89,8 +89,8 @@ class QueryContext:
 
 def body(wanted: Wanted, tier: Tier, now: datetime, text_settings: TextSettings, context: QueryContext) -> Json:
     """The request for one page, matching by one tier."""
-    text = words.asked(wanted.q)
-    either, should = _texts(text, words.article(wanted.q), tier, text_settings, context) if text else ([], [])
+    text = words.normalised_query(wanted.q)
+    either, should = _texts(text, words.article_number(wanted.q), tier, text_settings, context) if text else ([], [])
     filters = dict(by_facet(wanted, context.category_tree))
     # With text the filters are a post filter, so that the words alone decide the tier, and filters don't change it.
     after = bool(filters) and (wanted.counts or bool(text))
@@ -164,7 +164,7 @@ def _texts(
 def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
     """The text and as many of its synonyms as the limit on words leaves room for."""
     asked, number = [text], words.count(text)
-    for other in map(words.asked, alternatives[:MOST_ALTERNATIVES]):
+    for other in map(words.normalised_query, alternatives[:MOST_ALTERNATIVES]):
         number += words.count(other)
         if number > MOST_WORDS_IN_ALL:
             break
@@ -192,8 +192,8 @@ def _all_of(text: str, text_settings: TextSettings) -> Json:
 
 def _each(text: str, loosely: Json, *fields: str) -> Iterator[Json]:
     """A clause per word; fuzzy for words in which typos are allowed."""
-    for word in words.apart(text):
-        how = loosely if words.allowed(word) else {}
+    for word in words.split_words(text):
+        how = loosely if words.typos_allowed(word) else {}
         yield {"multi_match": {"query": word, "fields": fields, **MOST, **how}}
 
 
@@ -234,7 +234,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
     held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
-    shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]
+    shared += [{"match": {"all": words.normalised_query(" ".join((product["name"], *product["tags"])))}}]
     return {
         "size": limit,
         "_source": False,
@@ -254,7 +254,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
 # --- Typeahead ------------------------------------------------------------------------------------------------------
 
 
-def begun(
+def typeahead(
     q: str, size: int, now: datetime, seconds: float, *, misspelt: bool = False, hidden: Sequence[str] = ()
 ) -> Json | None:
     """The typeahead request: names that contain the words as typed, the last one as a prefix; and names with the words
@@ -263,8 +263,8 @@ def begun(
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
-    text = words.asked(q)
-    whole, last = words.so_far(text)
+    text = words.normalised_query(q)
+    whole, last = words.split_last_word(text)
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
@@ -294,7 +294,7 @@ def respelt(
 ) -> Json:
     """A request that counts the products that match the whole text exactly, pass the filters and are not hidden from
     it, and those that have each of the words `asked`."""
-    ways, _ = _texts(words.asked(wanted.q), "", Tier.EXACT, text_settings, context)
+    ways, _ = _texts(words.normalised_query(wanted.q), "", Tier.EXACT, text_settings, context)
     each = {word: _all_of(word, text_settings) for word in asked}
     whole = [any_of(ways), *dict(by_facet(wanted, context.category_tree)).values()]
     return {
@@ -315,4 +315,4 @@ def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
-    return source["name"], source["brand"] or "", words.beginning(source["description"], words.SPELT_BY)
+    return source["name"], source["brand"] or "", words.cut_at_word(source["description"], words.SPELT_BY)

@@ -169,7 +169,7 @@ async def suggestions(
 
     async def make() -> SearchAnswer:
         try:
-            now, begun = shop.clock.now(), _begun(beside, q)
+            now, begun = shop.clock.now(), _starts_any_word(beside, q)
             items, whole = await store.suggest(
                 shop.stores.search, shop.settings, q, size, now, hidden=hidden, strictly=begun
             )
@@ -179,15 +179,15 @@ async def suggestions(
         return SearchAnswer(write(items, beside, False), len(items), whole)
 
     # `beside` is in the key, since it may have changed, and differ where normalised queries give the same products.
-    key = f"as you type {(words.asked(q), size, beside, hidden)!r}"
+    key = f"as you type {(words.normalised_query(q), size, beside, hidden)!r}"
     return await search_state(shop).answers.get(key, typed, "", make, client)
 
 
-def _begun(beside: Beside, q: str) -> bool:
+def _starts_any_word(beside: Beside, q: str) -> bool:
     """Whether any of these contains the typed text at the start of a word: then it is not taken for misspelt."""
     categories, queries = beside
-    typed = f" {words.asked(q)}"
-    return any(typed in f" {words.asked(text)}" for text in (*(name for name, _ in categories), *queries))
+    typed = f" {words.normalised_query(q)}"
+    return any(typed in f" {words.normalised_query(text)}" for text in (*(name for name, _ in categories), *queries))
 
 
 async def similar_products(shop: Shop, product: Mapping[str, Any], limit: int, *, client: str) -> list[str]:
@@ -285,7 +285,7 @@ def _key(wanted: Wanted) -> str:
     plain = (
         wanted.min_price, wanted.max_price, wanted.in_stock, wanted.min_rating, wanted.sort, wanted.size,
     )  # fmt: skip
-    text = words.asked(wanted.q), words.article(wanted.q)
+    text = words.normalised_query(wanted.q), words.article_number(wanted.q)
     return repr((text, sorted(wanted.category), sorted(wanted.brand), plain, attrs))
 
 

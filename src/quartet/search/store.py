@@ -307,7 +307,7 @@ async def find(
     for tier in Tier:
         found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, text_settings, context))
         took += found["took"]
-        if not words.asked(wanted.q) or query.matched(found) >= ENOUGH:
+        if not words.normalised_query(wanted.q) or query.matched(found) >= ENOUGH:
             break
     hits = found["hits"]["hits"]
     if wanted.explain:
@@ -359,7 +359,7 @@ async def _respelt(
 ) -> str | None:
     """A spelling suggestion: the words that no product has are replaced by similar words from the hits. None unless the
     engine then finds a product with all words that passes the filters."""
-    text, text_settings = words.asked(wanted.q), TextSettings.of(settings)
+    text, text_settings = words.normalised_query(wanted.q), TextSettings.of(settings)
     spellings = words.respellings(text, query.shown(hits))
     while spellings:
         offered = words.respelt(text, spellings)
@@ -402,7 +402,7 @@ async def suggest(
     """Typeahead: names that match as typed, `{text, slug}`; if there are none, and not `strictly`, those with a typo.
     `hidden`: products to leave out. And False if the engine ran out of time, so that the answer is partial."""
     for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times as much as an exact one
-        if asked := query.begun(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
+        if asked := query.typeahead(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
             found = await _shown(search, settings.search_alias, asked)
             hits, whole = found["hits"]["hits"], not is_partial(found)
             if hits or not whole:
