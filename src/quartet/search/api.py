@@ -258,7 +258,7 @@ AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
 def _typed(shop: Shop, path: str, query: str) -> str | None:
     """The cache key of the URL as it came, with the stamp of the staff's query rules; None when these are due for a
     check."""
-    stamp = merchandising.stamp_of_late(shop)
+    stamp = merchandising.recent_stamp(shop)
     return None if stamp is None else f"{stamp} {path}?{query}"
 
 
