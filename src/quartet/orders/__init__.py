@@ -4,13 +4,13 @@
 """
 
 from quartet.orders.model import (
-    GivenBack,
     Guest,
     InsufficientStock,
     InvalidTransition,
     MixedCurrencies,
     Order,
     OrderItem,
+    OrderRefund,
     OverRefund,
     PaymentContested,
     PriceChanged,
@@ -41,7 +41,6 @@ from quartet.orders.store import (
 __all__ = [
     "NEWEST",
     "Before",
-    "GivenBack",
     "Guest",
     "InsufficientStock",
     "InvalidTransition",
@@ -49,6 +48,7 @@ __all__ = [
     "NewOrderShape",
     "Order",
     "OrderItem",
+    "OrderRefund",
     "OrderShape",
     "OverRefund",
     "PaymentContested",
