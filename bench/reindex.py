@@ -80,7 +80,7 @@ async def _load(shop: Shop, products: int) -> None:
 
 def _document(draft: Draft) -> dict[str, Any]:
     found = new_document(_id(draft.sku), draft, draft.sku.lower(), {draft.sku: Level(draft.price_cents or 0, 7)})
-    return catalog.numbered(found, 1, datetime(2025, 1, 1, tzinfo=UTC))
+    return catalog.with_version(found, 1, datetime(2025, 1, 1, tzinfo=UTC))
 
 
 def _id(sku: str) -> str:

@@ -95,7 +95,7 @@ async def published(mongo: Mongo) -> list[dict[str, Any]]:
 async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:
     """Renames the product under the next version, without checking the stored one; returns it, or None if it is
     gone."""
-    after = catalog.numbered(
+    after = catalog.with_version(
         {**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0)
     )
     return after if await mongo.collection(catalog.PRODUCTS).replace_one({"_id": before["_id"]}, after) else None

@@ -44,7 +44,9 @@ async def test_memory_is_flat_over_a_million_changes(kitchen: Shop, monkeypatch:
         collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
         for some in products.batches(ids, 500):
             found = await catalog.by_ids(kitchen.stores.mongo, some)
-            fresh = [catalog.numbered({**p, "name": f"Kettle {told}"}, p["version"] + 1, p["updatedAt"]) for p in found]
+            fresh = [
+                catalog.with_version({**p, "name": f"Kettle {told}"}, p["version"] + 1, p["updatedAt"]) for p in found
+            ]
             await collection.replace_many([({"_id": p["_id"]}, p) for p in fresh])
 
     async def stream(_mongo: Any, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:

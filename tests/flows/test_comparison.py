@@ -79,7 +79,9 @@ async def test_every_way_of_being_wrong_is_found_and_mended(full: Shop) -> None:
     collection = full.stores.mongo.collection(catalog.PRODUCTS)
     unseen = await product(full, "K3")
     changed = {**unseen, "name": "Teapot"}
-    await collection.replace_one({"_id": unseen["_id"]}, changed | catalog.numbered(changed, 2, unseen["updatedAt"]))
+    await collection.replace_one(
+        {"_id": unseen["_id"]}, changed | catalog.with_version(changed, 2, unseen["updatedAt"])
+    )
     await collection.delete_one({"_id": (deleted := await product(full, "K4"))["_id"]})
     await collection.insert_one({**(await product(full, "K5")), "_id": "by-hand", "sku": "HAND", "slug": "hand"})
     await receive(full, "K6", 7)

@@ -336,7 +336,9 @@ async def spoil(shop: Shop, sku: str) -> str:
     assert bad
     broken = {**bad, "ratings": {"avg": "very good", "count": 1}}
     collection = shop.stores.mongo.collection(catalog.PRODUCTS)
-    await collection.replace_one({"_id": bad["_id"]}, catalog.numbered(broken, bad["version"] + 1, bad["updatedAt"]))
+    await collection.replace_one(
+        {"_id": bad["_id"]}, catalog.with_version(broken, bad["version"] + 1, bad["updatedAt"])
+    )
     return str(bad["_id"])
 
 

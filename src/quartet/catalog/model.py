@@ -214,13 +214,13 @@ def song_of(picture: str) -> int:
     return int(picture.removeprefix("/"))
 
 
-def numbered(found: Document, version: int, moment: datetime) -> Document:
+def with_version(found: Document, version: int, moment: datetime) -> Document:
     """The document with this version and time of change, and the fields derived from them."""
     product = {**found, "version": version, "updatedAt": moment}
-    return product | compared_by(product)
+    return product | comparison_fields(product)
 
 
-def compared_by(found: Document) -> Document:
+def comparison_fields(found: Document) -> Document:
     """The fields by which many documents are compared at once. Two states of a product have different fingerprints,
     even if it was deleted and created again between them."""
     state = f"{found['_id']} {found['version']} {epoch_ms(found['updatedAt'])}"

@@ -68,7 +68,7 @@ class _Flight:
     reading: bool = False
 
 
-class _Named(dict[str, str]):
+class _KnownIds(dict[str, str]):
     """The product id that each reference last led to: mostly saves one of the two look-ups in MongoDB."""
 
     MOST = 10_000
@@ -97,7 +97,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        shop.stores.kept(_Named).put(reference, product_id)
+        shop.stores.kept(_KnownIds).put(reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -111,20 +111,20 @@ async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> Product
         # A finished one may still be here, as its callback has not run. Awaiting it does not yield to the event loop,
         # so this would loop for ever.
         if flight is None or flight.task.done():
-            flight = flights[reference] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
-            flight.task.add_done_callback(partial(_land, flights, reference, flight))
+            flight = flights[reference] = _Flight(asyncio.create_task(_read_shared(shop, reference, cached)))
+            flight.task.add_done_callback(partial(_forget_flight, flights, reference, flight))
         early = not flight.reading
         page, unchanged = await asyncio.shield(flight.task)  # a cancelled request must not cancel it for the others
         if early or unchanged:
             return page
 
 
-def _land(flights: _Flights, reference: str, flight: _Flight, _: object) -> None:
+def _forget_flight(flights: _Flights, reference: str, flight: _Flight, _: object) -> None:
     if flights.get(reference) is flight:
         del flights[reference]
 
 
-async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
+async def _read_shared(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
     redis = shop.stores.redis
     try:
         leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
@@ -135,11 +135,11 @@ async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | 
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    named = shop.stores.kept(_Named)
-    product = await store.find(shop.stores.mongo, reference, named.get(reference))
+    known_ids = shop.stores.kept(_KnownIds)
+    product = await store.find(shop.stores.mongo, reference, known_ids.get(reference))
     page = None
     if product is not None:
-        named.put(reference, product["_id"])
+        known_ids.put(reference, product["_id"])
         published = is_published(product, shop.clock.now())
         page = ProductPage(product["_id"], product["version"], body_of(shop, product), hit=False, published=published)
     return page, await _keep(shop, leases, {} if product is None else {reference: product})
