@@ -191,7 +191,7 @@ async def test_signing_up_asks_for_the_address_to_be_proved(
     async with shop.stores.pg.read() as read:
         assert await read.fetchval("SELECT payload FROM outbox WHERE topic = 'user.verify_asked'") == {
             "user_id": ada["id"],
-            "address": accounts.mark_of(UUID(ada["id"]), ADA["email"]),
+            "address": accounts.address_digest(UUID(ada["id"]), ADA["email"]),
         }
     name, token = await _mint(shop, ada["id"])
     assert name == ""  # who asks may be a stranger

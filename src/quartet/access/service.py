@@ -147,7 +147,7 @@ async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
         since = max(since, datetime.fromisoformat(told) - _UNSEEN)
     async with shop.stores.pg.read() as read:
         ended = await accounts.ended_since(read, since)
-    await _tell_all(shop, [accounts.end_mark(shop, user, session) for user, session in ended])
+    await _tell_all(shop, [accounts.session_ended_command(shop, user, session) for user, session in ended])
     known: dict[UUID, frozenset[str]] = {}
     while (changed := await _roles_since(shop, since)) != known:  # until no role has changed meanwhile
         await _tell_all(shop, [_roles_mark(shop, user, roles) for user, roles in changed.items()])

@@ -127,7 +127,7 @@ class Door:
         settings, now = self._shop.settings, self._shop.clock.now()
         async with self._shop.stores.pg.once() as tx:
             ends = now + timedelta(seconds=settings.refresh_ttl)
-            roles = await accounts.slide(tx, principal.session_id, now, ends)
+            roles = await accounts.extend_session(tx, principal.session_id, now, ends)
         if roles is None:
             return None, cookies.closed(settings)
         present = replace(principal, roles=roles)

@@ -242,7 +242,7 @@ def _link(mint: Mint, path: str) -> Compose:
 def _is_meant(mail: Mail, to: str) -> bool:
     """Not where the address was changed since a link was asked for; earlier versions did not say for which one."""
     assert mail.user_id is not None
-    return mail.args.get("address") in (None, accounts.mark_of(mail.user_id, to))
+    return mail.args.get("address") in (None, accounts.address_digest(mail.user_id, to))
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:

@@ -86,7 +86,7 @@ async def forget(shop: Shop, user_id: UUID) -> None:
 async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
     """Everything held about the user as one JSON object, piece by piece: no more than a page of orders and some hundred
     reviews are in memory at once. Raises Unauthenticated and StoreUnavailable before the first piece."""
-    profile, sessions = await accounts.held(shop, principal, _SESSIONS)
+    profile, sessions = await accounts.personal_data(shop, principal, _SESSIONS)
     async with shop.stores.pg.read() as read:
         places = await addresses.of_user(read, principal.user_id)
     lines = await cart.lines(shop.stores.redis, principal.user_id)
