@@ -31,11 +31,11 @@ from quartet.orders.store import (
     has_bought,
     lock,
     lock_of_person,
+    order_with_recipient,
     page,
     place,
     place_under_key,
     ship,
-    to_write_of,
 )
 
 __all__ = [
@@ -65,9 +65,9 @@ __all__ = [
     "has_bought",
     "lock",
     "lock_of_person",
+    "order_with_recipient",
     "page",
     "place",
     "place_under_key",
     "ship",
-    "to_write_of",
 ]

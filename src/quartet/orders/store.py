@@ -109,10 +109,10 @@ async def get(read: Read, order_id: UUID) -> Order:
     return _found(await read.fetchval(q.get, order_id), order_id)
 
 
-async def to_write_of(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
+async def order_with_recipient(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
     """The order and its buyer's current e-mail address, None if there is none (any more); None if there is no such
     order."""
-    row = await read.fetchrow(q.to_write_of, order_id)
+    row = await read.fetchrow(q.order_with_recipient, order_id)
     return row and (_order(row["document"]), row["address"])
 
 
