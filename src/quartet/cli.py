@@ -540,7 +540,7 @@ def roles(
     from quartet import access
 
     async def now(shop: Shop) -> str:
-        user = await access.of_address(shop, email)
+        user = await access.user_by_email(shop, email)
         if given:
             wanted = frozenset(role.value for role in given) - {Role.NONE}
             user = await access.set_roles(shop, user.id, wanted, actor="command line")

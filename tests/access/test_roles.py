@@ -67,7 +67,7 @@ async def test_without_redis_staff_are_asked_after_in_postgresql(floor: Floor) -
         assert (await floor.admin.patch(f"/users/{user_id}/roles", json={"roles": []})).status_code == 200
         assert (await floor.guest.get("/inventory", headers=_bearer(tokens))).status_code == 401
     floor.app.state.shop = floor.shop
-    await access.tell_again(floor.shop)
+    await access.republish_revocations(floor.shop)
     refused = await floor.guest.get("/inventory", headers=_bearer(tokens))
     assert (refused.status_code, "renew" in refused.json()["detail"]) == (401, True)
 

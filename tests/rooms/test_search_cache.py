@@ -409,7 +409,7 @@ async def test_what_is_kept_asks_nothing_of_postgresql(
     async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
         pg = Postgres(urls["postgres"], size=1)
         counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
-        counted.stores.kept(rules.SearchSettingsCache).looks = Looks("test", LONG, LONG)
+        counted.stores.kept(rules.SearchSettingsCache).stamp_check = Looks("test", LONG, LONG)
         async with _served(counted, LONG) as client:
             await client.get("/search?q=mug")
             asked = wires["postgres"].counted
@@ -667,7 +667,7 @@ def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
     routed: list[str] = []
     mugs.stores._kept.pop(rules.SearchSettingsCache, None)
-    mugs.stores.kept(rules.SearchSettingsCache).looks = Looks("test", 3600, 3600)
+    mugs.stores.kept(rules.SearchSettingsCache).stamp_check = Looks("test", 3600, 3600)
     for name in ("answer", "suggestions"):
         monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
     return routed

@@ -93,7 +93,7 @@ async def test_synonyms_go_both_ways_or_one(shelf: Shop, client: httpx.AsyncClie
 async def test_another_process_knows_within_a_second(shelf: Shop, settings: Settings, staff: httpx.AsyncClient) -> None:
     """As fast as a look at the stamp allows, though it keeps answers ready, for how long ever; the bound is generous to
     a busy machine."""
-    assert rules.LOOK_SECONDS + PATIENCE_SECONDS <= 0.5
+    assert rules.CHECK_SECONDS + PATIENCE_SECONDS <= 0.5
     async with another_process(settings.model_copy(update={"search_cache_seconds": 600.0})) as other:
         assert set(await found(other, "plain mug")) == {"MUG-1", "MUG-2", "MUG-3"}
         rule = await made(staff.post("/search/rules", json={"query": "Plain  MUG", "pinned": ["DIVAN", "MUG-3"]}))
@@ -324,7 +324,7 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
     cached = shelf.stores.kept(rules.SearchSettingsCache)
     gone = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
-    cached.looks = Looks("test", 0, 0)
+    cached.stamp_check = Looks("test", 0, 0)
     for _ in range(3):
         assert (await cached.current(away)).of("mug").pinned == cached.settings.rules[("mug",)].pinned_ids
     await gone.close()

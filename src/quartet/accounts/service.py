@@ -434,8 +434,8 @@ async def personal_data(shop: Shop, principal: Principal, sessions: int) -> tupl
 
 
 async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
-    """Makes the gateway refuse these sessions' access tokens at once; if that fails, `access.tell_again` does it
-    later."""
+    """Makes the gateway refuse these sessions' access tokens at once; if that fails,
+    `access.republish_revocations` does it later."""
     if not sessions:
         return
     await shop.step("sessions ended")

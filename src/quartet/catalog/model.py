@@ -202,15 +202,15 @@ def new_document(id_: str, draft: Draft, slug: str, levels: Mapping[str, Level])
     return {"_id": id_, **document(draft, slug, levels), "ratings": ratings, "ratingsBefore": ratings}
 
 
-def canary(song: int) -> Document:
-    """The canary's document; its image holds the `song`. It is never published, and has no word that could become a
-    spelling suggestion."""
-    draft = Draft(CANARY, "~", "", images=[Image(f"/{song}")], published_at=_NEVER)
+def canary(written_ms: int) -> Document:
+    """The canary's document; its image holds the time of the write. It is never published, and has no word that could
+    become a spelling suggestion."""
+    draft = Draft(CANARY, "~", "", images=[Image(f"/{written_ms}")], published_at=_NEVER)
     return new_document(CANARY, draft, CANARY, {CANARY: Level(0, 0)})
 
 
-def song_of(picture: str) -> int:
-    """The song in the canary's image."""
+def canary_written_ms(picture: str) -> int:
+    """The time of the write in the canary's image."""
     return int(picture.removeprefix("/"))
 
 

@@ -219,16 +219,16 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
     return len(await store.insert_new(mongo, products, now))
 
 
-async def put_canary(shop: Shop, song: int) -> None:
-    """Writes the song into the canary's image, by the same path as any product change. Raises StoreUnavailable."""
+async def put_canary(shop: Shop, written_ms: int) -> None:
+    """Writes this time into the canary's image, by the same path as any product change. Raises StoreUnavailable."""
     mongo = shop.stores.mongo
     while True:
         found = await store.by_ids(mongo, [CANARY])
         now = millis(shop.clock.now())
         if not found:
-            await store.insert_new(mongo, [with_version(canary(song), 1, now)], now)
+            await store.insert_new(mongo, [with_version(canary(written_ms), 1, now)], now)
             return
-        product = with_version({**found[0], "images": canary(song)["images"]}, found[0]["version"] + 1, now)
+        product = with_version({**found[0], "images": canary(written_ms)["images"]}, found[0]["version"] + 1, now)
         if await store.replace(mongo, product, found[0]["version"]):
             return
 

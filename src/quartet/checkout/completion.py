@@ -153,8 +153,8 @@ async def complete_in(
     """Applies what the provider said, and stores the request's answer with it."""
     completed = await payments.complete(tx, payment.id, outcome, now)
     # A capture or void is carried out long after the payment's own request was answered.
-    told = answers.of_payment if payment.due is None else answers.of_capture
-    answer = told(completed.payment, request_id)
+    serialise = answers.of_payment if payment.due is None else answers.of_capture
+    answer = serialise(completed.payment, request_id)
     await store_answer(tx, payment, None if failure is not None else answer)
     return answer, completed
 

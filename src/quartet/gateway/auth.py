@@ -29,7 +29,7 @@ class Door:
     def __init__(self, shop: Shop, limiter: Limiter) -> None:
         self._shop, self._limiter = shop, limiter
         self._known: dict[str, tuple[Principal, datetime]] = {}
-        self._keys: dict[bytes, tuple[access.GoodKey, float]] = {}
+        self._keys: dict[bytes, tuple[access.ValidKey, float]] = {}
         self._pages: dict[str, tuple[Principal | None, datetime]] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
@@ -65,14 +65,14 @@ class Door:
         if key is None or until <= time.monotonic():
             await self._limiter.count_guess(address)
             self._keys.pop(digest, None)
-            key = await access.good_key(self._shop, text)
+            key = await access.valid_key(self._shop, text)
             if key is not None:
                 self._remember(digest, key)
         if key is None or (key.expires_at is not None and key.expires_at <= self._shop.clock.now()):
             raise Unauthenticated("the API key is not valid")
         return Principal(key.id, frozenset({"staff"}), key.id, key.scopes)
 
-    def _remember(self, digest: bytes, key: access.GoodKey) -> None:
+    def _remember(self, digest: bytes, key: access.ValidKey) -> None:
         if len(self._keys) >= _REMEMBERED:
             self._keys.clear()
         self._keys[digest] = (key, time.monotonic() + BELIEVED_SECONDS)
@@ -119,7 +119,7 @@ class Door:
             return None, cookies.closed(self._shop.settings)
         present, set_cookies = await self._slide(principal)
         if present is not None:
-            await access.tell_roles(self._shop, present.user_id, present.roles)
+            await access.publish_roles(self._shop, present.user_id, present.roles)
         return present, set_cookies
 
     async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
@@ -162,7 +162,7 @@ class Door:
         if why is Gone.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:
-            await access.tell_roles(self._shop, principal.user_id, principal.roles)
+            await access.publish_roles(self._shop, principal.user_id, principal.roles)
             return
         if why is Gone.OTHER_ROLES:
             raise Unauthenticated("your roles have changed: renew the access token")

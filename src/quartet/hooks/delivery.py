@@ -143,8 +143,8 @@ async def _record(shop: Shop, delivery: Delivery, result: AttemptResult) -> None
 
 async def _tell_disabled(tx: Tx, endpoint: Endpoint) -> None:
     log.error("webhook endpoint switched off", endpoint=str(endpoint.id), reason=endpoint.disabled_reason)
-    told = {
+    payload = {
         "endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": endpoint.disabled_reason,
         "user_id": str(await access.person(tx, endpoint.created_by)),
     }  # fmt: skip
-    await outbox.emit(tx, "webhook.disabled", str(endpoint.id), told)
+    await outbox.emit(tx, "webhook.disabled", str(endpoint.id), payload)

@@ -17,9 +17,9 @@ from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normali
 from quartet.merchandising.typeahead import TypeaheadIndex
 from quartet.web.dependencies import Shop
 
-LOOK_SECONDS = 0.4
+CHECK_SECONDS = 0.4
 # The pause after a failed check.
-REST_SECONDS = 2.0
+RETRY_SECONDS = 2.0
 # The interval for what changes without a new stamp: frequent queries, and which product a SKU names.
 UNSTAMPED_SECONDS = 60.0
 # Sales of months hardly change in this time, and adding them up takes long in a shop with many.
@@ -116,17 +116,17 @@ class SearchSettingsCache:
 
     def __init__(self) -> None:
         self.settings = SearchSettings()
-        self.looks = Looks("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
+        self.stamp_check = Looks("what staff say of queries", CHECK_SECONDS, RETRY_SECONDS)
         self._unstamped_at = self._sales_at = float("-inf")
 
     async def current(self, shop: Shop) -> SearchSettings:
-        """The settings, at most `LOOK_SECONDS` old unless PostgreSQL is slow or down."""
-        await self.looks.look(partial(self._renew, shop))
+        """The settings, at most `CHECK_SECONDS` old unless PostgreSQL is slow or down."""
+        await self.stamp_check.look(partial(self._renew, shop))
         return self.settings
 
     def is_recent(self, shop: Shop) -> bool:
         """Whether no check is due. Starts one ahead of time, so that with steady traffic no search waits for it."""
-        return self.looks.are_recent(lambda: self._renew(shop))
+        return self.stamp_check.are_recent(lambda: self._renew(shop))
 
     async def _renew(self, shop: Shop) -> None:
         began = monotonic()

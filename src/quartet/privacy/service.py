@@ -44,7 +44,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
     user = await accounts.confirm_owner(shop, principal, password, device, fresh=FRESH)
     proven = user.email if user.email_verified else None
     now = shop.clock.now()
-    with access.an_admin_stays():
+    with access.last_admin_guard():
         async with shop.stores.pg.tx() as tx:
             # Orders' rows are locked first, as everywhere; then none of their payments can start or end meanwhile.
             await orders.lock_of_person(tx, user.id, proven)
@@ -68,7 +68,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await outbox.emit(tx, "user.erased", str(user.id), {"user_id": str(user.id)})
     await shop.step("person erased")
     await accounts.refuse_tokens_of(shop, user.id, ended)
-    await access.tell_revoked(shop, keys)
+    await access.publish_revoked_keys(shop, keys)
 
 
 async def forget(shop: Shop, user_id: UUID) -> None:

@@ -86,7 +86,7 @@ class SearchState:
             self.concurrency.slot,
         )
         self.category_tree = CategoryTree()
-        self.category_looks = Looks(
+        self.category_check = Looks(
             "categories", CATEGORIES_SECONDS, CATEGORIES_SECONDS, bearable=CATEGORIES_STALE_SECONDS
         )
         self.views: dict[str, tuple[float, CategoryView]] = {}
@@ -239,7 +239,7 @@ async def _category_tree(shop: Shop) -> CategoryTree:
     async def renew() -> None:
         kept.category_tree = _build_category_tree(await catalog.categories(shop.stores.mongo))
 
-    await kept.category_looks.look(renew)
+    await kept.category_check.look(renew)
     return kept.category_tree
 
 

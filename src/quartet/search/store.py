@@ -22,10 +22,10 @@ from quartet.stores.search import BulkResult, SearchEngine, SearchRefused, is_pa
 Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
-NOTHING = QueryContext()
+NO_CONTEXT = QueryContext()
 Rulings = Callable[[str], Awaitable[Ruling]]
 # With fewer matches than this, the search is repeated by the next, looser tier.
-ENOUGH = 1
+ENOUGH_HITS = 1
 
 
 def definition(settings: Settings) -> Json:
@@ -68,29 +68,29 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
 
 async def is_current(search: SearchEngine, settings: Settings) -> bool:
     """Whether the live index has the current definition; False as well if there is none."""
-    return _are_of_now(await search.mappings(settings.search_alias), settings)
+    return _are_current(await search.mappings(settings.search_alias), settings)
 
 
-def _are_of_now(mappings: Json, settings: Settings) -> bool:
+def _are_current(mappings: Json, settings: Settings) -> bool:
     return bool(mappings.get("_meta", {}).get("definition") == _kind(settings))
 
 
-async def widen(search: SearchEngine, settings: Settings, alias: str) -> bool:
+async def add_new_fields(search: SearchEngine, settings: Settings, alias: str) -> bool:
     """Adds the fields that documents have now to an index of an earlier definition, so that it is kept up to date until
     a rebuild replaces it; it still counts as of the earlier definition. False if it has the current one."""
     held = await search.mappings(alias)
-    if not held or _are_of_now(held, settings):
+    if not held or _are_current(held, settings):
         return False
-    if lacking := _lacking(held["properties"], _mappings(settings)["properties"]):
+    if lacking := _missing_fields(held["properties"], _mappings(settings)["properties"]):
         await search.add_fields(alias, lacking)
     return True
 
 
-def _lacking(held: Json, wanted: Json) -> Json:
+def _missing_fields(held: Json, wanted: Json) -> Json:
     found: Json = {name: field for name, field in wanted.items() if name not in held}
     for name, field in wanted.items():
         parts = held.get(name, {}).get("properties")
-        if parts and "properties" in field and (lacking := _lacking(parts, field["properties"])):
+        if parts and "properties" in field and (lacking := _missing_fields(parts, field["properties"])):
             found[name] = {"properties": lacking}
     return found
 
@@ -119,25 +119,25 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
     made = definition(settings)
     made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
     aliases = [next_alias(settings), _family(settings)]
-    await _with_way_cleared(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
+    await _set_alias(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
     return name
 
 
-async def former_as_next(search: SearchEngine, settings: Settings) -> str:
+async def prepare_rollback(search: SearchEngine, settings: Settings) -> str:
     """For a rollback: points the next alias at the previously live index; returns its name. Raises Conflict if there is
     none, or if it could not be kept up to date: it is red, or has another definition than the current one."""
     await abandon_next(search, settings)
     former = await search.alias_target(former_alias(settings))
     if former is None:
         raise Conflict("no former index is kept")
-    if not _are_of_now(await search.mappings(former), settings):
+    if not _are_current(await search.mappings(former), settings):
         raise Conflict("the former index was made by another version of the shop: go back with that version")
     if await search.is_red(former):
         raise Conflict("a part of the former index is on no node")
     # An operator may have closed it to writes.
     await search.change_settings(former, {"blocks": {"write": None, "read_only": None}})
     body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
-    await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
+    await _set_alias(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
     return former
 
 
@@ -145,15 +145,15 @@ async def next_index(search: SearchEngine, settings: Settings) -> str | None:
     """The index behind the next alias, if it has the current definition, and is not red: until `make_ready` it has no
     replicas, so a part of it is gone with its node."""
     index = await search.alias_target(next_alias(settings))
-    if index is None or not _are_of_now(await search.mappings(index), settings):
+    if index is None or not _are_current(await search.mappings(index), settings):
         return None
     return None if await search.is_red(index) else index
 
 
-async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
+async def _set_alias(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
     """Calls `put`, which sets the alias; retries if an index of the alias' name was created in between."""
     for tries_left in reversed(range(5)):
-        await _clear_the_way(search, alias)
+        await _delete_index_in_the_way(search, alias)
         try:
             await put()
             return
@@ -162,7 +162,7 @@ async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], 
                 raise
 
 
-async def _clear_the_way(search: SearchEngine, alias: str) -> None:
+async def _delete_index_in_the_way(search: SearchEngine, alias: str) -> None:
     """Deletes an empty index that has the alias' name: engines create one for a late delete of a document if the alias
     was removed just before."""
     try:
@@ -289,7 +289,7 @@ def _within(low: int, high: int) -> Json:
 
 
 async def _nothing(_: str) -> Ruling:
-    return NOTHING.ruling
+    return NO_CONTEXT.ruling
 
 
 async def find(
@@ -297,7 +297,7 @@ async def find(
     settings: Settings,
     wanted: Wanted,
     now: datetime,
-    context: QueryContext = NOTHING,
+    context: QueryContext = NO_CONTEXT,
     *,
     ruling_of: Rulings = _nothing,
 ) -> Found:
@@ -307,7 +307,7 @@ async def find(
     for tier in Tier:
         found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, text_settings, context))
         took += found["took"]
-        if not words.normalised_query(wanted.q) or query.matched(found) >= ENOUGH:
+        if not words.normalised_query(wanted.q) or query.matched(found) >= ENOUGH_HITS:
             break
     hits = found["hits"]["hits"]
     if wanted.explain:

@@ -156,7 +156,7 @@ async def _hear(shop: Shop, unheard: Unheard) -> None:
     found = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, [catalog.CANARY])
     now = monotonic()
     for document in found.values():
-        heard = {CATALOG: catalog.song_of(document["image"]), STOCK: document["priceCents"]}
+        heard = {CATALOG: catalog.canary_written_ms(document["image"]), STOCK: document["priceCents"]}
         for what, songs in unheard.items():
             before = len(songs)
             while songs and songs[0][0] <= heard[what]:

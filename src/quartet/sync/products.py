@@ -364,7 +364,7 @@ async def _put(
     """Writes the documents; returns those that the engine rejects for good. If the index has an earlier definition, the
     missing fields are added to it and those rejected are tried again."""
     refused = await _try(shop, alias, version, documents)
-    if refused and await search.widen(shop.stores.search, shop.settings, alias):
+    if refused and await search.add_new_fields(shop.stores.search, shop.settings, alias):
         refused = await _try(shop, alias, version, {id_: documents[id_] for id_ in refused})
     return refused
 

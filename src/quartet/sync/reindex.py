@@ -128,7 +128,7 @@ async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
     stores, settings = shop.stores, shop.settings
     if rebuild.index_name is not None and await search.next_index(stores.search, settings) == rebuild.index_name:
         return rebuild
-    make = search.build_next if rebuild.kind == "new" else search.former_as_next
+    make = search.build_next if rebuild.kind == "new" else search.prepare_rollback
     index = await make(stores.search, settings)
     await shop.step("made")
     # From the buckets' index: to count documents they would have to be read.

@@ -160,7 +160,7 @@ async def _recovery(shop: Shop, _: Lease) -> None:
 
 async def _access(shop: Shop, _: Lease) -> None:
     for turn in itertools.count():
-        await access.tell_again(shop, all_of_it=turn % ACCESS_TURNS == 0)
+        await access.republish_revocations(shop, all_of_it=turn % ACCESS_TURNS == 0)
         await asyncio.sleep(ACCESS_SECONDS)
 
 

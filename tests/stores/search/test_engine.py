@@ -113,7 +113,7 @@ async def test_whoever_deletes_late_is_in_the_way_of_no_next_index(engine: Searc
             for _ in range(6):
                 name = await untiring(lambda: search.build_next(engine, index))
                 await search.go_live(engine, index, name)
-                former = await untiring(lambda: search.former_as_next(engine, index))
+                former = await untiring(lambda: search.prepare_rollback(engine, index))
                 assert await engine.alias_targets(search.next_alias(index)) == [former]
                 await search.abandon_next(engine, index)
         finally:
@@ -168,7 +168,7 @@ async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
     engine: SearchEngine, index: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alias = index.search_alias
-    assert await search.widen(engine, index, alias) is False
+    assert await search.add_new_fields(engine, index, alias) is False
     definition = deepcopy(store.INDEX)
     definition["mappings"]["properties"]["badge"] = {"type": "keyword"}
     definition["mappings"]["properties"]["words"]["properties"]["badge"] = {"type": "text", "copy_to": "all"}
@@ -176,7 +176,7 @@ async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
     document = {"badge": "new", "words": {"badge": "brand-new"}}
     assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [False]
     for _ in range(2):  # as by two processes
-        assert await search.widen(engine, index, alias) is True
+        assert await search.add_new_fields(engine, index, alias) is True
     assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [True]
     await engine.refresh(alias)
     for asked in ({"term": {"badge": "new"}}, {"match": {"all": "brand"}}):
@@ -206,7 +206,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     assert await held(engine, index) == {"a": "new"}
     [former] = await engine.alias_targets(store.former_alias(index))
     assert set(await engine.alias_targets(f"{index.search_alias}-all")) == {name, former}
-    assert await search.former_as_next(engine, index) == former
+    assert await search.prepare_rollback(engine, index) == former
     assert await search.next_index(engine, index) == former
     await search.put(engine, search.next_alias(index), 2, {"a": kept("newest")})
     await search.make_ready(engine, index)
@@ -214,7 +214,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     assert await held(engine, index) == {"a": "newest"}
     assert await engine.alias_targets(store.former_alias(index)) == [name]
     assert await engine.alias_targets(search.next_alias(index)) == []
-    await search.former_as_next(engine, index)  # given up too: the next build has the alias to itself
+    await search.prepare_rollback(engine, index)  # given up too: the next build has the alias to itself
     name = await search.build_next(engine, index)
     assert await engine.alias_targets(search.next_alias(index)) == [name]
 
