@@ -80,9 +80,9 @@ async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
     skus = {sku for product in products for sku in catalog.sellable_skus(product)}
     async with shop.stores.pg.read() as read:
         items = await inventory.prices(read, skus) if skus else {}
-        song = await store.song(read) if catalog.CANARY in skus else 0
+        price = await store.canary_price(read) if catalog.CANARY in skus else 0
     levels = {sku: catalog.Level(item.unit_price_cents, item.available) for sku, item in items.items()}
-    levels[catalog.CANARY] = catalog.Level(song, 0)
+    levels[catalog.CANARY] = catalog.Level(price, 0)
     return {product["_id"]: catalog.with_levels(product, levels) for product in products}
 
 
@@ -153,7 +153,7 @@ async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> 
         away.append(error)
         return set()
     if catalog.CANARY in now:
-        freshness.cache_told(shop, now[catalog.CANARY]["priceCents"])
+        freshness.observe_cache(shop, now[catalog.CANARY]["priceCents"])
     await shop.step("pages renewed")
     if not now:
         return set()

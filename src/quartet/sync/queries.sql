@@ -201,14 +201,14 @@ INSERT INTO sync_freshness AS f (what, minute, bound, n, seconds)
 SELECT what, 'epoch', bound, sum(n), sum(seconds) FROM past GROUP BY what, bound
 ON CONFLICT (what, minute, bound) DO UPDATE SET n = f.n + excluded.n, seconds = f.seconds + excluded.seconds;
 
--- name: sing
+-- name: record_canary_write
 INSERT INTO sync_canary (what, sung) VALUES ($1, $2) ON CONFLICT (what) DO UPDATE SET sung = excluded.sung;
 
--- name: hear
+-- name: record_canary_found
 UPDATE sync_canary SET heard = greatest(heard, $2) WHERE what = $1;
 
--- name: songs
-SELECT what, sung, heard FROM sync_canary ORDER BY what;
+-- name: canary_states
+SELECT what, sung AS written_ms, heard AS found_ms FROM sync_canary ORDER BY what;
 
--- name: song
+-- name: canary_price
 SELECT sung FROM sync_canary WHERE what = 'stock';

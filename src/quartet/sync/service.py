@@ -55,7 +55,7 @@ async def state(shop: Shop) -> State:
         waiting = {relay.PIPELINE: await outbox.depth(read), notify.PIPELINE: await notify.waiting(read)}
         newest = await letters.newest(read, SHOWN_LETTERS)
         rebuild = await store.last_rebuild(read)
-        tooks, songs = await store.freshness(read), await store.songs(read)
+        histogram, canary = await store.freshness(read), await store.canary_states(read)
     now = shop.clock.now()
     pipelines = []
     # Products rejected by the engine may come from either pipeline; counted under `changes`, which retries them.
@@ -69,7 +69,7 @@ async def state(shop: Shop) -> State:
         lag = max((now - since).total_seconds(), 0) if since else None
         buried = dead.get(letters_of.get(name, name), 0)
         pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, buried))
-    fresh = freshness.summary(tooks, songs, now.timestamp())
+    fresh = freshness.summary(histogram, canary, now.timestamp())
     return State(pipelines, fresh, rebuild, sum(dead.values()), newest)
 
 

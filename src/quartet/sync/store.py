@@ -264,7 +264,7 @@ async def end_rebuild(tx: Tx, rebuild: Rebuild, error: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Took:
+class HistogramBucket:
     """One bucket of a histogram, up to `bound` seconds: number and total seconds of all samples ever, and the number
     `lately`, in the last five minutes."""
 
@@ -276,12 +276,12 @@ class Took:
 
 
 @dataclass(frozen=True)
-class Song:
-    """The canary's latest song, and the latest one found, as milliseconds since 1970."""
+class CanaryState:
+    """The times of the canary's latest write, and of the latest one found, in milliseconds since 1970."""
 
     what: str
-    sung: int
-    heard: int
+    written_ms: int
+    found_ms: int
 
 
 async def observe(tx: Tx, samples: Sequence[tuple[str, float, int, float]]) -> None:
@@ -289,9 +289,9 @@ async def observe(tx: Tx, samples: Sequence[tuple[str, float, int, float]]) -> N
     await tx.execute(q.observe, *map(list, zip(*samples, strict=True)))
 
 
-async def freshness(read: Read) -> list[Took]:
+async def freshness(read: Read) -> list[HistogramBucket]:
     """The histograms, sorted by kind and bound."""
-    return [Took(**row) for row in await read.fetch(q.freshness)]
+    return [HistogramBucket(**row) for row in await read.fetch(q.freshness)]
 
 
 async def sweep_freshness(tx: Tx) -> None:
@@ -299,21 +299,21 @@ async def sweep_freshness(tx: Tx) -> None:
     await tx.execute(q.sweep_freshness)
 
 
-async def sing(tx: Tx, what: str, song: int) -> None:
-    """Records a new song; that of `stock` is the canary's price."""
-    await tx.execute(q.sing, what, song)
+async def record_canary_write(tx: Tx, what: str, written_ms: int) -> None:
+    """Records a new write; the time of that of `stock` is the canary's price."""
+    await tx.execute(q.record_canary_write, what, written_ms)
 
 
-async def hear(tx: Tx, what: str, song: int) -> None:
-    """Records that search has found this song."""
-    await tx.execute(q.hear, what, song)
+async def record_canary_found(tx: Tx, what: str, written_ms: int) -> None:
+    """Records that search has found this write."""
+    await tx.execute(q.record_canary_found, what, written_ms)
 
 
-async def songs(read: Read) -> list[Song]:
-    """The songs of each kind."""
-    return [Song(**row) for row in await read.fetch(q.songs)]
+async def canary_states(read: Read) -> list[CanaryState]:
+    """The canary's latest writes, of each kind."""
+    return [CanaryState(**row) for row in await read.fetch(q.canary_states)]
 
 
-async def song(read: Read) -> int:
+async def canary_price(read: Read) -> int:
     """The canary's price."""
-    return await read.fetchval(q.song) or 0
+    return await read.fetchval(q.canary_price) or 0

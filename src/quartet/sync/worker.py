@@ -198,7 +198,7 @@ async def _measures(shop: Shop, _: Lease) -> None:
     to PostgreSQL for the metrics of all."""
     while True:
         await metrics.measure(shop)
-        await freshness.write_down(shop)
+        await freshness.flush(shop)
         await asyncio.sleep(metrics.FRESH_SECONDS)
 
 
@@ -215,7 +215,7 @@ LOOPS: Mapping[str, Loop] = {
     "sweeps": _sweeps,
     "queries": _queries,
     "discovery": lambda shop, _: discovery.run(shop),
-    "canary": lambda shop, _: freshness.sing(shop),
+    "canary": lambda shop, _: freshness.run_canary(shop),
 }
 # The pieces of each loop's work: each loop belongs to one worker as a whole, except the outbox.
 PIECES: Mapping[str, Sequence[str]] = {name: [name] for name in LOOPS} | {"outbox": relay.PIECES}
