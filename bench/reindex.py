@@ -195,9 +195,9 @@ async def _comparisons(shop: Shop, products: int) -> list[str]:
     rows.append(f"| nothing is wrong | {tally()} | {whole.seconds:.2f} | {whole} |")
     print(rows[-1], file=sys.stderr, flush=True)
     async with shop.stores.pg.tx() as tx:
-        drawn = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     wrong = _id(f"SKU-{products // 2:07}")
-    await search.put(shop.stores.search, shop.settings.search_alias, drawn.version, {wrong: None})
+    await search.put(shop.stores.search, shop.settings.search_alias, batch.version, {wrong: None})
     await shop.stores.search.refresh(shop.settings.search_alias)
     tally()
     one = Meter()

@@ -133,7 +133,7 @@ class World:
 
     async def _save(self, token: Any) -> None:
         async with self.shop.stores.pg.once() as tx:
-            await store.save(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
+            await store.save_position(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
 
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
         """Of two workers, whose clocks are an hour apart and more, and of whom one carries one product at a time."""
@@ -383,7 +383,7 @@ async def save_before_carrying(shop: Shop, gathered: changes.Gathered, *_: Any) 
     """`changes.carry_batch` the wrong way round: what is saved as done is lost when it is killed now."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, token, caught_up_at=drained_at, items=0)
+        await store.save_position(tx, changes.PIPELINE, token, caught_up_at=drained_at, items=0)
     await shop.step("saved")
     await products.carry(shop, ids)
 

@@ -68,8 +68,8 @@ async def product(shop: Shop, sku: str) -> dict[str, Any]:
 async def put_in_search(shop: Shop, documents: dict[str, Any]) -> None:
     """Past everybody, under a number that is newer than any so far, as of now."""
     async with shop.stores.pg.tx() as tx:
-        drawn = await store.draw(tx)
-    await search.put(shop.stores.search, shop.settings.search_alias, drawn.version, documents)
+        batch = await store.begin_batch(tx)
+    await search.put(shop.stores.search, shop.settings.search_alias, batch.version, documents)
 
 
 async def test_every_way_of_being_wrong_is_found_and_mended(full: Shop) -> None:
@@ -225,7 +225,7 @@ async def test_what_only_a_newer_version_carries_is_not_waited_for(full: Shop) -
     async with full.stores.pg.tx() as tx:
         await outbox.emit(tx, "order.gift_wrapped", "K15", {})
         later = full.clock.now() + timedelta(hours=1)
-        await store.save(tx, changes.PIPELINE, None, caught_up_at=later, items=0)
+        await store.save_position(tx, changes.PIPELINE, None, caught_up_at=later, items=0)
     async with asyncio.timeout(60):
         assert set((await compare.differing(full, patience=600)).suspects) == {gone}
 

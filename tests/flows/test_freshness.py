@@ -163,7 +163,7 @@ async def test_a_worker_says_so_when_it_cannot_ask_for_its_figures(kitchen: Shop
         lonely = replace(kitchen, stores=stores)
         freshness.observe(lonely, freshness.CATALOG, 0.3)  # which it has nowhere to write down
         with pytest.raises(StoreUnavailable):
-            await worker._measures(lonely, store.NOBODYS)
+            await worker._measures(lonely, store.NO_LEASE)
     assert metrics.MEASURED._value.get() == 0
 
 

@@ -366,8 +366,8 @@ async def test_a_new_index_is_compared_before_it_goes_live(
     async def step(name: str) -> None:
         if name == "filled":
             async with full.stores.pg.once() as tx:
-                drawn = await store.draw(tx)
-            await search.put(full.stores.search, search.next_alias(full.settings), drawn.version, {held["id"]: wrong})
+                batch = await store.begin_batch(tx)
+            await search.put(full.stores.search, search.next_alias(full.settings), batch.version, {held["id"]: wrong})
 
     sampled = [] if how == "gone" else [bucket(held["id"])]
     monkeypatch.setattr(reindex, "random", SimpleNamespace(sample=lambda *_: sampled))

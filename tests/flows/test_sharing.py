@@ -22,8 +22,8 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
 from quartet.stores.mongo import LostPosition
 from quartet.sync import changes, products, relay, store, worker
-from quartet.sync.leases import Share, Work
-from quartet.sync.store import Lease, Overtaken
+from quartet.sync.leases import LeaseRunner, Work
+from quartet.sync.store import Lease, LeaseLost
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]  # a fixture
@@ -34,12 +34,12 @@ PIECES = [piece for pieces in worker.PIECES.values() for piece in pieces]
 async def beat(shop: Shop, name: str, seconds: float = 60, pieces: list[str] | None = None) -> dict[str, int]:
     """What falls to the worker of this name."""
     async with shop.stores.pg.once() as tx:
-        return await store.beat(tx, name, PIECES if pieces is None else pieces, seconds)
+        return await store.heartbeat(tx, name, PIECES if pieces is None else pieces, seconds)
 
 
 async def give_up(shop: Shop, name: str, pieces: list[str]) -> None:
     async with shop.stores.pg.once() as tx:
-        await store.give_up(tx, name, pieces)
+        await store.release_leases(tx, name, pieces)
 
 
 async def test_each_piece_of_work_is_one_workers(shop: Shop) -> None:
@@ -61,20 +61,22 @@ async def test_each_piece_of_work_is_one_workers(shop: Shop) -> None:
 async def test_a_silent_workers_pieces_are_taken_over_and_its_tokens_are_good_no_more(shop: Shop) -> None:
     old = Lease(await beat(shop, "anna", 0.3))
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, "changes", "one", caught_up_at=None, items=1, lease=old)
+        await store.save_position(tx, "changes", "one", caught_up_at=None, items=1, lease=old)
 
     async def taken() -> bool:
         return set(await beat(shop, "ben")) == set(PIECES)
 
     await soon(taken)
     async with shop.stores.pg.once() as tx:
-        with pytest.raises(Overtaken):
-            await store.save(tx, "changes", "two", caught_up_at=None, items=1, lease=old)
-        await store.lose(tx, "changes", old)
+        with pytest.raises(LeaseLost):
+            await store.save_position(tx, "changes", "two", caught_up_at=None, items=1, lease=old)
+        await store.discard_position(tx, "changes", old)
     async with shop.stores.pg.read() as read:
         assert await store.position(read, "changes") == "one"
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben")))
+        await store.save_position(
+            tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben"))
+        )
     assert await beat(shop, "anna") == {}
 
 
@@ -105,7 +107,7 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
     runs: dict[str, set[str]] = {"anna": set(), "ben": set()}
     pieces = [f"piece {n}" for n in range(8)]
 
-    def share(name: str) -> Share:
+    def share(name: str) -> LeaseRunner:
         async def loop(lease: Lease) -> None:
             runs[name] = set(lease.tokens)
             try:
@@ -113,7 +115,7 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
             finally:
                 runs[name] = set()
 
-        made = Share(shop, {"all": Work(loop, pieces)})
+        made = LeaseRunner(shop, {"all": Work(loop, pieces)})
         made.worker = name
         return made
 
@@ -124,9 +126,9 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
     async def whole() -> bool:
         return runs["anna"] == set(pieces)
 
-    async with running(share("anna").do()):
+    async with running(share("anna").run()):
         await soon(whole)
-        async with running(share("ben").do()):
+        async with running(share("ben").run()):
             await soon(parted)
         await soon(whole)
     assert runs == {"anna": set(), "ben": set()}
@@ -136,7 +138,7 @@ async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitche
     """It has carried a batch and stands still before it saves; meanwhile another carries on."""
     stop = Held("carried")
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
     [id_] = await add(kitchen, kettle("A"))
     gathered = changes.Gathered(kitchen.clock)
     gathered.add(id_, {"at": "the first change"})
@@ -153,7 +155,7 @@ async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitche
     gathered.add(id_, {"at": "the second change"})
     await changes.carry_batch(kitchen, gathered, Lease(await beat(kitchen, "ben", 60, ["changes"])))
     stop.go_on.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(LeaseLost):
         await stalled
     async with kitchen.stores.pg.read() as read:
         assert await store.position(read, changes.PIPELINE) == {"at": "the second change"}
@@ -175,7 +177,7 @@ async def test_events_of_a_stalled_worker_are_anothers(kitchen: Shop) -> None:
     async def taken() -> bool:
         return bool(await beat(kitchen, "ben", 60, list(relay.PIECES)))
 
-    with pytest.raises(Overtaken):
+    with pytest.raises(LeaseLost):
         await relay.relay(replace(kitchen, step=step), old)
     async with kitchen.stores.pg.read() as read:
         assert (await outbox.depth(read))[0] == 1
@@ -283,7 +285,7 @@ async def test_a_position_that_the_stream_has_lost_becomes_a_rebuild(
     await add(kitchen, kettle("A"), kettle("B"))
     await sync.catch_up(kitchen)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"_data": "of long ago"}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"_data": "of long ago"}, caught_up_at=None, items=0)
     await catalog.delete_product(kitchen, "B", if_match=None)
     watch = catalog.watch
 
@@ -322,7 +324,7 @@ async def test_a_quiet_catalogs_position_is_kept_fresh(kitchen: Shop, monkeypatc
 
     monkeypatch.setattr(catalog, "watch", quiet)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
 
     async def position() -> int:
         async with kitchen.stores.pg.read() as read:

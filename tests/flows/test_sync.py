@@ -235,12 +235,12 @@ async def test_a_slow_batch_does_not_undo_a_newer_one(kitchen: Shop) -> None:
 async def _carry_slowly(shop: Shop, id_: str, read: asyncio.Event, go_on: asyncio.Event) -> None:
     """`carry`, written out so that it can be held up between reading and writing."""
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     now = await products.present(shop, await catalog.by_ids(shop.stores.mongo, [id_]))
     read.set()
     await go_on.wait()
     [result] = await search.put(
-        shop.stores.search, shop.settings.search_alias, draw.version, {id_: search.document(now[id_])}
+        shop.stores.search, shop.settings.search_alias, batch.version, {id_: search.document(now[id_])}
     )
     assert result.status == 409
 
@@ -909,7 +909,7 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
     for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
         await kitchen.stores.search.delete_index(name)
     async with kitchen.stores.pg.tx() as tx:
-        await store.lose(tx, changes.PIPELINE)
+        await store.discard_position(tx, changes.PIPELINE)
 
     async def whole() -> bool:
         with suppress(Exception):

@@ -94,12 +94,12 @@ class Gathered:
         return found
 
 
-async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
+async def follow(shop: Shop, lease: Lease = store.NO_LEASE) -> None:
     """Processes changes as they come, from the saved position on; runs until it is cancelled.
 
     Without a position (the first start, or the history is gone) the index is rebuilt once the stream is open: changes
     meanwhile are processed as usual, but no position is saved before the rebuild is done. Raises any failure, and
-    Overtaken if the stream belongs to another worker by now; call it again then.
+    LeaseLost if the stream belongs to another worker by now; call it again then.
     """
     async with shop.stores.pg.read() as read:
         position = await store.position(read, PIPELINE)
@@ -113,7 +113,7 @@ async def follow(shop: Shop, lease: Lease = store.NOBODYS) -> None:
     except LostPosition:
         log.warning("the change stream's position is lost; the index will be rebuilt")
         async with shop.stores.pg.once() as tx:
-            await store.lose(tx, PIPELINE, lease)
+            await store.discard_position(tx, PIPELINE, lease)
 
 
 async def _read(shop: Shop, gathered: Gathered, position: Any) -> None:
@@ -174,9 +174,9 @@ async def _gather(shop: Shop, gathered: Gathered) -> None:
         pass  # nothing new: an empty batch, so that a recent position is saved
 
 
-async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBODYS, *, saves: bool = True) -> None:
+async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NO_LEASE, *, saves: bool = True) -> None:
     """Processes the changes that have waited longest, then, with `saves`, saves the position after them. While only the
-    cache is down search is kept up to date, up to `sync_waiting` products. Raises Overtaken, StoreUnavailable."""
+    cache is down search is kept up to date, up to `sync_waiting` products. Raises LeaseLost, StoreUnavailable."""
     ids, token, drained_at = gathered.take(shop.settings.sync_batch)
     await shop.step("gathered")
     try:
@@ -195,6 +195,6 @@ async def carry_batch(shop: Shop, gathered: Gathered, lease: Lease = store.NOBOD
     gathered.saved_at = monotonic()
     if await tell_all(shop, gathered.owed) and saves and token is not None:
         async with shop.stores.pg.once() as tx:
-            await store.save(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
+            await store.save_position(tx, PIPELINE, token, caught_up_at=drained_at, items=gathered.carried, lease=lease)
         gathered.carried = 0
         await shop.step("saved")

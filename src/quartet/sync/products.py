@@ -133,13 +133,13 @@ async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.tx() as tx:
         await letters.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
-        await store.doubt(tx, ids)
+        await store.mark_uncertain(tx, ids)
     return set(ids)
 
 
 async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> set[str]:
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     products = await catalog.by_ids(shop.stores.mongo, ids)
     now = await present(shop, products)
     await shop.step("levels read")
@@ -158,7 +158,7 @@ async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> 
     if not now:
         return set()
     documents = {id_: search.document(product) for id_, product in now.items()}
-    sure, latest = await _note(shop, draw, now, documents, believe=not draw.rebuilding)
+    sure, latest = await _note(shop, batch, now, documents, believe=not batch.rebuilding)
     await shop.step("levels noted")
     if copied.ours:
         _remember_copies(shop, [read for read, _ in stale], copied.documents, sure if latest else set())
@@ -183,7 +183,7 @@ def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json
 
 async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold: set[str] | None = None) -> set[str]:
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     await shop.step("drawn")
     products = await catalog.by_ids(shop.stores.mongo, ids)
     now = await present(shop, products)
@@ -197,20 +197,20 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
     beside: StoreUnavailable | None = None
-    if draw.rebuilding:
+    if batch.rebuilding:
         # First, since the build may go live before we are done: what we then write to the live alias is in it too.
         try:
-            refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+            refused |= await _put(shop, search.next_alias(shop.settings), batch.version, documents)
         except StoreUnavailable as error:  # of that index alone, if its node is: the live one is kept up to date
             beside = error
-    sure, latest = await _note(shop, draw, now, documents, believe=cause != "doubt" and not draw.rebuilding)
+    sure, latest = await _note(shop, batch, now, documents, believe=cause != "doubt" and not batch.rebuilding)
     written = {id_: held for id_, held in documents.items() if id_ not in sure}
     await shop.step("noted")
-    refused |= await _put(shop, shop.settings.search_alias, draw.version, written)
+    refused |= await _put(shop, shop.settings.search_alias, batch.version, written)
     await shop.step("written")
     if written:
         async with shop.stores.pg.tx() as tx:
-            await store.settle(tx, draw, PIPELINE, [id_ for id_ in written if id_ not in refused])
+            await store.confirm_written(tx, batch, PIPELINE, [id_ for id_ in written if id_ not in refused])
             await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
     if beside is not None:
         raise beside
@@ -316,7 +316,7 @@ async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tup
     Their notes are never marked as certain, so that no batch that began before skips a write to the live index. They
     have the price and stock of the catalog's copies, so that stale copies are found."""
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     products = await catalog.in_buckets(shop.stores.mongo, low, high)
     try:
         now = await present(shop, products)
@@ -331,20 +331,20 @@ async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tup
     shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
     notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
     async with bulks:
-        refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
+        refused = await _put(shop, search.next_alias(shop.settings), batch.version, shown)
     if products:
         async with shop.stores.pg.tx() as tx:
-            await store.note(tx, draw, notes, believe=False)
+            await store.note(tx, batch, notes, believe=False)
             await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
     return len(products), set(refused)
 
 
 async def _note(
-    shop: Shop, draw: store.Draw, now: Mapping[str, Json], documents: Mapping[str, Json | None], *, believe: bool
+    shop: Shop, batch: store.Batch, now: Mapping[str, Json], documents: Mapping[str, Json | None], *, believe: bool
 ) -> tuple[set[str], bool]:
     notes = [_noted(id_, now.get(id_), held, orjson.dumps(held)) for id_, held in documents.items()]
     async with shop.stores.pg.once() as tx:
-        return await store.note(tx, draw, notes, believe=believe)
+        return await store.note(tx, batch, notes, believe=believe)
 
 
 def _noted(id_: str, product: Json | None, document: Json | None, written: bytes) -> store.Note:
@@ -399,7 +399,7 @@ async def _must_be_known(shop: Shop, version: int, newer: Sequence[str]) -> None
     async with shop.stores.pg.tx() as tx:
         if not await store.is_newest(tx, version, newer):
             return
-        await store.leap(tx)
+        await store.skip_versions(tx)
     raise StoreUnavailable("search", "it holds what was written under higher numbers than have been drawn")
 
 

@@ -35,12 +35,12 @@ _OF_STOCK = ("stock.changed", "order.placed", "canary.sung")
 PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
 
 
-async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
+async def relay(shop: Shop, lease: Lease = store.NO_LEASE) -> int:
     """Delivers one batch of events of the leased parts; returns how many it took. No transaction is open during calls
     to other stores.
 
     Raises StoreUnavailable only for PostgreSQL; an outage of another store postpones the events that need it. Raises
-    Overtaken if the parts belong to another worker by now, which delivers the same events again.
+    LeaseLost if the parts belong to another worker by now, which delivers the same events again.
     """
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
@@ -137,7 +137,7 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
         for event, error in buried:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
         await letters.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in buried])
-        await store.save(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
+        await store.save_position(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
 
 
 def _letter(event: Event, payload: dict[str, Any], error: Exception) -> tuple[str, dict[str, Any], str]:

@@ -130,8 +130,8 @@ async def begin_anew(shop: Shop, reason: str) -> Rebuild:
     be the search index or a half-built one. Discards the position and the open rebuild, and requests a new one, which
     the worker runs."""
     async with shop.stores.pg.tx() as tx:
-        await store.leap(tx)
-        await store.lose(tx, changes.PIPELINE)
+        await store.skip_versions(tx)
+        await store.discard_position(tx, changes.PIPELINE)
         opened = await store.open_rebuild(tx)
         if opened is not None:
             await store.end_rebuild(tx, opened, reason)

@@ -11,7 +11,7 @@ from quartet.stores.postgres import Read, Tx
 q = queries(__file__)
 
 
-class Overtaken(Exception):
+class LeaseLost(Exception):
     """Another worker has taken over this one's lease; nothing was saved."""
 
 
@@ -23,11 +23,11 @@ class Lease:
     tokens: Mapping[str, int] = field(default_factory=dict)
 
 
-NOBODYS = Lease()
+NO_LEASE = Lease()
 
 
 @dataclass(frozen=True)
-class Draw:
+class Batch:
     """A batch's number (the version it writes with), whether it also writes to an index that is being built, and which
     index is live, named by the id of its rebuild."""
 
@@ -91,14 +91,14 @@ class Rebuild:
         return max(self.total - self.done, 0) / self.rate
 
 
-async def beat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
+async def heartbeat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
     """The heartbeat of a worker; returns the pieces leased to it for `seconds`, with their fencing tokens."""
-    return {row["piece"]: row["token"] for row in await tx.fetch(q.beat, worker, pieces, seconds)}
+    return {row["piece"]: row["token"] for row in await tx.fetch(q.heartbeat, worker, pieces, seconds)}
 
 
-async def give_up(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
+async def release_leases(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
     """Releases these pieces immediately."""
-    await tx.execute(q.give_up, worker, pieces)
+    await tx.execute(q.release_leases, worker, pieces)
 
 
 async def sweep_workers(tx: Tx) -> None:
@@ -106,25 +106,25 @@ async def sweep_workers(tx: Tx) -> None:
     await tx.execute(q.sweep_workers)
 
 
-async def draw(tx: Tx) -> Draw:
+async def begin_batch(tx: Tx) -> Batch:
     """Draws a batch's number; must come before it reads anything."""
-    return Draw(**await tx.fetchrow(q.draw))
+    return Batch(**await tx.fetchrow(q.begin_batch))
 
 
-async def note(tx: Tx, draw: Draw, notes: Sequence[Note], *, believe: bool) -> tuple[set[str], bool]:
+async def note(tx: Tx, batch: Batch, notes: Sequence[Note], *, believe: bool) -> tuple[set[str], bool]:
     """Records what the batch is about to write; returns the ids for which search is certain to have exactly that
     already, and whether no other batch has begun since. Without `believe` none is certain, and none will be until
-    `settle`."""
+    `confirm_written`."""
     columns = zip(*((n.product_id, n.digest, n.bucket, n.seen, n.fingerprint, n.levels) for n in notes), strict=True)
     ids, digests, *others = columns
-    rows = await tx.fetch(q.note, ids, digests, draw.version, draw.home, believe, *others)
+    rows = await tx.fetch(q.note, ids, digests, batch.version, batch.home, believe, *others)
     return {row["product_id"] for row in rows if row["sure"]}, all(row["latest"] for row in rows)
 
 
-async def settle(tx: Tx, draw: Draw, pipeline: str, ids: Sequence[str]) -> None:
+async def confirm_written(tx: Tx, batch: Batch, pipeline: str, ids: Sequence[str]) -> None:
     """Marks these as certain, unless a newer batch has noted them since: the engine has acknowledged the batch's write.
     Their dead letters are deleted."""
-    await tx.execute(q.settle, ids, draw.version, pipeline)
+    await tx.execute(q.confirm_written, ids, batch.version, pipeline)
 
 
 async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
@@ -133,9 +133,9 @@ async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
     return found
 
 
-async def doubt(tx: Tx, ids: Sequence[str]) -> None:
+async def mark_uncertain(tx: Tx, ids: Sequence[str]) -> None:
     """Marks all of these as uncertain."""
-    await tx.execute(q.doubt, ids)
+    await tx.execute(q.mark_uncertain, ids)
 
 
 async def sums(
@@ -179,24 +179,24 @@ async def position(read: Read, pipeline: str) -> Any:
     return await read.fetchval(q.position, pipeline)
 
 
-async def save(
-    tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NOBODYS
+async def save_position(
+    tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NO_LEASE
 ) -> None:
-    """Saves the position: everything up to `token` is acknowledged. Raises Overtaken if it is another worker's by
+    """Saves the position: everything up to `token` is acknowledged. Raises LeaseLost if it is another worker's by
     now."""
     pieces, tokens = list(lease.tokens), list(lease.tokens.values())
-    if await tx.execute(q.save, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
-        raise Overtaken(", ".join(pieces))
+    if await tx.execute(q.save_position, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
+        raise LeaseLost(", ".join(pieces))
 
 
-async def leap(tx: Tx) -> None:
+async def skip_versions(tx: Tx) -> None:
     """Makes all later numbers higher than any that search may have from before a restore."""
-    await tx.execute(q.leap)
+    await tx.execute(q.skip_versions)
 
 
-async def lose(tx: Tx, pipeline: str, lease: Lease = NOBODYS) -> None:
+async def discard_position(tx: Tx, pipeline: str, lease: Lease = NO_LEASE) -> None:
     """Discards the token, which can't be resumed from, unless it is another worker's by now."""
-    await tx.execute(q.lose, pipeline, list(lease.tokens), list(lease.tokens.values()))
+    await tx.execute(q.discard_position, pipeline, list(lease.tokens), list(lease.tokens.values()))
 
 
 async def count_retry(tx: Tx, pipeline: str) -> None:
