@@ -119,7 +119,7 @@ async def everything(shop: Shop) -> list[dict[str, Any]]:
 
 async def differing(shop: Shop) -> set[str]:
     """The products of which the catalog's copies or search say something else than is true, by reading all of them."""
-    wanted, wrong = await products.wanted_of(shop, await everything(shop))
+    wanted, wrong = await products.expected_documents(shop, await everything(shop))
     held = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
     return wrong | {id_ for id_ in wanted.keys() | held.keys() if wanted.get(id_) != held.get(id_)}
 

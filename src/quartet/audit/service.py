@@ -95,7 +95,7 @@ async def _slices(shop: Shop) -> AsyncIterator[tuple[set[str], int]]:
 async def _products(shop: Shop, ids: Collection[str]) -> list[Finding]:
     """Copies and search of these products. The subject is the product's id."""
     products = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, sorted(ids))}
-    true = await sync.present(shop, products.values())
+    true = await sync.with_current_levels(shop, products.values())
     held = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, sorted(ids))
     found = []
     for id_ in ids:

@@ -5,7 +5,7 @@
 
 from quartet.sync.compare import differing, mend
 from quartet.sync.metrics import measure
-from quartet.sync.products import present
+from quartet.sync.products import with_current_levels
 from quartet.sync.reindex import ask as ask_reindex
 from quartet.sync.reindex import last as last_rebuild
 from quartet.sync.reindex import reindex
@@ -28,8 +28,8 @@ __all__ = [
     "last_rebuild",
     "measure",
     "mend",
-    "present",
     "reindex",
     "replay_dead_letters",
     "run_worker",
+    "with_current_levels",
 ]

@@ -29,7 +29,7 @@ from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
 from quartet.sync.consumers import TOPICS
-from quartet.sync.products import batches, carry, misnamed, rename, tell_all, wanted_of
+from quartet.sync.products import batches, expected_documents, misnamed, rename, retry_invalidation, sync_products
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -241,7 +241,7 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
         READ.inc(len(some))
         held = await search.found_by_ids(shop.stores.search, alias or shop.settings.search_alias, some)
         products = await catalog.by_ids(shop.stores.mongo, some)
-        wanted, stale = await wanted_of(shop, products)
+        wanted, stale = await expected_documents(shop, products)
         found |= {p["_id"]: frozenset({("copies", p["version"])}) for p in products if p["_id"] in stale}
         if names:
             for id_, skus in (await misnamed(shop, products)).items():
@@ -253,11 +253,11 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
     return found
 
 
-async def mend(shop: Shop, ids: Collection[str], *, untold: set[str] | None = None) -> set[str]:
+async def mend(shop: Shop, ids: Collection[str], *, failed_invalidations: set[str] | None = None) -> set[str]:
     """Reads these products anew from the systems of record and writes them to the derived stores, with a version number
-    as always; returns those that search rejects. `untold` as for `carry`."""
+    as always; returns those that search rejects. `failed_invalidations` as for `sync_products`."""
     DIFFERING.inc(len(ids))
-    refused = await carry(shop, ids, cause="doubt", untold=untold)
+    refused = await sync_products(shop, ids, cause="doubt", failed_invalidations=failed_invalidations)
     await rename(shop, ids)
     await shop.step("mended")
     return refused
@@ -268,7 +268,7 @@ async def run(shop: Shop) -> None:
     documents, a few hundred at a time, and through the cached pages. The setting `comparison_share` limits the share of
     time spent on store calls. Goes on while only the cache is down. Raises StoreUnavailable."""
     low, scrubbed, cursor = 0, 0, "0"
-    wrong, untold = set[str](), set[str]()
+    wrong, failed_invalidations = set[str](), set[str]()
     while True:
         compared = await differing(shop, [low] if len(wrong) <= FEW else RANGES)
         wide = max(1, SCRUBBED * WIDTH // max(compared.products, SCRUBBED))
@@ -278,9 +278,9 @@ async def run(shop: Shop) -> None:
         if wrong:
             log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
             # What search rejects differs until somebody handles its dead letter: no reason to hurry.
-            wrong -= await mend(shop, wrong, untold=untold)
+            wrong -= await mend(shop, wrong, failed_invalidations=failed_invalidations)
         with suppress(StoreUnavailable):  # other stores than the cache are missed by the next turn
-            if await tell_all(shop, untold):
+            if await retry_invalidation(shop, failed_invalidations):
                 cursor = await _turn_over(shop, cursor)
         low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
         took = compared.seconds + whole.seconds

@@ -22,7 +22,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.sync import compare, store
 from quartet.sync.compare import Suspects
-from quartet.sync.products import PIPELINE, carry, fill
+from quartet.sync.products import PIPELINE, fill, sync_products
 from quartet.sync.store import Rebuild
 from quartet.sync.tasks import end
 from quartet.web import trail
@@ -173,7 +173,7 @@ async def _catch_up(shop: Shop, alias: str) -> None:
 
 async def _carry(shop: Shop, ids: Collection[str]) -> set[str]:
     """Writes what differs, whether or not the cache is up: that is told of a change by the batch that processes it."""
-    return await carry(shop, ids, cause="doubt", untold=set())
+    return await sync_products(shop, ids, cause="doubt", failed_invalidations=set())
 
 
 async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:

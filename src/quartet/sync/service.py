@@ -11,7 +11,7 @@ from quartet.stores import letters, outbox
 from quartet.stores.letters import Letter
 from quartet.sync import changes, compare, freshness, products, relay, store
 from quartet.sync.freshness import Freshness
-from quartet.sync.products import carry
+from quartet.sync.products import sync_products
 from quartet.sync.store import Position, Rebuild
 from quartet.web import trail
 from quartet.web.dependencies import Shop
@@ -96,7 +96,7 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
         taken = {"events": events, "mails": mails, "products": refused}
         before = {what: [letter.key for letter in held] for what, held in taken.items()}
         await trail.record(tx, actor, "sync.replay", "dead-letters", "all", before=before)
-    await carry(shop, [letter.key for letter in refused], cause="doubt")
+    await sync_products(shop, [letter.key for letter in refused], cause="doubt")
     return len(events) + len(mails) + len(refused)
 
 
@@ -121,7 +121,7 @@ async def catch_up(shop: Shop) -> None:
         pass
     await shop.stores.search.refresh(shop.settings.search_alias)
     found = await compare.look_at_all(shop)
-    await carry(shop, found.suspects, cause="doubt")
+    await sync_products(shop, found.suspects, cause="doubt")
     await shop.stores.search.refresh(shop.settings.search_alias)
 
 
