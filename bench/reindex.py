@@ -204,7 +204,7 @@ async def _comparisons(shop: Shop, products: int) -> list[str]:
     found = await one.of(lambda: compare.differing(shop, patience=0))
     assert set(found.suspects) == {wrong}, found
     rows.append(f"| one is wrong, and is named | {tally()} | {one.seconds:.2f} | {one} |")
-    await compare.mend(shop, [wrong])
+    await compare.repair(shop, [wrong])
     return rows
 
 

@@ -282,7 +282,7 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
 async def test_a_new_index_is_built_though_going_back_was_left_half_done(full: Shop) -> None:
     await sync.reindex(full)
     await killed(full, "filled", back=True)
-    await sync.begin_anew(full, "restored")
+    await sync.reset_after_restore(full, "restored")
     await change_everything(full)
     assert (await sync.reindex(full)).state == "done"
     assert await as_changed(full)

@@ -63,7 +63,7 @@ async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
     """
     whose = uuid4().hex
     async with (
-        shop.stores.pg.alone(ALONE),
+        shop.stores.pg.advisory_lock(ALONE),
         trail.attempt(shop, actor, "leaderboard.rebuild", "boards", "all", after={"build": whose}),
     ):
         now = shop.clock.now()

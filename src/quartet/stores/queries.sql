@@ -47,7 +47,7 @@ SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox;
 -- name: depth_by_topic
 SELECT topic, count(*) AS pending, min(created_at) AS oldest FROM outbox GROUP BY topic;
 
--- name: try_alone
+-- name: try_advisory_lock
 -- A session-level lock: released when the connection ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0));
 

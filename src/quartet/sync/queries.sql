@@ -71,7 +71,7 @@ WHERE bucket >= $1 AND bucket < $2
       <> ((level ->> 0)::bigint, (level ->> 1)::bigint)
 GROUP BY product_id;
 
--- name: moment
+-- name: database_time
 SELECT clock_timestamp();
 
 -- name: position
@@ -160,15 +160,15 @@ WHERE id = $1;
 UPDATE sync_rebuilds SET upto = $2, done = $3, total = greatest(total, $3), rate = $4, error = NULL
 WHERE id = $1 AND upto <= $2;
 
--- name: hold_rebuild
+-- name: block_rebuild
 -- Records why the rebuild does not go live yet.
 UPDATE sync_rebuilds SET error = $2 WHERE id = $1;
 
--- name: leave_out
+-- name: exclude_from_rebuild
 -- The index being built goes live without this product, which staff have given up.
 UPDATE sync_rebuilds SET without = array_append(without, $1) WHERE state = 'building';
 
--- name: in_the_way
+-- name: count_blocking_letters
 -- The number of dead letters that block this rebuild: those of products that staff have not given up. A product given
 -- up gets a new dead letter whenever it is read again.
 SELECT count(*) FROM dead_letters

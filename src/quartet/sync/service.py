@@ -109,7 +109,7 @@ async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
         if letter.pipeline == notify.PIPELINE:
             await notify.drop(tx, int(letter.key))
         if letter.pipeline == products.PIPELINE:
-            await store.leave_out(tx, letter.key)
+            await store.exclude_from_rebuild(tx, letter.key)
         await trail.record(tx, actor, "sync.drop", "dead-letters", letter.key, before={"pipeline": letter.pipeline})
     return letter
 
@@ -120,12 +120,12 @@ async def catch_up(shop: Shop) -> None:
     while await relay.relay(shop):
         pass
     await shop.stores.search.refresh(shop.settings.search_alias)
-    found = await compare.look_at_all(shop)
+    found = await compare.compare_ranges(shop)
     await sync_products(shop, found.suspects, cause="doubt")
     await shop.stores.search.refresh(shop.settings.search_alias)
 
 
-async def begin_anew(shop: Shop, reason: str) -> Rebuild:
+async def reset_after_restore(shop: Shop, reason: str) -> Rebuild:
     """After the stores were restored to an earlier point: the position in the change stream is no longer valid, nor may
     be the search index or a half-built one. Discards the position and the open rebuild, and requests a new one, which
     the worker runs."""

@@ -162,9 +162,9 @@ async def stale_levels(read: Read, low: int, high: int) -> dict[str, tuple[int, 
     return {row["product_id"]: (row["version"], row["cents"], row["pieces"]) for row in rows}
 
 
-async def moment(read: Read) -> datetime:
+async def database_time(read: Read) -> datetime:
     """The current time by the database's clock."""
-    found: datetime = await read.fetchval(q.moment)
+    found: datetime = await read.fetchval(q.database_time)
     return found
 
 
@@ -242,19 +242,19 @@ async def advance_rebuild(tx: Tx, rebuild: Rebuild, upto: int, done: int, rate: 
     await tx.execute(q.advance_rebuild, rebuild.id, upto, done, rate)
 
 
-async def hold_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
+async def block_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
     """Records why it can't go live yet."""
-    await tx.execute(q.hold_rebuild, rebuild.id, why)
+    await tx.execute(q.block_rebuild, rebuild.id, why)
 
 
-async def leave_out(tx: Tx, product_id: str) -> None:
+async def exclude_from_rebuild(tx: Tx, product_id: str) -> None:
     """Lets the index being built, if any, go live without this product."""
-    await tx.execute(q.leave_out, product_id)
+    await tx.execute(q.exclude_from_rebuild, product_id)
 
 
-async def in_the_way(read: Read, rebuild: Rebuild, pipeline: str) -> int:
+async def count_blocking_letters(read: Read, rebuild: Rebuild, pipeline: str) -> int:
     """The number of dead letters that keep it from going live."""
-    found: int = await read.fetchval(q.in_the_way, pipeline, rebuild.id)
+    found: int = await read.fetchval(q.count_blocking_letters, pipeline, rebuild.id)
     return found
 
 
