@@ -138,7 +138,7 @@ class World:
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
         """Of two workers, whose clocks are an hour apart and more, and of whom one carries one product at a time."""
         stores = self._stores[number]
-        stores._kept.pop(products._Memory, None)
+        stores._singletons.pop(products._Memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
         settings = self.shop.settings.model_copy(update={"sync_batch": (1, 500)[number]})
         return Actor(replace(self.shop, clock=clock, settings=settings, stores=stores), work)
@@ -315,7 +315,7 @@ class World:
     async def _carry_the_rest(self) -> None:
         """What a healthy worker does that begins where the last position was saved."""
         for stores in (self.shop.stores, *self._stores):
-            stores._kept.pop(products._Memory, None)
+            stores._singletons.pop(products._Memory, None)
         async with self.shop.stores.pg.read() as read:
             position = await store.position(read, changes.PIPELINE)
         buffer = changes.ChangeBuffer(self.shop.clock)

@@ -516,7 +516,7 @@ async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
         event = next(e for e in await outbox.due(read, 50, topics=TOPICS) if e.topic == "order.confirmed")
     await sync.catch_up(kitchen)
     async with kitchen.stores.pg.tx() as tx:  # and the same event once more
-        await outbox.put_back(tx, event.event_id, event.topic, event.key, event.payload)
+        await outbox.requeue(tx, event.event_id, event.topic, event.key, event.payload)
     await sync.catch_up(kitchen)
     assert await cart.lines(redis, user_id) == {"A": 2}
     assert await daily_points(kitchen, user_id) == 49
@@ -1041,7 +1041,7 @@ async def test_no_position_is_saved_past_what_was_put_back(kitchen: Shop) -> Non
     for token, id_ in enumerate("ABC"):
         buffer.add(id_, token)
     failed, _, _ = buffer.take(2)
-    buffer.put_back(failed)
+    buffer.requeue(failed)
     taken = [buffer.take(1) for _ in range(3)]
     assert [token for _, token, _ in taken] == [None, 1, 2]
     assert taken[2][0] == {"C"}

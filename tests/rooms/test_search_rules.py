@@ -321,7 +321,7 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
 ) -> None:
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
     await until(client, "mug", ["DIVAN", "MUG-2", "MUG-3"])
-    desk = shelf.stores.kept(rules.Desk)
+    desk = shelf.stores.singleton(rules.Desk)
     gone = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
     desk.looks = Looks("test", 0, 0)

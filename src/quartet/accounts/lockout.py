@@ -77,7 +77,7 @@ async def forget(stores: Stores, settings: Settings, email: str) -> None:
 
 
 async def _run(stores: Stores, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:
-    here = stores.kept(_Here)
+    here = stores.singleton(_Here)
     if time.monotonic() < here.rests_until:
         return here.run(what, lock, closed)
     waits = (FIRST_WAIT * 1000, LONGEST_WAIT * 1000, DRAIN * 1000)

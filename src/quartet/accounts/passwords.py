@@ -132,7 +132,7 @@ class Turns:
 
 def turns(shop: Shop) -> Turns:
     """This process's queue."""
-    return shop.stores.kept(Turns, shop.settings.password_hashers, shop.settings.password_queue)
+    return shop.stores.singleton(Turns, shop.settings.password_hashers, shop.settings.password_queue)
 
 
 def place(shop: Shop) -> AbstractAsyncContextManager[None]:

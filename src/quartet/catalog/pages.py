@@ -97,7 +97,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        shop.stores.kept(_Named).put(reference, product_id)
+        shop.stores.singleton(_Named).put(reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -105,7 +105,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
 async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
     """Single-flight: joins the read in flight, if its result is sure to be as fresh as that of an own read. `cached`:
     Redis is up, so the result can be cached."""
-    flights = shop.stores.kept(_Flights)
+    flights = shop.stores.singleton(_Flights)
     while True:
         flight = flights.get(reference)
         # A finished one may still be here, as its callback has not run. Awaiting it does not yield to the event loop,
@@ -130,12 +130,12 @@ async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | 
         leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
-    shop.stores.kept(_Flights)[reference].reading = True
+    shop.stores.singleton(_Flights)[reference].reading = True
     return await _fetch(shop, reference, leases)
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    named = shop.stores.kept(_Named)
+    named = shop.stores.singleton(_Named)
     product = await store.find(shop.stores.mongo, reference, named.get(reference))
     page = None
     if product is not None:

@@ -206,18 +206,18 @@ async def _boosts(
 
 async def ruling(shop: Shop, text: str) -> Ruling:
     """The current settings for a query: synonyms and rules by staff, and boosts by sales."""
-    return (await shop.stores.kept(Desk).present(shop)).of(text)
+    return (await shop.stores.singleton(Desk).present(shop)).of(text)
 
 
 def stamp_of_late(shop: Shop) -> int | None:
     """A number that changes with every change of the settings; None if a check is due. For cache keys: an answer cached
     under it is not used any more once the settings have changed."""
-    desk = shop.stores.kept(Desk)
+    desk = shop.stores.singleton(Desk)
     return desk.book.stamp if desk.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Typeahead: categories, (name, slug) each, and past queries for the text typed so far."""
-    book = await shop.stores.kept(Desk).present(shop)
+    book = await shop.stores.singleton(Desk).present(shop)
     slugs = book.category_offers.begun(typed, limit)
     return [(book.categories[slug], slug) for slug in slugs], book.query_offers.begun(typed, limit)

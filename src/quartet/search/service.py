@@ -92,7 +92,7 @@ class Desk:
 
 def desk(shop: Shop) -> Desk:
     """This shop's desk."""
-    return shop.stores.kept(Desk, shop)
+    return shop.stores.singleton(Desk, shop)
 
 
 async def answer(

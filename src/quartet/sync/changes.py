@@ -80,7 +80,7 @@ class ChangeBuffer:
         self.has_changes.clear()
         return found, self.token, self.drained_at
 
-    def put_back(self, ids: set[str]) -> None:
+    def requeue(self, ids: set[str]) -> None:
         """Puts a failed batch back at the front, without a position: none is saved until the batch is processed."""
         self.ids = dict.fromkeys(ids) | self.ids
         self.has_changes.set()
@@ -186,7 +186,7 @@ async def process_batch(shop: Shop, buffer: ChangeBuffer, lease: Lease = store.N
         if len(buffer.failed_invalidations) > shop.settings.sync_waiting:
             raise StoreUnavailable("redis", "too many cached pages wait for it to be back")
     except StoreUnavailable:
-        buffer.put_back(ids)
+        buffer.requeue(ids)
         raise
     await shop.step("carried")
     buffer.processed += len(foreign)

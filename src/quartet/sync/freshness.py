@@ -43,7 +43,7 @@ class _Samples:
 
 
 def _of(shop: Shop) -> _Samples:
-    return shop.stores.kept(_Samples)
+    return shop.stores.singleton(_Samples)
 
 
 def observe(shop: Shop, what: str, seconds: float) -> None:

@@ -93,7 +93,7 @@ async def measure(shop: Shop) -> None:
     """Updates the gauges, at most every few seconds. While PostgreSQL is down they are empty rather than stale. Also
     makes the metrics of the circuit breakers show this shop's, which are always current."""
     BREAKERS.guards = shop.stores.guards
-    now, measured = time.monotonic(), shop.stores.kept(_Measured)
+    now, measured = time.monotonic(), shop.stores.singleton(_Measured)
     if now - measured.at < FRESH_SECONDS:
         return
     measured.at = now

@@ -69,7 +69,7 @@ class _Memory:
 
 
 def _memory(shop: Shop) -> _Memory:
-    return shop.stores.kept(_Memory)
+    return shop.stores.singleton(_Memory)
 
 
 def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None:
@@ -137,7 +137,7 @@ async def _bisect(shop: Shop, ids: list[str], error: Exception, work: Work) -> s
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.tx() as tx:
-        await letters.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
+        await letters.add_dead_letters(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
         await store.mark_uncertain(tx, ids)
     return set(ids)
 
@@ -219,7 +219,9 @@ async def _sync_batch(
     if written:
         async with shop.stores.pg.tx() as tx:
             await store.confirm_written(tx, batch, PIPELINE, [id_ for id_ in written if id_ not in refused])
-            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await letters.add_dead_letters(
+                tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()]
+            )
     if beside is not None:
         raise beside
     if away is not None:
@@ -343,7 +345,9 @@ async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tup
     if products:
         async with shop.stores.pg.tx() as tx:
             await store.note(tx, batch, notes, believe=False)
-            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await letters.add_dead_letters(
+                tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()]
+            )
     return len(products), set(refused)
 
 

@@ -124,7 +124,7 @@ async def _record_outcomes(shop: Shop, outcomes: Sequence[Outcome], lease: Lease
         for keep in KEEPERS:
             await keep(tx, fresh)
         payloads = await outbox.payloads(tx, [event.id for event, _ in dead])
-        await outbox.forget(tx, delivered + [event.id for event, _ in dead])
+        await outbox.delete(tx, delivered + [event.id for event, _ in dead])
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
             await store.count_retry(tx, PIPELINE)
@@ -136,7 +136,9 @@ async def _record_outcomes(shop: Shop, outcomes: Sequence[Outcome], lease: Lease
         await outbox.fail(tx, {event.id: min(2.0**event.attempts, LONGEST_SECONDS) for event, _ in failed})
         for event, error in dead:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
-        await letters.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in dead])
+        await letters.add_dead_letters(
+            tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in dead]
+        )
         await store.save_position(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(delivered), lease=lease)
 
 

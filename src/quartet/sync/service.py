@@ -8,7 +8,7 @@ from uuid import UUID
 from quartet import notify
 from quartet.kernel.errors import NotFound
 from quartet.stores import letters, outbox
-from quartet.stores.letters import Letter
+from quartet.stores.letters import DeadLetter
 from quartet.sync import changes, compare, freshness, products, relay, store
 from quartet.sync.freshness import Freshness
 from quartet.sync.products import sync_products
@@ -44,7 +44,7 @@ class State:
     freshness: list[Freshness]
     reindex: Rebuild | None
     dead_letters: int
-    letters: list[Letter]
+    letters: list[DeadLetter]
 
 
 async def state(shop: Shop) -> State:
@@ -73,7 +73,7 @@ async def state(shop: Shop) -> State:
     return State(pipelines, fresh, rebuild, sum(dead.values()), newest)
 
 
-async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
+async def dead_letters(shop: Shop, limit: int) -> list[DeadLetter]:
     """The newest dead letters."""
     async with shop.stores.pg.read() as read:
         return await letters.newest(read, limit)
@@ -87,11 +87,11 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
         for letter in events:
             held = letter.payload
             at = datetime.fromisoformat(held["at"]) if "at" in held else None
-            await outbox.put_back(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
-        await letters.exhume(tx, relay.PIPELINE, [letter.key for letter in events])
+            await outbox.requeue(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
+        await letters.delete_dead_letters(tx, relay.PIPELINE, [letter.key for letter in events])
         mails = await letters.oldest(tx, notify.PIPELINE, REPLAYED)
         await notify.revive(tx, [int(letter.key) for letter in mails])
-        await letters.exhume(tx, notify.PIPELINE, [letter.key for letter in mails])
+        await letters.delete_dead_letters(tx, notify.PIPELINE, [letter.key for letter in mails])
         refused = await letters.oldest(tx, products.PIPELINE, REPLAYED)
         taken = {"events": events, "mails": mails, "products": refused}
         before = {what: [letter.key for letter in held] for what, held in taken.items()}
@@ -100,7 +100,7 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
     return len(events) + len(mails) + len(refused)
 
 
-async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
+async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> DeadLetter:
     """Discards a dead letter for good. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         letter = await letters.drop(tx, id_)
