@@ -118,7 +118,7 @@ async def test_a_page_is_shown_though_redis_stops_as(
     stop.go_on()
     await heard_of(shop.stores.redis)
     assert guard.openings == 0
-    guard._glance = DOUBT  # a busy machine's moment is not what is asked for here
+    guard._check_interval = DOUBT  # a busy machine's moment is not what is asked for here
     await shop.stores.redis.call("DEL", cache.key("TEE"))  # a lease that nobody came back for
     assert [(await client.get("/products/TEE")).headers["X-Cache"] for _ in range(2)] == ["miss", "hit"]
 

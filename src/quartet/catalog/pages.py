@@ -92,7 +92,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
             found, left = await cache.get_with_life(redis, reference)
             age = max(0, shop.settings.product_cache_seconds - left)
         else:
-            found = cache.read(await redis.hastily(redis.brief.call, "GET", cache.key(reference)))
+            found = cache.read(await redis.fail_fast(redis.brief.call, "GET", cache.key(reference)))
     except StoreUnavailable:
         return await _shared(shop, reference, cached=False)
     if found is not None:
@@ -127,7 +127,7 @@ def _land(flights: _Flights, reference: str, flight: _Flight, _: object) -> None
 async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
     redis = shop.stores.redis
     try:
-        leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
+        leases = await redis.fail_fast(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
     shop.stores.singleton(_Flights)[reference].reading = True
@@ -155,7 +155,7 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
     }
     try:
         seconds = shop.settings.product_cache_seconds
-        return await redis.hastily(cache.fill, redis.brief, leases, entries, seconds) if leases else False
+        return await redis.fail_fast(cache.fill, redis.brief, leases, entries, seconds) if leases else False
     except StoreUnavailable:
         return False
 
@@ -209,7 +209,7 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     asked only for the misses. While a store is down, no order waits for it or is refused."""
     wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
-        seen = await redis.hastily(cache.sold, redis.brief, wanted)
+        seen = await redis.fail_fast(cache.sold, redis.brief, wanted)
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]

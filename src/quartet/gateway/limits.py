@@ -88,7 +88,7 @@ class Limiter:
             if principal is not None:
                 user, session, roles = principal.user_id, principal.session_id, principal.roles
                 taking = partial(limits.take_signed, self._redis, kind, user, session, limit, roles=roles)
-                return await (self._redis.hastily(taking) if kind in _LOOKING else taking())
+                return await (self._redis.fail_fast(taking) if kind in _LOOKING else taking())
             name = f"{kind}:{address_group(address)}"
             return await (self._shares.take(name, limit) if kind in _LOOKING else limits.take(self._redis, name, limit))
         except StoreUnavailable:

@@ -391,14 +391,14 @@ async def _try(
         if not left:
             return refused
         results = await search.put(shop.stores.search, alias, version, left)
-        if any(result.homeless for result in results):
+        if any(result.is_index_missing for result in results):
             if alias == shop.settings.search_alias:
                 raise StoreUnavailable("search", f"no index is behind the alias {alias}")
             return {}  # that build has ended since the batch drew its number
         if alias == shop.settings.search_alias and (newer := [r.id for r in results if r.status == 409]):
             await _check_version_known(shop, version, newer)
-        refused |= {r.id: r for r in results if not r.accepted and not r.passing}
-        left = {r.id: left[r.id] for r in results if r.passing}
+        refused |= {r.id: r for r in results if not r.accepted and not r.is_transient}
+        left = {r.id: left[r.id] for r in results if r.is_transient}
         if left:
             await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
     raise StoreUnavailable("search", f"the search engine keeps refusing {len(left)} of {len(documents)} items")

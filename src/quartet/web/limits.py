@@ -174,7 +174,7 @@ class Shares:
         if (share := self.at_hand(name)) is not None:
             return share.use()
         # A caller may stop waiting, but the call goes on, and later requests use the share that it brings.
-        return await self._redis.hastily(self._take, name, limit)
+        return await self._redis.fail_fast(self._take, name, limit)
 
     async def _take(self, name: str, limit: int) -> Taken:
         share = self._present(name, limit)
