@@ -149,12 +149,12 @@ async def test_tries_of_passwords_are_not_counted_without_redis_for_a_moments_si
             await asyncio.sleep(0.01)
     looking = await limiter.check("GET", "/products/TEE", None, "192.0.2.1")
     assert isinstance(looking, limits.Taken)
-    assert looking.alone
+    assert looking.is_local
     assert not trying.done()
     stop.go_on()
     tried = await trying
     assert isinstance(tried, limits.Taken)
-    assert not tried.alone
+    assert not tried.is_local
 
 
 async def test_postgres_is_asked_of_a_session_whose_redis_is_silent(
