@@ -22,7 +22,7 @@ from conftest import api_of, client_of
 from quartet import catalog, merchandising
 from quartet.catalog import Category, Draft, Ratings
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import rules
 from quartet.merchandising import service as log
 from quartet.search import cache, service, turn_over
@@ -402,7 +402,7 @@ async def test_what_is_kept_asks_nothing_of_postgresql(
     async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
         pg = Postgres(urls["postgres"], size=1)
         counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
-        counted.stores.singleton(rules.Desk).looks = Looks("test", LONG, LONG)
+        counted.stores.singleton(rules.Desk).looks = PeriodicCheck("test", LONG, LONG)
         async with _served(counted, LONG) as client:
             await client.get("/search?q=mug")
             asked = wires["postgres"].counted
@@ -660,7 +660,7 @@ def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
     routed: list[str] = []
     mugs.stores._singletons.pop(rules.Desk, None)
-    mugs.stores.singleton(rules.Desk).looks = Looks("test", 3600, 3600)
+    mugs.stores.singleton(rules.Desk).looks = PeriodicCheck("test", 3600, 3600)
     for name in ("answer", "suggestions"):
         monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
     return routed

@@ -21,7 +21,7 @@ from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import PATIENCE_SECONDS, Looks
+from quartet.kernel.looks import PATIENCE_SECONDS, PeriodicCheck
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules, store
 from quartet.merchandising.model import Ranking, Synonyms, normalised
@@ -324,7 +324,7 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
     desk = shelf.stores.singleton(rules.Desk)
     gone = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
-    desk.looks = Looks("test", 0, 0)
+    desk.looks = PeriodicCheck("test", 0, 0)
     for _ in range(3):
         assert (await desk.present(away)).of("mug").pinned == desk.book.rules[("mug",)].pinned_ids
     await gone.close()

@@ -332,7 +332,7 @@ def _note(
 ) -> None:
     """Records the request in metrics and log; `seconds`: how long it took."""
     REQUESTS.add(method, getattr(route, "path", "(none)"), status, seconds)
-    logs.tell_request(
+    logs.log_request(
         request_id=request_id,
         method=method,
         path=logs.without_token(path),

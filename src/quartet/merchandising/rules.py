@@ -11,7 +11,7 @@ from time import monotonic
 
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import store, typeahead
 from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
 from quartet.merchandising.typeahead import Offers
@@ -116,17 +116,17 @@ class Desk:
 
     def __init__(self) -> None:
         self.book = Book()
-        self.looks = Looks("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
+        self.looks = PeriodicCheck("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
         self._unstamped_at = self._sales_at = float("-inf")
 
     async def present(self, shop: Shop) -> Book:
         """The book, at most `LOOK_SECONDS` old unless PostgreSQL is slow or down."""
-        await self.looks.look(partial(self._renew, shop))
+        await self.looks.check(partial(self._renew, shop))
         return self.book
 
     def is_recent(self, shop: Shop) -> bool:
         """Whether no check is due. Starts one ahead of time, so that with steady traffic no search waits for it."""
-        return self.looks.are_recent(lambda: self._renew(shop))
+        return self.looks.is_recent(lambda: self._renew(shop))
 
     async def _renew(self, shop: Shop) -> None:
         began = monotonic()

@@ -24,7 +24,7 @@ import structlog
 
 from quartet import catalog, merchandising
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import Answers, Leaves, Ready
@@ -86,7 +86,7 @@ class Desk:
             self.turns.turn,
         )
         self.shelves = Shelves()
-        self.looks_at_shelves = Looks("categories", SHELVES_SECONDS, SHELVES_SECONDS, bearable=BEARABLE_SECONDS)
+        self.looks_at_shelves = PeriodicCheck("categories", SHELVES_SECONDS, SHELVES_SECONDS, bearable=BEARABLE_SECONDS)
         self.views: dict[str, tuple[float, View]] = {}
 
 
@@ -236,7 +236,7 @@ async def _shelves(shop: Shop) -> Shelves:
     async def renew() -> None:
         kept.shelves = _read_shelves(await catalog.categories(shop.stores.mongo))
 
-    await kept.looks_at_shelves.look(renew)
+    await kept.looks_at_shelves.check(renew)
     return kept.shelves
 
 
