@@ -23,7 +23,7 @@ from quartet.kernel.clock import SystemClock
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.stores.mongo import Mongo
-from quartet.supervise import settled_by_running
+from quartet.supervise import settings_of_running
 
 START_SECONDS = 300
 # CPU seconds per second below which the engine counts as idle; and the longest wait for that.
@@ -44,7 +44,7 @@ class RunningShop:
     def settings(self) -> Settings:
         """The running shop's settings: URLs, port, secret."""
         open_ones = Settings(data_dir=self.data)
-        return open_ones.model_copy(update=settled_by_running(open_ones))
+        return open_ones.model_copy(update=settings_of_running(open_ones))
 
     def mongo(self) -> Mongo:
         """A client for the catalog's database."""

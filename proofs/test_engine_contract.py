@@ -77,7 +77,7 @@ async def test_while_an_index_is_closed_to_writes_nothing_is_refused_for_good(
     alias = index.search_alias
     await engine.change_settings(alias, {"blocks": {block: True}})
     results = await search.put(engine, alias, 1, {"a": document})
-    assert [(result.accepted, result.passing) for result in results] == [(False, True)]
+    assert [(result.accepted, result.is_transient) for result in results] == [(False, True)]
     await engine.change_settings(alias, {"blocks": {block: False}})
     [result] = await search.put(engine, alias, 1, {"a": document})
     assert result.accepted

@@ -75,8 +75,8 @@ async def test_memory_is_flat_over_a_million_changes(kitchen: Shop, monkeypatch:
 
     monkeypatch.setattr(catalog, "watch", stream)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
-    async with running(worker._keep("changes", kitchen, worker._changes, store.NOBODYS)):
+        await store.save_position(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
+    async with running(worker._supervise("changes", kitchen, worker._changes, store.NO_LEASE)):
         await soon(all_told, 800)
         async with kitchen.stores.pg.read() as read:
             [position] = [p for p in await store.positions(read) if p.pipeline == changes.PIPELINE]

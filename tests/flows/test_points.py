@@ -160,7 +160,7 @@ async def test_events_repeated_and_shuffled_count_the_same(
         rng.shuffle(events)
         async with shop.stores.pg.tx() as tx:
             for event in events:
-                await outbox.put_back(
+                await outbox.requeue(
                     tx, event.event_id, event.topic, str(uuid4()), event.payload, created_at=event.created_at
                 )
         await carry(shop)

@@ -36,7 +36,7 @@ from quartet.payments import (
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.stores.postgres import Violation
 from quartet.sync import worker
-from quartet.sync.store import NOBODYS
+from quartet.sync.store import NO_LEASE
 from quartet.web.dependencies import Shop
 
 
@@ -963,7 +963,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     await till.rows(old, clock.now() - timedelta(days=30, seconds=1))
 
     async def swept_until(left: int) -> None:
-        sweeping = asyncio.ensure_future(worker.LOOPS["sweeps"](shop, NOBODYS))
+        sweeping = asyncio.ensure_future(worker.LOOPS["sweeps"](shop, NO_LEASE))
         async with asyncio.timeout(10):
             while len(await till.rows("SELECT FROM webhook_events")) > left:  # noqa: ASYNC110 — nobody tells
                 await asyncio.sleep(0.02)

@@ -261,7 +261,7 @@ async def test_an_event_carried_again_is_delivered_once(
     await endpoint(staff, receiver.url)
     id_ = await happen(shop, "price.changed", "MUG")
     async with shop.stores.pg.tx() as tx:
-        await outbox.put_back(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
+        await outbox.requeue(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
     await relay.relay(shop)
     await asyncio.gather(*(deliver(shop, send) for _ in range(6)))
     assert [r.id for r in receiver.got] == [id_]

@@ -22,7 +22,7 @@ from conftest import api_of, client_of
 from quartet import catalog, merchandising
 from quartet.catalog import Category, Draft, Ratings
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import rules
 from quartet.merchandising import service as log
 from quartet.search import cache, invalidate_answers, service
@@ -409,7 +409,7 @@ async def test_what_is_kept_asks_nothing_of_postgresql(
     async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
         pg = Postgres(urls["postgres"], size=1)
         counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
-        counted.stores.kept(rules.SearchSettingsCache).stamp_check = Looks("test", LONG, LONG)
+        counted.stores.singleton(rules.SearchSettingsCache).stamp_check = PeriodicCheck("test", LONG, LONG)
         async with _served(counted, LONG) as client:
             await client.get("/search?q=mug")
             asked = wires["postgres"].counted
@@ -613,7 +613,7 @@ async def test_what_is_offered_beside_products_is_of_now(mugs: Shop) -> None:
     async with _served(mugs, LONG) as client:
         await _categories_are(client, [{"text": "Mugs", "slug": "mugs"}])
         await catalog.put_category(mugs, Category("mugs", "Mugs, all", None, {"type": "object"}))
-        mugs.stores._kept.pop(rules.SearchSettingsCache)  # as when a minute has passed
+        mugs.stores._singletons.pop(rules.SearchSettingsCache)  # as when a minute has passed
         await _categories_are(client, [{"text": "Mugs, all", "slug": "mugs"}])
 
 
@@ -666,8 +666,8 @@ async def test_what_is_offered_of_a_part_of_the_index_is_not_kept(mugs: Shop, mo
 def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
     routed: list[str] = []
-    mugs.stores._kept.pop(rules.SearchSettingsCache, None)
-    mugs.stores.kept(rules.SearchSettingsCache).stamp_check = Looks("test", 3600, 3600)
+    mugs.stores._singletons.pop(rules.SearchSettingsCache, None)
+    mugs.stores.singleton(rules.SearchSettingsCache).stamp_check = PeriodicCheck("test", 3600, 3600)
     for name in ("answer", "suggestions"):
         monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
     return routed

@@ -21,7 +21,7 @@ from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import PATIENCE_SECONDS, Looks
+from quartet.kernel.looks import PATIENCE_SECONDS, PeriodicCheck
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules, store
 from quartet.merchandising.model import Ranking, Synonyms, normalised
@@ -321,10 +321,10 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
 ) -> None:
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
     await until(client, "mug", ["DIVAN", "MUG-2", "MUG-3"])
-    cached = shelf.stores.kept(rules.SearchSettingsCache)
+    cached = shelf.stores.singleton(rules.SearchSettingsCache)
     gone = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
-    cached.stamp_check = Looks("test", 0, 0)
+    cached.stamp_check = PeriodicCheck("test", 0, 0)
     for _ in range(3):
         assert (await cached.current(away)).of("mug").pinned == cached.settings.rules[("mug",)].pinned_ids
     await gone.close()

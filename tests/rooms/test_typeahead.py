@@ -35,7 +35,7 @@ async def searched(
     async with shop.stores.pg.tx() as tx:
         await store.write(tx, entries, [])
     await merchandising.count_queries(shop)
-    shop.stores._kept.pop(rules.SearchSettingsCache, None)  # as a process that begins now
+    shop.stores._singletons.pop(rules.SearchSettingsCache, None)  # as a process that begins now
 
 
 def _once(answered: Answered, at: datetime) -> Searched:
@@ -121,10 +121,10 @@ async def test_staff_take_a_query_out_of_what_is_offered(
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
     rule = await made(staff.post("/search/rules", json={"query": "Mugs", "offered": False}))
     assert rule["offered"] is False
-    shop.stores._kept.pop(rules.SearchSettingsCache)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], ["muddy boots"])
     assert (await made(staff.post("/search/rules", json={"query": "mugs"})))["offered"] is True
-    shop.stores._kept.pop(rules.SearchSettingsCache)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
 
 
@@ -143,10 +143,10 @@ async def test_processes_read_what_the_worker_drew_and_not_a_month_of_queries(
     async with shop.stores.pg.tx() as tx:
         await tx.execute("DELETE FROM query_days")
         await tx.execute("DELETE FROM searches")
-    shop.stores._kept.pop(rules.SearchSettingsCache, None)
+    shop.stores._singletons.pop(rules.SearchSettingsCache, None)
     assert await offered(client, "mu") == ([], ["mug"])
     await merchandising.count_queries(shop)
-    shop.stores._kept.pop(rules.SearchSettingsCache)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], [])
 
 

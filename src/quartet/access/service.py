@@ -142,7 +142,7 @@ async def republish_revocations(shop: Shop, *, all_of_it: bool = False) -> None:
     marks would still be live, if it does not know when that was, or with `all_of_it`. Needed when Redis was down or has
     lost data, or when a process died between ending a session and telling Redis. Raises StoreUnavailable."""
     now = shop.clock.now()
-    since = now - timedelta(seconds=limits.mark_seconds(shop.settings.access_ttl))
+    since = now - timedelta(seconds=limits.marker_ttl(shop.settings.access_ttl))
     if not all_of_it and (published := await shop.stores.redis.call("GET", _PUBLISHED_AT)) is not None:
         since = max(since, datetime.fromisoformat(published) - _UNSEEN)
     async with shop.stores.pg.read() as read:
@@ -166,8 +166,8 @@ async def _publish_all(shop: Shop, marks: Sequence[Command]) -> None:
 
 
 def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:
-    seconds = limits.mark_seconds(shop.settings.access_ttl)
-    return "SET", limits.roles_key(user_id), limits.said(roles), "EX", seconds
+    seconds = limits.marker_ttl(shop.settings.access_ttl)
+    return "SET", limits.roles_key(user_id), limits.joined_roles(roles), "EX", seconds
 
 
 async def _publish(shop: Shop, *command: Arg) -> None:

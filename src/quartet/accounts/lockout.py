@@ -79,7 +79,7 @@ async def forget(stores: Stores, settings: Settings, email: str) -> None:
 async def _run(
     stores: Stores, what: str, buckets: Buckets, now_ms: int | None, locked_until: tuple[int, ...] = ()
 ) -> list[int]:
-    local = stores.kept(_LocalLockout)
+    local = stores.singleton(_LocalLockout)
     if time.monotonic() < local.rests_until:
         return local.run(what, buckets, locked_until)
     waits = (FIRST_WAIT * 1000, LONGEST_WAIT * 1000, DRAIN * 1000)

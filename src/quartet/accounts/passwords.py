@@ -132,7 +132,7 @@ class HashingQueue:
 
 def hashing_queue(shop: Shop) -> HashingQueue:
     """This process's queue."""
-    return shop.stores.kept(HashingQueue, shop.settings.password_hashers, shop.settings.password_queue)
+    return shop.stores.singleton(HashingQueue, shop.settings.password_hashers, shop.settings.password_queue)
 
 
 def place(shop: Shop) -> AbstractAsyncContextManager[None]:

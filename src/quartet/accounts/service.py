@@ -447,7 +447,7 @@ async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> N
 
 def session_ended_command(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
     """The Redis command that marks a session as ended."""
-    seconds = limits.mark_seconds(shop.settings.access_ttl)
+    seconds = limits.marker_ttl(shop.settings.access_ttl)
     return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
 

@@ -154,7 +154,7 @@ async def _derive(shop: Shop) -> None:
     await search.invalidate_answers(shop)
     await leaderboard.rebuild(shop, actor="command line")
     await shop.step("pages and boards renewed")
-    await sync.begin_anew(shop, "restored from a backup")
+    await sync.reset_after_restore(shop, "restored from a backup")
 
 
 def _file(collection: str) -> str:

@@ -92,12 +92,12 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
             found, left = await cache.get_with_life(redis, reference)
             age = max(0, shop.settings.product_cache_seconds - left)
         else:
-            found = cache.read(await redis.hastily(redis.brief.call, "GET", cache.key(reference)))
+            found = cache.read(await redis.fail_fast(redis.brief.call, "GET", cache.key(reference)))
     except StoreUnavailable:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        shop.stores.kept(_KnownIds).put(reference, product_id)
+        shop.stores.singleton(_KnownIds).put(reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -105,7 +105,7 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
 async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
     """Single-flight: joins the read in flight, if its result is sure to be as fresh as that of an own read. `cached`:
     Redis is up, so the result can be cached."""
-    flights = shop.stores.kept(_Flights)
+    flights = shop.stores.singleton(_Flights)
     while True:
         flight = flights.get(reference)
         # A finished one may still be here, as its callback has not run. Awaiting it does not yield to the event loop,
@@ -127,15 +127,15 @@ def _forget_flight(flights: _Flights, reference: str, flight: _Flight, _: object
 async def _read_shared(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
     redis = shop.stores.redis
     try:
-        leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
+        leases = await redis.fail_fast(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
-    shop.stores.kept(_Flights)[reference].reading = True
+    shop.stores.singleton(_Flights)[reference].reading = True
     return await _fetch(shop, reference, leases)
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    known_ids = shop.stores.kept(_KnownIds)
+    known_ids = shop.stores.singleton(_KnownIds)
     product = await store.find(shop.stores.mongo, reference, known_ids.get(reference))
     page = None
     if product is not None:
@@ -155,7 +155,7 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
     }
     try:
         seconds = shop.settings.product_cache_seconds
-        return await redis.hastily(cache.fill, redis.brief, leases, entries, seconds) if leases else False
+        return await redis.fail_fast(cache.fill, redis.brief, leases, entries, seconds) if leases else False
     except StoreUnavailable:
         return False
 
@@ -209,7 +209,7 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     asked only for the misses. While a store is down, no order waits for it or is refused."""
     wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
-        seen = await redis.hastily(cache.sold, redis.brief, wanted)
+        seen = await redis.fail_fast(cache.sold, redis.brief, wanted)
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]

@@ -63,7 +63,7 @@ async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
     """
     whose = uuid4().hex
     async with (
-        shop.stores.pg.alone(REBUILD_LOCK),
+        shop.stores.pg.advisory_lock(REBUILD_LOCK),
         trail.attempt(shop, actor, "leaderboard.rebuild", "boards", "all", after={"build": whose}),
     ):
         now = shop.clock.now()

@@ -11,7 +11,7 @@ from time import monotonic
 
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import store, typeahead
 from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
 from quartet.merchandising.typeahead import TypeaheadIndex
@@ -116,17 +116,17 @@ class SearchSettingsCache:
 
     def __init__(self) -> None:
         self.settings = SearchSettings()
-        self.stamp_check = Looks("what staff say of queries", CHECK_SECONDS, RETRY_SECONDS)
+        self.stamp_check = PeriodicCheck("what staff say of queries", CHECK_SECONDS, RETRY_SECONDS)
         self._unstamped_at = self._sales_at = float("-inf")
 
     async def current(self, shop: Shop) -> SearchSettings:
         """The settings, at most `CHECK_SECONDS` old unless PostgreSQL is slow or down."""
-        await self.stamp_check.look(partial(self._renew, shop))
+        await self.stamp_check.check(partial(self._renew, shop))
         return self.settings
 
     def is_recent(self, shop: Shop) -> bool:
         """Whether no check is due. Starts one ahead of time, so that with steady traffic no search waits for it."""
-        return self.stamp_check.are_recent(lambda: self._renew(shop))
+        return self.stamp_check.is_recent(lambda: self._renew(shop))
 
     async def _renew(self, shop: Shop) -> None:
         began = monotonic()
@@ -210,18 +210,18 @@ async def _boosts(
 
 async def ruling(shop: Shop, text: str) -> Ruling:
     """The current settings for a query: synonyms and rules by staff, and boosts by sales."""
-    return (await shop.stores.kept(SearchSettingsCache).current(shop)).of(text)
+    return (await shop.stores.singleton(SearchSettingsCache).current(shop)).of(text)
 
 
 def recent_stamp(shop: Shop) -> int | None:
     """A number that changes with every change of the settings; None if a check is due. For cache keys: an answer cached
     under it is not used any more once the settings have changed."""
-    settings_cache = shop.stores.kept(SearchSettingsCache)
+    settings_cache = shop.stores.singleton(SearchSettingsCache)
     return settings_cache.settings.stamp if settings_cache.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Typeahead: categories, (name, slug) each, and past queries for the text typed so far."""
-    settings = await shop.stores.kept(SearchSettingsCache).current(shop)
+    settings = await shop.stores.singleton(SearchSettingsCache).current(shop)
     slugs = settings.category_offers.starting_with(typed, limit)
     return [(settings.categories[slug], slug) for slug in slugs], settings.query_offers.starting_with(typed, limit)

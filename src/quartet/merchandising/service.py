@@ -119,7 +119,7 @@ class Journal:
 
 
 def _journal(shop: Shop) -> Journal:
-    return shop.stores.kept(Journal, shop.stores.pg)
+    return shop.stores.singleton(Journal, shop.stores.pg)
 
 
 def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> str:

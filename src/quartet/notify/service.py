@@ -207,7 +207,7 @@ async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
     }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
         await store.bury(tx, mail, shop.clock.now())
-        await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
+        await letters.add_dead_letters(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
         await tallies.count(tx, "mails.failed")
 
 

@@ -24,7 +24,7 @@ import structlog
 
 from quartet import catalog, merchandising
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import Ruling
 from quartet.search import store, words
 from quartet.search.cache import AnswerCache, SearchAnswer, SeenIds
@@ -86,7 +86,7 @@ class SearchState:
             self.concurrency.slot,
         )
         self.category_tree = CategoryTree()
-        self.category_check = Looks(
+        self.category_check = PeriodicCheck(
             "categories", CATEGORIES_SECONDS, CATEGORIES_SECONDS, bearable=CATEGORIES_STALE_SECONDS
         )
         self.views: dict[str, tuple[float, CategoryView]] = {}
@@ -94,7 +94,7 @@ class SearchState:
 
 def search_state(shop: Shop) -> SearchState:
     """This shop's search state."""
-    return shop.stores.kept(SearchState, shop)
+    return shop.stores.singleton(SearchState, shop)
 
 
 async def answer(
@@ -239,7 +239,7 @@ async def _category_tree(shop: Shop) -> CategoryTree:
     async def renew() -> None:
         kept.category_tree = _build_category_tree(await catalog.categories(shop.stores.mongo))
 
-    await kept.category_check.look(renew)
+    await kept.category_check.check(renew)
     return kept.category_tree
 
 

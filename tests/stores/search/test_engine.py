@@ -63,14 +63,16 @@ async def test_one_bad_item_is_refused_alone_and_with_a_reason(engine: SearchEng
     }
     bad, good, worse = await search.put(engine, index.search_alias, 1, documents)
     assert good.accepted
-    assert [(r.status, r.accepted, r.passing, r.homeless) for r in (bad, worse)] == [(400, False, False, False)] * 2
+    assert [(r.status, r.accepted, r.is_transient, r.is_index_missing) for r in (bad, worse)] == [
+        (400, False, False, False)
+    ] * 2
     assert "surprise" in bad.reason
     assert await held(engine, index) == {"good": "good"}
 
 
 async def test_a_write_to_an_index_that_is_not_there_makes_none(engine: SearchEngine, index: Settings) -> None:
     [result] = await search.put(engine, f"{index.search_alias}-nowhere", 1, {"a": kept("a")})
-    assert result.homeless
+    assert result.is_index_missing
     assert not result.accepted
     assert await engine.mappings(f"{index.search_alias}-nowhere") == {}
 
@@ -80,8 +82,8 @@ async def test_a_delete_in_an_index_that_is_not_there_makes_none(engine: SearchE
     the alias for ever."""
     nowhere = f"{index.search_alias}-nowhere"
     gone, kept_ = await search.put(engine, nowhere, 1, {"a": None, "b": kept("b")})
-    assert gone.homeless
-    assert kept_.homeless
+    assert gone.is_index_missing
+    assert kept_.is_index_missing
     assert await engine.mappings(nowhere) == {}
 
 
@@ -151,7 +153,12 @@ async def test_a_bulk_that_somebody_on_the_way_finds_too_large_goes_in_smaller_p
     results = await search.put(engine, index.search_alias, 1, documents)
     assert [result.id for result in results] == list(documents)
     [refused] = [result for result in results if not result.accepted]
-    assert (refused.id, refused.status, refused.passing, "too large" in refused.reason) == ("large", 413, False, True)
+    assert (refused.id, refused.status, refused.is_transient, "too large" in refused.reason) == (
+        "large",
+        413,
+        False,
+        True,
+    )
     assert (await held(engine, index)).keys() == documents.keys() - {"large", "gone"}
 
 

@@ -287,7 +287,7 @@ class PayPal:
         except httpx.HTTPError as error:
             raise ProviderSilent(repr(error)) from error
         if answer.is_server_error:
-            self.guard.doubt()
+            self.guard.mark_doubtful()
         return answer
 
     async def _signed_in(self, *, ended: str = "") -> str:

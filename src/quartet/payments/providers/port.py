@@ -9,7 +9,7 @@ import httpx
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.payments.model import Charge, Entry, Hold, Outcome, ProviderAway, RefundRequest, WebhookEvent
-from quartet.stores.breakers import beside
+from quartet.stores.breakers import register
 from quartet.stores.guard import Guard
 
 # The connection was never made, so nothing was sent.
@@ -97,7 +97,7 @@ def guard_of(
     """The circuit breaker for a provider whose calls take at most so many seconds: it opens before the first waiting
     caller times out in vain. It never aborts a request that was sent."""
     doubt, patience = seconds / 3, seconds * 0.65
-    return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_MOST_CALLS, rest=REST_SECONDS))
+    return register(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_MOST_CALLS, rest=REST_SECONDS))
 
 
 @contextmanager
