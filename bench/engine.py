@@ -16,7 +16,7 @@ from bench.search_words import Zipf, typed
 from quartet import search as searching
 from quartet.kernel.settings import Settings
 from quartet.search import Tier, Wanted
-from quartet.search.query import Reading, Told, body
+from quartet.search.query import QueryContext, TextSettings, body
 
 QUERIES = 300
 # Warm-up calls per kind and round, repeated until the engine's JIT compiler is idle.
@@ -122,7 +122,9 @@ async def _engine_part(shelf: Sequence[Json]) -> str:
 
 def _undone(text: str, settings: Settings, steps: Sequence[str]) -> Json:
     """Our first page with some of the steps that save the engine work undone."""
-    asked = body(Wanted(q=text), Tier.LOOSE if FUZZY in steps else Tier.EXACT, NOW, Reading.of(settings), Told())
+    asked = body(
+        Wanted(q=text), Tier.LOOSE if FUZZY in steps else Tier.EXACT, NOW, TextSettings.of(settings), QueryContext()
+    )
     if SOURCE in steps:
         asked["_source"] = asked.pop("stored_fields")
     if MARKED in steps:

@@ -80,7 +80,7 @@ async def _load(shop: Shop, products: int) -> None:
 
 def _document(draft: Draft) -> dict[str, Any]:
     found = new_document(_id(draft.sku), draft, draft.sku.lower(), {draft.sku: Level(draft.price_cents or 0, 7)})
-    return catalog.numbered(found, 1, datetime(2025, 1, 1, tzinfo=UTC))
+    return catalog.with_version(found, 1, datetime(2025, 1, 1, tzinfo=UTC))
 
 
 def _id(sku: str) -> str:
@@ -195,16 +195,16 @@ async def _comparisons(shop: Shop, products: int) -> list[str]:
     rows.append(f"| nothing is wrong | {tally()} | {whole.seconds:.2f} | {whole} |")
     print(rows[-1], file=sys.stderr, flush=True)
     async with shop.stores.pg.tx() as tx:
-        drawn = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     wrong = _id(f"SKU-{products // 2:07}")
-    await search.put(shop.stores.search, shop.settings.search_alias, drawn.version, {wrong: None})
+    await search.put(shop.stores.search, shop.settings.search_alias, batch.version, {wrong: None})
     await shop.stores.search.refresh(shop.settings.search_alias)
     tally()
     one = Meter()
     found = await one.of(lambda: compare.differing(shop, patience=0))
     assert set(found.suspects) == {wrong}, found
     rows.append(f"| one is wrong, and is named | {tally()} | {one.seconds:.2f} | {one} |")
-    await compare.mend(shop, [wrong])
+    await compare.repair(shop, [wrong])
     return rows
 
 

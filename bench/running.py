@@ -23,7 +23,7 @@ from quartet.kernel.clock import SystemClock
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.kernel.settings import Settings
 from quartet.stores.mongo import Mongo
-from quartet.supervise import settled_by_running
+from quartet.supervise import settings_of_running
 
 START_SECONDS = 300
 # CPU seconds per second below which the engine counts as idle; and the longest wait for that.
@@ -44,7 +44,7 @@ class RunningShop:
     def settings(self) -> Settings:
         """The running shop's settings: URLs, port, secret."""
         open_ones = Settings(data_dir=self.data)
-        return open_ones.model_copy(update=settled_by_running(open_ones))
+        return open_ones.model_copy(update=settings_of_running(open_ones))
 
     def mongo(self) -> Mongo:
         """A client for the catalog's database."""
@@ -95,7 +95,7 @@ async def published(mongo: Mongo) -> list[dict[str, Any]]:
 async def renamed(mongo: Mongo, before: dict[str, Any], name: str) -> dict[str, Any] | None:
     """Renames the product under the next version, without checking the stored one; returns it, or None if it is
     gone."""
-    after = catalog.numbered(
+    after = catalog.with_version(
         {**before, "name": name}, before["version"] + 1, SystemClock().now().replace(microsecond=0)
     )
     return after if await mongo.collection(catalog.PRODUCTS).replace_one({"_id": before["_id"]}, after) else None

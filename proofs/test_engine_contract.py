@@ -77,7 +77,7 @@ async def test_while_an_index_is_closed_to_writes_nothing_is_refused_for_good(
     alias = index.search_alias
     await engine.change_settings(alias, {"blocks": {block: True}})
     results = await search.put(engine, alias, 1, {"a": document})
-    assert [(result.accepted, result.passing) for result in results] == [(False, True)]
+    assert [(result.accepted, result.is_transient) for result in results] == [(False, True)]
     await engine.change_settings(alias, {"blocks": {block: False}})
     [result] = await search.put(engine, alias, 1, {"a": document})
     assert result.accepted
@@ -105,7 +105,7 @@ async def test_a_former_index_that_was_closed_to_writes_is_opened_to_go_back_to_
     await search.make_ready(engine, index)
     await search.go_live(engine, index, later)
     await engine.change_settings(former, {"blocks": {"write": True}})
-    assert await search.former_as_next(engine, index) == former
+    assert await search.prepare_rollback(engine, index) == former
     [result] = await search.put(engine, search.next_alias(index), 1, {"a": search.document(product("A", "Kettle"))})
     assert result.accepted
     for name in (former, later):

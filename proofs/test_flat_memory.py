@@ -44,7 +44,9 @@ async def test_memory_is_flat_over_a_million_changes(kitchen: Shop, monkeypatch:
         collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
         for some in products.batches(ids, 500):
             found = await catalog.by_ids(kitchen.stores.mongo, some)
-            fresh = [catalog.numbered({**p, "name": f"Kettle {told}"}, p["version"] + 1, p["updatedAt"]) for p in found]
+            fresh = [
+                catalog.with_version({**p, "name": f"Kettle {told}"}, p["version"] + 1, p["updatedAt"]) for p in found
+            ]
             await collection.replace_many([({"_id": p["_id"]}, p) for p in fresh])
 
     async def stream(_mongo: Any, position: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
@@ -73,8 +75,8 @@ async def test_memory_is_flat_over_a_million_changes(kitchen: Shop, monkeypatch:
 
     monkeypatch.setattr(catalog, "watch", stream)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
-    async with running(worker._keep("changes", kitchen, worker._changes, store.NOBODYS)):
+        await store.save_position(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
+    async with running(worker._supervise("changes", kitchen, worker._changes, store.NO_LEASE)):
         await soon(all_told, 800)
         async with kitchen.stores.pg.read() as read:
             [position] = [p for p in await store.positions(read) if p.pipeline == changes.PIPELINE]

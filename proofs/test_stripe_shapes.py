@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from quartet.devstores import free_port
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Hold
+from quartet.payments import Charge, Hold, RefundRequest
 from quartet.payments.providers import stripe as provider
 from quartet.payments.providers.stripe import Stripe
 
@@ -114,7 +114,7 @@ async def test_a_capture_a_cancellation_and_a_refund(stripe: Stripe) -> None:
     hold = Hold(str(new_id()), "pi_123", 1325, "GBP")
     assert (await stripe.capture(hold)).provider_ref
     assert (await stripe.void(hold)).provider_ref
-    back = GiveBack(str(new_id()), hold.reference, "pi_123", 300, "GBP")
+    back = RefundRequest(str(new_id()), hold.reference, "pi_123", 300, "GBP")
     refunded = await stripe.refund(back)
     assert refunded.provider_ref is not None
     assert refunded.provider_ref.startswith("re_")
@@ -123,7 +123,7 @@ async def test_a_capture_a_cancellation_and_a_refund(stripe: Stripe) -> None:
 async def test_looking_up_and_going_through_the_books(stripe: Stripe) -> None:
     assert (await stripe.look_up(str(new_id()), "pi_123")) is not None
     assert await stripe.look_up(str(new_id())) is None
-    assert await stripe.look_up_refund(GiveBack(str(new_id()), str(new_id()), "pi_123", 300, "GBP")) is None
+    assert await stripe.look_up_refund(RefundRequest(str(new_id()), str(new_id()), "pi_123", 300, "GBP")) is None
     now = datetime.now(UTC)
     kinds = [entry.kind async for entry in stripe.entries(now - timedelta(days=1), now)]
     assert set(kinds) == {"charge", "refund"}

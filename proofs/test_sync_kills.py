@@ -69,4 +69,4 @@ async def _say_again(shop: Shop, traffic: Traffic, dice: random.Random) -> None:
         for sku in skus:
             await outbox.emit(tx, "stock.changed", sku, {"sku": sku})
     some = sorted(await differing(shop))
-    await asyncio.gather(*(products.carry(shop, dice.sample(some, len(some))) for _ in range(3)))
+    await asyncio.gather(*(products.sync_products(shop, dice.sample(some, len(some))) for _ in range(3)))

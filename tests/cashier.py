@@ -22,7 +22,7 @@ async def refund(
     *,
     restock: bool = False,
     source_ref: str | None = None,
-) -> orders.GivenBack:
+) -> orders.OrderRefund:
     """Money given back, all that is left by default. Raises OverRefund, InvalidTransition."""
     sql = "SELECT refund_order($1, $2, $3, p_source_ref => $4)"
     with orders_store._refusals(), payments_store._refusals():

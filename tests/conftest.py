@@ -119,7 +119,7 @@ async def everything(shop: Shop) -> list[dict[str, Any]]:
 
 async def differing(shop: Shop) -> set[str]:
     """The products of which the catalog's copies or search say something else than is true, by reading all of them."""
-    wanted, wrong = await products.wanted_of(shop, await everything(shop))
+    wanted, wrong = await products.expected_documents(shop, await everything(shop))
     held = await search.stored(shop.stores.search, shop.settings.search_alias, "", None, 1000)
     return wrong | {id_ for id_ in wanted.keys() | held.keys() if wanted.get(id_) != held.get(id_)}
 
@@ -168,13 +168,13 @@ def in_memory(otherwise: Path) -> Iterator[Path]:
     """A folder for servers whose files need not last: in memory where there is plenty of it. A database for each test
     is hundreds of files, and to make and delete them on a disk is most of what most tests take."""
     for left in MEMORY.glob("quartet-tests-*"):
-        if not devstores.is_held(left):  # by a run that was killed
+        if not devstores.is_locked(left):  # by a run that was killed
             shutil.rmtree(left, ignore_errors=True)
     if not MEMORY.is_dir() or min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) < PLENTY_BYTES:
         yield otherwise
         return
     made = Path(mkdtemp(dir=MEMORY, prefix="making-"))
-    with devstores.hold(made):
+    with devstores.lock_folder(made):
         folder = made.rename(MEMORY / f"quartet-tests-{made.name}")  # only now others see it, and that it is held
         folder.chmod(0o755)  # PostgreSQL runs as somebody else where we are root
         try:

@@ -23,7 +23,7 @@ from quartet.kernel.settings import SECRET_LENGTH, Settings, complaints
 from quartet.stores import open_stores
 from quartet.stores.mail import mailer
 from quartet.stores.migrate import lacking
-from quartet.stores.trouble import trouble
+from quartet.stores.trouble import describe_store_error
 from quartet.web import logs
 from quartet.web.dependencies import Shop
 
@@ -57,7 +57,7 @@ def main() -> None:
         sys.stderr.writelines(f"{line}\n" for line in complaints(error))
         sys.exit(1)
     except Exception as error:
-        said = trouble(error)
+        said = describe_store_error(error)
         is_of_the_system = isinstance(error, OSError) and error.errno is not None  # such as a full disk
         if said is None and not is_of_the_system and not isinstance(error, Problem | ValueError):
             raise
@@ -72,10 +72,10 @@ def main() -> None:
 def settings_of(data: Path | None, **overrides: object) -> Settings:
     """The settings, overridden by the command line; URLs that are not set come from a running `quartet up` on the same
     data folder."""
-    from quartet.supervise import settled_by_running
+    from quartet.supervise import settings_of_running
 
     settings = _given(data_dir=data, **overrides)
-    return settings.model_copy(update=settled_by_running(settings))
+    return settings.model_copy(update=settings_of_running(settings))
 
 
 def _given(**options: object) -> Settings:
@@ -540,7 +540,7 @@ def roles(
     from quartet import access
 
     async def now(shop: Shop) -> str:
-        user = await access.of_address(shop, email)
+        user = await access.user_by_email(shop, email)
         if given:
             wanted = frozenset(role.value for role in given) - {Role.NONE}
             user = await access.set_roles(shop, user.id, wanted, actor="command line")
@@ -608,7 +608,7 @@ def migrate(data: DataFolder = None) -> None:
     for name in applied or ():
         typer.echo(f"applied {name}")
     for store in away:
-        typer.echo(f"{trouble(store)}: a worker brings it up to date once it does", err=True)
+        typer.echo(f"{describe_store_error(store)}: a worker brings it up to date once it does", err=True)
     if applied is None:
         typer.echo("the stores are of a newer version, and are left as they are")
     elif not away:

@@ -20,11 +20,11 @@ from quartet.stores import open_stores, ping_all, too_old
 from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
 from quartet.stores.trouble import reason
-from quartet.supervise import LEAST_FREE_BYTES, STORES, noted, port_trouble, without_password
+from quartet.supervise import LEAST_FREE_BYTES, STORES, port_trouble, read_running_note, without_password
 
 _NAMED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 
-NOWHERE = "tcp://127.0.0.1:9"
+UNREACHABLE = "tcp://127.0.0.1:9"
 """Stands in for a store without a URL where a client of every store has to be made; never asked."""
 
 
@@ -101,8 +101,8 @@ def _disk(data: Path) -> Finding:
 
 
 def _port(settings: Settings, data: Path) -> Finding:
-    if devstores.is_held(data):
-        port, running = noted(data).get("port"), "a `quartet up` runs on this data folder"
+    if devstores.is_locked(data):
+        port, running = read_running_note(data).get("port"), "a `quartet up` runs on this data folder"
         return Finding("port", running if port is None else f"{port}: {running}")  # none while it starts
     trouble = port_trouble(settings.port, settings.host)
     if trouble:
@@ -121,7 +121,7 @@ def _postgres() -> Finding:
     if found is None:
         advice = f"install postgresql {postgres.OLDEST} or newer, or set QUARTET_POSTGRES_URL"
         return Finding("PostgreSQL", "none", advice, wrong=True)
-    return Finding("PostgreSQL", f"{found.major}, {_whence(found.folder)}")
+    return Finding("PostgreSQL", f"{found.major}, {_origin(found.folder)}")
 
 
 def _mongodb() -> Finding:
@@ -142,10 +142,10 @@ def _redis() -> Finding:
     found = redis.find()
     if found is None:
         return Finding("Redis", "none", "install redis-server 7 or newer, or set QUARTET_REDIS_URL", wrong=True)
-    return Finding("Redis", f"{found.name}, {_whence(found)}")
+    return Finding("Redis", f"{found.name}, {_origin(found)}")
 
 
-def _whence(path: Path) -> str:
+def _origin(path: Path) -> str:
     return "from its wheel" if path.is_relative_to(sys.prefix) else str(path)
 
 
@@ -169,7 +169,9 @@ async def _given_stores(settings: Settings) -> list[Finding]:
     if not given:
         return []
     schemes = {"postgres": "postgresql", "mongodb": "mongodb", "redis": "redis", "search": "http"}
-    others = {f"{name}_url": NOWHERE.replace("tcp", scheme) for name, scheme in schemes.items() if name not in given}
+    others = {
+        f"{name}_url": UNREACHABLE.replace("tcp", scheme) for name, scheme in schemes.items() if name not in given
+    }
     async with open_stores(settings.model_copy(update=others)) as stores:
         versions = await ping_all(stores)
         evicting = await _evicting(stores.redis) if isinstance(versions["redis"], str) else []

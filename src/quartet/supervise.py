@@ -159,14 +159,14 @@ class Supervisor:
 
         async def restart() -> Child:
             running = await start()
-            await self._welcome_back(running.server)
+            await self._adopt_restarted(running.server)
             return running.child
 
         running = await start()
         self._services[name] = Service(running.child, restart)
         return running
 
-    async def _welcome_back(self, server: LocalServer) -> None:
+    async def _adopt_restarted(self, server: LocalServer) -> None:
         """After a store was restarted: prepares it again if it keeps no data, and restarts API and worker if its port
         changed."""
         moved = self.servers[server.name].url != server.url
@@ -176,7 +176,7 @@ class Supervisor:
             await self._prepare(self.settings, self._console)
         if moved:
             self._say(f"{server.name} had to take another port, so API and worker are started anew")
-            note_running(self.settings)
+            write_running_note(self.settings)
             for name in ("api", "worker"):
                 if name in self._services:
                     await self._services[name].child.stop()
@@ -227,7 +227,7 @@ class Supervisor:
             deadline, said = monotonic() + READY_SECONDS, "no answer"
             while monotonic() < deadline:
                 if not api.alive:
-                    raise StartError(f"the API ended at once: {api.last_words()} — see {api.log}")
+                    raise StartError(f"the API ended at once: {api.last_error_line()} — see {api.log}")
                 with suppress(httpx.HTTPError):
                     answer = await client.get("/health/ready")
                     if answer.status_code == 200:
@@ -246,11 +246,11 @@ class Supervisor:
             lately = service.restarts_lately()
             if lately == RESTARTS_A_MINUTE:
                 raise StartError(
-                    f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.last_words()}), "
+                    f"{name} ended {RESTARTS_A_MINUTE + 1} times within a minute ({child.last_error_line()}), "
                     f"so everything is stopped — see {child.log}"
                 )
             _check_disk(self.place.data)
-            how = signal.Signals(-status).name if status < 0 else f"status {status}: {child.last_words()}"
+            how = signal.Signals(-status).name if status < 0 else f"status {status}: {child.last_error_line()}"
             self._say(f"{name} ended ({how}), starting it again — see {child.log}")
             await child.stop()
             await asyncio.sleep(2**lately - 1)  # at once, then after 1 and 3 seconds
@@ -272,7 +272,7 @@ async def up(
     settings = settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
     interrupted = _cancel_on_signals(console)
     try:
-        with _one_line_failures(settings.data_dir), devstores.hold(_checked_folder(settings.data_dir)):
+        with _one_line_failures(settings.data_dir), devstores.lock_folder(_checked_folder(settings.data_dir)):
             await _run(settings, prepare, console, programs)
     except (StartError, Problem) as failure:
         console.print(str(failure), style="bold red", markup=False, highlight=False, soft_wrap=True)
@@ -280,11 +280,11 @@ async def up(
     except asyncio.CancelledError:
         if not interrupted.is_set():
             raise
-        console.print(_farewell(settings.data_dir), soft_wrap=True, highlight=False)
+        console.print(_stopped_message(settings.data_dir), soft_wrap=True, highlight=False)
     return 0
 
 
-def _farewell(data: Path) -> str:
+def _stopped_message(data: Path) -> str:
     return "stopped; all data is kept" if data.exists() else f"stopped; {data} is gone, and what it kept with it"
 
 
@@ -296,7 +296,7 @@ async def _run(settings: Settings, prepare: Prepare, console: Console, programs:
     supervisor = Supervisor(_settled(settings), place, prepare, console, programs)
     try:
         logins = await supervisor.start()
-        note_running(supervisor.settings)
+        write_running_note(supervisor.settings)
         _show(supervisor, logins, console)
         await supervisor.watch()
     finally:
@@ -304,13 +304,13 @@ async def _run(settings: Settings, prepare: Prepare, console: Console, programs:
         await supervisor.stop()
 
 
-def settled_by_running(settings: Settings) -> dict[str, object]:
+def settings_of_running(settings: Settings) -> dict[str, object]:
     """The values that a running `quartet up` on the same data folder has chosen and `settings` leaves open: URLs, port,
     secret.
 
     Empty if none is running. Values by setting's name, for `model_copy(update=…)`.
     """
-    found = noted(settings.data_dir.expanduser().resolve())
+    found = read_running_note(settings.data_dir.expanduser().resolve())
     if found:
         found["secret"] = SecretStr(str(found["secret"]))
     return {name: value for name, value in found.items() if _is_open(settings, name)}
@@ -321,16 +321,16 @@ def _is_open(settings: Settings, name: str) -> bool:
     return name not in settings.model_fields_set or (name != "port" and not getattr(settings, name))
 
 
-def noted(data: Path) -> dict[str, object]:
+def read_running_note(data: Path) -> dict[str, object]:
     """The values chosen by a running `quartet up` on this data folder, by setting's name; empty if none is running."""
     with suppress(OSError, ValueError):
         found: dict[str, object] = json.loads(_running_note(data).read_text())
-        if devstores.is_held(data):
+        if devstores.is_locked(data):
             return found
     return {}
 
 
-def note_running(settings: Settings) -> None:
+def write_running_note(settings: Settings) -> None:
     """Writes the chosen values to a file for other commands of the same user; private, since it holds passwords."""
     names = [f"{store}_url" for store in STORES] + ["host", "port", "base_url"]
     settled = {name: getattr(settings, name) for name in names} | {"secret": settings.secret.get_secret_value()}

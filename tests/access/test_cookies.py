@@ -178,13 +178,13 @@ async def test_an_old_cookie_of_an_ended_session_is_looked_up_once(
     kept = browser.cookies["quartet_session"]
     assert (await browser.delete("/sessions/current", headers=page)).status_code == 204
     clock.advance(floor.shop.settings.access_ttl + 1)
-    asked, slide = [], accounts.slide
+    asked, extend = [], accounts.extend_session
 
     async def noted(*args: Any) -> Any:
         asked.append(args)
-        return await slide(*args)
+        return await extend(*args)
 
-    monkeypatch.setattr(accounts, "slide", noted)
+    monkeypatch.setattr(accounts, "extend_session", noted)
     for _ in range(3):
         browser.cookies.set("quartet_session", kept)
         assert _set(await browser.get("/products"))["quartet_session"]["max-age"] == "0"

@@ -130,7 +130,7 @@ async def test_a_revoked_key_is_refused_at_once_in_every_process(floor: Floor) -
 async def test_without_redis_a_revoked_key_lives_on_for_seconds_only(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.3)
+    monkeypatch.setattr(auth, "CACHE_SECONDS", 0.3)
     away = floor.shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     headers = _bearer(key := await _new_key(floor, "orders:read"))
     async with open_stores(away) as stores, _process(Shop(away, stores)) as other:

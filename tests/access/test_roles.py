@@ -55,7 +55,7 @@ async def test_two_changes_told_in_the_wrong_order_do_no_harm(floor: Floor) -> N
     await floor.shop.stores.redis.call("SET", f"roles:{{{user_id}}}", "", "EX", 900)  # an older word that came later
     for _ in range(2):
         assert (await floor.guest.get("/inventory", headers=_bearer(tokens))).status_code == 200
-    assert await floor.shop.stores.redis.call("GET", f"roles:{{{user_id}}}") == limits.said(["staff"])
+    assert await floor.shop.stores.redis.call("GET", f"roles:{{{user_id}}}") == limits.joined_roles(["staff"])
 
 
 async def test_without_redis_staff_are_asked_after_in_postgresql(floor: Floor) -> None:
@@ -67,7 +67,7 @@ async def test_without_redis_staff_are_asked_after_in_postgresql(floor: Floor) -
         assert (await floor.admin.patch(f"/users/{user_id}/roles", json={"roles": []})).status_code == 200
         assert (await floor.guest.get("/inventory", headers=_bearer(tokens))).status_code == 401
     floor.app.state.shop = floor.shop
-    await access.tell_again(floor.shop)
+    await access.republish_revocations(floor.shop)
     refused = await floor.guest.get("/inventory", headers=_bearer(tokens))
     assert (refused.status_code, "renew" in refused.json()["detail"]) == (401, True)
 

@@ -133,12 +133,12 @@ class World:
 
     async def _save(self, token: Any) -> None:
         async with self.shop.stores.pg.once() as tx:
-            await store.save(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
+            await store.save_position(tx, changes.PIPELINE, token, caught_up_at=None, items=0)
 
     def _worker(self, number: int, work: Callable[[Shop], Awaitable[None]]) -> Actor:
         """Of two workers, whose clocks are an hour apart and more, and of whom one carries one product at a time."""
         stores = self._stores[number]
-        stores._kept.pop(products._Memory, None)
+        stores._singletons.pop(products._Memory, None)
         clock = FixedClock(datetime.now(UTC) + timedelta(hours=(-1, 1)[number]))
         settings = self.shop.settings.model_copy(update={"sync_batch": (1, 500)[number]})
         return Actor(replace(self.shop, clock=clock, settings=settings, stores=stores), work)
@@ -196,8 +196,8 @@ class World:
             self.slow[f"{what} {len(self.log)}"] = Actor(self.shop, slow)
 
     def _batch(self, sku: str) -> Callable[[Shop], Awaitable[None]]:
-        doubting = partial(products.carry, cause="doubt")
-        works: list[Callable[..., Awaitable[Any]]] = [products.carry, doubting, products.copy]
+        doubting = partial(products.sync_products, cause="doubt")
+        works: list[Callable[..., Awaitable[Any]]] = [products.sync_products, doubting, products.sync_copies]
         work = self.dice.choice(works)
 
         async def batch(shop: Shop) -> None:
@@ -315,15 +315,15 @@ class World:
     async def _carry_the_rest(self) -> None:
         """What a healthy worker does that begins where the last position was saved."""
         for stores in (self.shop.stores, *self._stores):
-            stores._kept.pop(products._Memory, None)
+            stores._singletons.pop(products._Memory, None)
         async with self.shop.stores.pg.read() as read:
             position = await store.position(read, changes.PIPELINE)
-        gathered = changes.Gathered(self.shop.clock)
+        buffer = changes.ChangeBuffer(self.shop.clock)
         async with aclosing(catalog.watch(self.shop.stores.mongo, position)) as stream:
             told = 1
-            while told or gathered.ids:
-                told = await read_on(stream, gathered)
-                await changes.carry_batch(replace(self.shop, step=unwatched), gathered)
+            while told or buffer.ids:
+                told = await read_on(stream, buffer)
+                await changes.process_batch(replace(self.shop, step=unwatched), buffer)
                 told += await relay.relay(self.shop)
 
     async def _wrong(self) -> list[str]:
@@ -349,21 +349,21 @@ async def follow(shop: Shop) -> None:
     """As `changes.follow`, whose waiting is for the clock: here a batch is what there is when it is this one's turn."""
     async with shop.stores.pg.read() as read:
         position = await store.position(read, changes.PIPELINE)
-    gathered = changes.Gathered(shop.clock)
+    buffer = changes.ChangeBuffer(shop.clock)
     async with aclosing(catalog.watch(shop.stores.mongo, position)) as stream:
         while True:
             await shop.step("reading")
-            await read_on(stream, gathered)
-            await changes.carry_batch(shop, gathered)
+            await read_on(stream, buffer)
+            await changes.process_batch(shop, buffer)
 
 
-async def read_on(stream: AsyncGenerator[tuple[str | None, Any], None], gathered: changes.Gathered) -> int:
+async def read_on(stream: AsyncGenerator[tuple[str | None, Any], None], buffer: changes.ChangeBuffer) -> int:
     """All there is for now; how much that was."""
     told = 0
-    gathered.saved_at = float("-inf")  # so that the position is saved each time
+    buffer.saved_at = float("-inf")  # so that the position is saved each time
     while True:
         id_, token = await anext(stream)
-        gathered.add(id_, token)
+        buffer.add(id_, token)
         if id_ is None:
             return told
         told += 1
@@ -379,16 +379,16 @@ async def carry_events(shop: Shop) -> None:
 # Workers that are wrong, each in a way that the proof has to notice
 
 
-async def save_before_carrying(shop: Shop, gathered: changes.Gathered, *_: Any) -> None:
-    """`changes.carry_batch` the wrong way round: what is saved as done is lost when it is killed now."""
-    ids, token, drained_at = gathered.take(shop.settings.sync_batch)
+async def save_before_carrying(shop: Shop, buffer: changes.ChangeBuffer, *_: Any) -> None:
+    """`changes.process_batch` the wrong way round: what is saved as done is lost when it is killed now."""
+    ids, token, drained_at = buffer.take(shop.settings.sync_batch)
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, token, caught_up_at=drained_at, items=0)
+        await store.save_position(tx, changes.PIPELINE, token, caught_up_at=drained_at, items=0)
     await shop.step("saved")
-    await products.carry(shop, ids)
+    await products.sync_products(shop, ids)
 
 
-def take_all_but_the_ids(self: changes.Gathered, most: int) -> tuple[set[str], Any, datetime | None]:
+def take_all_but_the_ids(self: changes.ChangeBuffer, most: int) -> tuple[set[str], Any, datetime | None]:
     """What is saved as done is what has been read: what waits then is lost when it is killed."""
     ids, _, drained_at = TAKE(self, most)
     return ids, self.token, drained_at
@@ -409,10 +409,10 @@ async def delete_without_version(engine: Any, alias: str, version: int, document
     return [*results, *(await PUT(engine, alias, version, left) if left else [])]
 
 
-PUT, TAKE = search.put, changes.Gathered.take
+PUT, TAKE = search.put, changes.ChangeBuffer.take
 BROKEN: Sequence[tuple[str, Any, str, Any]] = (
-    ("a position saved before what it stands for is written", changes, "carry_batch", save_before_carrying),
-    ("a position saved past what still waits", changes.Gathered, "take", take_all_but_the_ids),
+    ("a position saved before what it stands for is written", changes, "process_batch", save_before_carrying),
+    ("a position saved past what still waits", changes.ChangeBuffer, "take", take_all_but_the_ids),
     ("writes without a version", search, "put", put_without_version),
     ("deletes without a version", search, "put", delete_without_version),
 )

@@ -10,12 +10,12 @@ import pytest
 from old_search import elasticsearch_6
 from rich.console import Console
 
-from quartet.devstores import free_port, hold
+from quartet.devstores import free_port, lock_folder
 from quartet.doctor import Finding, examine, show
 from quartet.kernel.settings import Settings
 from quartet.stores import too_old
 from quartet.stores.redis import RedisStore
-from quartet.supervise import note_running, without_password
+from quartet.supervise import without_password, write_running_note
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +63,9 @@ async def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 async def test_a_shop_that_runs_is_told_with_its_own_port(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path, port=free_port())
-    with hold(tmp_path):
+    with lock_folder(tmp_path):
         _, starting = _shown(await examine(settings))
-        note_running(settings.model_copy(update={"port": 8123}))
+        write_running_note(settings.model_copy(update={"port": 8123}))
         status, running = _shown(await examine(settings))
     assert status == 0
     assert "8123: a `quartet up` runs on this data folder" in running

@@ -22,7 +22,7 @@ from quartet.stores import search as engines
 from quartet.stores.migrate import find, migrate
 from quartet.stores.mongo import DuplicateKey, Mongo
 from quartet.sync import worker
-from quartet.sync.store import NOBODYS
+from quartet.sync.store import NO_LEASE
 from quartet.web.dependencies import Shop
 
 NUMBERED = sum("@" not in migration.version for migration in find())
@@ -159,7 +159,7 @@ async def test_a_worker_makes_the_collections_once_mongodb_lets_it(
     monkeypatch.setattr(catalog, "prepare", prepare)
     monkeypatch.setattr(worker, "UNAUTHORIZED_SECONDS", 0)
     async with open_shop(settings) as shop, asyncio.timeout(60):
-        loop = asyncio.ensure_future(worker.LOOPS["collections"](shop, NOBODYS))
+        loop = asyncio.ensure_future(worker.LOOPS["collections"](shop, NO_LEASE))
         await made.wait()
         loop.cancel()
 

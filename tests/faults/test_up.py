@@ -20,7 +20,7 @@ from old_search import elasticsearch_6
 
 from quartet.devstores import Place, postgres
 from quartet.kernel.settings import Settings
-from quartet.supervise import settled_by_running
+from quartet.supervise import settings_of_running
 
 READY = "Ctrl-C stops everything"
 LITTLE = (sys.executable, str(Path(__file__).with_name("little_up.py")))
@@ -142,17 +142,17 @@ async def test_the_whole_shop_answers_and_other_commands_find_it(start: Start) -
         assert health["status"] == "ready", health
         assert (await client.get("/docs")).status_code == 200
         assert (await client.get("/products")).json()["items"] == [], "--empty loads no demo data"
-    found = settled_by_running(Settings(_env_file=None, data_dir=up.data))
+    found = settings_of_running(Settings(_env_file=None, data_dir=up.data))
     assert found["base_url"] == address
     assert found["postgres_url"] == up.noted()["postgres_url"]
-    assert "redis_url" not in settled_by_running(
+    assert "redis_url" not in settings_of_running(
         Settings(_env_file=None, data_dir=up.data, redis_url="redis://elsewhere")
     )
     family = up.family()
     assert family
     assert await up.ctrl_c() == 0
     assert psutil.wait_procs(family, timeout=30)[1] == []
-    assert settled_by_running(Settings(_env_file=None, data_dir=up.data)) == {}
+    assert settings_of_running(Settings(_env_file=None, data_dir=up.data)) == {}
 
 
 async def test_ctrl_c_while_it_starts_leaves_nothing_behind(start: Start) -> None:

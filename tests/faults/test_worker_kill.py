@@ -22,7 +22,7 @@ from quartet.catalog import Category, Draft
 from quartet.kernel.settings import Settings
 from quartet.stores import letters, outbox
 from quartet.sync import changes, store
-from quartet.sync.leases import BEATS
+from quartet.sync.leases import HEARTBEATS_PER_LEASE
 from quartet.sync.tasks import together
 from quartet.sync.worker import PIECES
 from quartet.web.dependencies import Shop
@@ -217,11 +217,11 @@ async def test_what_a_killed_worker_had_to_do_is_soon_done_by_the_one_beside_it(
 ) -> None:
     """Killed as the other comes, when it holds all, and when they have shared the work."""
     lease = Settings(_env_file=None).worker_lease_seconds
-    assert lease * (1 + 1 / BEATS) < 5  # the longest that nobody does a piece of the work
+    assert lease * (1 + 1 / HEARTBEATS_PER_LEASE) < 5  # the longest that nobody does a piece of the work
     shop = replace(shop, settings=shop.settings.model_copy(update={"worker_lease_seconds": lease}))
     pieces = sum(map(len, PIECES.values()))
     print(f"seed {SEED}")
-    for seconds in (0.0, lease / 2, lease / 2 + random.Random(SEED).uniform(0, lease / BEATS)):
+    for seconds in (0.0, lease / 2, lease / 2 + random.Random(SEED).uniform(0, lease / HEARTBEATS_PER_LEASE)):
         async with mortals_of(shop, tmp_path) as mortals:
             mortals.start()
             await until_so_many_live(shop, 1, pieces)

@@ -11,7 +11,7 @@ from quartet.cli import main
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import resp
 from quartet.stores.redis import RedisStore
-from quartet.stores.trouble import trouble
+from quartet.stores.trouble import describe_store_error
 
 COMMAND = ("roles", "ada@example.com")
 
@@ -97,7 +97,7 @@ async def test_what_a_redis_lets_nobody_in_with_is_said(scheme: str, told: str, 
     store = RedisStore(urlsplit(servers["redis"])._replace(scheme=scheme, path="/999").geturl())
     with pytest.raises(StoreUnavailable) as away:
         await store.ping()
-    assert trouble(away.value) == f"redis does not answer right now: {told} (QUARTET_REDIS_URL)"
+    assert describe_store_error(away.value) == f"redis does not answer right now: {told} (QUARTET_REDIS_URL)"
     await store.close()
 
 
@@ -105,4 +105,4 @@ async def test_what_a_redis_refuses_is_said_and_goes_round_in_no_circle(redis: R
     with pytest.raises(resp.Refused) as refused:
         await redis.call("NOSUCHCOMMAND")
     assert refused.value.__cause__ is not refused.value
-    assert (trouble(refused.value) or "").startswith("redis: ERR unknown command")
+    assert (describe_store_error(refused.value) or "").startswith("redis: ERR unknown command")

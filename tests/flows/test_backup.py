@@ -167,7 +167,7 @@ async def test_a_shop_that_is_not_empty_is_replaced_only_when_told_so_and_shows_
     await back_up(full, tmp_path / "copy")
     async with full.stores.pg.tx() as tx:
         for _ in range(500):  # as many batches were carried since
-            await store.draw(tx)
+            await store.begin_batch(tx)
     late = (await made(floor.shopper.post("/orders", json={"items": [{"sku": "K01", "qty": 3}]})))["id"]
     for name in ("Teapot", "Samovar"):
         await change(full, "K01", kettle("K01", name=name))

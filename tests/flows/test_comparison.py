@@ -68,8 +68,8 @@ async def product(shop: Shop, sku: str) -> dict[str, Any]:
 async def put_in_search(shop: Shop, documents: dict[str, Any]) -> None:
     """Past everybody, under a number that is newer than any so far, as of now."""
     async with shop.stores.pg.tx() as tx:
-        drawn = await store.draw(tx)
-    await search.put(shop.stores.search, shop.settings.search_alias, drawn.version, documents)
+        batch = await store.begin_batch(tx)
+    await search.put(shop.stores.search, shop.settings.search_alias, batch.version, documents)
 
 
 async def test_every_way_of_being_wrong_is_found_and_mended(full: Shop) -> None:
@@ -79,12 +79,14 @@ async def test_every_way_of_being_wrong_is_found_and_mended(full: Shop) -> None:
     collection = full.stores.mongo.collection(catalog.PRODUCTS)
     unseen = await product(full, "K3")
     changed = {**unseen, "name": "Teapot"}
-    await collection.replace_one({"_id": unseen["_id"]}, changed | catalog.numbered(changed, 2, unseen["updatedAt"]))
+    await collection.replace_one(
+        {"_id": unseen["_id"]}, changed | catalog.with_version(changed, 2, unseen["updatedAt"])
+    )
     await collection.delete_one({"_id": (deleted := await product(full, "K4"))["_id"]})
     await collection.insert_one({**(await product(full, "K5")), "_id": "by-hand", "sku": "HAND", "slug": "hand"})
     await receive(full, "K6", 7)
     assert await wrong(full) == {"K1", "K2", ghost, "K3", deleted["_id"], "HAND", "K6"}
-    await compare.mend(full, (await compare.differing(full, patience=0)).suspects)
+    await compare.repair(full, (await compare.differing(full, patience=0)).suspects)
     assert await wrong(full) == set()
     assert await equal(full)
     held = await stored(full)
@@ -100,7 +102,7 @@ async def test_products_that_somebody_wrote_without_bucket_and_fingerprint_are_f
         await collection.update_one({"sku": sku}, {"$unset": {"bucket": 1, "fingerprint": 1}})
     await put_in_search(full, {"stray": {"id": "stray", "sku": "STRAY"}})
     assert await wrong(full) == {"K7", "K8", "stray"}
-    await compare.mend(full, (await compare.differing(full, patience=0)).suspects)
+    await compare.repair(full, (await compare.differing(full, patience=0)).suspects)
     assert await wrong(full) == set()
     assert (await product(full, "K7"))["bucket"] == bucket((await product(full, "K7"))["_id"])
 
@@ -119,7 +121,7 @@ async def test_half_an_answer_of_the_engine_is_none_and_mends_nothing(full: Shop
     await full.stores.search.refresh(full.settings.search_alias)
     hurt = Hurt(str(full.settings.search_url))
     shop = replace(full, stores=replace(full.stores, search=hurt))
-    for compared in (compare.differing, compare.look_at_all):
+    for compared in (compare.differing, compare.compare_ranges):
         with pytest.raises(StoreUnavailable):
             await compared(shop)
     with pytest.raises(StoreUnavailable):
@@ -138,7 +140,7 @@ async def test_what_left_the_version_as_it_was_is_found_by_reading(full: Shop) -
     await full.stores.search.refresh(full.settings.search_alias)
     found = await compare.scrub(full, 0, BUCKETS, patience=0)
     assert set(found.suspects) == {changed["_id"], (await product(full, "K10"))["_id"]}
-    await compare.mend(full, found.suspects)
+    await compare.repair(full, found.suspects)
     assert (await product(full, "K9"))["priceCents"] == 2500
     assert await equal(full)
 
@@ -164,7 +166,7 @@ async def test_what_inventory_calls_otherwise_than_the_catalog_is_found_by_readi
     assert [name for name, _ in await called("K1", "K2")] == ["Teapot", "Mine"]
     found = await compare.scrub(full, 0, BUCKETS, patience=0)
     assert set(found.suspects) == {(await product(full, sku))["_id"] for sku in ("K1", "K2")}
-    await compare.mend(full, found.suspects)
+    await compare.repair(full, found.suspects)
     assert await called("K1", "K2") == before == [("Kettle K1", "kitchen"), ("Kettle K2", "kitchen")]
     await sync.catch_up(full)
     assert (await compare.scrub(full, 0, BUCKETS, patience=0)).suspects == {}
@@ -225,7 +227,7 @@ async def test_what_only_a_newer_version_carries_is_not_waited_for(full: Shop) -
     async with full.stores.pg.tx() as tx:
         await outbox.emit(tx, "order.gift_wrapped", "K15", {})
         later = full.clock.now() + timedelta(hours=1)
-        await store.save(tx, changes.PIPELINE, None, caught_up_at=later, items=0)
+        await store.save_position(tx, changes.PIPELINE, None, caught_up_at=later, items=0)
     async with asyncio.timeout(60):
         assert set((await compare.differing(full, patience=600)).suspects) == {gone}
 
@@ -234,8 +236,8 @@ async def test_what_only_a_newer_version_carries_is_not_waited_for(full: Shop) -
 async def test_a_worker_finds_what_no_event_told_of(full: Shop, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """What is gone from search by sums, what is not as its fingerprint says by reading, a page of an older version."""
 
-    async def nothing(*_: object, **__: object) -> compare.Look:
-        return compare.Look()
+    async def nothing(*_: object, **__: object) -> compare.Comparison:
+        return compare.Comparison()
 
     monkeypatch.setattr(compare, "scrub" if way == "sums" else "differing", nothing)
     monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
@@ -273,7 +275,7 @@ async def test_all_is_compared_while_the_cache_is_away(
         return names == ["Teapot"] * len(some)
 
     monkeypatch.setattr(catalog, "cached_heads", no_page)
-    monkeypatch.setattr(compare, "_arrived", at_once)
+    monkeypatch.setattr(compare, "_wait_until_processed", at_once)
     monkeypatch.setattr(compare, "SLICE_SECONDS", 0.0)
     quick = full.settings.model_copy(update={"comparison_share": 1.0})
     some = [sku for sku, held in (await stored(full)).items() if bucket(held["id"]) >= compare.WIDTH][:3]
@@ -313,7 +315,7 @@ async def test_what_search_refuses_is_no_reason_to_hurry(full: Shop, monkeypatch
         is_mended = is_mended or name == "mended"
 
     monkeypatch.setattr(search, "put", refuse)
-    monkeypatch.setattr(compare, "_arrived", arrived)
+    monkeypatch.setattr(compare, "_wait_until_processed", arrived)
     monkeypatch.setattr(compare, "asyncio", SimpleNamespace(sleep=rest))
     monkeypatch.setattr(compare, "FEW", 0)
     with pytest.raises(RestedError):

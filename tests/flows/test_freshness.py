@@ -29,15 +29,15 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def singing(kitchen: Shop, staff: httpx.AsyncClient) -> AsyncIterator[Shop]:
-    """A worker works, and the canary has been heard in every way."""
+    """A worker works, and the canary has been found in every way."""
     await add(kitchen, kettle("A"))
     async with running(sync.run_worker(kitchen, asyncio.Event())):
-        await soon(lambda: _heard(kitchen, staff), 60)
+        await soon(lambda: _found(kitchen, staff), 60)
         yield kitchen
 
 
-async def _heard(shop: Shop, staff: httpx.AsyncClient) -> bool:
-    await freshness.write_down(shop)
+async def _found(shop: Shop, staff: httpx.AsyncClient) -> bool:
+    await freshness.flush(shop)
     shown = (await staff.get("/sync")).json()["freshness"]
     return all(fresh["samples"] > 1 for fresh in shown)
 
@@ -85,7 +85,7 @@ async def test_nobody_is_shown_the_canary(singing: Shop, client: httpx.AsyncClie
 async def test_no_shops_own_system_is_told_of_the_canary(kitchen: Shop, staff: httpx.AsyncClient) -> None:
     everything = {"url": "http://127.0.0.1:1024/", "events": ["*"]}
     made = (await staff.post("/webhook-endpoints", json=everything)).json()
-    async with running(freshness.sing(kitchen)):
+    async with running(freshness.run_canary(kitchen)):
         await soon(lambda: _sung(kitchen), 60)
     while await relay.relay(kitchen):
         pass
@@ -97,16 +97,16 @@ async def _sung(shop: Shop) -> bool:
         return bool(await read.fetchval("SELECT count(*) FROM outbox WHERE key = $1", catalog.CANARY))
 
 
-async def test_songs_that_nobody_hears_grow_old_and_are_heard_by_the_next_worker(kitchen: Shop) -> None:
+async def test_canary_writes_not_found_grow_old_and_are_found_by_the_next_worker(kitchen: Shop) -> None:
     """A worker sang and was killed, an hour ago."""
     long_ago = freshness._now(kitchen) - 3_600_000
     async with kitchen.stores.pg.tx() as tx:
         for what in (freshness.CATALOG, freshness.STOCK):
-            await store.sing(tx, what, long_ago)
-            await store.hear(tx, what, long_ago - 1000)
-        songs = await store.songs(tx)
+            await store.record_canary_write(tx, what, long_ago)
+            await store.record_canary_found(tx, what, long_ago - 1000)
+        states = await store.canary_states(tx)
     now = kitchen.clock.now().timestamp()
-    ages = {fresh.what: fresh.age_seconds for fresh in freshness.summary([], songs, now)}
+    ages = {fresh.what: fresh.age_seconds for fresh in freshness.summary([], states, now)}
     assert ages["cache"] is None
     assert all(ages[what] is not None and ages[what] > 3600 for what in ("catalog", "stock"))  # type: ignore[operator]
     async with running(sync.run_worker(kitchen, asyncio.Event())):
@@ -114,7 +114,7 @@ async def test_songs_that_nobody_hears_grow_old_and_are_heard_by_the_next_worker
 
 
 async def _long(shop: Shop) -> bool:
-    await freshness.write_down(shop)
+    await freshness.flush(shop)
     async with shop.stores.pg.read() as read:
         return any(took.bound == float("inf") and took.lately for took in await store.freshness(read))
 
@@ -122,8 +122,8 @@ async def _long(shop: Shop) -> bool:
 async def test_what_is_old_is_summed_up_and_never_counted_less(kitchen: Shop) -> None:
     for seconds in (0.01, 0.04, 0.3, 7, 100):
         freshness.observe(kitchen, freshness.CATALOG, seconds)
-    await freshness.write_down(kitchen)
-    await freshness.write_down(kitchen)
+    await freshness.flush(kitchen)
+    await freshness.flush(kitchen)
     async with kitchen.stores.pg.tx() as tx:
         before = await store.freshness(tx)
         assert [(took.bound, took.n) for took in before] == [(0.05, 2), (0.3, 1), (10, 1), (float("inf"), 1)]
@@ -145,9 +145,9 @@ async def test_what_cannot_be_written_down_is_kept_for_the_next_time(
     with monkeypatch.context() as away:
         away.setattr(store, "observe", _away)
         with pytest.raises(StoreUnavailable):
-            await freshness.write_down(kitchen)
+            await freshness.flush(kitchen)
     freshness.observe(kitchen, freshness.CATALOG, 0.2)
-    await freshness.write_down(kitchen)
+    await freshness.flush(kitchen)
     async with kitchen.stores.pg.read() as read:
         written = [(took.n, took.seconds) for took in await store.freshness(read)]
     assert written == [(1, 0.2), (1, 0.3)]
@@ -163,7 +163,7 @@ async def test_a_worker_says_so_when_it_cannot_ask_for_its_figures(kitchen: Shop
         lonely = replace(kitchen, stores=stores)
         freshness.observe(lonely, freshness.CATALOG, 0.3)  # which it has nowhere to write down
         with pytest.raises(StoreUnavailable):
-            await worker._measures(lonely, store.NOBODYS)
+            await worker._measures(lonely, store.NO_LEASE)
     assert metrics.MEASURED._value.get() == 0
 
 
@@ -172,14 +172,14 @@ async def test_a_worker_says_so_when_it_cannot_ask_for_its_figures(kitchen: Shop
     [({}, None, None), ({0.1: 99, 2.0: 1}, 0.1, 0.1), ({0.1: 98, 2.0: 2}, 0.1, 2.0), ({float("inf"): 1}, None, None)],
 )
 def test_quantiles_are_bounds_that_hold(counts: dict[float, int], p50: float | None, p99: float | None) -> None:
-    tooks = [store.Took("stock", bound, n, 0.0, n) for bound, n in counts.items()]
-    [fresh] = [fresh for fresh in freshness.summary(tooks, [], 0) if fresh.what == "stock"]
+    histogram = [store.HistogramBucket("stock", bound, n, 0.0, n) for bound, n in counts.items()]
+    [fresh] = [fresh for fresh in freshness.summary(histogram, [], 0) if fresh.what == "stock"]
     assert (fresh.p50_seconds, fresh.p99_seconds, fresh.samples) == (p50, p99, sum(counts.values()))
 
 
 async def test_a_shop_may_have_no_canary(kitchen: Shop) -> None:
     quiet = replace(kitchen, settings=kitchen.settings.model_copy(update={"canary_seconds": 0}))
-    async with running(freshness.sing(quiet)):
+    async with running(freshness.run_canary(quiet)):
         await asyncio.sleep(0.3)
     async with kitchen.stores.pg.read() as read:
-        assert await store.songs(read) == []
+        assert await store.canary_states(read) == []

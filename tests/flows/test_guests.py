@@ -406,7 +406,7 @@ async def test_an_order_that_expired_comes_back_when_it_is_paid_though_it_was_cl
     async with shop.stores.pg.tx() as tx:
         outcome = payments.Outcome("sb_1", "succeeded")
         done = await payments.complete(tx, open_payment["id"], outcome, shop.clock.now())
-    assert (done.payment.status, done.whose) == ("succeeded", user_id)
+    assert (done.payment.status, done.cart_owner) == ("succeeded", user_id)
     found = (await shopper.get(f"/orders/{made['id']}")).json()
     assert [(step["to"], step["reason"]) for step in found["history"]] == [
         ("pending", None),

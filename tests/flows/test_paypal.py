@@ -23,9 +23,9 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, Hold, Outcome, PaymentProvider, ProviderError, ProviderSilent, RefundRequest
 from quartet.sync import worker
-from quartet.sync.store import NOBODYS
+from quartet.sync.store import NO_LEASE
 from quartet.web.dependencies import Shop
 
 
@@ -458,7 +458,7 @@ async def test_the_worker_signs_in_once_however_often_it_sweeps_and_leaves_no_co
     signed_in, connected = place.tokens_given, line.connected
 
     async with asyncio.timeout(20):
-        sweeping = asyncio.ensure_future(worker.LOOPS["recovery"](shop, NOBODYS))
+        sweeping = asyncio.ensure_future(worker.LOOPS["recovery"](shop, NO_LEASE))
         while not await till.rows("SELECT FROM payments WHERE asked > 3"):
             clock.advance(5)
             await asyncio.sleep(0.05)
@@ -726,7 +726,7 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
     assert await provider.look_up(charge.reference, "ORDER-0") is None
     place.approve(ref)
     assert (await provider.look_up(charge.reference, ref)).status == "succeeded"  # type: ignore[union-attr]
-    give = GiveBack(str(new_id()), charge.reference, ref, 200, "GBP")
+    give = RefundRequest(str(new_id()), charge.reference, ref, 200, "GBP")
     assert await provider.look_up_refund(give) is None
     given = await provider.refund(give)
     assert await provider.refund(give) == await provider.look_up_refund(give) == given

@@ -399,7 +399,7 @@ async def test_the_same_refund_is_booked_once(pg: Postgres, buyer: UUID) -> None
     async with pg.tx() as tx:
         await cashier.confirm(tx, order.id)
 
-    async def refund() -> orders.GivenBack:
+    async def refund() -> orders.OrderRefund:
         async with pg.tx() as tx:
             return await cashier.refund(tx, order.id, 400, restock=True, source_ref="provider-7")
 

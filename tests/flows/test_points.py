@@ -18,7 +18,7 @@ from quartet import accounts, leaderboard, orders, payments
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.leaderboard import store
-from quartet.leaderboard.model import Period, Place, Worth
+from quartet.leaderboard.model import Period, Place, PointsEntry
 from quartet.payments import Moved
 from quartet.stores import outbox
 from quartet.sync import relay
@@ -160,7 +160,7 @@ async def test_events_repeated_and_shuffled_count_the_same(
         rng.shuffle(events)
         async with shop.stores.pg.tx() as tx:
             for event in events:
-                await outbox.put_back(
+                await outbox.requeue(
                     tx, event.event_id, event.topic, str(uuid4()), event.payload, created_at=event.created_at
                 )
         await carry(shop)
@@ -296,7 +296,7 @@ async def test_a_making_cut_short_leaves_the_live_boards_and_the_next_one_ends_w
     await asyncio.gather(*(leaderboard.rebuild(shop, actor="test") for _ in range(4)))
     assert await points(shop, user_id) == (50, 50)
     now = shop.clock.now()
-    await store.settle(shop.stores.redis, now, Worth("late", user_id, 1, now))
+    await store.settle(shop.stores.redis, now, PointsEntry("late", user_id, 1, now))
     assert await points(shop, user_id) == (51, 51)
 
 

@@ -223,7 +223,7 @@ async def test_a_provider_that_hangs_is_known_before_the_first_who_waits_gives_u
     first, made = [await order(shopper, ("MUG", 1)) for _ in range(2)]
     guard = providers["stripe"].guard
     assert guard._doubt + guard._patience < shop.settings.payment_timeout
-    guard._glance, guard._doubt, guard._patience = 0.1, 0.2, 0.3  # as if he had far longer
+    guard._check_interval, guard._doubt, guard._patience = 0.1, 0.2, 0.3  # as if he had far longer
     door.open.clear()
     waiting = asyncio.create_task(pay(shopper, first))
     await gone(providers["stripe"])

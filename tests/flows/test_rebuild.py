@@ -63,7 +63,7 @@ async def change_everything(shop: Shop) -> None:
     await receive(shop, "K4", 3)
     sold = await catalog.find(shop.stores.mongo, "K4")
     assert sold
-    await products.carry(shop, [*ids, gone["_id"], sold["_id"]])
+    await products.sync_products(shop, [*ids, gone["_id"], sold["_id"]])
 
 
 async def as_changed(shop: Shop) -> bool:
@@ -133,7 +133,7 @@ async def test_a_new_index_that_cannot_be_written_keeps_nothing_from_the_live_on
         patched.setattr(search, "put", put_live)
         await rename_behind(full, "K2", "Teapot")
         with pytest.raises(StoreUnavailable):
-            await products.carry(full, [(await stored(full))["K2"]["id"]])
+            await products.sync_products(full, [(await stored(full))["K2"]["id"]])
     assert (await stored(full))["K2"]["name"] == "Teapot"
     assert (await sync.reindex(full)).state == "done"
     assert (await stored(full))["K2"]["name"] == "Teapot"
@@ -268,21 +268,21 @@ async def test_going_back_leaves_nothing_out_of_a_batch_that_began_before(full: 
     )
     await receive(full, "K5", 3)
     stop = Held(held)
-    slow = asyncio.create_task(products.carry(replace(full, step=stop.step), [changed["_id"]]))
+    slow = asyncio.create_task(products.sync_products(replace(full, step=stop.step), [changed["_id"]]))
     await stop.reached.wait()
     going = asyncio.create_task(sync.reindex(replace(full, step=_opens(stop.go_on, "settled", 1)), back=True))
     await asyncio.gather(slow, going)
     document = (await stored(full))["K5"]
     assert (document["name"], document["inStock"]) == ("Teapot", True)
     # What the slow one copied late comes back as a change.
-    await products.carry(full, [changed["_id"]])
+    await products.sync_products(full, [changed["_id"]])
     assert await equal(full)
 
 
 async def test_a_new_index_is_built_though_going_back_was_left_half_done(full: Shop) -> None:
     await sync.reindex(full)
     await killed(full, "filled", back=True)
-    await sync.begin_anew(full, "restored")
+    await sync.reset_after_restore(full, "restored")
     await change_everything(full)
     assert (await sync.reindex(full)).state == "done"
     assert await as_changed(full)
@@ -323,7 +323,7 @@ async def test_dead_letters_keep_a_new_index_from_going_live_until_somebody_deci
     assert shown["reindex"]["error"] == rebuild.error
     [letter] = shown["letters"]
     assert (await admin.delete(f"/sync/dead-letters/{letter['id']}")).status_code == 204
-    assert await products.carry(full, [id_]) == {id_}  # as a comparison does: the decision holds
+    assert await products.sync_products(full, [id_]) == {id_}  # as a comparison does: the decision holds
     ended = await sync.reindex(full)
     assert (ended.id, ended.state, ended.error) == (rebuild.id, "done", None)
     assert await live(full) == ended.index_name
@@ -336,7 +336,9 @@ async def spoil(shop: Shop, sku: str) -> str:
     assert bad
     broken = {**bad, "ratings": {"avg": "very good", "count": 1}}
     collection = shop.stores.mongo.collection(catalog.PRODUCTS)
-    await collection.replace_one({"_id": bad["_id"]}, catalog.numbered(broken, bad["version"] + 1, bad["updatedAt"]))
+    await collection.replace_one(
+        {"_id": bad["_id"]}, catalog.with_version(broken, bad["version"] + 1, bad["updatedAt"])
+    )
     return str(bad["_id"])
 
 
@@ -366,8 +368,8 @@ async def test_a_new_index_is_compared_before_it_goes_live(
     async def step(name: str) -> None:
         if name == "filled":
             async with full.stores.pg.once() as tx:
-                drawn = await store.draw(tx)
-            await search.put(full.stores.search, search.next_alias(full.settings), drawn.version, {held["id"]: wrong})
+                batch = await store.begin_batch(tx)
+            await search.put(full.stores.search, search.next_alias(full.settings), batch.version, {held["id"]: wrong})
 
     sampled = [] if how == "gone" else [bucket(held["id"])]
     monkeypatch.setattr(reindex, "random", SimpleNamespace(sample=lambda *_: sampled))
@@ -463,7 +465,7 @@ async def test_a_shop_that_keeps_more_of_a_product_goes_on_with_the_index_it_has
 
     monkeypatch.setattr(index_store, "INDEX", definition)
     monkeypatch.setattr(search, "document", with_badge)
-    assert await products.carry(full, await add(full, kettle("NEW"))) == set()
+    assert await products.sync_products(full, await add(full, kettle("NEW"))) == set()
     assert (await stored(full))["NEW"]["badge"] == "new"
     assert not await search.is_current(full.stores.search, full.settings)  # so that it is rebuilt all the same
     rebuilt = await sync.reindex(full, reason="the index was of an earlier definition")

@@ -15,7 +15,17 @@ from till import Till, order, pay
 
 from conftest import Command
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, Compared, Difference, Entry, GiveBack, Outcome, ProviderAway, days_due, reconcile
+from quartet.payments import (
+    Charge,
+    Compared,
+    Difference,
+    Entry,
+    Outcome,
+    ProviderAway,
+    RefundRequest,
+    days_due,
+    reconcile,
+)
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.web.dependencies import Shop
 
@@ -116,7 +126,7 @@ async def test_every_kind_of_difference_is_found_and_named(
             expected["charge", due] = finding
 
     back = await _paid(shopper)
-    theirs = GiveBack(str(uuid4()), back, "", 10, "GBP")
+    theirs = RefundRequest(str(uuid4()), back, "", 10, "GBP")
     await sandbox.refund(theirs)
     expected["refund", theirs.reference] = "10 GBP succeeded there, unknown here"
     for sql, finding in (
@@ -188,7 +198,7 @@ async def test_money_that_must_go_back_and_can_not_is_named(
     made = await order(shopper, ("MUG", 1))
     await pay(shopper, made["id"])
 
-    async def cannot(_: GiveBack) -> Outcome:
+    async def cannot(_: RefundRequest) -> Outcome:
         """As Stripe says of a card that is no more."""
         return Outcome("re_1", "failed")
 

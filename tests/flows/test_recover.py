@@ -24,19 +24,19 @@ from quartet.kernel.settings import Settings
 from quartet.payments import (
     Charge,
     Entry,
-    GiveBack,
     Hold,
     Outcome,
     ProviderError,
     Providers,
     ProviderSilent,
+    RefundRequest,
     WebhookEvent,
     open_providers,
 )
 from quartet.payments.providers.sandbox import SIGNATURE, Sandbox
 from quartet.stores.postgres import Violation
 from quartet.sync import worker
-from quartet.sync.store import NOBODYS
+from quartet.sync.store import NO_LEASE
 from quartet.web.dependencies import Shop
 
 
@@ -67,13 +67,13 @@ class Held:
     async def void(self, hold: Hold) -> Outcome:
         return await self._through(self.inner.void(hold))
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         return await self._through(self.inner.refund(refund))
 
     async def look_up(self, reference: str, provider_ref: str | None = None) -> Outcome | None:
         return await self.inner.look_up(reference, provider_ref)
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         return await self.inner.look_up_refund(refund)
 
     def entries(self, since: datetime, until: datetime) -> AsyncIterator[Entry]:
@@ -693,10 +693,10 @@ async def _paid_then_held(shopper: httpx.AsyncClient, till: Till, held: Held) ->
 class Refusing(Held):
     """A provider that can't be reached when money is to go back."""
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         raise ProviderError("nobody there")
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         return None
 
 
@@ -735,7 +735,7 @@ async def test_a_refund_that_one_saw_fail_and_another_succeed_has_happened(
 class Forgetful(Held):
     """A provider that can't say which refunds it has made."""
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         raise ProviderError("try again later")
 
 
@@ -788,7 +788,7 @@ async def test_a_refund_that_the_provider_answers_as_failed_is_told_and_can_be_t
     assert (await pay(shopper, made["id"])).status_code == 201
 
     class Failing(Held):
-        async def refund(self, refund: GiveBack) -> Outcome:
+        async def refund(self, refund: RefundRequest) -> Outcome:
             return Outcome("re_1", "failed")
 
     app.state.providers = {"sandbox": Failing(sandbox)}
@@ -963,7 +963,7 @@ async def test_events_that_nobody_sends_any_more_are_forgotten_and_change_nothin
     await till.rows(old, clock.now() - timedelta(days=30, seconds=1))
 
     async def swept_until(left: int) -> None:
-        sweeping = asyncio.ensure_future(worker.LOOPS["sweeps"](shop, NOBODYS))
+        sweeping = asyncio.ensure_future(worker.LOOPS["sweeps"](shop, NO_LEASE))
         async with asyncio.timeout(10):
             while len(await till.rows("SELECT FROM webhook_events")) > left:  # noqa: ASYNC110 — nobody tells
                 await asyncio.sleep(0.02)

@@ -232,7 +232,7 @@ async def test_what_the_provider_refuses_for_a_cancelled_order_is_asked_for_agai
     assert (await shopper.post(f"/orders/{made['id']}/cancel")).json()["refundedCents"] == 1499
     provider.mood = ProviderError("no")
     with pytest.raises(ProviderError):
-        await checkout.completion.give_back(shop, {"sandbox": provider}, held)
+        await checkout.completion.execute_refund(shop, {"sandbox": provider}, held)
     provider.mood = None
     async with shop.stores.pg.once() as tx:
         await tx.execute("UPDATE payment_refunds SET ask_at = now()")

@@ -329,7 +329,7 @@ async def test_who_stands_in_line_when_the_server_ends_is_served(server: Server,
     crowd = [await come(server.config.port) for _ in range(CROWD)]
     for n, line in enumerate(crowd):
         line[1].write(request("POST", "/sessions", b"%d" % n))
-    while len(server._line._waiting) + len(desk.asked) < CROWD:  # noqa: ASYNC110 — until all have been heard
+    while len(server._queue._waiting) + len(desk.asked) < CROWD:  # noqa: ASYNC110 — until all have been heard
         await asyncio.sleep(0)
     server.should_exit = True
     assert [await answer(line) for line in crowd] == [b"%d" % n for n in range(CROWD)]

@@ -22,8 +22,8 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.stores import outbox
 from quartet.stores.mongo import LostPosition
 from quartet.sync import changes, products, relay, store, worker
-from quartet.sync.leases import Share, Work
-from quartet.sync.store import Lease, Overtaken
+from quartet.sync.leases import LeaseRunner, Work
+from quartet.sync.store import Lease, LeaseLost
 from quartet.web.dependencies import Shop
 
 __all__ = ["kitchen"]  # a fixture
@@ -34,12 +34,12 @@ PIECES = [piece for pieces in worker.PIECES.values() for piece in pieces]
 async def beat(shop: Shop, name: str, seconds: float = 60, pieces: list[str] | None = None) -> dict[str, int]:
     """What falls to the worker of this name."""
     async with shop.stores.pg.once() as tx:
-        return await store.beat(tx, name, PIECES if pieces is None else pieces, seconds)
+        return await store.heartbeat(tx, name, PIECES if pieces is None else pieces, seconds)
 
 
 async def give_up(shop: Shop, name: str, pieces: list[str]) -> None:
     async with shop.stores.pg.once() as tx:
-        await store.give_up(tx, name, pieces)
+        await store.release_leases(tx, name, pieces)
 
 
 async def test_each_piece_of_work_is_one_workers(shop: Shop) -> None:
@@ -61,20 +61,22 @@ async def test_each_piece_of_work_is_one_workers(shop: Shop) -> None:
 async def test_a_silent_workers_pieces_are_taken_over_and_its_tokens_are_good_no_more(shop: Shop) -> None:
     old = Lease(await beat(shop, "anna", 0.3))
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, "changes", "one", caught_up_at=None, items=1, lease=old)
+        await store.save_position(tx, "changes", "one", caught_up_at=None, items=1, lease=old)
 
     async def taken() -> bool:
         return set(await beat(shop, "ben")) == set(PIECES)
 
     await soon(taken)
     async with shop.stores.pg.once() as tx:
-        with pytest.raises(Overtaken):
-            await store.save(tx, "changes", "two", caught_up_at=None, items=1, lease=old)
-        await store.lose(tx, "changes", old)
+        with pytest.raises(LeaseLost):
+            await store.save_position(tx, "changes", "two", caught_up_at=None, items=1, lease=old)
+        await store.discard_position(tx, "changes", old)
     async with shop.stores.pg.read() as read:
         assert await store.position(read, "changes") == "one"
     async with shop.stores.pg.once() as tx:
-        await store.save(tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben")))
+        await store.save_position(
+            tx, "changes", "three", caught_up_at=None, items=1, lease=Lease(await beat(shop, "ben"))
+        )
     assert await beat(shop, "anna") == {}
 
 
@@ -105,7 +107,7 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
     runs: dict[str, set[str]] = {"anna": set(), "ben": set()}
     pieces = [f"piece {n}" for n in range(8)]
 
-    def share(name: str) -> Share:
+    def share(name: str) -> LeaseRunner:
         async def loop(lease: Lease) -> None:
             runs[name] = set(lease.tokens)
             try:
@@ -113,7 +115,7 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
             finally:
                 runs[name] = set()
 
-        made = Share(shop, {"all": Work(loop, pieces)})
+        made = LeaseRunner(shop, {"all": Work(loop, pieces)})
         made.worker = name
         return made
 
@@ -124,9 +126,9 @@ async def test_a_share_runs_what_is_its_own_and_ends_what_is_not(shop: Shop) -> 
     async def whole() -> bool:
         return runs["anna"] == set(pieces)
 
-    async with running(share("anna").do()):
+    async with running(share("anna").run()):
         await soon(whole)
-        async with running(share("ben").do()):
+        async with running(share("ben").run()):
             await soon(parted)
         await soon(whole)
     assert runs == {"anna": set(), "ben": set()}
@@ -146,7 +148,7 @@ async def test_a_worker_whose_connections_are_all_busy_keeps_its_work(shop: Shop
         async with shop.stores.pg.read() as read:
             await read.fetchval("SELECT pg_sleep($1)", 2 * shop.settings.worker_lease_seconds)
 
-    async with running(Share(shop, {"all": Work(loop, ["one"])}).do()):
+    async with running(LeaseRunner(shop, {"all": Work(loop, ["one"])}).run()):
         await begun.wait()
         await asyncio.gather(*(long_statement() for _ in range(shop.settings.postgres_pool)))
         assert not ended.is_set()
@@ -157,12 +159,12 @@ async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitche
     """It has carried a batch and stands still before it saves; meanwhile another carries on."""
     stop = Held("carried")
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"at": "the start"}, caught_up_at=None, items=0)
     [id_] = await add(kitchen, kettle("A"))
-    gathered = changes.Gathered(kitchen.clock)
-    gathered.add(id_, {"at": "the first change"})
+    buffer = changes.ChangeBuffer(kitchen.clock)
+    buffer.add(id_, {"at": "the first change"})
     old = Lease(await beat(kitchen, "anna", 0.2, ["changes"]))
-    stalled = asyncio.create_task(changes.carry_batch(replace(kitchen, step=stop.step), gathered, old))
+    stalled = asyncio.create_task(changes.process_batch(replace(kitchen, step=stop.step), buffer, old))
     await stop.reached.wait()
 
     async def taken() -> bool:
@@ -170,11 +172,11 @@ async def test_a_stalled_worker_that_goes_on_says_nothing_of_the_position(kitche
 
     await soon(taken)
     await catalog.delete_product(kitchen, "A", if_match=None)
-    gathered = changes.Gathered(kitchen.clock)
-    gathered.add(id_, {"at": "the second change"})
-    await changes.carry_batch(kitchen, gathered, Lease(await beat(kitchen, "ben", 60, ["changes"])))
+    buffer = changes.ChangeBuffer(kitchen.clock)
+    buffer.add(id_, {"at": "the second change"})
+    await changes.process_batch(kitchen, buffer, Lease(await beat(kitchen, "ben", 60, ["changes"])))
     stop.go_on.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(LeaseLost):
         await stalled
     async with kitchen.stores.pg.read() as read:
         assert await store.position(read, changes.PIPELINE) == {"at": "the second change"}
@@ -196,7 +198,7 @@ async def test_events_of_a_stalled_worker_are_anothers(kitchen: Shop) -> None:
     async def taken() -> bool:
         return bool(await beat(kitchen, "ben", 60, list(relay.PIECES)))
 
-    with pytest.raises(Overtaken):
+    with pytest.raises(LeaseLost):
         await relay.relay(replace(kitchen, step=step), old)
     async with kitchen.stores.pg.read() as read:
         assert (await outbox.depth(read))[0] == 1
@@ -222,15 +224,15 @@ async def test_parts_of_the_outbox_are_every_event_once_and_a_key_is_in_one_part
 
 
 async def test_what_waited_longest_is_carried_first_and_the_position_keeps_what_waits(kitchen: Shop) -> None:
-    gathered = changes.Gathered(kitchen.clock)
+    buffer = changes.ChangeBuffer(kitchen.clock)
     for at, id_ in enumerate("CABACD", 1):
-        gathered.add(id_, {"at": at})
-    gathered.add(None, {"at": 6})
-    assert gathered.take(2) == ({"C", "A"}, {"at": 2}, None)
-    gathered.add("A", {"at": 7})
-    assert gathered.take(2) == ({"B", "D"}, {"at": 6}, None)
-    assert gathered.take(2) == ({"A"}, {"at": 7}, gathered.drained_at)
-    assert gathered.take(2) == (set(), {"at": 7}, gathered.drained_at)
+        buffer.add(id_, {"at": at})
+    buffer.add(None, {"at": 6})
+    assert buffer.take(2) == ({"C", "A"}, {"at": 2}, None)
+    buffer.add("A", {"at": 7})
+    assert buffer.take(2) == ({"B", "D"}, {"at": 6}, None)
+    assert buffer.take(2) == ({"A"}, {"at": 7}, buffer.drained_at)
+    assert buffer.take(2) == (set(), {"at": 7}, buffer.drained_at)
 
 
 async def test_the_cache_is_told_of_many_changes_a_batch_at_a_time(
@@ -241,16 +243,16 @@ async def test_the_cache_is_told_of_many_changes_a_batch_at_a_time(
     async def noted(_: Shop, ids: set[str]) -> None:
         told.append(ids)
 
-    monkeypatch.setattr(changes, "tell", noted)
+    monkeypatch.setattr(changes, "invalidate_cache", noted)
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 3}))
-    gathered = changes.Gathered(kitchen.clock)
+    buffer = changes.ChangeBuffer(kitchen.clock)
     for at, id_ in enumerate("CABACDEFG", 1):
-        gathered.add(id_, {"at": at})
+        buffer.add(id_, {"at": at})
 
     async def all_told() -> bool:
-        return not gathered.heard.is_set()
+        return not buffer.has_invalidations.is_set()
 
-    async with running(changes._tell(few, gathered)):
+    async with running(changes._invalidate_cache(few, buffer)):
         await soon(all_told)
     assert told == [{"C", "A", "B"}, {"D", "E", "F"}, {"G"}]
 
@@ -273,12 +275,12 @@ async def test_the_stream_is_not_read_on_while_nothing_is_carried(
         return told >= count
 
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_waiting": 50}))
-    gathered = changes.Gathered(kitchen.clock)
-    async with running(changes._read(few, gathered, None)):
+    buffer = changes.ChangeBuffer(kitchen.clock)
+    async with running(changes._read(few, buffer, None)):
         await soon(lambda: _is(50))
         await asyncio.sleep(0.05)  # and no more
-        assert (told, len(gathered.ids)) == (50, 50)
-        ids, token, _ = gathered.take(few.settings.sync_batch)
+        assert (told, len(buffer.ids)) == (50, 50)
+        ids, token, _ = buffer.take(few.settings.sync_batch)
         assert (len(ids), token) == (50, {"at": 50})
         await soon(lambda: _is(100))
         await asyncio.sleep(0.05)
@@ -304,7 +306,7 @@ async def test_a_position_that_the_stream_has_lost_becomes_a_rebuild(
     await add(kitchen, kettle("A"), kettle("B"))
     await sync.catch_up(kitchen)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"_data": "of long ago"}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"_data": "of long ago"}, caught_up_at=None, items=0)
     await catalog.delete_product(kitchen, "B", if_match=None)
     watch = catalog.watch
 
@@ -343,7 +345,7 @@ async def test_a_quiet_catalogs_position_is_kept_fresh(kitchen: Shop, monkeypatc
 
     monkeypatch.setattr(catalog, "watch", quiet)
     async with kitchen.stores.pg.once() as tx:
-        await store.save(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
+        await store.save_position(tx, changes.PIPELINE, {"at": 0}, caught_up_at=None, items=0)
 
     async def position() -> int:
         async with kitchen.stores.pg.read() as read:
@@ -362,17 +364,17 @@ async def test_what_changes_within_a_moment_is_one_batch_and_a_full_one_waits_fo
     kitchen: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 2}))
-    gathered, rests = changes.Gathered(kitchen.clock), list[float]()
+    buffer, rests = changes.ChangeBuffer(kitchen.clock), list[float]()
 
     async def rest(seconds: float) -> None:
         rests.append(seconds)
-        gathered.add("B", {"at": 2})
+        buffer.add("B", {"at": 2})
 
     monkeypatch.setattr(changes, "asyncio", SimpleNamespace(sleep=rest, timeout=asyncio.timeout))
-    gathered.add("A", {"at": 1})
-    await changes._gather(few, gathered)
-    assert (rests, list(gathered.ids)) == ([few.settings.sync_gather_seconds], ["A", "B"])
-    await changes._gather(few, gathered)
+    buffer.add("A", {"at": 1})
+    await changes._gather(few, buffer)
+    assert (rests, list(buffer.ids)) == ([few.settings.sync_gather_seconds], ["A", "B"])
+    await changes._gather(few, buffer)
     assert len(rests) == 1
 
 
@@ -386,7 +388,7 @@ async def test_a_batch_is_no_larger_than_is_set(kitchen: Shop) -> None:
     ids = await add(kitchen, *(kettle(f"K{n}") for n in range(7)))
     few = replace(kitchen, step=step, settings=kitchen.settings.model_copy(update={"sync_batch": 3}))
     with suppress(TimeoutError):
-        await products.carry(few, ids)
+        await products.sync_products(few, ids)
     assert drawn == 3
     assert await equal(kitchen)
 

@@ -158,7 +158,7 @@ def machine(pg: Postgres, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         def refund(self, number: int, cents: int | None, restock: bool) -> None:
             order_id, order = self.picked(number)
 
-            async def refunded() -> orders.GivenBack:
+            async def refunded() -> orders.OrderRefund:
                 async with pg.tx() as tx:
                     return await cashier.refund(tx, order_id, cents, restock=restock)
 

@@ -25,7 +25,7 @@ from quartet.checkout import recover
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Hold, Moved, Outcome, PaymentProvider, ProviderError, ProviderSilent
+from quartet.payments import Charge, Hold, Moved, Outcome, PaymentProvider, ProviderError, ProviderSilent, RefundRequest
 from quartet.payments.providers import signatures
 from quartet.web.dependencies import Shop
 
@@ -360,7 +360,7 @@ async def test_a_refund_that_fails_before_it_is_written_down_as_given_stays_fail
     assert (await pay(shopper, made)).status_code == 201
     gives = provider.refund
 
-    async def told_first(asked: GiveBack) -> Outcome:
+    async def told_first(asked: RefundRequest) -> Outcome:
         outcome = await gives(asked)
         place.fail(next(iter(place.refunds.values())))
         await abroad.tell()
@@ -1140,7 +1140,7 @@ async def test_the_adapter_tells_what_happened_from_what_nobody_knows(
     unnamed = Hold(charge.reference, charge.reference, 500, "GBP")
     assert (await provider.capture(unnamed)).status == "succeeded"
     assert (await provider.capture(hold)).status == (await provider.void(hold)).status == "succeeded"
-    back = GiveBack(str(new_id()), charge.reference, "pi_1", 200, "GBP")
+    back = RefundRequest(str(new_id()), charge.reference, "pi_1", 200, "GBP")
     assert await provider.look_up_refund(back) is None
     given = await provider.refund(back)
     assert await provider.refund(back) == await provider.look_up_refund(back) == given

@@ -214,7 +214,7 @@ async def test_events_repeated_and_in_any_order_end_the_same(kitchen: Shop) -> N
     ids = await add(kitchen, kettle("A"), kettle("B"), kettle("C"))
     await catalog.delete_product(kitchen, "C", if_match=None)
     for order in (ids, ids[::-1], ids + ids[:1], ids[2:] + ids[1:], []):
-        await products.carry(kitchen, order)
+        await products.sync_products(kitchen, order)
     assert await equal(kitchen)
     assert set(await stored(kitchen)) == {"A", "B"}
 
@@ -226,21 +226,21 @@ async def test_a_slow_batch_does_not_undo_a_newer_one(kitchen: Shop) -> None:
     slow = asyncio.create_task(_carry_slowly(kitchen, id_, read, go_on))
     await read.wait()
     await catalog.delete_product(kitchen, "A", if_match=None)
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     go_on.set()
     await slow
     assert await stored(kitchen) == {}
 
 
 async def _carry_slowly(shop: Shop, id_: str, read: asyncio.Event, go_on: asyncio.Event) -> None:
-    """`carry`, written out so that it can be held up between reading and writing."""
+    """`sync_products`, written out so that it can be held up between reading and writing."""
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
-    now = await products.present(shop, await catalog.by_ids(shop.stores.mongo, [id_]))
+        batch = await store.begin_batch(tx)
+    now = await products.with_current_levels(shop, await catalog.by_ids(shop.stores.mongo, [id_]))
     read.set()
     await go_on.wait()
     [result] = await search.put(
-        shop.stores.search, shop.settings.search_alias, draw.version, {id_: search.document(now[id_])}
+        shop.stores.search, shop.settings.search_alias, batch.version, {id_: search.document(now[id_])}
     )
     assert result.status == 409
 
@@ -259,10 +259,10 @@ async def test_what_search_is_sure_to_hold_is_not_written_again(kitchen: Shop, m
         if pieces:
             await receive(kitchen, "A", pieces)
         written.clear()
-        await products.carry(kitchen, [id_])
+        await products.sync_products(kitchen, [id_])
         assert len(written) == writes, pieces
         assert (await stored(kitchen))["A"]["inStock"] == ((await copies(kitchen))["A"] > 0)
-    await products.carry(kitchen, [id_], cause="doubt")
+    await products.sync_products(kitchen, [id_], cause="doubt")
     assert written[-1] == {id_}
 
 
@@ -279,29 +279,29 @@ async def test_a_slow_batch_does_not_undo_what_a_newer_one_left_alone(kitchen: S
     if the slow one had said nothing yet, and wrote none the less if it had."""
     [id_] = await add(kitchen, kettle("A"))
     await receive(kitchen, "A", 1)
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     await receive(kitchen, "A", -1)
     stop = Held(held)
-    slow = asyncio.create_task(products.carry(replace(kitchen, step=stop.step), [id_]))
+    slow = asyncio.create_task(products.sync_products(replace(kitchen, step=stop.step), [id_]))
     await stop.reached.wait()
     await receive(kitchen, "A", 1)
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     stop.go_on.set()
     await slow
     assert (await stored(kitchen))["A"]["inStock"]
     # The slow one's copies may be old: then they come back as a change, and are carried once more.
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     assert await equal(kitchen)
 
 
 async def test_what_was_noted_and_never_acknowledged_is_written_by_the_next(kitchen: Shop) -> None:
     [id_] = await add(kitchen, kettle("A"))
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     await receive(kitchen, "A", 1)
     with pytest.raises(Killed):
-        await products._carry(replace(kitchen, step=dies_at("noted")), [id_])
+        await products._sync_batch(replace(kitchen, step=dies_at("noted")), [id_])
     assert not (await stored(kitchen))["A"]["inStock"]
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     assert await equal(kitchen)
     assert (await stored(kitchen))["A"]["inStock"]
 
@@ -313,14 +313,14 @@ async def test_search_follows_though_its_numbers_are_of_a_time_that_postgresql_h
     async with kitchen.stores.pg.tx() as tx:
         before = await tx.fetchrow("SELECT * FROM search_known WHERE product_id = $1", id_)
         await tx.execute("SELECT setval('sync_version', $1::bigint + 1000)", before["version"])
-    await products.carry(kitchen, [id_], cause="doubt")
+    await products.sync_products(kitchen, [id_], cause="doubt")
     async with kitchen.stores.pg.tx() as tx:
         await tx.execute("SELECT setval('sync_version', $1::bigint)", before["version"])
         await tx.execute("UPDATE search_known SET version = $2 WHERE product_id = $1", id_, before["version"])
     await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
     with pytest.raises(StoreUnavailable, match="higher numbers"):
-        await products.carry(kitchen, [id_])
-    await products.carry(kitchen, [id_])  # as whoever lacks a store tries again
+        await products.sync_products(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])  # as whoever lacks a store tries again
     assert (await stored(kitchen))["A"]["name"] == "Teapot"
     assert await equal(kitchen)
 
@@ -334,7 +334,7 @@ async def test_what_was_known_of_an_earlier_index_is_not_believed_of_the_next(ki
     await search.put(kitchen.stores.search, kitchen.settings.search_alias, 10**6, {id_: lost})
     async with kitchen.stores.pg.tx() as tx:
         await tx.execute("SELECT setval('sync_version', 2000000)")
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     assert not (await stored(kitchen))["A"]["inStock"]
 
 
@@ -342,18 +342,18 @@ async def test_our_own_copies_do_not_come_back_as_changes_where_search_needs_not
     ids = set(await add(kitchen, kettle("A"), kettle("B")))
     for sku in ("A", "B"):
         await receive(kitchen, sku, 3)
-    await products.carry(kitchen, ids)  # by which its own copies are done with
-    assert await products.without_ours(kitchen, ids) == set()
+    await products.sync_products(kitchen, ids)  # by which its own copies are done with
+    assert await products.without_echoes(kitchen, ids) == set()
     await receive(kitchen, "A", -1)
     await receive(kitchen, "B", -3)
-    await products.copy(kitchen, ids)
-    [sold_out] = await products.without_ours(kitchen, ids)
+    await products.sync_copies(kitchen, ids)
+    [sold_out] = await products.without_echoes(kitchen, ids)
     assert (await catalog.find(kitchen.stores.mongo, "B") or {})["_id"] == sold_out
-    await products.carry(kitchen, [sold_out])
+    await products.sync_products(kitchen, [sold_out])
     assert await equal(kitchen)
     await catalog.change_product(kitchen, "A", lambda _: kettle("A", name="Teapot"), if_match=None, actor="test")
     await catalog.delete_product(kitchen, "B", if_match=None)
-    assert await products.without_ours(kitchen, ids) == ids
+    assert await products.without_echoes(kitchen, ids) == ids
 
 
 async def test_who_writes_past_every_room_after_our_copies_is_followed_too(
@@ -361,16 +361,16 @@ async def test_who_writes_past_every_room_after_our_copies_is_followed_too(
 ) -> None:
     """Though the version is left as we wrote it: our own write came back before."""
     [id_] = ids = set(await add(kitchen, kettle("A")))
-    await products.carry(kitchen, ids)
+    await products.sync_products(kitchen, ids)
     await receive(kitchen, "A", 3)
-    await products.copy(kitchen, ids)
-    await products.carry(kitchen, await products.without_ours(kitchen, ids))
+    await products.sync_copies(kitchen, ids)
+    await products.sync_products(kitchen, await products.without_echoes(kitchen, ids))
     await receive(kitchen, "A", -1)
-    await products.copy(kitchen, ids)
-    assert await products.without_ours(kitchen, ids) == set()
+    await products.sync_copies(kitchen, ids)
+    assert await products.without_echoes(kitchen, ids) == set()
     assert await has_name(client, "A", "Kettle A")
     await kitchen.stores.mongo.collection(catalog.PRODUCTS).update_one({"_id": id_}, {"$set": {"name": "Teapot"}})
-    await products.carry(kitchen, await products.without_ours(kitchen, ids))
+    await products.sync_products(kitchen, await products.without_echoes(kitchen, ids))
     assert (await stored(kitchen))["A"]["name"] == "Teapot"
     assert await has_name(client, "A", "Teapot")
 
@@ -387,20 +387,20 @@ async def test_what_the_cache_knows_of_our_copies_it_is_not_told_again(
         await drop(shop, changed, present)
 
     monkeypatch.setattr(catalog, "drop_cached", watched)
-    await products.tell(kitchen, ids)
+    await products.invalidate_cache(kitchen, ids)
     for sku in ("A", "B"):
         await receive(kitchen, sku, 3)
-    await products.copy(kitchen, ids)
-    await products.tell(kitchen, ids)
+    await products.sync_copies(kitchen, ids)
+    await products.invalidate_cache(kitchen, ids)
     assert told == [ids, set()]
     await rename_behind(kitchen, "A", "Teapot")
     await receive(kitchen, "A", 3)
-    await products.copy(kitchen, ids)
-    await products.tell(kitchen, ids)
+    await products.sync_copies(kitchen, ids)
+    await products.invalidate_cache(kitchen, ids)
     [renamed_id] = told[-1]
     assert (await catalog.find(kitchen.stores.mongo, "A") or {})["_id"] == renamed_id
     await catalog.delete_product(kitchen, "B", if_match=None)
-    await products.tell(kitchen, ids)
+    await products.invalidate_cache(kitchen, ids)
     assert told[-1] == ids - {renamed_id}
 
 
@@ -412,10 +412,10 @@ async def test_what_is_remembered_of_products_is_bounded(kitchen: Shop, monkeypa
     for n in range(9):
         await receive(kitchen, f"K{n}", 1)
     for start in range(0, 9, 2):
-        await products.carry(few, ids[start : start + 2])
+        await products.sync_products(few, ids[start : start + 2])
         memory = products._memory(few)
-        assert 0 < len(memory.told) <= 3 + 2
-        assert 0 < len(memory.done) <= 3 + 2
+        assert 0 < len(memory.invalidated) <= 3 + 2
+        assert 0 < len(memory.own_writes) <= 3 + 2
 
 
 async def test_two_workers_at_once_do_no_harm(kitchen: Shop) -> None:
@@ -480,7 +480,7 @@ async def test_price_and_stock_reach_the_catalogs_copies_its_page_and_search(
 
 async def test_differences_that_no_event_told_of_are_found_by_comparing(kitchen: Shop) -> None:
     ids = await add(kitchen, kettle("A"), kettle("B"), kettle("C"))
-    await products.carry(kitchen, ids)
+    await products.sync_products(kitchen, ids)
     alias = kitchen.settings.search_alias
     ghost = {**(await stored(kitchen))["A"], "id": "ghost", "sku": "GHOST"}
     await search.put(kitchen.stores.search, alias, 10**6, {"ghost": ghost, ids[1]: None})
@@ -516,7 +516,7 @@ async def test_a_paid_order_empties_the_cart_of_it_once_and_gives_points_once(
         event = next(e for e in await outbox.due(read, 50, topics=TOPICS) if e.topic == "order.confirmed")
     await sync.catch_up(kitchen)
     async with kitchen.stores.pg.tx() as tx:  # and the same event once more
-        await outbox.put_back(tx, event.event_id, event.topic, event.key, event.payload)
+        await outbox.requeue(tx, event.event_id, event.topic, event.key, event.payload)
     await sync.catch_up(kitchen)
     assert await cart.lines(redis, user_id) == {"A": 2}
     assert await daily_points(kitchen, user_id) == 49
@@ -679,9 +679,9 @@ async def test_what_search_refuses_lies_dead_with_a_reason_and_can_be_replayed(
     collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
     await collection.update_one({"_id": bad}, {"$set": {"ratings.avg": "very good"}})
     await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
-    assert await products.carry(kitchen, [bad, good, broken]) == {bad, broken}
+    assert await products.sync_products(kitchen, [bad, good, broken]) == {bad, broken}
     assert set(await stored(kitchen)) == {"GOOD"}
-    assert await products.carry(kitchen, [bad]) == {bad}  # again: refused again, and still one letter
+    assert await products.sync_products(kitchen, [bad]) == {bad}  # again: refused again, and still one letter
     state = (await staff.get("/sync")).json()
     assert {letter["key"]: letter["reason"].split(":")[0] for letter in state["letters"]} == {
         bad: "400", broken: "KeyError"
@@ -701,7 +701,7 @@ async def test_what_stays_refused_is_not_in_the_way_of_other_dead_letters(
     collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
     for id_ in (broken, mended):
         await collection.update_one({"_id": id_}, {"$set": {"ratings.avg": "very good"}})
-        await products.carry(kitchen, [id_])
+        await products.sync_products(kitchen, [id_])
     await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": 4.5}})
     monkeypatch.setattr(service, "REPLAYED", 1)
     assert [await sync.replay_dead_letters(kitchen, "test") for _ in range(2)] == [1, 1]
@@ -715,7 +715,7 @@ async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: 
     collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
     await collection.update_one({"_id": mended}, {"$set": {"ratings.avg": "very good"}})
     await collection.update_one({"_id": broken}, {"$unset": {"slug": 1}})
-    await products.carry(kitchen, [mended, broken])
+    await products.sync_products(kitchen, [mended, broken])
     async with kitchen.stores.pg.read() as read:
         buried = {letter.key: letter for letter in await letters.newest(read, 20)}
     code, said = await command("dead-letters", "list")
@@ -734,13 +734,13 @@ async def test_dead_letters_are_listed_replayed_and_dropped_by_command(kitchen: 
 async def test_a_product_that_can_be_read_again_lies_dead_no_more(kitchen: Shop) -> None:
     """Though search holds of it what it held before, so that there is nothing to write."""
     [id_] = await add(kitchen, kettle("A"))
-    await products.carry(kitchen, [id_])
+    await products.sync_products(kitchen, [id_])
     collection = kitchen.stores.mongo.collection(catalog.PRODUCTS)
     [sound] = await collection.find({"_id": id_})
     await collection.replace_one({"_id": id_}, {name: held for name, held in sound.items() if name != "slug"})
-    assert await products.carry(kitchen, [id_]) == {id_}
+    assert await products.sync_products(kitchen, [id_]) == {id_}
     await collection.replace_one({"_id": id_}, sound)
-    assert await products.carry(kitchen, [id_]) == set()
+    assert await products.sync_products(kitchen, [id_]) == set()
     async with kitchen.stores.pg.read() as read:
         assert await letters.counts(read) == {}
 
@@ -781,7 +781,7 @@ async def test_a_busy_engine_is_asked_again(
         return [*taken, BulkResult(ids[1], status, "not now")]
 
     monkeypatch.setattr(search, "put", busy)
-    assert await products.carry(kitchen, ids) == set()
+    assert await products.sync_products(kitchen, ids) == set()
     assert sent == [set(ids), {ids[1]}, {ids[1]}]
     assert 0 < rests[0] < rests[1]
     assert await equal(kitchen)
@@ -799,11 +799,11 @@ async def test_what_an_engine_that_stays_busy_does_not_take_is_no_dead_letter(
     with monkeypatch.context() as patched:
         patched.setattr(search, "put", busy)
         with pytest.raises(StoreUnavailable):
-            await products.carry(kitchen, ids)
+            await products.sync_products(kitchen, ids)
     assert len(rests) > 2
     async with kitchen.stores.pg.read() as read:
         assert await letters.counts(read) == {}
-    assert await products.carry(kitchen, ids) == set()
+    assert await products.sync_products(kitchen, ids) == set()
     assert await equal(kitchen)
 
 
@@ -873,7 +873,7 @@ async def test_a_batch_that_a_rebuild_overtakes_reaches_the_new_index_all_the_sa
     calls: list[str] = []
 
     monkeypatch.setattr(search, "put", overtaken)
-    assert await products.carry(kitchen, [id_]) == set()
+    assert await products.sync_products(kitchen, [id_]) == set()
     assert await kitchen.stores.search.alias_target(kitchen.settings.search_alias) == index
     assert await stored(kitchen) == {}
 
@@ -909,7 +909,7 @@ async def test_a_lost_position_and_a_lost_index_are_made_good(kitchen: Shop) -> 
     for name in await kitchen.stores.search.alias_targets(f"{alias}-all"):
         await kitchen.stores.search.delete_index(name)
     async with kitchen.stores.pg.tx() as tx:
-        await store.lose(tx, changes.PIPELINE)
+        await store.discard_position(tx, changes.PIPELINE)
 
     async def whole() -> bool:
         with suppress(Exception):
@@ -945,7 +945,7 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
     kitchen: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of what changed meanwhile the cache is told afterwards."""
-    away, drop = asyncio.Event(), products._drop
+    away, drop = asyncio.Event(), products._drop_pages
 
     async def fails_meanwhile(*told: Any) -> None:
         if await is_rebuilt(kitchen):
@@ -956,7 +956,7 @@ async def test_a_lost_position_is_made_good_while_the_cache_is_away(
     await add(kitchen, kettle("A"))
     await sync.catch_up(kitchen)
     assert await has_name(client, "A", "Kettle A")
-    monkeypatch.setattr(products, "_drop", fails_meanwhile)
+    monkeypatch.setattr(products, "_drop_pages", fails_meanwhile)
     held = Held("filled")
     async with running(changes.follow(replace(kitchen, step=held.step))):
         await asyncio.wait_for(held.reached.wait(), 20)
@@ -1012,7 +1012,7 @@ async def test_stock_is_copied_while_the_cache_is_away(kitchen: Shop, monkeypatc
     monkeypatch.setattr(catalog, "renew_cached", fails)
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1}))
     with pytest.raises(StoreUnavailable):
-        await products.copy(few, ids)
+        await products.sync_copies(few, ids)
     assert set((await copies(kitchen)).values()) == {7}
 
 
@@ -1025,24 +1025,24 @@ async def test_the_cache_is_told_what_it_missed_while_no_position_may_be_saved(
     (id_,) = await add(kitchen, kettle("A"))
     assert await has_name(client, "A", "Kettle A")
     await rename_behind(kitchen, "A", "Teapot")
-    gathered = changes.Gathered(kitchen.clock)
-    gathered.add(id_, "a position")
+    buffer = changes.ChangeBuffer(kitchen.clock)
+    buffer.add(id_, "a position")
     cache.away = True
-    await changes.carry_batch(kitchen, gathered, saves=False)
+    await changes.process_batch(kitchen, buffer, saves=False)
     assert await has_name(client, "A", "Kettle A")
     cache.away = False
-    await changes.carry_batch(kitchen, gathered, saves=False)
+    await changes.process_batch(kitchen, buffer, saves=False)
     assert await has_name(client, "A", "Teapot")
     assert not await has_position(kitchen)
 
 
 async def test_no_position_is_saved_past_what_was_put_back(kitchen: Shop) -> None:
-    gathered = changes.Gathered(kitchen.clock)
+    buffer = changes.ChangeBuffer(kitchen.clock)
     for token, id_ in enumerate("ABC"):
-        gathered.add(id_, token)
-    failed, _, _ = gathered.take(2)
-    gathered.put_back(failed)
-    taken = [gathered.take(1) for _ in range(3)]
+        buffer.add(id_, token)
+    failed, _, _ = buffer.take(2)
+    buffer.requeue(failed)
+    taken = [buffer.take(1) for _ in range(3)]
     assert [token for _, token, _ in taken] == [None, 1, 2]
     assert taken[2][0] == {"C"}
 
@@ -1053,12 +1053,12 @@ async def test_no_more_pages_are_owed_to_the_cache_than_may_wait(
     """Else a worker would grow with the outage; all of it is done again later, since no position was saved."""
     Cache(monkeypatch).away = True
     few = replace(kitchen, settings=kitchen.settings.model_copy(update={"sync_batch": 1, "sync_waiting": 1}))
-    gathered = changes.Gathered(kitchen.clock)
+    buffer = changes.ChangeBuffer(kitchen.clock)
     for token, id_ in enumerate(await add(kitchen, kettle("A"), kettle("B"))):
-        gathered.add(id_, token)
-    await changes.carry_batch(few, gathered)
+        buffer.add(id_, token)
+    await changes.process_batch(few, buffer)
     with pytest.raises(StoreUnavailable):
-        await changes.carry_batch(few, gathered)
+        await changes.process_batch(few, buffer)
     assert not await has_position(kitchen)
     assert await equal(kitchen)
 

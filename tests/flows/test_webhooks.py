@@ -176,7 +176,7 @@ async def happen(shop: Shop, topic: str, key: str = "", payload: Json | None = N
 async def deliver(shop: Shop, send: sender.Sender) -> int:
     """Carries what is due now, as the worker would, and waits for it; answers how many that were."""
     claimed = await delivery._claim(shop, delivery.AT_ONCE)
-    await asyncio.gather(*(delivery._carry(shop, send, each) for each in claimed))
+    await asyncio.gather(*(delivery._attempt(shop, send, each) for each in claimed))
     return len(claimed)
 
 
@@ -261,7 +261,7 @@ async def test_an_event_carried_again_is_delivered_once(
     await endpoint(staff, receiver.url)
     id_ = await happen(shop, "price.changed", "MUG")
     async with shop.stores.pg.tx() as tx:
-        await outbox.put_back(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
+        await outbox.requeue(tx, UUID(id_), "price.changed", "MUG", {"sku": "MUG"})
     await relay.relay(shop)
     await asyncio.gather(*(deliver(shop, send) for _ in range(6)))
     assert [r.id for r in receiver.got] == [id_]
@@ -584,7 +584,7 @@ async def test_the_breaker_opens_for_longer_each_time_lets_one_through_and_close
         assert (await look(staff, made))["breaker"]["state"] == "half-open"
         (probe,) = await delivery._claim(shop, delivery.AT_ONCE)  # one, to see
         assert await delivery._claim(shop, delivery.AT_ONCE) == []  # nor another beside it
-        await delivery._carry(shop, send, probe)
+        await delivery._attempt(shop, send, probe)
         assert await deliver(shop, send) == 0
     assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
     clock.at = datetime.fromisoformat((await look(staff, made))["breaker"]["openUntil"])

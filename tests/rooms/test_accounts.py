@@ -165,7 +165,7 @@ async def test_an_unknown_address_costs_a_hash_too(
     hashed: list[str | None] = []
     real = passwords.check
 
-    async def seen(queue: passwords.Turns, password: str, known: str | None) -> tuple[bool, str | None]:
+    async def seen(queue: passwords.HashingQueue, password: str, known: str | None) -> tuple[bool, str | None]:
         hashed.append(known)
         return await real(queue, password, known)
 
@@ -260,7 +260,7 @@ async def test_another_takes_the_place_of_a_hasher_that_has_stopped(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await accounts.hash_password(shop, "analytical engine")
-    monkeypatch.setattr(passwords, "PATIENCE", 4.0)
+    monkeypatch.setattr(passwords, "ANSWER_SECONDS", 4.0)
     stopped = _hashers()
     try:
         for hasher in stopped:
@@ -278,7 +278,7 @@ async def test_passwords_are_hashed_again_once_a_process_can_be_begun(monkeypatc
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(passwords, "_threads", passwords._threads.__wrapped__)  # threads that have begun none yet
-    queue = passwords.Turns(1, 1)
+    queue = passwords.HashingQueue(1, 1)
     with monkeypatch.context() as full:
         full.setattr(subprocess, "Popen", refuse)
         with pytest.raises(OSError, match="Too many open files"):
@@ -288,9 +288,9 @@ async def test_passwords_are_hashed_again_once_a_process_can_be_begun(monkeypatc
 
 async def test_no_hasher_outlives_a_shop_that_was_killed() -> None:
     hash_for_ever = (
-        "import asyncio; from quartet.accounts.passwords import Turns\n"
+        "import asyncio; from quartet.accounts.passwords import HashingQueue\n"
         "async def main():\n"
-        "    while True: print(await Turns(1, 1).ask('make', 'analytical engine'), flush=True)\n"
+        "    while True: print(await HashingQueue(1, 1).ask('make', 'analytical engine'), flush=True)\n"
         "asyncio.run(main())"
     )
     shop = await asyncio.create_subprocess_exec(sys.executable, "-c", hash_for_ever, stdout=asyncio.subprocess.PIPE)

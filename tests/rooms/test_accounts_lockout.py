@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from quartet import accounts
 from quartet.accounts import lockout, passwords
-from quartet.accounts.lockout import Lock
+from quartet.accounts.lockout import Buckets
 from quartet.accounts.model import TooManyAttempts
 from quartet.stores import Stores, open_stores
 from quartet.web.dependencies import Shop
@@ -20,87 +20,89 @@ START = 1_800_000_000_000
 
 
 @pytest.fixture
-def lock() -> Lock:
+def buckets() -> Buckets:
     """An account's ten, an address's hundred."""
     name = uuid4().hex
-    return Lock((f"test:{{x}}:{name}:account", f"test:{{x}}:{name}:address"), (10, 100))
+    return Buckets((f"test:{{x}}:{name}:account", f"test:{{x}}:{name}:address"), (10, 100))
 
 
-async def _refused(stores: Stores, lock: Lock, now: int) -> int:
+async def _refused(stores: Stores, buckets: Buckets, now: int) -> int:
     """Seconds to wait; 0 when a try would be counted."""
     try:
-        await lockout.look(stores, lock, now_ms=now)
+        await lockout.check(stores, buckets, now_ms=now)
     except TooManyAttempts as refused:
         assert refused.retry_after is not None
         return refused.retry_after
     return 0
 
 
-async def test_each_further_wrong_password_doubles_the_wait_up_to_a_quarter_of_an_hour(shop: Shop, lock: Lock) -> None:
+async def test_each_further_wrong_password_doubles_the_wait_up_to_a_quarter_of_an_hour(
+    shop: Shop, buckets: Buckets
+) -> None:
     stores, now = shop.stores, START
     for _ in range(10):
-        assert await _refused(stores, lock, now) == 0
-        await lockout.count(stores, lock, now_ms=now)
+        assert await _refused(stores, buckets, now) == 0
+        await lockout.count_try(stores, buckets, now_ms=now)
     waits = []
     for _ in range(8):
-        waits.append(await _refused(stores, lock, now))
+        waits.append(await _refused(stores, buckets, now))
         with pytest.raises(TooManyAttempts):  # a try while it is closed is not counted and does not make it longer
-            await lockout.count(stores, lock, now_ms=now + 1000)
+            await lockout.count_try(stores, buckets, now_ms=now + 1000)
         now += waits[-1] * 1000
-        await lockout.count(stores, lock, now_ms=now)
+        await lockout.count_try(stores, buckets, now_ms=now)
     assert waits == [60, 120, 240, 480, 900, 900, 900, 900]
-    assert 0 < await stores.redis.call("PTTL", lock.keys[0]) <= 12 * 3600 * 1000
+    assert 0 < await stores.redis.call("PTTL", buckets.keys[0]) <= 12 * 3600 * 1000
 
 
 async def test_a_server_whose_clock_is_behind_keeps_nobody_out_for_longer_than_a_quarter_of_an_hour(
-    shop: Shop, lock: Lock
+    shop: Shop, buckets: Buckets
 ) -> None:
     """As after a failover."""
     stores = shop.stores
     for _ in range(10):
-        await lockout.count(stores, lock, now_ms=START)
-    assert await _refused(stores, lock, START - 840_000) == 900
+        await lockout.count_try(stores, buckets, now_ms=START)
+    assert await _refused(stores, buckets, START - 840_000) == 900
     hour_behind = START - 3_600_000
-    assert await _refused(stores, lock, hour_behind) == 0
-    await lockout.count(stores, lock, now_ms=hour_behind)  # the wrong passwords are not forgotten
-    assert await _refused(stores, lock, hour_behind) == 120
+    assert await _refused(stores, buckets, hour_behind) == 0
+    await lockout.count_try(stores, buckets, now_ms=hour_behind)  # the wrong passwords are not forgotten
+    assert await _refused(stores, buckets, hour_behind) == 120
 
 
-async def test_time_forgets_wrong_passwords_little_by_little(shop: Shop, lock: Lock) -> None:
+async def test_time_forgets_wrong_passwords_little_by_little(shop: Shop, buckets: Buckets) -> None:
     stores = shop.stores
     for _ in range(10):
-        await lockout.count(stores, lock, now_ms=START)
+        await lockout.count_try(stores, buckets, now_ms=START)
     later = START + 3 * 3600 * 1000  # half of them are forgotten
     for _ in range(5):
-        await lockout.count(stores, lock, now_ms=later)
-    assert await _refused(stores, lock, later) == 60
+        await lockout.count_try(stores, buckets, now_ms=later)
+    assert await _refused(stores, buckets, later) == 60
     for _ in range(9):
-        await lockout.count(stores, lock, now_ms=later + 7 * 3600 * 1000)
-    assert await _refused(stores, lock, later + 7 * 3600 * 1000) == 0
+        await lockout.count_try(stores, buckets, now_ms=later + 7 * 3600 * 1000)
+    assert await _refused(stores, buckets, later + 7 * 3600 * 1000) == 0
 
 
 async def test_the_right_password_empties_the_accounts_bucket_and_takes_its_own_try_off_the_addresss(
-    shop: Shop, lock: Lock
+    shop: Shop, buckets: Buckets
 ) -> None:
     stores, now = shop.stores, START
-    account, address = lock.keys
+    account, address = buckets.keys
     for n in range(100):  # somebody in the office goes through a hundred accounts
-        await lockout.count(stores, Lock((f"{account}{n}", address), (10, 100)), now_ms=now)
-    assert await _refused(stores, lock, now) == 60
+        await lockout.count_try(stores, Buckets((f"{account}{n}", address), (10, 100)), now_ms=now)
+    assert await _refused(stores, buckets, now) == 60
     now += 60_000
-    tried = await lockout.count(stores, lock, now_ms=now)
-    assert await _refused(stores, lock, now) == 120
-    await lockout.right(stores, tried, now_ms=now)
-    assert await _refused(stores, lock, now) == 0  # the next colleague need not wait
+    tried = await lockout.count_try(stores, buckets, now_ms=now)
+    assert await _refused(stores, buckets, now) == 120
+    await lockout.record_success(stores, tried, now_ms=now)
+    assert await _refused(stores, buckets, now) == 0  # the next colleague need not wait
     assert await stores.redis.call("EXISTS", account) == 0
-    await lockout.count(stores, lock, now_ms=now)
-    assert await _refused(stores, lock, now) == 120  # but a wrong one is one too many still
+    await lockout.count_try(stores, buckets, now_ms=now)
+    assert await _refused(stores, buckets, now) == 120  # but a wrong one is one too many still
 
 
-async def test_no_number_of_tries_at_once_gets_past_the_limit(shop: Shop, lock: Lock) -> None:
-    tries = [lockout.count(shop.stores, lock) for _ in range(200)]
+async def test_no_number_of_tries_at_once_gets_past_the_limit(shop: Shop, buckets: Buckets) -> None:
+    tries = [lockout.count_try(shop.stores, buckets) for _ in range(200)]
     done = await asyncio.gather(*tries, return_exceptions=True)
-    assert sum(isinstance(one, lockout.Try) for one in done) == 10
+    assert sum(isinstance(one, lockout.CountedTry) for one in done) == 10
 
 
 # Two customers, and the first of them once more, who has all of an IPv6 /64.

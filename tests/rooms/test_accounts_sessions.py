@@ -55,7 +55,7 @@ async def test_redis_is_told_again_of_the_sessions_that_have_ended(
     redis = shop.stores.redis
     lost, unheard, living = [await _sign_in(client) for _ in range(3)]
     assert (await client.delete("/sessions/current", headers=_bearer(lost))).status_code == 204
-    await access.tell_again(shop)
+    await access.republish_revocations(shop)
     away = shop.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
     async with open_stores(away) as stores:
         app.state.shop = Shop(away, stores, mail=shop.mail)
@@ -64,7 +64,7 @@ async def test_redis_is_told_again_of_the_sessions_that_have_ended(
         assert (await client.get("/orders", headers=_bearer(unheard))).status_code == 401
         assert (await client.get("/orders", headers=_bearer(living))).status_code == 200
     app.state.shop = shop
-    await access.tell_again(shop)
+    await access.republish_revocations(shop)
     assert [(await client.get("/cart", headers=_bearer(each))).status_code for each in (lost, unheard, living)] == [
         401, 401, 200,
     ]  # fmt: skip
@@ -91,14 +91,14 @@ async def test_redis_knows_of_an_end_for_as_long_as_a_token_of_a_clock_that_was_
     app.state.shop = shop  # its clock has been set right
     who, ends = tokens.read(shop.settings, signed["accessToken"], now)
     assert (await client.delete("/sessions/current", headers=_bearer(signed))).status_code == 204
-    await access.tell_roles(shop, who.user_id, who.roles)
+    await access.publish_roles(shop, who.user_id, who.roles)
     for key in (limits.session_key(who.user_id, who.session_id), limits.roles_key(who.user_id)):
         left = await shop.stores.redis.call("PTTL", key)
         assert datetime.now(UTC) + timedelta(milliseconds=left) >= ends
 
     await shop.stores.redis.call("FLUSHDB")
     later = now + timedelta(seconds=shop.settings.access_ttl + 60)
-    await access.tell_again(Shop(shop.settings, shop.stores, FixedClock(later), shop.mail))
+    await access.republish_revocations(Shop(shop.settings, shop.stores, FixedClock(later), shop.mail))
     assert later < ends
     assert await shop.stores.redis.call("EXISTS", limits.session_key(who.user_id, who.session_id)), "it is told again"
 
@@ -191,7 +191,7 @@ async def test_signing_up_asks_for_the_address_to_be_proved(
     async with shop.stores.pg.read() as read:
         assert await read.fetchval("SELECT payload FROM outbox WHERE topic = 'user.verify_asked'") == {
             "user_id": ada["id"],
-            "address": accounts.mark_of(UUID(ada["id"]), ADA["email"]),
+            "address": accounts.address_digest(UUID(ada["id"]), ADA["email"]),
         }
     name, token = await _mint(shop, ada["id"])
     assert name == ""  # who asks may be a stranger

@@ -177,7 +177,7 @@ async def test_so_many_of_each_category_are_kept(
         await tx.execute("UPDATE inventory SET category = NULL WHERE sku = 'LAMP'")
     for sku, qty in (("TEA", 5), ("MILK", 5), ("SUGAR", 7), ("SALT", 8), ("LAMP", 9), ("ROPE", 1)):
         await sold(shelf, shopper, sku, qty=qty)
-    monkeypatch.setattr(service, "KEPT", 1)
+    monkeypatch.setattr(service, "MOST_STORED", 1)
     await discovery.count_all(shelf)
     async with shelf.stores.pg.read() as read:
         kept = await read.fetch("SELECT category, units FROM bestsellers WHERE period = 'all' ORDER BY 1")

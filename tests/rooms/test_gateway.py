@@ -350,10 +350,10 @@ async def test_metrics_tell_of_work_that_waits_and_nothing_old_without_postgres(
     client: httpx.AsyncClient, app: FastAPI, shop: Shop
 ) -> None:
     async with shop.stores.pg.tx() as tx:
-        await outbox.put_back(tx, uuid4(), "order.refunded", "o", {}, created_at=shop.clock.now() - timedelta(hours=2))
+        await outbox.requeue(tx, uuid4(), "order.refunded", "o", {}, created_at=shop.clock.now() - timedelta(hours=2))
         await outbox.emit(tx, "order.refunded", "p", {})
         await tallies.count(tx, "mails.sent", 3)
-        await letters.bury(tx, "outbox", [("x", {}, "why")])
+        await letters.add_dead_letters(tx, "outbox", [("x", {}, "why")])
     said = (await client.get("/metrics")).text
     for line in (
         'quartet_outbox_pending{topic="order.refunded"} 2.0',

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from quartet import accounts, leaderboard
 from quartet.kernel.clock import FixedClock
 from quartet.leaderboard import model, store
-from quartet.leaderboard.model import Period, Worth
+from quartet.leaderboard.model import Period, PointsEntry
 from quartet.stores.redis import RedisStore
 from quartet.web.dependencies import Shop
 
@@ -39,7 +39,7 @@ async def _people(shop: Shop, *names: str | None) -> list[UUID]:
 
 
 async def _award(redis: RedisStore, clock: FixedClock, user_id: UUID, xp: int, source: str, at: datetime) -> None:
-    await store.settle(redis, clock.now(), Worth(source, user_id, xp, at))
+    await store.settle(redis, clock.now(), PointsEntry(source, user_id, xp, at))
 
 
 async def _give(staff: httpx.AsyncClient, user_id: UUID, xp: int, event_id: str = "") -> httpx.Response:
@@ -166,7 +166,7 @@ async def test_boards_are_dropped_when_nobody_asks_any_more(shop: Shop) -> None:
 async def test_what_a_source_is_worth_only_shrinks_in_whatever_order_it_is_said(shop: Shop) -> None:
     ada, ben = await _people(shop, "Ada", "Ben")
     redis, clock, rng = shop.stores.redis, FixedClock(MONDAY), random.Random(7)
-    said = [Worth(f"o{n}", ada, points, MONDAY) for n in range(30) for points in (90, 60, 60, 0 if n % 3 else 15)]
+    said = [PointsEntry(f"o{n}", ada, points, MONDAY) for n in range(30) for points in (90, 60, 60, 0 if n % 3 else 15)]
     for _ in range(3):
         rng.shuffle(said)
         for first in range(0, len(said), 10):
@@ -195,7 +195,7 @@ async def test_what_was_read_before_somebody_was_forgotten_brings_nobody_back(sh
     """An event that a worker held in its hands meanwhile, points that staff were just giving, and a rebuild."""
     (ada,), now = await _people(shop, "Ada"), MONDAY + timedelta(days=7)
     shop = Shop(shop.settings, shop.stores, FixedClock(now))
-    held = Worth(f"order:{uuid4()}", ada, 10, now)
+    held = PointsEntry(f"order:{uuid4()}", ada, 10, now)
     await store.begin(shop.stores.redis, now, "a rebuild")
     await leaderboard.forget(shop, ada)
     await store.settle(shop.stores.redis, now, held)

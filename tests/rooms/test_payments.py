@@ -10,7 +10,7 @@ from quartet import inventory, orders, payments
 from quartet.accounts import create_user
 from quartet.kernel.errors import NotFound
 from quartet.kernel.settings import Settings
-from quartet.payments import Charge, GiveBack, Outcome, PaymentInProgress, ProviderError
+from quartet.payments import Charge, Outcome, PaymentInProgress, ProviderError, RefundRequest
 from quartet.payments.providers.sandbox import Sandbox
 from quartet.stores.postgres import Violation
 from quartet.web.dependencies import Shop
@@ -70,15 +70,15 @@ async def test_the_sandbox_gives_back_once_and_never_more_than_it_took(sandbox: 
     charge = _charge(cents=500)
     taken = await sandbox.authorise(charge)
     assert taken.provider_ref is not None
-    back = GiveBack(str(uuid4()), charge.reference, taken.provider_ref, 300, "GBP")
+    back = RefundRequest(str(uuid4()), charge.reference, taken.provider_ref, 300, "GBP")
     first, second = await asyncio.gather(sandbox.refund(back), sandbox.refund(back))
     assert first == second
-    others = [GiveBack(str(uuid4()), charge.reference, taken.provider_ref, 150, "GBP") for _ in range(4)]
+    others = [RefundRequest(str(uuid4()), charge.reference, taken.provider_ref, 150, "GBP") for _ in range(4)]
     found = await asyncio.gather(*(sandbox.refund(other) for other in others), return_exceptions=True)
     assert sum(isinstance(f, ProviderError) for f in found) == 3
     for wrong in (str(uuid4()), (await _declined(sandbox)).reference):
         with pytest.raises(ProviderError):
-            await sandbox.refund(GiveBack(str(uuid4()), wrong, "sb_?", 1, "GBP"))
+            await sandbox.refund(RefundRequest(str(uuid4()), wrong, "sb_?", 1, "GBP"))
 
 
 async def _declined(sandbox: Sandbox) -> Charge:
@@ -146,7 +146,7 @@ async def test_workers_take_different_payments_and_leave_them_a_while(shop: Shop
 
     async def take(at: datetime) -> list[UUID]:
         async with shop.stores.pg.once() as tx:
-            return [payment.id for payment in await payments.take_to_ask(tx, at, 10)]
+            return [payment.id for payment in await payments.claim_unsettled(tx, at, 10)]
 
     taken = await asyncio.gather(*(take(now) for _ in range(4)))
     assert [ids for ids in taken if ids] == [[started.id]]

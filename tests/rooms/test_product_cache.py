@@ -242,10 +242,10 @@ async def test_who_comes_just_as_a_read_ends_begins_another(tees: None, shop: Sh
 
     task = asyncio.create_task(over())
     await task
-    shop.stores.kept(pages._Flights)["TEE"] = pages._Flight(task, reading=True)
+    shop.stores.singleton(pages._Flights)["TEE"] = pages._Flight(task, reading=True)
     page = await product_page(shop, "TEE")
     assert page is not None
-    assert "TEE" not in shop.stores.kept(pages._Flights)
+    assert "TEE" not in shop.stores.singleton(pages._Flights)
 
 
 # Redis away, and the worker's part

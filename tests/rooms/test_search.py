@@ -192,7 +192,7 @@ async def test_without_what_was_seen_pages_go_by_number(shelf: Shop, client: htt
 async def test_where_there_is_no_room_for_what_was_seen_everything_is_shown_all_the_same(
     shelf: Shop, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_OF_ALL", 0)
+    monkeypatch.setattr(cache, "MOST_BYTES_IN_ALL", 0)
     seen, cursor = await _leaf(client, None, size=1)
     while cursor:
         skus, cursor = await _leaf(client, cursor, size=1)
@@ -203,7 +203,7 @@ async def test_where_there_is_no_room_for_what_was_seen_everything_is_shown_all_
 async def test_nobody_fills_redis_by_leafing(
     shelf: Shop, client: httpx.AsyncClient, shopper: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_OF_ONE", 500)
+    monkeypatch.setattr(cache, "MOST_BYTES_PER_CLIENT", 500)
     for sort in ("price", "-price", "-newest", "-rating", "relevance"):
         _, cursor = await _leaf(client, None, size=1, sort=sort)
         await _leaf(client, cursor, size=1, sort=sort)

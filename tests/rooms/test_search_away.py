@@ -126,7 +126,7 @@ def test_every_list_is_served_by_an_index_and_nothing_of_it_is_a_pattern() -> No
         ("", "pott", ".*", "a|b"), ((), ("a",), ("a", "b")), ((), ("x",), ("x", "y")), (None, 5), (None, True),
         ((), (AttrFilter("color", ("red",)),)), SORTS,
     ):  # fmt: skip
-        shelf = service.shelf_of(Wanted(q, category, brand, price, in_stock=stock, attrs=attr, sort=sort))
+        shelf = service.indexed_list_of(Wanted(q, category, brand, price, in_stock=stock, attrs=attr, sort=sort))
         if shelf is None:
             continue
         served += 1

@@ -22,12 +22,12 @@ from conftest import api_of, client_of
 from quartet import catalog, merchandising
 from quartet.catalog import Category, Draft, Ratings
 from quartet.kernel.errors import StoreUnavailable, TooManyRequests
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import rules
 from quartet.merchandising import service as log
-from quartet.search import cache, service, turn_over
-from quartet.search.cache import ASKED, Answers, Kept, Ready
-from quartet.search.service import MOST_WAITING, Turns, desk
+from quartet.search import cache, invalidate_answers, service
+from quartet.search.cache import ASKED, AnswerCache, LocalCache, SearchAnswer
+from quartet.search.service import MOST_WAITING, ConcurrencyLimit, search_state
 from quartet.stores import open_stores
 from quartet.stores.postgres import Postgres
 from quartet.stores.redis import RedisStore
@@ -46,21 +46,21 @@ class Engine:
     def __init__(self, takes: float = 0.0) -> None:
         self.takes, self.made = takes, 0
 
-    async def __call__(self) -> Ready:
+    async def __call__(self) -> SearchAnswer:
         self.made += 1
         began = monotonic()
         await asyncio.sleep(self.takes)
-        return Ready(repr(began).encode(), total=1, exact=True)
+        return SearchAnswer(repr(began).encode(), total=1, exact=True)
 
 
 @pytest.fixture
-def process(shop: Shop) -> Callable[..., Answers]:
+def process(shop: Shop) -> Callable[..., AnswerCache]:
     """What another process of the same shop keeps; for so many seconds."""
-    alias, at_once = uuid4().hex, Turns(100).turn
-    return lambda seconds=SECOND, turn=at_once: Answers(shop.stores.redis, alias, seconds, MUCH, turn)
+    alias, at_once = uuid4().hex, ConcurrencyLimit(100).slot
+    return lambda seconds=SECOND, slot=at_once: AnswerCache(shop.stores.redis, alias, seconds, MUCH, slot)
 
 
-async def test_what_many_ask_at_once_is_made_once(process: Callable[..., Answers]) -> None:
+async def test_what_many_ask_at_once_is_made_once(process: Callable[..., AnswerCache]) -> None:
     engine, answers = Engine(takes=0.05), process(LONG)
     given = await asyncio.gather(*(answers.get("k", f"typed {n % 7}", "", engine) for n in range(100)))
     assert engine.made == 1
@@ -70,7 +70,7 @@ async def test_what_many_ask_at_once_is_made_once(process: Callable[..., Answers
 
 
 async def test_another_process_takes_it_over_with_what_is_left_of_its_time(
-    process: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+    process: Callable[..., AnswerCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, one, other = Engine(), process(LONG), process(LONG)
     first = await one.get("k", "t", "", engine)
@@ -78,15 +78,15 @@ async def test_another_process_takes_it_over_with_what_is_left_of_its_time(
     assert await other.get("k", "t", "", engine) == first
     assert engine.made == 1
     over = float(first.body) + LONG + 0.01
-    assert other.kept.until("k") <= over
+    assert other.local.until("k") <= over
     monkeypatch.setattr(cache, "monotonic", lambda: over)
-    await other.turn()  # as if it were gone from Redis, whose clock is its own
+    await other.invalidate()  # as if it were gone from Redis, whose clock is its own
     assert other.at_hand("t") is None
     assert (await other.get("k", "t", "", engine)).body != first.body
 
 
 async def test_what_lives_on_since_the_clock_of_redis_was_set_back_is_not_believed(
-    shop: Shop, process: Callable[..., Answers]
+    shop: Shop, process: Callable[..., AnswerCache]
 ) -> None:
     """Or a server took over whose clock is five minutes behind."""
     engine, one, other, third = Engine(), *(process(LONG) for _ in range(3))
@@ -98,7 +98,7 @@ async def test_what_lives_on_since_the_clock_of_redis_was_set_back_is_not_believ
     assert await third.get("k", "t", "", engine) == second, "it was put in the place of the other"
 
 
-async def test_nobody_is_told_what_was_true_more_than_a_second_before(process: Callable[..., Answers]) -> None:
+async def test_nobody_is_told_what_was_true_more_than_a_second_before(process: Callable[..., AnswerCache]) -> None:
     """Three processes, some queries, an engine that takes its time; ages are told when the answer is given."""
     draw, oldest, stop = random.Random(20260601), 0.0, monotonic() + 3
     processes = [process() for _ in range(3)]
@@ -120,12 +120,12 @@ async def test_nobody_is_told_what_was_true_more_than_a_second_before(process: C
 
 
 async def test_what_found_nothing_is_kept_for_less(
-    process: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+    process: Callable[..., AnswerCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers, engine, now = process(), Engine(), monotonic()
     monkeypatch.setattr(cache, "monotonic", lambda: now)
 
-    async def nothing() -> Ready:
+    async def nothing() -> SearchAnswer:
         return replace(await engine(), total=0)
 
     await answers.get("k", "t", "", nothing)
@@ -134,13 +134,13 @@ async def test_what_found_nothing_is_kept_for_less(
     assert answers.at_hand("t") is None
 
 
-async def test_a_part_of_an_answer_and_a_failure_are_not_kept(process: Callable[..., Answers]) -> None:
+async def test_a_part_of_an_answer_and_a_failure_are_not_kept(process: Callable[..., AnswerCache]) -> None:
     answers, engine = process(), Engine()
 
-    async def part() -> Ready:
+    async def part() -> SearchAnswer:
         return replace(await engine(), whole=False)
 
-    async def away() -> Ready:
+    async def away() -> SearchAnswer:
         await asyncio.sleep(0.02)
         raise StoreUnavailable("search")
 
@@ -151,7 +151,7 @@ async def test_a_part_of_an_answer_and_a_failure_are_not_kept(process: Callable[
     assert (await answers.get("k", "t", "", engine)).whole
 
 
-async def test_who_gives_up_waiting_takes_nothing_from_the_others(process: Callable[..., Answers]) -> None:
+async def test_who_gives_up_waiting_takes_nothing_from_the_others(process: Callable[..., AnswerCache]) -> None:
     answers, engine = process(LONG), Engine(takes=0.1)
     first = asyncio.create_task(answers.get("k", "t", "", engine))
     await asyncio.sleep(0.01)
@@ -163,17 +163,17 @@ async def test_who_gives_up_waiting_takes_nothing_from_the_others(process: Calla
     assert len(given) == 3
 
 
-async def test_what_is_kept_of_another_index_is_not_taken_over(process: Callable[..., Answers]) -> None:
+async def test_what_is_kept_of_another_index_is_not_taken_over(process: Callable[..., AnswerCache]) -> None:
     engine, one, other = Engine(), process(LONG), process(LONG)
     await one.get("k", "t", "", engine)
-    await one.turn()
+    await one.invalidate()
     await other.get("k", "t", "", engine)
     assert engine.made == 2
 
 
 async def test_without_redis_each_process_keeps_its_own() -> None:
     redis = RedisStore("redis://127.0.0.1:1")
-    answers, engine = Answers(redis, "a", LONG, MUCH, Turns(1).turn), Engine()
+    answers, engine = AnswerCache(redis, "a", LONG, MUCH, ConcurrencyLimit(1).slot), Engine()
     for _ in range(3):
         await answers.get("k", "t", "", engine)
     assert engine.made == 1
@@ -182,22 +182,22 @@ async def test_without_redis_each_process_keeps_its_own() -> None:
 
 @given(st.lists(st.tuples(st.text("abc", max_size=3), st.integers(0, 3000)), max_size=60))
 def test_what_is_kept_stays_within_its_bytes(puts: list[tuple[str, int]]) -> None:
-    kept = Kept(10_000)
+    kept = LocalCache(10_000)
     for key, size in puts:
-        kept.put(key, Ready(b"x" * size, 1), monotonic() + 60)
+        kept.put(key, SearchAnswer(b"x" * size, 1), monotonic() + 60)
         assert kept.bytes <= 10_000
         assert kept.get(key) is not None
     assert kept.bytes == sum(len(ready.body) + 512 + 2 * len(key) for key, (_, ready) in kept._held.items())
 
 
 async def test_at_its_end_one_makes_the_next_and_nobody_else_waits(
-    process: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+    process: Callable[..., AnswerCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, answers = Engine(), process(LONG)
     first = await answers.get("k", "t", "", engine)
-    until = answers.kept.until("k")
+    until = answers.local.until("k")
     monkeypatch.setattr(cache, "monotonic", lambda: until - 0.001)
-    await answers.turn()  # as if it were gone from Redis, whose clock is its own
+    await answers.invalidate()  # as if it were gone from Redis, whose clock is its own
     assert answers.at_hand("t") is None
     assert answers.at_hand("t") == first
     renewing = asyncio.create_task(answers.get("k", "t", "", engine))
@@ -211,11 +211,11 @@ async def test_at_its_end_one_makes_the_next_and_nobody_else_waits(
 
 
 async def test_a_clients_searches_take_turns() -> None:
-    turns, running, most = Turns(2), 0, 0
+    limit, running, most = ConcurrencyLimit(2), 0, 0
 
     async def search(client: str) -> None:
         nonlocal running, most
-        async with turns.turn(client):
+        async with limit.slot(client):
             running += 1
             most = max(most, running)
             await asyncio.sleep(0.01)
@@ -227,63 +227,65 @@ async def test_a_clients_searches_take_turns() -> None:
     assert sum(isinstance(one, TooManyRequests) for one in flood) == 300 - 2 - MOST_WAITING
     await asyncio.gather(*(search(f"client {n}") for n in range(10)))
     assert most == 10
-    assert turns._places == {}
+    assert limit._slots == {}
 
 
 async def test_nobody_is_held_up_or_refused_for_the_queue_of_one_who_asks_the_same(
-    process: Callable[..., Answers],
+    process: Callable[..., AnswerCache],
 ) -> None:
-    engine, turns = Engine(), Turns(1)
-    answers, goes_on = process(LONG, turns.turn), asyncio.Event()
+    engine, limit = Engine(), ConcurrencyLimit(1)
+    answers, goes_on = process(LONG, limit.slot), asyncio.Event()
 
-    async def slowly() -> Ready:
+    async def slowly() -> SearchAnswer:
         await goes_on.wait()
         return await engine()
 
     queue = [asyncio.create_task(answers.get(f"strange {n}", "t", "", slowly, "anna")) for n in range(MOST_WAITING)]
     queue.append(asyncio.create_task(answers.get("mug", "t", "", engine, "anna")))
     async with asyncio.timeout(30):
-        while turns._places.get("anna", (None, 0))[1] < 1 + MOST_WAITING:  # noqa: ASYNC110 — they look in Redis first
+        while limit._slots.get("anna", (None, 0))[1] < 1 + MOST_WAITING:  # noqa: ASYNC110 — they look in Redis first
             await asyncio.sleep(0.01)
         annas, bens = await asyncio.gather(
             answers.get("cup", "t", "", engine, "anna"), answers.get("cup", "t", "", engine, "ben"),
             return_exceptions=True,
         )  # fmt: skip
         assert isinstance(annas, TooManyRequests)
-        assert isinstance(bens, Ready)
+        assert isinstance(bens, SearchAnswer)
         ready = await answers.get("mug", "t", "", engine, "ben")
         # What he has been given she need not ask for, once it is her turn; nor does she need one while it is kept.
         assert await answers.get("mug", "t", "", slowly, "anna") == ready
         goes_on.set()
         assert (await asyncio.gather(*queue))[-1] == ready
     assert engine.made == MOST_WAITING + 2
-    assert (turns._places, answers._waiting, answers._under_way) == ({}, {}, {})
+    assert (limit._slots, answers._waiting, answers._under_way) == ({}, {}, {})
 
 
-async def test_who_waits_for_what_another_is_asking_takes_no_turn(process: Callable[..., Answers]) -> None:
-    engine, turns = Engine(takes=0.2), Turns(1)
-    answers = process(LONG, turns.turn)
+async def test_who_waits_for_what_another_is_asking_takes_no_turn(process: Callable[..., AnswerCache]) -> None:
+    engine, limit = Engine(takes=0.2), ConcurrencyLimit(1)
+    answers = process(LONG, limit.slot)
     asked = asyncio.create_task(answers.get("mug", "t", "", engine, "anna"))
     while not engine.made:  # noqa: ASYNC110 — it looks in Redis first
         await asyncio.sleep(0.01)
     joined = [asyncio.create_task(answers.get("mug", "t", "", engine, "ben")) for _ in range(2 * MOST_WAITING)]
     await asyncio.sleep(0)
-    assert "ben" not in turns._places
+    assert "ben" not in limit._slots
     assert {await one for one in joined} == {await asked}
     assert engine.made == 1
 
 
-async def test_who_goes_away_leaves_his_turn_to_nobody_while_the_engine_works(process: Callable[..., Answers]) -> None:
-    turns, running, most = Turns(2), 0, 0
-    answers = process(LONG, turns.turn)
+async def test_who_goes_away_leaves_his_turn_to_nobody_while_the_engine_works(
+    process: Callable[..., AnswerCache],
+) -> None:
+    limit, running, most = ConcurrencyLimit(2), 0, 0
+    answers = process(LONG, limit.slot)
 
-    async def search() -> Ready:
+    async def search() -> SearchAnswer:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await asyncio.sleep(0.02)
         running -= 1
-        return Ready(b"", 1)
+        return SearchAnswer(b"", 1)
 
     for n in range(10):
         with suppress(TimeoutError):
@@ -292,14 +294,19 @@ async def test_who_goes_away_leaves_his_turn_to_nobody_while_the_engine_works(pr
     assert most == 2
 
 
-async def test_what_waited_for_its_turn_is_as_new_as_any(process: Callable[..., Answers]) -> None:
-    slow, engine, one, other = Engine(takes=1.2 * SECOND), Engine(), process(SECOND, Turns(1).turn), process()
+async def test_what_waited_for_its_turn_is_as_new_as_any(process: Callable[..., AnswerCache]) -> None:
+    slow, engine, one, other = (
+        Engine(takes=1.2 * SECOND),
+        Engine(),
+        process(SECOND, ConcurrencyLimit(1).slot),
+        process(),
+    )
     first = asyncio.create_task(one.get("slow", "t", "", slow, "anna"))
     while not slow.made:  # noqa: ASYNC110 — it looks in Redis first
         await asyncio.sleep(0.01)
     waited = await one.get("mug", "t", "", engine, "anna")
     assert await other.get("mug", "t", "", engine) == waited
-    assert other.kept.until("mug") <= float(waited.body) + SECOND + 0.01
+    assert other.local.until("mug") <= float(waited.body) + SECOND + 0.01
     await first
 
 
@@ -402,7 +409,7 @@ async def test_what_is_kept_asks_nothing_of_postgresql(
     async with wired({"postgres": mugs.settings.postgres_url or ""}) as (urls, wires):
         pg = Postgres(urls["postgres"], size=1)
         counted = replace(mugs, stores=replace(mugs.stores, pg=pg))
-        counted.stores.kept(rules.Desk).looks = Looks("test", LONG, LONG)
+        counted.stores.singleton(rules.SearchSettingsCache).stamp_check = PeriodicCheck("test", LONG, LONG)
         async with _served(counted, LONG) as client:
             await client.get("/search?q=mug")
             asked = wires["postgres"].counted
@@ -564,7 +571,7 @@ async def test_what_staff_have_explained_takes_turns_too(
     ways = [f"/search?q=mu{n}&explain=true" for n in range(share + 2)]
     async with _served(mugs, LONG) as client, asyncio.timeout(30), asyncio.TaskGroup() as group:
         asked = [group.create_task(client.get(way, headers=staff.headers)) for way in ways]
-        while [count for _, count in desk(mugs).turns._places.values()] != [share + 2]:  # noqa: ASYNC110 — as they come
+        while [count for _, count in search_state(mugs).concurrency._slots.values()] != [share + 2]:  # noqa: ASYNC110 — as they come
             await asyncio.sleep(0.01)
         await engine.until_asked(share)
         assert engine.asked == share
@@ -579,7 +586,7 @@ async def test_a_search_is_not_held_up_by_the_queue_of_another_who_asks_the_same
     async with _served(mugs, LONG) as client, asyncio.timeout(60), asyncio.TaskGroup() as group:
         asked = [group.create_task(client.get(f"/search/suggest?q=mu{n}")) for n in range(share)]
         await engine.until_asked(share)
-        ways, places = ("/search?q=mug", "/search/suggest?q=mug"), desk(mugs).turns._places
+        ways, places = ("/search?q=mug", "/search/suggest?q=mug"), search_state(mugs).concurrency._slots
         asked += [group.create_task(client.get(way)) for way in ways]
         while [count for _, count in places.values()] != [share + 2]:  # noqa: ASYNC110 — they look in Redis first
             await asyncio.sleep(0.01)
@@ -595,7 +602,7 @@ async def test_what_was_offered_from_another_index_is_not_taken_over(
     async with _served(mugs, LONG) as one, _served(other_process, LONG) as other:
         await one.get("/search/suggest?q=blu")
         await _put(mugs, "MUG-2", "Blue jug")
-        await turn_over(mugs)
+        await invalidate_answers(mugs)
         before = len(asked)
         assert set(_offered(await other.get("/search/suggest?q=blu"))) == {"Blue mug", "Blue jug"}
         assert len(asked) == before + 1
@@ -606,7 +613,7 @@ async def test_what_is_offered_beside_products_is_of_now(mugs: Shop) -> None:
     async with _served(mugs, LONG) as client:
         await _categories_are(client, [{"text": "Mugs", "slug": "mugs"}])
         await catalog.put_category(mugs, Category("mugs", "Mugs, all", None, {"type": "object"}))
-        mugs.stores._kept.pop(rules.Desk)  # as when a minute has passed
+        mugs.stores._singletons.pop(rules.SearchSettingsCache)  # as when a minute has passed
         await _categories_are(client, [{"text": "Mugs, all", "slug": "mugs"}])
 
 
@@ -622,7 +629,7 @@ async def test_what_is_offered_is_never_older_than_a_second(mugs: Shop) -> None:
         began, held = monotonic(), dict[str, float]()
         while len(held) < 2:  # as it was typed, and as all ways to type it: unless the answer itself took a second
             assert _offered(await client.get("/search/suggest?q=blu")) == ["Blue mug"]
-            held = {key: until for key, (until, _) in desk(mugs).answers.kept._held.items() if "blu" in key}
+            held = {key: until for key, (until, _) in search_state(mugs).answers.local._held.items() if "blu" in key}
         assert all(until <= monotonic() + SECOND for until in held.values())
         await _put(mugs, "MUG-2", "Blue jug")
         await asyncio.sleep(max(0.0, max(held.values()) - monotonic()))
@@ -659,8 +666,8 @@ async def test_what_is_offered_of_a_part_of_the_index_is_not_kept(mugs: Shop, mo
 def at_hand(mugs: Shop, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What routes are asked from here on; nobody looks again at what staff say, so that what is at hand is given."""
     routed: list[str] = []
-    mugs.stores._kept.pop(rules.Desk, None)
-    mugs.stores.kept(rules.Desk).looks = Looks("test", 3600, 3600)
+    mugs.stores._singletons.pop(rules.SearchSettingsCache, None)
+    mugs.stores.singleton(rules.SearchSettingsCache).stamp_check = PeriodicCheck("test", 3600, 3600)
     for name in ("answer", "suggestions"):
         monkeypatch.setattr(service, name, _noted(routed, name, getattr(service, name)))
     return routed

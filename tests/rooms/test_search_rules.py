@@ -21,7 +21,7 @@ from floor import made
 from quartet import catalog, sync
 from quartet.catalog import Category, Draft, Variant
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import PATIENCE_SECONDS, Looks
+from quartet.kernel.looks import PATIENCE_SECONDS, PeriodicCheck
 from quartet.kernel.settings import Settings
 from quartet.merchandising import rules, store
 from quartet.merchandising.model import Ranking, Synonyms, normalised
@@ -93,7 +93,7 @@ async def test_synonyms_go_both_ways_or_one(shelf: Shop, client: httpx.AsyncClie
 async def test_another_process_knows_within_a_second(shelf: Shop, settings: Settings, staff: httpx.AsyncClient) -> None:
     """As fast as a look at the stamp allows, though it keeps answers ready, for how long ever; the bound is generous to
     a busy machine."""
-    assert rules.LOOK_SECONDS + PATIENCE_SECONDS <= 0.5
+    assert rules.CHECK_SECONDS + PATIENCE_SECONDS <= 0.5
     async with another_process(settings.model_copy(update={"search_cache_seconds": 600.0})) as other:
         assert set(await found(other, "plain mug")) == {"MUG-1", "MUG-2", "MUG-3"}
         rule = await made(staff.post("/search/rules", json={"query": "Plain  MUG", "pinned": ["DIVAN", "MUG-3"]}))
@@ -278,12 +278,12 @@ async def test_what_staff_say_is_in_force_though_sales_take_too_long_to_add_up(
         raise StoreUnavailable("postgres")
 
     monkeypatch.setattr(store, "best_of_queries", too_long)
-    desk = rules.Desk()
+    cached = rules.SearchSettingsCache()
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
     for _ in range(3):
         with suppress(StoreUnavailable):
-            await desk._renew(shelf)
-    assert desk.book.of("mug").pinned == desk.book.rules[("mug",)].pinned_ids != ()
+            await cached._renew(shelf)
+    assert cached.settings.of("mug").pinned == cached.settings.rules[("mug",)].pinned_ids != ()
     assert len(tries) == 1
 
 
@@ -302,17 +302,17 @@ async def test_sales_are_added_up_once_in_a_while_and_where_staff_have_changed_a
     monkeypatch.setattr(store, "best_of_queries", counted)
     monkeypatch.setattr(rules, "UNSTAMPED_SECONDS", 0)
     await _sales(shelf, ("mug", "MUG-3", 20, 1))
-    desk = rules.Desk()
+    cached = rules.SearchSettingsCache()
     for least, expected in ((6, 1), (7, 2), (8, 3)):
         await made(staff.put("/search/ranking", json={"mostBoost": 0.5, "leastUnits": least, "days": 90}))
         for _ in range(3):
             with suppress(StoreUnavailable):
-                await desk._renew(shelf)
+                await cached._renew(shelf)
         assert len(sums) == expected
-        assert list(desk.book.boosts["mug"].values()) == [1.5]
+        assert list(cached.settings.boosts["mug"].values()) == [1.5]
     await catalog.put_category(shelf, Category("glasses", "Glasses", None, {"type": "object"}))
-    await desk._renew(shelf)
-    assert "glasses" in desk.book.categories
+    await cached._renew(shelf)
+    assert "glasses" in cached.settings.categories
     assert sums == [6, 7, 8]
 
 
@@ -321,12 +321,12 @@ async def test_without_postgresql_searches_go_on_with_what_was_known(
 ) -> None:
     await made(staff.post("/search/rules", json={"query": "mug", "pinned": ["DIVAN"], "hidden": ["MUG-1"]}))
     await until(client, "mug", ["DIVAN", "MUG-2", "MUG-3"])
-    desk = shelf.stores.kept(rules.Desk)
+    cached = shelf.stores.singleton(rules.SearchSettingsCache)
     gone = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     away = replace(shelf, stores=replace(shelf.stores, pg=gone))
-    desk.looks = Looks("test", 0, 0)
+    cached.stamp_check = PeriodicCheck("test", 0, 0)
     for _ in range(3):
-        assert (await desk.present(away)).of("mug").pinned == desk.book.rules[("mug",)].pinned_ids
+        assert (await cached.current(away)).of("mug").pinned == cached.settings.rules[("mug",)].pinned_ids
     await gone.close()
 
 
@@ -347,7 +347,7 @@ def test_other_words_are_few_and_never_the_same() -> None:
                      datetime.now(UTC))
             for _ in range(4)
         ]  # fmt: skip
-        table = rules.table(held)
+        table = rules.synonyms_by_phrase(held)
         for query in (" ".join(words) for words in product(letters, repeat=2)):
             others = rules.alternatives(query, table)
             assert len(others) <= rules.MOST_ALTERNATIVES

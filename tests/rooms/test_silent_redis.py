@@ -118,7 +118,7 @@ async def test_a_page_is_shown_though_redis_stops_as(
     stop.go_on()
     await heard_of(shop.stores.redis)
     assert guard.openings == 0
-    guard._glance = DOUBT  # a busy machine's moment is not what is asked for here
+    guard._check_interval = DOUBT  # a busy machine's moment is not what is asked for here
     await shop.stores.redis.call("DEL", cache.key("TEE"))  # a lease that nobody came back for
     assert [(await client.get("/products/TEE")).headers["X-Cache"] for _ in range(2)] == ["miss", "hit"]
 
@@ -149,12 +149,12 @@ async def test_tries_of_passwords_are_not_counted_without_redis_for_a_moments_si
             await asyncio.sleep(0.01)
     looking = await limiter.check("GET", "/products/TEE", None, "192.0.2.1")
     assert isinstance(looking, limits.Taken)
-    assert looking.alone
+    assert looking.is_local
     assert not trying.done()
     stop.go_on()
     tried = await trying
     assert isinstance(tried, limits.Taken)
-    assert not tried.alone
+    assert not tried.is_local
 
 
 async def test_postgres_is_asked_of_a_session_whose_redis_is_silent(

@@ -15,7 +15,7 @@ from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
 from quartet.kernel.errors import StoreUnavailable
 from quartet.merchandising import rules, store, typeahead
-from quartet.merchandising.model import Answered, Searched, told
+from quartet.merchandising.model import Answered, Searched, masked_query
 from quartet.stores.postgres import Tx
 from quartet.web.dependencies import Shop
 
@@ -30,12 +30,12 @@ async def searched(
     """So many searches, as other processes have logged them, the last of them so many minutes ago. `exact`: what was
     found has all of their words."""
     exact = exact and found > 0
-    answered = Answered(*told(query, exact), found, exact)
+    answered = Answered(*masked_query(query, exact), found, exact)
     entries = [_once(answered, NOW - timedelta(minutes=after + minutes_apart * number)) for number in range(times)]
     async with shop.stores.pg.tx() as tx:
         await store.write(tx, entries, [])
     await merchandising.count_queries(shop)
-    shop.stores._kept.pop(rules.Desk, None)  # as a process that begins now
+    shop.stores._singletons.pop(rules.SearchSettingsCache, None)  # as a process that begins now
 
 
 def _once(answered: Answered, at: datetime) -> Searched:
@@ -109,7 +109,7 @@ async def test_only_what_has_all_words_as_they_are_was_found_exactly(shop: Shop,
     await merchandising.write_log(shop)
     async with shop.stores.pg.read() as read:
         logged = {row["query"]: row["exact"] for row in await read.fetch("SELECT query, exact FROM searches")}
-    expected = {told(q, exact=True)[0]: exact for q, exact in typed.items()}
+    expected = {masked_query(q, exact=True)[0]: exact for q, exact in typed.items()}
     assert logged == expected | {"mug": False}
 
 
@@ -121,10 +121,10 @@ async def test_staff_take_a_query_out_of_what_is_offered(
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
     rule = await made(staff.post("/search/rules", json={"query": "Mugs", "offered": False}))
     assert rule["offered"] is False
-    shop.stores._kept.pop(rules.Desk)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], ["muddy boots"])
     assert (await made(staff.post("/search/rules", json={"query": "mugs"})))["offered"] is True
-    shop.stores._kept.pop(rules.Desk)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], ["mug", "muddy boots"])
 
 
@@ -143,10 +143,10 @@ async def test_processes_read_what_the_worker_drew_and_not_a_month_of_queries(
     async with shop.stores.pg.tx() as tx:
         await tx.execute("DELETE FROM query_days")
         await tx.execute("DELETE FROM searches")
-    shop.stores._kept.pop(rules.Desk, None)
+    shop.stores._singletons.pop(rules.SearchSettingsCache, None)
     assert await offered(client, "mu") == ([], ["mug"])
     await merchandising.count_queries(shop)
-    shop.stores._kept.pop(rules.Desk)
+    shop.stores._singletons.pop(rules.SearchSettingsCache)
     assert await offered(client, "mu") == ([], [])
 
 
@@ -203,7 +203,7 @@ def test_offers_are_those_that_anybody_would_count_out(typed: str) -> None:
     near = spellings(typed, "abcd ") if len(typed) >= 4 else set()
     expected = exact or [text for text in weights if any(text.startswith(n) for n in near)]
     expected.sort(key=lambda text: (-weights[text], text))
-    assert offers.begun(typed, 10) == expected[:10]
+    assert offers.starting_with(typed, 10) == expected[:10]
 
 
 def test_what_is_offered_costs_little() -> None:
@@ -215,7 +215,7 @@ def test_what_is_offered_costs_little() -> None:
     typed = ["".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(300)]
     began = time.process_time()
     for text in typed:
-        offers.begun(text, 10)
+        offers.starting_with(text, 10)
     took = (time.process_time() - began) / len(typed)
     print(f"{took * 1e6:.0f} µs each")
     assert took < 0.1

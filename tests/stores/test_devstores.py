@@ -26,17 +26,17 @@ from quartet.devstores import (
     StartError,
     clear_leftovers,
     free_port,
-    hold,
-    is_held,
+    is_locked,
     jvm,
     local,
+    lock_folder,
     mongo,
     postgres,
     redis,
     search,
 )
 from quartet.devstores.jvm import find_java
-from quartet.devstores.local import ASKED_FOR
+from quartet.devstores.local import PORTS
 
 # Where CI runs, Java and Maven are promised; a machine of one's own may do without them.
 GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -352,22 +352,22 @@ async def test_a_process_that_only_has_the_number_of_an_old_server_is_let_live(p
 async def test_a_data_folder_is_held_by_one_process_and_free_after_its_kill(place: Place) -> None:
     program = f"""if True:
         import pathlib, time
-        from quartet.devstores import hold
-        with hold(pathlib.Path({str(place.data)!r})):
+        from quartet.devstores import lock_folder
+        with lock_folder(pathlib.Path({str(place.data)!r})):
             print("held", flush=True)
             time.sleep(60)
     """
     owner = _started(program)
     assert owner.stdout is not None
     await asyncio.to_thread(owner.stdout.readline)
-    assert is_held(place.data)
-    with pytest.raises(StartError, match=rf"process {owner.pid}\) uses .*--data"), hold(place.data):
+    assert is_locked(place.data)
+    with pytest.raises(StartError, match=rf"process {owner.pid}\) uses .*--data"), lock_folder(place.data):
         pass
     owner.kill()
     owner.communicate()
-    with hold(place.data):
-        assert is_held(place.data)
-    assert not is_held(place.data)
+    with lock_folder(place.data):
+        assert is_locked(place.data)
+    assert not is_locked(place.data)
 
 
 async def test_a_port_taken_meanwhile_is_given_up_for_another(place: Place) -> None:
@@ -386,14 +386,14 @@ async def test_a_port_taken_meanwhile_is_given_up_for_another(place: Place) -> N
 def test_no_port_is_chosen_that_somebody_else_is_given_before_it_is_taken() -> None:
     """As to whoever connects from anywhere: a server that is started anew would find its place taken."""
     lowest = int(GIVEN.read_text().split()[0])
-    if lowest < ASKED_FOR.stop:
+    if lowest < PORTS.stop:
         pytest.skip(f"this machine gives out ports from {lowest} on")
     assert max(free_port() for _ in range(100)) < lowest
 
 
 def test_a_port_is_drawn_once_though_nobody_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster's nodes have two each, and all start at the same time."""
-    monkeypatch.setattr(local, "ASKED_FOR", ASKED_FOR[:500])
+    monkeypatch.setattr(local, "PORTS", PORTS[:500])
     drawn = [free_port() for _ in range(200)]
     assert len(set(drawn)) == 200
 

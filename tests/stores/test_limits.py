@@ -104,25 +104,25 @@ async def test_no_window_wherever_it_lies_lets_twice_the_limit_through(
 @settings(max_examples=80)
 @given(limit=st.integers(1, 12), pauses=st.lists(st.integers(0, 4 * WINDOW_MS) | st.integers(0, 900), max_size=40))
 def test_a_process_alone_does_as_the_model_too(limit: int, pauses: list[int]) -> None:
-    model, here, now = Model(limit), limits.Here(), START
+    model, local, now = Model(limit), limits.LocalWindow(), START
     for pause in pauses:
         now += pause
         on_the_edge = abs(model.used(now) + 1 - limit) < Fraction(1, 1000)  # binary fractions may round either way
         expected = model.take(now, 1)
-        taken = here.take("somebody", limit, window=WINDOW, now=now / 1000)
+        taken = local.take("somebody", limit, window=WINDOW, now=now / 1000)
         if on_the_edge and taken.allowed != expected:
             return
-        assert (taken.allowed, taken.alone) == (expected, True)
+        assert (taken.allowed, taken.is_local) == (expected, True)
         if not expected:
             assert abs(taken.reset - (model.next_pass(now, 1) - now) / 1000) < 1.01
 
 
 def test_a_process_remembers_no_more_than_it_may() -> None:
-    here = limits.Here()
-    for number in range(here.MOST + 10):
-        here.take(f"client {number}", 1, now=1.0)
-    assert len(here._windows) == here.MOST
-    assert not here.take(f"client {here.MOST}", 1, now=1.0).allowed
+    local = limits.LocalWindow()
+    for number in range(local.MOST + 10):
+        local.take(f"client {number}", 1, now=1.0)
+    assert len(local._windows) == local.MOST
+    assert not local.take(f"client {local.MOST}", 1, now=1.0).allowed
 
 
 # --- Shares -----------------------------------------------------------------------------------------------------------

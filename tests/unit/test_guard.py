@@ -82,7 +82,7 @@ async def test_a_probe_that_takes_too_long_opens_nothing_while_others_are_answer
             await asyncio.sleep(60)
 
     store.guard._probe = slow_probe
-    store.guard.doubt()
+    store.guard.mark_doubtful()
     async with asyncio.timeout(60):
         while store.guard.state != "closed":
             with store.guard.call():
@@ -156,11 +156,11 @@ async def test_who_can_do_without_does_so_as_soon_as_there_is_doubt() -> None:
 async def test_who_has_something_else_at_hand_turns_to_it_before_there_is_doubt() -> None:
     store = Store(doubt=60, silence=DOUBT)
     store.lives.clear()
-    hasty: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    store.guard.hasty.add(hasty)
+    failing_fast: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    store.guard.fail_fast.add(failing_fast)
     brief = asyncio.create_task(store.ask(brief=True))
     with pytest.raises(StoreUnavailable):
-        await hasty
+        await failing_fast
     assert (store.guard.is_silent, store.guard.state) == (True, "closed")
     late = asyncio.create_task(store.ask(brief=True))  # is not refused
     store.lives.set()

@@ -46,7 +46,7 @@ def test_a_requests_line_is_as_all_others(level: str, lines: int) -> None:
     """Though it takes a shorter way."""
     members = "method='GET', path='/products/\\ud83d', status=200, ms=0.1, user=None"
     by_gateway, by_others = (
-        _said(level, f"logs.tell_request({members})"),
+        _said(level, f"logs.log_request({members})"),
         _said(level, f"log.info('request', {members})"),
     )
     assert [line.pop("timestamp")[-1:] for line in by_gateway + by_others] == ["Z"] * 2 * lines
@@ -59,7 +59,7 @@ def test_a_requests_line_is_as_all_others(level: str, lines: int) -> None:
 def test_a_full_disk_keeps_nobody_from_anything(as_json: bool) -> None:
     """Else a search that was kept ready is refused, and what is done is answered as if it had failed."""
     many = "for _ in range(500): {}"
-    for call in ("logs.tell_request(path='/search')", "log.warning('told')"):
+    for call in ("logs.log_request(path='/search')", "log.warning('told')"):
         code = _TELL.format(level="info", as_json=as_json, call=f"{many.format(call)}\nprint('done')")
         with Path("/dev/full").open("w") as full:
             told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from quartet.kernel import looks
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 
 
 class Store:
@@ -26,69 +26,69 @@ class Store:
 
 
 async def test_many_who_ask_at_once_have_it_looked_up_once_and_know_it() -> None:
-    store, looking = Store(), Looks("test", 60, 60)
-    await asyncio.gather(*(looking.look(store.renew) for _ in range(50)))
+    store, looking = Store(), PeriodicCheck("test", 60, 60)
+    await asyncio.gather(*(looking.check(store.renew) for _ in range(50)))
     assert (store.asked, store.known, looking.is_due) == (1, 1, False)
-    await looking.look(store.renew)
+    await looking.check(store.renew)
     assert store.asked == 1
 
 
 async def test_what_is_known_is_told_while_the_store_says_nothing() -> None:
-    store, looking = Store(), Looks("test", 0, 0)
-    await looking.look(store.renew)
+    store, looking = Store(), PeriodicCheck("test", 0, 0)
+    await looking.check(store.renew)
     store.is_well.clear()
     async with asyncio.timeout(100 * looks.PATIENCE_SECONDS):
         for _ in range(100):
-            await looking.look(store.renew)
+            await looking.check(store.renew)
     assert (store.asked, store.known) == (2, 1)
     store.is_well.set()
     async with asyncio.timeout(10):
         while store.known < 2:
             await asyncio.sleep(0.001)
-            await looking.look(store.renew)
+            await looking.check(store.renew)
 
 
 async def test_after_one_that_failed_nobody_looks_for_a_while() -> None:
-    store, looking = Store(), Looks("test", 0, 60)
+    store, looking = Store(), PeriodicCheck("test", 0, 60)
     store.refuses = True
     for _ in range(3):
-        await looking.look(store.renew)
+        await looking.check(store.renew)
     assert (store.asked, store.known, looking.is_due) == (1, 0, False)
 
 
 async def test_shortly_before_it_is_time_one_is_begun_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(looks, "monotonic", lambda: now)
-    store, looking = Store(), Looks("test", 10, 60)
-    await looking.look(store.renew)
-    assert looking.are_recent(store.renew)
+    store, looking = Store(), PeriodicCheck("test", 10, 60)
+    await looking.check(store.renew)
+    assert looking.is_recent(store.renew)
     await asyncio.sleep(0)
     assert store.asked == 1
     now += 8
     store.is_well.clear()
-    assert [looking.are_recent(store.renew) for _ in range(5)] == [True] * 5
+    assert [looking.is_recent(store.renew) for _ in range(5)] == [True] * 5
     await asyncio.sleep(0)
     assert (store.asked, store.known) == (2, 1)
     now += 3
-    assert not looking.are_recent(store.renew), "the store has not answered yet"
+    assert not looking.is_recent(store.renew), "the store has not answered yet"
     store.is_well.set()
     async with asyncio.timeout(10):
         while store.known < 2:
             await asyncio.sleep(0.001)
-            await looking.look(store.renew)
-    assert looking.are_recent(store.renew)
+            await looking.check(store.renew)
+    assert looking.is_recent(store.renew)
 
 
 async def test_while_what_is_known_is_bearable_nobody_waits_for_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(looks, "monotonic", lambda: now)
-    store, looking = Store(), Looks("test", 10, 60, bearable=15)
-    await looking.look(store.renew)
+    store, looking = Store(), PeriodicCheck("test", 10, 60, bearable=15)
+    await looking.check(store.renew)
     now += 14
-    await looking.look(store.renew)
+    await looking.check(store.renew)
     assert store.known == 1, "it has not even been given a turn"
     await asyncio.sleep(0)
     assert store.known == 2
     now += 16
-    await looking.look(store.renew)
+    await looking.check(store.renew)
     assert store.known == 3, "what is too old is waited for"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quartet.kernel.texts import fold
 from quartet.search import words
 from quartet.search.query import shown
-from quartet.search.words import Marker, asked, distance, kept, of_attrs, of_sku, respellings, respelt
+from quartet.search.words import Marker, distance, index_text, normalised_query, of_attrs, of_sku, respellings, respelt
 
 SEED = 16
 texts = st.text(max_size=60) | st.text('abcdeé 12"ß-.,', max_size=40)
@@ -52,15 +52,15 @@ def test_what_is_folded_is_folded_for_good(text: str) -> None:
     ],
 )
 def test_a_query_reads_the_same_however_it_was_typed(typed: str, read: str) -> None:
-    assert asked(typed) == read
+    assert normalised_query(typed) == read
 
 
 def test_two_words_may_be_one() -> None:
     assert list(words.pairs("set of 6 t-light")) == ["setof", "tlight"]
     assert list(words.with_pairs("red door mat")) == ["reddoor mat", "red doormat"]
     assert list(words.with_pairs("32gb wi-fi")) == ["32gb wifi"]
-    assert words.apart('13.3" "o\'clock" & (t-light)') == ["13.3", "o'clock", "t", "light"]
-    assert words.apart("mouse/keyboard, pens,pencils salt&pepper 1,000 4,pens") == [
+    assert words.split_words('13.3" "o\'clock" & (t-light)') == ["13.3", "o'clock", "t", "light"]
+    assert words.split_words("mouse/keyboard, pens,pencils salt&pepper 1,000 4,pens") == [
         "mouse", "keyboard", "pens", "pencils", "salt", "pepper", "1,000", "4", "pens",
     ]  # fmt: skip
     assert list(words.with_pairs("a b c d e")) == list(words.with_pairs("mat")) == list(words.with_pairs("- -")) == []
@@ -81,8 +81,8 @@ def test_a_thing_is_called_the_same_in_the_singular_and_plural() -> None:
 
 @given(texts)
 def test_a_query_that_was_read_is_read_no_further(text: str) -> None:
-    assert len(asked(text).split()) <= words.MOST_WORDS * 64
-    assert asked(asked(text)) == asked(text)
+    assert len(normalised_query(text).split()) <= words.MOST_WORDS * 64
+    assert normalised_query(normalised_query(text)) == normalised_query(text)
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_a_query_that_was_read_is_read_no_further(text: str) -> None:
     ],
 )
 def test_the_last_word_is_the_one_that_is_being_typed(typed: str, read: tuple[str, str]) -> None:
-    assert words.so_far(typed) == read
+    assert words.split_last_word(typed) == read
 
 
 def test_a_text_is_kept_with_its_measures_behind_it() -> None:
-    assert kept('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
-    assert kept("32gb") == "32gb"
+    assert index_text('14" Laptop, 32 GB') == '14" laptop, 32 gb 14inch 32gb'
+    assert index_text("32gb") == "32gb"
     held = {"ram_gb": 32, "screen_inch": 14.5, "color": "Black", "touch": True, "noise_cancelling": True, "x": None}
     assert list(of_attrs({**held, "curved": False, "pages": 300})) == [
         "32gb", "ram", "14.5inch", "14inch", "screen", "black", "touch", "noise cancelling"
     ]  # fmt: skip
-    assert kept('15.6" and 1.5 l') == '15.6" and 1.5 l 15.6inch 15inch 1.5l'
+    assert index_text('15.6" and 1.5 l') == '15.6" and 1.5 l 15.6inch 15inch 1.5l'
     assert list(of_sku("LAPTOP-001")) == ["laptop", "001", "laptop001"]
     assert list(of_sku("85123A")) == ["85123", "a", "85123a"]
 
@@ -130,7 +130,7 @@ def test_letters_that_are_wrong_are_counted(one: str, other: str, most: int) -> 
 
 @given(texts, texts, st.booleans())
 def test_what_is_marked_is_the_text_and_safe(query: str, text: str, loosely: bool) -> None:
-    marker = Marker(asked(query), loosely=loosely)
+    marker = Marker(normalised_query(query), loosely=loosely)
     marked = marker.whole(text)
     if marked is not None:
         assert html.unescape(re.sub("</?em>", "", marked)) == text
@@ -159,10 +159,10 @@ def test_of_a_long_text_the_beginning_is_looked_at() -> None:
     marker, far = Marker("needel", loosely=True), words.MOST_READ // len("hay ") - len("needle")
     assert "<em>needle</em>" in (marker.part("hay " * far + "needle " + "hay " * 9_000) or "")
     assert marker.part("hay " * 9_000 + "needle") is None
-    assert words.beginning("hay needle", 6) == "hay"
-    assert words.beginning("語" * 1000, 500) == "語" * 500
-    assert words.beginning("a\n" * 1000, 500) == "a\n" * 249 + "a"
-    assert words.beginning("hay needle", 10) == "hay needle"
+    assert words.cut_at_word("hay needle", 6) == "hay"
+    assert words.cut_at_word("語" * 1000, 500) == "語" * 500
+    assert words.cut_at_word("a\n" * 1000, 500) == "a\n" * 249 + "a"
+    assert words.cut_at_word("hay needle", 10) == "hay needle"
 
 
 def test_what_is_misspelt_costs_little_to_mark_and_to_spell() -> None:
@@ -173,7 +173,7 @@ def test_what_is_misspelt_costs_little_to_mark_and_to_spell() -> None:
     long = [" ".join(_strange(draw, draw.randint(3, 10)) for _ in range(2_700)) for _ in range(20)]
     query = " ".join(_strange(draw, 8) for _ in range(words.MOST_WORDS))
     began = time.process_time()
-    marker = Marker(asked(query), loosely=True)
+    marker = Marker(normalised_query(query), loosely=True)
     for text in long:
         marker.part(text)
     respellings(query, shown([{"_source": {"name": "", "brand": None, "description": text}} for text in long]))

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
 from quartet.cli import main
-from quartet.devstores import free_port, hold
+from quartet.devstores import free_port, lock_folder
 from quartet.kernel.settings import Settings, complaints
 from quartet.payments import check_providers
 from quartet.stores.search import nodes_of
-from quartet.supervise import local_address, note_running, port_trouble, settled_by_running
+from quartet.supervise import local_address, port_trouble, settings_of_running, write_running_note
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -237,10 +237,10 @@ def test_a_host_that_is_none_of_ours_is_not_called_a_taken_port() -> None:
 
 
 def test_any_free_port_is_not_the_one_of_a_running_up(tmp_path: Path) -> None:
-    with hold(tmp_path):
-        note_running(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
+    with lock_folder(tmp_path):
+        write_running_note(Settings(data_dir=tmp_path, port=8123, redis_url="redis://there"))
         for given, found in (({}, 8123), ({"port": 0}, None), ({"port": 81}, None)):
-            urls = settled_by_running(Settings.model_validate({"data_dir": tmp_path} | given))
+            urls = settings_of_running(Settings.model_validate({"data_dir": tmp_path} | given))
             assert (urls.get("port"), urls["redis_url"]) == (found, "redis://there")
 
 

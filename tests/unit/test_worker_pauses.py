@@ -7,7 +7,7 @@ import pytest
 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.sync import store
-from quartet.sync.worker import _keep
+from quartet.sync.worker import _supervise
 
 FAILURES = 40
 
@@ -26,7 +26,7 @@ async def rests(*errors: Exception) -> list[float]:
 
     shop: Any = None  # a loop's own business
     with pytest.raises(asyncio.CancelledError):
-        await _keep("test", shop, loop, store.NOBODYS, sleep=sleep)
+        await _supervise("test", shop, loop, store.NO_LEASE, sleep=sleep)
     return slept
 
 

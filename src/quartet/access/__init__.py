@@ -1,32 +1,32 @@
 """Access control: API keys, roles and the audit log. Stored in PostgreSQL."""
 
-from quartet.access.model import GoodKey, LastAdmin, needed_scope
+from quartet.access.model import LastAdmin, ValidKey, needed_scope
 from quartet.access.service import (
     PREFIX,
-    an_admin_stays,
-    good_key,
+    last_admin_guard,
     note_use,
-    of_address,
+    publish_revoked_keys,
+    publish_roles,
+    republish_revocations,
     set_roles,
-    tell_again,
-    tell_revoked,
-    tell_roles,
+    user_by_email,
+    valid_key,
 )
 from quartet.access.store import forget, person
 
 __all__ = [
     "PREFIX",
-    "GoodKey",
     "LastAdmin",
-    "an_admin_stays",
+    "ValidKey",
     "forget",
-    "good_key",
+    "last_admin_guard",
     "needed_scope",
     "note_use",
-    "of_address",
     "person",
+    "publish_revoked_keys",
+    "publish_roles",
+    "republish_revocations",
     "set_roles",
-    "tell_again",
-    "tell_revoked",
-    "tell_roles",
+    "user_by_email",
+    "valid_key",
 ]

@@ -52,7 +52,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
-class GoodKey:
+class ValidKey:
     """What the gateway needs of a key that is valid now."""
 
     id: UUID

@@ -37,7 +37,7 @@ SELECT id, name, prefix, scopes, created_at, created_by, last_used_at, expires_a
 WHERE $1::uuid IS NULL OR id < $1
 ORDER BY id DESC LIMIT $2;
 
--- name: good_key
+-- name: valid_key
 SELECT id, scopes, expires_at, last_used_at FROM api_keys
 WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2);
 

@@ -12,7 +12,7 @@ import structlog
 
 from quartet import accounts
 from quartet.access import store
-from quartet.access.model import SCOPES, ApiKey, GoodKey, LastAdmin
+from quartet.access.model import SCOPES, ApiKey, LastAdmin, ValidKey
 from quartet.kernel.errors import NotFound, StoreUnavailable, invalid
 from quartet.kernel.ids import new_id
 from quartet.stores.postgres import Violation
@@ -28,7 +28,7 @@ _SHOWN = len(PREFIX) + 8
 _MARK_SECONDS = 60
 _USE_NOTED = timedelta(minutes=1)
 # Holds the time up to which Redis knows everything that invalidates access tokens.
-_TOLD = "access:told"
+_PUBLISHED_AT = "access:told"
 # A change may become visible this much later than its own timestamp: transactions last, and clocks differ.
 _UNSEEN = timedelta(minutes=1)
 _AT_ONCE = 1000
@@ -65,22 +65,22 @@ async def revoke_key(shop: Shop, principal: Principal, key_id: UUID) -> None:
         if key.revoked_at == now:
             before = replace(key, revoked_at=None)
             await trail.record(tx, principal.actor, "api-key.revoke", "api-key", key_id, before=before, after=key)
-    await tell_revoked(shop, [key_id])
+    await publish_revoked_keys(shop, [key_id])
 
 
-async def tell_revoked(shop: Shop, key_ids: Iterable[UUID]) -> None:
+async def publish_revoked_keys(shop: Shop, key_ids: Iterable[UUID]) -> None:
     """Tells every process, while Redis is up."""
     for key_id in key_ids:
-        await _tell(shop, "SET", limits.session_key(key_id, key_id), "ended", "EX", _MARK_SECONDS)
+        await _publish(shop, "SET", limits.session_key(key_id, key_id), "ended", "EX", _MARK_SECONDS)
 
 
-async def good_key(shop: Shop, text: str) -> GoodKey | None:
+async def valid_key(shop: Shop, text: str) -> ValidKey | None:
     """The key as PostgreSQL has it; None if it is not valid now."""
     async with shop.stores.pg.read() as read:
-        return await store.good_key(read, _digest(text), shop.clock.now())
+        return await store.valid_key(read, _digest(text), shop.clock.now())
 
 
-async def note_use(shop: Shop, key: GoodKey) -> None:
+async def note_use(shop: Shop, key: ValidKey) -> None:
     """Records a use of the key, at most once a minute; if PostgreSQL is down, the next use is recorded instead. Meant
     to run when no caller waits."""
     now = shop.clock.now()
@@ -93,7 +93,7 @@ async def note_use(shop: Shop, key: GoodKey) -> None:
         log.warning("use_not_noted", api_key=str(key.id))
 
 
-async def of_address(shop: Shop, email: str) -> accounts.User:
+async def user_by_email(shop: Shop, email: str) -> accounts.User:
     """The user with this address. Raises NotFound."""
     async with shop.stores.pg.read() as read:
         found = await accounts.user_by_email(read, accounts.known_email(email))
@@ -105,7 +105,7 @@ async def of_address(shop: Shop, email: str) -> accounts.User:
 async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: str) -> accounts.User:
     """Takes effect at once: tokens with other roles are refused, and renewed ones have the new roles. Raises NotFound,
     LastAdmin."""
-    with an_admin_stays():
+    with last_admin_guard():
         async with shop.stores.pg.tx() as tx:
             found = await accounts.lock(tx, user_id)
             if found is None:
@@ -116,12 +116,12 @@ async def set_roles(shop: Shop, user_id: UUID, roles: frozenset[str], *, actor: 
                     tx, actor, "user.roles", "user", user_id,
                     before={"roles": found.roles}, after={"roles": user.roles},
                 )  # fmt: skip
-    await tell_roles(shop, user_id, user.roles)
+    await publish_roles(shop, user_id, user.roles)
     return user
 
 
 @contextmanager
-def an_admin_stays() -> Iterator[None]:
+def last_admin_guard() -> Iterator[None]:
     """Around a transaction that removes roles: raises LastAdmin if the database refuses."""
     try:
         yield
@@ -131,28 +131,28 @@ def an_admin_stays() -> Iterator[None]:
         raise LastAdmin() from refusal
 
 
-async def tell_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
+async def publish_roles(shop: Shop, user_id: UUID, roles: frozenset[str]) -> None:
     """Makes every process check this user's tokens with other roles against PostgreSQL, for as long as there can be
     any."""
-    await _tell(shop, *_roles_mark(shop, user_id, roles))
+    await _publish(shop, *_roles_mark(shop, user_id, roles))
 
 
-async def tell_again(shop: Shop, *, all_of_it: bool = False) -> None:
+async def republish_revocations(shop: Shop, *, all_of_it: bool = False) -> None:
     """Tells Redis of the sessions that have ended and the roles that were changed since it was last told; of all whose
     marks would still be live, if it does not know when that was, or with `all_of_it`. Needed when Redis was down or has
     lost data, or when a process died between ending a session and telling Redis. Raises StoreUnavailable."""
     now = shop.clock.now()
-    since = now - timedelta(seconds=limits.mark_seconds(shop.settings.access_ttl))
-    if not all_of_it and (told := await shop.stores.redis.call("GET", _TOLD)) is not None:
-        since = max(since, datetime.fromisoformat(told) - _UNSEEN)
+    since = now - timedelta(seconds=limits.marker_ttl(shop.settings.access_ttl))
+    if not all_of_it and (published := await shop.stores.redis.call("GET", _PUBLISHED_AT)) is not None:
+        since = max(since, datetime.fromisoformat(published) - _UNSEEN)
     async with shop.stores.pg.read() as read:
         ended = await accounts.ended_since(read, since)
-    await _tell_all(shop, [accounts.end_mark(shop, user, session) for user, session in ended])
+    await _publish_all(shop, [accounts.session_ended_command(shop, user, session) for user, session in ended])
     known: dict[UUID, frozenset[str]] = {}
     while (changed := await _roles_since(shop, since)) != known:  # until no role has changed meanwhile
-        await _tell_all(shop, [_roles_mark(shop, user, roles) for user, roles in changed.items()])
+        await _publish_all(shop, [_roles_mark(shop, user, roles) for user, roles in changed.items()])
         known = changed
-    await shop.stores.redis.call("SET", _TOLD, now.isoformat(), "EX", shop.settings.access_ttl)
+    await shop.stores.redis.call("SET", _PUBLISHED_AT, now.isoformat(), "EX", shop.settings.access_ttl)
 
 
 async def _roles_since(shop: Shop, since: datetime) -> dict[UUID, frozenset[str]]:
@@ -160,17 +160,17 @@ async def _roles_since(shop: Shop, since: datetime) -> dict[UUID, frozenset[str]
         return dict(await accounts.roles_changed_since(read, since))
 
 
-async def _tell_all(shop: Shop, marks: Sequence[Command]) -> None:
+async def _publish_all(shop: Shop, marks: Sequence[Command]) -> None:
     for first in range(0, len(marks), _AT_ONCE):
         await shop.stores.redis.pipeline(marks[first : first + _AT_ONCE])
 
 
 def _roles_mark(shop: Shop, user_id: UUID, roles: frozenset[str]) -> Command:
-    seconds = limits.mark_seconds(shop.settings.access_ttl)
-    return "SET", limits.roles_key(user_id), limits.said(roles), "EX", seconds
+    seconds = limits.marker_ttl(shop.settings.access_ttl)
+    return "SET", limits.roles_key(user_id), limits.joined_roles(roles), "EX", seconds
 
 
-async def _tell(shop: Shop, *command: Arg) -> None:
+async def _publish(shop: Shop, *command: Arg) -> None:
     try:
         await shop.stores.redis.call(*command)
     except StoreUnavailable:

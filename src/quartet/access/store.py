@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from quartet.access.model import ApiKey, Entry, GoodKey
+from quartet.access.model import ApiKey, Entry, ValidKey
 from quartet.kernel.errors import Unauthenticated
 from quartet.stores.files import queries
 from quartet.stores.postgres import Read, Tx
@@ -72,10 +72,10 @@ async def keys(read: Read, *, before: UUID | None, limit: int) -> list[ApiKey]:
     return [ApiKey(**row) for row in await read.fetch(q.keys, before, limit)]
 
 
-async def good_key(read: Read, key_hash: bytes, now: datetime) -> GoodKey | None:
+async def valid_key(read: Read, key_hash: bytes, now: datetime) -> ValidKey | None:
     """None if it is unknown, revoked or expired."""
-    row = await read.fetchrow(q.good_key, key_hash, now)
-    return GoodKey(row["id"], frozenset(row["scopes"]), row["expires_at"], row["last_used_at"]) if row else None
+    row = await read.fetchrow(q.valid_key, key_hash, now)
+    return ValidKey(row["id"], frozenset(row["scopes"]), row["expires_at"], row["last_used_at"]) if row else None
 
 
 async def revoke_key(tx: Tx, key_id: UUID, now: datetime) -> ApiKey | None:

@@ -25,7 +25,7 @@ _MOST_KEPT = 10_000
 
 
 @dataclass(frozen=True)
-class Lock:
+class Buckets:
     """The buckets in which a try is counted: keys and limits of the account's and, if the IP address is known, the
     address's."""
 
@@ -34,19 +34,19 @@ class Lock:
 
 
 @dataclass(frozen=True)
-class Try:
-    """A counted try; `closed` says until when it locked each bucket, in case the password is wrong."""
+class CountedTry:
+    """A counted try; `locked_until` says until when it locked each bucket, in case the password is wrong."""
 
-    lock: Lock
-    closed: tuple[int, ...]
+    buckets: Buckets
+    locked_until: tuple[int, ...]
 
 
-def lock_of(settings: Settings, email: str, address: str) -> Lock:
+def buckets_of(settings: Settings, email: str, address: str) -> Buckets:
     """`email` in the form by which accounts are found, `address` the client's IP address, "" if unknown."""
     account, network = settings.limit_sign_in_failures, settings.limit_address_failures
     if not address:
-        return Lock((_key("account", email),), (account,))
-    return Lock((_key("account", email), _key("address", address_group(address))), (account, network))
+        return Buckets((_key("account", email),), (account,))
+    return Buckets((_key("account", email), _key("address", address_group(address))), (account, network))
 
 
 def _key(kind: str, name: str) -> str:
@@ -55,43 +55,47 @@ def _key(kind: str, name: str) -> str:
     return f"lockout:{{sign-in}}:{kind}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-async def look(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> None:
+async def check(stores: Stores, buckets: Buckets, *, now_ms: int | None = None) -> None:
     """Raises TooManyAttempts while the account or the IP address is locked."""
-    await _run(stores, "look", lock, now_ms)
+    await _run(stores, "look", buckets, now_ms)
 
 
-async def count(stores: Stores, lock: Lock, *, now_ms: int | None = None) -> Try:
+async def count_try(stores: Stores, buckets: Buckets, *, now_ms: int | None = None) -> CountedTry:
     """Counts a try before its password is checked. Raises TooManyAttempts, and then does not count it."""
-    return Try(lock, tuple(await _run(stores, "try", lock, now_ms)))
+    return CountedTry(buckets, tuple(await _run(stores, "try", buckets, now_ms)))
 
 
-async def right(stores: Stores, tried: Try, *, now_ms: int | None = None) -> None:
+async def record_success(stores: Stores, tried: CountedTry, *, now_ms: int | None = None) -> None:
     """The password was right: empties the account's bucket, and restores the IP address's to its state before the
     try."""
-    await _run(stores, "right", tried.lock, now_ms, tried.closed)
+    await _run(stores, "right", tried.buckets, now_ms, tried.locked_until)
 
 
 async def forget(stores: Stores, settings: Settings, email: str) -> None:
     """Unlocks an account whose owner has proved ownership in another way."""
-    await right(stores, Try(lock_of(settings, email, ""), ()))
+    await record_success(stores, CountedTry(buckets_of(settings, email, ""), ()))
 
 
-async def _run(stores: Stores, what: str, lock: Lock, now_ms: int | None, closed: tuple[int, ...] = ()) -> list[int]:
-    here = stores.kept(_Here)
-    if time.monotonic() < here.rests_until:
-        return here.run(what, lock, closed)
+async def _run(
+    stores: Stores, what: str, buckets: Buckets, now_ms: int | None, locked_until: tuple[int, ...] = ()
+) -> list[int]:
+    local = stores.singleton(_LocalLockout)
+    if time.monotonic() < local.rests_until:
+        return local.run(what, buckets, locked_until)
     waits = (FIRST_WAIT * 1000, LONGEST_WAIT * 1000, DRAIN * 1000)
     try:
-        wait, *until = await stores.redis.run(SCRIPT, lock.keys, [what, now_ms or "", *waits, *lock.limits, *closed])
+        wait, *until = await stores.redis.run(
+            SCRIPT, buckets.keys, [what, now_ms or "", *waits, *buckets.limits, *locked_until]
+        )
     except StoreUnavailable:
-        here.rests_until = time.monotonic() + _REST_SECONDS
-        return here.run(what, lock, closed)
+        local.rests_until = time.monotonic() + _REST_SECONDS
+        return local.run(what, buckets, locked_until)
     if wait:
         raise TooManyAttempts(retry_after=-(-wait // 1000))
     return list(until)
 
 
-class _Here:
+class _LocalLockout:
     """This process's own, stricter limit while Redis is down: from half the number of failures on, every further try
     waits the longest. It is lost when the process ends, and drops the oldest entries when it holds too many."""
 
@@ -99,23 +103,23 @@ class _Here:
         self.rests_until = 0.0
         self._failures: dict[str, tuple[int, float]] = {}
 
-    def run(self, what: str, lock: Lock, closed: tuple[int, ...]) -> list[int]:
+    def run(self, what: str, buckets: Buckets, locked_until: tuple[int, ...]) -> list[int]:
         if what == "right":
-            self._failures.pop(lock.keys[0], None)
-            for key in lock.keys[1:]:
+            self._failures.pop(buckets.keys[0], None)
+            for key in buckets.keys[1:]:
                 count, since = self._failures.get(key, (0, 0.0))
                 self._failures[key] = (max(0, count - 1), since)
             return []
-        wait = max(self._waits(lock))
+        wait = max(self._waits(buckets))
         if wait > 0:
             raise TooManyAttempts(retry_after=int(wait) + 1)
         if what == "try":
-            for key in lock.keys:
+            for key in buckets.keys:
                 self._add(key)
-        return list(closed)
+        return list(locked_until)
 
-    def _waits(self, lock: Lock) -> Iterator[float]:
-        for key, limit in zip(lock.keys, lock.limits, strict=True):
+    def _waits(self, buckets: Buckets) -> Iterator[float]:
+        for key, limit in zip(buckets.keys, buckets.limits, strict=True):
             count, since = self._failures.get(key, (0, 0.0))
             left = since + LONGEST_WAIT - time.monotonic()
             if left <= 0:

@@ -20,11 +20,11 @@ from quartet.accounts.model import normal_password
 from quartet.kernel.errors import TooManyRequests
 from quartet.web.dependencies import Shop
 
-# A later turn is useless: the sign-in would be given up before it is answered.
+# A longer wait is useless: the sign-in would be given up before it is answered.
 LONGEST_WAIT = 5.0
 BUSY_SECONDS = 3
 # Timeout of one answer: nobody waits longer for it, and a process that hangs may never give one.
-PATIENCE = 15.0
+ANSWER_SECONDS = 15.0
 
 
 class Busy(TooManyRequests):
@@ -52,7 +52,7 @@ class _Hasher:
         self._questions.flush()
         answer = select.poll()
         answer.register(self._answers, select.POLLIN)
-        if not answer.poll(PATIENCE * 1000):
+        if not answer.poll(ANSWER_SECONDS * 1000):
             raise TimeoutError
         return json.loads(self._answers.readline())
 
@@ -65,7 +65,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 _of_thread = threading.local()
 
 
-def _begun() -> _Hasher:
+def _start_hasher() -> _Hasher:
     _of_thread.hasher = _Hasher()
     return cast(_Hasher, _of_thread.hasher)
 
@@ -73,9 +73,9 @@ def _begun() -> _Hasher:
 def _ask(*question: str | None) -> Any:
     own: _Hasher | None = getattr(_of_thread, "hasher", None)
     try:
-        return (own or _begun()).ask(question)
+        return (own or _start_hasher()).ask(question)
     except (OSError, ValueError):  # the process died; hashing again does no harm
-        return _begun().ask(question)
+        return _start_hasher().ask(question)
 
 
 @cache
@@ -86,14 +86,14 @@ def _threads(hashers: int) -> ThreadPoolExecutor:
 _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
 
 
-class Turns:
+class HashingQueue:
     """At most `hashers` passwords are hashed at a time while one more request gets ready; at most `waiting` requests
     wait, that one included, none of them for long."""
 
     def __init__(self, hashers: int, waiting: int) -> None:
         self._threads = _threads(hashers)
-        self.turn = asyncio.Semaphore(hashers)
-        """`async with queue.turn` waits for a hasher to be free; hold a place."""
+        self.free_hasher = asyncio.Semaphore(hashers)
+        """`async with queue.free_hasher` waits for a hasher to be free; hold a place."""
         self._inside = asyncio.Semaphore(hashers + 1)
         self._room = hashers + waiting
 
@@ -126,30 +126,30 @@ class Turns:
             raise Busy(retry_after=BUSY_SECONDS) from None
 
     async def ask(self, *question: str | None) -> Any:
-        """Calls a function of the hasher, by its name and arguments; hold a turn."""
+        """Calls a function of the hasher, by its name and arguments; hold a hasher."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, *question)
 
 
-def turns(shop: Shop) -> Turns:
+def hashing_queue(shop: Shop) -> HashingQueue:
     """This process's queue."""
-    return shop.stores.kept(Turns, shop.settings.password_hashers, shop.settings.password_queue)
+    return shop.stores.singleton(HashingQueue, shop.settings.password_hashers, shop.settings.password_queue)
 
 
 def place(shop: Shop) -> AbstractAsyncContextManager[None]:
     """A place in this process's queue. The gateway takes it, so that a sign-in is rejected before any store is called
     if there is none. Raises Busy on entering."""
-    return turns(shop).place()
+    return hashing_queue(shop).place()
 
 
 async def hash_password(shop: Shop, password: str) -> str:
     """The argon2id hash. Call it outside any transaction. Raises Busy."""
-    queue = turns(shop)
-    async with queue.place(), queue.turn:
+    queue = hashing_queue(shop)
+    async with queue.place(), queue.free_hasher:
         return cast(str, await queue.ask("make", normal_password(password)))
 
 
-async def check(queue: Turns, password: str, password_hash: str | None) -> tuple[bool, str | None]:
+async def check(queue: HashingQueue, password: str, password_hash: str | None) -> tuple[bool, str | None]:
     """Whether the password is right, and a new hash if the given one was made with other parameters than today's. Takes
-    the same time if there is no account or no password. Hold a turn."""
+    the same time if there is no account or no password. Hold a hasher."""
     is_right, renewed = await queue.ask("check", normal_password(password), password_hash)
     return is_right, renewed

@@ -145,11 +145,11 @@ DELETE FROM mailed_links WHERE user_id = $1 AND purpose = 'reset';
 -- Somebody who knew the old password may have requested it: the link in their mailbox must not take over the account.
 UPDATE users SET pending_email = NULL WHERE id = $1 AND pending_email IS NOT NULL;
 
--- name: hold_password
+-- name: lock_password
 -- Locks the user's row, so that the password stays until the transaction ends. Returns no row if it has changed.
 SELECT id FROM users WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE;
 
--- name: proven_email
+-- name: verified_email
 SELECT email FROM users WHERE id = $1 AND email_verified_at IS NOT NULL;
 
 -- name: prove_email
@@ -195,7 +195,7 @@ SELECT user_id, id FROM sessions WHERE ended_at >= $1;
 -- name: roles_changed_since
 SELECT id, roles FROM users WHERE roles_changed_at >= $1;
 
--- name: slide
+-- name: extend_session
 -- Sliding expiry: extends a browser session at each use. Returns no row if it has ended.
 UPDATE sessions SET expires_at = $3, last_used_at = $2 FROM users
 WHERE sessions.id = $1 AND users.id = sessions.user_id AND sessions.ended_at IS NULL AND sessions.expires_at > $2

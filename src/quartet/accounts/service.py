@@ -287,7 +287,7 @@ async def change_email(shop: Shop, principal: Principal, email: str, password: s
     assert hashed is not None
     await _refuse_many_mails(shop, user.id)
     async with shop.stores.pg.tx() as tx:
-        if not await store.hold_password(tx, user.id, hashed):
+        if not await store.lock_password(tx, user.id, hashed):
             raise invalid("password", "was changed a moment ago")
         user = await store.want_email(tx, user.id, address)
         if user.pending_email is not None:
@@ -326,11 +326,11 @@ async def verify_email(shop: Shop, token: str) -> None:
 async def _ask_verification(tx: Tx, user_id: UUID, address: str) -> None:
     """No link goes to an address that the account is to have only since then: the present one might not have been
     notified yet."""
-    payload = {"user_id": str(user_id), "address": mark_of(user_id, address)}
+    payload = {"user_id": str(user_id), "address": address_digest(user_id, address)}
     await outbox.emit(tx, "user.verify_asked", str(user_id), payload)
 
 
-def mark_of(user_id: UUID, address: str) -> str:
+def address_digest(user_id: UUID, address: str) -> str:
     """A digest that tells whether a user's address is still the one that it was made of, without keeping that."""
     return hashlib.sha256(f"{user_id} {address}".encode()).hexdigest()
 
@@ -369,17 +369,17 @@ async def _me(shop: Shop, principal: Principal) -> tuple[User, str | None]:
 
 async def _check_password(shop: Shop, email: str, password: str, hashed: str | None, device: Device) -> str | None:
     """A new hash, if the old one was made with other parameters than today's. Hold a place in the queue; the lockout is
-    checked again when the turn comes, since many tries may have failed meanwhile. Raises WrongCredentials,
+    checked again when a hasher is free, since many tries may have failed meanwhile. Raises WrongCredentials,
     TooManyAttempts, Busy."""
-    lock = lockout.lock_of(shop.settings, email, device.address)
-    await lockout.look(shop.stores, lock)
-    queue = passwords.turns(shop)
-    async with queue.turn:
-        tried = await lockout.count(shop.stores, lock)
+    buckets = lockout.buckets_of(shop.settings, email, device.address)
+    await lockout.check(shop.stores, buckets)
+    queue = passwords.hashing_queue(shop)
+    async with queue.free_hasher:
+        tried = await lockout.count_try(shop.stores, buckets)
         is_right, renewed = await passwords.check(queue, password, hashed)
     if not is_right:
         raise WrongCredentials()
-    await lockout.right(shop.stores, tried)
+    await lockout.record_success(shop.stores, tried)
     return renewed
 
 
@@ -423,10 +423,10 @@ async def refuse_erased(shop: Shop, user_id: UUID) -> None:
     """Invalidates the access tokens of an erased user. Raises StoreUnavailable."""
     async with shop.stores.pg.read() as read:
         ended = await store.sessions_of_erased(read, user_id)
-    await shop.stores.redis.pipeline([end_mark(shop, user_id, session) for session in ended])
+    await shop.stores.redis.pipeline([session_ended_command(shop, user_id, session) for session in ended])
 
 
-async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, list[OpenSession]]:
+async def personal_data(shop: Shop, principal: Principal, sessions: int) -> tuple[User, list[OpenSession]]:
     """The data that accounts hold about a user, with at most so many of the newest sessions. Raises Unauthenticated."""
     user, _ = await _me(shop, principal)
     async with shop.stores.pg.read() as read:
@@ -434,20 +434,20 @@ async def held(shop: Shop, principal: Principal, sessions: int) -> tuple[User, l
 
 
 async def refuse_tokens_of(shop: Shop, user_id: UUID, sessions: list[UUID]) -> None:
-    """Makes the gateway refuse these sessions' access tokens at once; if that fails, `access.tell_again` does it
-    later."""
+    """Makes the gateway refuse these sessions' access tokens at once; if that fails,
+    `access.republish_revocations` does it later."""
     if not sessions:
         return
     await shop.step("sessions ended")
     try:
-        await shop.stores.redis.pipeline([end_mark(shop, user_id, session) for session in sessions])
+        await shop.stores.redis.pipeline([session_ended_command(shop, user_id, session) for session in sessions])
     except StoreUnavailable:
         log.warning("session_end_not_announced", sessions=len(sessions))
 
 
-def end_mark(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
+def session_ended_command(shop: Shop, user_id: UUID, session_id: UUID) -> Command:
     """The Redis command that marks a session as ended."""
-    seconds = limits.mark_seconds(shop.settings.access_ttl)
+    seconds = limits.marker_ttl(shop.settings.access_ttl)
     return "SET", limits.session_key(user_id, session_id), "ended", "EX", seconds
 
 

@@ -175,14 +175,14 @@ async def drop_what_was_asked(tx: Tx, user_id: UUID) -> None:
     await tx.execute(q.drop_email_change, user_id)
 
 
-async def hold_password(tx: Tx, user_id: UUID, password_hash: str) -> bool:
+async def lock_password(tx: Tx, user_id: UUID, password_hash: str) -> bool:
     """False if the password is another one by now; else it can't change before the transaction ends."""
-    return await tx.fetchval(q.hold_password, user_id, password_hash) is not None
+    return await tx.fetchval(q.lock_password, user_id, password_hash) is not None
 
 
-async def proven_email(read: Read, user_id: UUID) -> str | None:
+async def verified_email(read: Read, user_id: UUID) -> str | None:
     """The account's address if it is verified, else None."""
-    found: str | None = await read.fetchval(q.proven_email, user_id)
+    found: str | None = await read.fetchval(q.verified_email, user_id)
     return found
 
 
@@ -246,9 +246,9 @@ async def roles_of_session(read: Read, session_id: UUID, now: datetime) -> froze
     return None if roles is None else frozenset(roles)
 
 
-async def slide(tx: Tx, session_id: UUID, now: datetime, expires_at: datetime) -> frozenset[str] | None:
+async def extend_session(tx: Tx, session_id: UUID, now: datetime, expires_at: datetime) -> frozenset[str] | None:
     """Extends the session; the current roles of its user, or None if it has ended."""
-    roles = await tx.fetchval(q.slide, session_id, now, expires_at)
+    roles = await tx.fetchval(q.extend_session, session_id, now, expires_at)
     return None if roles is None else frozenset(roles)
 
 

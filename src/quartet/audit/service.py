@@ -18,7 +18,7 @@ SLICE = 500
 PATIENCE_SECONDS = 10.0
 # A rule goes through all orders, or the whole ledger: of millions that takes minutes.
 RULE_SECONDS = 3600.0
-LOOK_AGAIN_SECONDS = 0.5
+RECHECK_SECONDS = 0.5
 
 
 async def check(shop: Shop, *, patience: float = PATIENCE_SECONDS, quick: bool = False, repair: bool = False) -> Report:
@@ -60,12 +60,12 @@ async def _by_fingerprints(shop: Shop, patience: float) -> tuple[int, set[str]]:
 
 async def _repair(shop: Shop, ids: Collection[str]) -> list[Finding]:
     """Has them written again; answers what still is wrong."""
-    await sync.mend(shop, ids)
+    await sync.repair(shop, ids)
     async for cached in catalog.cached_products(shop.stores.redis):
         theirs = {reference: entry for reference, entry in cached.items() if entry[0] in ids}
         await catalog.drop_pages(shop.stores.redis, await catalog.stale_pages(shop.stores.mongo, theirs))
     await shop.stores.search.refresh(shop.settings.search_alias)
-    return await _second_look(shop, ids, LOOK_AGAIN_SECONDS)
+    return await _second_look(shop, ids, RECHECK_SECONDS)
 
 
 async def _postgres(shop: Shop, checked: dict[str, int]) -> list[Finding]:
@@ -95,7 +95,7 @@ async def _slices(shop: Shop) -> AsyncIterator[tuple[set[str], int]]:
 async def _products(shop: Shop, ids: Collection[str]) -> list[Finding]:
     """Copies and search of these products. The subject is the product's id."""
     products = {product["_id"]: product for product in await catalog.by_ids(shop.stores.mongo, sorted(ids))}
-    true = await sync.present(shop, products.values())
+    true = await sync.with_current_levels(shop, products.values())
     held = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, sorted(ids))
     found = []
     for id_ in ids:
@@ -135,5 +135,5 @@ async def _second_look(shop: Shop, ids: Collection[str], patience: float) -> lis
         left = {finding.subject for finding in found}
         if asyncio.get_running_loop().time() >= deadline:
             return found
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(RECHECK_SECONDS)
     return []

@@ -74,8 +74,8 @@ async def _stands(shop: Shop, path: Path) -> bool:
     since, and at the moment when the last was copied all had theirs together."""
     with closing(copies.documents_in(path, BATCH)) as batches:
         for some in batches:
-            now = await catalog.places(shop.stores.mongo, [product["_id"] for product in some])
-            if now != {product["_id"]: catalog.place(product) for product in some}:
+            now = await catalog.keys_and_categories(shop.stores.mongo, [product["_id"] for product in some])
+            if now != {product["_id"]: catalog.keys_and_category(product) for product in some}:
                 return False
     return True
 
@@ -145,16 +145,16 @@ async def _restore_catalog(shop: Shop, folder: Path, manifest: Manifest) -> None
     for name in manifest.documents:
         with closing(copies.documents_in(folder / _file(name), BATCH)) as batches:
             for some in batches:
-                await catalog.put_back(mongo, name, some, shop.clock.now())
+                await catalog.restore(mongo, name, some, shop.clock.now())
 
 
 async def _derive(shop: Shop) -> None:
     """Pages and boards would show what is no more; the position in the change stream is of another time."""
     await catalog.forget_pages(shop.stores.redis)
-    await search.turn_over(shop)
+    await search.invalidate_answers(shop)
     await leaderboard.rebuild(shop, actor="command line")
     await shop.step("pages and boards renewed")
-    await sync.begin_anew(shop, "restored from a backup")
+    await sync.reset_after_restore(shop, "restored from a backup")
 
 
 def _file(collection: str) -> str:

@@ -24,14 +24,14 @@ async def show(shop: Shop, owner: Owner) -> Cart:
 
 async def add(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
     """Raises NotFound for what is not sold, CartFull (nothing is changed)."""
-    goods = await _sold(shop, owner, sku)
-    return await _priced(shop, await _carts(shop).add(owner, sku, qty), goods)
+    info = await _sold(shop, owner, sku)
+    return await _priced(shop, await _carts(shop).add(owner, sku, qty), info)
 
 
 async def put(shop: Shop, owner: Owner, sku: str, qty: int) -> Cart:
     """Sets the quantity, 0 removes. Raises NotFound for what is not sold, CartFull (nothing is changed)."""
-    goods = await _sold(shop, owner, sku) if qty > 0 else None
-    return await _priced(shop, await _carts(shop).put(owner, sku, qty), goods)
+    info = await _sold(shop, owner, sku) if qty > 0 else None
+    return await _priced(shop, await _carts(shop).put(owner, sku, qty), info)
 
 
 async def clear(shop: Shop, owner: Owner) -> None:
@@ -44,7 +44,7 @@ async def forget(shop: Shop, user_id: UUID) -> None:
     await _carts(shop).forget(user_id)
 
 
-async def held(shop: Shop, owner: Owner) -> dict[str, int]:
+async def contents(shop: Shop, owner: Owner) -> dict[str, int]:
     """The contents of a cart that is about to be ordered: SKU to quantity. Reading renews its TTL."""
     return await _carts(shop).lines(owner)
 
@@ -60,7 +60,7 @@ def _carts(shop: Shop) -> Carts:
 
 
 @dataclass(frozen=True)
-class _Goods:
+class _ProductInfo:
     """What is known of the SKUs asked for; `cards` is None while the catalog is down. `hidden`: SKUs that inventory has
     and the catalog does not publish."""
 
@@ -70,40 +70,40 @@ class _Goods:
     hidden: frozenset[str]
 
 
-async def _goods(shop: Shop, skus: Iterable[str]) -> _Goods:
+async def _product_info(shop: Shop, skus: Iterable[str]) -> _ProductInfo:
     asked = frozenset(skus)
     items, cards = await asyncio.gather(_items(shop, asked), _cards(shop, asked))
     bare = items.keys() - cards.keys() if cards is not None else ()
     hidden = await catalog.hidden_skus(shop, bare) if bare else ()
-    return _Goods(asked, items, cards, frozenset(hidden))
+    return _ProductInfo(asked, items, cards, frozenset(hidden))
 
 
-async def _sold(shop: Shop, owner: Owner, sku: str) -> _Goods:
+async def _sold(shop: Shop, owner: Owner, sku: str) -> _ProductInfo:
     """Raises NotFound for what is not sold. Reads everything in the cart at once, so that it can be shown afterwards
     without another call."""
-    goods = await _goods(shop, [*await cart_lines(shop.stores.redis, owner), sku])
-    hidden = goods.hidden
-    if goods.cards is None and sku not in await catalog.cards(shop, [sku]):  # the catalog was only slow
+    info = await _product_info(shop, [*await cart_lines(shop.stores.redis, owner), sku])
+    hidden = info.hidden
+    if info.cards is None and sku not in await catalog.cards(shop, [sku]):  # the catalog was only slow
         hidden = frozenset(await catalog.hidden_skus(shop, [sku]))
     # As an order does, it takes what inventory alone has, and nothing that the catalog keeps from being seen.
-    if sku not in goods.items or sku in hidden:
+    if sku not in info.items or sku in hidden:
         raise NotFound(
             f"the shop sells nothing as {sku}", errors=[{"field": "sku", "message": "is not sold in this shop"}]
         )
-    return goods
+    return info
 
 
-async def _priced(shop: Shop, lines: Mapping[str, int], goods: _Goods | None = None) -> Cart:
+async def _priced(shop: Shop, lines: Mapping[str, int], info: _ProductInfo | None = None) -> Cart:
     if not lines:
         return Cart([], shop.settings.currency)
-    if goods is None or not lines.keys() <= goods.asked:  # another tab was quicker
-        goods = await _goods(shop, lines)
-    items = {sku: goods.items[sku] for sku in lines if sku in goods.items}
-    cards = goods.cards or {}
+    if info is None or not lines.keys() <= info.asked:  # another tab was quicker
+        info = await _product_info(shop, lines)
+    items = {sku: info.items[sku] for sku in lines if sku in info.items}
+    cards = info.cards or {}
     currencies = {item.currency for item in items.values()}
     currency = shop.settings.currency if shop.settings.currency in currencies or not currencies else min(currencies)
     shown = [
-        _line(sku, qty, items.get(sku), cards.get(sku), currency, is_hidden=sku in goods.hidden)
+        _line(sku, qty, items.get(sku), cards.get(sku), currency, is_hidden=sku in info.hidden)
         for sku, qty in lines.items()
     ]
     return Cart(shown, currency)

@@ -17,7 +17,7 @@ from hashlib import sha1
 from uuid import uuid4
 
 from quartet.stores.files import Script, lua
-from quartet.stores.redis import Arg, RedisStore, ScriptForgotten
+from quartet.stores.redis import Arg, RedisStore, ScriptMissing
 
 FILL = lua(__file__, "fill.lua")
 DROP = lua(__file__, "drop.lua")
@@ -124,5 +124,5 @@ async def _run_each(redis: RedisStore, script: Script, calls: Mapping[str, Seque
     told = {key(ref): [str(one) if isinstance(one, int) else one for one in given] for ref, given in calls.items()}
     try:
         return await redis.pipeline([("EVALSHA", script.sha, 1, at, *arguments) for at, arguments in told.items()])
-    except ScriptForgotten:  # the server restarted: run each again, sending the script
+    except ScriptMissing:  # the server restarted: run each again, sending the script
         return [await redis.run(script, [at], arguments) for at, arguments in told.items()]

@@ -202,25 +202,25 @@ def new_document(id_: str, draft: Draft, slug: str, levels: Mapping[str, Level])
     return {"_id": id_, **document(draft, slug, levels), "ratings": ratings, "ratingsBefore": ratings}
 
 
-def canary(song: int) -> Document:
-    """The canary's document; its image holds the `song`. It is never published, and has no word that could become a
-    spelling suggestion."""
-    draft = Draft(CANARY, "~", "", images=[Image(f"/{song}")], published_at=_NEVER)
+def canary(written_ms: int) -> Document:
+    """The canary's document; its image holds the time of the write. It is never published, and has no word that could
+    become a spelling suggestion."""
+    draft = Draft(CANARY, "~", "", images=[Image(f"/{written_ms}")], published_at=_NEVER)
     return new_document(CANARY, draft, CANARY, {CANARY: Level(0, 0)})
 
 
-def song_of(picture: str) -> int:
-    """The song in the canary's image."""
+def canary_written_ms(picture: str) -> int:
+    """The time of the write in the canary's image."""
     return int(picture.removeprefix("/"))
 
 
-def numbered(found: Document, version: int, moment: datetime) -> Document:
+def with_version(found: Document, version: int, moment: datetime) -> Document:
     """The document with this version and time of change, and the fields derived from them."""
     product = {**found, "version": version, "updatedAt": moment}
-    return product | compared_by(product)
+    return product | comparison_fields(product)
 
 
-def compared_by(found: Document) -> Document:
+def comparison_fields(found: Document) -> Document:
     """The fields by which many documents are compared at once. Two states of a product have different fingerprints,
     even if it was deleted and created again between them."""
     state = f"{found['_id']} {found['version']} {epoch_ms(found['updatedAt'])}"

@@ -68,7 +68,7 @@ class _Flight:
     reading: bool = False
 
 
-class _Named(dict[str, str]):
+class _KnownIds(dict[str, str]):
     """The product id that each reference last led to: mostly saves one of the two look-ups in MongoDB."""
 
     MOST = 10_000
@@ -92,12 +92,12 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
             found, left = await cache.get_with_life(redis, reference)
             age = max(0, shop.settings.product_cache_seconds - left)
         else:
-            found = cache.read(await redis.hastily(redis.brief.call, "GET", cache.key(reference)))
+            found = cache.read(await redis.fail_fast(redis.brief.call, "GET", cache.key(reference)))
     except StoreUnavailable:
         return await _shared(shop, reference, cached=False)
     if found is not None:
         product_id, version, body = found
-        shop.stores.kept(_Named).put(reference, product_id)
+        shop.stores.singleton(_KnownIds).put(reference, product_id)
         return ProductPage(product_id, version, body.encode(), hit=True, age=age)
     return await _shared(shop, reference)
 
@@ -105,41 +105,41 @@ async def product_page(shop: Shop, reference: str) -> ProductPage | None:
 async def _shared(shop: Shop, reference: str, *, cached: bool = True) -> ProductPage | None:
     """Single-flight: joins the read in flight, if its result is sure to be as fresh as that of an own read. `cached`:
     Redis is up, so the result can be cached."""
-    flights = shop.stores.kept(_Flights)
+    flights = shop.stores.singleton(_Flights)
     while True:
         flight = flights.get(reference)
         # A finished one may still be here, as its callback has not run. Awaiting it does not yield to the event loop,
         # so this would loop for ever.
         if flight is None or flight.task.done():
-            flight = flights[reference] = _Flight(asyncio.create_task(_fly(shop, reference, cached)))
-            flight.task.add_done_callback(partial(_land, flights, reference, flight))
+            flight = flights[reference] = _Flight(asyncio.create_task(_read_shared(shop, reference, cached)))
+            flight.task.add_done_callback(partial(_forget_flight, flights, reference, flight))
         early = not flight.reading
         page, unchanged = await asyncio.shield(flight.task)  # a cancelled request must not cancel it for the others
         if early or unchanged:
             return page
 
 
-def _land(flights: _Flights, reference: str, flight: _Flight, _: object) -> None:
+def _forget_flight(flights: _Flights, reference: str, flight: _Flight, _: object) -> None:
     if flights.get(reference) is flight:
         del flights[reference]
 
 
-async def _fly(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
+async def _read_shared(shop: Shop, reference: str, cached: bool) -> tuple[ProductPage | None, bool]:
     redis = shop.stores.redis
     try:
-        leases = await redis.hastily(cache.lease, redis.brief, [reference]) if cached else {}
+        leases = await redis.fail_fast(cache.lease, redis.brief, [reference]) if cached else {}
     except StoreUnavailable:
         leases = {}
-    shop.stores.kept(_Flights)[reference].reading = True
+    shop.stores.singleton(_Flights)[reference].reading = True
     return await _fetch(shop, reference, leases)
 
 
 async def _fetch(shop: Shop, reference: str, leases: dict[str, str]) -> tuple[ProductPage | None, bool]:
-    named = shop.stores.kept(_Named)
-    product = await store.find(shop.stores.mongo, reference, named.get(reference))
+    known_ids = shop.stores.singleton(_KnownIds)
+    product = await store.find(shop.stores.mongo, reference, known_ids.get(reference))
     page = None
     if product is not None:
-        named.put(reference, product["_id"])
+        known_ids.put(reference, product["_id"])
         published = is_published(product, shop.clock.now())
         page = ProductPage(product["_id"], product["version"], body_of(shop, product), hit=False, published=published)
     return page, await _keep(shop, leases, {} if product is None else {reference: product})
@@ -155,7 +155,7 @@ async def _keep(shop: Shop, leases: dict[str, str], products: dict[str, Document
     }
     try:
         seconds = shop.settings.product_cache_seconds
-        return await redis.hastily(cache.fill, redis.brief, leases, entries, seconds) if leases else False
+        return await redis.fail_fast(cache.fill, redis.brief, leases, entries, seconds) if leases else False
     except StoreUnavailable:
         return False
 
@@ -209,7 +209,7 @@ async def hidden_skus(shop: Shop, skus: Iterable[str]) -> list[str]:
     asked only for the misses. While a store is down, no order waits for it or is refused."""
     wanted, redis = list(dict.fromkeys(skus)), shop.stores.redis
     try:
-        seen = await redis.hastily(cache.sold, redis.brief, wanted)
+        seen = await redis.fail_fast(cache.sold, redis.brief, wanted)
     except StoreUnavailable:
         seen = set()
     unseen = [sku for sku in wanted if sku not in seen]
@@ -262,7 +262,7 @@ async def list_products(
 
 
 @dataclass(frozen=True)
-class Shelf:
+class IndexedList:
     """A list that a single MongoDB index gives in its order: categories by any of SORTS, brands by rating, a price
     range by price; or the products whose slug `begins` with a prefix. `hidden`: ids to leave out."""
 
@@ -297,10 +297,10 @@ class Shelf:
         return [(field, direction), ("sku", direction)]
 
 
-async def on_shelf(shop: Shop, shelf: Shelf, *, skip: int, limit: int) -> list[Document]:
+async def read_indexed_list(shop: Shop, indexed: IndexedList, *, skip: int, limit: int) -> list[Document]:
     """The published documents of the list. Raises StoreUnavailable."""
     return await store.listed(
-        shop.stores.mongo, shelf.filter(shop.clock.now()), order=shelf.order, skip=skip, limit=limit
+        shop.stores.mongo, indexed.filter(shop.clock.now()), order=indexed.order, skip=skip, limit=limit
     )
 
 

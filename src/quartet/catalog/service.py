@@ -25,7 +25,7 @@ from quartet.catalog.model import (
     SlugTaken,
     and_below,
     canary,
-    compared_by,
+    comparison_fields,
     copies,
     document,
     epoch_ms,
@@ -33,13 +33,13 @@ from quartet.catalog.model import (
     is_published,
     millis,
     new_document,
-    numbered,
     present_levels,
     rated,
     references,
     sellable,
     sellable_skus,
     slugify,
+    with_version,
 )
 from quartet.kernel.errors import Conflict, NotFound, PreconditionFailed, StoreUnavailable, invalid
 from quartet.kernel.ids import new_id
@@ -100,14 +100,14 @@ async def create_product(shop: Shop, draft: Draft, *, actor: str) -> Document:
     """
     mongo = shop.stores.mongo
     category = await _check(shop, draft)
-    await _let_vary(shop, category, draft)
+    await _record_varying(shop, category, draft)
     now = millis(shop.clock.now())
     product_id = str(new_id())
     slug, claims = await _claim(shop, product_id, draft)
     try:
         async with _claimed(mongo, claims) as asking:
             levels = await _levels(shop, draft, None, actor)
-            product = numbered(new_document(product_id, draft, slug, levels), 1, now)
+            product = with_version(new_document(product_id, draft, slug, levels), 1, now)
             async with trail.attempt(shop, actor, "product.create", "product", draft.sku, after=product):
                 asking()
                 await store.insert(mongo, product)
@@ -148,7 +148,7 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
     """None on a version conflict."""
     mongo = shop.stores.mongo
     category = await _check(shop, draft, found)
-    await _let_vary(shop, category, draft)
+    await _record_varying(shop, category, draft)
     slug = draft.slug or found["slug"]
     fresh = [key for key in references(draft, slug) if key not in found["keys"]]
     claims = await store.claim(mongo, found["_id"], fresh, shop.clock.now())
@@ -158,7 +158,7 @@ async def _change_once(shop: Shop, found: Document, draft: Draft, actor: str) ->
         product = {**found, **document(draft, slug, levels)}
         if product == found:
             return found
-        product = numbered(product, found["version"] + 1, millis(shop.clock.now()))
+        product = with_version(product, found["version"] + 1, millis(shop.clock.now()))
         gone = await store.marks(mongo, found["_id"], set(found["keys"]) - set(product["keys"]))
         try:
             async with trail.attempt(
@@ -213,22 +213,22 @@ async def load_products(shop: Shop, drafts: Sequence[Draft], levels: Mapping[str
         varying.setdefault(draft.category, set()).update(*(v.attrs for v in draft.variants))
         product = new_document(loaded_id(draft.sku), draft, draft.slug or _slug_with(draft, draft.sku), levels)
         # The id may have belonged to a product deleted since: its cached pages must have a lower version than this.
-        products.append(numbered(product, epoch_ms(now), now))
+        products.append(with_version(product, epoch_ms(now), now))
     for slug, names in varying.items():
-        await store.let_vary(mongo, slug, names)
+        await store.record_varying(mongo, slug, names)
     return len(await store.insert_new(mongo, products, now))
 
 
-async def put_canary(shop: Shop, song: int) -> None:
-    """Writes the song into the canary's image, by the same path as any product change. Raises StoreUnavailable."""
+async def put_canary(shop: Shop, written_ms: int) -> None:
+    """Writes this time into the canary's image, by the same path as any product change. Raises StoreUnavailable."""
     mongo = shop.stores.mongo
     while True:
         found = await store.by_ids(mongo, [CANARY])
         now = millis(shop.clock.now())
         if not found:
-            await store.insert_new(mongo, [numbered(canary(song), 1, now)], now)
+            await store.insert_new(mongo, [with_version(canary(written_ms), 1, now)], now)
             return
-        product = numbered({**found[0], "images": canary(song)["images"]}, found[0]["version"] + 1, now)
+        product = with_version({**found[0], "images": canary(written_ms)["images"]}, found[0]["version"] + 1, now)
         if await store.replace(mongo, product, found[0]["version"]):
             return
 
@@ -243,7 +243,7 @@ def with_levels(product: Document, levels: Mapping[str, Level]) -> Document:
     them. A SKU unknown to inventory can't be bought: it gets stock 0 and keeps its last price."""
     last = present_levels(product)
     present = {sku: levels.get(sku) or Level(level.price_cents, 0) for sku, level in last.items()}
-    return product | copies(product, present) | compared_by(product)
+    return product | copies(product, present) | comparison_fields(product)
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ async def refresh_copies(shop: Shop, stale: Sequence[tuple[Document, Document]])
 async def _write_copies(shop: Shop, stale: Sequence[tuple[Document, Document]]) -> list[Document] | None:
     """None on a version conflict; some of them may be written then."""
     now = millis(shop.clock.now())
-    written = [numbered(fresh, product["version"] + 1, now) for product, fresh in stale]
+    written = [with_version(fresh, product["version"] + 1, now) for product, fresh in stale]
     return written if not written or await store.replace_all(shop.stores.mongo, written) else None
 
 
@@ -350,7 +350,7 @@ async def follow_reviews(shop: Shop, product_id: str) -> None:
         ratings = asdict(rated(product["ratingsBefore"], *await store.stars(mongo, product_id)))
         if ratings == product["ratings"]:
             return
-        fresh = numbered({**product, "ratings": ratings}, product["version"] + 1, millis(shop.clock.now()))
+        fresh = with_version({**product, "ratings": ratings}, product["version"] + 1, millis(shop.clock.now()))
         if await store.replace(mongo, fresh, product["version"]):
             await pages.forget(shop, fresh["keys"], product_id, fresh["version"])
             return
@@ -434,10 +434,10 @@ def _faults(draft: Draft, categories: Mapping[str, Category]) -> list[Fault]:
     return list(dict.fromkeys(faults))
 
 
-async def _let_vary(shop: Shop, category: Category, draft: Draft) -> None:
+async def _record_varying(shop: Shop, category: Category, draft: Draft) -> None:
     names = {name for variant in draft.variants for name in variant.attrs}
     if not names <= category.varying:
-        await store.let_vary(shop.stores.mongo, category.slug, names)
+        await store.record_varying(shop.stores.mongo, category.slug, names)
 
 
 async def _claim(shop: Shop, product_id: str, draft: Draft) -> tuple[str, store.Claims]:

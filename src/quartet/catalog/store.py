@@ -44,7 +44,7 @@ _PRODUCT_INDEXES: list[tuple[list[tuple[str, int]], bool]] = [
     ),
 ]
 Stamp = tuple[int, datetime]
-Place = tuple[list[str], str]
+KeysAndCategory = tuple[list[str], str]
 # A claim older than this whose product does not have the reference was left by a crash: no request runs that long.
 CLAIM_MS = 60_000
 
@@ -115,16 +115,16 @@ async def stamps(mongo: Mongo, ids: Collection[str]) -> dict[str, Stamp]:
     return {product["_id"]: stamp(product) for product in found}
 
 
-def place(product: Document) -> Place:
+def keys_and_category(product: Document) -> KeysAndCategory:
     """The product's SKUs and slug, and its category."""
     return product["keys"], product["category"]
 
 
-async def places(mongo: Mongo, ids: Collection[str]) -> dict[str, Place]:
-    """The current places of those that exist."""
+async def keys_and_categories(mongo: Mongo, ids: Collection[str]) -> dict[str, KeysAndCategory]:
+    """The same of those products that exist."""
     where = {"_id": {"$in": list(ids)}}
     found = await mongo.collection(PRODUCTS).find(where, projection=["keys", "category"])
-    return {product["_id"]: place(product) for product in found}
+    return {product["_id"]: keys_and_category(product) for product in found}
 
 
 async def ids_after(mongo: Mongo, after: str, size: int) -> list[str]:
@@ -138,14 +138,14 @@ async def in_buckets(mongo: Mongo, low: int, high: int) -> list[Document]:
     """The documents of the buckets from `low` to below `high`, unordered; documents written without a bucket count in
     the first."""
     found = await mongo.collection(PRODUCTS).find(_within(low, high))
-    return found + (await mongo.collection(PRODUCTS).find(_NOWHERE) if low == 0 else [])
+    return found + (await mongo.collection(PRODUCTS).find(_WITHOUT_BUCKET) if low == 0 else [])
 
 
 async def fingerprints(mongo: Mongo, low: int, high: int) -> dict[str, int]:
     """The fingerprint of each document in these buckets, by id; 0 for one without."""
     names = ["fingerprint"]
     found = await mongo.collection(PRODUCTS).find(_within(low, high), projection=names)
-    found += await mongo.collection(PRODUCTS).find(_NOWHERE, projection=names) if low == 0 else []
+    found += await mongo.collection(PRODUCTS).find(_WITHOUT_BUCKET, projection=names) if low == 0 else []
     return {product["_id"]: product.get("fingerprint") or 0 for product in found}
 
 
@@ -154,7 +154,7 @@ async def sums(mongo: Mongo, low: int, high: int, *, each: bool = False) -> dict
     Documents without a bucket count in the first."""
     totals = await _totals(mongo, _within(low, high), "$bucket" if each else None, low)
     if low == 0:
-        for lost, _ in (await _totals(mongo, _NOWHERE, None, 0)).values():
+        for lost, _ in (await _totals(mongo, _WITHOUT_BUCKET, None, 0)).values():
             number, total = totals.get(0, (0, 0))
             totals[0] = number + lost, total
     return totals
@@ -168,7 +168,7 @@ async def _totals(mongo: Mongo, where: Mapping[str, Any], by: str | None, otherw
     }
 
 
-_NOWHERE = {"bucket": None}
+_WITHOUT_BUCKET = {"bucket": None}
 
 
 def _within(low: int, high: int) -> dict[str, Any]:
@@ -415,7 +415,7 @@ async def clear(mongo: Mongo) -> None:
         await mongo.collection(name).delete_many({})
 
 
-async def put_back(mongo: Mongo, collection: str, documents: Sequence[Document], now: datetime) -> None:
+async def restore(mongo: Mongo, collection: str, documents: Sequence[Document], now: datetime) -> None:
     """Restores documents of a backup into a cleared collection; products together with their references. Except the
     canary: a worker may have created a new one meanwhile."""
     some = [document for document in documents if document["_id"] != CANARY]
@@ -477,7 +477,7 @@ async def put_category(mongo: Mongo, value: Category) -> bool:
     return False
 
 
-async def let_vary(mongo: Mongo, slug: str, names: Collection[str]) -> None:
+async def record_varying(mongo: Mongo, slug: str, names: Collection[str]) -> None:
     """Records that variants of the category carry these attributes; before the first such document is written."""
     collection = mongo.collection(CATEGORIES)
     while True:

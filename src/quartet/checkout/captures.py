@@ -28,15 +28,15 @@ async def capture(
         )  # fmt: skip
         await slot.start()
     await shop.step("capture started")
-    return await take_hold(shop, providers, payment, give_up=True)
+    return await capture_hold(shop, providers, payment, give_up=True)
 
 
-async def take_hold(shop: Shop, providers: Providers, payment: Payment, *, give_up: bool) -> Answer:
+async def capture_hold(shop: Shop, providers: Providers, payment: Payment, *, give_up: bool) -> Answer:
     """Captures an authorized payment, as recorded, then records that the money came. `give_up`: a failure is raised
     (ProviderError) and the authorization stands as before; else it is retried later."""
     outcome, failure = None, None
     try:
-        outcome = await completion.heard(
+        outcome = await completion.provider_outcome(
             shop, payment, providers[payment.provider].capture(completion.hold_of(payment))
         )
     except ProviderError as refusal:
@@ -54,5 +54,5 @@ async def take_hold(shop: Shop, providers: Providers, payment: Payment, *, give_
 async def _drop_capture(shop: Shop, payment: Payment) -> None:
     async with shop.stores.pg.tx() as tx:
         await payments.drop_capture(tx, payment.id, shop.clock.now())
-        await completion.keep(tx, payment, None)
+        await completion.store_answer(tx, payment, None)
     await shop.step("capture dropped")

@@ -12,7 +12,6 @@ from quartet import cart, orders, payments
 from quartet.checkout import answers
 from quartet.payments import (
     Completed,
-    GiveBack,
     Hold,
     Outcome,
     Payment,
@@ -23,6 +22,7 @@ from quartet.payments import (
     Providers,
     ProviderSilent,
     Refund,
+    RefundRequest,
 )
 from quartet.stores.postgres import Tx
 from quartet.web import idempotency
@@ -35,7 +35,7 @@ log = structlog.get_logger("quartet.checkout")
 _MARGIN = timedelta(seconds=5)
 
 # A refund that was refused more often than this, over some ten minutes, needs somebody's attention.
-_OFTEN = 8
+_ATTENTION_AFTER = 8
 
 # Providers refuse to charge zero.
 NOTHING_TO_PAY = Outcome(None, "succeeded")
@@ -62,7 +62,7 @@ def check_answers(providers: Providers, money: Payment | Refund) -> None:
 # --- Asking the provider about a payment ----------------------------------------------------------------------------
 
 
-async def heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
+async def provider_outcome(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -> Outcome | None:
     """A provider's answer about a payment; None for silence, and if its amount is not ours. Raises ProviderError."""
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
@@ -76,7 +76,7 @@ async def heard(shop: Shop, payment: Payment, call: Awaitable[Outcome | None]) -
     return outcome
 
 
-async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment) -> Outcome | None:
+async def provider_state(shop: Shop, provider: PaymentProvider, payment: Payment) -> Outcome | None:
     """The provider's state of a payment; None if it never heard of it. One that is no longer wanted (declined, of a
     cancelled order, or replaced by another) is voided where possible rather than continued. Raises ProviderError,
     ProviderSilent."""
@@ -87,10 +87,10 @@ async def how_it_stands(shop: Shop, provider: PaymentProvider, payment: Payment)
         async with shop.stores.pg.read() as read:
             unwanted = await payments.is_unwanted(read, payment.id)
     outcome = None
-    if payment.named is None or not unwanted:
-        outcome = await provider.look_up(str(payment.id), payment.named)
+    if payment.provider_id is None or not unwanted:
+        outcome = await provider.look_up(str(payment.id), payment.provider_id)
         await shop.step("provider asked")
-    if unwanted and (payment.named or (outcome and outcome.status == "pending")):
+    if unwanted and (payment.provider_id or (outcome and outcome.status == "pending")):
         outcome = await provider.void(hold_of(payment, outcome))
         await shop.step("unwanted payment voided")
     return outcome
@@ -117,7 +117,7 @@ async def complete(
     pg, now = shop.stores.pg, shop.clock.now()
     done = None
     if payment.request_key is not None and failure is None:
-        done = await _complete_as_foretold(shop, payment, outcome, now, request_id)
+        done = await _complete_as_predicted(shop, payment, outcome, now, request_id)
     if done is None:
         async with pg.once() if payment.request_key is None else pg.tx() as tx:
             done = await complete_in(tx, payment, outcome, now, request_id=request_id, failure=failure)
@@ -125,19 +125,19 @@ async def complete(
     return done
 
 
-async def _complete_as_foretold(
+async def _complete_as_predicted(
     shop: Shop, payment: Payment, outcome: Outcome, now: datetime, request_id: str
 ) -> tuple[Answer, Completed] | None:
     """Nearly every payment ends as its provider says, so its answer is serialised in advance. None, and nothing done,
     if that is not possible or something came first."""
-    foretold = payment.after(outcome, now)
-    if foretold is None:
+    predicted = payment.predicted(outcome, now)
+    if predicted is None:
         return None
-    answer = answers.of_payment(foretold, request_id)
+    answer = answers.of_payment(predicted, request_id)
     try:
         async with shop.stores.pg.once() as tx:
             return answer, await payments.complete(tx, payment.id, outcome, now, answer)
-    except payments.CameOtherwise:
+    except payments.PredictionFailed:
         return None
 
 
@@ -153,13 +153,13 @@ async def complete_in(
     """Applies what the provider said, and stores the request's answer with it."""
     completed = await payments.complete(tx, payment.id, outcome, now)
     # A capture or void is carried out long after the payment's own request was answered.
-    told = answers.of_payment if payment.due is None else answers.of_capture
-    answer = told(completed.payment, request_id)
-    await keep(tx, payment, None if failure is not None else answer)
+    serialise = answers.of_payment if payment.due is None else answers.of_capture
+    answer = serialise(completed.payment, request_id)
+    await store_answer(tx, payment, None if failure is not None else answer)
     return answer, completed
 
 
-async def keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
+async def store_answer(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
     """Stores the answer of the request that began it; None: nothing happened, so the same key may try again."""
     if money.request_owner is not None and money.request_key is not None:
         if answer is None:
@@ -168,7 +168,7 @@ async def keep(tx: Tx, money: Payment | Refund, answer: Answer | None) -> None:
             await idempotency.finish(tx, money.request_owner, money.request_key, answer)
 
 
-def beside_its_request(payment: Payment, outcome: Outcome) -> Payment:
+def without_key_while_pending(payment: Payment, outcome: Outcome) -> Payment:
     """For callers that look a payment up while the request that pays or captures it may still be running: as long as
     nothing is decided, the answer is that request's to give, and its key stays untouched."""
     return replace(payment, request_key=None) if outcome.status in ("pending", payment.status) else payment
@@ -182,26 +182,26 @@ async def follow_up(shop: Shop, providers: Providers, completed: Completed) -> N
     or voided. The outbox and recovery do all of it in any case."""
     payment = completed.payment
     try:
-        if payment.status in ("succeeded", "authorized") and completed.whose is not None:
-            await cart.take_bought(shop.stores.redis.brief, completed.whose, completed.bought, payment.order_id)
+        if payment.status in ("succeeded", "authorized") and completed.cart_owner is not None:
+            await cart.take_bought(shop.stores.redis.brief, completed.cart_owner, completed.bought, payment.order_id)
             await shop.step("cart taken")
         elif payment.status == "refunded":
             async with shop.stores.pg.read() as read:
                 late = await payments.late_refund(read, payment.id)
             if late is not None:
-                await give_back(shop, providers, late)
+                await execute_refund(shop, providers, late)
         elif payment.due == "void":
-            await let_go(shop, providers, payment)
+            await void_payment(shop, providers, payment)
     except Exception as error:  # the order is paid: nothing here may make the answer another one
         log.warning("follow-up left to the worker", payment=str(payment.id), error=repr(error))
 
 
-async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
+async def void_payment(shop: Shop, providers: Providers, payment: Payment) -> Payment:
     """Voids a payment that is no longer wanted, or its authorization, as recorded. If it was charged meanwhile, the
     money pays the order if that can still be paid, and is refunded otherwise."""
     outcome, failure = None, None
     try:
-        outcome = await heard(shop, payment, providers[payment.provider].void(hold_of(payment)))
+        outcome = await provider_outcome(shop, payment, providers[payment.provider].void(hold_of(payment)))
     except ProviderError as refusal:
         failure = refusal
     await shop.step("provider voided")
@@ -216,11 +216,11 @@ async def let_go(shop: Shop, providers: Providers, payment: Payment) -> Payment:
     return completed.payment
 
 
-async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: bool = False) -> Answer:
+async def execute_refund(shop: Shop, providers: Providers, refund: Refund, *, again: bool = False) -> Answer:
     """Requests a refund that is recorded as promised, then records its outcome; the answer is the request's. Staff get
     a failure (ProviderError); a refund that is owed anyway is retried by recovery. `again`: it may have been requested
     before, so the provider is first asked whether it knows it."""
-    status, provider_ref, failure = await _refund(shop, providers, refund, again=again)
+    status, provider_ref, failure = await _request_refund(shop, providers, refund, again=again)
     await shop.step("provider refunded")
     async with shop.stores.pg.tx() as tx:
         if status != "pending":
@@ -228,7 +228,7 @@ async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: 
         answer = answers.of_refund(refund)
         if refund.reason == "cancelled":
             answer = answers.of_order(await orders.get(tx, refund.order_id))
-        await keep(tx, refund, None if failure is not None else answer)
+        await store_answer(tx, refund, None if failure is not None else answer)
     await shop.step("refund recorded")
     if status == "failed" and refund.reason != "asked":
         log.error("money that must go back did not, and will not by itself", refund=str(refund.id))
@@ -237,14 +237,16 @@ async def give_back(shop: Shop, providers: Providers, refund: Refund, *, again: 
     return answer
 
 
-async def _refund(
+async def _request_refund(
     shop: Shop, providers: Providers, refund: Refund, *, again: bool
 ) -> tuple[str, str | None, ProviderError | None]:
     provider = providers.get(refund.provider)
     if provider is None:
         log.error("a refund waits for a provider that is off", provider=refund.provider, refund=str(refund.id))
         return "pending", None, None
-    asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
+    asked = RefundRequest(
+        str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency
+    )
     try:
         async with asyncio.timeout(shop.settings.payment_timeout):
             known = await _known_refund(shop, provider, asked) if again else None
@@ -252,7 +254,7 @@ async def _refund(
     except ProviderError as failure:
         if refund.reason == "asked" and not (again and isinstance(failure, ProviderAway)):
             return "failed", None, failure
-        tell = log.error if refund.asked > _OFTEN else log.warning
+        tell = log.error if refund.asked > _ATTENTION_AFTER else log.warning
         tell("refund failed, to be tried again", refund=str(refund.id), asked=refund.asked, error=str(failure))
         return "pending", None, None
     except (TimeoutError, ProviderSilent) as silence:
@@ -263,7 +265,7 @@ async def _refund(
     return outcome.status, outcome.provider_ref, None
 
 
-async def _known_refund(shop: Shop, provider: PaymentProvider, asked: GiveBack) -> Outcome | None:
+async def _known_refund(shop: Shop, provider: PaymentProvider, asked: RefundRequest) -> Outcome | None:
     """None if the provider never heard of it. Raises ProviderSilent also if it fails to say: the refund may have been
     made by the first call, and staff who are told that it failed request another."""
     try:

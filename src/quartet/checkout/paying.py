@@ -98,7 +98,7 @@ async def _leave(shop: Shop, providers: Providers, payment_id: UUID) -> None:
         left = await payments.leave(tx, payment_id, list(providers), now=now, ask=completion.ask_at(shop, now))
     await shop.step("waiting payment left")
     if left is not None:
-        await completion.let_go(shop, providers, left)
+        await completion.void_payment(shop, providers, left)
 
 
 async def _charge(
@@ -113,7 +113,9 @@ async def _charge(
         capture=shop.settings.payment_capture == "automatic", return_url=f"{back}?payment={payment.id}",
     )  # fmt: skip
     try:
-        return await completion.heard(shop, payment, provider.authorise(charge)) or Outcome(None, "pending"), None
+        return await completion.provider_outcome(shop, payment, provider.authorise(charge)) or Outcome(
+            None, "pending"
+        ), None
     except ProviderError as failure:
         return Outcome(None, "failed", "provider_error"), failure
 
@@ -128,11 +130,15 @@ async def refresh(shop: Shop, providers: Providers, visitor: Visitor, payment_id
     provider = providers.get(payment.provider)
     if provider is not None and payment.status in ("pending", "authorized"):
         try:
-            outcome = await completion.heard(shop, payment, completion.how_it_stands(shop, provider, payment))
+            outcome = await completion.provider_outcome(
+                shop, payment, completion.provider_state(shop, provider, payment)
+            )
         except ProviderError:
             outcome = None
         if outcome is not None:
-            _, completed = await completion.complete(shop, completion.beside_its_request(payment, outcome), outcome)
+            _, completed = await completion.complete(
+                shop, completion.without_key_while_pending(payment, outcome), outcome
+            )
             await completion.follow_up(shop, providers, completed)
             payment = completed.payment
     return answers.of_payment_as_it_stands(payment)

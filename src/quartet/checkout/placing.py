@@ -82,7 +82,7 @@ async def _cart_lines(shop: Shop, visitor: Visitor) -> Lines:
     owner = visitor.user_id or token
     if visitor.user_id is not None:
         await cart.merge(shop, token, visitor.user_id)
-    return list((await cart.held(shop, owner)).items()) if owner else []
+    return list((await cart.contents(shop, owner)).items()) if owner else []
 
 
 def _buyer(visitor: Visitor, email: str | None) -> UUID | orders.Guest:

@@ -55,15 +55,15 @@ async def recover(shop: Shop, providers: Providers) -> Report:
     report = Report()
     await _expire(shop, report, paying=False)
     async with shop.stores.pg.once() as tx:
-        open_payments = await payments.take_to_ask(tx, shop.clock.now(), _BATCH, _away(providers))
+        open_payments = await payments.claim_unsettled(tx, shop.clock.now(), _BATCH, _away(providers))
     await shop.step("payments taken up")
     await _beside_expiry(shop, (_settle(shop, providers, payment, report) for payment in open_payments), report)
     await _expire(shop, report)
     async with shop.stores.pg.once() as tx:
         lease = timedelta(seconds=shop.settings.payment_timeout) + _LEASE_MARGIN
-        open_refunds = await payments.take_refunds_to_ask(tx, shop.clock.now(), _BATCH, lease, _away(providers))
+        open_refunds = await payments.claim_unsettled_refunds(tx, shop.clock.now(), _BATCH, lease, _away(providers))
     await shop.step("refunds taken up")
-    await _beside_expiry(shop, (_give_back(shop, providers, refund, report) for refund in open_refunds), report)
+    await _beside_expiry(shop, (_execute_refund(shop, providers, refund, report) for refund in open_refunds), report)
     async with shop.stores.pg.once() as tx:
         await idempotency.sweep(tx)
     await shop.step("keys swept")
@@ -119,12 +119,12 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
     if provider is None:
         raise LookupError(f"payment {payment.id} waits for the provider {payment.provider}, which is off")
     if payment.due == "void":
-        report.settled += (await completion.let_go(shop, providers, payment)).due is None
+        report.settled += (await completion.void_payment(shop, providers, payment)).due is None
         return
-    patience = shop.settings.payment_timeout if payment.named else _SEARCH
+    patience = shop.settings.payment_timeout if payment.provider_id else _SEARCH
     try:
         async with asyncio.timeout(patience):
-            outcome = await completion.how_it_stands(shop, provider, payment)
+            outcome = await completion.provider_state(shop, provider, payment)
     except (TimeoutError, ProviderError, ProviderSilent) as silence:
         log.warning("provider silent", payment=str(payment.id), error=repr(silence))
         report.failed += 1
@@ -132,7 +132,7 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
     if outcome is not None and not payment.fits(outcome):
         raise ValueError(f"payment {payment.id} is of another sum at {payment.provider}: {outcome}")
     if outcome is not None and outcome.status == "authorized" and payment.due == "capture":
-        await captures.take_hold(shop, providers, payment, give_up=False)
+        await captures.capture_hold(shop, providers, payment, give_up=False)
         return
     failure = None
     if outcome is None:
@@ -141,12 +141,12 @@ async def _settle(shop: Shop, providers: Providers, payment: Payment, report: Re
             return
         outcome, failure = Outcome(None, "failed", "never_sent"), ProviderError("the charge was never sent")
     if shop.clock.now() < completion.ask_at(shop, payment.created_at):  # due early, through a webhook or the buyer
-        payment = completion.beside_its_request(payment, outcome)
+        payment = completion.without_key_while_pending(payment, outcome)
     _, completed = await completion.complete(shop, payment, outcome, failure=failure)
     report.settled += completed.payment.status != payment.status
     await completion.follow_up(shop, providers, completed)
 
 
-async def _give_back(shop: Shop, providers: Providers, refund: Refund, report: Report) -> None:
+async def _execute_refund(shop: Shop, providers: Providers, refund: Refund, report: Report) -> None:
     report.refunds += 1
-    await completion.give_back(shop, providers, refund, again=True)
+    await completion.execute_refund(shop, providers, refund, again=True)

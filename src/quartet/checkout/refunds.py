@@ -48,7 +48,7 @@ async def cancel(shop: Shop, providers: Providers, visitor: Visitor, order_id: U
     await shop.step("order cancelled")
     if held is not None:  # it bought nothing that could leave the cart, and is only voided
         await completion.follow_up(shop, providers, Completed(held, None, None, {}))
-    return answer if refund is None else await completion.give_back(shop, providers, refund)
+    return answer if refund is None else await completion.execute_refund(shop, providers, refund)
 
 
 async def refund(
@@ -84,4 +84,4 @@ async def refund(
         )  # fmt: skip
         await slot.start()
     await shop.step("refund promised")
-    return await completion.give_back(shop, providers, promised)
+    return await completion.execute_refund(shop, providers, promised)

@@ -29,7 +29,7 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
         payment = await _payment_of(shop, name, event.reference)
         outcome = event.outcome
         if event.look and payment is not None:
-            outcome = await completion.how_it_stands(shop, provider, payment)
+            outcome = await completion.provider_state(shop, provider, payment)
     except ProviderSilent as silence:
         raise ProviderError("the provider does not answer; send the webhook again") from silence
     if outcome is None or payment is None or not payment.fits(outcome):
@@ -39,7 +39,9 @@ async def receive(shop: Shop, providers: Providers, name: str, headers: Mapping[
     async with shop.stores.pg.tx() as tx:
         if not await payments.remember_event(tx, name, event, payment.id, now):
             return
-        _, completed = await completion.complete_in(tx, completion.beside_its_request(payment, outcome), outcome, now)
+        _, completed = await completion.complete_in(
+            tx, completion.without_key_while_pending(payment, outcome), outcome, now
+        )
     await shop.step("webhook recorded")
     await completion.follow_up(shop, providers, completed)
 

@@ -116,7 +116,7 @@ async def _fetch(jvm: Jvm, engine: str, source: Path, built: Path, report: Repor
     ended, maven = await _run(built, "maven", [jvm.maven, "-B", "-f", source / "pom.xml", *words], fetched)
     if ended != 0:
         # Maven's last lines only point to its help.
-        why = next((line for line in maven.said().splitlines() if "ERROR" in line), maven.last_words())
+        why = next((line for line in maven.output().splitlines() if "ERROR" in line), maven.last_error_line())
         raise StartError(f"Maven could not fetch {engine}'s libraries: {why} — see {maven.log}; {advice}")
 
 
@@ -135,7 +135,7 @@ async def _compile(jvm: Jvm, engine: str, source: Path, built: Path) -> None:
 async def _tool(engine: str, built: Path, name: str, words: Sequence[str | Path]) -> None:
     ended, tool = await _run(built, name, words)
     if ended != 0:
-        raise StartError(f"{engine} could not be built: {tool.last_words()} — see {tool.log}")
+        raise StartError(f"{engine} could not be built: {tool.last_error_line()} — see {tool.log}")
 
 
 async def _run(

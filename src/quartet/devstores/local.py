@@ -26,11 +26,11 @@ import psutil
 
 HOST = "127.0.0.1"
 # Below the ephemeral ports of Linux, macOS and Windows.
-ASKED_FOR = range(10_000, 32_768)
+PORTS = range(10_000, 32_768)
 # Drawn by this process before. Nobody may listen on them yet, so they look free.
-_DRAWN: set[int] = set()
+_USED_PORTS: set[int] = set()
 LOG_LIMIT = 8 * 1024 * 1024
-COMPLAINT = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
+ERROR_LINE = re.compile(r"FATAL|PANIC|ERROR|Error\b|Exception\b")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -142,7 +142,7 @@ class Child:
         await self._over.wait()
         _forget(self._record)
 
-    def said(self) -> str:
+    def output(self) -> str:
         """The end of its log since it was started, at most 16 KiB."""
         try:
             with self.log.open("rb") as text:
@@ -151,10 +151,10 @@ class Child:
         except OSError:
             return ""
 
-    def last_words(self) -> str:
+    def last_error_line(self) -> str:
         """The log line that most likely says why it ended: its last error, else its last line."""
-        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
-        complaints = [line for line in lines[-20:] if COMPLAINT.search(line)]
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
+        complaints = [line for line in lines[-20:] if ERROR_LINE.search(line)]
         return (complaints or lines or ["it said nothing"])[-1]
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -234,7 +234,7 @@ async def serve(
             return Running(LocalServer(name, engine, version, url(port), child.pid, took, child.log, keeps_data), child)
         status = await child.wait()
         if is_free(port):  # not a lost race for the port: the server itself could not run
-            raise StartError(f"{engine} ended at once (status {status}): {child.last_words()} — see {child.log}")
+            raise StartError(f"{engine} ended at once (status {status}): {child.last_error_line()} — see {child.log}")
     raise StartError(f"{engine} found no free port on {HOST} in three tries — see {place.log(name)}")
 
 
@@ -259,7 +259,7 @@ async def clear_leftovers(place: Place) -> list[str]:
 
 
 @contextmanager
-def hold(data: Path) -> Iterator[None]:
+def lock_folder(data: Path) -> Iterator[None]:
     """Locks the data folder for this process; the system releases the lock however the process ends.
 
     Raises:
@@ -281,7 +281,7 @@ def hold(data: Path) -> Iterator[None]:
         yield
 
 
-def is_held(data: Path) -> bool:
+def is_locked(data: Path) -> bool:
     """Whether a live process holds the data folder."""
     try:
         with suppress(FileNotFoundError, NotADirectoryError), (data / "lock").open("rb") as lock:
@@ -304,9 +304,9 @@ def free_port(wanted: int | None = None) -> int:
     another program meanwhile."""
     if wanted is not None and is_free(wanted):
         return wanted
-    while (port := random.choice(ASKED_FOR)) in _DRAWN or not is_free(port):
+    while (port := random.choice(PORTS)) in _USED_PORTS or not is_free(port):
         pass
-    _DRAWN.add(port)
+    _USED_PORTS.add(port)
     return port
 
 
@@ -339,7 +339,7 @@ async def _answer(child: Child, port: int, probe: Callable[[int], Awaitable[str]
                 pause = min(pause * 1.5, 0.25)
     except TimeoutError:
         raise StartError(
-            f"{child.name} did not answer within {patience:.0f} s: {child.last_words()} — see {child.log}"
+            f"{child.name} did not answer within {patience:.0f} s: {child.last_error_line()} — see {child.log}"
         ) from None
     return None
 

@@ -10,7 +10,7 @@ Period = Literal["day", "week", "month", "year", "all"]
 Reason = Literal["bought-together", "alike"]
 
 # Bestsellers stored per category; more than a page shows, since some may have been unpublished.
-KEPT = 200
+MOST_STORED = 200
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Related:
     reason: Reason
 
 
-def in_turn(lists: Iterable[list[str]]) -> list[str]:
+def round_robin(lists: Iterable[list[str]]) -> list[str]:
     """Round robin: the first of each list, then the second of each, without duplicates.
 
-    >>> in_turn([["a", "b"], ["c", "a", "d"]])
+    >>> round_robin([["a", "b"], ["c", "a", "d"]])
     ['a', 'c', 'b', 'd']
     """
     return list(dict.fromkeys(one for place in zip_longest(*lists) for one in place if one is not None))

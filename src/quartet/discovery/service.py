@@ -10,7 +10,7 @@ import structlog
 
 from quartet import catalog, search
 from quartet.discovery import store
-from quartet.discovery.model import KEPT, Json, Period, Related, in_turn
+from quartet.discovery.model import MOST_STORED, Json, Period, Related, round_robin
 from quartet.kernel.errors import NotFound, StoreUnavailable
 from quartet.web.dependencies import Shop
 
@@ -110,7 +110,7 @@ async def _rank(shop: Shop, today: date) -> None:
     for start in range(0, len(skus), _SKUS_A_LOOK):
         product_ids |= await catalog.product_ids_of_skus(shop.stores.mongo, skus[start : start + _SKUS_A_LOOK])
     async with shop.stores.pg.once(STATEMENT_SECONDS) as tx:
-        await store.rank(tx, today, product_ids, KEPT)
+        await store.rank(tx, today, product_ids, MOST_STORED)
     await shop.step("bestsellers ranked")
 
 
@@ -124,7 +124,7 @@ async def bestsellers(shop: Shop, period: Period, category: str | None, limit: i
     Raises StoreUnavailable."""
     below = None if category is None else await catalog.category_and_below(shop.stores.mongo, category)
     async with shop.stores.pg.read() as read:
-        ranked = await store.bestsellers(read, period, below, KEPT)
+        ranked = await store.bestsellers(read, period, below, MOST_STORED)
     units = dict(ranked)
     return [(product, units[product["_id"]]) for product in await _first_public(shop, list(units), limit)]
 
@@ -137,7 +137,7 @@ async def related(shop: Shop, reference: str, limit: int, *, client: str) -> lis
     if product is None or not catalog.is_published(product, shop.clock.now()):
         raise NotFound(f"there is no product {reference}")
     async with shop.stores.pg.read() as read:
-        skus = in_turn(await store.together(read, catalog.sellable_skus(product)))[:MOST_OTHERS]
+        skus = round_robin(await store.together(read, catalog.sellable_skus(product)))[:MOST_OTHERS]
     ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
     others = [id_ for id_ in dict.fromkeys(ids[sku] for sku in skus if sku in ids) if id_ != product["_id"]]
     together = await _first_public(shop, others, limit)
@@ -151,7 +151,7 @@ async def related(shop: Shop, reference: str, limit: int, *, client: str) -> lis
 
 async def _alike(shop: Shop, product: Json, limit: int, client: str) -> list[str]:
     try:
-        return await search.alike_in_turn(shop, product, limit, client=client)
+        return await search.similar_products(shop, product, limit, client=client)
     except StoreUnavailable as away:
         log.warning("nothing alike is found", error=away.detail)
         return []

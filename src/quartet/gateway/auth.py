@@ -12,24 +12,24 @@ from quartet.accounts import cookies, tokens
 from quartet.gateway.limits import SAFE, Limiter
 from quartet.kernel.errors import Forbidden, StoreUnavailable, Unauthenticated
 from quartet.web.dependencies import Principal, Shop
-from quartet.web.limits import Gone
+from quartet.web.limits import Revoked
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-_REMEMBERED = 10_000
+_MAX_CACHED = 10_000
 # How long a process caches an API key, or the session of an outdated cookie, as read from PostgreSQL.
-BELIEVED_SECONDS = 5.0
+CACHE_SECONDS = 5.0
 
 
-class Door:
+class Authenticator:
     """Verifies tokens. A verified token is cached until it expires, since verifying it costs 30 µs; an API key is
-    cached for `BELIEVED_SECONDS`, by its hash."""
+    cached for `CACHE_SECONDS`, by its hash."""
 
     def __init__(self, shop: Shop, limiter: Limiter) -> None:
         self._shop, self._limiter = shop, limiter
         self._known: dict[str, tuple[Principal, datetime]] = {}
-        self._keys: dict[bytes, tuple[access.GoodKey, float]] = {}
+        self._keys: dict[bytes, tuple[access.ValidKey, float]] = {}
         self._pages: dict[str, tuple[Principal | None, datetime]] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
@@ -50,7 +50,7 @@ class Door:
         known = self._known.get(token)
         if known is None:
             known = tokens.read(self._shop.settings, token, now)
-            if len(self._known) >= _REMEMBERED:
+            if len(self._known) >= _MAX_CACHED:
                 self._known.clear()
             self._known[token] = known
         principal, ends = known
@@ -65,17 +65,17 @@ class Door:
         if key is None or until <= time.monotonic():
             await self._limiter.count_guess(address)
             self._keys.pop(digest, None)
-            key = await access.good_key(self._shop, text)
+            key = await access.valid_key(self._shop, text)
             if key is not None:
                 self._remember(digest, key)
         if key is None or (key.expires_at is not None and key.expires_at <= self._shop.clock.now()):
             raise Unauthenticated("the API key is not valid")
         return Principal(key.id, frozenset({"staff"}), key.id, key.scopes)
 
-    def _remember(self, digest: bytes, key: access.GoodKey) -> None:
-        if len(self._keys) >= _REMEMBERED:
+    def _remember(self, digest: bytes, key: access.ValidKey) -> None:
+        if len(self._keys) >= _MAX_CACHED:
             self._keys.clear()
-        self._keys[digest] = (key, time.monotonic() + BELIEVED_SECONDS)
+        self._keys[digest] = (key, time.monotonic() + CACHE_SECONDS)
         note = asyncio.create_task(access.note_use(self._shop, key))  # in the background
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
@@ -88,17 +88,17 @@ class Door:
         if text is None:
             return None, []
         try:
-            principal, believed = self._pages.get(text) or tokens.read_cookie(settings, text, now)
+            principal, cached_until = self._pages.get(text) or tokens.read_cookie(settings, text, now)
         except Unauthenticated:
             principal = None
         if principal is None:
             return None, cookies.closed(settings)
-        if len(self._pages) >= _REMEMBERED:
+        if len(self._pages) >= _MAX_CACHED:
             self._pages.clear()
-        self._pages[text] = (principal, believed)
+        self._pages[text] = (principal, cached_until)
         if method not in SAFE:
             cookies.check_page(settings, headers, principal.session_id)
-        if believed > now:
+        if cached_until > now:
             return principal, []
         try:
             present, set_cookies = await self._slide(principal)
@@ -109,17 +109,17 @@ class Door:
             raise
         # A page's pictures are still requested with the old cookie: cached, so that not each of them is looked up. An
         # ended session (None) stays ended.
-        self._pages[text] = (present, now + timedelta(seconds=BELIEVED_SECONDS))
+        self._pages[text] = (present, now + timedelta(seconds=CACHE_SECONDS))
         return present, set_cookies
 
-    async def renew(self, principal: Principal, why: Gone) -> tuple[Principal | None, list[str]]:
+    async def renew(self, principal: Principal, why: Revoked) -> tuple[Principal | None, list[str]]:
         """The same for an outdated cookie: the browser is a guest if the session has ended, and gets a new cookie if
         the roles have changed."""
-        if why is Gone.ENDED:
+        if why is Revoked.ENDED:
             return None, cookies.closed(self._shop.settings)
         present, set_cookies = await self._slide(principal)
         if present is not None:
-            await access.tell_roles(self._shop, present.user_id, present.roles)
+            await access.publish_roles(self._shop, present.user_id, present.roles)
         return present, set_cookies
 
     async def _slide(self, principal: Principal) -> tuple[Principal | None, list[str]]:
@@ -127,13 +127,13 @@ class Door:
         settings, now = self._shop.settings, self._shop.clock.now()
         async with self._shop.stores.pg.once() as tx:
             ends = now + timedelta(seconds=settings.refresh_ttl)
-            roles = await accounts.slide(tx, principal.session_id, now, ends)
+            roles = await accounts.extend_session(tx, principal.session_id, now, ends)
         if roles is None:
             return None, cookies.closed(settings)
         present = replace(principal, roles=roles)
         return present, cookies.opened(settings, present, now)
 
-    async def gone(self, principal: Principal | None) -> Gone | None:
+    async def revoked(self, principal: Principal | None) -> Revoked | None:
         """Checks the session in PostgreSQL while Redis is down. If PostgreSQL is down too, shoppers are let through;
         for staff, who can do more harm, it raises StoreUnavailable. API keys are not checked: they are cached for
         seconds only."""
@@ -148,23 +148,23 @@ class Door:
                 raise
             return None
 
-    async def _ask(self, principal: Principal) -> Gone | None:
+    async def _ask(self, principal: Principal) -> Revoked | None:
         async with self._shop.stores.pg.read() as read:
             roles = await accounts.roles_of_session(read, principal.session_id, self._shop.clock.now())
         if roles == principal.roles:
             return None
-        return Gone.ENDED if roles is None else Gone.OTHER_ROLES
+        return Revoked.ENDED if roles is None else Revoked.OTHER_ROLES
 
-    async def refuse_gone(self, principal: Principal, why: Gone | None) -> None:
+    async def refuse_revoked(self, principal: Principal, why: Revoked | None) -> None:
         """For a session or key that is revoked, or whose roles have changed, according to Redis. Roles are checked in
         PostgreSQL, since two changes may have reached Redis in the wrong order: if they are unchanged there, Redis is
         corrected. Else raises Unauthenticated."""
-        if why is Gone.OTHER_ROLES:
+        if why is Revoked.OTHER_ROLES:
             why = await self._ask(principal)
         if why is None:
-            await access.tell_roles(self._shop, principal.user_id, principal.roles)
+            await access.publish_roles(self._shop, principal.user_id, principal.roles)
             return
-        if why is Gone.OTHER_ROLES:
+        if why is Revoked.OTHER_ROLES:
             raise Unauthenticated("your roles have changed: renew the access token")
         raise Unauthenticated("this session has ended" if principal.scopes is None else "the API key is not valid")
 

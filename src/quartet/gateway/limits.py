@@ -9,7 +9,7 @@ from quartet.kernel.settings import Settings
 from quartet.stores.redis import RedisStore
 from quartet.web import limits
 from quartet.web.dependencies import Principal
-from quartet.web.limits import Gone, Share, Taken, address_group
+from quartet.web.limits import Revoked, Share, Taken, address_group
 
 # Methods that change nothing (RFC 9110, 9.2.1).
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -22,7 +22,9 @@ _LOOKING = {"browse", "search"}
 # While Redis is down, each process allows a tenth of these limits, and all of the others.
 _STRICT = {"auth": 10, "pay": 10}
 
-ALONE = Counter("quartet_rate_limit_alone_total", "Requests counted by this process alone, because Redis was away.")
+COUNTED_LOCALLY = Counter(
+    "quartet_rate_limit_alone_total", "Requests counted by this process alone, because Redis was away."
+)
 
 
 def class_of(method: str, path: str) -> str | None:
@@ -67,7 +69,7 @@ class Limiter:
             "pay": settings.limit_pay,
         }
         self._redis = redis.brief
-        self._here = limits.Here()
+        self._local_window = limits.LocalWindow()
         self._shares = limits.Shares(redis.brief)
 
     def at_hand(self, path: str, address: str) -> Share | None:
@@ -77,9 +79,9 @@ class Limiter:
             return None
         return self._shares.at_hand(f"{kind}:{address_group(address)}")
 
-    async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Gone | None:
-        """Counts the request. None where no limit applies; Gone if the session has ended or the roles are no longer
-        those of the token, which a result that was counted `alone` has not checked."""
+    async def check(self, method: str, path: str, principal: Principal | None, address: str) -> Taken | Revoked | None:
+        """Counts the request. None where no limit applies; Revoked if the session has ended or the roles are no longer
+        those of the token, which a result that `is_local` has not checked."""
         kind = class_of(method, path)
         if kind is None:
             return None
@@ -87,14 +89,14 @@ class Limiter:
         try:
             if principal is not None:
                 user, session, roles = principal.user_id, principal.session_id, principal.roles
-                taking = partial(limits.take_signed, self._redis, kind, user, session, limit, roles=roles)
-                return await (self._redis.hastily(taking) if kind in _LOOKING else taking())
+                taking = partial(limits.take_for_user, self._redis, kind, user, session, limit, roles=roles)
+                return await (self._redis.fail_fast(taking) if kind in _LOOKING else taking())
             name = f"{kind}:{address_group(address)}"
             return await (self._shares.take(name, limit) if kind in _LOOKING else limits.take(self._redis, name, limit))
         except StoreUnavailable:
-            ALONE.inc()
+            COUNTED_LOCALLY.inc()
             who = address_group(address) if principal is None else principal.user_id
-            return self._here.take(f"{kind}:{who}", max(1, limit // _STRICT.get(kind, 1)))
+            return self._local_window.take(f"{kind}:{who}", max(1, limit // _STRICT.get(kind, 1)))
 
     async def count_guess(self, address: str) -> None:
         """Counts an API key that is not cached, by IP address, to limit guessing. Raises TooManyRequests."""

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
 from quartet import accounts
-from quartet.gateway.auth import Door, check_scope
+from quartet.gateway.auth import Authenticator, check_scope
 from quartet.gateway.limits import Limiter, hashes, is_for_anyone
 from quartet.gateway.metrics import REQUESTS
 from quartet.gateway.security import as_lines, security_headers
@@ -34,7 +34,7 @@ from quartet.stores.reports import REPORT_SECONDS
 from quartet.web import logs, trail
 from quartet.web.answers import JSON, AtHand, problem_response
 from quartet.web.dependencies import Principal, Shop
-from quartet.web.limits import Gone, Taken
+from quartet.web.limits import Revoked, Taken
 from quartet.web.shapes import levels
 
 Message = MutableMapping[str, Any]
@@ -52,7 +52,7 @@ BODY_BYTES = 64 * 1024
 PRODUCT_BYTES = 1024 * 1024
 BODY_DEPTH = 32
 # The status that proxies log when the client disconnected before the response; it is never sent.
-LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
 
 # Request headers that authenticate the client or announce a body.
 _TO_BE_READ = frozenset((b"authorization", b"cookie", b"content-length", b"transfer-encoding"))
@@ -72,7 +72,7 @@ class Gateway:
         self._at_hand = at_hand
         self._forms: dict[str, bytes] = {}
         self._shop: Shop | None = None
-        self._door: Door
+        self._authenticator: Authenticator
         self._limiter: Limiter
 
     def around(self, app: App) -> "Gateway":
@@ -125,7 +125,7 @@ class Gateway:
         shop = scope["app"].state.shop
         if self._shop is not shop:  # the first request
             self._shop, self._limiter = shop, Limiter(shop.settings, shop.stores.redis)
-            self._door = Door(shop, self._limiter)
+            self._authenticator = Authenticator(shop, self._limiter)
         await _Request(self, scope).run(receive, send)
 
     async def admit(self, scope: Scope, headers: Headers) -> Taken | None:
@@ -135,28 +135,28 @@ class Gateway:
         signs_in = (scope["method"], scope["path"]) == ("POST", "/sessions")
         by_cookie = "cookie" in headers and "authorization" not in headers and not signs_in
         if by_cookie:
-            scope["principal"], scope["set_cookies"] = await self._door.visitor(headers, scope["method"])
+            scope["principal"], scope["set_cookies"] = await self._authenticator.visitor(headers, scope["method"])
         else:
-            scope["principal"] = await self._door.principal(headers, address)
+            scope["principal"] = await self._authenticator.principal(headers, address)
         taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
-        gone = taken if isinstance(taken, Gone) else None
-        if isinstance(taken, Taken) and taken.alone:
-            gone = await self._door.gone(scope["principal"])
-        if gone is not None:
+        revoked = taken if isinstance(taken, Revoked) else None
+        if isinstance(taken, Taken) and taken.is_local:
+            revoked = await self._authenticator.revoked(scope["principal"])
+        if revoked is not None:
             if by_cookie:
-                scope["principal"], scope["set_cookies"] = await self._door.renew(scope["principal"], gone)
+                scope["principal"], scope["set_cookies"] = await self._authenticator.renew(scope["principal"], revoked)
             else:
-                await self._door.refuse_gone(scope["principal"], gone)
-            if isinstance(taken, Gone) or scope["principal"] is None:  # else it has been counted
+                await self._authenticator.refuse_revoked(scope["principal"], revoked)
+            if isinstance(taken, Revoked) or scope["principal"] is None:  # else it has been counted
                 taken = await self._limiter.check(scope["method"], scope["path"], scope["principal"], address)
         check_scope(scope["principal"], scope["method"], scope["path"])
-        return await self.count_guest(scope) if isinstance(taken, Gone) else taken
+        return await self.count_guest(scope) if isinstance(taken, Revoked) else taken
 
     async def count_guest(self, scope: Scope) -> Taken | None:
         """Counts it against the guest's limit, as requests with an invalid or revoked token are: else guessing tokens
         would not be limited."""
         taken = await self._limiter.check(scope["method"], scope["path"], None, scope["address"])
-        assert not isinstance(taken, Gone)
+        assert not isinstance(taken, Revoked)
         return taken
 
     def _address(self, sent: RawHeaders, peer: tuple[str, int] | None) -> str:
@@ -276,17 +276,17 @@ class _Request:
     async def _report(self, receive: Receive) -> None:
         """Runs a report, which is cancelled when the client disconnects, since others wait for its place. Requests that
         may write are not cancelled: nobody would know how far they got."""
-        watch = asyncio.create_task(self._end_when_left(receive))
+        watch = asyncio.create_task(self._cancel_on_disconnect(receive))
         try:
             await self.gateway.app(self.scope, receive, self._answer)
         finally:
             watch.cancel()
 
-    async def _end_when_left(self, receive: Receive) -> None:
+    async def _cancel_on_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         if self.status == 0 and not self._limit.expired():
-            self.status = LEFT
+            self.status = CLIENT_CLOSED_REQUEST
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _answer(self, message: Message) -> None:
@@ -332,7 +332,7 @@ def _note(
 ) -> None:
     """Records the request in metrics and log; `seconds`: how long it took."""
     REQUESTS.add(method, getattr(route, "path", "(none)"), status, seconds)
-    logs.tell_request(
+    logs.log_request(
         request_id=request_id,
         method=method,
         path=logs.without_token(path),

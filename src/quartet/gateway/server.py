@@ -23,7 +23,7 @@ from quartet.web.answers import problem_response
 PACE_SECONDS = 0.001
 REST_SECONDS = 0.1
 # Above this length the queue is emptied faster the longer it is, so that nobody waits much longer than a second.
-LONGEST_LINE = 1000
+LONG_QUEUE = 1000
 # Nothing else limits the size of a request's headers in bytes, or how long they may take to arrive.
 LONGEST_HEAD = 64 * 1024
 HEAD_SECONDS = 30.0
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         """As uvicorn's, except that this class accepts the connections."""
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
-        self._line = _Line(loop)
+        self._queue = _Queue(loop)
         self._arriving: set[asyncio.Task[None]] = set()
         for listener in sockets or []:
             listener.setblocking(False)
@@ -79,11 +79,11 @@ class Server(uvicorn.Server):
             loop.remove_reader(listener)
             loop.call_later(REST_SECONDS, self._listen, loop, listener)
             return
-        task = loop.create_task(self._welcome(loop, connection))
+        task = loop.create_task(self._open_connection(loop, connection))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    async def _open_connection(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
         with suppress(OSError):  # the client has disconnected already
             if connection.family in (socket.AF_INET, socket.AF_INET6):
                 # asyncio sets this only if the listening socket was created with an explicit protocol number, and
@@ -92,7 +92,7 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        own = (self._line, self._at_once, self._is_secure)
+        own = (self._queue, self._at_once, self._is_secure)
         return _Protocol(*own, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -102,28 +102,28 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Line:
+class _Queue:
     """A queue that calls one entry per millisecond, or at once if it has been idle for that long."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: deque[Callable[[], None]] = deque()
-        self._is_moving = False
+        self._is_running = False
 
-    def join(self, enter: Callable[[], None]) -> None:
+    def enqueue(self, enter: Callable[[], None]) -> None:
         """Calls `enter` now if the queue is idle, else when its turn comes."""
-        if self._is_moving:
+        if self._is_running:
             self._waiting.append(enter)
         else:
-            self._is_moving = True
-            self._loop.call_later(PACE_SECONDS, self._move)
+            self._is_running = True
+            self._loop.call_later(PACE_SECONDS, self._run_next)
             enter()
 
-    def _move(self) -> None:
-        self._is_moving = bool(self._waiting)
-        if self._is_moving:
-            self._loop.call_later(PACE_SECONDS, self._move)
-        for _ in range(min(len(self._waiting), 1 + len(self._waiting) // LONGEST_LINE)):
+    def _run_next(self) -> None:
+        self._is_running = bool(self._waiting)
+        if self._is_running:
+            self._loop.call_later(PACE_SECONDS, self._run_next)
+        for _ in range(min(len(self._waiting), 1 + len(self._waiting) // LONG_QUEUE)):
             self._waiting.popleft()()
 
 
@@ -131,25 +131,25 @@ class _Protocol(HttpToolsProtocol):
     """A connection. Requests that need a password hash wait in a queue before they are parsed; others may be answered
     without calling the application."""
 
-    def __init__(self, line: _Line, at_once: AnswerAtOnce, is_secure: bool, *args: Any) -> None:
+    def __init__(self, queue: _Queue, at_once: AnswerAtOnce, is_secure: bool, *args: Any) -> None:
         super().__init__(*args)
-        self._line, self._at_once, self._is_secure = line, at_once, is_secure
+        self._queue, self._at_once, self._is_secure = queue, at_once, is_secure
         self._held: list[bytes] = []
         self._is_answered = self._is_ending = False
         self._head = 0  # bytes received since the last complete headers or piece of a body
         self._refusal = b""
-        self._patience: asyncio.TimerHandle | None = None
+        self._head_timeout: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the timeout for the first request's headers."""
         super().connection_made(transport)
-        self._wait()
+        self._start_head_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels the timers."""
         super().connection_lost(exc)
-        self._go_on()
+        self._cancel_head_timeout()
         self._end_unread()
 
     def pause_writing(self) -> None:
@@ -176,7 +176,7 @@ class _Protocol(HttpToolsProtocol):
         elif _hashes(data):
             self._held = [data]
             self.transport.pause_reading()
-            self._line.join(self._enter)
+            self._queue.enqueue(self._enter)
         else:
             self._read(data)
 
@@ -191,8 +191,8 @@ class _Protocol(HttpToolsProtocol):
             return
         if self._head > LONGEST_HEAD:
             self.send_400_response(_TOO_LONG)
-        elif self._patience is None and (self._head or self._is_forgotten()):
-            self._wait()
+        elif self._head_timeout is None and (self._head or self._is_forgotten()):
+            self._start_head_timeout()
 
     def _parse(self, data: memoryview) -> None:
         """Parses, and ignores requests to switch protocols, such as `Upgrade: h2c` from Java's HTTP client. By default
@@ -222,17 +222,17 @@ class _Protocol(HttpToolsProtocol):
         keep-alive timer."""
         return self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
 
-    def _wait(self) -> None:
+    def _start_head_timeout(self) -> None:
         """Starts the timeout for the next request's headers to be complete."""
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._head_timeout = self.loop.call_later(HEAD_SECONDS, self._on_head_timeout)
 
-    def _go_on(self) -> None:
+    def _cancel_head_timeout(self) -> None:
         self._head = 0
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._head_timeout is not None:
+            self._head_timeout.cancel()
+            self._head_timeout = None
 
-    def _give_up(self) -> None:
+    def _on_head_timeout(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
@@ -243,7 +243,7 @@ class _Protocol(HttpToolsProtocol):
         if self._head > LONGEST_HEAD and self._length() > LONGEST_HEAD:  # they may have come in one piece with a body
             self.send_400_response(_TOO_LONG)
             raise ValueError(_TOO_LONG)  # so that the parser stops
-        self._go_on()
+        self._cancel_head_timeout()
         answer = self._at_once(self.url, self.headers, self.client) if self._may_answer() else None
         if answer is None:
             self._unset_keepalive_if_required()  # set if a request in the same data was answered here
@@ -274,7 +274,7 @@ class _Protocol(HttpToolsProtocol):
         if self.cycle.response_complete:  # a body that trickles in after the response must not keep the connection open
             self._head = 0
         else:
-            self._go_on()
+            self._cancel_head_timeout()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -284,7 +284,7 @@ class _Protocol(HttpToolsProtocol):
         if self._is_answered:
             self._is_answered = False
         else:
-            self._go_on()
+            self._cancel_head_timeout()
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from quartet import access
 from quartet.hooks import store
-from quartet.hooks.model import Delivery, Endpoint, Said
+from quartet.hooks.model import AttemptResult, Delivery, Endpoint
 from quartet.hooks.sender import WHOLE_SECONDS, Sender, open_sender
 from quartet.kernel.errors import NotFound
 from quartet.stores import outbox, tallies
@@ -48,7 +48,7 @@ async def run(shop: Shop) -> None:
         try:
             while True:
                 claimed = await _claim(shop, AT_ONCE - len(under_way))
-                under_way |= {asyncio.create_task(_carry(shop, sender, delivery)) for delivery in claimed}
+                under_way |= {asyncio.create_task(_attempt(shop, sender, delivery)) for delivery in claimed}
                 if under_way:
                     done, under_way = await asyncio.wait(
                         under_way, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -70,7 +70,7 @@ async def _claim(shop: Shop, limit: int) -> list[Delivery]:
         return await store.claim(tx, shop.clock.now(), each=EACH_AT_ONCE, limit=limit, lease_seconds=LEASE_SECONDS)
 
 
-async def _carry(shop: Shop, sender: Sender, delivery: Delivery) -> None:
+async def _attempt(shop: Shop, sender: Sender, delivery: Delivery) -> None:
     try:
         async with shop.stores.pg.read() as read:
             endpoint = await store.get(read, delivery.endpoint_id)
@@ -78,9 +78,9 @@ async def _carry(shop: Shop, sender: Sender, delivery: Delivery) -> None:
         return
     await shop.step("webhook claimed")
     body = body_of(delivery)
-    said = await sender.post(endpoint.url, headers_of(shop, endpoint, delivery, body), body)
+    result = await sender.post(endpoint.url, headers_of(shop, endpoint, delivery, body), body)
     await shop.step("webhook sent")
-    await _write_down(shop, delivery, said)
+    await _record(shop, delivery, result)
     await shop.step("webhook marked")
 
 
@@ -110,10 +110,10 @@ def headers_of(shop: Shop, endpoint: Endpoint, delivery: Delivery, body: bytes) 
     }
 
 
-async def _write_down(shop: Shop, delivery: Delivery, said: Said) -> None:
+async def _record(shop: Shop, delivery: Delivery, result: AttemptResult) -> None:
     now = shop.clock.now()
-    done = replace(delivery, status=said.status, answer=said.answer, error=said.error)
-    if said.taken:
+    done = replace(delivery, status=result.status, answer=result.answer, error=result.error)
+    if result.is_accepted:
         done = replace(done, state="delivered", done_at=now)
     elif (later := delivery.next_try(now)) is not None:
         done = replace(done, not_before=later)
@@ -126,25 +126,25 @@ async def _write_down(shop: Shop, delivery: Delivery, said: Said) -> None:
             return
         if not await store.finish(tx, done):
             return
-        after = endpoint.succeeded() if said.taken else endpoint.failed(now, said.status)
+        after = endpoint.succeeded() if result.is_accepted else endpoint.failed(now, result.status)
         if after != endpoint:
             await store.save(tx, replace(after, updated_at=endpoint.updated_at))
         if endpoint.enabled and not after.enabled:
             await _tell_disabled(tx, after)
-        await tallies.count(tx, "webhooks.delivered" if said.taken else "webhooks.failed")
+        await tallies.count(tx, "webhooks.delivered" if result.is_accepted else "webhooks.failed")
         if done.state == "dead":
             await tallies.count(tx, "webhooks.dead")
-    if not said.taken:
+    if not result.is_accepted:
         log.warning(
             "webhook not taken", endpoint=str(endpoint.id), event_id=str(delivery.event_id), topic=delivery.topic,
-            attempt=delivery.attempts, status=said.status, error=said.error,
+            attempt=delivery.attempts, status=result.status, error=result.error,
         )  # fmt: skip
 
 
 async def _tell_disabled(tx: Tx, endpoint: Endpoint) -> None:
     log.error("webhook endpoint switched off", endpoint=str(endpoint.id), reason=endpoint.disabled_reason)
-    told = {
+    payload = {
         "endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": endpoint.disabled_reason,
         "user_id": str(await access.person(tx, endpoint.created_by)),
     }  # fmt: skip
-    await outbox.emit(tx, "webhook.disabled", str(endpoint.id), told)
+    await outbox.emit(tx, "webhook.disabled", str(endpoint.id), payload)

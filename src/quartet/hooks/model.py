@@ -159,7 +159,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Said:
+class AttemptResult:
     """The outcome of an attempt. Only 2xx is success; `error` says why there is no `status`."""
 
     status: int | None = None
@@ -167,6 +167,6 @@ class Said:
     error: str | None = None
 
     @property
-    def taken(self) -> bool:
+    def is_accepted(self) -> bool:
         """Whether the endpoint accepted it."""
         return self.status is not None and 200 <= self.status < 300

@@ -10,7 +10,7 @@ from typing import Any
 import httpcore
 
 from quartet.hooks.addresses import Refused, Resolve, parse, public_addresses, resolve
-from quartet.hooks.model import Said
+from quartet.hooks.model import AttemptResult
 
 CONNECT_SECONDS, READ_SECONDS, WHOLE_SECONDS = 5.0, 10.0, 15.0
 # For the body, once the status has been said: it is for the log alone.
@@ -50,19 +50,19 @@ class Sender:
     def __init__(self, pool: httpcore.AsyncConnectionPool, *, loopback: bool) -> None:
         self._pool, self._loopback = pool, loopback
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Said:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
         """The endpoint's answer within the timeout, or why there is none; its faults are never raised."""
         try:
             async with asyncio.timeout(WHOLE_SECONDS):
                 return await self._post(url, headers, body)
         except TimeoutError:
-            return Said(error=f"no answer within {WHOLE_SECONDS:g} s")
+            return AttemptResult(error=f"no answer within {WHOLE_SECONDS:g} s")
         except Refused as refusal:
-            return Said(error=f"refused: {refusal}")
+            return AttemptResult(error=f"refused: {refusal}")
         except (*_BROKEN, OSError) as error:
-            return Said(error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
+            return AttemptResult(error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Said:
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
         to = parse(url, loopback=self._loopback)
         timeouts = {"connect": CONNECT_SECONDS, "read": READ_SECONDS, "write": READ_SECONDS, "pool": WHOLE_SECONDS}
         async with self._pool.stream(
@@ -72,7 +72,7 @@ class Sender:
             content=body,
             extensions={"timeout": timeouts},
         ) as response:
-            return Said(response.status, await _beginning(response))
+            return AttemptResult(response.status, await _beginning(response))
 
 
 async def _beginning(response: httpcore.Response) -> str:

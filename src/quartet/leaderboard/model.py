@@ -20,7 +20,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Worth:
+class PointsEntry:
     """What a source (an order, or points given by staff) is worth now, and when it began to count: `at` decides on
     which boards."""
 

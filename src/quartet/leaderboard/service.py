@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 from quartet import accounts, orders
 from quartet.kernel.errors import StoreUnavailable, invalid
 from quartet.leaderboard import store
-from quartet.leaderboard.model import Period, Place, Worth, end_of, points, start_of
+from quartet.leaderboard.model import Period, Place, PointsEntry, end_of, points, start_of
 from quartet.web import trail
 from quartet.web.dependencies import Shop
 
-NAMELESS = "A shopper"
+UNKNOWN_NAME = "A shopper"
 # The lock's name: one rebuild at a time over all processes.
-ALONE = "quartet leaderboard"
+REBUILD_LOCK = "quartet leaderboard"
 BATCH = 500
 
 
@@ -31,8 +31,8 @@ async def settle_order(
 ) -> None:
     """Counts what is left, after refunds, of the money paid for an order, on the boards of its confirmation. Idempotent
     and independent of the order of calls: an order's points only ever decrease."""
-    worth = Worth(f"order:{order_id}", user_id, points(left_cents, currency), confirmed_at)
-    await store.settle(shop.stores.redis, shop.clock.now(), worth)
+    entry = PointsEntry(f"order:{order_id}", user_id, points(left_cents, currency), confirmed_at)
+    await store.settle(shop.stores.redis, shop.clock.now(), entry)
 
 
 async def give(shop: Shop, user_id: UUID, xp: int, event_id: str, *, actor: str) -> bool:
@@ -41,11 +41,11 @@ async def give(shop: Shop, user_id: UUID, xp: int, event_id: str, *, actor: str)
     async with shop.stores.pg.tx() as tx:
         if not await accounts.exists(tx, user_id):
             raise invalid("userId", "is nobody's")
-        worth, given = await store.give(tx, event_id, user_id, xp, shop.clock.now())
+        entry, given = await store.give(tx, event_id, user_id, xp, shop.clock.now())
         if given:
             await trail.record(tx, actor, "leaderboard.give", "user", user_id, after={"xp": xp, "eventId": event_id})
     await shop.step("xp given")
-    await store.settle(shop.stores.redis, shop.clock.now(), worth)
+    await store.settle(shop.stores.redis, shop.clock.now(), entry)
     return given
 
 
@@ -63,16 +63,16 @@ async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
     """
     whose = uuid4().hex
     async with (
-        shop.stores.pg.alone(ALONE),
+        shop.stores.pg.advisory_lock(REBUILD_LOCK),
         trail.attempt(shop, actor, "leaderboard.rebuild", "boards", "all", after={"build": whose}),
     ):
         now = shop.clock.now()
         await store.begin(shop.stores.redis, now, whose)
         await shop.step("boards begun")
-        worths = await _worths(shop, start_of("weekly", now))
+        entries = await _entries(shop, start_of("weekly", now))
         made: dict[Period, int] = {}
         for period in store.PERIODS:
-            counted = [worth for worth in worths if start_of(period, now) <= worth.at < end_of(period, now)]
+            counted = [entry for entry in entries if start_of(period, now) <= entry.at < end_of(period, now)]
             for first in range(0, len(counted), BATCH):
                 await store.seed(shop.stores.redis, now, period, counted[first : first + BATCH])
             made[period] = len(counted)
@@ -83,12 +83,12 @@ async def rebuild(shop: Shop, *, actor: str) -> dict[Period, int]:
     return made
 
 
-async def _worths(shop: Shop, since: datetime) -> list[Worth]:
+async def _entries(shop: Shop, since: datetime) -> list[PointsEntry]:
     async with shop.stores.pg.read() as read:
         sold = await orders.counted_since(read, since)
         given = await store.grants_since(read, since)
     return given + [
-        Worth(f"order:{o.order_id}", o.user_id, points(o.left_cents, o.currency), o.confirmed_at) for o in sold
+        PointsEntry(f"order:{o.order_id}", o.user_id, points(o.left_cents, o.currency), o.confirmed_at) for o in sold
     ]
 
 
@@ -99,7 +99,7 @@ async def top(shop: Shop, period: Period, limit: int) -> list[Row]:
         return []
     async with shop.stores.pg.read() as read:
         names = await accounts.names(read, [place.user_id for place in places])
-    return [Row(place.rank, names.get(place.user_id, NAMELESS), place.xp) for place in places]
+    return [Row(place.rank, names.get(place.user_id, UNKNOWN_NAME), place.xp) for place in places]
 
 
 async def place_of(shop: Shop, period: Period, user_id: UUID) -> Place | None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from quartet.leaderboard.model import Period, Place, Worth, board, end_of
+from quartet.leaderboard.model import Period, Place, PointsEntry, board, end_of
 from quartet.stores.files import lua, queries
 from quartet.stores.postgres import Read, Tx
 from quartet.stores.redis import Command, RedisStore
@@ -20,21 +20,21 @@ PERIODS: tuple[Period, ...] = ("daily", "weekly")
 KEPT: dict[Period, timedelta] = {"daily": timedelta(days=7), "weekly": timedelta(days=28)}
 BUILDING = "leaderboard:{xp}:building"
 # Erased users, by when they were: an event read before the erasure must not put them on a board again.
-GONE = "leaderboard:{xp}:gone"
+ERASED_USERS = "leaderboard:{xp}:gone"
 # TTL of a rebuild that never finished.
 BUILDING_SECONDS = 3600
 
 
-async def settle(redis: RedisStore, now: datetime, worth: Worth) -> None:
+async def settle(redis: RedisStore, now: datetime, entry: PointsEntry) -> None:
     """Sets what a source is worth, on the boards of its day and week that still exist."""
-    if periods := [p for p in PERIODS if _seconds_left(p, worth.at, now) > 0]:
-        await _settle(redis, now, periods, worth.at, [worth])
+    if periods := [p for p in PERIODS if _seconds_left(p, entry.at, now) > 0]:
+        await _settle(redis, now, periods, entry.at, [entry])
 
 
-async def seed(redis: RedisStore, now: datetime, period: Period, worths: Sequence[Worth]) -> None:
+async def seed(redis: RedisStore, now: datetime, period: Period, entries: Sequence[PointsEntry]) -> None:
     """The same for many sources, on the new board of this period that is being built."""
-    if worths:
-        await _settle(redis, now, [period], now, worths, which="next")
+    if entries:
+        await _settle(redis, now, [period], now, entries, which="next")
 
 
 async def _settle(
@@ -42,13 +42,13 @@ async def _settle(
     now: datetime,
     periods: Sequence[Period],
     at: datetime,
-    worths: Sequence[Worth],
+    entries: Sequence[PointsEntry],
     *,
     which: Literal["live", "next"] = "live",
 ) -> None:
     seconds = [_seconds_left(period, at, now) for period in periods]
-    said = [part for worth in worths for part in (worth.source, str(worth.user_id), worth.points)]
-    await redis.run(SETTLE, [GONE, *_keys(periods, at)], [which, *seconds, *said])
+    said = [part for entry in entries for part in (entry.source, str(entry.user_id), entry.points)]
+    await redis.run(SETTLE, [ERASED_USERS, *_keys(periods, at)], [which, *seconds, *said])
 
 
 async def begin(redis: RedisStore, now: datetime, whose: str) -> None:
@@ -68,9 +68,9 @@ async def forget(redis: RedisStore, now: datetime, user_id: UUID) -> None:
     days = [now - timedelta(days=n) for n in range(KEPT["weekly"].days + 8)]
     names = {name for at in days for period in PERIODS for name in _names(period, at)[::2]}
     marks: list[Command] = [
-        ("ZADD", GONE, now.timestamp(), str(user_id)),
-        ("ZREMRANGEBYSCORE", GONE, "-inf", days[-1].timestamp()),
-        ("EXPIRE", GONE, int((now - days[-1]).total_seconds())),
+        ("ZADD", ERASED_USERS, now.timestamp(), str(user_id)),
+        ("ZREMRANGEBYSCORE", ERASED_USERS, "-inf", days[-1].timestamp()),
+        ("EXPIRE", ERASED_USERS, int((now - days[-1]).total_seconds())),
     ]
     await redis.pipeline([*marks, *(("ZREM", name, str(user_id)) for name in sorted(names))])
 
@@ -113,17 +113,17 @@ def _places(reply: Iterable[Any]) -> list[Place]:
     ]
 
 
-async def give(tx: Tx, event_id: str, user_id: UUID, xp: int, at: datetime) -> tuple[Worth, bool]:
+async def give(tx: Tx, event_id: str, user_id: UUID, xp: int, at: datetime) -> tuple[PointsEntry, bool]:
     """What staff gave for this event, and whether it was given by this call."""
     given = await tx.fetchval(q.give, event_id, user_id, xp, at) is not None
     row = await tx.fetchrow(q.grant, event_id)
     return _granted(event_id, row["user_id"], row["xp"], row["at"]), given
 
 
-async def grants_since(read: Read, at: datetime) -> list[Worth]:
+async def grants_since(read: Read, at: datetime) -> list[PointsEntry]:
     """All that staff gave since then, except to erased users."""
     return [_granted(*row) for row in await read.fetch(q.grants_since, at)]
 
 
-def _granted(event_id: str, user_id: UUID, xp: int, at: datetime) -> Worth:
-    return Worth(f"grant:{event_id}", user_id, xp, at)
+def _granted(event_id: str, user_id: UUID, xp: int, at: datetime) -> PointsEntry:
+    return PointsEntry(f"grant:{event_id}", user_id, xp, at)

@@ -6,7 +6,7 @@ from quartet.merchandising.model import (
     Ruling,
     read_id,
 )
-from quartet.merchandising.rules import MOST_ALTERNATIVES, offers, ruling, stamp_of_late
+from quartet.merchandising.rules import MOST_ALTERNATIVES, offers, recent_stamp, ruling
 from quartet.merchandising.service import count_queries, credit_late, keep, note_opened, note_search, sweep, write_log
 from quartet.merchandising.store import expect, forget_lines, report
 from quartet.merchandising.typeahead import FEWEST_LETTERS
@@ -26,9 +26,9 @@ __all__ = [
     "note_search",
     "offers",
     "read_id",
+    "recent_stamp",
     "report",
     "ruling",
-    "stamp_of_late",
     "sweep",
     "write_log",
 ]

@@ -175,14 +175,16 @@ def phrase(words: Sequence[str]) -> tuple[str, ...]:
 
 
 @lru_cache(1_000)
-def told(text: str, exact: bool) -> tuple[str, str | None]:
+def masked_query(text: str, exact: bool) -> tuple[str, str | None]:
     """A query as logged, and as typed if that differs. E-mail addresses and long numbers are masked, since they may be
     personal; except a query that is a single word or number and had exact hits, such as an article number. With several
     words nobody can tell which of them matched.
 
-    >>> told("Café, for ann@example.com", True), told("4006381333931", True), told("4006381333931", False)
-    (('cafe for …', 'café for …'), ('4006381333931', None), ('…', None))
-    >>> told("4929\N{SOFT HYPHEN}1234\N{SOFT HYPHEN}5678", False)
+    >>> masked_query("Café, for ann@example.com", True)
+    ('cafe for …', 'café for …')
+    >>> masked_query("4006381333931", True), masked_query("4006381333931", False)
+    (('4006381333931', None), ('…', None))
+    >>> masked_query("4929\N{SOFT HYPHEN}1234\N{SOFT HYPHEN}5678", False)
     ('…', None)
     """
     text = seen(text)  # else a soft hyphen would part a long number only until it is kept

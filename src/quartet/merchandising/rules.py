@@ -11,15 +11,15 @@ from time import monotonic
 
 from quartet import catalog
 from quartet.kernel.errors import StoreUnavailable
-from quartet.kernel.looks import Looks
+from quartet.kernel.looks import PeriodicCheck
 from quartet.merchandising import store, typeahead
 from quartet.merchandising.model import Ranking, Rule, Ruling, Synonyms, normalised, phrase, products_of
-from quartet.merchandising.typeahead import Offers
+from quartet.merchandising.typeahead import TypeaheadIndex
 from quartet.web.dependencies import Shop
 
-LOOK_SECONDS = 0.4
+CHECK_SECONDS = 0.4
 # The pause after a failed check.
-REST_SECONDS = 2.0
+RETRY_SECONDS = 2.0
 # The interval for what changes without a new stamp: frequent queries, and which product a SKU names.
 UNSTAMPED_SECONDS = 60.0
 # Sales of months hardly change in this time, and adding them up takes long in a shop with many.
@@ -32,7 +32,7 @@ Phrase = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Book:
+class SearchSettings:
     """All search settings, indexed for look-ups."""
 
     stamp: int = 0
@@ -41,9 +41,9 @@ class Book:
     sales: Sequence[tuple[str, str, int]] = ()
     boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
-    category_offers: Offers = field(default_factory=Offers)
+    category_offers: TypeaheadIndex = field(default_factory=TypeaheadIndex)
     past: Sequence[tuple[str, int]] = ()
-    query_offers: Offers = field(default_factory=Offers)
+    query_offers: TypeaheadIndex = field(default_factory=TypeaheadIndex)
 
     def of(self, text: str) -> Ruling:
         """The settings for a query."""
@@ -78,13 +78,13 @@ def rule_of(words: Phrase, rules: Mapping[Phrase, Rule]) -> Rule | None:
     return rules.get(words) or rules.get(phrase(words))
 
 
-def by_words(held: Iterable[Rule]) -> dict[Phrase, Rule]:
+def rules_by_phrase(held: Iterable[Rule]) -> dict[Phrase, Rule]:
     """Rules by exact words and by their singular; an exact rule takes precedence, then the latest."""
     ordered = [(tuple(normalised(rule.query).split()), rule) for rule in sorted(held, key=lambda one: one.updated_at)]
     return {phrase(words): rule for words, rule in ordered} | dict(ordered)
 
 
-def table(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
+def synonyms_by_phrase(held: Iterable[Synonyms]) -> dict[Phrase, list[Phrase]]:
     """Synonyms by the singular of the words typed."""
     found: dict[Phrase, list[Phrase]] = {}
     for each in held:
@@ -111,43 +111,47 @@ def boosts(
     }
 
 
-class Desk:
+class SearchSettingsCache:
     """The cache of one process."""
 
     def __init__(self) -> None:
-        self.book = Book()
-        self.looks = Looks("what staff say of queries", LOOK_SECONDS, REST_SECONDS)
+        self.settings = SearchSettings()
+        self.stamp_check = PeriodicCheck("what staff say of queries", CHECK_SECONDS, RETRY_SECONDS)
         self._unstamped_at = self._sales_at = float("-inf")
 
-    async def present(self, shop: Shop) -> Book:
-        """The book, at most `LOOK_SECONDS` old unless PostgreSQL is slow or down."""
-        await self.looks.look(partial(self._renew, shop))
-        return self.book
+    async def current(self, shop: Shop) -> SearchSettings:
+        """The settings, at most `CHECK_SECONDS` old unless PostgreSQL is slow or down."""
+        await self.stamp_check.check(partial(self._renew, shop))
+        return self.settings
 
     def is_recent(self, shop: Shop) -> bool:
         """Whether no check is due. Starts one ahead of time, so that with steady traffic no search waits for it."""
-        return self.looks.are_recent(lambda: self._renew(shop))
+        return self.stamp_check.is_recent(lambda: self._renew(shop))
 
     async def _renew(self, shop: Shop) -> None:
         began = monotonic()
         async with shop.stores.pg.read() as read:
             stamp = await store.stamp(read)
-            is_anew = stamp != self.book.stamp
+            is_anew = stamp != self.settings.stamp
             if is_anew:
                 # In effect before sales are added up, which may take long, or even time out.
-                said = by_words(await store.all_rules(read))
-                synonyms = table(await store.all_synonyms(read))
-                self.book = replace(
-                    self.book, stamp=stamp, synonyms=synonyms, rules=said, query_offers=_offered(self.book.past, said)
+                rules = rules_by_phrase(await store.all_rules(read))
+                synonyms = synonyms_by_phrase(await store.all_synonyms(read))
+                self.settings = replace(
+                    self.settings,
+                    stamp=stamp,
+                    synonyms=synonyms,
+                    rules=rules,
+                    query_offers=_offered(self.settings.past, rules),
                 )
         if is_anew or began - self._unstamped_at >= UNSTAMPED_SECONDS:
             self._unstamped_at = began
             if add_up := is_anew or began - self._sales_at >= SALES_SECONDS:
                 self._sales_at = began
-            self.book = await _with_unstamped(shop, self.book, add_up=add_up)
+            self.settings = await _with_unstamped(shop, self.settings, add_up=add_up)
 
 
-async def _with_unstamped(shop: Shop, before: Book, *, add_up: bool) -> Book:
+async def _with_unstamped(shop: Shop, before: SearchSettings, *, add_up: bool) -> SearchSettings:
     """Renews what changes without a new stamp: frequent queries, categories, boosts by sales; `add_up`: with the sales
     added up again."""
     async with shop.stores.pg.read() as read:
@@ -155,18 +159,18 @@ async def _with_unstamped(shop: Shop, before: Book, *, add_up: bool) -> Book:
         ranking, sales = await store.ranking(read), before.sales
         if add_up:
             sales = await store.best_of_queries(read, shop.clock.now(), ranking, MOST_SALES)
-    categories, said = await _categories(shop, before), await _as_named(shop, before.rules)
+    categories, rules = await _categories(shop, before), await _with_product_ids(shop, before.rules)
     return replace(
-        before, rules=said, sales=sales, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
-        category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, said),
+        before, rules=rules, sales=sales, boosts=await _boosts(shop, sales, ranking, before), categories=categories,
+        category_offers=typeahead.of_categories(categories), past=past, query_offers=_offered(past, rules),
     )  # fmt: skip
 
 
-def _offered(past: Iterable[tuple[str, int]], said: Mapping[Phrase, Rule]) -> Offers:
-    return typeahead.of_queries((shown, count) for shown, count in past if _may_be_offered(shown, said))
+def _offered(past: Iterable[tuple[str, int]], rules: Mapping[Phrase, Rule]) -> TypeaheadIndex:
+    return typeahead.of_queries((shown, count) for shown, count in past if _may_be_offered(shown, rules))
 
 
-async def _as_named(shop: Shop, rules: Mapping[Phrase, Rule]) -> Mapping[Phrase, Rule]:
+async def _with_product_ids(shop: Shop, rules: Mapping[Phrase, Rule]) -> Mapping[Phrase, Rule]:
     """The rules with the product ids that their SKUs name now, since a product may have been recreated, or a variant
     moved to another product. While MongoDB is down, the rules as they are."""
     skus = {sku for rule in rules.values() for sku in (*rule.pinned, *rule.hidden)}
@@ -185,7 +189,7 @@ def _may_be_offered(text: str, rules: Mapping[Phrase, Rule]) -> bool:
     return rule is None or rule.offered
 
 
-async def _categories(shop: Shop, before: Book) -> Mapping[str, str]:
+async def _categories(shop: Shop, before: SearchSettings) -> Mapping[str, str]:
     try:
         return {category.slug: category.name for category in await catalog.categories(shop.stores.mongo)}
     except StoreUnavailable:
@@ -193,7 +197,7 @@ async def _categories(shop: Shop, before: Book) -> Mapping[str, str]:
 
 
 async def _boosts(
-    shop: Shop, sales: Sequence[tuple[str, str, int]], ranking: Ranking, before: Book
+    shop: Shop, sales: Sequence[tuple[str, str, int]], ranking: Ranking, before: SearchSettings
 ) -> Mapping[str, Mapping[str, float]]:
     if not sales or not ranking.most_boost:
         return {}
@@ -206,18 +210,18 @@ async def _boosts(
 
 async def ruling(shop: Shop, text: str) -> Ruling:
     """The current settings for a query: synonyms and rules by staff, and boosts by sales."""
-    return (await shop.stores.kept(Desk).present(shop)).of(text)
+    return (await shop.stores.singleton(SearchSettingsCache).current(shop)).of(text)
 
 
-def stamp_of_late(shop: Shop) -> int | None:
+def recent_stamp(shop: Shop) -> int | None:
     """A number that changes with every change of the settings; None if a check is due. For cache keys: an answer cached
     under it is not used any more once the settings have changed."""
-    desk = shop.stores.kept(Desk)
-    return desk.book.stamp if desk.is_recent(shop) else None
+    settings_cache = shop.stores.singleton(SearchSettingsCache)
+    return settings_cache.settings.stamp if settings_cache.is_recent(shop) else None
 
 
 async def offers(shop: Shop, typed: str, limit: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Typeahead: categories, (name, slug) each, and past queries for the text typed so far."""
-    book = await shop.stores.kept(Desk).present(shop)
-    slugs = book.category_offers.begun(typed, limit)
-    return [(book.categories[slug], slug) for slug in slugs], book.query_offers.begun(typed, limit)
+    settings = await shop.stores.singleton(SearchSettingsCache).current(shop)
+    slugs = settings.category_offers.starting_with(typed, limit)
+    return [(settings.categories[slug], slug) for slug in slugs], settings.query_offers.starting_with(typed, limit)

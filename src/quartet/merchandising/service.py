@@ -28,9 +28,9 @@ from quartet.merchandising.model import (
     Rule,
     Searched,
     Synonyms,
+    masked_query,
     normalised,
     products_of,
-    told,
 )
 from quartet.stores.outbox import Event
 from quartet.stores.postgres import Postgres, Tx
@@ -119,14 +119,14 @@ class Journal:
 
 
 def _journal(shop: Shop) -> Journal:
-    return shop.stores.kept(Journal, shop.stores.pg)
+    return shop.stores.singleton(Journal, shop.stores.pg)
 
 
 def note_search(shop: Shop, text: str, found: int, *, exact: bool) -> str:
     """Logs an answered search; returns its id for the response's header. `exact`: the hits have all of its words as
     typed."""
     exact = exact and found > 0
-    query, spelt = told(text, exact)
+    query, spelt = masked_query(text, exact)
     return _journal(shop).note_search(Answered(query, spelt, found, exact), shop.clock) if query else str(new_id())
 
 

@@ -16,7 +16,7 @@ _LAST = "\U0010ffff"
 
 
 @dataclass(frozen=True)
-class Offers:
+class TypeaheadIndex:
     """Texts in alphabetical order, each with a weight and a value."""
 
     keys: tuple[str, ...] = ()
@@ -24,12 +24,12 @@ class Offers:
     values: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, entries: Iterable[tuple[str, int, str]]) -> "Offers":
+    def of(cls, entries: Iterable[tuple[str, int, str]]) -> "TypeaheadIndex":
         """From entries (normalised text, weight, value)."""
         ordered = sorted(set(entries))
         return cls(*zip(*ordered, strict=True)) if ordered else cls()
 
-    def begun(self, typed: str, limit: int) -> list[str]:
+    def starting_with(self, typed: str, limit: int) -> list[str]:
         """Values whose text begins as typed, highest weight first; if there are none, those with one typo."""
         text = normalised(typed)[:LONGEST_TYPED]
         if not text:
@@ -74,19 +74,19 @@ class Offers:
             start = self._end(key[: place + 1], start, end) if len(key) > place else start + 1
 
 
-def of_categories(names: Mapping[str, str]) -> Offers:
+def of_categories(names: Mapping[str, str]) -> TypeaheadIndex:
     """Categories, found by their name from each of its words on; `names` by slug. Values are slugs."""
     entries = []
     for slug, name in names.items():
         words = normalised(name).split()
         entries += [(" ".join(words[n:]), 2 if n == 0 else 1, slug) for n in range(len(words))]
-    return Offers.of(entries)
+    return TypeaheadIndex.of(entries)
 
 
-def of_queries(searches: Iterable[tuple[str, int]]) -> Offers:
+def of_queries(searches: Iterable[tuple[str, int]]) -> TypeaheadIndex:
     """Past queries, (spelling shown, number) each, most frequent first. Values are the spellings shown."""
     known: dict[str, tuple[int, str]] = {}
     for shown, count in searches:
         before, first = known.get(normalised(shown), (0, shown))
         known[normalised(shown)] = before + count, first
-    return Offers.of((query, count, shown) for query, (count, shown) in known.items())
+    return TypeaheadIndex.of((query, count, shown) for query, (count, shown) in known.items())

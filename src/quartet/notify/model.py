@@ -27,7 +27,7 @@ class Mail:
 
 
 @dataclass(frozen=True)
-class Letter:
+class MailContent:
     """What is needed to write it: the recipient, and what its templates speak of. `anew`: that differs at each try."""
 
     to: str
@@ -36,7 +36,7 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedMail:
     """An e-mail as it leaves."""
 
     subject: str

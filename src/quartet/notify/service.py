@@ -21,7 +21,7 @@ import structlog
 from quartet import accounts, orders
 from quartet.kernel.errors import StoreUnavailable
 from quartet.notify import store
-from quartet.notify.model import Letter, Mail
+from quartet.notify.model import Mail, MailContent
 from quartet.notify.templates import write
 from quartet.stores import letters, tallies
 from quartet.stores.mail import MailRefused
@@ -101,11 +101,11 @@ async def deliver(shop: Shop) -> int:
     until = monotonic() + BEGIN_SECONDS
     async with shop.stores.pg.once() as tx:
         mails = await store.claim(tx, shop.clock.now(), LEASE_SECONDS, BATCH)
-    gate, marks = asyncio.Semaphore(AT_ONCE), _Marks(shop)
+    gate, outcomes = asyncio.Semaphore(AT_ONCE), _OutcomeBatch(shop)
     theirs: dict[str, list[Mail]] = {}
     for mail in sorted(mails, key=lambda mail: mail.id):
         theirs.setdefault(str(mail.user_id or mail.args["order_id"]), []).append(mail)
-    jobs = (_deliver_all(shop, some, gate, marks, until) for some in theirs.values())
+    jobs = (_deliver_all(shop, some, gate, outcomes, until) for some in theirs.values())
     for found in await asyncio.gather(*jobs, return_exceptions=True):
         if isinstance(found, BaseException):
             raise found
@@ -113,14 +113,14 @@ async def deliver(shop: Shop) -> int:
 
 
 async def _deliver_all(
-    shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore, marks: "_Marks", until: float
+    shop: Shop, mails: Sequence[Mail], gate: asyncio.Semaphore, outcomes: "_OutcomeBatch", until: float
 ) -> None:
     """One person's, in the order in which it happened."""
     async with gate:
         for mail in mails:
             if monotonic() > until:
                 return
-            await _to_its_end(_deliver(shop, mail, marks))
+            await _to_its_end(_deliver(shop, mail, outcomes))
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -139,13 +139,13 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _deliver(shop: Shop, mail: Mail, marks: "_Marks") -> None:
+async def _deliver(shop: Shop, mail: Mail, outcomes: "_OutcomeBatch") -> None:
     await shop.step("mail claimed")
     try:
         async with asyncio.timeout(MAIL_SECONDS):
-            letter = await KINDS[mail.kind](shop, mail)
-            if letter is not None:
-                await _send(shop, mail, letter)
+            content = await KINDS[mail.kind](shop, mail)
+            if content is not None:
+                await _send(shop, mail, content)
     except StoreUnavailable as away:
         await _again(shop, mail, away, fault=False)
     except MailRefused as refusal:
@@ -154,35 +154,35 @@ async def _deliver(shop: Shop, mail: Mail, marks: "_Marks") -> None:
         await _again(shop, mail, error)
     else:
         await shop.step("mail sent")
-        await marks.put(mail, "dropped" if letter is None else "sent")
+        await outcomes.put(mail, "dropped" if content is None else "sent")
         await shop.step("mail marked")
 
 
-async def _send(shop: Shop, mail: Mail, letter: Letter) -> None:
-    written = write(mail.kind, letter.args | {"shop_url": shop.settings.base_url.rstrip("/")})
+async def _send(shop: Shop, mail: Mail, content: MailContent) -> None:
+    rendered = write(mail.kind, content.args | {"shop_url": shop.settings.base_url.rstrip("/")})
     host = urlsplit(shop.settings.base_url).hostname or "localhost"
-    message_id = mail.message_id(host, anew=letter.anew)
-    await shop.mail.send(letter.to, written.subject, written.text, html=written.html, message_id=message_id)
+    message_id = mail.message_id(host, anew=content.anew)
+    await shop.mail.send(content.to, rendered.subject, rendered.text, html=rendered.html, message_id=message_id)
 
 
-class _Marks:
+class _OutcomeBatch:
     """What became of e-mails that are done with. Those that come while one mark is on its way go together with the
     next: by themselves they would all wait for each other's commit, at the one row by which they are counted."""
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._waiting: dict[int, store.Outcome] = {}
 
     async def put(self, mail: Mail, outcome: store.Outcome) -> None:
         """Returns when it is written down, by this call or by another's. Raises StoreUnavailable."""
         self._waiting[mail.id] = outcome
-        async with self._turn:
+        async with self._lock:
             if mail.id in self._waiting:
-                marks = dict(self._waiting)
+                outcomes = dict(self._waiting)
                 async with self._shop.stores.pg.once() as tx:
-                    await store.mark(tx, marks, self._shop.clock.now(), PIPELINE)
-                for id_ in marks:
+                    await store.mark(tx, outcomes, self._shop.clock.now(), PIPELINE)
+                for id_ in outcomes:
                     del self._waiting[id_]
 
 
@@ -207,20 +207,20 @@ async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
     }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
         await store.bury(tx, mail, shop.clock.now())
-        await letters.bury(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
+        await letters.add_dead_letters(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
         await tallies.count(tx, "mails.failed")
 
 
 # What each kind needs to be written, asked for at the last moment; None when there is nobody to write to.
 
-Compose = Callable[[Shop, Mail], Awaitable[Letter | None]]
+Compose = Callable[[Shop, Mail], Awaitable[MailContent | None]]
 Mint = Callable[[Tx, UUID, str, datetime], Awaitable[tuple[str, str] | None]]
 
 
 def _link(mint: Mint, path: str) -> Compose:
     """A link with a single-use token, generated only now: until it is sent it is stored nowhere in plain text."""
 
-    async def compose(shop: Shop, mail: Mail) -> Letter | None:
+    async def compose(shop: Shop, mail: Mail) -> MailContent | None:
         if mail.user_id is None:
             return None
         async with shop.stores.pg.read() as read:
@@ -234,7 +234,7 @@ def _link(mint: Mint, path: str) -> Compose:
         if minted is None:
             return None
         name, token = minted
-        return Letter(to, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
+        return MailContent(to, {"name": name, "link": f"{shop.settings.base_url.rstrip('/')}{path}/{token}"}, anew=True)
 
     return compose
 
@@ -242,7 +242,7 @@ def _link(mint: Mint, path: str) -> Compose:
 def _is_meant(mail: Mail, to: str) -> bool:
     """Not where the address was changed since a link was asked for; earlier versions did not say for which one."""
     assert mail.user_id is not None
-    return mail.args.get("address") in (None, accounts.mark_of(mail.user_id, to))
+    return mail.args.get("address") in (None, accounts.address_digest(mail.user_id, to))
 
 
 async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
@@ -256,29 +256,29 @@ async def _has_enough(shop: Shop, mail: Mail, address: str) -> bool:
         return False
 
 
-async def _of_order(shop: Shop, mail: Mail) -> Letter | None:
+async def _of_order(shop: Shop, mail: Mail) -> MailContent | None:
     """The order's present owner. A guest's link contains the order's token in the fragment, which no server sees."""
     async with shop.stores.pg.read() as read:
-        order, to = await orders.to_write_of(read, UUID(mail.args["order_id"])) or (None, None)
+        order, to = await orders.order_with_recipient(read, UUID(mail.args["order_id"])) or (None, None)
     if order is None or to is None:
         return None
     link = f"{shop.settings.base_url.rstrip('/')}/orders/{order.id}"
     if order.user_id is None:
         link += f"#token={shop.order_tokens.issue(order.id)}"
-    return Letter(to, mail.args | {"order": order, "link": link})
+    return MailContent(to, mail.args | {"order": order, "link": link})
 
 
-async def _to_user(shop: Shop, mail: Mail) -> Letter | None:
+async def _to_user(shop: Shop, mail: Mail) -> MailContent | None:
     """A message to the address that the account has now."""
     async with shop.stores.pg.read() as read:
         to = await accounts.address(read, mail.user_id) if mail.user_id else None
-    return Letter(to, mail.args) if to else None
+    return MailContent(to, mail.args) if to else None
 
 
-async def _notice(shop: Shop, mail: Mail) -> Letter | None:
+async def _notice(shop: Shop, mail: Mail) -> MailContent | None:
     """The same, of what somebody may do again and again whose address is perhaps not theirs."""
-    letter = await _to_user(shop, mail)
-    return None if letter is None or await _has_enough(shop, mail, letter.to) else letter
+    content = await _to_user(shop, mail)
+    return None if content is None or await _has_enough(shop, mail, content.to) else content
 
 
 KINDS: Mapping[str, Compose] = {

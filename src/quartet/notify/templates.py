@@ -7,17 +7,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from quartet.kernel.money import format_money
-from quartet.notify.model import Written
+from quartet.notify.model import RenderedMail
 
 FOLDER = Path(__file__).with_name("templates")
 _SUBJECT = "Subject: "
 
 
-def write(kind: str, args: dict[str, Any]) -> Written:
+def write(kind: str, args: dict[str, Any]) -> RenderedMail:
     """The e-mail. What people call themselves and things is text, never markup, and no header of its own."""
     first, _, text = _templates().get_template(f"{kind}.txt").render(args).partition("\n")
     html = _templates().get_template(f"{kind}.html").render(args)
-    return Written(" ".join(first.removeprefix(_SUBJECT).split()), text.strip() + "\n", html)
+    return RenderedMail(" ".join(first.removeprefix(_SUBJECT).split()), text.strip() + "\n", html)
 
 
 @cache

@@ -4,13 +4,13 @@
 """
 
 from quartet.orders.model import (
-    GivenBack,
     Guest,
     InsufficientStock,
     InvalidTransition,
     MixedCurrencies,
     Order,
     OrderItem,
+    OrderRefund,
     OverRefund,
     PaymentContested,
     PriceChanged,
@@ -31,17 +31,16 @@ from quartet.orders.store import (
     has_bought,
     lock,
     lock_of_person,
+    order_with_recipient,
     page,
     place,
     place_under_key,
     ship,
-    to_write_of,
 )
 
 __all__ = [
     "NEWEST",
     "Before",
-    "GivenBack",
     "Guest",
     "InsufficientStock",
     "InvalidTransition",
@@ -49,6 +48,7 @@ __all__ = [
     "NewOrderShape",
     "Order",
     "OrderItem",
+    "OrderRefund",
     "OrderShape",
     "OverRefund",
     "PaymentContested",
@@ -65,9 +65,9 @@ __all__ = [
     "has_bought",
     "lock",
     "lock_of_person",
+    "order_with_recipient",
     "page",
     "place",
     "place_under_key",
     "ship",
-    "to_write_of",
 ]

@@ -93,7 +93,7 @@ async def list_orders(  # noqa: PLR0917
 async def claim_orders(shop: ShopDep, principal: Signed, _: NoBody = None) -> Response:
     """Assigns to the account all guest orders with its verified address."""
     async with shop.stores.pg.tx() as tx:
-        email = await accounts.proven_email(tx, principal.user_id)
+        email = await accounts.verified_email(tx, principal.user_id)
         if email is None:
             raise EmailNotVerified()
         return answer(Claimed(claimed=await store.claim(tx, email, principal.user_id)))

@@ -84,7 +84,7 @@ class RefundPart:
 
 
 @dataclass(frozen=True)
-class GivenBack:
+class OrderRefund:
     """A refund as shown with its order; `restocked` if any piece was put back into stock. If the provider could not pay
     it out after all, an entry with the negative amount follows."""
 
@@ -123,7 +123,7 @@ class Order:
     currency: str
     metadata: dict[str, Any]
     payments: tuple[OrderPayment, ...]
-    refunds: tuple[GivenBack, ...]
+    refunds: tuple[OrderRefund, ...]
     history: tuple[Step, ...]
     created_at: datetime
     updated_at: datetime

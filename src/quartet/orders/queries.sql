@@ -10,7 +10,7 @@ FROM place_order_under_key($1, $2, $3, $4, $5, $6, $7, $8, $9);
 -- name: get
 SELECT order_document($1);
 
--- name: to_write_of
+-- name: order_with_recipient
 -- The order, and the present e-mail address of its buyer: the account's, null if that was erased, or the guest's.
 SELECT order_document(o.id) AS document, coalesce(u.email, o.email) AS address
 FROM orders o LEFT JOIN users u ON u.id = o.user_id AND u.erased_at IS NULL WHERE o.id = $1;

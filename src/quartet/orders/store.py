@@ -16,7 +16,6 @@ from quartet.kernel.errors import Invalid, NotFound, Problem, Unauthenticated
 from quartet.orders.model import (
     Contest,
     Counted,
-    GivenBack,
     Guest,
     InsufficientStock,
     InvalidTransition,
@@ -24,6 +23,7 @@ from quartet.orders.model import (
     Order,
     OrderItem,
     OrderPayment,
+    OrderRefund,
     PaymentContested,
     PaymentNotCaptured,
     PaymentRefund,
@@ -109,10 +109,10 @@ async def get(read: Read, order_id: UUID) -> Order:
     return _found(await read.fetchval(q.get, order_id), order_id)
 
 
-async def to_write_of(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
+async def order_with_recipient(read: Read, order_id: UUID) -> tuple[Order, str | None] | None:
     """The order and its buyer's current e-mail address, None if there is none (any more); None if there is no such
     order."""
-    row = await read.fetchrow(q.to_write_of, order_id)
+    row = await read.fetchrow(q.order_with_recipient, order_id)
     return row and (_order(row["document"]), row["address"])
 
 
@@ -215,7 +215,7 @@ def _order(document: dict[str, Any]) -> Order:
         currency=document["currency"],
         metadata=document["metadata"],
         payments=tuple(_payment(payment) for payment in document["payments"] or ()),
-        refunds=tuple(_given_back(each) for each in document["refunds"] or ()),
+        refunds=tuple(_order_refund(each) for each in document["refunds"] or ()),
         history=(placed, *(_history(step) for step in steps)),
         created_at=_at(document["created_at"]),
         updated_at=_at(document["updated_at"]),
@@ -245,9 +245,9 @@ def _payment_refund(refund: dict[str, Any]) -> PaymentRefund:
     return PaymentRefund(**refund | {"id": UUID(refund["id"]), **times})
 
 
-def _given_back(refund: dict[str, Any]) -> GivenBack:
+def _order_refund(refund: dict[str, Any]) -> OrderRefund:
     parts = tuple(RefundPart(**part) for part in refund["items"])
-    return GivenBack(**refund | {"id": UUID(refund["id"]), "at": _at(refund["at"]), "items": parts})
+    return OrderRefund(**refund | {"id": UUID(refund["id"]), "at": _at(refund["at"]), "items": parts})
 
 
 def _history(step: dict[str, Any]) -> Step:

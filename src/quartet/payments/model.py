@@ -36,7 +36,7 @@ class Payment:
     updated_at: datetime
 
     @property
-    def named(self) -> str | None:
+    def provider_id(self) -> str | None:
         """The provider's id of the payment; None until it has one."""
         return None if self.provider_ref == str(self.id) else self.provider_ref
 
@@ -46,7 +46,7 @@ class Payment:
         said = (outcome.cents, outcome.currency)
         return outcome.cents is None or said == (self.amount_cents, self.currency)
 
-    def after(self, outcome: "Outcome", now: datetime) -> "Payment | None":
+    def predicted(self, outcome: "Outcome", now: datetime) -> "Payment | None":
         """A pending payment as it will be once the outcome is recorded, unless something else is recorded first; None
         if that can't be predicted."""
         ref = outcome.provider_ref
@@ -69,7 +69,7 @@ class Completed:
     bought: dict[str, int]
 
     @property
-    def whose(self) -> UUID | str | None:
+    def cart_owner(self) -> UUID | str | None:
         """The owner in the form that `cart.take_bought` takes."""
         return self.user_id or self.guest_cart
 
@@ -142,7 +142,7 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class GiveBack:
+class RefundRequest:
     """The request for a refund. `reference` is our refund's id, refunded at most once; `charge` is our id of the
     payment, `provider_ref` the provider's."""
 
@@ -281,7 +281,7 @@ class WaitsForBuyer(Exception):
         self.payment_id = payment_id
 
 
-class CameOtherwise(Exception):
+class PredictionFailed(Exception):
     """The payment is not in the predicted state: something else was recorded first."""
 
 

@@ -16,7 +16,7 @@ FROM complete_payment_with_answer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) c JOI
 -- name: with_buyer
 SELECT p.*, o.user_id, o.email FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1;
 
--- name: take_to_ask
+-- name: claim_unsettled
 -- Payments to look up at their providers: open ones, and authorizations to be captured or voided, that are due. Each is
 -- given to one worker only: ask_at is advanced before the provider is called, with a backoff of 2 s, doubled each time
 -- up to an hour; but no later than an unpaid order expires, so that a payment made in time is known by then. Payments
@@ -82,8 +82,8 @@ SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE r.payment_id = $1 AND r.reason = 'late' AND r.status = 'pending';
 
--- name: take_refunds_to_ask
--- As take_to_ask, but each is given to no other worker for $3 seconds: of two concurrent requests for one refund, the
+-- name: claim_unsettled_refunds
+-- As claim_unsettled, but each is given to no other worker for $3 seconds: of two concurrent requests for one refund, the
 -- provider may answer one that it failed and the other that it succeeded.
 WITH due AS (
     UPDATE payment_refunds
@@ -107,19 +107,19 @@ RETURNING true;
 -- In batches, so that no sweep blocks other sessions.
 DELETE FROM webhook_events WHERE ctid = ANY (ARRAY(SELECT ctid FROM webhook_events WHERE received_at < $1 LIMIT $2));
 
--- name: made_between
+-- name: payments_between
 -- A page of a provider's payments ordered by time; uses payments_newest.
 SELECT * FROM payments
 WHERE provider = $1 AND created_at < $2 AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5;
 
--- name: given_back_between
+-- name: refunds_between
 -- The same for refunds, by payment_refunds_newest; without those that were made at the provider itself.
 SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND r.reason <> 'elsewhere' AND r.created_at < $2 AND (r.created_at, r.id) > ($3, $4)
 ORDER BY r.created_at, r.id LIMIT $5;
 
--- name: first_made
+-- name: first_payment_at
 SELECT min(created_at) FROM payments WHERE provider = $1;
 
 -- name: known_payments
@@ -131,7 +131,7 @@ SELECT r.*, p.order_id, p.provider, p.provider_ref AS charge_ref, p.currency
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE p.provider = $1 AND (r.id = ANY ($2) OR r.reason = 'elsewhere' AND r.provider_ref = ANY ($3));
 
--- name: is_left
+-- name: is_unresolved
 -- Whether a part of this refund's payment is neither refunded nor in a pending refund, and the client has not repeated
 -- the request since: with the same Idempotency-Key, within the 24 hours for which it is stored.
 SELECT left_of_payment(r.payment_id) > 0

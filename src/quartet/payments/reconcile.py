@@ -13,13 +13,13 @@ from uuid import UUID
 from quartet.payments import store
 from quartet.payments.model import (
     Entry,
-    GiveBack,
     Outcome,
     Payment,
     ProviderAway,
     ProviderError,
     ProviderSilent,
     Refund,
+    RefundRequest,
 )
 from quartet.payments.providers.port import PaymentProvider
 from quartet.stores.postgres import Postgres, Read
@@ -31,7 +31,7 @@ _PAGE = 500
 # A capture or void that is due reaches the provider within seconds; after this long it is stuck.
 _OVERDUE = timedelta(days=1)
 # Statuses at the provider that match each of ours; if money was moved, or is to be, the provider must have a record.
-_THERE = {
+_MATCHING_STATUSES = {
     "pending": ("pending", "failed", "voided"),
     "authorized": ("authorized",),
     "succeeded": ("succeeded",),
@@ -42,12 +42,12 @@ _THERE = {
 _MONEY = ("authorized", "succeeded", "refunded")
 # Statuses that are reported for records unknown here. Pending refunds count: once they succeed, their day has been
 # compared already.
-_NAMED = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
+_REPORTED_STATUSES = {"charge": _MONEY, "refund": (*_MONEY, "pending")}
 
 # How many days later a day is compared again: both sides file a charge or refund under the day it began, whatever
 # becomes of it. A refund can fail after days, an authorization is captured within a month, a dispute is lost after two
 # or three months.
-_AGAIN = (3, 7, 14, 30, 60, 120)
+_REPEATED_AFTER_DAYS = (3, 7, 14, 30, 60, 120)
 
 Theirs = Mapping[tuple[str, str], Entry]
 T = TypeVar("T", Payment, Refund)
@@ -77,8 +77,8 @@ async def days_due(pg: Postgres, name: str, today: date) -> list[date]:
     """The days to compare today: yesterday, and earlier ones again, but of those none before the provider's first
     payment here: its account may be older than the shop."""
     async with pg.read() as read:
-        first = await store.first_made(read, name)
-    again = [today - timedelta(days=back) for back in _AGAIN]
+        first = await store.first_payment_at(read, name)
+    again = [today - timedelta(days=back) for back in _REPEATED_AFTER_DAYS]
     return [
         today - timedelta(days=1),
         *(day for day in again if first is not None and day >= first.astimezone(UTC).date()),
@@ -115,16 +115,20 @@ async def _hour(
             finding = f"{entry.amount_cents} {entry.currency} {entry.status} there beside {first.provider_ref}: twice"
             yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
 
-    async for payment in _each(pg, store.made_between, name, since, until):
+    async for payment in _each(pg, store.payments_between, name, since, until):
         compared.ours += 1
-        for finding in await _compared(payment, _charge(provider, payment, theirs)) or _overdue(payment):
-            yield Difference("charge", str(payment.id), payment.named or "", finding)
-    async for refund in _each(pg, store.given_back_between, name, since, until):
+        for finding in await _compare(payment, _provider_charge(provider, payment, theirs)) or _overdue(payment):
+            yield Difference("charge", str(payment.id), payment.provider_id or "", finding)
+    async for refund in _each(pg, store.refunds_between, name, since, until):
         compared.ours += 1
-        for finding in await _compared(refund, _given_back(provider, refund, theirs)):
+        for finding in await _compare(refund, _provider_refund(provider, refund, theirs)):
             yield Difference("refund", str(refund.id), refund.charge_ref, finding)
         # The requester was told of a refund that failed at once, but not of a failure that the worker found later.
-        if refund.status == "failed" and (refund.reason != "asked" or refund.asked > 0) and await _is_left(pg, refund):
+        if (
+            refund.status == "failed"
+            and (refund.reason != "asked" or refund.asked > 0)
+            and await _is_unresolved(pg, refund)
+        ):
             finding = (
                 f"{refund.amount_cents} {refund.currency} must go back, and the provider can't: give them otherwise"
             )
@@ -137,20 +141,20 @@ async def _hour(
             known = await store.known(read, name, [each for ref, entry in page for each in (ref, entry.provider_ref)])
         for ref, entry in page:
             ours = known.get((entry.kind, ref)) or known.get((entry.kind, entry.provider_ref))
-            for finding in _elsewhere(ours, entry):
+            for finding in _differences_of_other_hours(ours, entry):
                 yield Difference(entry.kind, entry.reference, entry.provider_ref, finding)
 
 
-def _elsewhere(ours: Payment | Refund | None, entry: Entry) -> Iterator[str]:
+def _differences_of_other_hours(ours: Payment | Refund | None, entry: Entry) -> Iterator[str]:
     """What differs between a provider's record and ours, unless ours was already compared in its own hour. A charge or
     refund unknown here that came to nothing is no difference."""
     if ours is None:
-        if entry.status in _NAMED[entry.kind]:
+        if entry.status in _REPORTED_STATUSES[entry.kind]:
             yield f"{entry.amount_cents} {entry.currency} {entry.status} there, unknown here"
         return
     hour = ours.created_at.replace(minute=0, second=0, microsecond=0)
     if entry.status in _MONEY and not hour - _MARGIN <= entry.created_at < hour + _SLICE + _MARGIN:
-        yield from _beside(ours, entry)
+        yield from _differences(ours, entry)
 
 
 def _overdue(payment: Payment) -> Iterator[str]:
@@ -158,18 +162,18 @@ def _overdue(payment: Payment) -> Iterator[str]:
         yield f"is {payment.status} here, and its {payment.due} does not come about"
 
 
-async def _compared(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
+async def _compare(ours: Payment | Refund, counterpart: Awaitable[Entry | None]) -> list[str]:
     """What differs. A provider that refuses to report this record is a difference too, and does not keep the others
     from being compared."""
     try:
-        return list(_beside(ours, await counterpart))
+        return list(_differences(ours, await counterpart))
     except ProviderAway:  # says nothing about this record
         raise
     except ProviderError as refused:
         return [f"{ours.amount_cents} {ours.currency} {ours.status} here, can't be looked up there: {refused}"]
 
 
-def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
+def _differences(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
     """What differs between a record of ours and the provider's."""
     status = ours.status
     if theirs is None:
@@ -181,31 +185,33 @@ def _beside(ours: Payment | Refund, theirs: Entry | None) -> Iterator[str]:
         yield f"is in {ours.currency} here, in {theirs.currency} there"
     elif theirs.amount_cents != ours.amount_cents:
         yield f"is {ours.amount_cents} {ours.currency} here, {theirs.amount_cents} there"
-    if theirs.status not in _THERE[status]:
+    if theirs.status not in _MATCHING_STATUSES[status]:
         yield f"is {status} here, {theirs.status} there"
     elif theirs.status == "succeeded" and theirs.captured_cents != theirs.amount_cents:
         yield f"{theirs.captured_cents} of {theirs.amount_cents} {theirs.currency} were moved there"
 
 
-async def _charge(provider: PaymentProvider, payment: Payment, theirs: Theirs) -> Entry | None:
+async def _provider_charge(provider: PaymentProvider, payment: Payment, theirs: Theirs) -> Entry | None:
     found = theirs.get(("charge", str(payment.id)))
     if found is not None or payment.status not in _MONEY:
         return found
-    return _entry(payment, await provider.look_up(str(payment.id), payment.named))
+    return _entry(payment, await provider.look_up(str(payment.id), payment.provider_id))
 
 
-async def _given_back(provider: PaymentProvider, refund: Refund, theirs: Theirs) -> Entry | None:
+async def _provider_refund(provider: PaymentProvider, refund: Refund, theirs: Theirs) -> Entry | None:
     found = theirs.get(("refund", str(refund.id)))
     if found is not None or not (refund.status in _MONEY or _is_owed(refund)):
         return found
-    asked = GiveBack(str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency)
+    asked = RefundRequest(
+        str(refund.id), str(refund.payment_id), refund.charge_ref, refund.amount_cents, refund.currency
+    )
     return _entry(refund, await provider.look_up_refund(asked))
 
 
-async def _is_left(pg: Postgres, refund: Refund) -> bool:
+async def _is_unresolved(pg: Postgres, refund: Refund) -> bool:
     """False if all of its payment was refunded otherwise or is about to be, or if the refund was requested again."""
     async with pg.read() as read:
-        return await store.is_left(read, refund.id)
+        return await store.is_unresolved(read, refund.id)
 
 
 def _is_owed(ours: Payment | Refund) -> bool:

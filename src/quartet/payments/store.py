@@ -14,7 +14,6 @@ from quartet.kernel.ids import new_id
 from quartet.orders import OverRefund, PaymentContested
 from quartet.payments.model import (
     Bought,
-    CameOtherwise,
     Completed,
     Moved,
     NothingToCapture,
@@ -23,6 +22,7 @@ from quartet.payments.model import (
     Outcome,
     Payment,
     PaymentInProgress,
+    PredictionFailed,
     Refund,
     RefundReason,
     WaitsForBuyer,
@@ -90,7 +90,7 @@ async def complete(
 ) -> Completed:
     """The only step that applies what a provider says: payment, order and stock in one statement. Idempotent; returns
     the payment's current state. `answer` is stored under the key of the request that started the payment, if the
-    payment ends as `Payment.after` predicted; otherwise CameOtherwise is raised and nothing changes.
+    payment ends as `Payment.predicted` says; otherwise PredictionFailed is raised and nothing changes.
     """
     kept = (None, None, None) if answer is None else to_keep(answer)
     with _refusals():
@@ -107,10 +107,10 @@ async def with_buyer(read: Read, payment_id: UUID) -> Bought | None:
     return None if row is None else Bought(_read(Payment, row), row["user_id"], row["email"])
 
 
-async def take_to_ask(tx: Tx, now: datetime, most: int, away: Sequence[str] = ()) -> list[Payment]:
+async def claim_unsettled(tx: Tx, now: datetime, most: int, away: Sequence[str] = ()) -> list[Payment]:
     """Open payments to ask the provider about now, except those of the providers in `away`. Each is leased: no other
     worker gets it for a while."""
-    return [_read(Payment, row) for row in await tx.fetch(q.take_to_ask, now, most, away)]
+    return [_read(Payment, row) for row in await tx.fetch(q.claim_unsettled, now, most, away)]
 
 
 async def is_unwanted(read: Read, payment_id: UUID) -> bool:
@@ -201,9 +201,9 @@ async def settle(tx: Tx, payment_id: UUID, refs: list[str], *, gone: bool, now: 
         return [dict(row) for row in await tx.fetch(q.settle, payment_id, refs, gone, now)]
 
 
-async def is_left(read: Read, refund_id: UUID) -> bool:
+async def is_unresolved(read: Read, refund_id: UUID) -> bool:
     """Whether more of its payment could be refunded than is refunded or promised, and nobody has requested it again."""
-    return bool(await read.fetchval(q.is_left, refund_id))
+    return bool(await read.fetchval(q.is_unresolved, refund_id))
 
 
 async def refund_came_back(tx: Tx, refund_id: UUID, now: datetime) -> None:
@@ -217,9 +217,11 @@ async def late_refund(read: Read, payment_id: UUID) -> Refund | None:
     return None if row is None else _read(Refund, row)
 
 
-async def take_refunds_to_ask(tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str]) -> list[Refund]:
+async def claim_unsettled_refunds(
+    tx: Tx, now: datetime, most: int, lease: timedelta, away: Sequence[str]
+) -> list[Refund]:
     """Pending refunds to process now, likewise leased: no other worker gets them before the lease expires."""
-    rows = await tx.fetch(q.take_refunds_to_ask, now, most, lease.total_seconds(), away)
+    rows = await tx.fetch(q.claim_unsettled_refunds, now, most, lease.total_seconds(), away)
     return [_read(Refund, row) for row in rows]
 
 
@@ -237,19 +239,19 @@ async def sweep_events(tx: Tx, now: datetime) -> None:
 After = tuple[datetime, UUID]
 
 
-async def made_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Payment]:
+async def payments_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Payment]:
     """A provider's payments in order of creation, before `until`."""
-    return [_read(Payment, row) for row in await read.fetch(q.made_between, provider, until, *after, most)]
+    return [_read(Payment, row) for row in await read.fetch(q.payments_between, provider, until, *after, most)]
 
 
-async def given_back_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Refund]:
+async def refunds_between(read: Read, provider: str, until: datetime, after: After, most: int) -> list[Refund]:
     """The same for refunds."""
-    return [_read(Refund, row) for row in await read.fetch(q.given_back_between, provider, until, *after, most)]
+    return [_read(Refund, row) for row in await read.fetch(q.refunds_between, provider, until, *after, most)]
 
 
-async def first_made(read: Read, provider: str) -> datetime | None:
+async def first_payment_at(read: Read, provider: str) -> datetime | None:
     """When the provider's first payment was made."""
-    first: datetime | None = await read.fetchval(q.first_made, provider)
+    first: datetime | None = await read.fetchval(q.first_payment_at, provider)
     return first
 
 
@@ -313,7 +315,7 @@ def _refusal(refused: Violation) -> Exception:
         case "QT029":
             return NotYetPaid(refused.message)
         case "QT027":
-            return CameOtherwise(refused.message)
+            return PredictionFailed(refused.message)
         case "QT030":  # an access token outlives its account by some minutes
             return Unauthenticated(refused.message)
     return refused

@@ -44,7 +44,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
     user = await accounts.confirm_owner(shop, principal, password, device, fresh=FRESH)
     proven = user.email if user.email_verified else None
     now = shop.clock.now()
-    with access.an_admin_stays():
+    with access.last_admin_guard():
         async with shop.stores.pg.tx() as tx:
             # Orders' rows are locked first, as everywhere; then none of their payments can start or end meanwhile.
             await orders.lock_of_person(tx, user.id, proven)
@@ -68,7 +68,7 @@ async def erase(shop: Shop, principal: Principal, password: str | None, device: 
             await outbox.emit(tx, "user.erased", str(user.id), {"user_id": str(user.id)})
     await shop.step("person erased")
     await accounts.refuse_tokens_of(shop, user.id, ended)
-    await access.tell_revoked(shop, keys)
+    await access.publish_revoked_keys(shop, keys)
 
 
 async def forget(shop: Shop, user_id: UUID) -> None:
@@ -86,7 +86,7 @@ async def forget(shop: Shop, user_id: UUID) -> None:
 async def export(shop: Shop, principal: Principal) -> AsyncIterator[bytes]:
     """Everything held about the user as one JSON object, piece by piece: no more than a page of orders and some hundred
     reviews are in memory at once. Raises Unauthenticated and StoreUnavailable before the first piece."""
-    profile, sessions = await accounts.held(shop, principal, _SESSIONS)
+    profile, sessions = await accounts.personal_data(shop, principal, _SESSIONS)
     async with shop.stores.pg.read() as read:
         places = await addresses.of_user(read, principal.user_id)
     lines = await cart.lines(shop.stores.redis, principal.user_id)

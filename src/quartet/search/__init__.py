@@ -5,14 +5,14 @@
 
 from quartet.search.documents import document
 from quartet.search.model import Tier, Wanted
-from quartet.search.service import alike_in_turn, turn_over
+from quartet.search.service import invalidate_answers, similar_products
 from quartet.search.store import (
     abandon_next,
+    add_new_fields,
     alike,
     build_next,
     find,
     fingerprints,
-    former_as_next,
     found_by_ids,
     go_live,
     is_current,
@@ -20,35 +20,35 @@ from quartet.search.store import (
     next_alias,
     next_index,
     prepare,
+    prepare_rollback,
     put,
     stored,
     suggest,
     sums,
-    widen,
 )
 
 __all__ = [
     "Tier",
     "Wanted",
     "abandon_next",
+    "add_new_fields",
     "alike",
-    "alike_in_turn",
     "build_next",
     "document",
     "find",
     "fingerprints",
-    "former_as_next",
     "found_by_ids",
     "go_live",
+    "invalidate_answers",
     "is_current",
     "make_ready",
     "next_alias",
     "next_index",
     "prepare",
+    "prepare_rollback",
     "put",
+    "similar_products",
     "stored",
     "suggest",
     "sums",
-    "turn_over",
-    "widen",
 ]

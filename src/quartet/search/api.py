@@ -11,7 +11,7 @@ from quartet.kernel.errors import Forbidden, Invalid, StoreUnavailable, TooManyR
 from quartet.kernel.texts import composed
 from quartet.search import service, words
 from quartet.search.attributes import attr_filter, combined
-from quartet.search.cache import Ready
+from quartet.search.cache import SearchAnswer
 from quartet.search.model import (
     DEEPEST,
     AttrFilter,
@@ -219,11 +219,11 @@ async def search(
         q, tuple(category or ()), tuple(brand or ()), min_price, max_price, in_stock, min_rating,
         _attr_filters(request), False if cursor is not None and facets is None else facets, sort, page, size, explain,
     )  # fmt: skip
-    said = await merchandising.ruling(shop, q)  # before `_typed_by`: the answer is cached with the rules' stamp
-    ready = await service.answer(
-        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, said=said
+    ruling = await merchandising.ruling(shop, q)  # before `_typed_by`: the answer is cached with the rules' stamp
+    answer = await service.answer(
+        shop, wanted, _written, typed=_typed_by(shop, request), client=client_of(request), cursor=cursor, ruling=ruling
     )
-    return _given(shop, ready).response()
+    return _given(shop, answer).response()
 
 
 @router.get(
@@ -237,19 +237,19 @@ async def suggest(
     """Typeahead: names of published products, categories, and past queries that were searched for several times and
     matched as typed. From the first letter on; from the fourth on with one typo."""
     _refuse_unclear(request, {"q", "size"})
-    beside, said = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
-    ready = await service.suggestions(
-        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=said.hidden
+    beside, ruling = await merchandising.offers(shop, q, size), await merchandising.ruling(shop, q)
+    answer = await service.suggestions(
+        shop, q, size, beside, _offered, typed=_typed_by(shop, request), client=client_of(request), hidden=ruling.hidden
     )
-    return _given(shop, ready).response()
+    return _given(shop, answer).response()
 
 
 def at_hand(shop: Shop, path: str, query: str) -> AtHand | None:
     """The cached answer for exactly this URL, before any parsing: parsing the parameters alone costs more than all the
     rest of a cache hit."""
     typed = _typed(shop, path, query)
-    ready = service.desk(shop).answers.at_hand(typed) if typed is not None else None
-    return None if ready is None else _given(shop, ready)
+    answer = service.search_state(shop).answers.at_hand(typed) if typed is not None else None
+    return None if answer is None else _given(shop, answer)
 
 
 AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
@@ -258,7 +258,7 @@ AT_HAND = {"/search": at_hand, "/search/suggest": at_hand}
 def _typed(shop: Shop, path: str, query: str) -> str | None:
     """The cache key of the URL as it came, with the stamp of the staff's query rules; None when these are due for a
     check."""
-    stamp = merchandising.stamp_of_late(shop)
+    stamp = merchandising.recent_stamp(shop)
     return None if stamp is None else f"{stamp} {path}?{query}"
 
 
@@ -266,12 +266,12 @@ def _typed_by(shop: Shop, request: Request) -> str:
     return _typed(shop, request.scope["path"], request.scope["query_string"].decode("latin-1")) or ""
 
 
-def _given(shop: Shop, ready: Ready) -> AtHand:
-    """The response of a ready answer, recorded in the search log."""
-    if not ready.noted:
-        return AtHand(ready.body)
-    search_id = merchandising.note_search(shop, ready.noted, ready.total, exact=ready.exact)
-    return AtHand(ready.body, ((_SEARCH_ID, search_id.encode()),))
+def _given(shop: Shop, answer: SearchAnswer) -> AtHand:
+    """The response of an answer, recorded in the search log."""
+    if not answer.logged_query:
+        return AtHand(answer.body)
+    search_id = merchandising.note_search(shop, answer.logged_query, answer.total, exact=answer.exact)
+    return AtHand(answer.body, ((_SEARCH_ID, search_id.encode()),))
 
 
 def _attr_filters(request: Request) -> tuple[AttrFilter, ...]:
@@ -307,7 +307,7 @@ def _offered(items: list[dict[str, Any]], beside: service.Beside, degraded: bool
 
 
 def _written(wanted: Wanted, found: Found, further: str | None) -> bytes:
-    text = words.asked(wanted.q)
+    text = words.normalised_query(wanted.q)
     marker = words.Marker(text, loosely=found.tier is not Tier.EXACT) if text else None
     return as_json(
         FoundShape(

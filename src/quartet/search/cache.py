@@ -1,8 +1,8 @@
 """A cache of search answers and suggestions with a TTL of a second: in each process, and in Redis for all processes.
 
 Concurrent requests for the same answer cost one engine call (single-flight). It is made by the first of them whose
-client gets a turn with the engine, since another client's queue may be long; requests that find the call in flight wait
-for its answer and take no turn. The TTL starts when the engine is called, and an answer read from Redis keeps only the
+client gets a slot with the engine, since another client's queue may be long; requests that find the call in flight wait
+for its answer and take no slot. The TTL starts when the engine is called, and an answer read from Redis keeps only the
 rest of it, so that no answer is older than a second. Answers hold nothing of who asked. An answer without hits has a
 fifth of the TTL: somebody may be waiting for the product to appear.
 
@@ -33,49 +33,49 @@ ASKED = Counter("quartet_search_answers", "Searches and suggestions by where the
 _LOCAL, _SHARED, _REDIS, _ENGINE = (ASKED.labels(source) for source in ("process", "joined", "redis", "engine"))
 # In seconds. Redis' clock stands still while it executes a batch of commands; so an answer expires there this much
 # earlier, and can be made anew in time.
-_STANDS_STILL = 0.05
+_EXPIRY_MARGIN = 0.05
 # Bytes that Python needs for an entry beside key and body.
 _OVERHEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class SearchAnswer:
     """An answer: its body, how many products it found in all, and whether it may be cached (`whole`; not if it is
-    partial). `noted`: the query under which it is logged each time it is sent. `exact`: the hits have all words of the
-    query as typed."""
+    partial). `logged_query`: the query under which it is logged each time it is sent. `exact`: the hits have all words
+    of the query as typed."""
 
     body: bytes
     total: int
     whole: bool = True
-    noted: str = ""
+    logged_query: str = ""
     exact: bool = False
 
 
-class Kept:
+class LocalCache:
     """A process's cache: LRU, limited to a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self.bytes = most_bytes, 0
-        self._held: OrderedDict[str, tuple[float, Ready]] = OrderedDict()
+        self._held: OrderedDict[str, tuple[float, SearchAnswer]] = OrderedDict()
         self._renewed: set[str] = set()
 
-    def get(self, key: str) -> Ready | None:
+    def get(self, key: str) -> SearchAnswer | None:
         """The answer, unless it has expired. Shortly before it does, one caller gets a miss, and so renews it before
         all the others have to wait."""
         found = self._held.get(key)
         if found is None or (left := found[0] - monotonic()) <= 0:
             return None
-        if left < _STANDS_STILL and key not in self._renewed:
+        if left < _EXPIRY_MARGIN and key not in self._renewed:
             self._renewed.add(key)
             return None
         self._held.move_to_end(key)
         return found[1]
 
-    def put(self, key: str, ready: Ready, until: float) -> None:
+    def put(self, key: str, answer: SearchAnswer, until: float) -> None:
         """Caches it until then, by the monotonic clock."""
         self._drop(key)
-        self._held[key] = until, ready
-        self.bytes += _weight(key, ready)
+        self._held[key] = until, answer
+        self.bytes += _weight(key, answer)
         while self.bytes > self._most:
             self._drop(next(iter(self._held)))
 
@@ -89,54 +89,54 @@ class Kept:
             self.bytes -= _weight(key, self._held.pop(key)[1])
 
 
-def _weight(key: str, ready: Ready) -> int:
-    return 2 * len(key) + len(ready.body) + _OVERHEAD
+def _weight(key: str, answer: SearchAnswer) -> int:
+    return 2 * len(key) + len(answer.body) + _OVERHEAD
 
 
-Make = Callable[[], Awaitable[Ready]]
-Turn = Callable[[str], AbstractAsyncContextManager[None]]
+Make = Callable[[], Awaitable[SearchAnswer]]
+Slot = Callable[[str], AbstractAsyncContextManager[None]]
 
 
-class Answers:
-    """The cached answers of one shop, by key. `seconds`: their TTL, 0 disables the cache; `turn`: waits for a client's
-    turn with the engine."""
+class AnswerCache:
+    """The cached answers of one shop, by key. `seconds`: their TTL, 0 disables the cache; `slot`: waits for a client's
+    slot with the engine."""
 
-    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, turn: Turn) -> None:
-        self._redis, self._seconds, self._turn = redis, seconds, turn
+    def __init__(self, redis: RedisStore, alias: str, seconds: float, most_bytes: int, slot: Slot) -> None:
+        self._redis, self._seconds, self._slot = redis, seconds, slot
         self._generation_key = f"search:{{{alias}}}:generation"
         self._prefix = f"search:{{{alias}}}:answer:"
-        # `_waiting`: calls without a turn yet, by client and key; `_under_way`: calls to the engine and their start, by
+        # `_waiting`: calls without a slot yet, by client and key; `_under_way`: calls to the engine and their start, by
         # key.
-        self._waiting: dict[tuple[str, str], asyncio.Task[Ready]] = {}
-        self._under_way: dict[str, tuple[float, asyncio.Task[Ready]]] = {}
-        self.kept = Kept(most_bytes)
+        self._waiting: dict[tuple[str, str], asyncio.Task[SearchAnswer]] = {}
+        self._under_way: dict[str, tuple[float, asyncio.Task[SearchAnswer]]] = {}
+        self.local = LocalCache(most_bytes)
 
-    def at_hand(self, typed: str) -> Ready | None:
+    def at_hand(self, typed: str) -> SearchAnswer | None:
         """The cached answer for a URL as it came."""
-        found = self.kept.get(typed) if self._seconds else None
+        found = self.local.get(typed) if self._seconds else None
         if found is not None:
             _LOCAL.inc()
         return found
 
-    async def get(self, key: str, typed: str, noted: str, make: Make, client: str = "") -> Ready:
+    async def get(self, key: str, typed: str, logged_query: str, make: Make, client: str = "") -> SearchAnswer:
         """The answer for the normalised `key`; it is cached under `typed`, the URL as it came, as well. `make` calls
-        the engine, in a turn of the client's. Raises what `make` raises, to all who wait for the same answer, and what
-        the turn raises, to this client."""
+        the engine, in a slot of the client's. Raises what `make` raises, to all who wait for the same answer, and what
+        the slot raises, to this client."""
         if not self._seconds:
-            async with self._turn(client):
-                return replace(await make(), noted=noted)
-        if (found := self.kept.get(key)) is not None:
+            async with self._slot(client):
+                return replace(await make(), logged_query=logged_query)
+        if (found := self.local.get(key)) is not None:
             _LOCAL.inc()
         else:
             found = await self._ask(key, client, make)
-        ready = replace(found, noted=noted)
-        if found is self.kept.get(key):  # not if a newer answer has replaced it
-            self.kept.put(typed, ready, self.kept.until(key))
-        return ready
+        answer = replace(found, logged_query=logged_query)
+        if found is self.local.get(key):  # not if a newer answer has replaced it
+            self.local.put(typed, answer, self.local.until(key))
+        return answer
 
-    async def _ask(self, key: str, client: str, make: Make) -> Ready:
+    async def _ask(self, key: str, client: str, make: Make) -> SearchAnswer:
         """Single-flight: joins the call that is in flight, or starts one."""
-        task = self._with_engine(key) or self._waiting.get((client, key))
+        task = self._in_flight(key) or self._waiting.get((client, key))
         if task is None:
             task = self._waiting[client, key] = asyncio.create_task(self._fetch(key, client, make))
             task.add_done_callback(lambda done: self._ended(key, client, done))
@@ -145,12 +145,12 @@ class Answers:
         # A cancelled waiter must not cancel it for the others.
         return await asyncio.shield(task)
 
-    def _with_engine(self, key: str) -> "asyncio.Task[Ready] | None":
+    def _in_flight(self, key: str) -> "asyncio.Task[SearchAnswer] | None":
         """The engine call in flight for this key, unless it began too long ago to join."""
         began, task = self._under_way.get(key, (0.0, None))
         return task if monotonic() - began <= self._seconds / 2 else None
 
-    def _ended(self, key: str, client: str, task: "asyncio.Task[Ready]") -> None:
+    def _ended(self, key: str, client: str, task: "asyncio.Task[SearchAnswer]") -> None:
         if self._waiting.get((client, key)) is task:
             del self._waiting[client, key]
         if self._under_way.get(key, (0.0, None))[1] is task:
@@ -158,42 +158,42 @@ class Answers:
         if not task.cancelled():
             task.exception()  # consumed: all who waited may have been cancelled
 
-    async def turn(self) -> None:
+    async def invalidate(self) -> None:
         """Starts a new generation, which invalidates everything cached in Redis: the index or the rules have changed.
         Raises StoreUnavailable."""
         await self._redis.call("INCR", self._generation_key)
 
-    async def _fetch(self, key: str, client: str, make: Make) -> Ready:
-        """From Redis, else from the engine in the client's turn; or the result of another client's call meanwhile."""
-        known = self.kept.until(key)
+    async def _fetch(self, key: str, client: str, make: Make) -> SearchAnswer:
+        """From Redis, else from the engine in the client's slot; or the result of another client's call meanwhile."""
+        known = self.local.until(key)
         entry = self._prefix + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         generation, clock, found = await self._look(key, entry)
         if found is not None:
             return found
         looked = monotonic()
-        async with self._turn(client):
+        async with self._slot(client):
             task = self._waiting.pop((client, key))
-            if self.kept.until(key) > known and (found := self.kept.get(key)) is not None:
+            if self.local.until(key) > known and (found := self.local.get(key)) is not None:
                 _LOCAL.inc()
                 return found
-            if (joined := self._with_engine(key)) is None:
+            if (joined := self._in_flight(key)) is None:
                 began = monotonic()
                 self._under_way[key] = began, task  # the current task
                 _ENGINE.inc()
-                ready = await make()
+                answer = await make()
         if joined is not None:
             _SHARED.inc()
             return await joined
-        seconds = self._seconds if ready.total else self._seconds / 5
-        if ready.whole:
-            self.kept.put(key, ready, began + seconds)
-        if ready.whole and clock is not None:
+        seconds = self._seconds if answer.total else self._seconds / 5
+        if answer.whole:
+            self.local.put(key, answer, began + seconds)
+        if answer.whole and clock is not None:
             # An absolute expiry by Redis' own clock, read before: a slow SET does not prolong it.
-            until = clock + int((began - looked + seconds - _STANDS_STILL) * 1000)
-            await self._share(entry, f"{generation}\n{ready.total}\n{ready.exact:d}\n".encode() + ready.body, until)
-        return ready
+            until = clock + int((began - looked + seconds - _EXPIRY_MARGIN) * 1000)
+            await self._share(entry, f"{generation}\n{answer.total}\n{answer.exact:d}\n".encode() + answer.body, until)
+        return answer
 
-    async def _look(self, key: str, entry: str) -> tuple[str, int | None, Ready | None]:
+    async def _look(self, key: str, entry: str) -> tuple[str, int | None, SearchAnswer | None]:
         """The current generation, Redis' clock in milliseconds, and the answer if it is there and has not expired."""
         began = monotonic()
         try:
@@ -202,16 +202,16 @@ class Answers:
             )
         except StoreUnavailable:
             return "", None, None
-        ready = None
+        answer = None
         # A remaining TTL longer than the whole one comes from a clock that was ahead, as before a failover: the age of
         # such an answer is unknown.
         if found is not None and 0 < left <= self._seconds * 1000:
             of, total, exact, body = found.split("\n", 3)
             if of == (generation or ""):
                 _REDIS.inc()
-                ready = Ready(body.encode(), int(total), exact=exact == "1")
-                self.kept.put(key, ready, began + left / 1000)
-        return generation or "", int(clock[0]) * 1000 + int(clock[1]) // 1000, ready
+                answer = SearchAnswer(body.encode(), int(total), exact=exact == "1")
+                self.local.put(key, answer, began + left / 1000)
+        return generation or "", int(clock[0]) * 1000 + int(clock[1]) // 1000, answer
 
     async def _share(self, entry: str, value: bytes, until: int) -> None:
         try:
@@ -227,11 +227,11 @@ class Answers:
 # those. So nothing comes twice whatever changes, a cursor always leads to the same place, and no cursor is bound to a
 # client.
 
-LEAF_SECONDS = 900
+SEEN_IDS_SECONDS = 900
 # Bytes that one process may store within that time: for one client, and for all. Redis holds carts as well, and when it
 # is full there is no room for both. Past the limit, paging falls back to page numbers.
-MOST_OF_ONE = 4_000_000
-MOST_OF_ALL = 32_000_000
+MOST_BYTES_PER_CLIENT = 4_000_000
+MOST_BYTES_IN_ALL = 32_000_000
 # Bytes that Redis needs for an entry beside its value.
 _ENTRY = 200
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -239,7 +239,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _PACKED = " "
 
 
-class Leaves:
+class SeenIds:
     """The ids of earlier pages, by their digest, for the cursors of one shop; the limits are per process."""
 
     def __init__(self, redis: RedisStore, alias: str) -> None:
@@ -249,7 +249,7 @@ class Leaves:
         self._counted: set[str] = set()
         self._all, self._until = 0, 0.0
 
-    async def before(self, digest: str | None) -> tuple[str, ...]:
+    async def load(self, digest: str | None) -> tuple[str, ...]:
         """The ids of the earlier pages; none if they have expired or were never stored: then the page number counts."""
         if digest is None:
             return ()
@@ -259,7 +259,7 @@ class Leaves:
             return ()
         return unpack(held) if held else ()
 
-    async def keep(self, ids: Sequence[str], client: str) -> tuple[str, bool]:
+    async def save(self, ids: Sequence[str], client: str) -> tuple[str, bool]:
         """Stores them; returns their digest, for a cursor, and False if they were not stored because of this client's
         own limit, so that the cursor must not be shared with others. They are not stored either while Redis is down or
         past the limit for all."""
@@ -268,7 +268,7 @@ class Leaves:
         of_his, of_all = self._has_room(digest, client, len(held) + _ENTRY)
         if of_his and of_all:
             try:
-                await self._redis.brief.call("SET", self._key(digest), held, "EX", LEAF_SECONDS)
+                await self._redis.brief.call("SET", self._key(digest), held, "EX", SEEN_IDS_SECONDS)
             except StoreUnavailable:
                 log.warning("pages before not kept")
         return digest, of_his
@@ -279,11 +279,11 @@ class Leaves:
         if monotonic() >= self._until:
             self._taken.clear()
             self._counted.clear()
-            self._all, self._until = 0, monotonic() + LEAF_SECONDS
+            self._all, self._until = 0, monotonic() + SEEN_IDS_SECONDS
         if digest in self._counted:
             return True, True
         taken = self._taken.get(client, 0) + size
-        room = taken <= MOST_OF_ONE, self._all + size <= MOST_OF_ALL
+        room = taken <= MOST_BYTES_PER_CLIENT, self._all + size <= MOST_BYTES_IN_ALL
         if all(room):
             self._taken[client] = taken
             self._counted.add(digest)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from quartet.search.attributes import readings, token
-from quartet.search.model import AttrFilter, Shelves, Wanted
+from quartet.search.model import AttrFilter, CategoryTree, Wanted
 
 Json = dict[str, Any]
 
@@ -30,10 +30,10 @@ def published(now: datetime) -> Json:
     return {"range": {"publishedAt": {"lte": now.isoformat()}}}
 
 
-def by_facet(wanted: Wanted, shelves: Shelves) -> Iterator[tuple[str, Json]]:
+def by_facet(wanted: Wanted, category_tree: CategoryTree) -> Iterator[tuple[str, Json]]:
     """The ticked filters: facet and clause."""
     if wanted.category:
-        yield "category", {"terms": {"category": list(shelves.below(wanted.category))}}
+        yield "category", {"terms": {"category": list(category_tree.below(wanted.category))}}
     if wanted.brand:
         yield "brand", {"terms": {"brand": list(wanted.brand)}}
     if wanted.in_stock is not None:

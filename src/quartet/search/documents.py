@@ -30,11 +30,11 @@ def document(product: Mapping[str, Any]) -> Json | None:
     in_stock = [choice for choice in choices if choice["available"] > 0]
     attrs = tokens_of(choices)
     everything = (product, *product["variants"])
-    named, by = words.kept(name), fold(brand)
+    named, by = words.index_text(name), fold(brand)
     if name.lower().startswith(brand.lower()):
         shown = named
     else:  # a brand without a digit adds no measure
-        shown = words.kept(f"{brand} {name}") if has_digit(by) else f"{by} {named}"
+        shown = words.index_text(f"{brand} {name}") if has_digit(by) else f"{by} {named}"
     more = [*product["tags"], product["category"].replace("-", " "), *words.pairs(fold(name))]
     for choice in everything:
         more += (*words.of_sku(choice["sku"]), *words.of_attrs(choice["attrs"]))
@@ -50,11 +50,11 @@ def document(product: Mapping[str, Any]) -> Json | None:
         "words": {
             "name": named,
             "brand": by,
-            "more": " ".join(dict.fromkeys(map(words.kept_word, more))),
-            "description": words.kept(product["description"]),
+            "more": " ".join(dict.fromkeys(map(words.index_text_cached, more))),
+            "description": words.index_text(product["description"]),
         },
         "suggest": shown,
-        "begun": sorted(words.beginnings(shown)),
+        "begun": sorted(words.word_prefixes(shown)),
         "priceCents": product["priceCents"],
         "rating": product["ratings"]["avg"],
         "attrs": attrs,

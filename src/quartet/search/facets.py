@@ -12,10 +12,10 @@ from quartet.search.clauses import all_of, in_band, published, time_limit, token
 from quartet.search.model import (
     Band,
     Bucket,
+    CategoryTree,
+    CategoryView,
     Facets,
     NumberBand,
-    Shelves,
-    View,
     Wanted,
 )
 from quartet.stores.files import json_file
@@ -34,7 +34,7 @@ _FACET_NAMES = 20
 _FACET_VALUES = 20
 
 
-def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: View | None) -> Json:
+def aggregations(wanted: Wanted, filters: Mapping[str, Json], view: CategoryView | None) -> Json:
     """The aggregations, each under all filters but its own: other brands than the ticked one can still be chosen."""
     field = wanted.attrs_field
     lowest, highest = {"min": {"field": "priceCents"}}, {"max": {"field": "priceCents"}}
@@ -62,7 +62,7 @@ def _values_of(field: str, **which: Any) -> Json:
     return {"terms": {**AGGS["attrs"]["terms"], "field": field, **which}}
 
 
-def _but_in_bands(view: View | None) -> Json:
+def _but_in_bands(view: CategoryView | None) -> Json:
     """For a category in view: room for all its attributes, without those counted in bands, whose many values could
     crowd out the others."""
     if view is None:
@@ -71,10 +71,10 @@ def _but_in_bands(view: View | None) -> Json:
     return {"size": MOST_VALUES, **({"exclude": banded} if view.edges and len(banded) <= LONGEST_EXPRESSION else {})}
 
 
-def _of_one(view: View | None, name: str) -> Json:
+def _of_one(view: CategoryView | None, name: str) -> Json:
     """Restricts the aggregation to this attribute if the category in view has it; any other name may be made up by the
     client."""
-    return {"include": f"{_literally(name)}=.*"} if view and name in view.others else {}
+    return {"include": f"{_literally(name)}=.*"} if view and name in view.other_attrs else {}
 
 
 def _literally(name: str) -> str:
@@ -108,12 +108,14 @@ def _by_facet(aggregations: Mapping[str, Any]) -> dict[str, Json]:
     return found
 
 
-def read(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view: View | None) -> Facets:
+def read(
+    aggregations: Mapping[str, Any], wanted: Wanted, category_tree: CategoryTree, view: CategoryView | None
+) -> Facets:
     """The facets of an answer; with a category in view only its attributes. A ticked value is in its facet even if no
     product has it, so that it can be unticked."""
     by_name = _by_facet(aggregations)
     price = by_name["price"]
-    shown = view.others if view else None
+    shown = view.other_attrs if view else None
     attrs: dict[str, list[Bucket] | list[NumberBand]] = {**_attrs(by_name["attrs"]["attrs"], shown)}
     for name, found in by_name.items():
         own = name.removeprefix("attrs.")
@@ -122,7 +124,7 @@ def read(aggregations: Mapping[str, Any], wanted: Wanted, shelves: Shelves, view
     if view is not None:
         attrs |= {name: bands for name, edges in view.edges.items() if (bands := _bands(by_name, name, edges, wanted))}
     return Facets(
-        category=shelves.with_parents(_buckets(by_name["category"]["category"])),
+        category=category_tree.with_parents(_buckets(by_name["category"]["category"])),
         brand=_brands(by_name["brand"], wanted),
         price=[
             Band(b["key"], _cents(b.get("from")), _cents(b.get("to")), b["doc_count"])
@@ -142,10 +144,10 @@ def _bands(by_name: Mapping[str, Any], name: str, edges: Sequence[float], wanted
     return [band for band in bands if band.count or (band.low, band.high) in ticked]
 
 
-def numbers(shelf: Sequence[str], now: datetime, seconds: float) -> Json:
+def numbers(slugs: Sequence[str], now: datetime, seconds: float) -> Json:
     """A query for all attributes' values in these categories, from which the bands are computed. `seconds`: the
     engine's time limit."""
-    here = all_of([published(now), {"terms": {"category": list(shelf)}}])
+    here = all_of([published(now), {"terms": {"category": list(slugs)}}])
     counted = {"attrs": _values_of("attrs", size=MOST_VALUES)}
     return {"size": 0, "timeout": time_limit(seconds), "query": here, "aggs": counted}
 

@@ -136,14 +136,14 @@ class Facets:
 
 
 @dataclass(frozen=True)
-class Shelves:
+class CategoryTree:
     """The shop's categories by slug: each one's parent, its numeric attributes, and its other ones; and the slugs by
     normalised name."""
 
     parents: Mapping[str, str | None] = field(default_factory=dict)
-    numbers: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    others: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    called: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    numeric_attrs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    other_attrs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    by_name: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def below(self, slugs: Iterable[str]) -> tuple[str, ...]:
         """These and all their descendants."""
@@ -163,11 +163,11 @@ class Shelves:
 
 
 @dataclass(frozen=True)
-class View:
+class CategoryView:
     """The attribute facets of the category in view: the attributes counted value by value, and for the numeric ones
     counted in bands their edges, each band from one edge to below the next. `partial`: the edges are those of a part of
     the products."""
 
-    others: frozenset[str]
+    other_attrs: frozenset[str]
     edges: Mapping[str, tuple[float, ...]]
     partial: bool = False

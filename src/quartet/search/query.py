@@ -17,7 +17,7 @@ from quartet.merchandising import FEWEST_LETTERS, MOST_ALTERNATIVES, Ruling
 from quartet.search import facets, words
 from quartet.search.clauses import all_of, any_of, by_facet, published, time_limit
 from quartet.search.documents import choices_of, tokens_of
-from quartet.search.model import Shelves, Tier, View, Wanted
+from quartet.search.model import CategoryTree, CategoryView, Tier, Wanted
 from quartet.stores.files import json_file
 
 Json = dict[str, Any]
@@ -46,7 +46,7 @@ MOST_SHARED = 50
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextSettings:
     """The shop's text settings: the language (analyzer) of each field and its weight; `seconds`: a search's time
     limit."""
 
@@ -55,7 +55,7 @@ class Reading:
     seconds: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Reading":
+    def of(cls, settings: Settings) -> "TextSettings":
         """From the settings; defaults fill the gaps."""
         languages: dict[str, str] = dict.fromkeys(IN_A_LANGUAGE, settings.search_language)
         languages.update({str(name): language for name, language in settings.search_languages.items()})
@@ -76,41 +76,41 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Told:
+class QueryContext:
     """What a search depends on beside the request: the query's rules by staff and sales, the shop's categories, the one
     in view, and the ids of the products on the earlier pages (if any, the page is the best of the rest, and the page
     number is ignored)."""
 
-    said: Ruling = field(default_factory=Ruling)
-    shelves: Shelves = field(default_factory=Shelves)
-    view: View | None = None
+    ruling: Ruling = field(default_factory=Ruling)
+    category_tree: CategoryTree = field(default_factory=CategoryTree)
+    view: CategoryView | None = None
     seen: tuple[str, ...] = ()
 
 
-def body(wanted: Wanted, tier: Tier, now: datetime, reading: Reading, told: Told) -> Json:
+def body(wanted: Wanted, tier: Tier, now: datetime, text_settings: TextSettings, context: QueryContext) -> Json:
     """The request for one page, matching by one tier."""
-    text = words.asked(wanted.q)
-    either, should = _texts(text, words.article(wanted.q), tier, reading, told) if text else ([], [])
-    filters = dict(by_facet(wanted, told.shelves))
+    text = words.normalised_query(wanted.q)
+    either, should = _texts(text, words.article_number(wanted.q), tier, text_settings, context) if text else ([], [])
+    filters = dict(by_facet(wanted, context.category_tree))
     # With text the filters are a post filter, so that the words alone decide the tier, and filters don't change it.
     after = bool(filters) and (wanted.counts or bool(text))
     asked: Json = {
-        "from": 0 if told.seen else (wanted.page - 1) * wanted.size,
+        "from": 0 if context.seen else (wanted.page - 1) * wanted.size,
         "size": wanted.size,
         "stored_fields": [*QUERY["card"], "description"] if text else QUERY["card"],
         "track_total_hits": True,
-        "timeout": time_limit(reading.seconds),
-        "query": _query(text, either, should, told.said, [published(now), *([] if after else filters.values())]),
+        "timeout": time_limit(text_settings.seconds),
+        "query": _query(text, either, should, context.ruling, [published(now), *([] if after else filters.values())]),
         # Without text there is no relevance: by rating instead.
         "sort": QUERY["sorts"]["-rating" if not text and wanted.sort == "relevance" else wanted.sort],
-        "aggs": facets.aggregations(wanted, filters, told.view) if wanted.counts else {},
+        "aggs": facets.aggregations(wanted, filters, context.view) if wanted.counts else {},
     }
-    if after or told.seen:
-        unseen = [{"bool": {"must_not": [{"terms": {"id": list(told.seen)}}]}}] if told.seen else []
+    if after or context.seen:
+        unseen = [{"bool": {"must_not": [{"terms": {"id": list(context.seen)}}]}}] if context.seen else []
         asked["post_filter"] = all_of([*(filters.values() if after else ()), *unseen])
-    if text and (told.said.pinned or "post_filter" in asked):
+    if text and (context.ruling.pinned or "post_filter" in asked):
         # A pinned product was not necessarily matched by the words.
-        asked["aggs"]["matched"] = {"filter": any_of(either) if told.said.pinned else {"match_all": {}}}
+        asked["aggs"]["matched"] = {"filter": any_of(either) if context.ruling.pinned else {"match_all": {}}}
     if wanted.explain:
         asked["explain"] = True
     return asked
@@ -123,46 +123,48 @@ def matched(found: Json) -> int:
     return int(counted["doc_count"] if counted else found["hits"]["total"]["value"])
 
 
-def _query(text: str, either: list[Json], should: list[Json], said: Ruling, filters: list[Json]) -> Json:
+def _query(text: str, either: list[Json], should: list[Json], ruling: Ruling, filters: list[Json]) -> Json:
     """`either`: at least one of these has to match; `should` only affects the score."""
     whole: Json = {"filter": filters}
     if text:
-        ways = [*either, {"terms": {"id": list(said.pinned)}}] if said.pinned else either
+        ways = [*either, {"terms": {"id": list(ruling.pinned)}}] if ruling.pinned else either
         whole |= {"must": [any_of(ways)], "should": should}
-    query: Json = {"bool": whole | _without(said.hidden)}
-    if said.boosts and text:
-        functions = [{"filter": {"term": {"id": id_}}, "weight": factor} for id_, factor in said.boosts.items()]
+    query: Json = {"bool": whole | _without(ruling.hidden)}
+    if ruling.boosts and text:
+        functions = [{"filter": {"term": {"id": id_}}, "weight": factor} for id_, factor in ruling.boosts.items()]
         query = {"function_score": {"query": query, "functions": functions, "boost_mode": "multiply"}}
-    if said.pinned and text:
+    if ruling.pinned and text:
         query = {
-            "bool": {"must": [query], "should": [_only(id_, 10.0**9 / (n + 1)) for n, id_ in enumerate(said.pinned)]}
+            "bool": {"must": [query], "should": [_only(id_, 10.0**9 / (n + 1)) for n, id_ in enumerate(ruling.pinned)]}
         }
     return query
 
 
-def _texts(text: str, article: str, tier: Tier, reading: Reading, told: Told) -> tuple[list[Json], list[Json]]:
+def _texts(
+    text: str, article: str, tier: Tier, text_settings: TextSettings, context: QueryContext
+) -> tuple[list[Json], list[Json]]:
     """The clauses of which one has to match, and those that only affect the score. `article`: the text as an article
     number."""
-    asked = _within_bounds(text, told.said.alternatives)
-    loosely = _loosely(sum(map(words.count, asked)), reading)
+    asked = _within_bounds(text, context.ruling.alternatives)
+    loosely = _loosely(sum(map(words.count, asked)), text_settings)
     either: list[Json] = [{"term": {"skus": {"value": text, "boost": 100}}}]
     if article:
         either.append({"term": {"skus": {"value": article, "boost": 100}}})
-    if shelf := told.shelves.below(told.shelves.called.get(words.name_of(text), ())):
-        either.append({"terms": {"category": list(shelf), "boost": 100}})
+    if slugs := context.category_tree.below(context.category_tree.by_name.get(words.name_of(text), ())):
+        either.append({"terms": {"category": list(slugs), "boost": 100}})
     if tier is not Tier.EXACT:
         either += _like_a_sku(article or text)
     should: list[Json] = []
     for one in asked:
-        either += list(_matching(one, tier, reading, loosely))
-        should.append(_weighing(one, tier, reading, loosely))
+        either += list(_matching(one, tier, text_settings, loosely))
+        should.append(_weighing(one, tier, text_settings, loosely))
     return either, should
 
 
 def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
     """The text and as many of its synonyms as the limit on words leaves room for."""
     asked, number = [text], words.count(text)
-    for other in map(words.asked, alternatives[:MOST_ALTERNATIVES]):
+    for other in map(words.normalised_query, alternatives[:MOST_ALTERNATIVES]):
         number += words.count(other)
         if number > MOST_WORDS_IN_ALL:
             break
@@ -170,28 +172,28 @@ def _within_bounds(text: str, alternatives: Sequence[str]) -> list[str]:
     return asked
 
 
-def _matching(text: str, tier: Tier, reading: Reading, loosely: Json) -> Iterator[Json]:
+def _matching(text: str, tier: Tier, text_settings: TextSettings, loosely: Json) -> Iterator[Json]:
     if tier is Tier.EXACT:
         # `dis_max`: the best of these counts, not their sum, so that a match as typed gains nothing by a joined pair.
-        ways = [_all_of(one, reading) for one in (text, *words.with_pairs(text))]
+        ways = [_all_of(one, text_settings) for one in (text, *words.with_pairs(text))]
         yield {"dis_max": {"queries": ways}} if len(ways) > 1 else ways[0]
         return
     if tier is Tier.LOOSE:
         yield {"bool": {"should": list(_each(text, loosely, "all")), **MOST}}
     else:
         # The last tier: fuzzy on stems.
-        yield from _each(text, {**loosely, **STEMS_WRONG}, *reading.everywhere)
+        yield from _each(text, {**loosely, **STEMS_WRONG}, *text_settings.everywhere)
     yield {"match_bool_prefix": {"all": {"query": text, "operator": "and", "max_expansions": MOST_SPELLINGS}}}
 
 
-def _all_of(text: str, reading: Reading) -> Json:
-    return {"multi_match": {"query": text, "fields": reading.everywhere, "operator": "and"}}
+def _all_of(text: str, text_settings: TextSettings) -> Json:
+    return {"multi_match": {"query": text, "fields": text_settings.everywhere, "operator": "and"}}
 
 
 def _each(text: str, loosely: Json, *fields: str) -> Iterator[Json]:
     """A clause per word; fuzzy for words in which typos are allowed."""
-    for word in words.apart(text):
-        how = loosely if words.allowed(word) else {}
+    for word in words.split_words(text):
+        how = loosely if words.typos_allowed(word) else {}
         yield {"multi_match": {"query": word, "fields": fields, **MOST, **how}}
 
 
@@ -200,18 +202,18 @@ def _like_a_sku(text: str) -> Iterator[Json]:
         yield {"fuzzy": {"skus": {"value": text, "fuzziness": 1, "max_expansions": MOST_SPELLINGS, "boost": 20}}}
 
 
-def _weighing(text: str, tier: Tier, reading: Reading, loosely: Json) -> Json:
+def _weighing(text: str, tier: Tier, text_settings: TextSettings, loosely: Json) -> Json:
     """The score of a match: the sum over the fields."""
     if tier is Tier.EXACT:
-        return {"multi_match": {"query": text, "type": "most_fields", "fields": reading.weighed}}
-    name = f"words.name.plain^{reading.weights['name']:g}"
+        return {"multi_match": {"query": text, "type": "most_fields", "fields": text_settings.weighed}}
+    name = f"words.name.plain^{text_settings.weights['name']:g}"
     return {"bool": {"should": list(_each(text, {**loosely, "fuzziness": WRONG_IN_NAMES}, name))}}
 
 
-def _loosely(number: int, reading: Reading) -> Json:
+def _loosely(number: int, text_settings: TextSettings) -> Json:
     """The fuzzy parameters for a query of `number` words. Each word expands in the names and in each field of all
     texts; an engine refuses more than 1,024 clauses in all."""
-    places = 1 + len(reading.everywhere)
+    places = 1 + len(text_settings.everywhere)
     return {"fuzziness": FUZZINESS, "max_expansions": min(MOST_SPELLINGS, MOST_CLAUSES // (places * number or 1))}
 
 
@@ -232,7 +234,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
     held = tokens_of(choices_of(product))
     shared: list[Json] = [{"term": {"attrs": text}} for text in held[:MOST_SHARED]]
     shared += [{"term": {"brand": product["brand"]}}] if product["brand"] else []
-    shared += [{"match": {"all": words.asked(" ".join((product["name"], *product["tags"])))}}]
+    shared += [{"match": {"all": words.normalised_query(" ".join((product["name"], *product["tags"])))}}]
     return {
         "size": limit,
         "_source": False,
@@ -252,7 +254,7 @@ def alike(product: Mapping[str, Any], limit: int, now: datetime, seconds: float)
 # --- Typeahead ------------------------------------------------------------------------------------------------------
 
 
-def begun(
+def typeahead(
     q: str, size: int, now: datetime, seconds: float, *, misspelt: bool = False, hidden: Sequence[str] = ()
 ) -> Json | None:
     """The typeahead request: names that contain the words as typed, the last one as a prefix; and names with the words
@@ -261,8 +263,8 @@ def begun(
 
     A query rather than the engines' completion suggester, which can't leave out what is not published yet.
     """
-    text = words.asked(q)
-    whole, last = words.so_far(text)
+    text = words.normalised_query(q)
+    whole, last = words.split_last_word(text)
     asked: Json = {"query": text, "operator": "and"}
     if not misspelt:
         ways: list[Json] = [{"match_bool_prefix": {"suggest": asked}}] if text else []
@@ -287,19 +289,21 @@ def begun(
     }
 
 
-def respelt(wanted: Wanted, asked: Sequence[str], now: datetime, reading: Reading, told: Told) -> Json:
+def respelt(
+    wanted: Wanted, asked: Sequence[str], now: datetime, text_settings: TextSettings, context: QueryContext
+) -> Json:
     """A request that counts the products that match the whole text exactly, pass the filters and are not hidden from
     it, and those that have each of the words `asked`."""
-    ways, _ = _texts(words.asked(wanted.q), "", Tier.EXACT, reading, told)
-    each = {word: _all_of(word, reading) for word in asked}
-    whole = [any_of(ways), *dict(by_facet(wanted, told.shelves)).values()]
+    ways, _ = _texts(words.normalised_query(wanted.q), "", Tier.EXACT, text_settings, context)
+    each = {word: _all_of(word, text_settings) for word in asked}
+    whole = [any_of(ways), *dict(by_facet(wanted, context.category_tree)).values()]
     return {
         "size": 0,
         "track_total_hits": False,
-        "timeout": time_limit(reading.seconds),
+        "timeout": time_limit(text_settings.seconds),
         "query": {"bool": {"filter": [published(now), any_of([*ways, *each.values()])]}},
         "aggs": {
-            "whole": {"filter": {"bool": {"filter": whole, **_without(told.said.hidden)}}},
+            "whole": {"filter": {"bool": {"filter": whole, **_without(context.ruling.hidden)}}},
             "words": {"filters": {"filters": each}},
         },
     }
@@ -311,4 +315,4 @@ def shown(hits: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _spelt(source: Mapping[str, Any]) -> tuple[str, str, str]:
-    return source["name"], source["brand"] or "", words.beginning(source["description"], words.SPELT_BY)
+    return source["name"], source["brand"] or "", words.cut_at_word(source["description"], words.SPELT_BY)

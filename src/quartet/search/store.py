@@ -14,18 +14,18 @@ from quartet.kernel.ids import new_id
 from quartet.kernel.settings import Settings
 from quartet.merchandising import Ruling
 from quartet.search import facets, query, why, words
-from quartet.search.model import DEEPEST, Found, Shelves, Tier, View, Wanted
-from quartet.search.query import Reading, Told
+from quartet.search.model import DEEPEST, CategoryTree, CategoryView, Found, Tier, Wanted
+from quartet.search.query import QueryContext, TextSettings
 from quartet.stores.files import json_file
 from quartet.stores.search import BulkResult, SearchEngine, SearchRefused, is_partial
 
 Json = dict[str, Any]
 
 INDEX: Json = json_file(__file__, "index.json")
-NOTHING = Told()
+NO_CONTEXT = QueryContext()
 Rulings = Callable[[str], Awaitable[Ruling]]
 # With fewer matches than this, the search is repeated by the next, looser tier.
-ENOUGH = 1
+ENOUGH_HITS = 1
 
 
 def definition(settings: Settings) -> Json:
@@ -41,7 +41,7 @@ def definition(settings: Settings) -> Json:
 def _mappings(settings: Settings) -> Json:
     """Each text with its language's analyzer; all texts together once for each language in use."""
     made: Json = deepcopy(INDEX["mappings"])
-    languages = Reading.of(settings).languages
+    languages = TextSettings.of(settings).languages
     for name, language in languages.items():
         made["properties"]["words"]["properties"][name]["analyzer"] = language
     fields = {language: {"type": "text", "analyzer": language} for language in sorted(set(languages.values()))}
@@ -68,29 +68,29 @@ async def prepare(search: SearchEngine, settings: Settings) -> None:
 
 async def is_current(search: SearchEngine, settings: Settings) -> bool:
     """Whether the live index has the current definition; False as well if there is none."""
-    return _are_of_now(await search.mappings(settings.search_alias), settings)
+    return _are_current(await search.mappings(settings.search_alias), settings)
 
 
-def _are_of_now(mappings: Json, settings: Settings) -> bool:
+def _are_current(mappings: Json, settings: Settings) -> bool:
     return bool(mappings.get("_meta", {}).get("definition") == _kind(settings))
 
 
-async def widen(search: SearchEngine, settings: Settings, alias: str) -> bool:
+async def add_new_fields(search: SearchEngine, settings: Settings, alias: str) -> bool:
     """Adds the fields that documents have now to an index of an earlier definition, so that it is kept up to date until
     a rebuild replaces it; it still counts as of the earlier definition. False if it has the current one."""
     held = await search.mappings(alias)
-    if not held or _are_of_now(held, settings):
+    if not held or _are_current(held, settings):
         return False
-    if lacking := _lacking(held["properties"], _mappings(settings)["properties"]):
+    if lacking := _missing_fields(held["properties"], _mappings(settings)["properties"]):
         await search.add_fields(alias, lacking)
     return True
 
 
-def _lacking(held: Json, wanted: Json) -> Json:
+def _missing_fields(held: Json, wanted: Json) -> Json:
     found: Json = {name: field for name, field in wanted.items() if name not in held}
     for name, field in wanted.items():
         parts = held.get(name, {}).get("properties")
-        if parts and "properties" in field and (lacking := _lacking(parts, field["properties"])):
+        if parts and "properties" in field and (lacking := _missing_fields(parts, field["properties"])):
             found[name] = {"properties": lacking}
     return found
 
@@ -119,25 +119,25 @@ async def build_next(search: SearchEngine, settings: Settings) -> str:
     made = definition(settings)
     made["settings"]["index"] |= {"number_of_replicas": 0, "refresh_interval": "-1"}
     aliases = [next_alias(settings), _family(settings)]
-    await _with_way_cleared(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
+    await _set_alias(search, next_alias(settings), lambda: search.create_index(name, made, aliases=aliases))
     return name
 
 
-async def former_as_next(search: SearchEngine, settings: Settings) -> str:
+async def prepare_rollback(search: SearchEngine, settings: Settings) -> str:
     """For a rollback: points the next alias at the previously live index; returns its name. Raises Conflict if there is
     none, or if it could not be kept up to date: it is red, or has another definition than the current one."""
     await abandon_next(search, settings)
     former = await search.alias_target(former_alias(settings))
     if former is None:
         raise Conflict("no former index is kept")
-    if not _are_of_now(await search.mappings(former), settings):
+    if not _are_current(await search.mappings(former), settings):
         raise Conflict("the former index was made by another version of the shop: go back with that version")
     if await search.is_red(former):
         raise Conflict("a part of the former index is on no node")
     # An operator may have closed it to writes.
     await search.change_settings(former, {"blocks": {"write": None, "read_only": None}})
     body = {"actions": [{"add": {"index": former, "alias": next_alias(settings)}}]}
-    await _with_way_cleared(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
+    await _set_alias(search, next_alias(settings), lambda: search.request("POST", "/_aliases", body=body))
     return former
 
 
@@ -145,15 +145,15 @@ async def next_index(search: SearchEngine, settings: Settings) -> str | None:
     """The index behind the next alias, if it has the current definition, and is not red: until `make_ready` it has no
     replicas, so a part of it is gone with its node."""
     index = await search.alias_target(next_alias(settings))
-    if index is None or not _are_of_now(await search.mappings(index), settings):
+    if index is None or not _are_current(await search.mappings(index), settings):
         return None
     return None if await search.is_red(index) else index
 
 
-async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
+async def _set_alias(search: SearchEngine, alias: str, put: Callable[[], Awaitable[object]]) -> None:
     """Calls `put`, which sets the alias; retries if an index of the alias' name was created in between."""
     for tries_left in reversed(range(5)):
-        await _clear_the_way(search, alias)
+        await _delete_index_in_the_way(search, alias)
         try:
             await put()
             return
@@ -162,7 +162,7 @@ async def _with_way_cleared(search: SearchEngine, alias: str, put: Callable[[], 
                 raise
 
 
-async def _clear_the_way(search: SearchEngine, alias: str) -> None:
+async def _delete_index_in_the_way(search: SearchEngine, alias: str) -> None:
     """Deletes an empty index that has the alias' name: engines create one for a late delete of a document if the alias
     was removed just before."""
     try:
@@ -290,7 +290,7 @@ def _within(low: int, high: int) -> Json:
 
 
 async def _nothing(_: str) -> Ruling:
-    return NOTHING.said
+    return NO_CONTEXT.ruling
 
 
 async def find(
@@ -298,33 +298,37 @@ async def find(
     settings: Settings,
     wanted: Wanted,
     now: datetime,
-    told: Told = NOTHING,
+    context: QueryContext = NO_CONTEXT,
     *,
-    ruling: Rulings = _nothing,
+    ruling_of: Rulings = _nothing,
 ) -> Found:
-    """One page of products, by the first tier that finds enough. `ruling`: gives the rules for another spelling that
+    """One page of products, by the first tier that finds enough. `ruling_of`: gives the rules for another spelling that
     may be offered. Raises StoreUnavailable."""
-    reading, took = Reading.of(settings), 0
+    text_settings, took = TextSettings.of(settings), 0
     for tier in Tier:
-        found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, reading, told))
+        found = await _shown(search, settings.search_alias, query.body(wanted, tier, now, text_settings, context))
         took += found["took"]
-        if not words.asked(wanted.q) or query.matched(found) >= ENOUGH:
+        if not words.normalised_query(wanted.q) or query.matched(found) >= ENOUGH_HITS:
             break
     hits = found["hits"]["hits"]
     if wanted.explain:
         for hit in hits:
-            hit["_why"] = why.reasons(hit["_explanation"], hit["_id"], tier, reading, told.said)
-    total = found["hits"]["total"]["value"] + len(told.seen)
+            hit["_why"] = why.reasons(hit["_explanation"], hit["_id"], tier, text_settings, context.ruling)
+    total = found["hits"]["total"]["value"] + len(context.seen)
     offered = None
     if tier is not Tier.EXACT:
-        offered = await _respelt(search, settings, wanted, now, hits=hits, shelves=told.shelves, ruling=ruling)
+        offered = await _respelt(
+            search, settings, wanted, now, hits=hits, category_tree=context.category_tree, ruling_of=ruling_of
+        )
     return Found(
         total=total,
         hits=hits,
-        facets=facets.read(found["aggregations"], wanted, told.shelves, told.view) if wanted.counts else None,
+        facets=facets.read(found["aggregations"], wanted, context.category_tree, context.view)
+        if wanted.counts
+        else None,
         did_you_mean=[offered] if offered else [],
         tier=tier,
-        partial=is_partial(found) or bool(told.view and told.view.partial),
+        partial=is_partial(found) or bool(context.view and context.view.partial),
         took_ms=took,
     )
 
@@ -351,17 +355,17 @@ async def _respelt(
     now: datetime,
     *,
     hits: Sequence[Json],
-    shelves: Shelves,
-    ruling: Rulings,
+    category_tree: CategoryTree,
+    ruling_of: Rulings,
 ) -> str | None:
     """A spelling suggestion: the words that no product has are replaced by similar words from the hits. None unless the
     engine then finds a product with all words that passes the filters."""
-    text, reading = words.asked(wanted.q), Reading.of(settings)
+    text, text_settings = words.normalised_query(wanted.q), TextSettings.of(settings)
     spellings = words.respellings(text, query.shown(hits))
     while spellings:
         offered = words.respelt(text, spellings)
-        told = Told(await ruling(offered), shelves)
-        body = query.respelt(replace(wanted, q=offered), list(spellings), now, reading, told)
+        context = QueryContext(await ruling_of(offered), category_tree)
+        body = query.respelt(replace(wanted, q=offered), list(spellings), now, text_settings, context)
         try:
             counted = (await search.search_all(settings.search_alias, body))["aggregations"]
         except StoreUnavailable:  # down or out of time only now: the search itself has its answer
@@ -374,14 +378,16 @@ async def _respelt(
     return None
 
 
-async def view(search: SearchEngine, settings: Settings, shelves: Shelves, slug: str, now: datetime) -> View:
+async def view(
+    search: SearchEngine, settings: Settings, category_tree: CategoryTree, slug: str, now: datetime
+) -> CategoryView:
     """How the attributes of a category and its descendants are counted. Raises StoreUnavailable."""
-    shelf = shelves.below([slug])
-    others = frozenset[str]().union(*(shelves.others.get(one, ()) for one in shelf))
-    numbers = frozenset[str]().union(*(shelves.numbers.get(one, ()) for one in shelf)) - others
-    found = await search.search(settings.search_alias, facets.numbers(shelf, now, settings.search_seconds))
+    slugs = category_tree.below([slug])
+    other_attrs = frozenset[str]().union(*(category_tree.other_attrs.get(one, ()) for one in slugs))
+    numbers = frozenset[str]().union(*(category_tree.numeric_attrs.get(one, ()) for one in slugs)) - other_attrs
+    found = await search.search(settings.search_alias, facets.numbers(slugs, now, settings.search_seconds))
     edges = facets.edges(found["aggregations"], numbers)
-    return View(others | numbers - edges.keys(), edges, is_partial(found))
+    return CategoryView(other_attrs | numbers - edges.keys(), edges, is_partial(found))
 
 
 async def suggest(
@@ -397,7 +403,7 @@ async def suggest(
     """Typeahead: names that match as typed, `{text, slug}`; if there are none, and not `strictly`, those with a typo.
     `hidden`: products to leave out. And False if the engine ran out of time, so that the answer is partial."""
     for misspelt in (False,) if strictly else (False, True):  # a fuzzy word costs several times as much as an exact one
-        if asked := query.begun(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
+        if asked := query.typeahead(q, size, now, settings.search_seconds, misspelt=misspelt, hidden=hidden):
             found = await _shown(search, settings.search_alias, asked)
             hits, whole = found["hits"]["hits"], not is_partial(found)
             if hits or not whole:

@@ -10,7 +10,7 @@ from typing import Any
 
 from quartet.merchandising import Ruling
 from quartet.search.model import Reason, Tier
-from quartet.search.query import Reading
+from quartet.search.query import TextSettings
 
 Json = dict[str, Any]
 
@@ -25,26 +25,26 @@ _TERM = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _NAMES))})(?:\.[a-z]+)
 _SUMS = re.compile(r"sum of:|max plus .* times others of:")
 
 
-def reasons(explained: Json, id_: str, tier: Tier, reading: Reading, said: Ruling) -> list[Reason]:
+def reasons(explained: Json, id_: str, tier: Tier, text_settings: TextSettings, ruling: Ruling) -> list[Reason]:
     """The reasons for one hit: the pin first, then the boost by sales, then the matches, highest score first. The
     matches' scores add up to the hit's score before the boost; a pinned product's score means nothing."""
-    pinned, raised = id_ in said.pinned, said.boosts.get(id_, 1.0)
+    pinned, raised = id_ in ruling.pinned, ruling.boosts.get(id_, 1.0)
     found: list[Reason] = []
     if pinned:
-        place = said.pinned.index(id_) + 1
+        place = ruling.pinned.index(id_) + 1
         found.append(Reason("pinned", f"pinned by staff, in place {place}"))
     if raised != 1:
         found.append(Reason("sells", f"sells well for this query: ×{raised:g}", factor=raised))
-    matching = [_matches(terms, score, tier, reading) for terms, score in _parts(explained, pinned, raised)]
+    matching = [_matches(terms, score, tier, text_settings) for terms, score in _parts(explained, pinned, raised)]
     return found + sorted(matching, key=lambda reason: -(reason.score or 0))
 
 
-def _matches(terms: Mapping[str, str], score: float, tier: Tier, reading: Reading) -> Reason:
+def _matches(terms: Mapping[str, str], score: float, tier: Tier, text_settings: TextSettings) -> Reason:
     found = " ".join(dict.fromkeys(" ".join(terms.values()).split()))
     if len(terms) > 1:  # the engine does not report which of these fields matched
         return Reason("matches", f"has “{found}” in one field or more", None, found, None, score)
     [name] = terms
-    factor = reading.weights.get("name" if name == "exact" and tier is not Tier.EXACT else name)
+    factor = text_settings.weights.get("name" if name == "exact" and tier is not Tier.EXACT else name)
     times = "" if factor is None else f", ×{factor:g}"
     return Reason("matches", f"has “{found}” in {name}{times}", name, found, factor, score)
 

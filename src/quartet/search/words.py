@@ -41,7 +41,7 @@ def measures_of(whole: str, part: str | None, unit: str) -> Iterator[str]:
         yield measure(whole, None, unit)
 
 
-def kept(text: str) -> str:
+def index_text(text: str) -> str:
     """A text for the index: as written, without accents, and its measures appended as one word each."""
     folded = fold(text)
     if not has_digit(folded):  # most texts: searching for measures costs more than all else done for a product
@@ -53,15 +53,15 @@ def kept(text: str) -> str:
     return " ".join([folded, *(one for one in dict.fromkeys(measures) if one not in words)])
 
 
-def kept_word(text: str) -> str:
+def index_text_cached(text: str) -> str:
     """The same, cached, for texts that many products share: a tag, a category, an attribute's value."""
-    return _kept_short(text) if len(text) <= LONGEST_WORD else kept(text)
+    return _index_text_short(text) if len(text) <= LONGEST_WORD else index_text(text)
 
 
-_kept_short = lru_cache(maxsize=20_000)(kept)
+_index_text_short = lru_cache(maxsize=20_000)(index_text)
 
 
-def asked(text: str) -> str:
+def normalised_query(text: str) -> str:
     """The normalised query, cut to the words that a search uses: the same for all ways to type the same words."""
     text = joined(text)
     ends = [word.end() for word in _PART.finditer(text)]
@@ -69,20 +69,20 @@ def asked(text: str) -> str:
     return " ".join(word[:LONGEST_WORD] for word in text.split())
 
 
-def article(text: str) -> str:
-    """The text as an article number, if `asked` makes something else of it: `TEE-001-M` does not mean 001 metres. Else
-    ""."""
+def article_number(text: str) -> str:
+    """The text as an article number, if `normalised_query` makes something else of it: `TEE-001-M` does not mean 001
+    metres. Else ""."""
     number = text.strip().lower()[:LONGEST_WORD]
     plain = number.isascii() and has_digit(number) and " " not in number
-    return number if plain and number != asked(text) else ""
+    return number if plain and number != normalised_query(text) else ""
 
 
-def beginnings(text: str) -> set[str]:
+def word_prefixes(text: str) -> set[str]:
     """The prefixes of the text's words, 3 to 12 letters long, to match a word with a typo that is still being typed."""
-    return set().union(*map(_begun, _WORD.findall(text)))
+    return set().union(*map(_prefixes, _WORD.findall(text)))
 
 
-def so_far(text: str) -> tuple[str, str]:
+def split_last_word(text: str) -> tuple[str, str]:
     """The completed words, and the last word, which is still being typed; a hyphen separates them as a space does."""
     found = list(_WORD.finditer(text))
     if not found:
@@ -91,7 +91,7 @@ def so_far(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=10_000)  # a catalog's names share their words
-def _begun(word: str) -> tuple[str, ...]:
+def _prefixes(word: str) -> tuple[str, ...]:
     return tuple(word[:length] for length in range(3, min(len(word), LONGEST_BEGINNING) + 1))
 
 
@@ -122,23 +122,23 @@ def _singular(word: str, ies: str = "y") -> str:
 
 def name_of(text: str) -> str:
     """A normal form of a name: the same for `Bags & Purses` and `bag-purse`, for `Hoodies`, `hoodie` and `hoody`."""
-    name = " ".join(_WORD.findall(asked(text)))
+    name = " ".join(_WORD.findall(normalised_query(text)))
     return name if name in _OWN else " ".join(_IE.sub("y", _singular(word)) for word in name.split())
 
 
-def apart(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The single words, a measure being one; a single empty word if there are none."""
     return [word for word in _BREAK.split(text) if _PART.search(word)] or [""]
 
 
 def pairs(text: str) -> Iterator[str]:
     """Every two neighbouring words joined: a `door mat` is a doormat."""
-    return (one + other for one, other in pairwise(apart(text)) if one.isalpha() and other.isalpha())
+    return (one + other for one, other in pairwise(split_words(text)) if one.isalpha() and other.isalpha())
 
 
 def with_pairs(text: str) -> Iterator[str]:
     """For every two neighbouring words, the text with them joined; none for a long text, which is specific enough."""
-    parts = apart(text)
+    parts = split_words(text)
     if len(parts) <= MOST_PARTED:
         for n, (one, other) in enumerate(pairwise(parts)):
             if one.isalpha() and other.isalpha():
@@ -153,13 +153,13 @@ def of_attrs(attrs: Mapping[str, Any]) -> Iterator[str]:
         unit = UNITS.get(last) if about else None
         for value in held if isinstance(held, list) else [held]:
             if isinstance(value, str):
-                yield kept_word(value)
+                yield index_text_cached(value)
             elif value is True:
-                yield kept_word(name.replace("_", " "))
+                yield index_text_cached(name.replace("_", " "))
             elif unit and isinstance(value, (int, float)) and value is not False:
                 whole, _, part = f"{value:.3f}".partition(".")
                 yield from measures_of(whole, part, unit)
-                yield kept_word(about.replace("_", " "))
+                yield index_text_cached(about.replace("_", " "))
 
 
 _BORDER = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+")
@@ -203,7 +203,7 @@ def _seen_to_differ(one: str, other: str, most: int) -> bool:
     return (these & ~those).bit_count() > most or (those & ~these).bit_count() > most
 
 
-def allowed(word: str) -> int:
+def typos_allowed(word: str) -> int:
     """How many typos are allowed in a word: none in a number with its unit, which would be another number."""
     return 0 if len(word) < 3 or word[0].isdigit() else 1 if len(word) < 8 else 2
 
@@ -235,7 +235,7 @@ class Marker:
         self._stems = {_stem(word) for word in self._words}
         self._measures = {word for word in self._words if word[0].isdigit()}
         self._loosely = loosely
-        self._allowed = {word: allowed(word) for word in self._words}
+        self._allowed = {word: typos_allowed(word) for word in self._words}
         self._compared: dict[str, bool] = {}  # the texts of one answer share many words
 
     def _hit(self, word: str) -> bool:
@@ -261,7 +261,7 @@ class Marker:
     def part(self, text: str) -> str | None:
         """The same for an excerpt around the first match; only the beginning of a long text is read, and nothing after
         the excerpt."""
-        text = beginning(text, MOST_READ)
+        text = cut_at_word(text, MOST_READ)
         spans = self._spans(text)
         if (first := next(spans, None)) is None:
             return None
@@ -287,7 +287,7 @@ class Marker:
         yield from merge(measures, ((a, b) for a, b in words if not any(c <= a < d for c, d in measures)))
 
 
-def beginning(text: str, most: int) -> str:
+def cut_at_word(text: str, most: int) -> str:
     """The first `most` characters of a text, cut at a space if there is one in the second half."""
     if len(text) <= most:
         return text
@@ -314,7 +314,7 @@ def respellings(query: str, texts: Iterable[str]) -> dict[str, str]:
     stems = {_stem(word) for word in there}
     found = {}
     for word in dict.fromkeys(_WORD.findall(query)):
-        most = allowed(word)
+        most = typos_allowed(word)
         if word in there or _stem(word) in stems or most == 0:
             continue
         near = [(distance(word, other, most), -n, other) for other, n in there.items() if not other.isdigit()]

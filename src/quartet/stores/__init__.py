@@ -18,7 +18,7 @@ from quartet.stores.reports import AT_ONCE, report
 from quartet.stores.search import SearchEngine
 
 Found = TypeVar("Found")
-Kept = TypeVar("Kept")
+Singleton = TypeVar("Singleton")
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Stores:
     search: SearchEngine
     replica: Postgres | None = None
     _reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-    _kept: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _singletons: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def kept(self, kind: Callable[..., Kept], *made_of: Any) -> Kept:
+    def singleton(self, kind: Callable[..., Singleton], *made_of: Any) -> Singleton:
         """An object that this process holds along with these stores, one of each class, created at first use."""
-        found: Kept | None = self._kept.get(kind)
+        found: Singleton | None = self._singletons.get(kind)
         if found is None:
-            found = self._kept[kind] = kind(*made_of)
+            found = self._singletons[kind] = kind(*made_of)
         return found
 
     async def report(self, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:

@@ -11,12 +11,12 @@ from quartet.stores.guard import STATES, Guard
 
 
 class Breakers(Collector):
-    """Metrics of the stores' guards, and of those `beside` them: by name, of which the newest counts."""
+    """Metrics of the stores' guards, and of `others` by name, of which the newest counts."""
 
     guards: Sequence[Guard] = ()
 
     def __init__(self) -> None:
-        self.beside: WeakValueDictionary[str, Guard] = WeakValueDictionary()
+        self.others: WeakValueDictionary[str, Guard] = WeakValueDictionary()
 
     def collect(self) -> Iterator[Metric]:
         states = GaugeMetricFamily(
@@ -33,7 +33,7 @@ class Breakers(Collector):
             "Calls not sent: breaker open, every place taken (full), or who asked could do without (doubtful).",
             labels=["store", "why"],
         )
-        for guard in (*self.guards, *self.beside.values()):
+        for guard in (*self.guards, *self.others.values()):
             for state in STATES:
                 states.add_metric([guard.store, state], state == guard.state)
             openings.add_metric([guard.store], guard.openings)
@@ -47,8 +47,8 @@ BREAKERS = Breakers()
 REGISTRY.register(BREAKERS)
 
 
-def beside(guard: Guard) -> Guard:
+def register(guard: Guard) -> Guard:
     """Registers a guard other than a store's, such as a payment provider's or the mail server's, and returns it. It is
     reported as long as the object is referenced."""
-    BREAKERS.beside[guard.store] = guard
+    BREAKERS.others[guard.store] = guard
     return guard

@@ -21,10 +21,10 @@ Address = tuple[str, int]
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 # Redirects that a command follows at most. Two do if a key moves; more are needed only while slots are redistributed.
-MOST_MOVES = 5
+MAX_REDIRECTS = 5
 # While a slot is being moved, a command's keys may be split between two servers, and the new one can't say of any key
 # that it does not exist (TRYAGAIN). The command is retried at this interval, for as long as a call may take.
-AGAIN_SECONDS = 0.02
+TRY_AGAIN_SECONDS = 0.02
 
 _OF_ANY = frozenset({"PING", "INFO", "TIME", "CLUSTER"})
 _OF_ALL = frozenset({"KEYS", "FLUSHDB"})
@@ -45,58 +45,58 @@ class Cluster:
         self._seeds = [(each.hostname or "", each.port or 6379) for each in map(_host, hosts.split(","))]
         self._servers: dict[Address, resp.Server] = {}
         self._owners: list[Address | None] = []
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def send(self, commands: Sequence[Command]) -> "list[asyncio.Future[Any]]":
-        """Sends the commands; returns a future of each reply, in order. Raises Gone, and Refused if no server accepts
-        the login."""
+        """Sends the commands; returns a future of each reply, in order. Raises ConnectionLost, and Refused if no server
+        accepts the login."""
         if not self._owners:
-            await self._look()
+            await self._refresh_slot_map()
         return [self._ask_at_once(command) or _reply_of(self._ask(command)) for command in commands]
 
     async def receive(
         self, commands: Sequence[Command], replies: "Sequence[asyncio.Future[Any]]", brief: bool
     ) -> list[Any]:
         """The replies, after redirects, in which errors are `Refused` objects. `brief`: the caller has a fallback.
-        Raises Gone, Refused."""
+        Raises ConnectionLost, Refused."""
         loop = asyncio.get_running_loop()
         # A caller with a fallback does not wait for a slot to be moved.
         until = 0.0 if brief else loop.time() + resp.CALL_SECONDS
         found = []
         for command, reply in zip(commands, replies, strict=True):
-            said = await self._followed(command, reply)
-            while _is_torn(said) and loop.time() < until:
-                await asyncio.sleep(AGAIN_SECONDS)
-                said = await self._followed(command, await self._ask_owner(command))
+            said = await self._after_redirects(command, reply)
+            while _is_try_again(said) and loop.time() < until:
+                await asyncio.sleep(TRY_AGAIN_SECONDS)
+                said = await self._after_redirects(command, await self._ask_owner(command))
             found.append(said)
         return found
 
     async def each(self, command: Command) -> list[Any]:
-        """The reply of every master. Raises Gone, Refused."""
+        """The reply of every master. Raises ConnectionLost, Refused."""
         if not self._owners:
-            await self._look()
+            await self._refresh_slot_map()
         return [await (await self._server(each).open()).ask(command) for each in self._masters()]
 
     async def probe(self) -> None:
-        """Returns when any server answers. Raises Gone, Refused."""
-        error: Exception = resp.Gone()
+        """Returns when any server answers. Raises ConnectionLost, Refused."""
+        error: Exception = resp.ConnectionLost()
         asked = [asyncio.create_task(resp.Server(self._at(address)).probe()) for address in self._known()]
         try:
             for answer in asyncio.as_completed(asked):  # in parallel: one may hang while others answer
                 try:
                     return await answer
-                except (resp.Gone, resp.Refused) as its:
+                except (resp.ConnectionLost, resp.Refused) as its:
                     error = its
         finally:
             for each in asked:
-                each.add_done_callback(resp.seen)
+                each.add_done_callback(resp.retrieve_exception)
                 each.cancel()
         raise error
 
     def close(self) -> None:
         """Closes all connections."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         for server in self._servers.values():
             server.close()
 
@@ -108,48 +108,48 @@ class Cluster:
         server = self._servers.get(address) if address else None
         return server.opened.ask(command) if server and server.opened else None
 
-    async def _followed(self, command: Command, reply: "asyncio.Future[Any]") -> Any:
+    async def _after_redirects(self, command: Command, reply: "asyncio.Future[Any]") -> Any:
         """The reply; if that is a redirect, the reply of the server that it names."""
         try:
             said = await reply
-        except resp.Gone:
-            self._look_soon()
+        except resp.ConnectionLost:
+            self._start_refresh()
             raise
-        moved = _moved(said)
-        return said if moved is None else await self._follow(command, *moved)
+        redirect = _redirect_of(said)
+        return said if redirect is None else await self._follow_redirects(command, *redirect)
 
     async def _ask(self, command: Command) -> Any:
         if _name(command) in _OF_ALL:
             return await self._ask_all(command)
         if _name(command) == "SCAN":
             return await self._scan(command)
-        return await self._followed(command, await self._ask_owner(command))
+        return await self._after_redirects(command, await self._ask_owner(command))
 
     async def _ask_owner(self, command: Command) -> "asyncio.Future[Any]":
         """Sends the command to its slot's owner; returns a future of the reply."""
         owner = self._owner(command)
         try:
             opened = await self._server(owner).open()
-        except resp.Gone:  # nothing was sent yet, so another server may be asked, if the slot has a new owner
-            await self._look()
+        except resp.ConnectionLost:  # nothing was sent yet, so another server may be asked, if the slot has a new owner
+            await self._refresh_slot_map()
             if self._owner(command) == owner:
                 raise
             opened = await self._server(self._owner(command)).open()
         return opened.ask(command)
 
-    async def _follow(self, command: Command, address: Address, for_good: bool) -> Any:
-        for _ in range(MOST_MOVES):
+    async def _follow_redirects(self, command: Command, address: Address, for_good: bool) -> Any:
+        for _ in range(MAX_REDIRECTS):
             if for_good:
                 self._owners[_slot(command)] = address
-                self._look_soon()
+                self._start_refresh()
             opened = await self._server(address).open()
             if not for_good:
                 opened.ask(("ASKING",))
             said = await opened.ask(command)
-            moved = _moved(said)
-            if moved is None:
+            redirect = _redirect_of(said)
+            if redirect is None:
                 return said
-            address, for_good = moved
+            address, for_good = redirect
         return said
 
     async def _ask_all(self, command: Command) -> Any:
@@ -175,7 +175,7 @@ class Cluster:
     def _owner(self, command: Command) -> Address:
         owner = self._owners[_slot(command)]
         if owner is None:  # no server owns this slot
-            raise resp.Gone
+            raise resp.ConnectionLost
         return owner
 
     def _masters(self) -> list[Address]:
@@ -186,7 +186,7 @@ class Cluster:
         opened = [address for address, server in self._servers.items() if server.opened]
         return list(dict.fromkeys([*opened, *self._servers, *self._seeds]))
 
-    def _part_with_others(self) -> None:
+    def _drop_former_servers(self) -> None:
         """Forgets servers that are no longer in the slot map: if servers restart under new addresses, the old ones
         would be tried for ever."""
         needed = {*self._masters(), *self._seeds}
@@ -203,33 +203,33 @@ class Cluster:
     def _at(self, address: Address) -> dict[str, Any]:
         return {**self._where, "host": address[0], "port": address[1]}
 
-    async def _look(self) -> None:
-        """Reads the slot map, once for all concurrent callers. Raises Gone, Refused."""
-        await asyncio.shield(self._look_soon())
+    async def _refresh_slot_map(self) -> None:
+        """Reads the slot map, once for all concurrent callers. Raises ConnectionLost, Refused."""
+        await asyncio.shield(self._start_refresh())
 
-    def _look_soon(self) -> "asyncio.Task[None]":
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._ask_who_has_what())
-            self._looking.add_done_callback(resp.seen)
-        return self._looking
+    def _start_refresh(self) -> "asyncio.Task[None]":
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._read_slot_map())
+            self._refreshing.add_done_callback(resp.retrieve_exception)
+        return self._refreshing
 
-    async def _ask_who_has_what(self) -> None:
+    async def _read_slot_map(self) -> None:
         """Reads the slot map from the first server that answers and is not cut off from the others; the very first time
-        from any that answers. Raises Gone, Refused."""
-        error: Exception = resp.Gone()
+        from any that answers. Raises ConnectionLost, Refused."""
+        error: Exception = resp.ConnectionLost()
         for address in self._known():
             try:
                 opened = await self._server(address).open()
                 state = await opened.ask(("CLUSTER", "INFO"))
                 told = await opened.ask(("CLUSTER", "SLOTS"))
-            except (resp.Gone, resp.Refused) as its:
+            except (resp.ConnectionLost, resp.Refused) as its:
                 error = its
                 continue
             if isinstance(told, resp.Refused):
                 error = told
             elif told and ("cluster_state:ok" in state or not self._owners):
                 self._owners = _owners(told, address)
-                self._part_with_others()
+                self._drop_former_servers()
                 return
         raise error
 
@@ -241,7 +241,7 @@ def _reply_of(asking: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
 
     def done(task: "asyncio.Task[Any]") -> None:
         if task.cancelled() or reply.done():
-            resp.seen(task)
+            resp.retrieve_exception(task)
         elif error := task.exception():
             reply.set_exception(error)
             reply.exception()
@@ -273,7 +273,7 @@ def _slot(command: Command) -> int:
     return key_slot(key if isinstance(key, bytes) else str(key).encode())
 
 
-def _moved(said: Any) -> tuple[Address, bool] | None:
+def _redirect_of(said: Any) -> tuple[Address, bool] | None:
     """The address in a redirect, and whether it is permanent (`MOVED 3999 127.0.0.1:6381`) or not (`ASK …`). None for
     any other reply."""
     if not isinstance(said, resp.Refused):
@@ -285,7 +285,7 @@ def _moved(said: Any) -> tuple[Address, bool] | None:
     return (host, int(port)), kind == "MOVED"
 
 
-def _is_torn(said: Any) -> bool:
+def _is_try_again(said: Any) -> bool:
     """Whether the command was not executed because its keys are split between two servers (TRYAGAIN)."""
     return isinstance(said, resp.Refused) and str(said).startswith("TRYAGAIN")
 

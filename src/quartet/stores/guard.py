@@ -54,10 +54,10 @@ class Guard:
         self.openings = 0
         self.refused = {"open": 0, "full": 0, "doubtful": 0}
         self._probe, self._away = probe, away
-        self._glance, self._doubt = (doubt if silence is None else silence) / 2, doubt
+        self._check_interval, self._doubt = (doubt if silence is None else silence) / 2, doubt
         self._patience, self._places, self._rest = patience, places, rest
-        self._is_silent = self._is_doubtful = self._is_open = self._is_asking = self._is_closed = False
-        self._opened = self._heard = self._answered = self._glanced = 0.0
+        self._is_silent = self._is_doubtful = self._is_open = self._is_probing = self._is_closed = False
+        self._opened = self._heard = self._answered = self._checked = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.held: set[asyncio.Timeout] = set()
@@ -65,14 +65,14 @@ class Guard:
         self.briefly_held: set[asyncio.Timeout] = set()
         self.brief: set[asyncio.Future[Any]] = set()
         """Futures of brief calls: they fail as soon as the store is doubtful."""
-        self.hasty: set[asyncio.Future[Any]] = set()
-        """Futures of hasty callers: they fail as soon as the store is silent."""
+        self.fail_fast: set[asyncio.Future[Any]] = set()
+        """Futures of callers that fail fast: they fail as soon as the store is silent."""
 
     @property
     def state(self) -> State:
         """`half-open`: open, and the probe is running."""
         if self._is_open:
-            return "half-open" if self._is_asking else "open"
+            return "half-open" if self._is_probing else "open"
         return "doubtful" if self._is_doubtful else "closed"
 
     @property
@@ -110,52 +110,52 @@ class Guard:
         if self.calls == 1 and not self._is_silent:
             self._heard = monotonic()
         if self._timer is None:
-            self._look_again(self._glance)
+            self._schedule_check(self._check_interval)
 
     def leave(self, error: BaseException | None) -> None:
         self.calls -= 1
         if isinstance(error, self._away):
-            self.doubt()
+            self.mark_doubtful()
         elif error is None or isinstance(error, Exception):  # not a cancellation, which says nothing of the store
             self._heard = self._answered = monotonic()
             self._is_silent = self._is_doubtful
 
-    def _look_again(self, seconds: float) -> None:
-        self._glanced = monotonic()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+    def _schedule_check(self, seconds: float) -> None:
+        self._checked = monotonic()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_answers)
 
-    def _look(self) -> None:
+    def _check_answers(self) -> None:
         """Checks for answers, at half the interval after which the store is silent."""
         self._timer = None
         if self.calls == 0 and self._is_silent == self._is_doubtful:
             return
-        if self._heard < self._glanced:
+        if self._heard < self._checked:
             # Answers received in this event loop iteration are to be counted first.
-            asyncio.get_running_loop().call_soon(self._judge, self._glanced, monotonic())
-        self._look_again(self._glance)
+            asyncio.get_running_loop().call_soon(self._judge, self._checked, monotonic())
+        self._schedule_check(self._check_interval)
 
-    def _judge(self, glanced: float, now: float) -> None:
+    def _judge(self, checked: float, now: float) -> None:
         """Marks the store silent or doubtful if nothing was heard; not if this check came late, since then the process
         had no time to receive answers."""
-        if self._heard >= glanced:
+        if self._heard >= checked:
             return
-        if now - glanced < 2 * self._glance:
-            self._find_silent()
-        if now - self._heard > self._doubt - 1.5 * self._glance and now - glanced < self._doubt:
-            self.doubt()
+        if now - checked < 2 * self._check_interval:
+            self._mark_silent()
+        if now - self._heard > self._doubt - 1.5 * self._check_interval and now - checked < self._doubt:
+            self.mark_doubtful()
 
-    def _find_silent(self) -> None:
+    def _mark_silent(self) -> None:
         self._is_silent = True
-        self._refuse(self.hasty)
+        self._refuse(self.fail_fast)
         if not self._is_closed and (self._probing is None or self._probing.done()):
-            self._probing = asyncio.get_running_loop().create_task(self._ask_until_it_lives())
+            self._probing = asyncio.get_running_loop().create_task(self._probe_until_up())
 
-    def doubt(self) -> None:
+    def mark_doubtful(self) -> None:
         """Marks the store doubtful and starts the probe."""
         self._is_doubtful = True
         self._refuse(self.brief)
         _end(self.briefly_held)
-        self._find_silent()
+        self._mark_silent()
 
     def _refuse(self, replies: set[asyncio.Future[Any]]) -> None:
         for reply in replies:
@@ -163,8 +163,8 @@ class Guard:
                 reply.set_exception(StoreUnavailable(self.store))
                 reply.exception()  # retrieved: a caller that awaits several sees one of them, which is enough
 
-    async def _ask_until_it_lives(self) -> None:
-        while (error := await self._ask()) is not None:
+    async def _probe_until_up(self) -> None:
+        while (error := await self._run_probe()) is not None:
             self._open(error)
             await asyncio.sleep(self._rest)
         if self._is_open:
@@ -172,12 +172,12 @@ class Guard:
         self._is_open = self._is_doubtful = self._is_silent = False
         self._heard = monotonic()
 
-    async def _ask(self) -> Exception | None:
+    async def _run_probe(self) -> Exception | None:
         """Runs the probe: None if the store is up, else the error. A timeout is ignored, and the probe repeated, if
         other calls were answered meanwhile or our own process was slow."""
         while True:
             began = monotonic()
-            self._is_asking = True
+            self._is_probing = True
             try:
                 async with asyncio.timeout(self._patience):
                     await self._probe()
@@ -189,7 +189,7 @@ class Guard:
             else:
                 return None
             finally:
-                self._is_asking = False
+                self._is_probing = False
 
     def _open(self, error: Exception) -> None:
         if self._is_open:
@@ -197,7 +197,7 @@ class Guard:
         self._is_open, self._opened = True, monotonic()
         self.openings += 1
         log.warning("store is away", store=self.store, error=repr(error))
-        self.doubt()
+        self.mark_doubtful()
         _end(self.held)
 
 

@@ -15,7 +15,7 @@ q = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """An item that could not be processed, and why. `key` identifies it within its pipeline."""
 
     id: int
@@ -26,21 +26,21 @@ class Letter:
     created_at: datetime
 
 
-async def bury(tx: Tx, pipeline: str, letters: Sequence[tuple[str, Json, str]]) -> None:
+async def add_dead_letters(tx: Tx, pipeline: str, letters: Sequence[tuple[str, Json, str]]) -> None:
     """Stores dead letters of (key, payload, reason); one with the same key is replaced."""
     if letters:
         keys, payloads, reasons = zip(*letters, strict=True)
-        await tx.execute(q.bury, pipeline, keys, payloads, reasons)
+        await tx.execute(q.add_dead_letters, pipeline, keys, payloads, reasons)
 
 
-async def exhume(tx: Tx, pipeline: str, keys: Sequence[str]) -> None:
+async def delete_dead_letters(tx: Tx, pipeline: str, keys: Sequence[str]) -> None:
     """Deletes the dead letters of these keys."""
-    await tx.execute(q.exhume, pipeline, keys)
+    await tx.execute(q.delete_dead_letters, pipeline, keys)
 
 
-async def newest(read: Read, limit: int) -> list[Letter]:
+async def newest(read: Read, limit: int) -> list[DeadLetter]:
     """The newest of all pipelines."""
-    return [Letter(**row) for row in await read.fetch(q.dead_letters, limit)]
+    return [DeadLetter(**row) for row in await read.fetch(q.dead_letters, limit)]
 
 
 async def counts(read: Read) -> dict[str, int]:
@@ -48,17 +48,17 @@ async def counts(read: Read) -> dict[str, int]:
     return {row["pipeline"]: row["letters"] for row in await read.fetch(q.dead_letter_counts)}
 
 
-async def oldest(read: Read, pipeline: str, limit: int) -> list[Letter]:
+async def oldest(read: Read, pipeline: str, limit: int) -> list[DeadLetter]:
     """The oldest of one pipeline, locked until the transaction ends."""
-    return [Letter(**row) for row in await read.fetch(q.take_letters, pipeline, limit)]
+    return [DeadLetter(**row) for row in await read.fetch(q.oldest_dead_letters, pipeline, limit)]
 
 
-async def drop(tx: Tx, id_: int) -> Letter | None:
+async def drop(tx: Tx, id_: int) -> DeadLetter | None:
     """Deletes one and returns it; None if there is no such letter."""
-    row = await tx.fetchrow(q.drop_letter, id_)
-    return Letter(**row) if row else None
+    row = await tx.fetchrow(q.drop_dead_letter, id_)
+    return DeadLetter(**row) if row else None
 
 
 async def forget_person(tx: Tx, user_id: UUID, order_ids: Sequence[UUID]) -> None:
     """Deletes dead letters about an erased person, and about these orders of theirs."""
-    await tx.execute(q.forget_letters, str(user_id), order_ids)
+    await tx.execute(q.forget_dead_letters, str(user_id), order_ids)

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from quartet.stores.breakers import beside
+from quartet.stores.breakers import register
 from quartet.stores.guard import Guard
 
 SECONDS = 20
@@ -54,7 +54,7 @@ class SmtpMailer:
     def __init__(self, url: str, sender: str) -> None:
         self._url = urlsplit(url)
         self._sender = sender
-        self.guard = beside(
+        self.guard = register(
             Guard(
                 "mail", self._probe, (OSError,), doubt=DOUBT_SECONDS, patience=SECONDS, places=_PLACES,
                 rest=REST_SECONDS,

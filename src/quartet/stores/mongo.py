@@ -94,19 +94,19 @@ if sys.version_info < (3, 12):
     lock.wait_for = _wait_for  # type: ignore[assignment,attr-defined]
 
 
-async def _apart(work: Coroutine[Any, Any, T]) -> T:
+async def _in_own_task(work: Coroutine[Any, Any, T]) -> T:
     """Runs the driver's call in a separate task: a cancelled caller returns at once, and the call is cancelled in the
     background. That may take long, and on Python 3.11 is missed if it coincides with an answer."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(_hear_out)
+        task.add_done_callback(_retrieve_exception)
         task.cancel()
         raise
 
 
-def _hear_out(task: asyncio.Task[Any]) -> None:
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Retrieves the exception of a task that nobody awaits any more, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
@@ -123,7 +123,7 @@ class Collection:
     async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
         """One document or None; `projection` names top-level fields."""
         async with _called(self._guard):
-            return await _apart(self._collection.find_one(where, projection))
+            return await _in_own_task(self._collection.find_one(where, projection))
 
     async def find(
         self,
@@ -137,7 +137,7 @@ class Collection:
         """The documents, all in memory: give a limit, or use `scan`."""
         async with _called(self._guard, brief=self._is_brief):
             cursor = self._collection.find(where, projection, skip=skip, limit=limit, sort=list(sort) or None)
-            return await _apart(cursor.to_list())
+            return await _in_own_task(cursor.to_list())
 
     async def scan(self, where: Filter, *, batch: int = 500) -> AsyncIterator[list[Document]]:
         """Every matching document in order of `_id`, in batches, resumable and with constant memory."""
@@ -154,13 +154,13 @@ class Collection:
     async def insert_one(self, document: Document) -> None:
         """Raises DuplicateKey."""
         async with _called(self._guard):
-            await _apart(self._collection.insert_one(document))
+            await _in_own_task(self._collection.insert_one(document))
 
     async def insert_many(self, documents: Sequence[Document]) -> None:
         """Inserts in order. Raises DuplicateKey at the first duplicate; the documents before it are inserted."""
         try:
             async with _called(self._guard, None):
-                await _apart(self._collection.insert_many(documents))
+                await _in_own_task(self._collection.insert_many(documents))
         except errors.BulkWriteError as error:
             if any(e.get("code") == 11000 for e in (error.details or {}).get("writeErrors", [])):
                 raise DuplicateKey from error
@@ -169,42 +169,44 @@ class Collection:
     async def replace_one(self, where: Filter, document: Document) -> bool:
         """Whether one matched (for optimistic locking put `version` into the filter). Raises DuplicateKey."""
         async with _called(self._guard):
-            return (await _apart(self._collection.replace_one(where, document))).matched_count > 0
+            return (await _in_own_task(self._collection.replace_one(where, document))).matched_count > 0
 
     async def replace_many(self, pairs: Sequence[tuple[Filter, Document]]) -> int:
         """As `replace_one` for each pair, in one call; how many matched."""
         async with _called(self._guard):
             requests = [ReplaceOne(where, document) for where, document in pairs]
-            return (await _apart(self._collection.bulk_write(requests, ordered=False))).matched_count
+            return (await _in_own_task(self._collection.bulk_write(requests, ordered=False))).matched_count
 
     async def update_one(self, where: Filter, update: Mapping[str, Any]) -> bool:
         """`$set`, `$inc`, `$unset` on top-level or dotted fields; whether one matched. Raises DuplicateKey.
 
         Not for datetimes: nx-27017 stores one that is `$set` as text. Replace the document instead."""
         async with _called(self._guard):
-            return (await _apart(self._collection.update_one(where, update))).matched_count > 0
+            return (await _in_own_task(self._collection.update_one(where, update))).matched_count > 0
 
     async def delete_one(self, where: Filter) -> bool:
         """Whether one was deleted."""
         async with _called(self._guard):
-            return (await _apart(self._collection.delete_one(where))).deleted_count > 0
+            return (await _in_own_task(self._collection.delete_one(where))).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
         """How many were deleted."""
         async with _called(self._guard, None):
-            return (await _apart(self._collection.delete_many(where))).deleted_count
+            return (await _in_own_task(self._collection.delete_many(where))).deleted_count
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]]) -> list[Document]:
         """The result of a pipeline of `$match`, `$group`, `$sort` and `$limit` only, which every engine has."""
         async with _called(self._guard):
-            cursor = await _apart(self._collection.aggregate(list(pipeline)))
-            return await _apart(cursor.to_list())
+            cursor = await _in_own_task(self._collection.aggregate(list(pipeline)))
+            return await _in_own_task(cursor.to_list())
 
     async def create_indexes(self, *wanted: tuple[Sort, bool]) -> None:
         """Creates indexes of (keys, is unique); only on scalar fields that every document has. Idempotent. In one
         command, so that MongoDB scans the collection once."""
         async with _called(self._guard, None):
-            await _apart(self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted]))
+            await _in_own_task(
+                self._collection.create_indexes([IndexModel(list(keys), unique=u) for keys, u in wanted])
+            )
 
     async def watch(self, *, resume_after: Any = None) -> AsyncGenerator[tuple[str | None, Any], None]:
         """The change stream: (document id, resume token) for each insert, update, replace and delete, and (None, token)
@@ -216,18 +218,18 @@ class Collection:
         opening = self._collection.watch([operations], resume_after=resume_after, max_await_time_ms=_AWAIT_MS)
         try:
             with _NamedErrors():
-                stream = await _apart(opening)
+                stream = await _in_own_task(opening)
                 try:
                     while stream.alive:
                         asked = time.monotonic()
-                        change = await _apart(stream.try_next())
+                        change = await _in_own_task(stream.try_next())
                         if change is not None and change["operationType"] == "invalidate":
                             raise LostPosition("the collection was dropped or renamed")
                         yield (None if change is None else str(change["documentKey"]["_id"])), stream.resume_token
                         if change is None and time.monotonic() - asked < _PAUSE_SECONDS:
                             await asyncio.sleep(_PAUSE_SECONDS)
                 finally:
-                    await _apart(stream.close())
+                    await _in_own_task(stream.close())
         except errors.OperationFailure as error:
             if error.code in _LOST or "resume" in str(error).lower():
                 raise LostPosition(str(error)) from error
@@ -248,7 +250,7 @@ class _Heartbeats(monitoring.ServerHeartbeatListener):
         pass
 
     def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:  # noqa: ARG002
-        self._mongo.guard.doubt()
+        self._mongo.guard.mark_doubtful()
 
 
 class Mongo:
@@ -292,12 +294,12 @@ class Mongo:
         options: dict[str, Any] = {"validator": {"$jsonSchema": validator}} if validator else {}
         async with _called(self.guard, None):
             try:
-                await _apart(self._database.create_collection(name, check_exists=False, **options))
+                await _in_own_task(self._database.create_collection(name, check_exists=False, **options))
             except errors.OperationFailure as error:
                 if error.code != _NAMESPACE_EXISTS and "exists" not in str(error):
                     raise
                 if validator:
-                    await _apart(self._database.command({"collMod": name, **options}))
+                    await _in_own_task(self._database.command({"collMod": name, **options}))
 
     async def ping(self) -> str:
         """The server's version."""
@@ -307,13 +309,13 @@ class Mongo:
     async def drop_database(self) -> None:
         """Deletes everything in this database."""
         async with _called(self.guard, None):
-            await _apart(self._client.drop_database(self._database))
+            await _in_own_task(self._client.drop_database(self._database))
 
     async def close(self) -> None:
         """Closes every connection."""
         self.guard.close()
-        await _apart(self._client.close())
+        await _in_own_task(self._client.close())
 
     async def _probe(self) -> str:
         # Not `server_info()`: it sends "buildinfo", which the emulator (nx-27017) does not recognise.
-        return str((await _apart(self._client.admin.command("buildInfo")))["version"])
+        return str((await _in_own_task(self._client.admin.command("buildInfo")))["version"])

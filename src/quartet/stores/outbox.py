@@ -54,9 +54,9 @@ async def due(
     return [Event(**row) for row in rows]
 
 
-async def forget(tx: Tx, ids: Sequence[int]) -> None:
+async def delete(tx: Tx, ids: Sequence[int]) -> None:
     """Deletes events that have been delivered."""
-    await tx.execute(q.forget, ids)
+    await tx.execute(q.delete, ids)
 
 
 async def postpone(tx: Tx, ids: Sequence[int], seconds: float) -> None:
@@ -69,11 +69,11 @@ async def fail(tx: Tx, waits: Mapping[int, float]) -> None:
     await tx.execute(q.fail, list(waits), list(waits.values()))
 
 
-async def put_back(
+async def requeue(
     tx: Tx, event_id: UUID, topic: str, key: str, payload: dict[str, Any], *, created_at: datetime | None = None
 ) -> None:
     """Writes an event again with the same `event_id`, and its original time if `created_at` is given."""
-    await tx.execute(q.put_back, event_id, topic, key, payload, created_at)
+    await tx.execute(q.requeue, event_id, topic, key, payload, created_at)
 
 
 async def depth(read: Read) -> tuple[int, datetime | None]:

@@ -24,7 +24,7 @@ WAIT_SECONDS = 3.0
 DOUBT_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 MOST_CALLS = 1000
-ALONE_SECONDS = 0.5
+LOCK_CHECK_SECONDS = 0.5
 # After so long without a question the server ends that connection: its process is stopped, or its host is gone, which
 # without TCP keepalive nobody would notice for hours.
 SILENT_SECONDS = 10
@@ -152,7 +152,7 @@ async def _end_when_silent(connection: "asyncpg.Connection[Any]") -> None:
         while True:
             # Sent whole, unlike what is prepared first: so the session is idle whenever we stand still.
             await connection.execute("SELECT 1")
-            await asyncio.sleep(ALONE_SECONDS)
+            await asyncio.sleep(LOCK_CHECK_SECONDS)
     connection.terminate()
 
 
@@ -299,7 +299,7 @@ class Postgres:
             return ended
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[Callable[[], bool]]:
+    async def advisory_lock(self, name: str) -> AsyncIterator[Callable[[], bool]]:
         """A lock across processes: waits until no other process is in the block of this name. Yields a function that
         returns whether the lock is still held. The server releases it when its connection ends, however it ends, or is
         silent for `SILENT_SECONDS`: so for a moment two processes may be in the block, which must tolerate that. Uses a
@@ -310,7 +310,7 @@ class Postgres:
         except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
         try:
-            await self._wait_alone(connection, name)
+            await self._wait_for_lock(connection, name)
             watch = asyncio.create_task(_end_when_silent(connection))
             try:
                 yield lambda: not connection.is_closed()
@@ -319,11 +319,11 @@ class Postgres:
         finally:
             connection.terminate()
 
-    async def _wait_alone(self, connection: "asyncpg.Connection[Any]", name: str) -> None:
+    async def _wait_for_lock(self, connection: "asyncpg.Connection[Any]", name: str) -> None:
         try:
             await connection.execute(f"SET idle_session_timeout = '{SILENT_SECONDS}s'")
-            while not await connection.fetchval(q.try_alone, name):  # noqa: ASYNC110 — held in another process
-                await asyncio.sleep(ALONE_SECONDS)
+            while not await connection.fetchval(q.try_advisory_lock, name):  # noqa: ASYNC110 — held in another process
+                await asyncio.sleep(LOCK_CHECK_SECONDS)
         except (*_GONE, asyncpg.PostgresError) as error:
             raise StoreUnavailable("postgres") from error
 

@@ -22,7 +22,7 @@ WITH oldest AS MATERIALIZED (
 SELECT id, event_id, topic, key, payload, attempts, created_at FROM oldest
 WHERE slow <= $1 AND key IN (SELECT key FROM oldest GROUP BY key ORDER BY min(id) LIMIT $1) ORDER BY id;
 
--- name: forget
+-- name: delete
 -- They have been delivered, or became dead letters.
 DELETE FROM outbox WHERE id = ANY ($1);
 
@@ -36,7 +36,7 @@ WHERE id = ANY ($1);
 UPDATE outbox SET attempts = attempts + 1, not_before = now() + seconds * interval '1 second'
 FROM unnest($1::bigint[], $2::float8[]) AS failed(id, seconds) WHERE outbox.id = failed.id;
 
--- name: put_back
+-- name: requeue
 -- Keeps the original event_id and time, so that consumers that have processed the event recognise it.
 INSERT INTO outbox (event_id, topic, key, payload, created_at) VALUES ($1, $2, $3, $4, coalesce($5, now()));
 
@@ -47,7 +47,7 @@ SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox;
 -- name: depth_by_topic
 SELECT topic, count(*) AS pending, min(created_at) AS oldest FROM outbox GROUP BY topic;
 
--- name: try_alone
+-- name: try_advisory_lock
 -- A session-level lock: released when the connection ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0));
 
@@ -60,13 +60,13 @@ SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name = 'quartet'
   AND state = 'active' AND wait_event = 'ClientRead' AND query_start < clock_timestamp() - $1::float8 * interval '1 second';
 
--- name: bury
+-- name: add_dead_letters
 -- One letter per key, with the latest reason.
 INSERT INTO dead_letters (pipeline, key, payload, reason)
 SELECT $1, * FROM unnest($2::text[], $3::jsonb[], $4::text[])
 ON CONFLICT (pipeline, key) DO UPDATE SET payload = excluded.payload, reason = excluded.reason, created_at = now();
 
--- name: exhume
+-- name: delete_dead_letters
 -- They have been processed since.
 DELETE FROM dead_letters WHERE pipeline = $1 AND key = ANY ($2);
 
@@ -76,13 +76,13 @@ SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters ORDER BY
 -- name: dead_letter_counts
 SELECT pipeline, count(*) AS letters FROM dead_letters GROUP BY pipeline;
 
--- name: take_letters
+-- name: oldest_dead_letters
 -- Those of this pipeline that were refused longest ago, locked to be replayed. What is refused again comes last then, so
 -- that many that stay refused are not in the way of the others.
 SELECT id, pipeline, key, payload, reason, created_at FROM dead_letters WHERE pipeline = $1 ORDER BY created_at, id
 LIMIT $2 FOR UPDATE;
 
--- name: drop_letter
+-- name: drop_dead_letter
 DELETE FROM dead_letters WHERE id = $1 RETURNING id, pipeline, key, payload, reason, created_at;
 
 -- name: count
@@ -100,7 +100,7 @@ SELECT id, payload FROM outbox WHERE id = ANY ($1) FOR UPDATE;
 -- would put an erased user back on the leaderboards.
 UPDATE outbox SET payload = jsonb_set(payload - 'email', '{user_id}', 'null', false) WHERE key = ANY ($1::uuid[]::text[]);
 
--- name: forget_letters
+-- name: forget_dead_letters
 DELETE FROM dead_letters
 WHERE strpos(payload::text, $1) > 0 OR payload ->> 'key' = ANY ($2::uuid[]::text[])
    OR payload ->> 'order_id' = ANY ($2::uuid[]::text[]);

@@ -38,7 +38,7 @@ _VERSION = re.compile(r"^(?:valkey|redis)_version:(\S+)", re.MULTILINE)
 _POLICY = re.compile(r"^maxmemory_policy:(\S+)", re.MULTILINE)
 
 
-class ScriptForgotten(Exception):
+class ScriptMissing(Exception):
     """The server does not have a script of this hash, as after a restart; `run` then sends its text."""
 
 
@@ -50,12 +50,12 @@ class RedisStore:
 
     def __init__(self, url: str, *, doubt: float = 0.04) -> None:
         """`doubt`: seconds without any answer until callers with a fallback use it."""
-        self._server = Cluster(url) if is_cluster(url) else resp.Master(parse_url(url))
+        self._server = Cluster(url) if is_cluster(url) else resp.Standalone(parse_url(url))
         self._is_brief = False
         self.guard = Guard(
             "redis",
             self._server.probe,
-            (resp.Gone, StoreUnavailable),
+            (resp.ConnectionLost, StoreUnavailable),
             doubt=doubt,
             silence=doubt * SILENCE,
             patience=PROBE_SECONDS,
@@ -74,7 +74,7 @@ class RedisStore:
         [reply] = await self._ask([command])
         return _sound(reply)
 
-    async def hastily(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def fail_fast(self, ask: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `ask`, for callers with an equal fallback. Raises StoreUnavailable as soon as the server has
         not answered anything for some milliseconds; `ask` is not cancelled then, but its result is dropped."""
         if self.guard.is_silent:
@@ -83,23 +83,23 @@ class RedisStore:
         done = asking.get_loop().create_future()
 
         def tell(answered: "asyncio.Task[T]") -> None:
-            resp.seen(answered)
+            resp.retrieve_exception(answered)
             if not done.done():
                 done.set_result(None)
 
         asking.add_done_callback(tell)
-        self.guard.hasty.add(done)
+        self.guard.fail_fast.add(done)
         try:
             await done
         finally:
-            self.guard.hasty.discard(done)
+            self.guard.fail_fast.discard(done)
         return asking.result()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """Runs a Lua script, which is atomic: by its hash, or by its text if the server does not have it."""
         try:
             return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except ScriptForgotten:
+        except ScriptMissing:
             return await self.call("EVAL", script.text, len(keys), *keys, *args)
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
@@ -117,7 +117,7 @@ class RedisStore:
         try:
             with self.guard.call(), Timed("redis"):
                 told = await self._server.each(("INFO", "memory"))
-        except (resp.Gone, resp.Refused) as error:
+        except (resp.ConnectionLost, resp.Refused) as error:
             raise StoreUnavailable("redis") from error
         return {policy for said in told for policy in _POLICY.findall(_sound(said))}
 
@@ -136,7 +136,7 @@ class RedisStore:
                     return await (self._briefly(replies, receiving) if self._is_brief else receiving)
                 except resp.Refused as refusal:  # of the login, or the server is no master
                     raise StoreUnavailable("redis") from refusal
-        except resp.Gone as error:
+        except resp.ConnectionLost as error:
             raise StoreUnavailable("redis") from error
 
     async def _briefly(
@@ -155,7 +155,7 @@ def _sound(reply: Any) -> Any:
         return reply
     text = str(reply)
     if text.startswith("NOSCRIPT"):
-        raise ScriptForgotten from reply
+        raise ScriptMissing from reply
     if text.startswith(_REFUSING):
         raise StoreUnavailable("redis") from reply
     raise reply

@@ -31,14 +31,14 @@ async def report(
     server answers."""
     if replica is not None:
         try:
-            return await _while_it_lives(replica, read)
+            return await _report_from_replica(replica, read)
         # Any error, since a lagging replica may not even have the table yet; an invalid query fails on the primary too.
         except (StoreUnavailable, TimeoutError, asyncpg.PostgresError) as error:
             log.info("the replica can't tell, the primary is asked", error=repr(error))
     return await _report(primary, read)
 
 
-async def _while_it_lives(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
+async def _report_from_replica(replica: Postgres, read: Callable[[Read], Awaitable[Found]]) -> tuple[Found, datetime]:
     """Cancels the report as soon as the replica is known to be down, since the primary can make it."""
     async with asyncio.timeout(REPORT_SECONDS) as limit:
         replica.guard.held.add(limit)

@@ -12,7 +12,7 @@ import hiredis
 CALL_SECONDS = 1.0
 
 
-class Gone(Exception):
+class ConnectionLost(Exception):
     """The connection is lost, or the server does not answer: whether the command was executed is unknown."""
 
 
@@ -41,20 +41,20 @@ class Server:
 
     async def open(self) -> "Connection":
         """The connection, which is opened if need be: one attempt for all concurrent callers, since with one attempt
-        each, the last would wait for the timeouts of all the others. Raises Gone, Refused."""
+        each, the last would wait for the timeouts of all the others. Raises ConnectionLost, Refused."""
         if (opened := self.opened) is not None:
             return opened
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(seen)
+            self._opening.add_done_callback(retrieve_exception)
         opening = self._opening
         await asyncio.wait([opening])  # which goes on if this caller is cancelled
         if opening.cancelled():
-            raise Gone("closed meanwhile")
+            raise ConnectionLost("closed meanwhile")
         return opening.result()
 
     async def probe(self) -> None:
-        """Returns when the server answers on a new connection. Raises Gone, Refused."""
+        """Returns when the server answers on a new connection. Raises ConnectionLost, Refused."""
         (await self._connect()).close()
 
     def close(self) -> None:
@@ -73,20 +73,20 @@ class Server:
         return await connect(self._where)
 
 
-class Master(Server):
+class Standalone(Server):
     """The server, without a cluster. After a failover behind its address a demoted master keeps its connections, so
     that we would never reach the new one: hence we disconnect if the server turns out to be no master."""
 
     async def send(self, commands: Sequence[Sequence[Any]]) -> "list[asyncio.Future[Any]]":
-        """Sends the commands; returns a future of each reply, in order. Raises Gone, Refused."""
+        """Sends the commands; returns a future of each reply, in order. Raises ConnectionLost, Refused."""
         opened = self.opened or await self.open()
         return [opened.ask(command) for command in commands]
 
     async def receive(
         self, _: Sequence[Sequence[Any]], replies: "Sequence[asyncio.Future[Any]]", _brief: bool
     ) -> list[Any]:
-        """The replies, in which errors are `Refused` objects. Raises Gone, and Refused if the server is not, or not
-        yet, a master."""
+        """The replies, in which errors are `Refused` objects. Raises ConnectionLost, and Refused if the server
+        is not, or not yet, a master."""
         said = [await reply for reply in replies]
         for reply in said:
             if _is_by_no_master(reply):
@@ -96,7 +96,7 @@ class Master(Server):
         return said
 
     async def each(self, command: Sequence[Any]) -> list[Any]:
-        """The reply of each master, of which there is one. Raises Gone, Refused."""
+        """The reply of each master, of which there is one. Raises ConnectionLost, Refused."""
         return await self.receive([command], await self.send([command]), False)
 
     async def _connect(self) -> "Connection":
@@ -106,7 +106,7 @@ class Master(Server):
             if _is_by_no_master(alive):
                 raise alive
             if isinstance(hello, Mapping) and hello.get("role") == "replica":
-                raise Gone("a replica is at the master's address")
+                raise ConnectionLost("a replica is at the master's address")
         except BaseException:
             opened.close()
             raise
@@ -117,7 +117,7 @@ def _is_by_no_master(said: Any) -> bool:
     return isinstance(said, Refused) and str(said).startswith(("READONLY", "MASTERDOWN", "LOADING"))
 
 
-def seen(task: "asyncio.Task[Any]") -> None:
+def retrieve_exception(task: "asyncio.Task[Any]") -> None:
     """Retrieves the task's exception, so that asyncio does not log it if its callers were cancelled."""
     if not task.cancelled():
         task.exception()
@@ -138,9 +138,9 @@ class Connection(asyncio.Protocol):
 
     def ask(self, command: Sequence[Any]) -> "asyncio.Future[Any]":
         """Sends the command; returns a future of its reply, which is a `Refused` object for an error reply. Raises
-        Gone."""
+        ConnectionLost."""
         if self.gone:
-            raise Gone
+            raise ConnectionLost
         reply: asyncio.Future[Any] = self.loop.create_future()
         if not self._unsent:
             self.loop.call_soon(self._send)
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         return not self._asked
 
     def close(self) -> None:
-        """Closes the connection; replies still awaited raise Gone."""
+        """Closes the connection; replies still awaited raise ConnectionLost."""
         self.gone = True
         self._transport.abort()
 
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             self._watch.cancel()
         for reply, _until in self._asked:
             if not reply.done():
-                reply.set_exception(Gone())
+                reply.set_exception(ConnectionLost())
                 reply.exception()  # retrieved, so that asyncio does not log it if its caller was cancelled
         self._asked.clear()
 
@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(where: Mapping[str, Any]) -> Connection:
-    """Opens a connection; `where` is what redis-py's `parse_url` returns. Raises Gone, Refused."""
+    """Opens a connection; `where` is what redis-py's `parse_url` returns. Raises ConnectionLost, Refused."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CALL_SECONDS):
@@ -212,7 +212,7 @@ async def connect(where: Mapping[str, Any]) -> Connection:
                 host, port = where.get("host", "localhost"), where.get("port", 6379)
                 _, opened = await loop.create_connection(lambda: Connection(loop), host, port, ssl=tls or None)
     except (OSError, TimeoutError) as error:
-        raise Gone from error
+        raise ConnectionLost from error
     login = ("AUTH", where.get("username") or "default", where["password"]) if where.get("password") else ()
     hello = [opened.ask(("HELLO", "3", *login)), opened.ask(("SELECT", where.get("db", 0)))]
     try:

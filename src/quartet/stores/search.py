@@ -57,12 +57,12 @@ class BulkResult:
         return self.status < 300 or self.status == 409 or (self.status == 404 and not self.reason)
 
     @property
-    def homeless(self) -> bool:
+    def is_index_missing(self) -> bool:
         """Whether it failed because the alias names no index (any more)."""
         return self.status == 404 and bool(self.reason)
 
     @property
-    def passing(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether it failed because the engine was overloaded or unhealthy, or its index closed to writes or to our
         login: the same item may succeed later."""
         return self.status in (403, 429) or self.status >= 500

@@ -16,7 +16,7 @@ _SAID_BY = {
 }
 
 
-def trouble(error: Exception) -> str | None:
+def describe_store_error(error: Exception) -> str | None:
     """The message, with the name of the store's URL setting; None if the error is not a store's."""
     if isinstance(error, StoreUnavailable):
         store, what = error.store, str(error)

@@ -29,7 +29,7 @@ from quartet.kernel.fingerprints import BUCKETS, bucket
 from quartet.stores import outbox
 from quartet.sync import store
 from quartet.sync.consumers import TOPICS
-from quartet.sync.products import batches, carry, misnamed, rename, tell_all, wanted_of
+from quartet.sync.products import batches, expected_documents, misnamed, rename, retry_invalidation, sync_products
 from quartet.web.dependencies import Shop
 
 log = structlog.get_logger("quartet.sync")
@@ -38,7 +38,7 @@ WIDTH = 4096
 RANGES = range(0, BUCKETS, WIDTH)
 # How long to wait for changes in flight before a difference is reported.
 PATIENCE_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 0.5
+RECHECK_SECONDS = 0.5
 # Fingerprints fetched in one call; an engine returns ten thousand at most.
 MOST_AT_ONCE = 5_000
 # Products read in one call.
@@ -56,8 +56,8 @@ STALE_PAGES = Counter("quartet_comparison_stale_pages", "Cached pages that the c
 
 Sums = Mapping[int, tuple[int, int]]
 # Which two sides differ, and the value of each.
-Part = tuple[object, ...]
-Suspects = dict[str, frozenset[Part]]
+Difference = tuple[object, ...]
+Suspects = dict[str, frozenset[Difference]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Sides:
 
 
 @dataclass
-class Look:
+class Comparison:
     """The result of one comparison: by product, which sides differ; in `where`, the ranges of buckets with differences.
     `seconds` were spent on store calls."""
 
@@ -91,24 +91,24 @@ class Look:
     seconds: float = 0.0
 
 
-async def differing(shop: Shop, lows: Iterable[int] = RANGES, *, patience: float = PATIENCE_SECONDS) -> Look:
+async def differing(shop: Shop, lows: Iterable[int] = RANGES, *, patience: float = PATIENCE_SECONDS) -> Comparison:
     """The products in these ranges (each of `WIDTH` buckets; by default all) that differ, and still do once the changes
     in flight have been processed. Raises StoreUnavailable."""
-    began = await _moment(shop)
-    found = await look_at_all(shop, lows)
+    began = await _database_time(shop)
+    found = await compare_ranges(shop, lows)
     if found.suspects:
-        await _arrived(shop, began, patience)
+        await _wait_until_processed(shop, began, patience)
         asked = monotonic()
-        found.suspects = still(found.suspects, await look_again(shop, found))
+        found.suspects = persisting(found.suspects, await recheck(shop, found))
         found.seconds += monotonic() - asked
     return found
 
 
-async def look_at_all(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "") -> Look:
+async def compare_ranges(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = "") -> Comparison:
     """Compares these ranges once."""
-    found = Look()
+    found = Comparison()
     for low in lows:
-        part = await look(shop, low, low + WIDTH, alias=alias)
+        part = await compare_range(shop, low, low + WIDTH, alias=alias)
         found.products += part.products
         found.suspects |= part.suspects
         found.where += part.where
@@ -116,24 +116,24 @@ async def look_at_all(shop: Shop, lows: Iterable[int] = RANGES, *, alias: str = 
     return found
 
 
-async def look_again(shop: Shop, found: Look, *, alias: str = "") -> Suspects:
+async def recheck(shop: Shop, found: Comparison, *, alias: str = "") -> Suspects:
     """Compares again where something differed."""
     return await _suspects(shop, found.where, alias)
 
 
-def still(before: Suspects, now: Suspects) -> Suspects:
+def persisting(before: Suspects, now: Suspects) -> Suspects:
     """The differences that are the same in both."""
     both = {id_: parts & now.get(id_, frozenset()) for id_, parts in before.items()}
     return {id_: parts for id_, parts in both.items() if parts}
 
 
-async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
+async def compare_range(shop: Shop, low: int, high: int, *, alias: str = "") -> Comparison:
     """The products in these buckets that differ at the moment, including those just being changed."""
     asked = monotonic()
     # Before the sums, which include what a batch records of price and stock between the two reads.
     counts = dict.fromkeys(map(bucket, await _stale_levels(shop, low, high)), 1)
     whole = await _sides(shop, low, high, alias, each=False)
-    found = Look(whole.most(low))
+    found = Comparison(whole.most(low))
     if whole.differing():
         parts = await _sides(shop, low, high, alias, each=True)
         counts |= {at: parts.most(at) for at in parts.differing()}
@@ -144,10 +144,10 @@ async def look(shop: Shop, low: int, high: int, *, alias: str = "") -> Look:
     return found
 
 
-async def _moment(shop: Shop) -> datetime:
+async def _database_time(shop: Shop) -> datetime:
     """The current time by PostgreSQL's clock."""
     async with shop.stores.pg.read() as read:
-        return await store.moment(read)
+        return await store.database_time(read)
 
 
 async def _sides(shop: Shop, low: int, high: int, alias: str, *, each: bool) -> Sides:
@@ -200,13 +200,13 @@ async def _suspects(shop: Shop, runs: Iterable[tuple[int, int]], alias: str) -> 
     return found
 
 
-async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
+async def _wait_until_processed(shop: Shop, since: datetime, patience: float) -> None:
     """Waits until everything that had happened by `since` has been processed and can be found; at most `patience`
     seconds, since there may be no worker. An outbox event is processed once the change stream has passed the copies
     made for it."""
     deadline, copied = monotonic() + patience, None
     while monotonic() < deadline:
-        await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
+        await asyncio.sleep(min(RECHECK_SECONDS, patience))
         async with shop.stores.pg.read() as read:
             waiting = await outbox.depth_by_topic(read)
             caught_up = await store.caught_up(read)
@@ -214,22 +214,22 @@ async def _arrived(shop: Shop, since: datetime, patience: float) -> None:
         if copied is None and all(oldest > since for topic, (_, oldest) in waiting.items() if topic in TOPICS):
             copied = shop.clock.now()
         if caught_up is not None and copied is not None and caught_up > copied:
-            await asyncio.sleep(min(LOOK_AGAIN_SECONDS, patience))
+            await asyncio.sleep(min(RECHECK_SECONDS, patience))
             return
 
 
-async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_SECONDS) -> Look:
+async def scrub(shop: Shop, low: int, high: int, *, patience: float = PATIENCE_SECONDS) -> Comparison:
     """The same comparison on whole documents in these buckets: also finds writes that left the version unchanged, and
     names in inventory that differ from the catalog's."""
-    began, asked = await _moment(shop), monotonic()
+    began, asked = await _database_time(shop), monotonic()
     held = await search.fingerprints(shop.stores.search, shop.settings.search_alias, low, high)
     present = await catalog.fingerprints(shop.stores.mongo, low, high)
     suspects = await read_and_compare(shop, held.keys() | present.keys(), names=True)
-    found = Look(len(present), suspects, seconds=monotonic() - asked)
+    found = Comparison(len(present), suspects, seconds=monotonic() - asked)
     if found.suspects:
-        await _arrived(shop, began, patience)
+        await _wait_until_processed(shop, began, patience)
         asked = monotonic()
-        found.suspects = still(found.suspects, await read_and_compare(shop, found.suspects, names=True))
+        found.suspects = persisting(found.suspects, await read_and_compare(shop, found.suspects, names=True))
         found.seconds += monotonic() - asked
     return found
 
@@ -241,7 +241,7 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
         READ.inc(len(some))
         held = await search.found_by_ids(shop.stores.search, alias or shop.settings.search_alias, some)
         products = await catalog.by_ids(shop.stores.mongo, some)
-        wanted, stale = await wanted_of(shop, products)
+        wanted, stale = await expected_documents(shop, products)
         found |= {p["_id"]: frozenset({("copies", p["version"])}) for p in products if p["_id"] in stale}
         if names:
             for id_, skus in (await misnamed(shop, products)).items():
@@ -253,11 +253,11 @@ async def read_and_compare(shop: Shop, ids: Collection[str], *, alias: str = "",
     return found
 
 
-async def mend(shop: Shop, ids: Collection[str], *, untold: set[str] | None = None) -> set[str]:
+async def repair(shop: Shop, ids: Collection[str], *, failed_invalidations: set[str] | None = None) -> set[str]:
     """Reads these products anew from the systems of record and writes them to the derived stores, with a version number
-    as always; returns those that search rejects. `untold` as for `carry`."""
+    as always; returns those that search rejects. `failed_invalidations` as for `sync_products`."""
     DIFFERING.inc(len(ids))
-    refused = await carry(shop, ids, cause="doubt", untold=untold)
+    refused = await sync_products(shop, ids, cause="doubt", failed_invalidations=failed_invalidations)
     await rename(shop, ids)
     await shop.step("mended")
     return refused
@@ -268,7 +268,7 @@ async def run(shop: Shop) -> None:
     documents, a few hundred at a time, and through the cached pages. The setting `comparison_share` limits the share of
     time spent on store calls. Goes on while only the cache is down. Raises StoreUnavailable."""
     low, scrubbed, cursor = 0, 0, "0"
-    wrong, untold = set[str](), set[str]()
+    wrong, failed_invalidations = set[str](), set[str]()
     while True:
         compared = await differing(shop, [low] if len(wrong) <= FEW else RANGES)
         wide = max(1, SCRUBBED * WIDTH // max(compared.products, SCRUBBED))
@@ -278,10 +278,10 @@ async def run(shop: Shop) -> None:
         if wrong:
             log.warning("comparison found differences", products=len(wrong), some=sorted(wrong)[:5])
             # What search rejects differs until somebody handles its dead letter: no reason to hurry.
-            wrong -= await mend(shop, wrong, untold=untold)
+            wrong -= await repair(shop, wrong, failed_invalidations=failed_invalidations)
         with suppress(StoreUnavailable):  # other stores than the cache are missed by the next turn
-            if await tell_all(shop, untold):
-                cursor = await _turn_over(shop, cursor)
+            if await retry_invalidation(shop, failed_invalidations):
+                cursor = await _check_cached_pages(shop, cursor)
         low, scrubbed = (low + WIDTH) % BUCKETS, (scrubbed + wide) % BUCKETS
         took = compared.seconds + whole.seconds
         SECONDS.inc(took)
@@ -289,7 +289,7 @@ async def run(shop: Shop) -> None:
             await asyncio.sleep(max(SLICE_SECONDS, took / shop.settings.comparison_share))
 
 
-async def _turn_over(shop: Shop, cursor: str) -> str:
+async def _check_cached_pages(shop: Shop, cursor: str) -> str:
     """Checks some hundred cached pages and deletes stale ones; returns the next cursor. A page may be stale only
     because its product is just being changed; deleting it then costs no more than a cache miss."""
     cursor, pages = await catalog.cached_heads(shop.stores.redis, cursor)

@@ -1,9 +1,10 @@
 """Measures freshness. Each second the canary changes: a product that is never shown, since its publication date is far
-in the future, gets another image in the catalog and another price in PostgreSQL (its "songs"), which are processed like
+in the future, gets another image in the catalog and another price in PostgreSQL. These writes are processed like
 those of any product. Measured is the time until a search finds them, and until the product cache has the new price. The
 canary's events have a topic of their own, since webhook endpoints may be subscribed to stock.changed.
 
-The canary's price is not a row of inventory, which staff and analytics would see, but its latest song (`store.song`).
+The canary's price is not a row of inventory, which staff and analytics would see, but the time of its latest write
+(`store.canary_price`).
 """
 
 import asyncio
@@ -26,22 +27,23 @@ from quartet.web.dependencies import Shop
 # Histogram bounds in seconds.
 BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, float("inf"))
 CATALOG, STOCK, CACHE = WHAT = ("catalog", "stock", "cache")
-LISTEN_SECONDS = 0.05
+POLL_SECONDS = 0.05
 # Canary changes not found yet; after ten minutes without a find the oldest are dropped.
-MOST_UNHEARD = 600
+MAX_PENDING = 600
 
 
 @dataclass
 class _Samples:
-    """This process's samples that are not written to PostgreSQL yet; `told`: the newest song in the product cache."""
+    """This process's samples that are not written to PostgreSQL yet; `newest_cached`: the newest canary write in the
+    product cache."""
 
     counts: Counter[tuple[str, float]] = field(default_factory=Counter)
     seconds: Counter[tuple[str, float]] = field(default_factory=Counter)
-    told: int = 0
+    newest_cached: int = 0
 
 
 def _of(shop: Shop) -> _Samples:
-    return shop.stores.kept(_Samples)
+    return shop.stores.singleton(_Samples)
 
 
 def observe(shop: Shop, what: str, seconds: float) -> None:
@@ -51,15 +53,15 @@ def observe(shop: Shop, what: str, seconds: float) -> None:
     _of(shop).seconds[at] += seconds  # type: ignore[assignment]  # a Counter adds up whatever has +
 
 
-def cache_told(shop: Shop, song: int) -> None:
+def observe_cache(shop: Shop, written_ms: int) -> None:
     """Called once the product cache has the canary's price, and those of all products of the same batch."""
     samples = _of(shop)
-    if song > samples.told:
-        samples.told = song
-        observe(shop, CACHE, max(_now(shop) - song, 0) / 1000)
+    if written_ms > samples.newest_cached:
+        samples.newest_cached = written_ms
+        observe(shop, CACHE, max(_now(shop) - written_ms, 0) / 1000)
 
 
-async def write_down(shop: Shop) -> None:
+async def flush(shop: Shop) -> None:
     """Writes this process's new samples. Raises StoreUnavailable; they are then kept for the next call, and may count
     twice if only the reply was lost."""
     samples = _of(shop)
@@ -84,12 +86,14 @@ class Freshness:
     age_seconds: float | None
 
 
-def summary(tooks: Sequence[store.Took], songs: Sequence[store.Song], now: float) -> list[Freshness]:
+def summary(
+    histogram: Sequence[store.HistogramBucket], canary: Sequence[store.CanaryState], now: float
+) -> list[Freshness]:
     """The freshness of each kind; `now` in seconds since 1970."""
-    ages = {song.what: max(now - song.heard / 1000, 0) for song in songs if song.heard}
+    ages = {state.what: max(now - state.found_ms / 1000, 0) for state in canary if state.found_ms}
     found = []
     for what in WHAT:
-        lately = {took.bound: took.lately for took in tooks if took.what == what}
+        lately = {row.bound: row.lately for row in histogram if row.what == what}
         p50, p99 = (_quantile(lately, share) for share in (0.5, 0.99))
         found.append(Freshness(what, p50, p99, sum(lately.values()), ages.get(what)))
     return found
@@ -108,59 +112,59 @@ def _now(shop: Shop) -> int:
     return int(shop.clock.now().timestamp() * 1000)
 
 
-async def sing(shop: Shop) -> None:
+async def run_canary(shop: Shop) -> None:
     """Changes the canary and measures, for ever. Changes of a previous worker that were not found yet are measured as
     well."""
     if not shop.settings.canary_seconds:
         await asyncio.Event().wait()
     async with shop.stores.pg.read() as read:
-        songs = await store.songs(read)
-    unheard = {what: deque[tuple[int, float]](maxlen=MOST_UNHEARD) for what in (CATALOG, STOCK)}
-    for song in songs:
-        if song.heard < song.sung:
-            unheard[song.what].append((song.sung, monotonic() - (_now(shop) - song.sung) / 1000))
-    await together(_sing(shop, unheard), _listen(shop, unheard))
+        states = await store.canary_states(read)
+    pending = {what: deque[tuple[int, float]](maxlen=MAX_PENDING) for what in (CATALOG, STOCK)}
+    for state in states:
+        if state.found_ms < state.written_ms:
+            pending[state.what].append((state.written_ms, monotonic() - (_now(shop) - state.written_ms) / 1000))
+    await together(_write_canary(shop, pending), _poll_search(shop, pending))
 
 
-Unheard = dict[str, deque[tuple[int, float]]]
+PendingWrites = dict[str, deque[tuple[int, float]]]
 
 
-async def _sing(shop: Shop, unheard: Unheard) -> None:
+async def _write_canary(shop: Shop, pending: PendingWrites) -> None:
     """At a fixed rate, whether or not the previous change was found: waiting for it would hide how long that took."""
     begin = monotonic()
     for beat in count(1):
         with suppress(StoreUnavailable):
-            song = _now(shop)
-            await catalog.put_canary(shop, song)
-            unheard[CATALOG].append((song, monotonic()))
+            written_ms = _now(shop)
+            await catalog.put_canary(shop, written_ms)
+            pending[CATALOG].append((written_ms, monotonic()))
             async with shop.stores.pg.once() as tx:
-                await store.sing(tx, CATALOG, song)
+                await store.record_canary_write(tx, CATALOG, written_ms)
         with suppress(StoreUnavailable):
-            song = _now(shop)
+            written_ms = _now(shop)
             async with shop.stores.pg.tx() as tx:
-                await store.sing(tx, STOCK, song)
+                await store.record_canary_write(tx, STOCK, written_ms)
                 await outbox.emit(tx, "canary.sung", catalog.CANARY, {})
-            unheard[STOCK].append((song, monotonic()))
+            pending[STOCK].append((written_ms, monotonic()))
         await asyncio.sleep(max(begin + beat * shop.settings.canary_seconds - monotonic(), 0))
 
 
-async def _listen(shop: Shop, unheard: Unheard) -> None:
+async def _poll_search(shop: Shop, pending: PendingWrites) -> None:
     while True:
-        await asyncio.sleep(LISTEN_SECONDS)
-        if any(unheard.values()):
+        await asyncio.sleep(POLL_SECONDS)
+        if any(pending.values()):
             with suppress(StoreUnavailable):
-                await _hear(shop, unheard)
+                await _measure_found(shop, pending)
 
 
-async def _hear(shop: Shop, unheard: Unheard) -> None:
+async def _measure_found(shop: Shop, pending: PendingWrites) -> None:
     found = await search.found_by_ids(shop.stores.search, shop.settings.search_alias, [catalog.CANARY])
     now = monotonic()
     for document in found.values():
-        heard = {CATALOG: catalog.song_of(document["image"]), STOCK: document["priceCents"]}
-        for what, songs in unheard.items():
-            before = len(songs)
-            while songs and songs[0][0] <= heard[what]:
-                observe(shop, what, max(now - songs.popleft()[1], 0))
-            if len(songs) < before:
+        newest = {CATALOG: catalog.canary_written_ms(document["image"]), STOCK: document["priceCents"]}
+        for what, writes in pending.items():
+            before = len(writes)
+            while writes and writes[0][0] <= newest[what]:
+                observe(shop, what, max(now - writes.popleft()[1], 0))
+            if len(writes) < before:
                 async with shop.stores.pg.once() as tx:
-                    await store.hear(tx, what, heard[what])
+                    await store.record_canary_found(tx, what, newest[what])

@@ -1,4 +1,4 @@
-"""Several workers share the work: each piece is leased to one of them for some seconds (queries.sql, `beat`).
+"""Several workers share the work: each piece is leased to one of them for some seconds (queries.sql, `heartbeat`).
 
 A killed worker's heartbeat stops, and its pieces soon belong to another. A worker that was only stalled resumes its
 work: then two do the same for a moment. That does no harm, since products are written by version and consumers
@@ -24,7 +24,7 @@ from quartet.web.dependencies import Shop
 log = structlog.get_logger("quartet.worker")
 
 # Heartbeats per lease time.
-BEATS = 6
+HEARTBEATS_PER_LEASE = 6
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Work:
     pieces: Sequence[str]
 
 
-class Share:
-    """One worker's share of all the work."""
+class LeaseRunner:
+    """Runs the work that is leased to one worker."""
 
     def __init__(self, shop: Shop, works: Mapping[str, Work]) -> None:
         self.worker = new_id().hex
@@ -44,56 +44,56 @@ class Share:
         self._pg, self._seconds = shop.stores.pg.beside(), shop.settings.worker_lease_seconds
         self._works = works
         self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
-        self._ours: dict[str, int] = {}
+        self._leased: dict[str, int] = {}
         self._until = 0.0
 
-    async def do(self) -> None:
+    async def run(self) -> None:
         """Runs this worker's share until it is cancelled; then releases it, so that others can take it at once."""
         try:
             while True:
-                await self._beat()
+                await self._heartbeat()
                 for name, work in self._works.items():
-                    await self._follow(name, work)
+                    await self._adjust_task(name, work)
                 await self._pause()
         finally:
             await end([task for _, task in self._running.values()])
-            await self._give_up([self.worker, *self._ours])
+            await self._release([self.worker, *self._leased])
             await self._pg.close()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         """The heartbeat. Without PostgreSQL the pieces stay ours until the lease has expired, by our own clock and
         counted from before the last successful call."""
         asked = monotonic()
         pieces = [piece for work in self._works.values() for piece in work.pieces]
         try:
             async with asyncio.timeout(self._seconds / 2), self._pg.once() as tx:
-                self._ours = await store.beat(tx, self.worker, pieces, self._seconds)
+                self._leased = await store.heartbeat(tx, self.worker, pieces, self._seconds)
             self._until = asked + self._seconds
         except (StoreUnavailable, TimeoutError) as away:
-            if monotonic() >= self._until and self._ours:
+            if monotonic() >= self._until and self._leased:
                 log.warning("leases ran out", error=repr(away))
-                self._ours = {}
+                self._leased = {}
 
-    async def _follow(self, name: str, work: Work) -> None:
+    async def _adjust_task(self, name: str, work: Work) -> None:
         """Runs the work for exactly the pieces that are ours."""
-        lease = Lease({piece: self._ours[piece] for piece in work.pieces if piece in self._ours})
-        before, task = self._running.pop(name, (store.NOBODYS, None))
+        lease = Lease({piece: self._leased[piece] for piece in work.pieces if piece in self._leased})
+        before, task = self._running.pop(name, (store.NO_LEASE, None))
         if task is not None and before != lease:
             await end([task])
-            await self._give_up(sorted(before.tokens.keys() - lease.tokens.keys()))
+            await self._release(sorted(before.tokens.keys() - lease.tokens.keys()))
         if lease.tokens:
             if task is None or before != lease:
                 log.info("worker works", work=name, pieces=list(lease.tokens))
                 task = asyncio.create_task(work.loop(lease))
             self._running[name] = (lease, task)
 
-    async def _give_up(self, pieces: Sequence[str]) -> None:
+    async def _release(self, pieces: Sequence[str]) -> None:
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(self._seconds / 2), self._pg.once() as tx:
-                await store.give_up(tx, self.worker, pieces)
+                await store.release_leases(tx, self.worker, pieces)
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self._seconds / BEATS)
+        await asyncio.sleep(self._seconds / HEARTBEATS_PER_LEASE)
         for _, task in self._running.values():
             if task.done():
                 task.result()

@@ -46,7 +46,7 @@ class _Measured:
 class FreshnessHistogram(Collector):
     """The histogram of freshness, counted by all workers together in PostgreSQL."""
 
-    rows: Sequence[store.Took] = ()
+    rows: Sequence[store.HistogramBucket] = ()
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(
@@ -93,7 +93,7 @@ async def measure(shop: Shop) -> None:
     """Updates the gauges, at most every few seconds. While PostgreSQL is down they are empty rather than stale. Also
     makes the metrics of the circuit breakers show this shop's, which are always current."""
     BREAKERS.guards = shop.stores.guards
-    now, measured = time.monotonic(), shop.stores.kept(_Measured)
+    now, measured = time.monotonic(), shop.stores.singleton(_Measured)
     if now - measured.at < FRESH_SECONDS:
         return
     measured.at = now
@@ -118,7 +118,7 @@ async def _measure(shop: Shop) -> None:
         breakers = await hooks.breakers(read, shop.clock.now())
         DONE.tallies = await tallies.counted(read)
         TOOK.rows = await store.freshness(read)
-        songs = await store.songs(read)
+        canary = await store.canary_states(read)
     now = shop.clock.now()
     for gauge in _LABELLED:
         gauge.clear()
@@ -140,7 +140,7 @@ async def _measure(shop: Shop) -> None:
         DEAD.labels(pipeline).set(dead.get(pipeline, 0))
     for state in ("closed", "open", "half-open", "disabled"):
         ENDPOINTS.labels(state).set(breakers.get(state, 0))
-    for fresh in freshness.summary(TOOK.rows, songs, now.timestamp()):
+    for fresh in freshness.summary(TOOK.rows, canary, now.timestamp()):
         if fresh.age_seconds is not None:
             AGE.labels(fresh.what).set(fresh.age_seconds)
     MEASURED.set(1)

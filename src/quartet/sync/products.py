@@ -1,6 +1,7 @@
-"""The one code path by which products reach search (`carry`), and the one by which the copies of price and stock reach
-the catalog and the cached pages (`copy`). Writing a copy is a change of the catalog like any other, so it reaches
-search by the change stream; cached pages don't wait for search then, and prices are updated while the engine is down.
+"""The one code path by which products reach search (`sync_products`), and the one by which the copies of price and
+stock reach the catalog and the cached pages (`sync_copies`). Writing a copy is a change of the catalog like any other,
+so it reaches search by the change stream; cached pages don't wait for search then, and prices are updated while the
+engine is down.
 
 An event says only *which* product changed. A batch draws its number first and then reads the present state, so of two
 batches the one with the higher number began later. The last event's own batch drew after that event; any batch with a
@@ -54,19 +55,21 @@ _MOST_REMEMBERED = 50_000
 
 @dataclass(frozen=True)
 class _Memory:
-    """Stamps by product id. `told`: the cache has all changes up to this one. `done`: the document into which we last
-    wrote copies, from when cache and search are up to date with it until it comes back through the change stream.
-    Losing this memory only costs work."""
+    """Stamps by product id. `invalidated`: the cache has all changes up to this one. `own_writes`: the document into
+    which we last wrote copies, from when cache and search are up to date with it until it comes back through the change
+    stream. Losing this memory only costs work."""
 
-    told: dict[str, catalog.Stamp] = field(default_factory=dict)
-    done: dict[str, catalog.Stamp] = field(default_factory=dict)
+    invalidated: dict[str, catalog.Stamp] = field(default_factory=dict)
+    own_writes: dict[str, catalog.Stamp] = field(default_factory=dict)
 
-    def untold(self, products: Iterable[Json]) -> set[str]:
-        return {product["_id"] for product in products if self.told.get(product["_id"]) != catalog.stamp(product)}
+    def not_invalidated(self, products: Iterable[Json]) -> set[str]:
+        return {
+            product["_id"] for product in products if self.invalidated.get(product["_id"]) != catalog.stamp(product)
+        }
 
 
 def _memory(shop: Shop) -> _Memory:
-    return shop.stores.kept(_Memory)
+    return shop.stores.singleton(_Memory)
 
 
 def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None:
@@ -75,34 +78,36 @@ def _remember(known: dict[str, catalog.Stamp], products: Iterable[Json]) -> None
     known |= {product["_id"]: catalog.stamp(product) for product in products}
 
 
-async def present(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
+async def with_current_levels(shop: Shop, products: Collection[Json]) -> dict[str, Json]:
     """These documents with inventory's current price and stock in place of their copies, by id."""
     skus = {sku for product in products for sku in catalog.sellable_skus(product)}
     async with shop.stores.pg.read() as read:
         items = await inventory.prices(read, skus) if skus else {}
-        song = await store.song(read) if catalog.CANARY in skus else 0
+        price = await store.canary_price(read) if catalog.CANARY in skus else 0
     levels = {sku: catalog.Level(item.unit_price_cents, item.available) for sku, item in items.items()}
-    levels[catalog.CANARY] = catalog.Level(song, 0)
+    levels[catalog.CANARY] = catalog.Level(price, 0)
     return {product["_id"]: catalog.with_levels(product, levels) for product in products}
 
 
-async def carry(
-    shop: Shop, ids: Collection[str], *, cause: Cause = "changed", untold: set[str] | None = None
+async def sync_products(
+    shop: Shop, ids: Collection[str], *, cause: Cause = "changed", failed_invalidations: set[str] | None = None
 ) -> set[str]:
     """Brings search, catalog copies and cache up to date for these products; returns those that are rejected, which
     become dead letters.
 
-    Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm. With `untold` only the
-    cache may be down: the products whose cached pages could not be invalidated are added to it.
+    Raises StoreUnavailable; then some of it may have happened, and doing it again does no harm. With
+    `failed_invalidations` only the cache may be down: the products whose cached pages could not be invalidated are
+    added to it.
     """
-    return await _each(shop, ids, partial(_carry, cause=cause, untold=untold))
+    return await _each(shop, ids, partial(_sync_batch, cause=cause, failed_invalidations=failed_invalidations))
 
 
-async def copy(shop: Shop, ids: Collection[str]) -> None:
+async def sync_copies(shop: Shop, ids: Collection[str]) -> None:
     """Brings catalog copies and cached pages up to date with inventory for these products. Products that can't be read
-    become dead letters. Raises StoreUnavailable, as `carry` does: if only the cache is down, once all are copied."""
+    become dead letters. Raises StoreUnavailable, as `sync_products` does: if only the cache is down, once all are
+    copied."""
     away: list[StoreUnavailable] = []
-    await _each(shop, ids, partial(_copy, away=away))
+    await _each(shop, ids, partial(_copy_batch, away=away))
     if away:
         raise away[0]
 
@@ -115,7 +120,7 @@ async def _each(shop: Shop, ids: Collection[str], work: Work) -> set[str]:
         except StoreUnavailable:
             raise
         except Exception as error:
-            refused |= await _rest(shop, batch, error, work)
+            refused |= await _bisect(shop, batch, error, work)
     return refused
 
 
@@ -124,7 +129,7 @@ def batches(ids: list[str], size: int) -> list[list[str]]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set[str]:
+async def _bisect(shop: Shop, ids: list[str], error: Exception, work: Work) -> set[str]:
     """After a failure caused by one of them, which can't be read as a product: bisects the batch until that one is
     alone and becomes a dead letter, so that it blocks no other."""
     if len(ids) > 1:
@@ -132,16 +137,16 @@ async def _rest(shop: Shop, ids: list[str], error: Exception, work: Work) -> set
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
     log.error("product can't be carried", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.tx() as tx:
-        await letters.bury(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
-        await store.doubt(tx, ids)
+        await letters.add_dead_letters(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
+        await store.mark_uncertain(tx, ids)
     return set(ids)
 
 
-async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> set[str]:
+async def _copy_batch(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> set[str]:
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     products = await catalog.by_ids(shop.stores.mongo, ids)
-    now = await present(shop, products)
+    now = await with_current_levels(shop, products)
     await shop.step("levels read")
     stale = _stale(products, now)
     copied = await catalog.refresh_copies(shop, stale)
@@ -153,12 +158,12 @@ async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> 
         away.append(error)
         return set()
     if catalog.CANARY in now:
-        freshness.cache_told(shop, now[catalog.CANARY]["priceCents"])
+        freshness.observe_cache(shop, now[catalog.CANARY]["priceCents"])
     await shop.step("pages renewed")
     if not now:
         return set()
     documents = {id_: search.document(product) for id_, product in now.items()}
-    sure, latest = await _note(shop, draw, now, documents, believe=not draw.rebuilding)
+    sure, latest = await _note(shop, batch, now, documents, believe=not batch.rebuilding)
     await shop.step("levels noted")
     if copied.ours:
         _remember_copies(shop, [read for read, _ in stale], copied.documents, sure if latest else set())
@@ -167,13 +172,14 @@ async def _copy(shop: Shop, ids: list[str], *, away: list[StoreUnavailable]) -> 
 
 def _remember_copies(shop: Shop, read: Sequence[Json], written: Sequence[Json], sure: set[str]) -> None:
     memory = _memory(shop)
-    # If another writer had changed the product before, pages may be cached under its old references: left to `tell`.
-    untold = memory.untold(read)
-    told = [product for product in written if product["_id"] not in untold]
-    _remember(memory.told, told)
+    # If another writer had changed the product before, pages may be cached under its old references: left to
+    # `invalidate_cache`.
+    not_invalidated = memory.not_invalidated(read)
+    invalidated = [product for product in written if product["_id"] not in not_invalidated]
+    _remember(memory.invalidated, invalidated)
     for product in written:
-        memory.done.pop(product["_id"], None)
-    _remember(memory.done, [product for product in told if product["_id"] in sure])
+        memory.own_writes.pop(product["_id"], None)
+    _remember(memory.own_writes, [product for product in invalidated if product["_id"] in sure])
 
 
 def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json, Json]]:
@@ -181,45 +187,49 @@ def _stale(products: Sequence[Json], now: Mapping[str, Json]) -> list[tuple[Json
     return [(product, now[product["_id"]]) for product in products if product != now[product["_id"]]]
 
 
-async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold: set[str] | None = None) -> set[str]:
+async def _sync_batch(
+    shop: Shop, ids: list[str], *, cause: Cause = "changed", failed_invalidations: set[str] | None = None
+) -> set[str]:
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     await shop.step("drawn")
     products = await catalog.by_ids(shop.stores.mongo, ids)
-    now = await present(shop, products)
+    now = await with_current_levels(shop, products)
     await shop.step("read")
     copied = await catalog.refresh_copies(shop, _stale(products, now))
     now |= {product["_id"]: product for product in copied.documents}
     await shop.step("copied")
-    away = await _tell_cache(shop, ids, now)
+    away = await _try_invalidate(shop, ids, now)
     await shop.step("dropped")
     documents: dict[str, Json | None] = dict.fromkeys(ids)
     documents |= {id_: search.document(product) for id_, product in now.items()}
     refused: dict[str, BulkResult] = {}
     beside: StoreUnavailable | None = None
-    if draw.rebuilding:
+    if batch.rebuilding:
         # First, since the build may go live before we are done: what we then write to the live alias is in it too.
         try:
-            refused |= await _put(shop, search.next_alias(shop.settings), draw.version, documents)
+            refused |= await _put(shop, search.next_alias(shop.settings), batch.version, documents)
         except StoreUnavailable as error:  # of that index alone, if its node is: the live one is kept up to date
             beside = error
-    sure, latest = await _note(shop, draw, now, documents, believe=cause != "doubt" and not draw.rebuilding)
+    sure, latest = await _note(shop, batch, now, documents, believe=cause != "doubt" and not batch.rebuilding)
     written = {id_: held for id_, held in documents.items() if id_ not in sure}
     await shop.step("noted")
-    refused |= await _put(shop, shop.settings.search_alias, draw.version, written)
+    refused |= await _put(shop, shop.settings.search_alias, batch.version, written)
     await shop.step("written")
     if written:
         async with shop.stores.pg.tx() as tx:
-            await store.settle(tx, draw, PIPELINE, [id_ for id_ in written if id_ not in refused])
-            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await store.confirm_written(tx, batch, PIPELINE, [id_ for id_ in written if id_ not in refused])
+            await letters.add_dead_letters(
+                tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()]
+            )
     if beside is not None:
         raise beside
     if away is not None:
-        if untold is None:
+        if failed_invalidations is None:
             raise away
-        untold.update(ids)
+        failed_invalidations.update(ids)
     elif latest and copied.ours:
-        _remember(_memory(shop).done, copied.documents)
+        _remember(_memory(shop).own_writes, copied.documents)
     BATCHES.inc()
     PRODUCTS.inc(len(ids))
     UNCHANGED.inc(len(documents) - len(written))
@@ -227,11 +237,11 @@ async def _carry(shop: Shop, ids: list[str], *, cause: Cause = "changed", untold
     return set(refused)
 
 
-async def _tell_cache(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -> StoreUnavailable | None:
+async def _try_invalidate(shop: Shop, ids: Sequence[str], now: Mapping[str, Json]) -> StoreUnavailable | None:
     """Updates the cache before search, which takes longer and may be down. If the cache is down, the error is returned,
     to be raised once search has been written."""
     try:
-        await _drop(shop, set(ids), now)
+        await _drop_pages(shop, set(ids), now)
     except StoreUnavailable as away:
         return away
     return None
@@ -264,47 +274,47 @@ def _renames(product: Json, items: Mapping[str, inventory.Item]) -> Iterator[tup
             yield item, name, product["category"]
 
 
-async def tell(shop: Shop, ids: set[str]) -> None:
+async def invalidate_cache(shop: Shop, ids: set[str]) -> None:
     """Invalidates the cached pages of changed products. Raises StoreUnavailable."""
-    untold = await _unknown(shop, ids, _memory(shop).told)
-    products = await catalog.by_ids(shop.stores.mongo, untold)
-    await _drop(shop, untold, {product["_id"]: product for product in products})
+    outdated = await _changed_since(shop, ids, _memory(shop).invalidated)
+    products = await catalog.by_ids(shop.stores.mongo, outdated)
+    await _drop_pages(shop, outdated, {product["_id"]: product for product in products})
 
 
-async def tell_all(shop: Shop, untold: set[str]) -> bool:
+async def retry_invalidation(shop: Shop, failed_invalidations: set[str]) -> bool:
     """Invalidates the cached pages of products that were processed while the cache was down, and takes them out; False
     if it still is."""
     try:
-        while some := set(islice(untold, shop.settings.sync_batch)):
-            await tell(shop, some)
-            untold -= some
+        while some := set(islice(failed_invalidations, shop.settings.sync_batch)):
+            await invalidate_cache(shop, some)
+            failed_invalidations -= some
     except StoreUnavailable:
         return False
     return True
 
 
-async def _drop(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:
+async def _drop_pages(shop: Shop, ids: set[str], now: Mapping[str, Json]) -> None:
     await catalog.drop_cached(shop, ids, now)
-    _remember(_memory(shop).told, [now[id_] for id_ in ids & now.keys()])
+    _remember(_memory(shop).invalidated, [now[id_] for id_ in ids & now.keys()])
 
 
-def may_be_ours(shop: Shop, ids: AbstractSet[str]) -> bool:
+def may_be_echoes(shop: Shop, ids: AbstractSet[str]) -> bool:
     """Whether we have recently written all of these ourselves."""
-    return ids <= _memory(shop).done.keys()
+    return ids <= _memory(shop).own_writes.keys()
 
 
-async def without_ours(shop: Shop, ids: set[str]) -> set[str]:
+async def without_echoes(shop: Shop, ids: set[str]) -> set[str]:
     """Filters out echoes: products whose current document is what we wrote into the catalog ourselves and have fully
     processed. Each write comes back once; a later change is another writer's, who may have left the version
     unchanged."""
-    done = _memory(shop).done
-    foreign = await _unknown(shop, ids, done)
+    own_writes = _memory(shop).own_writes
+    foreign = await _changed_since(shop, ids, own_writes)
     for id_ in ids - foreign:
-        done.pop(id_, None)
+        own_writes.pop(id_, None)
     return foreign
 
 
-async def _unknown(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]) -> set[str]:
+async def _changed_since(shop: Shop, ids: set[str], known: Mapping[str, catalog.Stamp]) -> set[str]:
     stamps = await catalog.stamps(shop.stores.mongo, ids & known.keys())
     return {id_ for id_ in ids if id_ not in known or stamps.get(id_) != known[id_]}
 
@@ -316,35 +326,37 @@ async def fill(shop: Shop, low: int, high: int, bulks: asyncio.Semaphore) -> tup
     Their notes are never marked as certain, so that no batch that began before skips a write to the live index. They
     have the price and stock of the catalog's copies, so that stale copies are found."""
     async with shop.stores.pg.once() as tx:
-        draw = await store.draw(tx)
+        batch = await store.begin_batch(tx)
     products = await catalog.in_buckets(shop.stores.mongo, low, high)
     try:
-        now = await present(shop, products)
+        now = await with_current_levels(shop, products)
         documents = {id_: search.document(product) for id_, product in now.items()}
     except StoreUnavailable:
         raise
     except Exception:  # one of them can't be read as a product
         ids = [product["_id"] for product in products]
-        return len(products), await carry(shop, ids, cause="doubt", untold=set())
+        return len(products), await sync_products(shop, ids, cause="doubt", failed_invalidations=set())
     # The JSON, of which a note keeps a digest, is half the cost of a note: made once, and reused for the engine.
     written = {id_: orjson.dumps(document) for id_, document in documents.items()}
     shown = {id_: written[id_] for id_, document in documents.items() if document is not None}
     notes = [_noted(p["_id"], now[p["_id"]] | p, documents[p["_id"]], written[p["_id"]]) for p in products]
     async with bulks:
-        refused = await _put(shop, search.next_alias(shop.settings), draw.version, shown)
+        refused = await _put(shop, search.next_alias(shop.settings), batch.version, shown)
     if products:
         async with shop.stores.pg.tx() as tx:
-            await store.note(tx, draw, notes, believe=False)
-            await letters.bury(tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()])
+            await store.note(tx, batch, notes, believe=False)
+            await letters.add_dead_letters(
+                tx, PIPELINE, [(id_, {}, f"{r.status}: {r.reason}") for id_, r in refused.items()]
+            )
     return len(products), set(refused)
 
 
 async def _note(
-    shop: Shop, draw: store.Draw, now: Mapping[str, Json], documents: Mapping[str, Json | None], *, believe: bool
+    shop: Shop, batch: store.Batch, now: Mapping[str, Json], documents: Mapping[str, Json | None], *, believe: bool
 ) -> tuple[set[str], bool]:
     notes = [_noted(id_, now.get(id_), held, orjson.dumps(held)) for id_, held in documents.items()]
     async with shop.stores.pg.once() as tx:
-        return await store.note(tx, draw, notes, believe=believe)
+        return await store.note(tx, batch, notes, believe=believe)
 
 
 def _noted(id_: str, product: Json | None, document: Json | None, written: bytes) -> store.Note:
@@ -364,7 +376,7 @@ async def _put(
     """Writes the documents; returns those that the engine rejects for good. If the index has an earlier definition, the
     missing fields are added to it and those rejected are tried again."""
     refused = await _try(shop, alias, version, documents)
-    if refused and await search.widen(shop.stores.search, shop.settings, alias):
+    if refused and await search.add_new_fields(shop.stores.search, shop.settings, alias):
         refused = await _try(shop, alias, version, {id_: documents[id_] for id_ in refused})
     return refused
 
@@ -379,35 +391,35 @@ async def _try(
         if not left:
             return refused
         results = await search.put(shop.stores.search, alias, version, left)
-        if any(result.homeless for result in results):
+        if any(result.is_index_missing for result in results):
             if alias == shop.settings.search_alias:
                 raise StoreUnavailable("search", f"no index is behind the alias {alias}")
             return {}  # that build has ended since the batch drew its number
         if alias == shop.settings.search_alias and (newer := [r.id for r in results if r.status == 409]):
-            await _must_be_known(shop, version, newer)
-        refused |= {r.id: r for r in results if not r.accepted and not r.passing}
-        left = {r.id: left[r.id] for r in results if r.passing}
+            await _check_version_known(shop, version, newer)
+        refused |= {r.id: r for r in results if not r.accepted and not r.is_transient}
+        left = {r.id: left[r.id] for r in results if r.is_transient}
         if left:
             await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
     raise StoreUnavailable("search", f"the search engine keeps refusing {len(left)} of {len(documents)} items")
 
 
-async def _must_be_known(shop: Shop, version: int, newer: Sequence[str]) -> None:
+async def _check_version_known(shop: Shop, version: int, newer: Sequence[str]) -> None:
     """Called when search has newer versions of documents. A batch is noted before it writes, so a newer batch must be
     noted for these. If none is, PostgreSQL was restored to a point before that number was drawn, or a standby took over
     that had not received it: draws higher numbers from then on and raises StoreUnavailable, for a retry."""
     async with shop.stores.pg.tx() as tx:
         if not await store.is_newest(tx, version, newer):
             return
-        await store.leap(tx)
+        await store.skip_versions(tx)
     raise StoreUnavailable("search", "it holds what was written under higher numbers than have been drawn")
 
 
-async def wanted_of(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:
+async def expected_documents(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], set[str]]:
     """The documents that search should have for these products, and the ids of those with stale copies or that can't be
     read as a product."""
     try:
-        now = await present(shop, products)
+        now = await with_current_levels(shop, products)
         documents = {id_: document for id_, p in now.items() if (document := search.document(p)) is not None}
         return documents, {product["_id"] for product in products if product != now[product["_id"]]}
     except StoreUnavailable:
@@ -416,5 +428,8 @@ async def wanted_of(shop: Shop, products: list[Json]) -> tuple[dict[str, Json], 
         if len(products) == 1:
             return {}, {products[0]["_id"]}
     middle = len(products) // 2
-    (one, bad), (other, worse) = await wanted_of(shop, products[:middle]), await wanted_of(shop, products[middle:])
+    (one, bad), (other, worse) = (
+        await expected_documents(shop, products[:middle]),
+        await expected_documents(shop, products[middle:]),
+    )
     return one | other, bad | worse

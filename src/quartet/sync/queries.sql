@@ -1,4 +1,4 @@
--- name: draw
+-- name: begin_batch
 -- The version number under which a batch will write, drawn before it reads anything; and whether an index is being
 -- rebuilt, to which it then writes as well. In one statement: if a batch does not see a rebuild here, its number was
 -- drawn, and its events were written, before the rebuild's own scan began. `home` is the id of the rebuild that created
@@ -6,7 +6,7 @@
 SELECT nextval('sync_version') AS version, EXISTS (SELECT FROM sync_rebuilds WHERE state = 'building') AS rebuilding,
        (SELECT coalesce(max(id), 0) FROM sync_rebuilds WHERE state = 'done') AS home;
 
--- name: leap
+-- name: skip_versions
 -- After a restore: skips all numbers that were drawn after the backup, since search may still hold documents with them
 -- and would reject lower versions. No shop draws a million million.
 SELECT setval('sync_version', nextval('sync_version') + 1000000000000);
@@ -33,7 +33,7 @@ SET sure = $5 AND k.sure
     version = greatest(k.version, excluded.version)
 RETURNING product_id, sure, (SELECT last_value FROM sync_version) = $3 AS latest;
 
--- name: settle
+-- name: confirm_written
 -- The engine has acknowledged these products with this version: marks them as up to date, unless a newer batch has read
 -- them since; and deletes their dead letters.
 WITH acknowledged AS (
@@ -44,7 +44,7 @@ DELETE FROM dead_letters WHERE pipeline = $3 AND key = ANY ($1::text[]);
 -- name: is_newest
 SELECT EXISTS (SELECT FROM search_known WHERE version = $1 AND product_id = ANY ($2::text[]));
 
--- name: doubt
+-- name: mark_uncertain
 -- Makes the next batch that can read these products write them, so that their dead letters are deleted.
 UPDATE search_known SET sure = false WHERE product_id = ANY ($1::text[]);
 
@@ -71,13 +71,13 @@ WHERE bucket >= $1 AND bucket < $2
       <> ((level ->> 0)::bigint, (level ->> 1)::bigint)
 GROUP BY product_id;
 
--- name: moment
+-- name: database_time
 SELECT clock_timestamp();
 
 -- name: position
 SELECT token FROM sync_positions WHERE pipeline = $1;
 
--- name: beat
+-- name: heartbeat
 -- The heartbeat of worker $1: acquires or extends its leases on the pieces of work in $2 for $3 seconds; returns those
 -- it holds with their fencing tokens. A piece belongs to the live worker with the lowest hash for it (rendezvous
 -- hashing): so workers agree without communicating, and one that starts or stops moves no more pieces than its share. A
@@ -96,7 +96,7 @@ SET worker = excluded.worker, until = excluded.until, token = held.token + (held
 WHERE held.worker = excluded.worker OR held.until <= now()
 RETURNING piece, token;
 
--- name: give_up
+-- name: release_leases
 -- Releases these leases, if this worker still holds them.
 UPDATE work_leases SET until = now() WHERE worker = $1 AND piece = ANY ($2::text[]);
 
@@ -106,7 +106,7 @@ DELETE FROM work_leases WHERE piece = worker AND until < now() - interval '1 min
 -- name: caught_up
 SELECT caught_up_at FROM sync_positions WHERE pipeline = 'changes';
 
--- name: save
+-- name: save_position
 -- Saves the position from which to resume after a crash, called only after everything before it was acknowledged. Saves
 -- nothing if a lease ($5, with the fencing tokens $6) has another owner by now, who resumes from the previous position.
 INSERT INTO sync_positions AS p (pipeline, token, caught_up_at, batches, items)
@@ -117,7 +117,7 @@ ON CONFLICT (pipeline) DO UPDATE
 SET token = excluded.token, caught_up_at = greatest(p.caught_up_at, excluded.caught_up_at),
     batches = p.batches + excluded.batches, items = p.items + excluded.items;
 
--- name: lose
+-- name: discard_position
 -- Deletes a position that can't be resumed from, unless a lease has another owner by now.
 UPDATE sync_positions SET token = NULL
 WHERE pipeline = $1
@@ -160,15 +160,15 @@ WHERE id = $1;
 UPDATE sync_rebuilds SET upto = $2, done = $3, total = greatest(total, $3), rate = $4, error = NULL
 WHERE id = $1 AND upto <= $2;
 
--- name: hold_rebuild
+-- name: block_rebuild
 -- Records why the rebuild does not go live yet.
 UPDATE sync_rebuilds SET error = $2 WHERE id = $1;
 
--- name: leave_out
+-- name: exclude_from_rebuild
 -- The index being built goes live without this product, which staff have given up.
 UPDATE sync_rebuilds SET without = array_append(without, $1) WHERE state = 'building';
 
--- name: in_the_way
+-- name: count_blocking_letters
 -- The number of dead letters that block this rebuild: those of products that staff have not given up. A product given
 -- up gets a new dead letter whenever it is read again.
 SELECT count(*) FROM dead_letters
@@ -201,14 +201,14 @@ INSERT INTO sync_freshness AS f (what, minute, bound, n, seconds)
 SELECT what, 'epoch', bound, sum(n), sum(seconds) FROM past GROUP BY what, bound
 ON CONFLICT (what, minute, bound) DO UPDATE SET n = f.n + excluded.n, seconds = f.seconds + excluded.seconds;
 
--- name: sing
+-- name: record_canary_write
 INSERT INTO sync_canary (what, sung) VALUES ($1, $2) ON CONFLICT (what) DO UPDATE SET sung = excluded.sung;
 
--- name: hear
+-- name: record_canary_found
 UPDATE sync_canary SET heard = greatest(heard, $2) WHERE what = $1;
 
--- name: songs
-SELECT what, sung, heard FROM sync_canary ORDER BY what;
+-- name: canary_states
+SELECT what, sung AS written_ms, heard AS found_ms FROM sync_canary ORDER BY what;
 
--- name: song
+-- name: canary_price
 SELECT sung FROM sync_canary WHERE what = 'stock';

@@ -22,7 +22,7 @@ from quartet.kernel.errors import Conflict, StoreUnavailable
 from quartet.kernel.fingerprints import BUCKETS
 from quartet.sync import compare, store
 from quartet.sync.compare import Suspects
-from quartet.sync.products import PIPELINE, carry, fill
+from quartet.sync.products import PIPELINE, fill, sync_products
 from quartet.sync.store import Rebuild
 from quartet.sync.tasks import end
 from quartet.web import trail
@@ -31,7 +31,7 @@ from quartet.web.dependencies import Shop
 log = structlog.get_logger("quartet.sync")
 
 # The lock's name: one rebuild at a time over all processes.
-ALONE = "quartet reindex"
+LOCK_NAME = "quartet reindex"
 TRIES = 30
 # Products per bulk request, concurrent ones, and how many are under way: the next is read and built while the engine
 # works on those before it.
@@ -69,17 +69,17 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
     asked = await ask(shop, reason, back=back)
     if back and asked.kind != "back":
         raise Conflict("a new index is being built just now")
-    async with shop.stores.pg.alone(ALONE) as is_alone:
+    async with shop.stores.pg.advisory_lock(LOCK_NAME) as holds_lock:
         async with shop.stores.pg.read() as read:
             opened = await store.open_rebuild(read)
             if opened is None or opened.id != asked.id:
                 return await store.get_rebuild(read, asked.id)  # another process did it while we waited for the lock
         try:
-            await _rebuild(shop, opened, is_alone)
+            await _rebuild(shop, opened, holds_lock)
         except StoreUnavailable:
             raise
         except Exception as error:
-            _must_be(is_alone)
+            _check_lock(holds_lock)
             async with shop.stores.pg.once() as tx:
                 await store.end_rebuild(tx, opened, f"{type(error).__name__}: {error}")
             await search.abandon_next(shop.stores.search, shop.settings)
@@ -88,47 +88,47 @@ async def reindex(shop: Shop, *, reason: str = "asked for", back: bool = False) 
         return await store.get_rebuild(read, asked.id)
 
 
-def _must_be(alone: Callable[[], bool]) -> None:
+def _check_lock(holds_lock: Callable[[], bool]) -> None:
     """Raises if the lock was lost with a connection: another process may be at the rebuild by now, and this one must
     neither end it nor put its index live."""
-    if not alone():
+    if not holds_lock():
         raise StoreUnavailable("postgres", "another may be at the rebuild by now")
 
 
-async def _rebuild(shop: Shop, rebuild: Rebuild, is_alone: Callable[[], bool]) -> None:
+async def _rebuild(shop: Shop, rebuild: Rebuild, holds_lock: Callable[[], bool]) -> None:
     stores, settings = shop.stores, shop.settings
     # Batches also write to the live index meanwhile, which the engine may have lost: create it if so.
     await search.prepare(stores.search, settings)
     if rebuild.index_name is None or await stores.search.alias_target(settings.search_alias) != rebuild.index_name:
-        rebuild = await _begun(shop, rebuild)
+        rebuild = await _with_next_index(shop, rebuild)
         if rebuild.kind == "new":
             await _fill(shop, rebuild)
         else:
             await _catch_up(shop, search.next_alias(settings))
         await shop.step("filled")
-        if await _is_held(shop, rebuild):
+        if await _is_blocked(shop, rebuild):
             return
         await search.make_ready(stores.search, settings)
-        await _settle(shop, rebuild)
-        if await _is_held(shop, rebuild):  # by dead letters from `_settle`
+        await _verify(shop, rebuild)
+        if await _is_blocked(shop, rebuild):  # by dead letters from `_verify`
             return
         assert rebuild.index_name is not None
-        _must_be(is_alone)
+        _check_lock(holds_lock)
         await search.go_live(stores.search, settings, rebuild.index_name)
         await shop.step("live")
     else:  # interrupted after going live: without a stream position, changes since then are only found by comparing
         await _catch_up(shop, settings.search_alias)
-    await search.turn_over(shop)
+    await search.invalidate_answers(shop)
     async with stores.pg.once() as tx:
         await store.end_rebuild(tx, rebuild, None)
 
 
-async def _begun(shop: Shop, rebuild: Rebuild) -> Rebuild:
+async def _with_next_index(shop: Shop, rebuild: Rebuild) -> Rebuild:
     """The rebuild with an index behind the next alias: the one it began with, or else a fresh one."""
     stores, settings = shop.stores, shop.settings
     if rebuild.index_name is not None and await search.next_index(stores.search, settings) == rebuild.index_name:
         return rebuild
-    make = search.build_next if rebuild.kind == "new" else search.former_as_next
+    make = search.build_next if rebuild.kind == "new" else search.prepare_rollback
     index = await make(stores.search, settings)
     await shop.step("made")
     # From the buckets' index: to count documents they would have to be read.
@@ -167,36 +167,36 @@ async def _catch_up(shop: Shop, alias: str) -> None:
     """Brings a formerly filled index up to date. One comparison, made once every new batch writes to this index too,
     finds everything it lacks: the products of a batch that began earlier and is unfinished differ from their notes."""
     await shop.stores.search.refresh(alias)
-    found = await compare.look_at_all(shop, alias=alias)
-    await _carry(shop, found.suspects)
+    found = await compare.compare_ranges(shop, alias=alias)
+    await _repair(shop, found.suspects)
 
 
-async def _carry(shop: Shop, ids: Collection[str]) -> set[str]:
+async def _repair(shop: Shop, ids: Collection[str]) -> set[str]:
     """Writes what differs, whether or not the cache is up: that is told of a change by the batch that processes it."""
-    return await carry(shop, ids, cause="doubt", untold=set())
+    return await sync_products(shop, ids, cause="doubt", failed_invalidations=set())
 
 
-async def _is_held(shop: Shop, rebuild: Rebuild) -> bool:
+async def _is_blocked(shop: Shop, rebuild: Rebuild) -> bool:
     """Whether dead letters keep the rebuild from going live: rejected products would disappear from search. Not if the
     live index is empty: then there is nothing to lose."""
     async with shop.stores.pg.read() as read:
-        letters = await store.in_the_way(read, rebuild, PIPELINE)
+        letters = await store.count_blocking_letters(read, rebuild, PIPELINE)
     if not letters or not await shop.stores.search.count(shop.settings.search_alias):
         return False
     why = f"{letters} products lie among the dead letters: replay or drop them, and it goes on"
     log.warning("the new index does not go live", why=why)
     async with shop.stores.pg.once() as tx:
-        await store.hold_rebuild(tx, rebuild, why)
+        await store.block_rebuild(tx, rebuild, why)
     return True
 
 
-async def _settle(shop: Shop, rebuild: Rebuild) -> None:
+async def _verify(shop: Shop, rebuild: Rebuild) -> None:
     """Compares the whole new index with the catalog by counts and fingerprints, and a sample of whole documents, and
     processes what differs until nothing does, except rejected products. Changes after that comparison are the worker's,
     which writes to both indices."""
     alias = search.next_alias(shop.settings)
-    found = await compare.look_at_all(shop, alias=alias)
-    await _until_equal(shop, rebuild, found.suspects, lambda _: compare.look_again(shop, found, alias=alias))
+    found = await compare.compare_ranges(shop, alias=alias)
+    await _until_equal(shop, rebuild, found.suspects, lambda _: compare.recheck(shop, found, alias=alias))
     ids = await _sample(shop, rebuild, alias)
     suspects = await compare.read_and_compare(shop, ids, alias=alias)
     await _until_equal(shop, rebuild, suspects, lambda left: compare.read_and_compare(shop, left, alias=alias))
@@ -214,7 +214,7 @@ async def _sample(shop: Shop, rebuild: Rebuild, alias: str) -> set[str]:
 
 
 async def _until_equal(
-    shop: Shop, rebuild: Rebuild, suspects: Suspects, look_again: Callable[[Collection[str]], Awaitable[Suspects]]
+    shop: Shop, rebuild: Rebuild, suspects: Suspects, recheck: Callable[[Collection[str]], Awaitable[Suspects]]
 ) -> None:
     """Processes the suspects until none differs in the same way as before. A product that keeps changing differs in
     another way each time, and so counts as processed."""
@@ -224,7 +224,7 @@ async def _until_equal(
         suspects = {id_: parts for id_, parts in suspects.items() if id_ not in given_up}
         if not suspects:
             return
-        given_up |= await _carry(shop, suspects)
+        given_up |= await _repair(shop, suspects)
         await shop.stores.search.refresh(search.next_alias(shop.settings))
-        suspects = compare.still(suspects, await look_again(suspects))
+        suspects = compare.persisting(suspects, await recheck(suspects))
     raise RuntimeError(f"{len(suspects)} products differ, whatever is tried: {sorted(suspects)[:5]}")

@@ -18,7 +18,7 @@ from quartet.stores import letters, outbox
 from quartet.stores.outbox import Event
 from quartet.sync import store
 from quartet.sync.consumers import CONSUMERS, KEEPERS, TOPICS
-from quartet.sync.products import copy
+from quartet.sync.products import sync_copies
 from quartet.sync.store import Lease
 from quartet.web.dependencies import Shop
 
@@ -35,12 +35,12 @@ _OF_STOCK = ("stock.changed", "order.placed", "canary.sung")
 PIECES = tuple(f"{PIPELINE} {part}" for part in range(outbox.PARTS))
 
 
-async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
+async def relay(shop: Shop, lease: Lease = store.NO_LEASE) -> int:
     """Delivers one batch of events of the leased parts; returns how many it took. No transaction is open during calls
     to other stores.
 
     Raises StoreUnavailable only for PostgreSQL; an outage of another store postpones the events that need it. Raises
-    Overtaken if the parts belong to another worker by now, which delivers the same events again.
+    LeaseLost if the parts belong to another worker by now, which delivers the same events again.
     """
     parts = [part for part, piece in enumerate(PIECES) if not lease.tokens or piece in lease.tokens]
     async with shop.stores.pg.read() as read:
@@ -54,11 +54,11 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
     stock = [event for event in events if event.topic in _OF_STOCK]
     others = sorted((e for e in events if e.topic not in _OF_STOCK), key=lambda e: (e.key, e.id))
     gate = asyncio.Semaphore(AT_ONCE)
-    jobs = [_carry_stock(shop, stock)] if stock else []
-    jobs += [_carry_key(shop, list(same), gate) for _, same in groupby(others, key=lambda e: e.key)]
+    jobs = [_deliver_stock(shop, stock)] if stock else []
+    jobs += [_deliver_key(shop, list(same), gate) for _, same in groupby(others, key=lambda e: e.key)]
     outcomes = [outcome for part in await asyncio.gather(*jobs) for outcome in part]
     await shop.step("delivered")
-    await _write_down(shop, outcomes, lease)
+    await _record_outcomes(shop, outcomes, lease)
     await shop.step("forgotten")
     return len(events)
 
@@ -66,7 +66,7 @@ async def relay(shop: Shop, lease: Lease = store.NOBODYS) -> int:
 Outcome = tuple[Event, Exception | None]
 
 
-async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
+async def _deliver_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
     """Updates price and stock of SKUs: each product once, however many events. Search follows by the change stream. An
     event that can't be parsed blocks no other."""
     skus: set[str] = set()
@@ -81,7 +81,7 @@ async def _carry_stock(shop: Shop, events: Sequence[Event]) -> list[Outcome]:
     failure: Exception | None = None
     try:
         ids = await catalog.product_ids_of_skus(shop.stores.mongo, skus)
-        await copy(shop, set(ids.values()))
+        await sync_copies(shop, set(ids.values()))
     except Exception as error:
         failure = error
     return outcomes + [(event, failure) for event in legible]
@@ -92,7 +92,7 @@ def _skus(event: Event) -> list[str]:
     return [line["sku"] for line in event.payload.get("items", ())] if event.topic == "order.placed" else [event.key]
 
 
-async def _carry_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
+async def _deliver_key(shop: Shop, events: Sequence[Event], gate: asyncio.Semaphore) -> list[Outcome]:
     """Delivers one key's events in order; after a failure the rest of them wait."""
     outcomes: list[Outcome] = []
     async with gate:
@@ -113,18 +113,18 @@ async def _deliver(shop: Shop, event: Event) -> None:
         await shop.step("consumer told")
 
 
-async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> None:
-    carried = [event.id for event, error in outcomes if error is None]
+async def _record_outcomes(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> None:
+    delivered = [event.id for event, error in outcomes if error is None]
     away = [event.id for event, error in outcomes if isinstance(error, StoreUnavailable)]
     failed = [(e, error) for e, error in outcomes if error is not None and not isinstance(error, StoreUnavailable)]
-    buried = [(event, error) for event, error in failed if event.attempts + 1 >= ATTEMPTS]
+    dead = [(event, error) for event, error in failed if event.attempts + 1 >= ATTEMPTS]
     fresh = [event for event, _ in outcomes if event.attempts == 0]
     async with shop.stores.pg.tx() as tx:
         # Stored at the first try, even if that fails: an e-mail does not wait until Redis is back.
         for keep in KEEPERS:
             await keep(tx, fresh)
-        payloads = await outbox.payloads(tx, [event.id for event, _ in buried])
-        await outbox.forget(tx, carried + [event.id for event, _ in buried])
+        payloads = await outbox.payloads(tx, [event.id for event, _ in dead])
+        await outbox.delete(tx, delivered + [event.id for event, _ in dead])
         if away:
             await outbox.postpone(tx, away, AWAY_SECONDS * random.uniform(0.5, 1))
             await store.count_retry(tx, PIPELINE)
@@ -134,10 +134,12 @@ async def _write_down(shop: Shop, outcomes: Sequence[Outcome], lease: Lease) -> 
                 "event not carried", topic=event.topic, key=event.key, attempt=event.attempts + 1, error=repr(error)
             )
         await outbox.fail(tx, {event.id: min(2.0**event.attempts, LONGEST_SECONDS) for event, _ in failed})
-        for event, error in buried:
+        for event, error in dead:
             log.error("event given up", topic=event.topic, key=event.key, exc_info=error)
-        await letters.bury(tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in buried])
-        await store.save(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(carried), lease=lease)
+        await letters.add_dead_letters(
+            tx, PIPELINE, [_letter(event, payloads.get(event.id, {}), error) for event, error in dead]
+        )
+        await store.save_position(tx, PIPELINE, None, caught_up_at=shop.clock.now(), items=len(delivered), lease=lease)
 
 
 def _letter(event: Event, payload: dict[str, Any], error: Exception) -> tuple[str, dict[str, Any], str]:

@@ -8,10 +8,10 @@ from uuid import UUID
 from quartet import notify
 from quartet.kernel.errors import NotFound
 from quartet.stores import letters, outbox
-from quartet.stores.letters import Letter
+from quartet.stores.letters import DeadLetter
 from quartet.sync import changes, compare, freshness, products, relay, store
 from quartet.sync.freshness import Freshness
-from quartet.sync.products import carry
+from quartet.sync.products import sync_products
 from quartet.sync.store import Position, Rebuild
 from quartet.web import trail
 from quartet.web.dependencies import Shop
@@ -44,7 +44,7 @@ class State:
     freshness: list[Freshness]
     reindex: Rebuild | None
     dead_letters: int
-    letters: list[Letter]
+    letters: list[DeadLetter]
 
 
 async def state(shop: Shop) -> State:
@@ -55,7 +55,7 @@ async def state(shop: Shop) -> State:
         waiting = {relay.PIPELINE: await outbox.depth(read), notify.PIPELINE: await notify.waiting(read)}
         newest = await letters.newest(read, SHOWN_LETTERS)
         rebuild = await store.last_rebuild(read)
-        tooks, songs = await store.freshness(read), await store.songs(read)
+        histogram, canary = await store.freshness(read), await store.canary_states(read)
     now = shop.clock.now()
     pipelines = []
     # Products rejected by the engine may come from either pipeline; counted under `changes`, which retries them.
@@ -69,11 +69,11 @@ async def state(shop: Shop) -> State:
         lag = max((now - since).total_seconds(), 0) if since else None
         buried = dead.get(letters_of.get(name, name), 0)
         pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, buried))
-    fresh = freshness.summary(tooks, songs, now.timestamp())
+    fresh = freshness.summary(histogram, canary, now.timestamp())
     return State(pipelines, fresh, rebuild, sum(dead.values()), newest)
 
 
-async def dead_letters(shop: Shop, limit: int) -> list[Letter]:
+async def dead_letters(shop: Shop, limit: int) -> list[DeadLetter]:
     """The newest dead letters."""
     async with shop.stores.pg.read() as read:
         return await letters.newest(read, limit)
@@ -87,20 +87,20 @@ async def replay_dead_letters(shop: Shop, actor: str) -> int:
         for letter in events:
             held = letter.payload
             at = datetime.fromisoformat(held["at"]) if "at" in held else None
-            await outbox.put_back(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
-        await letters.exhume(tx, relay.PIPELINE, [letter.key for letter in events])
+            await outbox.requeue(tx, UUID(letter.key), held["topic"], held["key"], held["payload"], created_at=at)
+        await letters.delete_dead_letters(tx, relay.PIPELINE, [letter.key for letter in events])
         mails = await letters.oldest(tx, notify.PIPELINE, REPLAYED)
         await notify.revive(tx, [int(letter.key) for letter in mails])
-        await letters.exhume(tx, notify.PIPELINE, [letter.key for letter in mails])
+        await letters.delete_dead_letters(tx, notify.PIPELINE, [letter.key for letter in mails])
         refused = await letters.oldest(tx, products.PIPELINE, REPLAYED)
         taken = {"events": events, "mails": mails, "products": refused}
         before = {what: [letter.key for letter in held] for what, held in taken.items()}
         await trail.record(tx, actor, "sync.replay", "dead-letters", "all", before=before)
-    await carry(shop, [letter.key for letter in refused], cause="doubt")
+    await sync_products(shop, [letter.key for letter in refused], cause="doubt")
     return len(events) + len(mails) + len(refused)
 
 
-async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
+async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> DeadLetter:
     """Discards a dead letter for good. Raises NotFound."""
     async with shop.stores.pg.tx() as tx:
         letter = await letters.drop(tx, id_)
@@ -109,7 +109,7 @@ async def drop_dead_letter(shop: Shop, id_: int, actor: str) -> Letter:
         if letter.pipeline == notify.PIPELINE:
             await notify.drop(tx, int(letter.key))
         if letter.pipeline == products.PIPELINE:
-            await store.leave_out(tx, letter.key)
+            await store.exclude_from_rebuild(tx, letter.key)
         await trail.record(tx, actor, "sync.drop", "dead-letters", letter.key, before={"pipeline": letter.pipeline})
     return letter
 
@@ -120,18 +120,18 @@ async def catch_up(shop: Shop) -> None:
     while await relay.relay(shop):
         pass
     await shop.stores.search.refresh(shop.settings.search_alias)
-    found = await compare.look_at_all(shop)
-    await carry(shop, found.suspects, cause="doubt")
+    found = await compare.compare_ranges(shop)
+    await sync_products(shop, found.suspects, cause="doubt")
     await shop.stores.search.refresh(shop.settings.search_alias)
 
 
-async def begin_anew(shop: Shop, reason: str) -> Rebuild:
+async def reset_after_restore(shop: Shop, reason: str) -> Rebuild:
     """After the stores were restored to an earlier point: the position in the change stream is no longer valid, nor may
     be the search index or a half-built one. Discards the position and the open rebuild, and requests a new one, which
     the worker runs."""
     async with shop.stores.pg.tx() as tx:
-        await store.leap(tx)
-        await store.lose(tx, changes.PIPELINE)
+        await store.skip_versions(tx)
+        await store.discard_position(tx, changes.PIPELINE)
         opened = await store.open_rebuild(tx)
         if opened is not None:
             await store.end_rebuild(tx, opened, reason)

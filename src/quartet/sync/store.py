@@ -11,7 +11,7 @@ from quartet.stores.postgres import Read, Tx
 q = queries(__file__)
 
 
-class Overtaken(Exception):
+class LeaseLost(Exception):
     """Another worker has taken over this one's lease; nothing was saved."""
 
 
@@ -23,11 +23,11 @@ class Lease:
     tokens: Mapping[str, int] = field(default_factory=dict)
 
 
-NOBODYS = Lease()
+NO_LEASE = Lease()
 
 
 @dataclass(frozen=True)
-class Draw:
+class Batch:
     """A batch's number (the version it writes with), whether it also writes to an index that is being built, and which
     index is live, named by the id of its rebuild."""
 
@@ -91,14 +91,14 @@ class Rebuild:
         return max(self.total - self.done, 0) / self.rate
 
 
-async def beat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
+async def heartbeat(tx: Tx, worker: str, pieces: Sequence[str], seconds: float) -> dict[str, int]:
     """The heartbeat of a worker; returns the pieces leased to it for `seconds`, with their fencing tokens."""
-    return {row["piece"]: row["token"] for row in await tx.fetch(q.beat, worker, pieces, seconds)}
+    return {row["piece"]: row["token"] for row in await tx.fetch(q.heartbeat, worker, pieces, seconds)}
 
 
-async def give_up(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
+async def release_leases(tx: Tx, worker: str, pieces: Sequence[str]) -> None:
     """Releases these pieces immediately."""
-    await tx.execute(q.give_up, worker, pieces)
+    await tx.execute(q.release_leases, worker, pieces)
 
 
 async def sweep_workers(tx: Tx) -> None:
@@ -106,25 +106,25 @@ async def sweep_workers(tx: Tx) -> None:
     await tx.execute(q.sweep_workers)
 
 
-async def draw(tx: Tx) -> Draw:
+async def begin_batch(tx: Tx) -> Batch:
     """Draws a batch's number; must come before it reads anything."""
-    return Draw(**await tx.fetchrow(q.draw))
+    return Batch(**await tx.fetchrow(q.begin_batch))
 
 
-async def note(tx: Tx, draw: Draw, notes: Sequence[Note], *, believe: bool) -> tuple[set[str], bool]:
+async def note(tx: Tx, batch: Batch, notes: Sequence[Note], *, believe: bool) -> tuple[set[str], bool]:
     """Records what the batch is about to write; returns the ids for which search is certain to have exactly that
     already, and whether no other batch has begun since. Without `believe` none is certain, and none will be until
-    `settle`."""
+    `confirm_written`."""
     columns = zip(*((n.product_id, n.digest, n.bucket, n.seen, n.fingerprint, n.levels) for n in notes), strict=True)
     ids, digests, *others = columns
-    rows = await tx.fetch(q.note, ids, digests, draw.version, draw.home, believe, *others)
+    rows = await tx.fetch(q.note, ids, digests, batch.version, batch.home, believe, *others)
     return {row["product_id"] for row in rows if row["sure"]}, all(row["latest"] for row in rows)
 
 
-async def settle(tx: Tx, draw: Draw, pipeline: str, ids: Sequence[str]) -> None:
+async def confirm_written(tx: Tx, batch: Batch, pipeline: str, ids: Sequence[str]) -> None:
     """Marks these as certain, unless a newer batch has noted them since: the engine has acknowledged the batch's write.
     Their dead letters are deleted."""
-    await tx.execute(q.settle, ids, draw.version, pipeline)
+    await tx.execute(q.confirm_written, ids, batch.version, pipeline)
 
 
 async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
@@ -133,9 +133,9 @@ async def is_newest(read: Read, version: int, ids: Sequence[str]) -> bool:
     return found
 
 
-async def doubt(tx: Tx, ids: Sequence[str]) -> None:
+async def mark_uncertain(tx: Tx, ids: Sequence[str]) -> None:
     """Marks all of these as uncertain."""
-    await tx.execute(q.doubt, ids)
+    await tx.execute(q.mark_uncertain, ids)
 
 
 async def sums(
@@ -162,9 +162,9 @@ async def stale_levels(read: Read, low: int, high: int) -> dict[str, tuple[int, 
     return {row["product_id"]: (row["version"], row["cents"], row["pieces"]) for row in rows}
 
 
-async def moment(read: Read) -> datetime:
+async def database_time(read: Read) -> datetime:
     """The current time by the database's clock."""
-    found: datetime = await read.fetchval(q.moment)
+    found: datetime = await read.fetchval(q.database_time)
     return found
 
 
@@ -179,24 +179,24 @@ async def position(read: Read, pipeline: str) -> Any:
     return await read.fetchval(q.position, pipeline)
 
 
-async def save(
-    tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NOBODYS
+async def save_position(
+    tx: Tx, pipeline: str, token: Any, *, caught_up_at: datetime | None, items: int, lease: Lease = NO_LEASE
 ) -> None:
-    """Saves the position: everything up to `token` is acknowledged. Raises Overtaken if it is another worker's by
+    """Saves the position: everything up to `token` is acknowledged. Raises LeaseLost if it is another worker's by
     now."""
     pieces, tokens = list(lease.tokens), list(lease.tokens.values())
-    if await tx.execute(q.save, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
-        raise Overtaken(", ".join(pieces))
+    if await tx.execute(q.save_position, pipeline, token, caught_up_at, items, pieces, tokens) == "INSERT 0 0":
+        raise LeaseLost(", ".join(pieces))
 
 
-async def leap(tx: Tx) -> None:
+async def skip_versions(tx: Tx) -> None:
     """Makes all later numbers higher than any that search may have from before a restore."""
-    await tx.execute(q.leap)
+    await tx.execute(q.skip_versions)
 
 
-async def lose(tx: Tx, pipeline: str, lease: Lease = NOBODYS) -> None:
+async def discard_position(tx: Tx, pipeline: str, lease: Lease = NO_LEASE) -> None:
     """Discards the token, which can't be resumed from, unless it is another worker's by now."""
-    await tx.execute(q.lose, pipeline, list(lease.tokens), list(lease.tokens.values()))
+    await tx.execute(q.discard_position, pipeline, list(lease.tokens), list(lease.tokens.values()))
 
 
 async def count_retry(tx: Tx, pipeline: str) -> None:
@@ -242,19 +242,19 @@ async def advance_rebuild(tx: Tx, rebuild: Rebuild, upto: int, done: int, rate: 
     await tx.execute(q.advance_rebuild, rebuild.id, upto, done, rate)
 
 
-async def hold_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
+async def block_rebuild(tx: Tx, rebuild: Rebuild, why: str) -> None:
     """Records why it can't go live yet."""
-    await tx.execute(q.hold_rebuild, rebuild.id, why)
+    await tx.execute(q.block_rebuild, rebuild.id, why)
 
 
-async def leave_out(tx: Tx, product_id: str) -> None:
+async def exclude_from_rebuild(tx: Tx, product_id: str) -> None:
     """Lets the index being built, if any, go live without this product."""
-    await tx.execute(q.leave_out, product_id)
+    await tx.execute(q.exclude_from_rebuild, product_id)
 
 
-async def in_the_way(read: Read, rebuild: Rebuild, pipeline: str) -> int:
+async def count_blocking_letters(read: Read, rebuild: Rebuild, pipeline: str) -> int:
     """The number of dead letters that keep it from going live."""
-    found: int = await read.fetchval(q.in_the_way, pipeline, rebuild.id)
+    found: int = await read.fetchval(q.count_blocking_letters, pipeline, rebuild.id)
     return found
 
 
@@ -264,7 +264,7 @@ async def end_rebuild(tx: Tx, rebuild: Rebuild, error: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Took:
+class HistogramBucket:
     """One bucket of a histogram, up to `bound` seconds: number and total seconds of all samples ever, and the number
     `lately`, in the last five minutes."""
 
@@ -276,12 +276,12 @@ class Took:
 
 
 @dataclass(frozen=True)
-class Song:
-    """The canary's latest song, and the latest one found, as milliseconds since 1970."""
+class CanaryState:
+    """The times of the canary's latest write, and of the latest one found, in milliseconds since 1970."""
 
     what: str
-    sung: int
-    heard: int
+    written_ms: int
+    found_ms: int
 
 
 async def observe(tx: Tx, samples: Sequence[tuple[str, float, int, float]]) -> None:
@@ -289,9 +289,9 @@ async def observe(tx: Tx, samples: Sequence[tuple[str, float, int, float]]) -> N
     await tx.execute(q.observe, *map(list, zip(*samples, strict=True)))
 
 
-async def freshness(read: Read) -> list[Took]:
+async def freshness(read: Read) -> list[HistogramBucket]:
     """The histograms, sorted by kind and bound."""
-    return [Took(**row) for row in await read.fetch(q.freshness)]
+    return [HistogramBucket(**row) for row in await read.fetch(q.freshness)]
 
 
 async def sweep_freshness(tx: Tx) -> None:
@@ -299,21 +299,21 @@ async def sweep_freshness(tx: Tx) -> None:
     await tx.execute(q.sweep_freshness)
 
 
-async def sing(tx: Tx, what: str, song: int) -> None:
-    """Records a new song; that of `stock` is the canary's price."""
-    await tx.execute(q.sing, what, song)
+async def record_canary_write(tx: Tx, what: str, written_ms: int) -> None:
+    """Records a new write; the time of that of `stock` is the canary's price."""
+    await tx.execute(q.record_canary_write, what, written_ms)
 
 
-async def hear(tx: Tx, what: str, song: int) -> None:
-    """Records that search has found this song."""
-    await tx.execute(q.hear, what, song)
+async def record_canary_found(tx: Tx, what: str, written_ms: int) -> None:
+    """Records that search has found this write."""
+    await tx.execute(q.record_canary_found, what, written_ms)
 
 
-async def songs(read: Read) -> list[Song]:
-    """The songs of each kind."""
-    return [Song(**row) for row in await read.fetch(q.songs)]
+async def canary_states(read: Read) -> list[CanaryState]:
+    """The canary's latest writes, of each kind."""
+    return [CanaryState(**row) for row in await read.fetch(q.canary_states)]
 
 
-async def song(read: Read) -> int:
+async def canary_price(read: Read) -> int:
     """The canary's price."""
-    return await read.fetchval(q.song) or 0
+    return await read.fetchval(q.canary_price) or 0

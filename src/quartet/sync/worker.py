@@ -13,9 +13,9 @@ from quartet import access, catalog, checkout, discovery, hooks, merchandising, 
 from quartet.kernel.errors import StoreUnavailable
 from quartet.stores.migrate import is_newer
 from quartet.sync import changes, compare, freshness, metrics, relay, store
-from quartet.sync.leases import Share, Work
+from quartet.sync.leases import LeaseRunner, Work
 from quartet.sync.reindex import reindex
-from quartet.sync.store import Lease, Overtaken
+from quartet.sync.store import Lease, LeaseLost
 from quartet.sync.tasks import together
 from quartet.web.dependencies import Shop
 
@@ -48,16 +48,16 @@ Sleep = Callable[[float], Awaitable[None]]
 async def run_worker(shop: Shop, stop: asyncio.Event) -> None:
     """Works until `stop` is set, through outages of stores. Several workers share the work, and when one ends the
     others take over its part."""
-    always = {"worker": _share, "measures": _measures}
-    await together(stop.wait(), *(_keep(name, shop, loop, store.NOBODYS) for name, loop in always.items()))
+    always = {"worker": _run_leased, "measures": _measures}
+    await together(stop.wait(), *(_supervise(name, shop, loop, store.NO_LEASE) for name, loop in always.items()))
 
 
-async def _share(shop: Shop, _: Lease) -> None:
-    works = {name: Work(partial(_keep, name, shop, loop), PIECES[name]) for name, loop in LOOPS.items()}
-    await Share(shop, works).do()
+async def _run_leased(shop: Shop, _: Lease) -> None:
+    works = {name: Work(partial(_supervise, name, shop, loop), PIECES[name]) for name, loop in LOOPS.items()}
+    await LeaseRunner(shop, works).run()
 
 
-async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep = asyncio.sleep) -> None:
+async def _supervise(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep = asyncio.sleep) -> None:
     """Runs a loop for ever, restarting it after a failure with an exponential backoff, which is reset once the loop has
     run for a while. If only a store is down the backoff stays shorter, since a try is cheap: the circuit breaker
     refuses at once."""
@@ -72,7 +72,7 @@ async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep
         except StoreUnavailable as away:
             longest = AWAY_SECONDS
             log.warning("a store is away", loop=name, store=away.store, detail=away.detail)
-        except Overtaken:
+        except LeaseLost:
             log.info("another worker goes on", loop=name)
         except Exception as error:
             log.error("a loop failed", loop=name, exc_info=error)
@@ -84,7 +84,7 @@ async def _keep(name: str, shop: Shop, loop: Loop, lease: Lease, *, sleep: Sleep
 async def _changes(shop: Shop, lease: Lease) -> None:
     try:
         await changes.follow(shop, lease)
-    except Overtaken:
+    except LeaseLost:
         raise
     except Exception:
         async with shop.stores.pg.once() as tx:
@@ -161,7 +161,7 @@ async def _recovery(shop: Shop, _: Lease) -> None:
 
 async def _access(shop: Shop, _: Lease) -> None:
     for turn in itertools.count():
-        await access.tell_again(shop, all_of_it=turn % ACCESS_TURNS == 0)
+        await access.republish_revocations(shop, all_of_it=turn % ACCESS_TURNS == 0)
         await asyncio.sleep(ACCESS_SECONDS)
 
 
@@ -207,7 +207,7 @@ async def _measures(shop: Shop, _: Lease) -> None:
     to PostgreSQL for the metrics of all."""
     while True:
         await metrics.measure(shop)
-        await freshness.write_down(shop)
+        await freshness.flush(shop)
         await asyncio.sleep(metrics.FRESH_SECONDS)
 
 
@@ -225,7 +225,7 @@ LOOPS: Mapping[str, Loop] = {
     "sweeps": _sweeps,
     "queries": _queries,
     "discovery": lambda shop, _: discovery.run(shop),
-    "canary": lambda shop, _: freshness.sing(shop),
+    "canary": lambda shop, _: freshness.run_canary(shop),
 }
 # The pieces of each loop's work: each loop belongs to one worker as a whole, except the outbox.
 PIECES: Mapping[str, Sequence[str]] = {name: [name] for name in LOOPS} | {"outbox": relay.PIECES}

@@ -26,13 +26,13 @@ _AHEAD_SECONDS = 3600
 
 class Taken(NamedTuple):
     """The result of counting a request. `remaining`: how many more are allowed; `reset`: seconds until the window ends
-    or, if the request was refused, until one will be allowed. `alone`: counted in this process, without Redis."""
+    or, if the request was refused, until one will be allowed. `is_local`: counted in this process, without Redis."""
 
     allowed: bool
     limit: int
     remaining: int
     reset: int
-    alone: bool = False
+    is_local: bool = False
 
 
 async def take(redis: RedisStore, name: str, limit: int, *, window: int = 60, now_ms: int | None = None) -> Taken:
@@ -58,31 +58,31 @@ def roles_key(user_id: UUID) -> str:
     return f"roles:{{{user_id}}}"
 
 
-def mark_seconds(access_ttl: int) -> int:
+def marker_ttl(access_ttl: int) -> int:
     """The TTL of these two keys: as long as any older access token can be valid."""
     return access_ttl + _AHEAD_SECONDS
 
 
-def said(roles: Iterable[str]) -> str:
+def joined_roles(roles: Iterable[str]) -> str:
     """Roles as stored under `roles_key`: sorted, separated by commas."""
     return ",".join(sorted(roles))
 
 
-class Gone(Enum):
+class Revoked(Enum):
     """Why a valid token is refused."""
 
     ENDED = -1
     OTHER_ROLES = -2
 
 
-async def take_signed(
+async def take_for_user(
     redis: RedisStore, kind: str, user_id: UUID, session_id: UUID, limit: int, *, roles: Iterable[str]
-) -> Taken | Gone:
-    """Counts one request of this `kind` by a signed-in user, per window of a minute; Gone, and not counted, if the
+) -> Taken | Revoked:
+    """Counts one request of this `kind` by a signed-in user, per window of a minute; Revoked, and not counted, if the
     session has ended or the roles have changed. Raises StoreUnavailable."""
     keys = [f"limit:{{{user_id}}}:{kind}", session_key(user_id, session_id), roles_key(user_id)]
-    reply = await redis.run(SCRIPT, keys, [limit, 60_000, 1, "", said(roles)])
-    return Gone(reply[0]) if reply[0] < 0 else _taken(reply, limit)
+    reply = await redis.run(SCRIPT, keys, [limit, 60_000, 1, "", joined_roles(roles)])
+    return Revoked(reply[0]) if reply[0] < 0 else _taken(reply, limit)
 
 
 def _taken(reply: list[int], limit: int) -> Taken:
@@ -121,7 +121,7 @@ def network_of(address: str) -> str | None:
 class Share:
     """Requests of a name that this process has counted in Redis in advance. `until`: when the window ends, by the
     monotonic clock; `used`: how many this process has used in it; `left`: how many are not yet used; `remaining`: how
-    many Redis had left beside them. At `low` or fewer, the next share is fetched; `is_asked_for`: this is under way."""
+    many Redis had left beside them. At `low` or fewer, the next share is fetched; `is_fetching`: this is under way."""
 
     name: str
     limit: int
@@ -130,7 +130,7 @@ class Share:
     left: int = 0
     remaining: int = 0
     low: int = 0
-    is_asked_for: bool = False
+    is_fetching: bool = False
 
     def use(self) -> Taken:
         """Uses one of those that are left."""
@@ -162,8 +162,8 @@ class Shares:
         share = self._shares.get(name)
         if share is None or not share.left or share.until <= time.monotonic():
             return None
-        if share.left <= share.low and not share.is_asked_for:
-            share.is_asked_for = True
+        if share.left <= share.low and not share.is_fetching:
+            share.is_fetching = True
             task = asyncio.create_task(self._renew(share))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -174,11 +174,11 @@ class Shares:
         if (share := self.at_hand(name)) is not None:
             return share.use()
         # A caller may stop waiting, but the call goes on, and later requests use the share that it brings.
-        return await self._redis.hastily(self._take, name, limit)
+        return await self._redis.fail_fast(self._take, name, limit)
 
     async def _take(self, name: str, limit: int) -> Taken:
         share = self._present(name, limit)
-        reply = await (self._add(share, 1) if share.is_asked_for else self._add_more(share))
+        reply = await (self._add(share, 1) if share.is_fetching else self._add_more(share))
         if reply[0]:
             return share.use()._replace(reset=_seconds(reply[2]))
         return share.use() if share.left and share.until > time.monotonic() else _taken(reply, limit)
@@ -190,11 +190,11 @@ class Shares:
 
     async def _add_more(self, share: Share) -> list[int]:
         most = min(max(share.used, self.FEW), share.remaining // self.PART)
-        share.is_asked_for = True
+        share.is_fetching = True
         try:
             return await self._add(share, max(1, most - share.left))
         finally:
-            share.is_asked_for = False
+            share.is_fetching = False
 
     async def _add(self, share: Share, size: int) -> list[int]:
         """Takes `size` requests, or one if so many are not left. Returns the script's reply."""
@@ -226,7 +226,7 @@ class Shares:
         return share
 
 
-class Here:
+class LocalWindow:
     """The same window in this process's memory, for the `MOST` names used last."""
 
     MOST = 10_000
@@ -250,4 +250,4 @@ class Here:
             wait -= (limit - current - 1) * window / previous
         elif not allowed:  # not before the next window, in which this one's count decays
             wait += window - (limit - 1) * window / current
-        return Taken(allowed, limit, max(0, int(limit - used - allowed)), max(1, ceil(wait)), alone=True)
+        return Taken(allowed, limit, max(0, int(limit - used - allowed)), max(1, ceil(wait)), is_local=True)

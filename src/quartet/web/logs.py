@@ -18,21 +18,21 @@ _LINK = re.compile(f"^({'|'.join(_LINKS)}).+", re.DOTALL)
 _SECRET = ("password", "token", "secret", "authorization", "cookie", "signature", "idempotency", "hash", "csrf")
 
 
-def _tell_request(**members: Any) -> None:
+def _log_request(**members: Any) -> None:
     structlog.get_logger("quartet.gateway").info("request", **members)
 
 
 # Logs a request; its arguments are the members of the log line, none of which may be secret.
-tell_request: Callable[..., None] = _tell_request
+log_request: Callable[..., None] = _log_request
 
 
 def configure(level: str, *, as_json: bool) -> None:
     """Configures logging; called once by each long-running command. `as_json`: else lines for people."""
-    global tell_request  # noqa: PLW0603 — for the whole process, as structlog's own configuration is
+    global log_request  # noqa: PLW0603 — for the whole process, as structlog's own configuration is
     if level.upper() not in ("DEBUG", "INFO"):
-        tell_request = _tell_nothing
+        log_request = _log_nothing
     else:
-        tell_request = _write_request if as_json else _tell_request
+        log_request = _write_request if as_json else _log_request
     renderer: Any = _line if as_json else structlog.dev.ConsoleRenderer()
     kind: Any = structlog.BytesLoggerFactory if as_json else structlog.PrintLoggerFactory
     structlog.configure(
@@ -44,7 +44,7 @@ def configure(level: str, *, as_json: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=kind(_Bearing(sys.stderr.buffer if as_json else sys.stderr)),
+        logger_factory=kind(_ErrorIgnoringStream(sys.stderr.buffer if as_json else sys.stderr)),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
@@ -61,7 +61,7 @@ def configure(level: str, *, as_json: bool) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
-class _Bearing:
+class _ErrorIgnoringStream:
     """Ignores a stream's write errors, such as of a full disk or a closed pipe, so that logging never fails a call."""
 
     def __init__(self, stream: Any) -> None:
@@ -104,14 +104,14 @@ def _write_request(**members: Any) -> None:
     memory."""
     members |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC)}
     line = _line(None, "info", members) + b"\n"
-    try:  # as _Bearing does, only faster
+    try:  # as _ErrorIgnoringStream does, only faster
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
     except OSError:
         pass
 
 
-def _tell_nothing(**_: Any) -> None:
+def _log_nothing(**_: Any) -> None:
     """Used if the log level excludes requests: checking that through structlog costs as much as logging."""
 
 

@@ -178,7 +178,7 @@ async def test_whoever_is_alone_notices_that_the_server_says_nothing_any_more(
 ) -> None:
     """As where its host is gone: nobody ends the connection."""
     monkeypatch.setattr(postgres, "CALL_SECONDS", 0.5)
-    monkeypatch.setattr(postgres, "ALONE_SECONDS", 0.01)
+    monkeypatch.setattr(postgres, "LOCK_CHECK_SECONDS", 0.01)
     url, is_there = urlsplit(servers["postgres"]), asyncio.Event()
     is_there.set()
 
@@ -195,10 +195,10 @@ async def test_whoever_is_alone_notices_that_the_server_says_nothing_any_more(
     between = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = between.sockets[0].getsockname()[1]
     pg = Postgres(url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl())
-    async with asyncio.timeout(20), pg.alone("silence") as is_alone:
-        assert is_alone()
+    async with asyncio.timeout(20), pg.advisory_lock("silence") as holds_lock:
+        assert holds_lock()
         is_there.clear()
-        while is_alone():  # noqa: ASYNC110 — it comes true elsewhere
+        while holds_lock():  # noqa: ASYNC110 — it comes true elsewhere
             await asyncio.sleep(0.01)
     is_there.set()
     between.close()
@@ -210,7 +210,7 @@ async def test_whoever_stands_still_is_alone_no_more(
 ) -> None:
     """Stopped, or on a host that has disappeared: its connection ends neither by itself nor by the network."""
     monkeypatch.setattr(postgres, "SILENT_SECONDS", 3)
-    monkeypatch.setattr(postgres, "ALONE_SECONDS", 0.05)
+    monkeypatch.setattr(postgres, "LOCK_CHECK_SECONDS", 0.05)
     watch, still = postgres._end_when_silent, asyncio.Event()
 
     async def stand_still(_: object) -> None:
@@ -219,11 +219,11 @@ async def test_whoever_stands_still_is_alone_no_more(
 
     monkeypatch.setattr(postgres, "_end_when_silent", stand_still)
     other = Postgres(servers["postgres"])
-    async with asyncio.timeout(30), pg.alone("still") as is_alone:
+    async with asyncio.timeout(30), pg.advisory_lock("still") as holds_lock:
         await still.wait()
         monkeypatch.setattr(postgres, "_end_when_silent", watch)
-        async with other.alone("still") as is_the_other:
-            while is_alone():  # noqa: ASYNC110 — the server tells it
+        async with other.advisory_lock("still") as is_the_other:
+            while holds_lock():  # noqa: ASYNC110 — the server tells it
                 await asyncio.sleep(0.01)
             await asyncio.sleep(3.5)
             assert is_the_other()

@@ -63,14 +63,16 @@ async def test_one_bad_item_is_refused_alone_and_with_a_reason(engine: SearchEng
     }
     bad, good, worse = await search.put(engine, index.search_alias, 1, documents)
     assert good.accepted
-    assert [(r.status, r.accepted, r.passing, r.homeless) for r in (bad, worse)] == [(400, False, False, False)] * 2
+    assert [(r.status, r.accepted, r.is_transient, r.is_index_missing) for r in (bad, worse)] == [
+        (400, False, False, False)
+    ] * 2
     assert "surprise" in bad.reason
     assert await held(engine, index) == {"good": "good"}
 
 
 async def test_a_write_to_an_index_that_is_not_there_makes_none(engine: SearchEngine, index: Settings) -> None:
     [result] = await search.put(engine, f"{index.search_alias}-nowhere", 1, {"a": kept("a")})
-    assert result.homeless
+    assert result.is_index_missing
     assert not result.accepted
     assert await engine.mappings(f"{index.search_alias}-nowhere") == {}
 
@@ -80,8 +82,8 @@ async def test_a_delete_in_an_index_that_is_not_there_makes_none(engine: SearchE
     the alias for ever."""
     nowhere = f"{index.search_alias}-nowhere"
     gone, kept_ = await search.put(engine, nowhere, 1, {"a": None, "b": kept("b")})
-    assert gone.homeless
-    assert kept_.homeless
+    assert gone.is_index_missing
+    assert kept_.is_index_missing
     assert await engine.mappings(nowhere) == {}
 
 
@@ -113,7 +115,7 @@ async def test_whoever_deletes_late_is_in_the_way_of_no_next_index(engine: Searc
             for _ in range(6):
                 name = await untiring(lambda: search.build_next(engine, index))
                 await search.go_live(engine, index, name)
-                former = await untiring(lambda: search.former_as_next(engine, index))
+                former = await untiring(lambda: search.prepare_rollback(engine, index))
                 assert await engine.alias_targets(search.next_alias(index)) == [former]
                 await search.abandon_next(engine, index)
         finally:
@@ -151,7 +153,12 @@ async def test_a_bulk_that_somebody_on_the_way_finds_too_large_goes_in_smaller_p
     results = await search.put(engine, index.search_alias, 1, documents)
     assert [result.id for result in results] == list(documents)
     [refused] = [result for result in results if not result.accepted]
-    assert (refused.id, refused.status, refused.passing, "too large" in refused.reason) == ("large", 413, False, True)
+    assert (refused.id, refused.status, refused.is_transient, "too large" in refused.reason) == (
+        "large",
+        413,
+        False,
+        True,
+    )
     assert (await held(engine, index)).keys() == documents.keys() - {"large", "gone"}
 
 
@@ -168,7 +175,7 @@ async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
     engine: SearchEngine, index: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alias = index.search_alias
-    assert await search.widen(engine, index, alias) is False
+    assert await search.add_new_fields(engine, index, alias) is False
     definition = deepcopy(store.INDEX)
     definition["mappings"]["properties"]["badge"] = {"type": "keyword"}
     definition["mappings"]["properties"]["words"]["properties"]["badge"] = {"type": "text", "copy_to": "all"}
@@ -176,7 +183,7 @@ async def test_an_index_of_an_earlier_definition_takes_what_documents_have_now(
     document = {"badge": "new", "words": {"badge": "brand-new"}}
     assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [False]
     for _ in range(2):  # as by two processes
-        assert await search.widen(engine, index, alias) is True
+        assert await search.add_new_fields(engine, index, alias) is True
     assert [r.accepted for r in await search.put(engine, alias, 1, {"1": document})] == [True]
     await engine.refresh(alias)
     for asked in ({"term": {"badge": "new"}}, {"match": {"all": "brand"}}):
@@ -206,7 +213,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     assert await held(engine, index) == {"a": "new"}
     [former] = await engine.alias_targets(store.former_alias(index))
     assert set(await engine.alias_targets(f"{index.search_alias}-all")) == {name, former}
-    assert await search.former_as_next(engine, index) == former
+    assert await search.prepare_rollback(engine, index) == former
     assert await search.next_index(engine, index) == former
     await search.put(engine, search.next_alias(index), 2, {"a": kept("newest")})
     await search.make_ready(engine, index)
@@ -214,7 +221,7 @@ async def test_the_next_index_takes_the_alias_in_one_step_and_the_one_before_is_
     assert await held(engine, index) == {"a": "newest"}
     assert await engine.alias_targets(store.former_alias(index)) == [name]
     assert await engine.alias_targets(search.next_alias(index)) == []
-    await search.former_as_next(engine, index)  # given up too: the next build has the alias to itself
+    await search.prepare_rollback(engine, index)  # given up too: the next build has the alias to itself
     name = await search.build_next(engine, index)
     assert await engine.alias_targets(search.next_alias(index)) == [name]
 

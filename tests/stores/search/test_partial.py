@@ -11,7 +11,7 @@ from quartet.kernel.errors import StoreUnavailable
 from quartet.kernel.fingerprints import bucket
 from quartet.kernel.settings import Settings
 from quartet.search import Wanted, store
-from quartet.search.model import Shelves
+from quartet.search.model import CategoryTree
 from quartet.stores.search import SearchEngine
 
 
@@ -95,7 +95,7 @@ async def test_the_engine_is_told_how_long_a_shopper_waits(shelf: Settings, engi
     await search.find(noting, hasty, Wanted(q="thonkpad"), NOW)
     await search.suggest(noting, hasty, "thonkpad", 10, NOW)
     await search.alike(noting, hasty, THINKPAD, 5, NOW)
-    await store.view(noting, hasty, Shelves(), "laptops", NOW)
+    await store.view(noting, hasty, CategoryTree(), "laptops", NOW)
     await noting.close()
     assert len(noting.bodies) > 6
     assert {body.get("timeout") for body in noting.bodies} == {"250ms"}

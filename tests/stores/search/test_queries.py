@@ -22,16 +22,16 @@ from quartet.search import query, store
 from quartet.search.attributes import attr_filter, combined
 from quartet.search.model import (
     Bucket,
+    CategoryTree,
+    CategoryView,
     Facets,
     Found,
     NumberBand,
     Reason,
-    Shelves,
     Tier,
-    View,
     Wanted,
 )
-from quartet.search.query import Reading, Told
+from quartet.search.query import QueryContext, TextSettings
 from quartet.stores.search import SearchEngine
 
 
@@ -155,9 +155,9 @@ async def test_texts_are_read_in_the_language_that_is_set_for_their_field(
 
 
 def test_an_engine_is_told_how_long_a_search_may_take() -> None:
-    reading = Reading.of(Settings(_env_file=None, search_seconds=0.25))
+    text_settings = TextSettings.of(Settings(_env_file=None, search_seconds=0.25))
     for tier in Tier:
-        assert query.body(Wanted("mug"), tier, NOW, reading, Told())["timeout"] == "250ms"
+        assert query.body(Wanted("mug"), tier, NOW, text_settings, QueryContext())["timeout"] == "250ms"
 
 
 async def test_a_sku_finds_its_product_also_a_variants(ask: Asker) -> None:
@@ -287,7 +287,7 @@ async def test_misspelt_words_are_looked_for_only_where_nothing_has_the_words_as
 async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
     async def skus(**said: Any) -> list[str]:
         asked = Wanted(q="notebook")
-        found = await search.find(ask.engine, ask.settings, asked, NOW, Told(Ruling(**said)))
+        found = await search.find(ask.engine, ask.settings, asked, NOW, QueryContext(Ruling(**said)))
         return [hit["_source"]["sku"] for hit in found.hits]
 
     assert await skus() == []
@@ -302,9 +302,9 @@ async def test_what_staff_say_of_a_query_is_heeded(ask: Asker) -> None:
 
 async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
     async def skus(q: str, *pinned: str) -> list[str]:
-        told = Told(Ruling(pinned=pinned))
+        context = QueryContext(Ruling(pinned=pinned))
         return [
-            hit["_source"]["sku"] for hit in (await search.find(ask.engine, ask.settings, Wanted(q), NOW, told)).hits
+            hit["_source"]["sku"] for hit in (await search.find(ask.engine, ask.settings, Wanted(q), NOW, context)).hits
         ]
 
     assert await skus("wireles headphnes") == ["HEAD-1"]
@@ -314,7 +314,7 @@ async def test_a_pin_keeps_nothing_from_being_found(ask: Asker) -> None:
 
 async def why(ask: Asker, q: str, **said: Any) -> dict[str, tuple[float | None, list[Reason]]]:
     """By SKU the score and the reasons."""
-    found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, Told(Ruling(**said)))
+    found = await search.find(ask.engine, ask.settings, Wanted(q, explain=True), NOW, QueryContext(Ruling(**said)))
     return {hit["_source"]["sku"]: (hit["_score"], hit["_why"]) for hit in found.hits}
 
 
@@ -347,13 +347,13 @@ async def test_who_types_the_name_of_a_category_finds_what_is_in_it_first(
     sleeve = product("P1", "Laptops Sleeve", category="sleeves", description="For laptops.")
     await search.put(engine, shelf.search_alias, 8, {"p1": search.document(sleeve)})
     await engine.refresh(shelf.search_alias)
-    shelves = Shelves(
+    category_tree = CategoryTree(
         {"gear": None, "laptops": "gear", "headphones": "gear", "empty": None},
-        called={"laptop": ["laptops"], "gear": ["gear"], "wireless": ["empty"]},
+        by_name={"laptop": ["laptops"], "gear": ["gear"], "wireless": ["empty"]},
     )
 
     async def found(q: str, **wanted: Any) -> Found:
-        return await search.find(engine, shelf, Wanted(q=q, **wanted), NOW, Told(shelves=shelves))
+        return await search.find(engine, shelf, Wanted(q=q, **wanted), NOW, QueryContext(category_tree=category_tree))
 
     laptops = [hit["_source"]["sku"] for hit in (await found("Laptops")).hits]
     assert (set(laptops[:2]), laptops[2:]) == ({"LAPTOP-001", "LAPTOP-002"}, ["P1"])
@@ -416,7 +416,7 @@ async def test_many_words_with_many_spellings_each_are_no_error(
         await search.suggest(engine, shelf, text, 10, NOW)
     for n, others in ((2, 8), (4, 8), (16, 1), (16, 8)):
         said = Ruling(alternatives=tuple(words(n) for _ in range(others)))
-        found = await search.find(engine, ask.settings, Wanted(q=words(n)), NOW, Told(said))
+        found = await search.find(engine, ask.settings, Wanted(q=words(n)), NOW, QueryContext(said))
         assert found.total > 0
     # Engines part these into words of one sign each.
     ideographs = "".join(map(chr, range(0x4E00, 0x4EC0)))
@@ -705,7 +705,7 @@ COLOURS, SIZES, BRANDS, PLACES = (
     ("Lenovo", "Sony"),
     ("up", "down", "other"),
 )
-SHELVES = Shelves(
+CATEGORY_TREE = CategoryTree(
     {"up": None, "down": "up", "other": None},
     {"up": frozenset({"size"}), "down": frozenset({"size"}), "other": frozenset()},
     {"up": frozenset({"color"}), "down": frozenset({"color"}), "other": frozenset({"color", "size", "touch"})},
@@ -792,20 +792,20 @@ async def test_a_facet_counts_what_a_click_on_it_then_shows(
     wanted = Wanted(**{**asked, "attrs": combined(attr_filter(*pair) for pair in pairs)})
     view = None
     if len(wanted.category) == 1:
-        view = await store.view(engine, index, SHELVES, wanted.category[0], NOW)
-    told = Told(said, SHELVES, view)
-    facets = (await search.find(engine, index, wanted, NOW, told)).facets
+        view = await store.view(engine, index, CATEGORY_TREE, wanted.category[0], NOW)
+    context = QueryContext(said, CATEGORY_TREE, view)
+    facets = (await search.find(engine, index, wanted, NOW, context)).facets
     assert facets is not None
     shown = list(_clicks(wanted, pairs, facets))
     # What a facet does not show, a click would not either.
     clicks = [click for click, _ in shown]
     hidden = [(click, 0) for click in _all_clicks(wanted, pairs, view) if click not in clicks]
     for click, count in shown + hidden:
-        found = await search.find(engine, index, replace(click, facets=False), NOW, Told(said, SHELVES))
+        found = await search.find(engine, index, replace(click, facets=False), NOW, QueryContext(said, CATEGORY_TREE))
         assert found.total == count, (click, facets)
     spanned = replace(wanted, min_price=facets.min_price, max_price=facets.max_price, facets=False)
     whole = replace(wanted, min_price=None, max_price=None, facets=False)
-    totals = [(await search.find(engine, index, one, NOW, told)).total for one in (spanned, whole)]
+    totals = [(await search.find(engine, index, one, NOW, context)).total for one in (spanned, whole)]
     assert totals[0] == totals[1] == sum(band.count for band in facets.price)
 
 
@@ -827,14 +827,14 @@ def _clicks(wanted: Wanted, pairs: Any, facets: Facets) -> Iterator[tuple[Wanted
             yield _with_attr(wanted, pairs, name, [click]), one.count
 
 
-def _all_clicks(wanted: Wanted, pairs: Any, view: View | None) -> Iterator[Wanted]:
+def _all_clicks(wanted: Wanted, pairs: Any, view: CategoryView | None) -> Iterator[Wanted]:
     """All that could be ticked one by one."""
     for slug in PLACES:
         yield replace(wanted, category=(slug,))
     for brand in BRANDS:
         yield replace(wanted, brand=(brand,))
     values = {"color": COLOURS, "size": ("L", *SIZES), "touch": (True, False)}
-    for name in view.others & values.keys() if view else values:
+    for name in view.other_attrs & values.keys() if view else values:
         for value in values[name]:
             yield _with_attr(wanted, pairs, name, [(f"attrs.{name}", _as_typed(value))])
 
@@ -861,9 +861,11 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index, SHELVES, "up", NOW)
+    view = await store.view(engine, index, CATEGORY_TREE, "up", NOW)
     wanted = Wanted(category=("up",))
-    facets = (await search.find(engine, index, wanted, NOW, Told(shelves=SHELVES, view=view))).facets
+    facets = (
+        await search.find(engine, index, wanted, NOW, QueryContext(category_tree=CATEGORY_TREE, view=view))
+    ).facets
     assert facets is not None
     assert facets.category == [Bucket("down", 12), Bucket("up", 12)]
     assert set(facets.attrs) == {"color", "size"}
@@ -875,7 +877,7 @@ async def test_a_category_in_view_shows_its_own_attributes_numbers_in_bands(
     ticked = combined(attr_filter(*_tick("size", band)) for band in (bands[0], bands[-1]))
     for brand, there in (((), bands), (("none",), [replace(band, count=0) for band in (bands[0], bands[-1])])):
         asked = replace(wanted, brand=brand, attrs=ticked)
-        narrowed = await search.find(engine, index, asked, NOW, Told(shelves=SHELVES, view=view))
+        narrowed = await search.find(engine, index, asked, NOW, QueryContext(category_tree=CATEGORY_TREE, view=view))
         assert narrowed.facets is not None
         both = there[0].count + there[-1].count
         assert (narrowed.total, narrowed.facets.attrs["size"]) == (both, there)
@@ -886,16 +888,18 @@ async def test_a_category_in_view_shows_all_of_its_attributes_however_many(
     engine: SearchEngine, index: Settings
 ) -> None:
     names = frozenset(f"part {n:02}" for n in range(25))
-    shelves = Shelves({"kits": None}, {"kits": frozenset()}, {"kits": names})
+    category_tree = CategoryTree({"kits": None}, {"kits": frozenset()}, {"kits": names})
     shelf = [
         product(f"K{n}", "Kit", category="kits", attrs={"secret": n, **dict.fromkeys(sorted(names)[n:], "brass")})
         for n in range(25)
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index, shelves, "kits", NOW)
+    view = await store.view(engine, index, category_tree, "kits", NOW)
     facets = (
-        await search.find(engine, index, Wanted(category=("kits",)), NOW, Told(shelves=shelves, view=view))
+        await search.find(
+            engine, index, Wanted(category=("kits",)), NOW, QueryContext(category_tree=category_tree, view=view)
+        )
     ).facets
     assert facets is not None
     assert facets.attrs == {name: [Bucket("brass", n + 1)] for n, name in enumerate(sorted(names))}
@@ -906,7 +910,7 @@ async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
     engine: SearchEngine, index: Settings, numbers: int
 ) -> None:
     lengths = [f"length_of_part_number_{n:02}_mm" for n in range(numbers)]  # forty are more than one expression takes
-    shelves = Shelves(
+    category_tree = CategoryTree(
         {"kits": None}, {"kits": frozenset(lengths)}, {"kits": frozenset({"panel", "odd (name)", "maker"})}
     )
     shelf = [
@@ -924,11 +928,13 @@ async def test_a_category_in_view_shows_what_few_have_though_numbers_are_many(
     ]
     await search.put(engine, index.search_alias, 8, {p["_id"]: search.document(p) for p in shelf})
     await engine.refresh(index.search_alias)
-    view = await store.view(engine, index, shelves, "kits", NOW)
+    view = await store.view(engine, index, category_tree, "kits", NOW)
 
     async def attrs(*ticked: tuple[str, str]) -> Mapping[str, Any]:
         wanted = Wanted(category=("kits",), attrs=combined(attr_filter(*pair) for pair in ticked))
-        facets = (await search.find(engine, index, wanted, NOW, Told(shelves=shelves, view=view))).facets
+        facets = (
+            await search.find(engine, index, wanted, NOW, QueryContext(category_tree=category_tree, view=view))
+        ).facets
         assert facets is not None
         return facets.attrs
 

@@ -10,7 +10,7 @@ from quartet import search
 from quartet.kernel.settings import Settings
 from quartet.search import Wanted, store
 from quartet.search.model import DEEPEST
-from quartet.search.query import Told
+from quartet.search.query import QueryContext
 from quartet.stores.search import BULK_SECONDS, SearchEngine, SearchRefused, is_partial
 
 # Longer than anybody would wait: it is a matter of whether, and not of how soon.
@@ -92,7 +92,7 @@ async def test_searches_find_everything_while_one_index_takes_over_from_another(
 
 async def test_what_was_seen_is_not_shown_again_and_counts_all_the_same(engine: SearchEngine, shelf: Settings) -> None:
     async def shown(*seen: str) -> tuple[set[str], int]:
-        found = await search.find(engine, shelf, Wanted(), NOW, Told(seen=seen))
+        found = await search.find(engine, shelf, Wanted(), NOW, QueryContext(seen=seen))
         return {hit["_id"] for hit in found.hits}, found.total
 
     assert await shown() == (PUBLISHED, 4)

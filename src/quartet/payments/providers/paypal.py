@@ -29,15 +29,15 @@ from quartet.payments.model import (
     BadSignature,
     Charge,
     Entry,
-    GiveBack,
     Hold,
     Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
+    RefundRequest,
     WebhookEvent,
 )
-from quartet.payments.providers.port import UNSENT, asking, for_what_comes_before, guard_of, limits, storable
+from quartet.payments.providers.port import UNSENT, connect_timeout, guard_of, limits, provider_call, storable
 
 Json = dict[str, Any]
 
@@ -113,7 +113,7 @@ class PayPal:
     async def void(self, hold: Hold) -> Outcome:
         return await self._decide(hold, "void", None)
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         taken = _parts(await self._order(refund.provider_ref) or {}, "captures")
         if not taken:
             raise ProviderError("PayPal has taken nothing that could be given back")
@@ -141,7 +141,7 @@ class PayPal:
                 raise
             return _outcome(stands)
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         known = _parts(await self._order(refund.provider_ref) or {}, "refunds")
         return next((_refund_outcome(found) for found in known if found.get("custom_id") == refund.reference), None)
 
@@ -280,14 +280,14 @@ class PayPal:
             headers["PayPal-Request-Id"] = request_id
         content = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         try:
-            with asking(self.guard):
+            with provider_call(self.guard):
                 answer = await self._http.request(method, path, content=content, headers=headers)
         except UNSENT as error:
             raise ProviderError("PayPal can't be reached; nothing was asked") from error
         except httpx.HTTPError as error:
             raise ProviderSilent(repr(error)) from error
         if answer.is_server_error:
-            self.guard.doubt()
+            self.guard.mark_doubtful()
         return answer
 
     async def _signed_in(self, *, ended: str = "") -> str:
@@ -295,9 +295,9 @@ class PayPal:
         clock = asyncio.get_running_loop().time
         try:
             # Waiting for another call's sign-in has the same limit as an own sign-in.
-            async with asyncio.timeout(for_what_comes_before(self._settings.payment_timeout)), self._renewing:
+            async with asyncio.timeout(connect_timeout(self._settings.payment_timeout)), self._renewing:
                 if self._token == ended or clock() >= self._token_until:
-                    with asking(self.guard):
+                    with provider_call(self.guard):
                         said = await self._sign_in(self._http)
                     self._token = said["access_token"]
                     self._token_until = clock() + int(said["expires_in"]) - 60

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import httpx
 
 from quartet.kernel.errors import StoreUnavailable
-from quartet.payments.model import Charge, Entry, GiveBack, Hold, Outcome, ProviderAway, WebhookEvent
-from quartet.stores.breakers import beside
+from quartet.payments.model import Charge, Entry, Hold, Outcome, ProviderAway, RefundRequest, WebhookEvent
+from quartet.stores.breakers import register
 from quartet.stores.guard import Guard
 
 # The connection was never made, so nothing was sent.
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Concurrent calls of a process: those on the client's hundred connections, and those that wait for one.
-_PLACES = 300
+_MOST_CALLS = 300
 # Between two probes of a provider that is down, which may count them towards its rate limit.
 REST_SECONDS = 0.5
 
@@ -52,7 +52,7 @@ class PaymentProvider(Protocol):
         a capture was faster and `pending` if it can't be voided now."""
         ...
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         """Refunds; the same reference again returns the first outcome."""
         ...
 
@@ -61,7 +61,7 @@ class PaymentProvider(Protocol):
         buyer has not agreed to. `provider_ref` is the provider's id of it, if we know it."""
         ...
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         """The state of the refund with our reference; None if the provider never heard of it."""
         ...
 
@@ -79,7 +79,7 @@ class PaymentProvider(Protocol):
         ...
 
 
-def for_what_comes_before(seconds: float) -> float:
+def connect_timeout(seconds: float) -> float:
     """The timeout for connecting or signing in, given that of a whole call: a third of it. Such a failure is then
     known, and that nothing was sent, before the caller's own timeout would leave the outcome unknown."""
     return seconds / 3
@@ -87,7 +87,7 @@ def for_what_comes_before(seconds: float) -> float:
 
 def limits(seconds: float) -> httpx.Timeout:
     """The timeouts of a provider's HTTP client."""
-    before = for_what_comes_before(seconds)
+    before = connect_timeout(seconds)
     return httpx.Timeout(seconds, connect=before, pool=before)
 
 
@@ -97,11 +97,11 @@ def guard_of(
     """The circuit breaker for a provider whose calls take at most so many seconds: it opens before the first waiting
     caller times out in vain. It never aborts a request that was sent."""
     doubt, patience = seconds / 3, seconds * 0.65
-    return beside(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_PLACES, rest=REST_SECONDS))
+    return register(Guard(provider, probe, away, doubt=doubt, patience=patience, places=_MOST_CALLS, rest=REST_SECONDS))
 
 
 @contextmanager
-def asking(guard: Guard) -> Iterator[None]:
+def provider_call(guard: Guard) -> Iterator[None]:
     """Around each call. While the provider is away, raises ProviderAway instead of calling it."""
     try:
         with guard.call():

@@ -39,12 +39,12 @@ from quartet.kernel.settings import Settings
 from quartet.payments.model import (
     Charge,
     Entry,
-    GiveBack,
     Hold,
     Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
+    RefundRequest,
     WebhookEvent,
 )
 from quartet.payments.providers import signatures
@@ -152,7 +152,7 @@ class Sandbox:
     async def void(self, hold: Hold) -> Outcome:
         return await self._settled(hold, capture=False)
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         row = await self._call(
             q.sandbox_refund, refund.reference, f"sbr_{uuid4().hex}", refund.charge, refund.amount_cents
         )
@@ -164,7 +164,7 @@ class Sandbox:
         row = await self._call(q.sandbox_look_up, reference)
         return None if row is None else _outcome(row)
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         row = await self._call(q.sandbox_look_up_refund, refund.reference)
         return None if row is None else Outcome(row["id"], "succeeded")
 

@@ -21,16 +21,16 @@ from quartet.kernel.settings import Settings
 from quartet.payments.model import (
     Charge,
     Entry,
-    GiveBack,
     Hold,
     Moved,
     Outcome,
     ProviderError,
     ProviderSilent,
+    RefundRequest,
     WebhookEvent,
 )
 from quartet.payments.providers import signatures
-from quartet.payments.providers.port import UNSENT, asking, guard_of, limits, storable
+from quartet.payments.providers.port import UNSENT, guard_of, limits, provider_call, storable
 
 SIGNATURE = "stripe-signature"
 _PAGE = 100
@@ -131,7 +131,7 @@ class Stripe:
     async def void(self, hold: Hold) -> Outcome:
         return await self._decide(hold, self._api.payment_intents.cancel_async)
 
-    async def refund(self, refund: GiveBack) -> Outcome:
+    async def refund(self, refund: RefundRequest) -> Outcome:
         return _refund_outcome(
             await self._call(
                 self._api.refunds.create_async,
@@ -156,7 +156,7 @@ class Stripe:
                     return _outcome(intent)
         return None
 
-    async def look_up_refund(self, refund: GiveBack) -> Outcome | None:
+    async def look_up_refund(self, refund: RefundRequest) -> Outcome | None:
         async for found in self._pages(self._api.refunds.list_async, {"payment_intent": refund.provider_ref}):
             if _reference(found) == refund.reference:
                 return _refund_outcome(found)
@@ -234,7 +234,7 @@ class Stripe:
         """Stripe's answer as plain JSON. Raises ProviderError if Stripe or the card's bank said that nothing was done,
         or if Stripe was never reached; ProviderSilent if the outcome is unknown."""
         try:
-            with asking(self.guard):
+            with provider_call(self.guard):
                 return (await ask(*what)).to_dict()
         except stripe.APIConnectionError as error:
             if isinstance(error.__cause__, UNSENT):
