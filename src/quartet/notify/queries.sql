@@ -34,7 +34,7 @@ SELECT count(*) FROM mails AS earlier JOIN mails AS this ON this.id = $1
 WHERE earlier.user_id = this.user_id AND earlier.kind = this.kind AND earlier.id < this.id
   AND earlier.created_at > this.created_at - interval '1 hour' AND earlier.state IN ('waiting', 'sent');
 
--- name: bury
+-- name: mark_dead
 UPDATE mails SET state = 'dead', done_at = $2 WHERE id = $1 AND state = 'waiting';
 
 -- name: mark

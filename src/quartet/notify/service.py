@@ -206,7 +206,7 @@ async def _give_up(shop: Shop, mail: Mail, error: Exception) -> None:
         "user_id": str(mail.user_id) if mail.user_id else None,
     }  # fmt: skip
     async with shop.stores.pg.tx() as tx:
-        await store.bury(tx, mail, shop.clock.now())
+        await store.mark_dead(tx, mail, shop.clock.now())
         await letters.add_dead_letters(tx, PIPELINE, [(str(mail.id), held, f"{type(error).__name__}: {error}")])
         await tallies.count(tx, "mails.failed")
 

@@ -49,9 +49,9 @@ async def mark(tx: Tx, outcomes: Mapping[int, Outcome], now: datetime, pipeline:
     await tx.execute(q.mark, *zip(*sorted(outcomes.items()), strict=True), now, pipeline)
 
 
-async def bury(tx: Tx, mail: Mail, now: datetime) -> None:
+async def mark_dead(tx: Tx, mail: Mail, now: datetime) -> None:
     """Makes it a dead letter."""
-    await tx.execute(q.bury, mail.id, now)
+    await tx.execute(q.mark_dead, mail.id, now)
 
 
 async def postpone(tx: Tx, mail: Mail, until: datetime) -> None:

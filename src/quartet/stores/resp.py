@@ -58,7 +58,7 @@ class Server:
         (await self._connect()).close()
 
     def close(self) -> None:
-        """Closes the connection, also one that is being opened: whoever waits for it gets Gone."""
+        """Closes the connection, also one that is being opened: whoever waits for it gets ConnectionLost."""
         if self._opening is not None:
             self._opening.cancel()
         if self._opened is not None:
