@@ -5,9 +5,13 @@ SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::t
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens
--- A page that is reloaded counts as opened once.
+-- A page that is reloaded counts as opened once. A search of before 0122 has a row under its own id.
 INSERT INTO search_opens (search_id, entry_id, number, product_id, at)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::timestamptz[]) ORDER BY 1, 4
+SELECT search_id, CASE WHEN NOT alone THEN entry_id END, CASE WHEN NOT alone THEN number END, product_id, at
+FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::timestamptz[])
+  AS given(search_id, entry_id, number, product_id, at)
+CROSS JOIN LATERAL (SELECT number > 0 AND EXISTS (SELECT FROM searches WHERE id = search_id)) AS earlier(alone)
+ORDER BY search_id, product_id
 ON CONFLICT DO NOTHING;
 
 -- name: expect
@@ -21,9 +25,16 @@ ORDER BY line.sku, n;
 -- name: credit
 -- Credits the sales of these orders to the queries that led to them; deleting the lines makes each count once.
 -- Processes write their searches in batches: if an order is paid before its search is written, its line stays for a
--- later call (`paid`).
-WITH sold AS (
-    DELETE FROM search_lines l USING searches s WHERE l.order_id = ANY ($1::uuid[]) AND s.id = l.search_id
+-- later call (`paid`). A search is counted by the row whose id is its own but for the number in the last 16 bits; those
+-- of before 0122 have one under their own.
+WITH lines AS (
+    SELECT order_id, sku, search_id, (left(search_id::text, 32) || '0000')::uuid AS entry_id,
+           ('x' || right(search_id::text, 4))::bit(16)::int AS number
+    FROM search_lines WHERE order_id = ANY ($1::uuid[])
+), sold AS (
+    DELETE FROM search_lines l USING lines, searches s
+    WHERE l.order_id = lines.order_id AND l.sku = lines.sku
+      AND s.id IN (lines.search_id, entry_id) AND (s.id <> entry_id OR number BETWEEN 1 AND times)
     RETURNING l.order_id, l.sku, s.query
 )
 INSERT INTO search_sales AS s (day, query, sku, currency, units, gross_cents)
