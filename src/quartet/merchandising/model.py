@@ -42,7 +42,7 @@ class Searched:
     __slots__ = ("_prefix", "answered", "at", "id", "times")
 
     def __init__(self, answered: Answered, at: datetime) -> None:
-        self.id, self.answered, self.at, self.times = entry_of(new_id())[0], answered, at, 0
+        self.id, self.answered, self.at, self.times = entry_of(new_id()), answered, at, 0
         self._prefix = str(self.id)[:-4]
 
     def add(self) -> str:
@@ -51,9 +51,9 @@ class Searched:
         return f"{self._prefix}{self.times:04x}"
 
 
-def entry_of(search_id: UUID) -> tuple[UUID, int]:
-    """The id of the entry that counts this search, and its number there."""
-    return UUID(int=search_id.int & ~MOST_ALIKE), search_id.int & MOST_ALIKE
+def entry_of(search_id: UUID) -> UUID:
+    """The id of the entry that counts this search."""
+    return UUID(int=search_id.int & ~MOST_ALIKE)
 
 
 class Opened(NamedTuple):

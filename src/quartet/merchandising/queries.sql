@@ -6,11 +6,10 @@ ON CONFLICT DO NOTHING;
 
 -- name: write_opens
 -- A page that is reloaded counts as opened once. A search of before 0122 has a row under its own id.
-INSERT INTO search_opens (search_id, entry_id, number, product_id, at)
-SELECT search_id, CASE WHEN NOT alone THEN entry_id END, CASE WHEN NOT alone THEN number END, product_id, at
-FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::timestamptz[])
-  AS given(search_id, entry_id, number, product_id, at)
-CROSS JOIN LATERAL (SELECT number > 0 AND EXISTS (SELECT FROM searches WHERE id = search_id)) AS earlier(alone)
+INSERT INTO search_opens (search_id, entry_id, product_id, at)
+SELECT search_id, CASE WHEN search_id = entry_id OR NOT EXISTS (SELECT FROM searches WHERE id = search_id)
+                       THEN entry_id END, product_id, at
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) AS given(search_id, entry_id, product_id, at)
 ORDER BY search_id, product_id
 ON CONFLICT DO NOTHING;
 
@@ -65,12 +64,13 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
 -- clocks may differ, by less than a day.
 WITH opens AS (
-    SELECT coalesce(entry_id, search_id) AS entry_id, array_agg(DISTINCT coalesce(number, 1)) AS numbers
-    FROM search_opens
-    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day' GROUP BY 1
+    SELECT entry_id, count(*) AS opened FROM (
+        SELECT DISTINCT search_id, coalesce(entry_id, search_id) AS entry_id FROM search_opens
+        WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
+    ) AS each GROUP BY entry_id
 ), asked AS (
     SELECT query, sum(times) AS searches, sum(times) FILTER (WHERE found = 0) AS without_results,
-           sum((SELECT count(*) FROM unnest(numbers) AS n WHERE n BETWEEN 1 AND times)) AS opened  -- not those made up
+           sum(least(coalesce(opened, 0), times)) AS opened  -- `least`: the last bits of an id can be made up
     FROM searches LEFT JOIN opens ON entry_id = id WHERE at >= $1 AND at < $2 GROUP BY query
 ), sold AS (
     SELECT query, sum(units)::bigint AS units, sum(gross_cents)::bigint AS gross_cents FROM search_sales

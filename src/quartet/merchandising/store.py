@@ -32,8 +32,7 @@ async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -
         await tx.execute(q.write_searches, *map(list, zip(*rows, strict=True)))
     if opens:
         ids, *others = map(list, zip(*opens, strict=True))
-        entries, numbers = zip(*map(entry_of, ids), strict=True)
-        await tx.execute(q.write_opens, ids, entries, numbers, *others)
+        await tx.execute(q.write_opens, ids, [*map(entry_of, ids)], *others)
 
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
