@@ -64,10 +64,9 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
 -- clocks may differ, by less than a day.
 WITH opens AS (
-    SELECT entry_id, count(*) AS opened FROM (
-        SELECT DISTINCT search_id, coalesce(entry_id, search_id) AS entry_id FROM search_opens
-        WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
-    ) AS each GROUP BY entry_id
+    SELECT coalesce(entry_id, search_id) AS entry_id, count(DISTINCT search_id)::int AS opened  -- INT: quicker to add up
+    FROM search_opens
+    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day' GROUP BY 1
 ), asked AS (
     SELECT query, sum(times) AS searches, sum(times) FILTER (WHERE found = 0) AS without_results,
            sum(least(coalesce(opened, 0), times)) AS opened  -- `least`: the last bits of an id can be made up
