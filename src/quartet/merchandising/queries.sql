@@ -64,7 +64,7 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
 -- clocks may differ, by less than a day.
 WITH opens AS (
-    SELECT coalesce(entry_id, search_id) AS entry_id, count(DISTINCT search_id)::int AS opened  -- INT: quicker to add up
+    SELECT coalesce(entry_id, search_id) AS entry_id, count(DISTINCT search_id)::int AS opened  -- added up sooner
     FROM search_opens
     WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day' GROUP BY 1
 ), asked AS (
