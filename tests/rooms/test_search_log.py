@@ -17,8 +17,9 @@ from floor import made
 from quartet import catalog, inventory, merchandising, sync
 from quartet.catalog import Category, Draft
 from quartet.kernel.clock import FixedClock
+from quartet.kernel.ids import new_id
 from quartet.merchandising import service
-from quartet.merchandising.model import MOST_ALIKE, Answered, Opened, entry_of
+from quartet.merchandising.model import MOST_ALIKE, Answered, Opened
 from quartet.stores.postgres import Postgres, Tx
 from quartet.web.dependencies import Shop
 
@@ -135,8 +136,7 @@ async def test_who_pays_before_the_search_is_written_down_has_bought_by_it(
     for _ in range(2):
         await merchandising.credit_late(shelf)
         assert [line["units"] for line in (await report(shelf, staff))["items"]] == [2]
-    entry_id = entry_of(UUID(search_id))
-    left = {(line["sku"], line["search_id"] == entry_id) for line in await _rows(shelf, "search_lines")}
+    left = {(line["sku"], line["search_id"] == UUID(search_id)) for line in await _rows(shelf, "search_lines")}
     assert left == {("MUG-BLUE", True), ("MUG-RED", False)}
     async with shelf.stores.pg.tx() as tx:
         await tx.execute("UPDATE orders SET created_at = created_at - interval '1 hour'")
@@ -305,6 +305,16 @@ async def test_with_made_up_ids_no_more_is_opened_than_was_searched(
     assert (line["searches"], line["opened"], line["clickThrough"]) == (1, 1, 1.0)
 
 
+async def test_a_made_up_id_sells_nothing(shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient) -> None:
+    search_id = await searched(shopper, "mug")
+    for number in (0, 1, 2, MOST_ALIKE):  # the first search is number 1
+        await bought(shopper, f"{search_id[:-4]}{number:04x}", ("MUG-RED", 1))
+    await merchandising.write_log(shelf)
+    await sync.catch_up(shelf)
+    await merchandising.credit_late(shelf)
+    assert [line["units"] for line in (await report(shelf, staff))["items"]] == [1]
+
+
 async def test_searches_of_before_count_as_they_did(shelf: Shop, staff: httpx.AsyncClient) -> None:
     """Each had a row of its own, whose id was the whole search's."""
     async with shelf.stores.pg.tx() as tx:
@@ -315,6 +325,19 @@ async def test_searches_of_before_count_as_they_did(shelf: Shop, staff: httpx.As
         )
     (line,) = (await report(shelf, staff))["items"]
     assert (line["searches"], line["withoutResults"], line["opened"]) == (4, 1, 2)
+
+
+async def test_who_searched_before_an_upgrade_opens_and_buys_after_it(
+    shelf: Shop, shopper: httpx.AsyncClient, staff: httpx.AsyncClient
+) -> None:
+    search_id = new_id()
+    async with shelf.stores.pg.tx() as tx:
+        await tx.execute("INSERT INTO searches (id, at, query, found) VALUES ($1, now(), 'mug', 2)", search_id)
+    for sku in ("MUG-RED", "MUG-BLUE"):
+        await opened(shopper, sku, str(search_id))
+    await bought(shopper, str(search_id), ("MUG-RED", 2))
+    (line,) = (await report(shelf, staff))["items"]
+    assert (line["searches"], line["opened"], line["units"]) == (1, 1, 2)
 
 
 async def test_what_is_searched_while_the_same_is_being_written_is_written_too(shelf: Shop) -> None:

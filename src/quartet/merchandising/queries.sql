@@ -5,9 +5,12 @@ SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::t
 ON CONFLICT DO NOTHING;
 
 -- name: write_opens
--- A page that is reloaded counts as opened once.
+-- A page that is reloaded counts as opened once. A search of before 0122 has a row under its own id.
 INSERT INTO search_opens (search_id, entry_id, product_id, at)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) ORDER BY 1, 3
+SELECT search_id, CASE WHEN search_id = entry_id OR NOT EXISTS (SELECT FROM searches WHERE id = search_id)
+                       THEN entry_id END, product_id, at
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[]) AS given(search_id, entry_id, product_id, at)
+ORDER BY search_id, product_id
 ON CONFLICT DO NOTHING;
 
 -- name: expect
@@ -21,9 +24,16 @@ ORDER BY line.sku, n;
 -- name: credit
 -- Credits the sales of these orders to the queries that led to them; deleting the lines makes each count once.
 -- Processes write their searches in batches: if an order is paid before its search is written, its line stays for a
--- later call (`paid`).
-WITH sold AS (
-    DELETE FROM search_lines l USING searches s WHERE l.order_id = ANY ($1::uuid[]) AND s.id = l.search_id
+-- later call (`paid`). A search is counted by the row whose id is its own but for the number in the last 16 bits; those
+-- of before 0122 have one under their own.
+WITH lines AS (
+    SELECT order_id, sku, search_id, (left(search_id::text, 32) || '0000')::uuid AS entry_id,
+           ('x' || right(search_id::text, 4))::bit(16)::int AS number
+    FROM search_lines WHERE order_id = ANY ($1::uuid[])
+), sold AS (
+    DELETE FROM search_lines l USING lines, searches s
+    WHERE l.order_id = lines.order_id AND l.sku = lines.sku
+      AND s.id IN (lines.search_id, entry_id) AND (s.id <> entry_id OR number BETWEEN 1 AND times)
     RETURNING l.order_id, l.sku, s.query
 )
 INSERT INTO search_sales AS s (day, query, sku, currency, units, gross_cents)
@@ -54,10 +64,9 @@ DELETE FROM search_lines WHERE order_id = ANY ($1::uuid[]);
 -- read in one scan, since looking them up search by search took twice as long; an open comes after its search, but
 -- clocks may differ, by less than a day.
 WITH opens AS (
-    SELECT entry_id, count(*) AS opened FROM (
-        SELECT DISTINCT search_id, coalesce(entry_id, search_id) AS entry_id FROM search_opens
-        WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day'
-    ) AS each GROUP BY entry_id
+    SELECT coalesce(entry_id, search_id) AS entry_id, count(DISTINCT search_id)::int AS opened  -- added up sooner
+    FROM search_opens
+    WHERE at >= $1::timestamptz - interval '1 day' AND at < $2::timestamptz + interval '1 day' GROUP BY 1
 ), asked AS (
     SELECT query, sum(times) AS searches, sum(times) FILTER (WHERE found = 0) AS without_results,
            sum(least(coalesce(opened, 0), times)) AS opened  -- `least`: the last bits of an id can be made up

@@ -37,7 +37,7 @@ async def write(tx: Tx, searches: Sequence[Searched], opens: Sequence[Opened]) -
 
 async def expect(tx: Tx, order_id: UUID, found_by: Sequence[tuple[str, UUID]]) -> None:
     """Records from which searches an order's lines came, (SKU, search id) each; the first per SKU counts."""
-    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [entry_of(id_) for _, id_ in found_by])
+    await tx.execute(q.expect, order_id, [sku for sku, _ in found_by], [search_id for _, search_id in found_by])
 
 
 async def credit(tx: Tx, order_ids: Sequence[UUID]) -> None:
