@@ -81,7 +81,7 @@ def main() -> None:
     settings = Settings.model_validate_json(sys.argv[1])
     logs.configure("warning", as_json=True)  # standard output is ours
     postgres.IDLE_TRANSACTION_SECONDS = postgres.SILENT_SECONDS = STILL_SECONDS
-    worker.STANDING_SECONDS = 0.5
+    worker.STALLED_SECONDS = 0.5
     for line in sys.stdin:
         statement, _, seconds = line.strip().partition(" ")
         child = os.fork()

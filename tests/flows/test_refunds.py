@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,9 +17,9 @@ from till import Till, look, order, pay
 
 from quartet import audit, checkout, inventory, orders, payments
 from quartet.kernel.clock import SystemClock
-from quartet.payments import Outcome, ProviderError, ProviderSilent
+from quartet.payments import Moved, Outcome, ProviderError, ProviderSilent
 from quartet.payments.providers.sandbox import Sandbox
-from quartet.stores.postgres import Postgres, Violation
+from quartet.stores.postgres import Postgres, Tx, Violation
 from quartet.web.dependencies import Shop
 
 Json = dict[str, Any]
@@ -451,3 +453,67 @@ async def test_any_sequence_of_refunds_adds_up(pg: Postgres, deeds: list[Any]) -
     assert all(r.amount_cents == sum(part.amount_cents for part in r.items) for r in found.refunds)
     assert all(0 <= row[1] <= prices[row[0]] * ordered[row[0]] for row in parts)
     assert found.status == ("cancelled" if cancelled else "refunded" if whole else "confirmed")
+
+
+ours = st.tuples(st.just("ask"), st.sampled_from([300, 500, 1000, 1500, None]))
+by_hand = st.tuples(st.just("by hand"), st.sampled_from([200, 500, 1000, 2000]))
+told = st.sampled_from(["given", "refused", "back", "by hand is back"])
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(late=st.booleans(), deeds=st.lists(st.one_of(ours, by_hand, told), min_size=3, max_size=12))
+async def test_any_sequence_of_refunds_of_ours_and_by_hand_adds_up(pg: Postgres, late: bool, deeds: list[Any]) -> None:
+    """What was given by hand counts as soon as there is room for it, however that came about, and never twice."""
+    now = SystemClock().now()
+    async with pg.tx() as tx:
+        await inventory.put(tx, "MUG", "MUG", 500, currency="GBP", actor="test", stock=1000)
+        user_id = await tx.fetchval("INSERT INTO users (id, email) VALUES ($1, $1::uuid::text) RETURNING id", uuid4())
+        placed = await orders.place(tx, user_id, [("MUG", 4)])
+        payment = await payments.start(tx, placed.id, user_id, "sandbox", now=now, ask=now)
+        if late:
+            await orders.cancel(tx, placed.id)
+        await payments.complete(tx, payment.id, Outcome(str(payment.id), "succeeded"), now)
+        promised = [
+            row[0] for row in await tx.fetch("SELECT id FROM payment_refunds WHERE payment_id = $1", payment.id)
+        ]
+    given_back: list[UUID] = []
+    hands: list[Moved] = []
+
+    async def do(tx: Tx, deed: Any) -> None:
+        match deed:
+            case ("ask", cents):
+                by = str(user_id)
+                made = await payments.start_refund(tx, placed.id, cents, "asked", by=by, now=now, ask=now)
+                promised.extend([] if made is None else [made.id])
+            case "given" | "refused" if promised:
+                refund_id = promised.pop(0)
+                status = "succeeded" if deed == "given" else "failed"
+                done = await payments.complete_refund(tx, refund_id, status, f"r_{refund_id}", now)
+                given_back.extend([done.id] if done.status == "succeeded" else [])
+            case "back" if given_back:
+                await payments.refund_came_back(tx, given_back.pop(), now)
+            case ("by hand", cents):
+                hands.append(Moved("refund", f"re_{uuid4()}", "", "", cents, "GBP", undone=False))
+                await payments.note_moved(tx, payment.id, hands[-1], now)
+            case "by hand is back" if hands:
+                await payments.note_moved(tx, payment.id, replace(hands.pop(0), undone=True), now)
+
+    for deed in deeds:
+        with suppress(orders.OverRefund, orders.PaymentContested):
+            async with pg.tx() as tx:
+                await do(tx, deed)
+        async with pg.read() as read:
+            [(left, counted, given, ordered, booked, open_contests)] = await read.fetch(
+                """SELECT left_of_payment(p.id), p.refunded_cents, (
+                       SELECT coalesce(sum(amount_cents), 0)::bigint FROM payment_refunds
+                       WHERE payment_id = p.id AND status = 'succeeded'), o.refunded_cents, (
+                       SELECT coalesce(sum(amount_cents), 0)::bigint FROM refunds WHERE order_id = o.id), (
+                       SELECT coalesce(array_agg(amount_cents), '{}') FROM payment_contests
+                       WHERE payment_id = p.id AND settled_at IS NULL)
+                   FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1""",
+                payment.id,
+            )
+        assert counted == given, (deed, counted, given)
+        assert ordered == booked == (0 if late else given), (deed, ordered, booked, given)
+        assert left >= 0
+        assert [cents for cents in open_contests if cents <= left] == [], (deed, left, open_contests)

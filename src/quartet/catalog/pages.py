@@ -344,7 +344,7 @@ async def forget(shop: Shop, references: Iterable[str], product_id: str, version
     try:
         await cache.drop(shop.stores.redis, dict.fromkeys(references, (product_id, version)))
     except StoreUnavailable:
-        log.warning("product cache not told", product=product_id)
+        log.warning("product cache not invalidated", product=product_id)
         return False
     return True
 

@@ -206,11 +206,11 @@ async def void_payment(shop: Shop, providers: Providers, payment: Payment) -> Pa
         failure = refusal
     await shop.step("provider voided")
     if outcome is None:
-        log.warning("not let go, to be tried again", payment=str(payment.id), error=str(failure or "silence"))
+        log.warning("payment not voided, to be tried again", payment=str(payment.id), error=str(failure or "silence"))
         return payment
     _, completed = await complete(shop, payment, outcome)
     if completed.payment.due == "void":  # its provider did not void it, nor end it otherwise
-        log.warning("not let go, to be tried again", payment=str(payment.id), stands=outcome.status)
+        log.warning("payment not voided, to be tried again", payment=str(payment.id), stands=outcome.status)
     else:
         await follow_up(shop, providers, completed)
     return completed.payment

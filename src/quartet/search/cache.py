@@ -270,7 +270,7 @@ class SeenIds:
             try:
                 await self._redis.brief.call("SET", self._key(digest), held, "EX", SEEN_IDS_SECONDS)
             except StoreUnavailable:
-                log.warning("pages before not kept")
+                log.warning("ids of the earlier pages not stored")
         return digest, of_his
 
     def _has_room(self, digest: str, client: str, size: int) -> tuple[bool, bool]:

@@ -295,7 +295,7 @@ async def invalidate_answers(shop: Shop) -> None:
     try:
         await search_state(shop).answers.invalidate()
     except StoreUnavailable:
-        log.warning("kept searches not turned over")
+        log.warning("cached searches not invalidated")
 
 
 # While the engine is down: only what a single MongoDB index gives in its order. Nothing is scanned, and no text of a

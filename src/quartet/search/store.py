@@ -197,11 +197,12 @@ async def abandon_next(search: SearchEngine, settings: Settings) -> None:
 
 
 async def sweep(search: SearchEngine, settings: Settings) -> None:
-    """Deletes every index of ours but the live and the former one."""
+    """Deletes every index of ours but the live, the former and the next one."""
+    kept = {settings.search_alias, former_alias(settings), next_alias(settings)}
     for index in await search.alias_targets(_family(settings)):
-        # Asked anew, and after the list: a worker that stood still here may find that another has gone live meanwhile.
-        kept = [await search.alias_target(alias) for alias in (settings.search_alias, former_alias(settings))]
-        if index not in kept:
+        # Asked anew, after the list, and in one call: a worker that stood still here may find that another has begun to
+        # build meanwhile, or gone live.
+        if kept.isdisjoint(await search.aliases_of(index)):
             await search.delete_index(index)
 
 

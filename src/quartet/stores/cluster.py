@@ -94,7 +94,7 @@ class Cluster:
         raise error
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; whoever waits for the slot map gets ConnectionLost."""
         if self._refreshing is not None:
             self._refreshing.cancel()
         for server in self._servers.values():
@@ -205,7 +205,11 @@ class Cluster:
 
     async def _refresh_slot_map(self) -> None:
         """Reads the slot map, once for all concurrent callers. Raises ConnectionLost, Refused."""
-        await asyncio.shield(self._start_refresh())
+        refreshing = self._start_refresh()
+        await asyncio.wait([refreshing])  # which goes on if this caller is cancelled
+        if refreshing.cancelled():
+            raise resp.ConnectionLost("closed meanwhile")
+        refreshing.result()
 
     def _start_refresh(self) -> "asyncio.Task[None]":
         if self._refreshing is None or self._refreshing.done():

@@ -2,7 +2,7 @@
 order per key. Keys are divided among `PARTS` partitions, each delivered by one relay at a time, so that several relays
 can work in parallel.
 
-A relay reads events (`due`), delivers them with no transaction open, and records the outcome (`forget`, `postpone`,
+A relay reads events (`due`), delivers them with no transaction open, and records the outcome (`delete`, `postpone`,
 `fail`). If it is killed in between, the same events are delivered again: consumers detect duplicates by `event_id`.
 """
 

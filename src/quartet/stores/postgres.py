@@ -29,7 +29,7 @@ LOCK_CHECK_SECONDS = 0.5
 # without TCP keepalive nobody would notice for hours.
 SILENT_SECONDS = 10
 # The same for a transaction, whose locks others wait for. Longer, since an import computes between its statements. The
-# server does not see it in the middle of a statement: that is for `end_standing`.
+# server does not see it in the middle of a statement: that is for `end_stalled`.
 IDLE_TRANSACTION_SECONDS = 30
 # Routers and load balancers drop connections that were idle for some minutes, many without notice: a statement on one
 # would wait for its timeout.
@@ -291,11 +291,11 @@ class Postgres:
             version: str = await read.fetchval("SELECT current_setting('server_version')")
             return version
 
-    async def end_standing(self) -> int:
-        """Ends connections of this login's processes that stand still in the middle of a statement, for as long as they
+    async def end_stalled(self) -> int:
+        """Ends connections of this login's processes that are stalled in the middle of a statement, for as long as they
         may in a transaction; returns how many. Raises StoreUnavailable."""
         async with self.once() as tx:
-            ended: int = await tx.fetchval(q.end_standing, float(IDLE_TRANSACTION_SECONDS))
+            ended: int = await tx.fetchval(q.end_stalled, float(IDLE_TRANSACTION_SECONDS))
             return ended
 
     @asynccontextmanager

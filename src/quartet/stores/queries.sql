@@ -51,7 +51,7 @@ SELECT topic, count(*) AS pending, min(created_at) AS oldest FROM outbox GROUP B
 -- A session-level lock: released when the connection ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0));
 
--- name: end_standing
+-- name: end_stalled
 -- The driver sends a statement in two steps: to be prepared, then to be executed. A session whose process is stopped in
 -- between is active to the server, not idle, so no timeout of the server ends it, not even that of statements; and what
 -- its transaction has locked stays locked. It waits for its client all the time since the statement began, as nothing

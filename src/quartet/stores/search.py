@@ -312,6 +312,11 @@ class SearchEngine:
         """Every index that the alias names."""
         return list(await self._if_there("GET", f"/_alias/{alias}"))
 
+    async def aliases_of(self, index: str) -> list[str]:
+        """Every alias of the index; none if it does not exist."""
+        found = await self._if_there("GET", f"/{index}/_alias")
+        return [alias for one in found.values() for alias in one["aliases"]]
+
     async def swap_alias(self, alias: str, index: str, *, leave: str, keep: str) -> None:
         """Moves the alias to this index from all others, removes the alias `leave` from this index, and moves the alias
         `keep` to the indexes that had the alias before. One atomic call."""

@@ -135,7 +135,7 @@ async def _bisect(shop: Shop, ids: list[str], error: Exception, work: Work) -> s
     if len(ids) > 1:
         middle = len(ids) // 2
         return await _each(shop, ids[:middle], work) | await _each(shop, ids[middle:], work)
-    log.error("product can't be carried", product_id=ids[0], exc_info=error)
+    log.error("product can't be synced", product_id=ids[0], exc_info=error)
     async with shop.stores.pg.tx() as tx:
         await letters.add_dead_letters(tx, PIPELINE, [(ids[0], {}, f"{type(error).__name__}: {error}")])
         await store.mark_uncertain(tx, ids)

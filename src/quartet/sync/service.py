@@ -67,8 +67,8 @@ async def state(shop: Shop) -> State:
             pending, oldest = waiting[name]
             since = oldest or now
         lag = max((now - since).total_seconds(), 0) if since else None
-        buried = dead.get(letters_of.get(name, name), 0)
-        pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, buried))
+        refused = dead.get(letters_of.get(name, name), 0)
+        pipelines.append(Pipeline(name, lag, pending, at.token, at.batches, at.items, at.retries, refused))
     fresh = freshness.summary(histogram, canary, now.timestamp())
     return State(pipelines, fresh, rebuild, sum(dead.values()), newest)
 

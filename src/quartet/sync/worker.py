@@ -28,7 +28,7 @@ REBUILD_SECONDS = 2.0
 MAIL_IDLE_SECONDS = 0.5
 ACCESS_SECONDS = 5.0
 ACCESS_TURNS = 12
-STANDING_SECONDS = 5.0
+STALLED_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
 COUNT_SECONDS = 60.0
 COUNT_TURNS = 60
@@ -171,12 +171,12 @@ async def _mails(shop: Shop, _: Lease) -> None:
             await asyncio.sleep(MAIL_IDLE_SECONDS)
 
 
-async def _standing(shop: Shop, _: Lease) -> None:
+async def _stalled(shop: Shop, _: Lease) -> None:
     """Releases what processes that were stopped keep locked in PostgreSQL, where PostgreSQL itself does not."""
     while True:
-        if ended := await shop.stores.pg.end_standing():
-            log.warning("connections that stood still were ended", connections=ended)
-        await asyncio.sleep(STANDING_SECONDS)
+        if ended := await shop.stores.pg.end_stalled():
+            log.warning("stalled connections ended", connections=ended)
+        await asyncio.sleep(STALLED_SECONDS)
 
 
 async def _sweeps(shop: Shop, _: Lease) -> None:
@@ -221,7 +221,7 @@ LOOPS: Mapping[str, Loop] = {
     "access": _access,
     "mails": _mails,
     "webhooks": lambda shop, _: hooks.run(shop),
-    "standing": _standing,
+    "stalled": _stalled,
     "sweeps": _sweeps,
     "queries": _queries,
     "discovery": lambda shop, _: discovery.run(shop),

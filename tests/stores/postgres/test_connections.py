@@ -297,10 +297,10 @@ async def test_a_transaction_that_stands_still_within_a_statement_keeps_its_lock
     standing = asyncio.create_task(stand_still())
     await is_prepared.wait()
     waiting, working = asyncio.create_task(wait_for_it()), asyncio.create_task(work())
-    ended = [await pg.end_standing()]
+    ended = [await pg.end_stalled()]
     async with asyncio.timeout(8):  # a call of ten seconds gives up by itself
         while not waiting.done():
-            ended.append(await pg.end_standing())
+            ended.append(await pg.end_stalled())
             await asyncio.sleep(0.05)
     await asyncio.gather(waiting, working)
     assert (ended[0], sum(ended)) == (0, 1)

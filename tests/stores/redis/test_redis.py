@@ -118,8 +118,11 @@ async def test_what_is_opened_for_whoever_gave_up_serves_the_next(redis: RedisSt
     await store.close()
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 @pytest.mark.parametrize("is_connected", [False, True])
-async def test_a_store_that_is_closed_leaves_no_connection_behind_that_was_being_opened(is_connected: bool) -> None:
+async def test_a_store_that_is_closed_leaves_no_connection_behind_that_was_being_opened(
+    is_connected: bool, scheme: str
+) -> None:
     connected = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -128,7 +131,7 @@ async def test_a_store_that_is_closed_leaves_no_connection_behind_that_was_being
 
     async with _server(silent) as url:
         before = asyncio.all_tasks()
-        store = RedisStore(url)
+        store = RedisStore(url.replace("redis", scheme, 1))
         asking = asyncio.create_task(store.call("PING"))
         await (connected.wait() if is_connected else asyncio.sleep(0))
         await store.close()
