@@ -205,11 +205,7 @@ class Cluster:
 
     async def _refresh_slot_map(self) -> None:
         """Reads the slot map, once for all concurrent callers. Raises ConnectionLost, Refused."""
-        refreshing = self._start_refresh()
-        await asyncio.wait([refreshing])  # which goes on if this caller is cancelled
-        if refreshing.cancelled():
-            raise resp.ConnectionLost("closed meanwhile")
-        refreshing.result()
+        await resp.result_of(self._start_refresh())
 
     def _start_refresh(self) -> "asyncio.Task[None]":
         if self._refreshing is None or self._refreshing.done():

@@ -5,11 +5,13 @@ most of which is the two system calls."""
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import hiredis
 
 CALL_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class ConnectionLost(Exception):
@@ -47,11 +49,7 @@ class Server:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(retrieve_exception)
-        opening = self._opening
-        await asyncio.wait([opening])  # which goes on if this caller is cancelled
-        if opening.cancelled():
-            raise ConnectionLost("closed meanwhile")
-        return opening.result()
+        return await result_of(self._opening)
 
     async def probe(self) -> None:
         """Returns when the server answers on a new connection. Raises ConnectionLost, Refused."""
@@ -115,6 +113,15 @@ class Standalone(Server):
 
 def _is_by_no_master(said: Any) -> bool:
     return isinstance(said, Refused) and str(said).startswith(("READONLY", "MASTERDOWN", "LOADING"))
+
+
+async def result_of(task: "asyncio.Task[T]") -> T:
+    """The result of a task that several callers wait for, and that goes on if one of them is cancelled. Raises what the
+    task raises, and ConnectionLost if it is cancelled, as by `close`."""
+    await asyncio.wait([task])
+    if task.cancelled():
+        raise ConnectionLost("closed meanwhile")
+    return task.result()
 
 
 def retrieve_exception(task: "asyncio.Task[Any]") -> None:

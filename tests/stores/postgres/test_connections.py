@@ -31,6 +31,25 @@ async def _pid(pg: Postgres) -> int:
         return pid
 
 
+async def _relayed(server: str, hold_back: Callable[[bytes], Awaitable[None]]) -> tuple[asyncio.Server, str]:
+    """Something between us and the server, and its URL: `hold_back` is awaited before anything is passed on."""
+    url = urlsplit(server)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65536):
+            await hold_back(said)
+            writer.write(said)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
+        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer), return_exceptions=True)
+
+    between = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = between.sockets[0].getsockname()[1]
+    return between, url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl()
+
+
 async def test_more_callers_than_connections_take_turns(pg: Postgres) -> None:
     async def call() -> int:
         async with pg.read() as read:
@@ -179,22 +198,14 @@ async def test_whoever_is_alone_notices_that_the_server_says_nothing_any_more(
     """As where its host is gone: nobody ends the connection."""
     monkeypatch.setattr(postgres, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(postgres, "LOCK_CHECK_SECONDS", 0.01)
-    url, is_there = urlsplit(servers["postgres"]), asyncio.Event()
+    is_there = asyncio.Event()
     is_there.set()
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while said := await reader.read(65536):
-            await is_there.wait()
-            writer.write(said)
-        writer.close()
+    async def hold_back(_: bytes) -> None:
+        await is_there.wait()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
-        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer), return_exceptions=True)
-
-    between = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = between.sockets[0].getsockname()[1]
-    pg = Postgres(url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl())
+    between, url = await _relayed(servers["postgres"], hold_back)
+    pg = Postgres(url)
     async with asyncio.timeout(20), pg.advisory_lock("silence") as holds_lock:
         assert holds_lock()
         is_there.clear()
@@ -256,24 +267,15 @@ async def test_a_transaction_that_stands_still_within_a_statement_keeps_its_lock
     """Its process is stopped when the server has prepared a statement and waits for the word to execute it, which is no
     idleness to it. Whoever is at work for as long is left alone."""
     monkeypatch.setattr(postgres, "IDLE_TRANSACTION_SECONDS", 1)
-    url = urlsplit(servers["postgres"])
     has_locked, is_prepared, is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while said := await reader.read(65536):
-            if has_locked.is_set() and said.startswith(b"B"):  # Bind
-                is_prepared.set()
-                await is_over.wait()
-            writer.write(said)
-        writer.close()
+    async def hold_back(said: bytes) -> None:
+        if has_locked.is_set() and said.startswith(b"B"):  # Bind
+            is_prepared.set()
+            await is_over.wait()
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
-        await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer), return_exceptions=True)
-
-    between = await asyncio.start_server(carry, "127.0.0.1", 0)
-    port = between.sockets[0].getsockname()[1]
-    sleeper = Postgres(url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl(), size=1)
+    between, url = await _relayed(servers["postgres"], hold_back)
+    sleeper = Postgres(url, size=1)
     pg = Postgres(servers["postgres"])
     async with pg.tx() as tx:
         await tx.execute("DROP TABLE IF EXISTS still")
